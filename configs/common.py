@@ -1,0 +1,198 @@
+"""Defaults that every config starts from; each key is documented here once."""
+
+from ml_collections import ConfigDict
+
+
+def base() -> ConfigDict:
+    """Returns the sections of a run; a config fills them and may not add top-level keys."""
+    return ConfigDict(
+        {
+            "seed": 0,
+            # float32 | bfloat16 | auto (bfloat16 on an accelerator, float32 on CPU)
+            "precision": "auto",
+            # -1: all devices that the other axes leave
+            "mesh": {"slice": 1, "data": -1, "fsdp": 1, "model": 1},
+            # name: the module in ssl_jax/methods; the rest is its options
+            "method": ConfigDict({"name": ""}),
+            # a run folder whose parameters start this run, by equal path ('' = none)
+            "init_from": "",
+            "data": audio_data(),
+            "optim": optim(),
+            "train": {
+                # durations: a number of steps, or text: "100k steps", "200 epochs",
+                # "5M examples", "960 hours" of audio; "10%" of the run where a part is meant
+                "duration": "0 steps",
+                "accumulate": 1,
+            },
+            "checkpoint": {
+                "every": "1k steps",
+                "keep_last": 2,
+                # metric of the validation whose best checkpoint is kept ('' = none), max | min
+                "best_metric": "",
+                "best_mode": "max",
+            },
+            "eval": {
+                "every": "1k steps",
+                # mean of the method's own metrics over the validation split
+                "valid": True,
+                # frozen-feature monitors run in the loop: ridge, knn, collapse
+                "monitors": (),
+            },
+            "guard": {
+                # stop when the std of a named part falls below its floor after `after` updates
+                "after": 5000,
+                "floors": ConfigDict({}),
+                "nan": True,
+            },
+            "log": {"every": "50 steps", "tensorboard": False, "wandb": "", "profile": ""},
+        }
+    )
+
+
+def audio_data() -> ConfigDict:
+    """Returns the data section for audio."""
+    return ConfigDict(
+        {
+            # named sources, each {kind, path, weight, ...}; see ssl_jax/data/sources.py
+            "train": ConfigDict({}),
+            "valid": ConfigDict({}),
+            "test": ConfigDict({}),
+            "sample_rate": 16000,
+            # one fixed shape per bucket, in seconds; a longer clip is cropped to the last
+            "buckets": (1.0,),
+            "min_seconds": 0.0,
+            # examples per step in the longest bucket (global); shorter buckets hold
+            # `batch_size` too unless `constant_seconds`, which keeps the seconds equal
+            "batch_size": 0,
+            "constant_seconds": False,
+            # class names in order; () = the sorted labels of the training split
+            "classes": (),
+            # per class, keep this many labelled training rows (0 = all), chosen by label_seed
+            "labels_per_class": 0,
+            "label_share": 1.0,
+            "label_seed": 0,
+            # raise | skip: a broken, empty, too short or silent file
+            "on_bad": "raise",
+            "max_bad_share": 0.01,
+            "workers": 0,
+            "threads": 2,
+        }
+    )
+
+
+def optim() -> ConfigDict:
+    """Returns the optimizer section: AdamW with warm-up and cosine decay."""
+    return ConfigDict(
+        {
+            # adamw | adam_l2 (coupled L2) | sgd | lars | lamb
+            "name": "adamw",
+            "lr": 0.0,
+            # cosine | linear | tri_stage | inverse_sqrt | one_cycle | constant
+            "schedule": "cosine",
+            "warmup": "0 steps",
+            "end_lr": 0.0,
+            # tri_stage: shares of warm-up, hold and decay; start and end as factors of lr
+            "stages": (0.1, 0.4, 0.5),
+            "start_factor": 0.01,
+            "end_factor": 0.05,
+            "betas": (0.9, 0.999),
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+            # ordered (regex, factor of weight_decay); every parameter must match one
+            "decay_rules": ((".*", 1.0),),
+            # factor of lr per block from the top, 1.0 = none
+            "layer_decay": 1.0,
+            # regexes of parameters that stay as they are
+            "frozen": (),
+            # regexes frozen until this long into the run
+            "freeze_until": "0 steps",
+            "frozen_first": (),
+            # global gradient norm, 0 = no clipping
+            "clip": 0.0,
+        }
+    )
+
+
+def data2vec() -> ConfigDict:
+    """Returns config.method of data2vec; ssl_jax/methods/data2vec.py explains every key."""
+    return ConfigDict(
+        {
+            "name": "data2vec",
+            "encoder": ConfigDict({}),
+            "mask": {
+                "prob": 0.65,
+                "length": 10,
+                "min_spans": 1,
+                "same_count": True,
+                "shared_u": False,
+            },
+            "targets": {
+                "layers": 8,
+                "source": "ffn",
+                "layer_norm": "instance",
+                "final_norm": "none",
+                "include_prefix": True,
+            },
+            "loss": {"beta": 0.0, "scale": None, "reduction": "mean", "examples": 0},
+            "ema": {
+                "start": 0.999,
+                "end": 0.9999,
+                "anneal": 30_000,
+                "rules": ((".*", "average"),),
+            },
+            # {"add_noise": {"snr_db": (5.0, 30.0), "prob": 0.5}}, for one: the student alone hears it
+            "augment": ConfigDict({}),
+        }
+    )
+
+
+def supervised() -> ConfigDict:
+    """Returns config.method of classification; ssl_jax/methods/supervised.py explains every key."""
+    return ConfigDict(
+        {
+            "name": "supervised",
+            "encoder": ConfigDict({}),
+            "pool": "tokens",
+            "label_smoothing": 0.0,
+            "smoothing_spread": "others",
+            "spec_augment": {"time_masks": 0, "time_width": 24, "freq_masks": 0, "freq_width": 6},
+            "augment": ConfigDict({}),
+            "frozen": False,
+        }
+    )
+
+
+def keyword_encoder(size: str) -> ConfigDict:
+    """Returns a Keyword Transformer: kwt1, kwt2 or kwt3, or a toy of width 16 for half a second."""
+    encoder = ConfigDict({"kind": "keyword_transformer", "preset": size, "embed_dropout": 0.1})
+    if size == "toy":
+        encoder.preset = "kwt1"
+        encoder.update({"depth": 2, "width": 16, "heads": 2, "mlp_width": 32, "out_proj": True})
+        encoder.update({"max_seconds": 0.5, "frames_per_token": 2})
+    return encoder
+
+
+def speech_commands() -> ConfigDict:
+    """Returns a data section: Speech Commands V2, its official lists, 512 clips of one second."""
+    data = audio_data()
+    for split in ("train", "valid", "test"):
+        path = "data/speech_commands_v2"
+        data[split].sc = ConfigDict({"kind": "speech_commands", "path": path, "part": (0.0, 1.0)})
+    data.batch_size = 512
+    return data
+
+
+def toy(config: ConfigDict) -> ConfigDict:
+    """Shrinks a run in place to four steps of four clips of half a second; returns it."""
+    config.precision = "float32"
+    config.data.update({"buckets": (0.5,), "batch_size": 4, "min_seconds": 0.0})
+    config.optim.update({"lr": 1e-3, "schedule": "constant", "warmup": "0 steps"})
+    config.train.duration = config.checkpoint.every = config.eval.every = "4 steps"
+    config.log.every = "1 steps"
+    return config
+
+
+def check(arg: str, known: tuple[str, ...]) -> None:
+    """Raises ValueError unless the argument of a config is one of `known`."""
+    if arg not in known:
+        raise ValueError(f"the argument is {arg!r}: use one of {', '.join(known)}")

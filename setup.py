@@ -1,0 +1,65 @@
+"""Packaging of ssl_jax; every dependency and the reason for each extra is here."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# Lower bounds are the newest releases that pip finds for Python 3.11; on 3.12 and 3.13 it takes
+# newer ones (jax 0.12), and the tests run on both. Neither TensorFlow nor torch is ever needed.
+BASE = [
+    "absl-py>=2.1",
+    "array_record>=0.8.3",
+    "etils[epath]>=1.12",
+    "flax>=0.12.8",
+    "grain>=0.2.18",
+    # tensorflow-datasets reads its metadata with it and does not declare it for every Python
+    "importlib_resources>=6",
+    "jax>=0.10.2",
+    "librosa>=0.11",
+    "matplotlib>=3.9",
+    "ml-collections>=1.1",
+    "msgpack>=1.0",
+    "numpy>=2.1",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12.8",
+    "scipy>=1.14",
+    "soundfile>=0.13",
+    "soxr>=0.5",
+    "tensorflow-datasets>=4.9.9",
+]
+
+EXTRAS = {
+    # toy speech for the quickstart; bundles espeak-ng (GPL-3), so it is never a base dependency
+    "synth": ["espeakng-loader>=0.2.4"],
+    # decoders beyond soundfile (AAC, MP4, broken MP3 headers)
+    "audio": ["av>=14"],
+    "video": ["av>=14", "pillow>=11"],
+    "eval": ["jiwer>=4.0", "rapidfuzz>=3.9", "scikit-learn>=1.6"],
+    # torch reads and writes the files of other toolkits; pinned, since a newer one brings CUDA
+    "interop": ["safetensors>=0.6", "torch==2.13.0", "transformers>=5"],
+    "log": ["tensorboardX>=2.6.4", "wandb>=0.20"],
+    "test": ["pytest>=8.3", "scikit-learn>=1.6", "tensorboardX>=2.6.4"],
+    "dev": ["mypy>=1.15", "ruff>=0.11"],
+}
+
+if __name__ == "__main__":
+    readme = Path(__file__).parent / "README.md"
+    setup(
+        name="ssl_jax",
+        version="0.1.0",
+        description="Masked-prediction methods for speech, audio, images and video in JAX",
+        long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
+        long_description_content_type="text/markdown",
+        license="Apache-2.0",
+        license_files=["LICENSE"],
+        python_requires=">=3.11,<3.14",
+        packages=find_packages(include=["ssl_jax", "ssl_jax.*"]),
+        install_requires=BASE,
+        extras_require=EXTRAS,
+        classifiers=[
+            "Programming Language :: Python :: 3.11",
+            "Programming Language :: Python :: 3.12",
+            "Programming Language :: Python :: 3.13",
+            "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        ],
+    )

@@ -1,0 +1,345 @@
+"""Configs: load a Python file, override from text, lock, sign, compare, and read durations.
+
+A config is a tree of sections whose values are bool, int, float, str, None, or tuples of these.
+"""
+
+import ast
+import contextlib
+import difflib
+import hashlib
+import inspect
+import json
+import math
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+Value = Any
+"""bool, int, float, str, None, or a tuple of values."""
+
+SECTION = (ConfigDict, Mapping)  # a ConfigDict is no Mapping
+
+
+class ConfigError(ValueError):
+    """A config that can not be run; the message names the key and a value that would work."""
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "(absent)"
+
+
+ABSENT = _Absent()
+"""Stands in `diff` for a key that one of the configs does not have."""
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Returns the locked config of `configs/x.py` or, with an argument, `configs/x.py:arg`.
+
+    The file defines `get_config(arg=None) -> ConfigDict`. An override is `a.b=value` or
+    `--config.a.b=value`; the key must exist and keep its type. The last of equal keys wins.
+    Raises ConfigError.
+    """
+    config = _run_file(path)
+    for text in overrides:
+        _override(config, text)
+    return _locked(config)
+
+
+def _locked(config: Mapping[str, Any]) -> ConfigDict:
+    """Returns a copy with plain values, lists as tuples, that takes no new key."""
+    return ConfigDict(_plain(config)).lock()
+
+
+def _plain(section: Mapping[str, Any], prefix: str = "config") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in section.items():
+        name = f"{prefix}.{key}"
+        if not isinstance(key, str) or not key or "." in key:
+            raise ConfigError(f"{prefix} has the key {key!r}: use a word without a dot")
+        out[key] = _plain(value, name) if isinstance(value, SECTION) else _leaf(value, name)
+    return out
+
+
+def _leaf(value: Any, name: str) -> Value:
+    if isinstance(value, list | tuple):
+        return tuple(_leaf(v, name) for v in value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{name} is {value}: use a finite number")
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise ConfigError(
+        f"{name} is {value!r} of type {type(value).__name__}: use bool, int, float, str, None, "
+        f"a tuple of these, or a section of its own"
+    )
+
+
+def _run_file(path: str) -> ConfigDict:
+    """Returns what `get_config` of a file returns, unlocked; names the line where it fails."""
+    name, _, arg = path.partition(".py:")
+    file = Path(f"{name}.py" if arg or path.endswith(".py:") else path)
+    if not file.is_file():
+        raise ConfigError(f"no config file {file}{_nearby(file)}")
+    try:
+        with _importable(_root(file.resolve())):
+            # not an import: no cached byte code, no name taken in sys.modules
+            space: dict[str, Any] = {"__name__": file.stem, "__file__": str(file)}
+            exec(compile(file.read_text(), str(file), "exec"), space)
+            get_config = space.get("get_config")
+            if get_config is None:
+                raise ConfigError(f"{file} has no function get_config(arg=None): add one")
+            if arg and not inspect.signature(get_config).parameters:
+                raise ConfigError(f"get_config() of {file} takes no argument: drop ':{arg}'")
+            config = get_config(arg) if arg else get_config()
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever the file raises, say where
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if _same(f, file)]
+        where = f" line {lines[-1]}" if lines else ""
+        raise ConfigError(f"{file}{where}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        kind = type(config).__name__
+        raise ConfigError(f"get_config of {file} returns {kind}: return a ConfigDict")
+    return config.unlock()
+
+
+def _same(frame: traceback.FrameSummary, file: Path) -> bool:
+    return Path(frame.filename) == file
+
+
+def _nearby(file: Path) -> str:
+    folder = file.parent
+    if not folder.is_dir():
+        return f": there is no folder {folder}"
+    names = sorted(p.name for p in folder.glob("*.py"))
+    near = difflib.get_close_matches(file.name, names, 1) or names[:1]
+    return f": did you mean {folder / near[0]}?" if near else f": {folder} holds no .py file"
+
+
+def _root(file: Path) -> Path:
+    """Returns the folder from which `from configs import common` works for this file."""
+    for folder in file.parents:
+        if folder.name == "configs":
+            return folder.parent
+        if (folder / "configs").is_dir():
+            return folder
+    return file.parent.parent
+
+
+@contextlib.contextmanager
+def _importable(root: Path) -> Iterator[None]:
+    """Puts `root` first on the import path, and hides modules `configs` of any other root."""
+
+    def own() -> dict[str, Any]:
+        return {n: m for n, m in sys.modules.items() if n.split(".")[0] == "configs"}
+
+    before, path = own(), list(sys.path)
+    for name in before:
+        del sys.modules[name]
+    sys.path.insert(0, str(root))
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        for name in own():
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+def _override(config: ConfigDict, text: str) -> None:
+    """Sets one key of an unlocked config from `a.b=value` or `--config.a.b=value`."""
+    key, equals, value = text.partition("=")
+    key = key.strip().removeprefix("--").removeprefix("config.")
+    if not equals or not key:
+        raise ConfigError(f"override {text!r}: write --config.section.key=value")
+    *sections, last = key.split(".")
+    section: Any = config
+    for i, part in enumerate(sections):
+        _check_key(section, part, sections[:i])
+        section = section[part]
+        if not isinstance(section, SECTION):
+            name = ".".join(["config", *sections[: i + 1]])
+            raise ConfigError(f"{name} is a value and has no keys: set it as --{name}={section!r}")
+    _check_key(section, last, sections)
+    section[last] = _parse(f"config.{key}", value, section[last])
+
+
+def _check_key(section: Mapping[str, Any], key: str, parents: Sequence[str]) -> None:
+    if key not in section:
+        where = ".".join(["config", *parents])
+        raise ConfigError(f"{where}.{key} does not exist: {suggest(key, list(section))}")
+
+
+def suggest(key: str, known: Sequence[str]) -> str:
+    """Returns the end of an error about an unknown key or name: the closest, or all there are."""
+    near = difflib.get_close_matches(key, known, 1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    if not known:
+        return "the section is empty"
+    names = sorted(known)
+    return f"use one of {', '.join(names[:12])}" + (", ..." if len(names) > 12 else "")
+
+
+def _parse(name: str, text: str, old: Value) -> Value:
+    """Returns the value of an override, of the type that the key has now."""
+    if isinstance(old, SECTION):
+        use = f"set its keys, such as {name}.{min(old)}" if old else "fill it in the config file"
+        raise ConfigError(f"{name} is a section: {use}")
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        value = {"true": True, "false": False, "none": None}.get(text.strip().lower(), text)
+    if isinstance(old, str):
+        return value if isinstance(value, str) else text
+    return _leaf(_fit(name, value, old), name)
+
+
+def _fit(name: str, value: Any, old: Value) -> Value:
+    """Returns `value` in the type of `old`: a whole number may become a float, nothing else.
+
+    A tuple is compared item by item where the old one shows what its items are.
+    """
+    if old is None or (type(value) is type(old) and not isinstance(old, list | tuple)):
+        return value
+    if isinstance(old, float) and type(value) is int:
+        return float(value)
+    if isinstance(old, list | tuple) and isinstance(value, list | tuple):
+        name = f"an item of {name.removeprefix('an item of ')}"
+        if len({type(v) for v in old}) == 1:
+            return tuple(_fit(name, v, old[0]) for v in value)
+        if len(old) == len(value):
+            return tuple(_fit(name, v, o) for v, o in zip(value, old, strict=True))
+        if not old:
+            return tuple(value)
+    raise ConfigError(
+        f"{name} is of type {type(old).__name__} and can not be {value!r}: "
+        f"use a value such as {_example(value, old)}"
+    )
+
+
+def _example(value: Any, old: Value) -> str:
+    if type(old) is int and isinstance(value, float) and math.isfinite(value):
+        return str(round(value))
+    if isinstance(old, tuple) and type(value) in (bool, int, float, str):
+        return repr(tuple(value.split(",")) if isinstance(value, str) else (value,))
+    return repr(old)
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, Value]:
+    """Returns dotted key -> value, sorted; an empty section has no entry."""
+    out: dict[str, Value] = {}
+    for key, value in sorted(config.items()):
+        if isinstance(value, SECTION):
+            out |= {f"{key}.{k}": v for k, v in flatten(value).items()}
+        else:
+            out[key] = value
+    return out
+
+
+def sign(config: Mapping[str, Any]) -> str:
+    """Returns 16 hex digits; equal for two configs exactly when `diff` finds nothing."""
+    return hashlib.sha256(_text(flatten(_plain(config))).encode()).hexdigest()[:16]
+
+
+def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Value, Value]]:
+    """Returns dotted key -> (value in a, value in b) where they differ; 1 and 1.0 differ."""
+    old, new = flatten(_plain(a)), flatten(_plain(b))
+    pairs = {key: (old.get(key, ABSENT), new.get(key, ABSENT)) for key in sorted({*old, *new})}
+    return {k: (x, y) for k, (x, y) in pairs.items() if _differ(x, y)}
+
+
+def _differ(x: Value, y: Value) -> bool:
+    if x is ABSENT or y is ABSENT:
+        return True
+    return _text(x) != _text(y)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def to_json(config: Mapping[str, Any]) -> str:
+    """Returns indented JSON with sorted keys; tuples are its lists. Raises ConfigError."""
+    return json.dumps(_plain(config), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """Returns the locked config of `to_json`; lists become tuples. Raises ConfigError."""
+    try:
+        tree = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"config.json is no JSON: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"config.json holds {type(tree).__name__}: it should hold one object")
+    return _locked(tree)
+
+
+_DURATION = re.compile(r"(\d[\d_]*(?:\.\d+)?(?:e[+-]?\d{1,2})?)\s*([kM]?)\s*([a-z]*|%)")
+_SUFFIX = {"": 1, "k": 1_000, "M": 1_000_000}
+_UNITS = ("steps", "epochs", "examples", "hours", "%")
+
+
+def steps(
+    duration: int | str,
+    *,
+    batch_size: int,
+    examples: int,
+    seconds_per_step: float,
+    total: int | None,
+    key: str = "duration",
+) -> int:
+    """Returns a duration in steps, rounded up: a number, or text as below.
+
+    "100k steps", "200 epochs" of `examples`, "5M examples", "960 hours" of audio, and "10%" of
+    `total` steps where a part is meant. `key` is named in errors: `config.train.duration`.
+    Raises ConfigError.
+    """
+    number, unit = _duration(duration, key)
+    per = {"steps": Fraction(1)}
+    if batch_size > 0:
+        per["examples"] = Fraction(1, batch_size)
+        if examples > 0:
+            per["epochs"] = Fraction(examples, batch_size)
+    if seconds_per_step > 0:
+        per["hours"] = 3600 / Fraction(seconds_per_step)
+    if total is not None:
+        per["%"] = Fraction(total, 100)
+    if unit not in per:
+        raise ConfigError(f"{key} is {duration!r}: {_missing(unit)}")
+    if unit == "%" and number > 100:
+        raise ConfigError(f"{key} is {duration!r}: use at most '100%'")
+    # hours come from floats: a rounding error must not add a step
+    count = math.ceil(number * per[unit] - Fraction(1, 1_000_000))
+    return max(count, 1) if number else 0
+
+
+def _duration(duration: int | str, key: str) -> tuple[Fraction, str]:
+    """Returns (number, unit) of a duration; a number alone counts steps."""
+    text = duration.strip() if isinstance(duration, str) else str(duration)
+    match = None if isinstance(duration, bool | float) else _DURATION.fullmatch(text)
+    if not match:
+        raise ConfigError(
+            f"{key} is {duration!r}: use a number of steps, or text such as '100k steps', "
+            f"'200 epochs', '5M examples', '960 hours' or '10%'"
+        )
+    unit = match[3] or "steps"
+    unit = unit if unit in _UNITS else unit + "s"  # 1 epoch
+    if unit not in _UNITS:
+        raise ConfigError(f"{key} is {duration!r}: {suggest(match[3], _UNITS)}")
+    return Fraction(match[1].replace("_", "")) * _SUFFIX[match[2]], unit
+
+
+def _missing(unit: str) -> str:
+    return {
+        "examples": "config.data.batch_size is not set: set it, or give a number of steps",
+        "epochs": "the number of training examples or config.data.batch_size is 0: give steps",
+        "hours": "the batches have no length in seconds: give steps, epochs or examples",
+        "%": "a part of the run has no meaning here: give steps, epochs, examples or hours",
+    }[unit]

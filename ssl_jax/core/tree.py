@@ -1,0 +1,28 @@
+"""Trees of arrays addressed by path names such as `encoder/blocks/attention/query/kernel`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+Tree = Any
+
+
+def path_name(path: tuple) -> str:
+    """Returns the slash-separated name of a jax key path."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def named_leaves(tree: Tree) -> list[tuple[str, Any]]:
+    """Returns (path name, leaf) for every leaf, in tree order."""
+    return [(path_name(p), x) for p, x in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def map_named(fn: Callable, tree: Tree, *rest: Tree) -> Tree:
+    """Maps fn(name, leaf, *other leaves) over trees of equal structure."""
+    return jax.tree_util.tree_map_with_path(lambda p, *x: fn(path_name(p), *x), tree, *rest)
+
+
+def count(tree: Tree) -> int:
+    """Returns the number of scalars in a tree."""
+    return sum(x.size for x in jax.tree.leaves(tree))

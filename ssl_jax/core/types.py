@@ -1,0 +1,90 @@
+"""The few types shared by every floor: Batch, TrainState, Output, Features, Method."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+
+from ssl_jax.core.rng import Streams
+
+Array = jax.Array
+Tree = Any
+Batch = dict[str, Array]
+"""A flat dict of arrays, example axis first.
+
+Reserved keys: id (B,) uint32, weight (B,) float32 (0 for padding and skipped rows),
+audio (B, N) int16, audio_len (B,) int32 in samples, label (B,) int32.
+"""
+
+Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
+"""Ordered (regex on the parameter path, mesh axis or None per array axis); see core.mesh."""
+
+
+class Spec(NamedTuple):
+    """One array of a batch: shape without the example axis (None: set by the length bucket)."""
+
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that training changes; arrays only, so it is sharded, donated and saved as it is."""
+
+    step: Array  # () int32, updates done so far
+    params: Tree
+    extra: Tree  # the method's own: EMA teacher, queue, codebook counts
+    opt_state: Tree
+    key: Array  # (2,) uint32, the key data of the run's seed; never changes
+
+
+@flax.struct.dataclass
+class Output:
+    """What `Method.loss` returns.
+
+    `loss` is a mean over `weight` terms (masked tokens, examples); micro-batches are combined
+    as sum(weight * gradient) / sum(weight), so accumulation equals one large batch.
+    `metrics` holds (sum, count) pairs.
+    """
+
+    loss: Array
+    weight: Array
+    metrics: dict[str, tuple[Array, Array]]
+    extra: Tree
+
+
+@flax.struct.dataclass
+class Features:
+    """Hidden states of a batch: input of the first block, then the output of each."""
+
+    hidden_states: Array  # (L + 1, B, S, D)
+    mask: Array  # (B, S) bool, true where a frame is real
+    rate: float = flax.struct.field(pytree_node=False)  # frames per second
+
+
+def _keep_extra(params: Tree, extra: Tree, step: Array) -> Tree:
+    del params, step
+    return extra
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A training objective as pure functions; built by `make(config)` in `methods/<name>.py`.
+
+    init(key, batch) -> (params, extra); `batch` may be abstract.
+    loss(params, extra, batch, streams, train) -> Output
+    features(params, batch) -> Features, deterministic.
+    update(params, extra, step) -> extra, after each optimizer step; `step` counts from 1.
+    batch: the arrays the method reads. rules: sharding of params (a teacher's path contains
+    its student's, so it inherits the rule). scopes: the named scopes of its loss, in order.
+    """
+
+    init: Callable[[Array, Batch], tuple[Tree, Tree]]
+    loss: Callable[[Tree, Tree, Batch, Streams, bool], Output]
+    features: Callable[[Tree, Batch], Features]
+    batch: Mapping[str, Spec]
+    rules: Rules
+    scopes: tuple[str, ...]
+    update: Callable[[Tree, Tree, Array], Tree] = _keep_extra

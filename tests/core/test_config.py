@@ -1,0 +1,305 @@
+"""Configs: files, overrides, signatures, the way through JSON, and durations."""
+
+import hashlib
+import sys
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import common
+from ssl_jax.core import config as config_lib
+from ssl_jax.core.config import ABSENT, ConfigError
+
+FILE = '''"""A config."""
+from ml_collections import ConfigDict
+
+from configs import shared
+
+def get_config(arg=None):
+    config = ConfigDict(shared.base())
+    config.name = arg or "plain"
+    return config
+'''
+SHARED = """
+def base():
+    return {
+        "seed": 0, "lr": 1.0, "fast": False, "name": "", "none": None,
+        "sizes": (1.0, 2.0), "names": (), "mixed": ("a", 1.0), "rules": (("x", 1.0),),
+        "list": [1, 2], "optim": {"betas": (0.9, 0.99), "warmup": "0 steps"}, "empty": {},
+    }
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Returns a config file in a repository of its own."""
+    (tmp_path / "configs" / "kws").mkdir(parents=True)
+    (tmp_path / "configs" / "shared.py").write_text(SHARED)
+    path = tmp_path / "configs" / "kws" / "tiny.py"
+    path.write_text(FILE)
+    return path
+
+
+def write(tmp_path, text: str) -> str:
+    path = tmp_path / "plain.py"
+    path.write_text(text)
+    return str(path)
+
+
+def test_load_runs_the_file_with_its_argument_and_locks(file):
+    config = config_lib.load(str(file))
+    assert (config.name, config.list) == ("plain", (1, 2))
+    assert config.is_locked and config.optim.is_locked
+    assert config_lib.load(f"{file}:toy").name == "toy"
+    with pytest.raises((KeyError, AttributeError)):
+        config.optim.new = 1
+
+
+def test_load_takes_the_modules_of_its_own_repository(file, tmp_path):
+    path, ours = list(sys.path), sys.modules["configs.common"]
+    config_lib.load(str(file))
+    assert sys.path == path
+    assert sys.modules["configs.common"] is ours
+    assert "configs.shared" not in sys.modules
+    other = tmp_path / "other"
+    (other / "configs").mkdir(parents=True)
+    (other / "configs" / "shared.py").write_text(SHARED.replace('"seed": 0', '"seed": 5'))
+    (other / "configs" / "a.py").write_text(FILE)
+    # in a folder beside configs too, as experiments have it
+    (other / "experiments" / "kws").mkdir(parents=True)
+    (other / "experiments" / "kws" / "a.py").write_text(FILE)
+    assert config_lib.load(str(other / "configs" / "a.py")).seed == 5
+    assert config_lib.load(str(other / "experiments" / "kws" / "a.py")).seed == 5
+    assert config_lib.load(str(file)).seed == 0
+
+
+def test_load_of_a_file_outside_any_repository(tmp_path):
+    text = (
+        "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'a': 1})"
+    )
+    assert config_lib.load(write(tmp_path, text)).a == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "suffix", "words"),
+    [
+        ("x = 1", "", "no function get_config"),
+        ("def get_config(): return {}", "", "returns dict: return a ConfigDict"),
+        ("def get_config(): return {}", ":toy", "takes no argument: drop ':toy'"),
+        ("\n\ndef get_config():\n    return 1 / 0", "", "line 4: ZeroDivisionError"),
+        ("import no_such_module_here", "", "line 1: ModuleNotFoundError"),
+        ("def get_config(:", "", "SyntaxError"),
+    ],
+)
+def test_a_broken_file_is_one_error(tmp_path, text, suffix, words):
+    with pytest.raises(ConfigError, match=words):
+        config_lib.load(write(tmp_path, text) + suffix)
+
+
+def test_a_missing_file_names_the_nearest(file):
+    with pytest.raises(ConfigError, match=r"did you mean .*tiny\.py"):
+        config_lib.load(str(file.with_name("tinny.py")))
+    with pytest.raises(ConfigError, match="there is no folder"):
+        config_lib.load(str(file.parent / "nowhere" / "a.py"))
+
+
+@pytest.mark.parametrize("value", ["float('nan')", "{1, 2}", "[{'a': 1}]", "len"])
+def test_a_value_that_json_can_not_hold_is_an_error(tmp_path, value):
+    text = "from ml_collections import ConfigDict\ndef get_config():\n"
+    text += f"    c = ConfigDict({{'a': {{}}}})\n    c.a.key = {value}\n    return c"
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError, match=r"config\.a\.key is"):
+        config_lib.load(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("--config.seed=7", "seed", 7),
+        ("seed=1_000", "seed", 1000),
+        ("seed=-3", "seed", -3),
+        ("lr=1e-3", "lr", 1e-3),
+        ("lr=2", "lr", 2.0),
+        ("fast=true", "fast", True),
+        ("fast=False", "fast", False),
+        ("name=x=y", "name", "x=y"),
+        ("name=12", "name", "12"),
+        ("name='quoted'", "name", "quoted"),
+        ("name=", "name", ""),
+        ("none=0.5", "none", 0.5),
+        ("sizes=(3, 4.5)", "sizes", (3.0, 4.5)),
+        ("sizes=[3]", "sizes", (3.0,)),
+        ("sizes=()", "sizes", ()),
+        ("names=('a', 'b')", "names", ("a", "b")),
+        ("mixed=('b', 2)", "mixed", ("b", 2.0)),
+        ("rules=(('a', 0), ('.*', 2))", "rules", (("a", 0.0), (".*", 2.0))),
+        ("list=(3,)", "list", (3,)),
+        ("optim.warmup=10%", "optim.warmup", "10%"),
+        ("optim.betas=0.8,0.9", "optim.betas", (0.8, 0.9)),
+    ],
+)
+def test_override_keeps_the_type(file, override, key, value):
+    got = config_lib.flatten(config_lib.load(str(file), [override]))[key]
+    assert got == value
+    assert config_lib.to_json({"v": got}) == config_lib.to_json({"v": value})  # 2.0 is not 2
+
+
+def test_the_last_override_wins(file):
+    assert config_lib.load(str(file), ["seed=1", "--config.seed=2"]).seed == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("seed=fast", r"config\.seed is of type int and can not be 'fast': .* such as 0"),
+        ("seed=1.5", r"config\.seed is of type int and can not be 1\.5"),
+        ("seed=1e5", r"config\.seed .* such as 100000$"),
+        ("seed=True", r"config\.seed is of type int and can not be True"),
+        ("seed=None", r"config\.seed is of type int and can not be None"),
+        ("lr=fast", r"config\.lr is of type float and can not be 'fast': .* such as 1\.0"),
+        ("lr=1e999", r"config\.lr is inf: use a finite number"),
+        ("fast=1", r"config\.fast is of type bool .* such as False"),
+        ("sizes=5", r"config\.sizes is of type tuple .* such as \(5,\)"),
+        ("sizes=(1, 'a')", r"an item of config\.sizes is of type float and can not be 'a'"),
+        ("names=a,b", r"config\.names .* such as \('a', 'b'\)"),
+        ("mixed=('b', 'c')", r"an item of config\.mixed is of type float and can not be 'c'"),
+        ("rules=((1, 1),)", r"an item of config\.rules is of type str and can not be 1"),
+        ("sede=1", r"config\.sede does not exist: did you mean 'seed'\?"),
+        ("optim.warmpu=1", r"config\.optim\.warmpu does not exist: did you mean 'warmup'\?"),
+        ("optin.warmup=1", r"config\.optin does not exist: did you mean 'optim'\?"),
+        ("qqq=1", r"config\.qqq does not exist: use one of empty, fast"),
+        ("empty.a=1", r"config\.empty\.a does not exist: the section is empty"),
+        ("optim=1", r"config\.optim is a section: set its keys, such as config\.optim\.betas"),
+        ("lr.x=1", r"config\.lr is a value and has no keys"),
+        ("--config.lr", r"write --config\.section\.key=value"),
+        ("=3", r"write --config\.section\.key=value"),
+    ],
+)
+def test_a_wrong_override_is_one_error(file, override, words):
+    with pytest.raises(ConfigError, match=words):
+        config_lib.load(str(file), [override])
+
+
+def test_json_round_trip_keeps_types_and_order():
+    config = common.base()
+    text = config_lib.to_json(config)
+    again = config_lib.from_json(text)
+    assert again.is_locked
+    assert again.optim.decay_rules == ((".*", 1.0),)
+    assert again.optim.betas == config.optim.betas and isinstance(again.optim.betas, tuple)
+    assert config_lib.to_json(again) == text
+    assert config_lib.sign(again) == config_lib.sign(config)
+    assert config_lib.diff(config, again) == {}
+
+
+def test_order_of_definition_does_not_matter():
+    a = ConfigDict({"b": 1, "a": {"d": 1, "c": 2}})
+    b = ConfigDict({"a": {"c": 2, "d": 1}, "b": 1})
+    assert config_lib.to_json(a) == config_lib.to_json(b)
+    assert config_lib.sign(a) == config_lib.sign(b)
+    assert list(config_lib.flatten(b)) == ["a.c", "a.d", "b"]
+
+
+def test_the_signature_of_known_content_never_changes():
+    # run folders carry it: if this fails, every run made so far is refused at its resume
+    config = {"a": {"x": 1, "y": (0.5, "é")}, "b": None, "c": True}
+    text = r'{"a.x":1,"a.y":[0.5,"\u00e9"],"b":null,"c":true}'
+    assert config_lib.sign(config) == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"a": NaN}', '{"a": 1e999}', '{"a.b": 1}'])
+def test_a_broken_config_json_is_one_error(text):
+    with pytest.raises(ConfigError, match=r"config"):
+        config_lib.from_json(text)
+
+
+def test_diff_names_what_changed():
+    a = {"x": {"one": 1, "two": (1, 2)}, "gone": 3, "same": "s", "kind": 1}
+    b = {"x": {"one": 1, "two": (1, 3)}, "new": None, "same": "s", "kind": 1.0}
+    assert config_lib.diff(a, b) == {
+        "gone": (3, ABSENT),
+        "kind": (1, 1.0),
+        "new": (ABSENT, None),
+        "x.two": ((1, 2), (1, 3)),
+    }
+    assert repr(ABSENT) == "(absent)"
+    assert config_lib.sign(a) != config_lib.sign(b)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [({"k": 1}, {"k": 1.0}), ({"k": True}, {"k": 1}), ({"k": None}, {}), ({"k": ""}, {})],
+)
+def test_sign_and_diff_agree(a, b):
+    assert config_lib.diff(a, b)
+    assert config_lib.sign(a) != config_lib.sign(b)
+
+
+def test_an_empty_section_is_no_difference():
+    a, b = {"k": 1}, {"k": 1, "s": {}}
+    assert config_lib.diff(a, b) == {}
+    assert config_lib.sign(a) == config_lib.sign(b)
+
+
+def steps(duration, **changes):
+    facts = {"batch_size": 512, "examples": 67_874, "seconds_per_step": 512.0, "total": 1000}
+    return config_lib.steps(duration, **(facts | changes), key="config.train.duration")
+
+
+@pytest.mark.parametrize(
+    ("duration", "expected"),
+    [
+        (0, 0),
+        (17, 17),
+        ("17", 17),
+        ("1 step", 1),
+        ("100k steps", 100_000),
+        ("1.5k", 1500),
+        ("1e3 steps", 1000),
+        ("10_000 steps", 10_000),
+        ("200 epochs", 26_514),  # 200 * 67874 / 512 = 26513.3
+        ("1 epoch", 133),  # KWS: 133 steps per epoch
+        ("0.5 epochs", 67),
+        ("5M examples", 9766),
+        ("512 examples", 1),
+        ("1 example", 1),
+        ("960 hours", 6750),
+        ("1 hour", 8),
+        ("10%", 100),
+        ("0.1 %", 1),
+        ("100%", 1000),
+        ("0 epochs", 0),
+        ("0%", 0),
+    ],
+)
+def test_durations(duration, expected):
+    assert steps(duration) == expected
+
+
+def test_a_rounding_error_adds_no_step():
+    assert steps("1 hour", seconds_per_step=1 - 0.9) == 36_000  # 0.09999999999999998
+    assert steps("10%", total=30) == 3
+    assert steps("0.3 epochs", examples=10, batch_size=1) == 3
+
+
+@pytest.mark.parametrize(
+    ("duration", "changes", "words"),
+    [
+        ("fast", {}, "use a number of steps, or text such as"),
+        ("-5 steps", {}, "use a number of steps"),
+        (-5, {}, "use a number of steps"),
+        (2.5, {}, "use a number of steps"),
+        (True, {}, "use a number of steps"),
+        ("5 epcohs", {}, "did you mean 'epochs'"),
+        ("5 parsecs", {}, "use one of"),
+        ("101%", {}, "at most '100%'"),
+        ("10%", {"total": None}, "a part of the run has no meaning"),
+        ("1 epoch", {"examples": 0}, "number of training examples"),
+        ("1 epoch", {"batch_size": 0}, "batch_size is 0"),
+        ("5 examples", {"batch_size": 0}, r"config\.data\.batch_size is not set"),
+        ("1 hour", {"seconds_per_step": 0.0}, "no length in seconds"),
+    ],
+)
+def test_a_wrong_duration_is_one_error(duration, changes, words):
+    with pytest.raises(ConfigError, match=rf"config\.train\.duration is .*{words}"):
+        steps(duration, **changes)
