@@ -1,0 +1,72 @@
+"""Speech from text through the C interface of espeak-ng (the wheel `espeakng-loader`)."""
+
+import ctypes
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+_SYNCHRONOUS = 2
+_UTF8 = 1
+_RATE, _PITCH, _RANGE = 1, 3, 4
+_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+)
+
+
+class Espeak:
+    """One synthesizer per process: the C library keeps global state and is not thread-safe."""
+
+    def __init__(self) -> None:
+        """Loads the library; ImportError names the extra that holds it."""
+        try:
+            import espeakng_loader
+        except ImportError as e:
+            raise ImportError(
+                "speech synthesis needs espeakng-loader: pip install 'ssl_jax[synth]'"
+            ) from e
+        self.data = pathlib.Path(espeakng_loader.get_data_path())
+        self._lib = ctypes.CDLL(espeakng_loader.get_library_path())
+        path = str(self.data.parent).encode()
+        self.rate = self._lib.espeak_Initialize(_SYNCHRONOUS, 0, path, 0)
+        if self.rate <= 0:
+            raise OSError(f"espeak-ng found no voice data in {self.data}")
+        self._chunks: list[np.ndarray] = []
+        self._callback = _CALLBACK(self._collect)
+        self._lib.espeak_SetSynthCallback(self._callback)
+
+    def variants(self, languages: Sequence[str]) -> list[str]:
+        """Returns the names of the timbres that every one of these languages accepts, sorted."""
+        names = sorted(p.name for p in (self.data / "voices" / "!v").iterdir())
+        return [n for n in names if all(self._set_voice(f"{lang}+{n}") for lang in languages)]
+
+    def say(
+        self, text: str, voice: str, *, speed: int, pitch: int, pitch_range: int, seed: int
+    ) -> np.ndarray:
+        """Returns the speech as int16 (n,) at `self.rate` Hz.
+
+        voice: "language+variant", such as "en-us+f3". speed: words per minute, 80 to 450.
+        pitch, pitch_range: 0 to 100. The library keeps state from call to call: the same
+        calls in the same order in a fresh process give the same samples, other orders may not.
+        seed: of the breath noise.
+        """
+        if not self._set_voice(voice):
+            raise ValueError(f"espeak-ng has no voice {voice!r}: try 'en-us+f3'")
+        for parameter, value in ((_RATE, speed), (_PITCH, pitch), (_RANGE, pitch_range)):
+            self._lib.espeak_SetParameter(parameter, value, 0)
+        self._lib.espeak_ng_SetRandSeed(ctypes.c_long(seed))  # breath noise; else the clock's
+        self._chunks = []
+        data = text.encode()
+        status = self._lib.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8, None, None)
+        if status != 0 or not self._chunks:
+            raise OSError(f"espeak-ng could not say {text!r} with {voice!r} (status {status})")
+        return np.concatenate(self._chunks)
+
+    def _set_voice(self, voice: str) -> bool:
+        return self._lib.espeak_SetVoiceByName(voice.encode()) == 0
+
+    def _collect(self, samples, count: int, events) -> int:
+        del events
+        if samples and count > 0:
+            self._chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        return 0

@@ -1,0 +1,83 @@
+"""Multi-stage programs as ordinary Python: a stage that is complete is not run again."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+KINDS = ("data", "import", "train", "embed", "kmeans", "label", "decode", "eval", "export")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One step of a program: what is done (`kind`), how (`config`, resolved), and after what.
+
+    name: the folder below the program's root. config: JSON-able. Two stages are the same work
+    exactly when kind, config and the stages they need are the same.
+    """
+
+    kind: str
+    name: str
+    config: dict[str, Any]
+    needs: tuple["Stage", ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"stage {self.name!r} has kind {self.kind!r}: use one of {KINDS}")
+
+    @property
+    def signature(self) -> str:
+        """16 hex digits over the kind, the resolved config and the signatures it needs."""
+        content = [self.kind, self.config, [s.signature for s in self.needs]]
+        text = json.dumps(content, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Graph:
+    """Runs stages below one root folder and remembers which are complete."""
+
+    def __init__(self, root: str | pathlib.Path, say: Callable[[str], None] = print) -> None:
+        """Makes the root folder; `say` prints the line of each stage."""
+        self.root = pathlib.Path(root)
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._say = say
+
+    def folder(self, stage: Stage) -> pathlib.Path:
+        """Returns the folder of a stage: its name and signature, so that a changed
+        hyper-parameter gets a folder of its own and nothing is overwritten."""
+        return self.root / f"{stage.name}-{stage.signature[:8]}"
+
+    def done(self, stage: Stage) -> bool:
+        """Says whether this very work was completed here before."""
+        return (self.folder(stage) / "DONE").exists()
+
+    def run(self, stage: Stage, work: Callable[[pathlib.Path], None]) -> pathlib.Path:
+        """Calls work(folder) unless the stage is complete; returns the folder.
+
+        A killed stage has no DONE file: it is called again and may go on from what it left.
+        Raises RuntimeError when a stage that it needs is not complete.
+        """
+        for need in stage.needs:
+            if not self.done(need):
+                raise RuntimeError(f"stage {stage.name!r} needs {need.name!r}: run that first")
+        folder = self.folder(stage)
+        if self.done(stage):
+            self._say(f"[{stage.name}] complete, skipped")
+            return folder
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(stage.config, indent=1, sort_keys=True)
+        (folder / "stage.json").write_text(text)
+        self._say(f"[{stage.name}] {stage.kind} in {folder}")
+        start = time.monotonic()
+        work(folder)
+        seconds = time.monotonic() - start
+        (folder / "DONE").write_text(json.dumps({"seconds": round(seconds, 1)}))
+        self._say(f"[{stage.name}] done in {seconds:.0f} s")
+        return folder
+
+    def seconds(self, stage: Stage) -> float:
+        """Returns how long a complete stage took."""
+        return json.loads((self.folder(stage) / "DONE").read_text())["seconds"]
