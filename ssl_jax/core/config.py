@@ -46,7 +46,12 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     `--config.a.b=value`; the key must exist and keep its type. The last of equal keys wins.
     Raises ConfigError.
     """
-    config = _run_file(path)
+    return override(_run_file(path), overrides)
+
+
+def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """Returns a locked copy with keys changed by `a.b=value` texts; see `load`."""
+    config = ConfigDict(_plain(config))
     for text in overrides:
         _override(config, text)
     return _locked(config)

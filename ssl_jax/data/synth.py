@@ -18,6 +18,7 @@ import numpy as np
 
 WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 RATE = 16000
+JITTER = 1600  # samples that a word may lie off the middle of its clip
 _ACCENTS = ("en", "en-us", "en-us-nyc", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-029")
 # Timbres that are sound effects rather than voices.
 _EFFECTS = ("anikaRobot", "Demonic", "UniRobot", "robosoft", "whisper", "croak")
@@ -119,7 +120,8 @@ def record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Puts speech (n,) at 16 kHz into one second (16000,) int16 of a noisy room."""
     speech = speech[_active(speech)][: int(0.9 * RATE)].astype(np.float64)
     clip = np.zeros(RATE)
-    start = rng.integers(0, RATE - len(speech) + 1)
+    space = RATE - len(speech)
+    start = int(np.clip(space // 2 + rng.integers(-JITTER, JITTER + 1), 0, space))
     clip[start : start + len(speech)] = speech / (np.sqrt(np.mean(speech**2)) + 1e-9)
     clip = _convolve(clip, room(rng.uniform(0.05, 0.5), rng))[:RATE]
     noise = coloured_noise(RATE, rng.uniform(0.0, 2.0), rng)

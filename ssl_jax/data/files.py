@@ -1,0 +1,128 @@
+"""Recordings kept as files on disk: reading rows, and the lengths from their headers, cached."""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import io
+import os
+import pathlib
+import re
+import tempfile
+import warnings
+
+import numpy as np
+import tqdm
+
+from ssl_jax.data import audio
+
+# Fewer headers than this are read again faster than their index is looked up.
+CACHE_FROM = 200
+_SLICE = re.compile(r"(.+):(\d+):(\d+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Reads rows from sound files.
+
+    paths (n,): absolute, or relative to `root`; `a.zip:offset:bytes` names a stored slice.
+    lines (n,): line of each row in `manifest`, for messages; both empty for a plain folder.
+    starts (n,): first sample of the row in its file, for segments; None when rows are files.
+    """
+
+    root: str
+    paths: np.ndarray
+    manifest: str = ""
+    lines: np.ndarray | None = None
+    starts: np.ndarray | None = None
+
+    def path(self, row: int) -> str:
+        """Returns the path of a row's file."""
+        return os.path.join(self.root, self.paths[row])
+
+    def where(self, row: int) -> str:
+        """Names the file and row."""
+        if self.lines is None:
+            return f"{self.path(row)}, row {row + 1}"
+        return f"{self.path(row)}, row {self.lines[row]} of {self.manifest}"
+
+    def read(
+        self, row: int, start: int, stop: int, out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, int]:
+        """Returns native samples [start, stop) of a row as int16 and the rate."""
+        first = 0 if self.starts is None else int(self.starts[row])
+        return audio.read(opened(self.path(row)), first + start, first + stop, out)
+
+
+def opened(path: str) -> str | io.BytesIO:
+    """Returns the path, or the bytes that `archive:offset:bytes` names."""
+    part = None if os.path.exists(path) else _SLICE.fullmatch(path)
+    if part is None:
+        return path
+    try:
+        with open(part[1], "rb") as f:
+            f.seek(int(part[2]))
+            return io.BytesIO(f.read(int(part[3])))
+    except OSError as e:
+        raise audio.Unreadable(str(e)) from e
+
+
+def headers(root: str, paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns samples (n,) int64 and rates (n,) int32 of files, 0 where a header is broken.
+
+    Headers are read once: an index in the cache folder is found again while every file keeps its
+    name, size and time of change. Progress is shown when it takes more than two seconds.
+    """
+    files = [os.path.join(root, p) for p in paths]
+    if len(files) < CACHE_FROM:
+        return _read_headers(files)
+    index = cache_folder() / f"headers-{_fingerprint(files)}.npz"
+    if index.exists():
+        with np.load(index) as found:
+            return found["samples"], found["rates"]
+    samples, rates = _read_headers(files)
+    save_index(index, samples=samples, rates=rates)
+    return samples, rates
+
+
+def cache_folder() -> pathlib.Path:
+    """Returns where indices are kept: $SSL_JAX_CACHE, or ~/.cache/ssl_jax."""
+    return pathlib.Path(os.environ.get("SSL_JAX_CACHE") or "~/.cache/ssl_jax").expanduser()
+
+
+def save_index(index: pathlib.Path, **arrays: np.ndarray) -> None:
+    """Writes an index in one move; warns when the cache folder cannot be written."""
+    try:
+        index.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=index.parent, suffix=".npz", delete=False) as f:
+            np.savez(f, allow_pickle=False, **arrays)
+        os.replace(f.name, index)
+    except OSError as e:
+        warnings.warn(f"no index kept ({e}): set SSL_JAX_CACHE to a folder", stacklevel=2)
+
+
+def _header(path: str) -> tuple[int, int]:
+    try:
+        return audio.header(opened(path))
+    except audio.Unreadable:
+        return 0, 0
+
+
+def _read_headers(files: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    bar = tqdm.tqdm(total=len(files), desc="reading headers", unit="file", delay=2)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool, bar:
+        found = np.zeros((len(files), 2), np.int64)
+        for i, pair in enumerate(pool.map(_header, files, chunksize=64)):
+            found[i] = pair
+            bar.update()
+    return found[:, 0].copy(), found[:, 1].astype(np.int32)
+
+
+def _fingerprint(files: list[str]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            stat = os.stat(path)
+            digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        except OSError:
+            digest.update(f"{path}\0-\n".encode())
+    return digest.hexdigest()[:24]

@@ -1,0 +1,103 @@
+"""Corpora whose folder layout says what each recording is."""
+
+import os
+import pathlib
+
+import numpy as np
+
+from ssl_jax.data.errors import DataError
+from ssl_jax.data.files import Files, headers
+from ssl_jax.data.source import Rows, text
+
+EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".au", ".w64")
+
+
+def folder(path: pathlib.Path, options: dict) -> Rows:
+    """Reads every sound file below a folder; column `folder` is the name of its parent."""
+    del options
+    paths = find(path)
+    parents = [os.path.basename(os.path.dirname(os.path.join(path, p))) for p in paths]
+    return _rows(path, paths, {"folder": text(parents)})
+
+
+def speech_commands(path: pathlib.Path, options: dict) -> Rows:
+    """Reads Google Speech Commands: word/<speaker>_nohash_<n>.wav and the two official lists.
+
+    Columns: label (the word), speaker, split (train, valid, test). Option `split` keeps one of
+    them, or "all"; folders such as _background_noise_ are left out.
+    """
+    split = options["split"]
+    if split not in ("train", "valid", "test", "all"):
+        raise DataError(f"split is {split!r}: use 'train', 'valid', 'test' or 'all'")
+    lists = {"valid": "validation_list.txt", "test": "testing_list.txt"}
+    listed = {}
+    for name, file in lists.items():
+        if not (path / file).exists():
+            if split == "all":
+                continue
+            raise DataError(f"{path} has no {file}: without the lists only split='all' is known")
+        for line in (path / file).read_text(encoding="utf-8").split():
+            listed[line.replace("\\", "/")] = name
+    # Only word/clip, so that folders of noise, which start with _, and deeper ones stay out.
+    paths = [p for p in find(path) if not p.startswith("_") and p.count("/") == 1]
+    splits = [listed.get(p, "train") for p in paths]
+    keep = [i for i, s in enumerate(splits) if split in ("all", s)]
+    paths = [paths[i] for i in keep]
+    columns = {
+        "label": text([p.split("/")[0] for p in paths]),
+        "speaker": text([p.split("/")[1].split("_nohash_")[0] for p in paths]),
+        "split": text([splits[i] for i in keep]),
+    }
+    return _rows(path, paths, columns)
+
+
+def librispeech(path: pathlib.Path, options: dict) -> Rows:
+    """Reads LibriSpeech: <split>/<speaker>/<chapter>/*.flac with one trans.txt per chapter.
+
+    Columns: text, speaker, chapter, split. Option `splits` names the folders to read, such as
+    ("train-clean-100",); () is all of them. Chapters without a transcript get empty text.
+    """
+    splits = tuple(options["splits"]) or tuple(p.name for p in sorted(path.iterdir()) if p.is_dir())
+    missing = [s for s in splits if not (path / s).is_dir()]
+    if missing:
+        raise DataError(f"{path} has no folder {missing[0]!r} named in splits={splits}")
+    paths = [f"{s}/{p}" for s in splits for p in find(path / s) if p.count("/") == 2]
+    parts = [p.split("/") for p in paths]
+    spoken: dict[str, str] = {}
+    for chapter in sorted({os.path.dirname(p) for p in paths}):
+        spoken.update(_transcripts(path / chapter))
+    columns = {
+        "text": text([spoken.get(os.path.splitext(p[3])[0], "") for p in parts]),
+        "speaker": text([p[1] for p in parts]),
+        "chapter": text([p[2] for p in parts]),
+        "split": text([p[0] for p in parts]),
+    }
+    return _rows(path, paths, columns)
+
+
+def _transcripts(chapter: pathlib.Path) -> dict[str, str]:
+    """Returns utterance -> words of one chapter."""
+    out = {}
+    for file in sorted(chapter.glob("*.trans.txt")):
+        for n, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            key, _, words = line.partition(" ")
+            if not words.strip():
+                raise DataError(f"{file}, row {n}: expected 'utterance WORDS', found {line!r}")
+            out[key] = words.strip()
+    return out
+
+
+def find(path: pathlib.Path) -> list[str]:
+    """Lists the sound files below a folder, sorted, relative to it, with forward slashes."""
+    out = []
+    for base, _, names in os.walk(path, followlinks=True):
+        inside = os.path.relpath(base, path).replace(os.sep, "/")
+        prefix = "" if inside == "." else inside + "/"
+        out += [prefix + n for n in names if n.lower().endswith(EXTENSIONS) and n[0] != "."]
+    return sorted(out)
+
+
+def _rows(path: pathlib.Path, paths: list[str], columns: dict[str, np.ndarray]) -> Rows:
+    files = Files(str(path), text(paths))
+    samples, rates = headers(files.root, files.paths)
+    return Rows(files, samples, rates, columns)

@@ -1,0 +1,144 @@
+"""Batches of a plan in order, read ahead by threads or processes; grain does the work.
+
+Step n is read by a pure function of n, so the batches are the same to the bit for any number of
+threads, workers and hosts, from any starting step.
+"""
+
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+from absl import flags
+
+from ssl_jax.data import hashing
+from ssl_jax.data.corpus import Corpus
+from ssl_jax.data.errors import Bad, BadFile, DataError
+from ssl_jax.data.plan import Plan
+
+Arrays = dict[str, np.ndarray]
+_CROP = 0xC309
+
+
+@dataclasses.dataclass(frozen=True)
+class StepReader:
+    """Reads one host's rows of any step."""
+
+    corpus: Corpus
+    plan: Plan
+    host: int = 0
+    hosts: int = 1
+
+    def __call__(self, step: int) -> tuple[Arrays, list[Bad]]:
+        """Returns id (b,) uint32, weight (b,) float32, audio (b, N) int16, audio_len (b,) int32
+        and label (b,) int32, and the rows that could not be used: their weight is 0."""
+        draw = self.plan[step]
+        size = len(draw.ids) // self.hosts
+        mine = slice(self.host * size, (self.host + 1) * size)
+        ids, weight = draw.ids[mine], draw.weight[mine].copy()
+        corpus = self.corpus
+        length = round(self.plan.buckets[draw.bucket] * corpus.sample_rate)
+        audio = np.zeros((size, length), np.int16)
+        audio_len = np.zeros(size, np.int32)
+        starts = self._starts(ids, draw.epoch[mine], length)
+        bads = []
+        for row, (i, start) in enumerate(zip(ids.tolist(), starts.tolist(), strict=True)):
+            if not weight[row]:
+                continue
+            try:
+                audio_len[row] = corpus.read_into(i, start, audio[row])
+            except BadFile as e:
+                if corpus.on_bad == "raise":
+                    raise
+                audio[row], weight[row] = 0, 0.0
+                bads.append(Bad(i, e.where, e.reason))
+        # In the order that grain gives them when they come from another process.
+        return {
+            "audio": audio,
+            "audio_len": audio_len,
+            "id": ids.astype(np.uint32),
+            "label": corpus.labels[ids],
+            "weight": weight,
+        }, bads
+
+    def _starts(self, ids: np.ndarray, epoch: np.ndarray, length: int) -> np.ndarray:
+        """Returns where each crop starts (b,), in samples; evaluation crops from the start."""
+        room = np.maximum(self.corpus.lengths[ids] - length, 0)
+        if not self.plan.shuffle:
+            return np.zeros_like(room)
+        drawn = hashing.uniform(self.plan.seed, _CROP, ids, epoch)
+        return (drawn * (room + 1)).astype(np.int64)
+
+
+def batches(
+    corpus: Corpus,
+    plan: Plan,
+    start: int = 0,
+    stop: int | None = None,
+    *,
+    host: int = 0,
+    hosts: int = 1,
+    workers: int = 0,
+    threads: int = 2,
+) -> Iterator[tuple[Arrays, list[Bad]]]:
+    """Yields this host's part of steps [start, stop): (arrays, skipped rows); see StepReader.
+
+    stop=None: without end for a training plan, to the end of its epoch for an evaluation.
+    workers: processes that read ahead, each with `threads` threads; 0 = threads of this process,
+    which is as fast for sound files, as decoding runs outside the interpreter's lock. A script
+    that uses workers needs the usual guard around its main part.
+    Raises DataError if the hosts do not divide the batch, and for a bad file with on_bad="raise".
+    """
+    if any(size % hosts for size in plan.batch_sizes) or not 0 <= host < hosts:
+        raise DataError(
+            f"config.data.batch_size gives batches of {plan.batch_sizes} rows, which host {host} "
+            f"of {hosts} cannot share: use a multiple of {hosts}"
+        )
+    if stop is None:
+        # Grain counts in C integers.
+        stop = sys.maxsize if plan.shuffle else plan.steps_per_epoch
+    reader = StepReader(corpus, plan, host, hosts)
+    return _iterate(reader, start, stop, workers, threads)
+
+
+def _iterate(
+    reader: StepReader, start: int, stop: int, workers: int, threads: int
+) -> Iterator[tuple[Arrays, list[Bad]]]:
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    steps = grain.MapDataset.range(start, stop).map(reader)
+    dataset = steps.to_iter_dataset(options)
+    if workers:
+        # Grain's processes read command-line flags, which a notebook has not parsed.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    with _workers_on_cpu(workers):
+        iterator = iter(dataset)
+        batch = next(iterator, None)
+    try:
+        while batch is not None:
+            arrays, bads = batch
+            # Copied out of the workers' shared memory, which is freed with the original.
+            yield ({k: np.array(v) for k, v in arrays.items()} if workers else arrays), bads
+            batch = next(iterator, None)
+    finally:
+        # Frees the processes and their shared memory even when the consumer stops early.
+        iterator.close()
+
+
+@contextlib.contextmanager
+def _workers_on_cpu(workers: int) -> Iterator[None]:
+    """Starts processes that leave the accelerator to the parent, as they import jax too."""
+    before = os.environ.get("JAX_PLATFORMS")
+    if workers:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    try:
+        yield
+    finally:
+        if workers and before is None:
+            os.environ.pop("JAX_PLATFORMS", None)
+        elif workers:
+            os.environ["JAX_PLATFORMS"] = before or ""

@@ -1,0 +1,224 @@
+"""Corpora that a text file lists: fairseq .tsv, tables with a header, Kaldi directories."""
+
+import csv
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from ssl_jax.data.errors import DataError
+from ssl_jax.data.files import Files, headers
+from ssl_jax.data.source import Rows, text
+
+
+def fairseq_tsv(path: pathlib.Path, options: dict) -> Rows:
+    """Reads a fairseq manifest: a root line, then `relative path<tab>samples`.
+
+    Lengths come from the manifest, so no file is touched but the first that opens, for its rate
+    (option `rate`, in Hz, saves even that). Option `labels` names parallel files: ("km", "ltr")
+    reads <manifest>.km and <manifest>.ltr, one line per row, as columns of those names.
+    """
+    paths, samples = [], []
+    lines = _lines(path)
+    root = next(lines, (0, ""))[1]
+    if not root or "\t" in root:
+        raise DataError(f"{path}, row 1: expected the root folder of the recordings")
+    numbers = []
+    for n, line in lines:
+        name, tab, count = line.partition("\t")
+        if not tab or not count.strip().isdecimal():
+            raise DataError(f"{path}, row {n}: expected 'path<tab>samples', found {line[:80]!r}")
+        paths.append(name)
+        samples.append(int(count))
+        numbers.append(n)
+    columns = {}
+    for extension in options["labels"]:
+        columns[extension] = _parallel(path.with_suffix(f".{extension}"), path, numbers)
+    # A relative root is taken from the manifest, so that a folder can be moved as a whole.
+    root = str(path.parent / root)
+    files = Files(root, text(paths), path.name, np.array(numbers, np.int32))
+    rate = options["rate"] or _first_rate(path, files)
+    n = len(paths)
+    return Rows(files, np.array(samples, np.int64), np.full(n, rate, np.int32), columns)
+
+
+def table(path: pathlib.Path, options: dict) -> Rows:
+    """Reads a table with a header: .csv with commas, else tabs; a folder means its index.tsv.
+
+    Column `path` is relative to the table; every other column is kept as text. Where columns
+    `samples` and `rate` exist, no file is touched.
+    """
+    del options
+    if path.is_dir():
+        found = [path / n for n in ("index.tsv", "index.csv") if (path / n).exists()]
+        if not found:
+            raise DataError(f"{path} has neither index.tsv nor index.csv")
+        path = found[0]
+    kept, numbers = _read_table(path)
+    columns = {k: text(v) for k, v in kept.items()}
+    files = Files(str(path.parent), columns.pop("path"), path.name, np.array(numbers, np.int32))
+    if "samples" in columns and "rate" in columns:
+        samples = _numbers(path, columns, "samples", numbers)
+        rates = _numbers(path, columns, "rate", numbers).astype(np.int32)
+    else:
+        samples, rates = headers(files.root, files.paths)
+    return Rows(files, samples, rates, columns)
+
+
+def kaldi(path: pathlib.Path, options: dict) -> Rows:
+    """Reads a Kaldi directory: wav.scp, and where present segments, text and utt2spk.
+
+    Columns: utterance, text, speaker. Paths in wav.scp are absolute or relative to option `root`
+    (default: the directory itself). Pipes are refused.
+    """
+    if not (path / "wav.scp").exists():
+        raise DataError(f"{path} has no wav.scp")
+    recordings = _pairs(path / "wav.scp")
+    for n, file in recordings.values():
+        if file.endswith("|"):
+            raise DataError(
+                f"{path / 'wav.scp'}, row {n}: {file[:60]!r} is a command; run it once and list "
+                "the file it makes"
+            )
+    root = options["root"] or str(path)
+    names = text([file for _, file in recordings.values()])
+    samples, rates = headers(root, names)
+    if (path / "segments").exists():
+        rows, index = _segments(path / "segments", recordings, samples, rates)
+    else:
+        index = np.arange(len(names))
+        lines = np.array([n for n, _ in recordings.values()], np.int32)
+        rows = Rows(
+            Files(root, names, "wav.scp", lines),
+            samples,
+            rates,
+            {"utterance": text(list(recordings))},
+        )
+    files = rows.reader
+    assert isinstance(files, Files)
+    reader = Files(root, names[index], files.manifest, files.lines, files.starts)
+    keys = [str(k) for k in rows.columns["utterance"]]
+    for column, name in (("text", "text"), ("speaker", "utt2spk")):
+        if (path / name).exists():
+            said = _pairs(path / name)
+            rows.columns[column] = text([said[k][1] if k in said else "" for k in keys])
+    return rows._replace(reader=reader)
+
+
+def _segments(
+    file: pathlib.Path,
+    recordings: dict[str, tuple[int, str]],
+    samples: np.ndarray,
+    rates: np.ndarray,
+) -> tuple[Rows, np.ndarray]:
+    """Reads `utterance recording start end`, seconds; also returns the recording of each row."""
+    order = {k: i for i, k in enumerate(recordings)}
+    keys, found, times, numbers = [], [], [], []
+    for n, line in _lines(file):
+        try:
+            key, recording, start, end = line.split()
+            span = (float(start), float(end))
+            found.append(order[recording])
+        except (ValueError, KeyError) as e:
+            raise DataError(
+                f"{file}, row {n}: expected 'utterance recording start end' with a recording of "
+                f"wav.scp, found {line[:80]!r}"
+            ) from e
+        keys.append(key)
+        times.append(span)
+        numbers.append(n)
+    index = np.array(found, np.int64)
+    # In Kaldi an end of -1 means the end of the recording.
+    starts, ends = np.array(times, np.float64).reshape(-1, 2).T
+    first = np.rint(starts * rates[index]).astype(np.int64)
+    last = np.where(ends < 0, samples[index], np.rint(ends * rates[index])).astype(np.int64)
+    last = np.minimum(last, samples[index])
+    lines = np.array(numbers, np.int32)
+    reader = Files("", text([]), "segments", lines, first)
+    length = np.maximum(last - first, 0)
+    return Rows(reader, length, rates[index], {"utterance": text(keys)}), index
+
+
+def _lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
+    """Yields (row from 1, line) for the lines that are not empty."""
+    with path.open(encoding="utf-8") as f:
+        for n, line in enumerate(f, 1):
+            line = line.rstrip("\r\n")
+            if line:
+                yield n, line
+
+
+def _pairs(path: pathlib.Path) -> dict[str, tuple[int, str]]:
+    """Reads `key rest` lines -> key: (row, rest)."""
+    out: dict[str, tuple[int, str]] = {}
+    for n, line in _lines(path):
+        key, _, rest = line.strip().partition(" ")
+        if key in out:
+            raise DataError(f"{path}, row {n}: {key!r} was listed before, in row {out[key][0]}")
+        out[key] = (n, rest.strip())
+    return out
+
+
+def _parallel(path: pathlib.Path, manifest: pathlib.Path, numbers: list[int]) -> np.ndarray:
+    """Reads one line per manifest row -> (n,) text."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist: labels names files beside {manifest.name}")
+    with path.open(encoding="utf-8") as f:
+        found = text([line.rstrip("\r\n") for line in f])
+    if len(found) != len(numbers):
+        row = min(len(found), len(numbers)) + 1
+        raise DataError(
+            f"{path} has {len(found)} rows and {manifest} {len(numbers)}: row {row} of one has no "
+            "partner; make the labels again from this manifest"
+        )
+    return found
+
+
+def _first_rate(path: pathlib.Path, files: Files) -> int:
+    """Returns the sample rate of the first row that can be opened, of the first 16."""
+    rates = headers(files.root, files.paths[:16])[1]
+    if len(rates) and not rates.any():
+        raise DataError(
+            f"{path}: none of its first {len(rates)} files opens, such as {files.where(0)}; check "
+            "the root in row 1, or give the sample rate as rate=16000"
+        )
+    return int(rates[rates > 0][0]) if len(rates) else 0
+
+
+def _read_table(path: pathlib.Path) -> tuple[dict[str, list[str]], list[int]]:
+    """Returns the columns of a table and the line of each row."""
+    comma = path.suffix.lower() == ".csv"
+    with path.open(encoding="utf-8", newline="") as f:
+        tabs = csv.reader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
+        reader = csv.reader(f) if comma else tabs
+        names = next(reader, [])
+        if "path" not in names:
+            raise DataError(f"{path}, row 1: no column 'path' among {names}")
+        columns: dict[str, list[str]] = {name: [] for name in names}
+        adders = [columns[name].append for name in names]
+        numbers = []
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(names):
+                raise DataError(
+                    f"{path}, row {reader.line_num}: {len(row)} fields under {len(names)} names"
+                )
+            for add, value in zip(adders, row, strict=True):
+                add(value)
+            numbers.append(reader.line_num)
+    return columns, numbers
+
+
+def _numbers(
+    path: pathlib.Path, columns: dict[str, np.ndarray], name: str, numbers: list[int]
+) -> np.ndarray:
+    """Turns a text column into int64 and removes it from the text columns."""
+    values = columns.pop(name)
+    try:
+        return values.astype(np.int64)
+    except ValueError as e:
+        bad = next(i for i, v in enumerate(values) if not str(v).strip().lstrip("-").isdecimal())
+        raise DataError(
+            f"{path}, row {numbers[bad]}: {name} is {values[bad]!r}, not a whole number"
+        ) from e

@@ -1,0 +1,204 @@
+"""Which rows make up the batch of any step: a pure function of (seed, step), with no state.
+
+Rows fall into length buckets and a batch comes from one bucket, so its shape is fixed. Each
+source repeats its own permutations; a bucket mixes its sources in the proportion of their
+weights. An epoch draws about as many rows as the corpus has; with equal weights, each once.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ssl_jax.data import hashing
+from ssl_jax.data.errors import DataError
+
+# Names of the streams of permutations.
+_ROWS, _MIX, _STEPS = 1, 2, 3
+# Recordings this little longer than a bucket still belong to it: rounding of their length.
+_SLACK = 1e-4
+
+
+class Span(NamedTuple):
+    """The rows [start, stop) of one source and how often they are drawn."""
+
+    start: int
+    stop: int
+    weight: float = 1.0
+
+
+class Draw(NamedTuple):
+    """One global batch: rows of one bucket; epoch counts how often a row's source was used up."""
+
+    bucket: int
+    ids: np.ndarray  # (B,) int64
+    epoch: np.ndarray  # (B,) int64
+    weight: np.ndarray  # (B,) float32, 0 where the row only fills the last batch
+
+
+class _Cell(NamedTuple):
+    """The rows of one source in one bucket, of which an epoch draws `draws`."""
+
+    source: int
+    rows: np.ndarray
+    draws: int
+
+
+class _Epoch(NamedTuple):
+    """Per bucket the rows and repetitions of an epoch in order; and the order of the steps."""
+
+    ids: list[np.ndarray]
+    epoch: list[np.ndarray]
+    steps: np.ndarray
+
+
+class Plan:
+    """Maps any step to its Draw at once.
+
+    seconds (n,): length of each row. spans: the rows of each source, default one of weight 1.
+    buckets: lengths in seconds, ascending; a row goes to the smallest that holds it, else to the
+    last. batch_size: rows per step in the last bucket; with `constant_seconds` shorter buckets
+    hold more, in proportion. Every size is a multiple of `multiple`.
+    A training plan (shuffle) is endless: an epoch's last batch in a bucket is filled up from the
+    start of that bucket. Otherwise rows come once, in order, and filling has weight 0.
+    Raises DataError naming the config key.
+    """
+
+    def __init__(
+        self,
+        seconds: np.ndarray,
+        *,
+        spans: Sequence[Span] = (),
+        buckets: Sequence[float],
+        batch_size: int,
+        constant_seconds: bool = False,
+        seed: int = 0,
+        shuffle: bool = True,
+        multiple: int = 1,
+    ):
+        self.buckets = tuple(float(b) for b in buckets)
+        self.seed, self.shuffle = int(seed), shuffle
+        _check(seconds, self.buckets, batch_size, multiple)
+        last = self.buckets[-1]
+        longer = [last / b if constant_seconds else 1.0 for b in self.buckets]
+        self.batch_sizes = tuple(int(batch_size * x + 1e-6) // multiple * multiple for x in longer)
+        spans = tuple(Span(*s) for s in spans) or (Span(0, len(seconds)),)
+        bucket = np.searchsorted(np.array(self.buckets), seconds - _SLACK)
+        bucket = np.minimum(bucket, len(self.buckets) - 1)
+        self._cells = _cells(bucket, spans, len(self.buckets), equal=not shuffle)
+        draws = [sum(c.draws for c in cells) for cells in self._cells]
+        self.examples_per_epoch = sum(draws)
+        steps = [-(-n // size) for n, size in zip(draws, self.batch_sizes, strict=True)]
+        self._last_step = np.cumsum(steps)
+        self.steps_per_epoch = int(self._last_step[-1])
+        kept = np.minimum(seconds, last)
+        heard = sum(
+            kept[c.rows].mean() * c.draws * steps[b] * self.batch_sizes[b] / max(draws[b], 1)
+            for b, cells in enumerate(self._cells)
+            for c in cells
+        )
+        self.seconds_per_step = float(heard) / self.steps_per_epoch
+        self._epochs: dict[int, _Epoch] = {}
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def __getitem__(self, step: int) -> Draw:
+        """Returns the batch of a step; IndexError after the one epoch of an evaluation."""
+        number, index = divmod(int(step), self.steps_per_epoch)
+        if step < 0 or (number and not self.shuffle):
+            raise IndexError(f"step {step} of a plan of {self.steps_per_epoch} steps")
+        epoch = self._epoch(number)
+        slot = epoch.steps[index]
+        b = int(np.searchsorted(self._last_step, slot, "right"))
+        before = self._last_step[b - 1] if b else 0
+        size, ids = self.batch_sizes[b], epoch.ids[b]
+        place = (slot - before) * size + np.arange(size)
+        weight = np.ones(size) if self.shuffle else place < len(ids)
+        place = place % len(ids)
+        return Draw(b, ids[place], epoch.epoch[b][place], weight.astype(np.float32))
+
+    def __getstate__(self) -> dict:
+        # A worker process draws its own epochs: cheaper than sending them.
+        return {**self.__dict__, "_epochs": {}}
+
+    def _epoch(self, number: int) -> _Epoch:
+        """Returns an epoch, keeping the latest two, as steps are read ahead across the border."""
+        found = self._epochs.get(number)
+        if found is None:
+            found = self._draw_epoch(number)
+            # Threads may both draw an epoch: they get equal ones. A new dict, as others may read.
+            kept = {k: v for k, v in self._epochs.items() if abs(k - number) == 1}
+            self._epochs = {number: found, **kept}
+        return found
+
+    def _draw_epoch(self, number: int) -> _Epoch:
+        ids, epochs = [], []
+        for b, cells in enumerate(self._cells):
+            drawn = [self._draw_cell(c, b, number) for c in cells]
+            rows = np.concatenate([d[0] for d in drawn] or [np.zeros(0, np.int64)])
+            times = np.concatenate([d[1] for d in drawn] or [np.zeros(0, np.int64)])
+            if self.shuffle and len(cells) > 1:
+                order = hashing.permutation(len(rows), self.seed, _MIX, b, number)
+                rows, times = rows[order], times[order]
+            ids.append(rows)
+            epochs.append(times)
+        steps = np.arange(self.steps_per_epoch)
+        if self.shuffle:
+            steps = hashing.permutation(self.steps_per_epoch, self.seed, _STEPS, number)
+        return _Epoch(ids, epochs, steps)
+
+    def _draw_cell(self, cell: _Cell, bucket: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Takes the next `draws` rows of the endless permutations of a cell, (rows, repetition)."""
+        if not self.shuffle:
+            return cell.rows, np.zeros(len(cell.rows), np.int64)
+        n = len(cell.rows)
+        place = np.arange(number * cell.draws, (number + 1) * cell.draws)
+        times = place // n
+        rows = np.empty(len(place), np.int64)
+        for time in range(int(times[0]), int(times[-1]) + 1):
+            order = hashing.permutation(n, self.seed, _ROWS, cell.source, bucket, time)
+            now = times == time
+            rows[now] = cell.rows[order[place[now] % n]]
+        return rows, times
+
+
+def _check(seconds: np.ndarray, buckets: tuple, batch_size: int, multiple: int) -> None:
+    if not len(seconds):
+        raise DataError("the corpus has no rows: see config.data.train")
+    if not buckets or any(b <= a for a, b in zip((0.0, *buckets), buckets, strict=False)):
+        raise DataError(
+            f"config.data.buckets is {buckets}: use ascending seconds such as (2.0, 4.0)"
+        )
+    if batch_size < 1 or batch_size % multiple:
+        near = max(multiple, batch_size // multiple * multiple)
+        raise DataError(
+            f"config.data.batch_size is {batch_size}: use a multiple of {multiple}, such as {near}"
+        )
+
+
+def _cells(
+    bucket: np.ndarray, spans: Sequence[Span], buckets: int, equal: bool
+) -> list[list[_Cell]]:
+    """Groups rows by bucket and source and shares out an epoch's draws by weight."""
+    found = []
+    for source, (start, stop, weight) in enumerate(spans):
+        for b in range(buckets):
+            rows = start + np.flatnonzero(bucket[start:stop] == b)
+            if len(rows):
+                found.append((b, source, rows, 1.0 if equal else float(weight)))
+    mass = np.array([weight * len(rows) for _, _, rows, weight in found])
+    draws = _share_out(mass, len(bucket))
+    out: list[list[_Cell]] = [[] for _ in range(buckets)]
+    for (b, source, rows, _), n in zip(found, draws, strict=True):
+        out[b].append(_Cell(source, rows, int(n)))
+    return out
+
+
+def _share_out(mass: np.ndarray, total: int) -> np.ndarray:
+    """Divides `total` in proportion to mass by largest remainders; nobody is left out."""
+    exact = mass * (total / mass.sum())
+    whole = np.floor(exact + 1e-9).astype(np.int64)
+    rest = total - whole.sum()
+    whole[np.argsort(whole - exact, kind="stable")[:rest]] += 1
+    return np.maximum(whole, 1)

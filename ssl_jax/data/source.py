@@ -1,0 +1,97 @@
+"""What every source of recordings looks like once it is open."""
+
+import dataclasses
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from ssl_jax.data import audio
+from ssl_jax.data.errors import BadFile
+
+Text = np.dtypes.StringDType()
+
+
+class Reader(Protocol):
+    """Gives access to recordings by row number; safe to use from several threads."""
+
+    def read(
+        self, row: int, start: int, stop: int, out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, int]:
+        """Returns native samples [start, stop) as mono int16 and the rate, or raises Unreadable."""
+        ...
+
+    def where(self, row: int) -> str:
+        """Names the file and row."""
+        ...
+
+
+class Rows(NamedTuple):
+    """What the reader of a layout finds: access, lengths (n,), rates (n,), columns of (n,)."""
+
+    reader: Reader
+    samples: np.ndarray
+    rates: np.ndarray
+    columns: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Recordings as columns: `samples` (n,) int64 at the native `rates` (n,) int32.
+
+    columns: name -> (n,) array of numpy strings or numbers, such as "label" or "speaker".
+    A recording without a readable header has 0 samples; reading it says why.
+    """
+
+    name: str
+    reader: Reader
+    rows: np.ndarray
+    samples: np.ndarray
+    rates: np.ndarray
+    columns: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def where(self, i: int) -> str:
+        """Returns "file, row n" of one recording."""
+        return self.reader.where(int(self.rows[i]))
+
+    def read(
+        self, i: int, start_s: float = 0.0, stop_s: float | None = None
+    ) -> tuple[np.ndarray, int]:
+        """Reads seconds [start_s, stop_s) -> (int16 (n,), rate). Raises BadFile."""
+        rate = int(self.rates[i])
+        stop = int(self.samples[i]) if stop_s is None else round(stop_s * rate)
+        return self.read_samples(i, round(start_s * rate), stop)
+
+    def read_samples(
+        self, i: int, start: int, stop: int, out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, int]:
+        """Reads native samples [start, stop) -> (int16 (n,), rate). Raises BadFile."""
+        try:
+            found, rate = self.reader.read(int(self.rows[i]), start, stop, out)
+        except audio.Unreadable as e:
+            raise BadFile(self.where(i), str(e)) from e
+        if rate != self.rates[i] and self.rates[i]:
+            raise BadFile(self.where(i), f"has {rate} samples a second, not {self.rates[i]}")
+        # Lengths of lossy files are not exact, so a tenth of a second may be missing.
+        missing = min(stop, int(self.samples[i])) - start - len(found)
+        if missing > rate // 10:
+            raise BadFile(self.where(i), f"ends {missing} samples before its stated length")
+        return found, rate
+
+    def take(self, index: np.ndarray) -> "Source":
+        """Returns the source with only these rows."""
+        columns = {k: v[index] for k, v in self.columns.items()}
+        return dataclasses.replace(
+            self,
+            rows=self.rows[index],
+            samples=self.samples[index],
+            rates=self.rates[index],
+            columns=columns,
+        )
+
+
+def text(values: list[str]) -> np.ndarray:
+    """Returns a compact array (n,) of strings of any length."""
+    return np.array(values, dtype=Text)

@@ -1,0 +1,156 @@
+"""Opens the sources that a config names.
+
+    config.data.train.sc = dict(kind="speech_commands", path="data/sc", weight=1.0)
+
+Keys of every kind: `kind`; `path`; `weight` (how often its rows are drawn: 1.0 = once an epoch);
+`label` (the column that holds the class; by default "label" where there is one); `where` (keep
+rows whose columns have these values, {"split": "train", "speaker": ("a", "b")}); `part` (lo, hi):
+keep the rows whose hashed place in the corpus falls between, so (0.0, 0.8) and (0.8, 1.0) divide
+a corpus for good. The other keys belong to a kind and are explained where it is read.
+"""
+
+import difflib
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ssl_jax.data import folders, hashing, manifests
+from ssl_jax.data.errors import DataError
+from ssl_jax.data.source import Rows, Source
+
+
+def _array_record(path: pathlib.Path, options: dict) -> Rows:
+    from ssl_jax.data import records  # only this kind needs the library
+
+    return records.array_record(path, options)
+
+
+def _tfds(path: pathlib.Path, options: dict) -> Rows:
+    from ssl_jax.data import tfds  # an optional dependency
+
+    return tfds.tfds(path, options)
+
+
+Kind = tuple[Callable[[pathlib.Path, dict], Rows], dict[str, Any]]
+# kind -> (reader, its own keys and their defaults)
+KINDS: dict[str, Kind] = {
+    "speech_commands": (folders.speech_commands, {"split": ""}),
+    "librispeech": (folders.librispeech, {"splits": ()}),
+    "folder": (folders.folder, {}),
+    "fairseq_tsv": (manifests.fairseq_tsv, {"labels": (), "rate": 0}),
+    "table": (manifests.table, {}),
+    "kaldi": (manifests.kaldi, {"root": ""}),
+    "array_record": (_array_record, {}),
+    "tfds": (_tfds, {"split": "", "audio": "", "rate": 0}),
+}
+COMMON: dict[str, Any] = {
+    "kind": "",
+    "path": "",
+    "weight": 1.0,
+    "label": "",
+    "where": {},
+    "part": (0.0, 1.0),
+}
+_PART_SEED = 0x5EED
+
+
+def open_source(name: str, config: Mapping[str, Any]) -> Source:
+    """Opens one source.
+
+    name: its place below config.data, such as "train.sc"; errors and, for kinds that know
+    official splits, the default of `split` come from it. Raises DataError for an unknown kind or
+    key, a missing folder, a bad row of a manifest, and when no row is left.
+    """
+    key = f"config.data.{name}"
+    options = _options(key, name, config)
+    path = _path(key, options["path"])
+    read = KINDS[options["kind"]][0]
+    try:
+        rows = read(path, options)
+    except DataError as e:
+        raise DataError(f"{key}.path={options['path']!r}: {e}") from e
+    except UnicodeDecodeError as e:
+        raise DataError(f"{key}.path={options['path']!r}: not UTF-8 text: {e}") from e
+    n = len(rows.samples)
+    if not n:
+        raise DataError(f"{key}.path={options['path']!r} has no recordings {_hint(options)}")
+    source = Source(name, rows.reader, np.arange(n), rows.samples, rows.rates, rows.columns)
+    return _select(key, source, options)
+
+
+def _options(key: str, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks the keys of one source and fills in the defaults."""
+    given = {k: config[k] for k in config}
+    kind = given.get("kind")
+    if kind not in KINDS:
+        raise DataError(f"{key}.kind is {kind!r}: use one of {', '.join(KINDS)}")
+    known = {**COMMON, **KINDS[kind][1]}
+    for unknown in sorted(set(given) - set(known)):
+        near = difflib.get_close_matches(unknown, known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise DataError(f"{key}.{unknown} is no key of kind {kind!r}: use {sorted(known)}{hint}")
+    out = {**known, **given}
+    for option, default in known.items():
+        if not _same_type(out[option], default):
+            raise DataError(f"{key}.{option} is {out[option]!r}: use a value like {default!r}")
+    if out["weight"] <= 0:
+        raise DataError(f"{key}.weight is {out['weight']}: use a positive number, such as 1.0")
+    if "split" in known and not out["split"]:
+        out["split"] = name.split(".")[0]
+    return out
+
+
+def _same_type(value: Any, default: Any) -> bool:
+    if isinstance(default, dict):
+        return isinstance(value, Mapping) or hasattr(value, "items")
+    if isinstance(default, tuple):
+        return isinstance(value, (tuple, list))
+    if isinstance(default, float):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, type(default)) and not isinstance(value, bool)
+
+
+def _path(key: str, given: str) -> pathlib.Path:
+    path = pathlib.Path(given).expanduser()
+    if not given or not path.exists():
+        raise DataError(
+            f"{key}.path={given!r} does not exist (looked from {pathlib.Path.cwd()}): "
+            f"give the corpus as --{key}.path=/path/to/corpus"
+        )
+    return path
+
+
+def _hint(options: dict) -> str:
+    return f"for split={options['split']!r}" if options.get("split") else "that can be read"
+
+
+def _select(key: str, source: Source, options: dict) -> Source:
+    """Keeps the rows of `where`, and of those the `part`; raises DataError when none is left."""
+    for column, wanted in options["where"].items():
+        values = source.columns.get(column)
+        if values is None:
+            raise DataError(f"{key}.where.{column}: its columns are {sorted(source.columns)}")
+        wanted = wanted if isinstance(wanted, (tuple, list)) else (wanted,)
+        keep = np.any([values == _like(w, values) for w in wanted], axis=0)
+        if not keep.any():
+            found = sorted({str(v) for v in values})[:8]
+            raise DataError(f"{key}.where.{column}={wanted}: no row is left; it has {found}")
+        source = source if keep.all() else source.take(np.flatnonzero(keep))
+    low, high = options["part"]
+    if not 0 <= low < high <= 1:
+        raise DataError(f"{key}.part is {(low, high)}: use shares such as (0.0, 0.8)")
+    if (low, high) == (0, 1):
+        return source
+    n = len(source)
+    order = hashing.permutation(n, _PART_SEED)
+    kept = np.sort(order[round(low * n) : round(high * n)])
+    if not len(kept):
+        raise DataError(f"{key}.part={(low, high)} leaves none of its {n} rows")
+    return source.take(kept)
+
+
+def _like(value: Any, column: np.ndarray) -> Any:
+    """Returns a wanted value in the type of a column: 3 finds the text "3"."""
+    return str(value) if column.dtype.kind == "T" else value

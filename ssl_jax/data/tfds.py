@@ -1,0 +1,160 @@
+"""TensorFlow Datasets as a source, read through `data_source` without TensorFlow."""
+
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import io
+import pathlib
+import types
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from ssl_jax.data import audio
+from ssl_jax.data.errors import DataError
+from ssl_jax.data.files import cache_folder, save_index
+from ssl_jax.data.source import Rows, Text
+
+_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
+# The version whose audio feature is known to need, and to work with, the repair below.
+_VERSION = "4.9."
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Reads rows of a prepared dataset; `key` names its audio feature."""
+
+    name: str
+    source: Any
+    key: str
+    rate: int
+
+    def where(self, row: int) -> str:
+        """Names the dataset and row."""
+        return f"{self.name}, row {row + 1}"
+
+    def read(
+        self, row: int, start: int, stop: int, out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, int]:
+        """Returns native samples [start, stop) of a row as int16 and the rate."""
+        value = self.source[row][self.key]
+        if isinstance(value, bytes):
+            return audio.read(io.BytesIO(value), start, stop, out)
+        return _pcm(np.asarray(value)[start:stop]), self.rate
+
+
+def tfds(path: pathlib.Path, options: dict) -> Rows:
+    """Opens a prepared dataset folder, such as .../speech_commands/0.0.3, in ArrayRecord format.
+
+    Options: `split` (default: as the config's own split), `audio` the audio feature (default:
+    the only one), `rate` in Hz where the dataset does not state it. Columns are the scalar
+    features; class labels appear by name. The first opening reads every row for its length.
+    """
+    library = _library()
+    try:
+        builder = library.builder_from_directory(str(path))
+    except Exception as e:  # the library raises many types for a folder it does not know
+        raise DataError(f"{path} is not a prepared TFDS dataset: {e}") from e
+    split = _SPLITS.get(options["split"], options["split"])
+    if split not in builder.info.splits:
+        raise DataError(f"{path} has no split {split!r}: it has {list(builder.info.splits)}")
+    if builder.info.file_format.value != "array_record":
+        raise DataError(f"{path} is {builder.info.file_format.value}: prepare it as array_record")
+    features = builder.info.features
+    key = _audio_key(path, features, options["audio"], library)
+    source = builder.as_data_source(split=split)
+    rate = options["rate"] or getattr(features[key], "sample_rate", None) or 0
+    scalars = [k for k in features if k != key and features[k].shape == ()]
+    found = _scan(path, split, source, key, rate, scalars)
+    columns = {k: _named(features[k], found[f"column/{k}"]) for k in scalars}
+    if not found["rates"].all():
+        raise DataError(f"{path} does not state its sample rate: add rate=16000 (in Hz)")
+    reader = Examples(f"{path} {split}", source, key, rate)
+    return Rows(reader, found["samples"], found["rates"], columns)
+
+
+def _library() -> Any:
+    """Imports TFDS and lets its audio feature be built without TensorFlow."""
+    feature: Any
+    try:
+        library = importlib.import_module("tensorflow_datasets")
+        feature = importlib.import_module("tensorflow_datasets.core.features.audio_feature")
+    except ImportError as e:
+        raise DataError(
+            f"kind='tfds' needs more packages ({e}): pip install tensorflow-datasets "
+            "importlib_resources pillow"
+        ) from e
+    if not library.__version__.startswith(_VERSION):
+        raise DataError(
+            f"kind='tfds' is tested with tensorflow-datasets {_VERSION}x, this is "
+            f"{library.__version__}: pip install 'tensorflow-datasets==4.9.10'"
+        )
+
+    def without_tensorflow(self, file_format, np_dtype, shape):
+        self._file_format, self._np_dtype, self._shape = file_format, np_dtype, shape
+        self._dtype = np.dtype(np_dtype)
+        self._channels = shape[1] if len(shape) > 1 else 1
+
+    feature._AudioDecoder.__init__ = without_tensorflow
+    if importlib.util.find_spec("tensorflow") is None:
+        # What else that module asks of it, for audio stored as encoded bytes: names of types.
+        names = {"string": np.object_, "uint8": np.uint8, "int16": np.int16, "int32": np.int32}
+        feature.tf = types.SimpleNamespace(**names)
+    return library
+
+
+def _audio_key(path: pathlib.Path, features: Any, wanted: str, library: Any) -> str:
+    keys = [k for k in features if isinstance(features[k], library.features.Audio)]
+    if wanted and wanted not in features:
+        raise DataError(f"{path} has no feature audio={wanted!r}: it has {list(features)}")
+    if not wanted and len(keys) != 1:
+        raise DataError(f"{path} has audio features {keys}: name one as audio='...'")
+    return wanted or keys[0]
+
+
+def _scan(
+    path: pathlib.Path, split: str, source: Any, key: str, rate: int, scalars: list[str]
+) -> dict[str, np.ndarray]:
+    """Reads every row once for samples, rates and scalar columns; cached by the dataset's info."""
+    info = (path / "dataset_info.json").stat()
+    parts = (str(path.resolve()), split, key, rate, len(source), info.st_mtime_ns)
+    sign = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+    index = cache_folder() / f"tfds-{sign}.npz"
+    if index.exists():
+        with np.load(index) as kept:
+            return dict(kept)
+    out: dict[str, list] = {"samples": [], "rates": [], **{f"column/{k}": [] for k in scalars}}
+    bar = tqdm.tqdm(range(len(source)), desc=f"measuring {split}", unit="row", delay=2)
+    for row in bar:
+        example = source[row]
+        value = example[key]
+        encoded = isinstance(value, bytes)
+        samples, own = audio.header(io.BytesIO(value)) if encoded else (len(value), rate)
+        out["samples"].append(samples)
+        out["rates"].append(own)
+        for k in scalars:
+            out[f"column/{k}"].append(example[k])
+    arrays = {k: np.array(v) for k, v in out.items()}
+    arrays["samples"] = arrays["samples"].astype(np.int64)
+    arrays["rates"] = arrays["rates"].astype(np.int32)
+    save_index(index, **arrays)
+    return arrays
+
+
+def _named(feature: Any, values: np.ndarray) -> np.ndarray:
+    """Turns class numbers to names and bytes to text."""
+    if hasattr(feature, "int2str"):
+        return np.array([feature.int2str(int(v)) if v >= 0 else "" for v in values], Text)
+    if values.dtype.kind == "S":
+        return np.array([v.decode() for v in values.tolist()], Text)
+    return values
+
+
+def _pcm(value: np.ndarray) -> np.ndarray:
+    """Returns raw samples (n,) or (n, channels) as mono int16; floats have full scale 1.0."""
+    if value.dtype.kind == "f":
+        return audio.to_int16(value.mean(axis=1) if value.ndim > 1 else value)
+    mono = np.rint(value.mean(axis=1)) if value.ndim > 1 else value
+    return np.clip(mono, -32768, 32767).astype(np.int16)

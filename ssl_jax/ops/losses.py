@@ -1,0 +1,59 @@
+"""Losses and their means; float32, elementwise first so that the caller states the reduction."""
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core.types import Array
+
+
+def smooth_l1(prediction: Array, target: Array, beta: float) -> Array:
+    """Returns 0.5 d^2 / beta where |d| < beta, else |d| - beta / 2, elementwise.
+
+    beta 0 is the squared error d^2, without the 0.5 (data2vec, 2202.03555).
+    """
+    error = prediction.astype(jnp.float32) - target.astype(jnp.float32)
+    if beta == 0:
+        return jnp.square(error)
+    size = jnp.abs(error)
+    return jnp.where(size < beta, 0.5 * jnp.square(error) / beta, size - 0.5 * beta)
+
+
+def masked_mean(values: Array, mask: Array) -> tuple[Array, Array]:
+    """Returns (mean of `values` weighted by `mask`, sum of `mask`); the mean of nothing is 0.
+
+    `mask` is bool or weights >= 0 of the same shape. Values of weight 0 may be NaN.
+    """
+    if values.shape != mask.shape:
+        raise ValueError(f"values {values.shape} and mask {mask.shape} must have one shape")
+    mask = mask.astype(jnp.float32)
+    weight = mask.sum()
+    total = (jnp.where(mask > 0, values.astype(jnp.float32), 0) * mask).sum()
+    return total / jnp.where(weight > 0, weight, 1), weight
+
+
+def cross_entropy(
+    logits: Array, labels: Array, smoothing: float = 0.0, spread: str = "uniform"
+) -> Array:
+    """Returns -sum_c q_c log p_c for logits (..., C) and labels (...) int -> (...).
+
+    q keeps 1 - smoothing on the label. spread="uniform" shares `smoothing` over all C classes,
+    "others" over the C - 1 other classes (as data2vec-KWS). A negative label gives 0.
+    """
+    logs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    classes = logits.shape[-1]
+    truth = jax.nn.one_hot(labels, classes)
+    if spread == "uniform":
+        target = truth * (1 - smoothing) + smoothing / classes
+    elif spread == "others":
+        target = truth * (1 - smoothing) + (1 - truth) * smoothing / max(1, classes - 1)
+    else:
+        raise ValueError(f"label smoothing spread is {spread!r}: use 'uniform' or 'others'")
+    return jnp.where(labels >= 0, -(target * logs).sum(-1), 0)
+
+
+def accuracy(logits: Array, labels: Array, weight: Array | None = None) -> tuple[Array, Array]:
+    """Returns (sum, count) of right answers of logits (..., C); negative labels do not count."""
+    real = (labels >= 0).astype(jnp.float32)
+    weight = real if weight is None else real * weight
+    right = (logits.argmax(-1) == labels).astype(jnp.float32)
+    return (right * weight).sum(), weight.sum()

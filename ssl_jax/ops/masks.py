@@ -1,0 +1,199 @@
+"""Random masks, drawn per example from keys (B,), so equal on any number of devices.
+
+A mask is bool (B, T), true where the content is hidden. Counts are exact where a function says
+so, and every shape is static. `order_of` turns a mask into a permutation, visible ids first.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core.types import Array
+
+_Grid = tuple[Array, Array, Array, Array]  # mask (H, W), misses in a row, turn, key
+
+
+def _rank(values: Array) -> Array:
+    """Returns the rank of each value along the last axis; ties keep their order."""
+    return jnp.argsort(jnp.argsort(values, axis=-1), axis=-1)
+
+
+def _uniform(keys: Array, size: int) -> Array:
+    return jax.vmap(lambda key: jax.random.uniform(key, (size,)))(keys)
+
+
+def _split(keys: Array, count: int) -> list[Array]:
+    """Splits keys (B,) into `count` independent sets of keys (B,)."""
+    parts = jax.vmap(lambda key: jax.random.split(key, count))(keys)
+    return [parts[:, i] for i in range(count)]
+
+
+def span_mask(
+    keys: Array,
+    lengths: Array,
+    size: int,
+    prob: float,
+    length: int,
+    min_spans: int = 1,
+    same_count: bool = True,
+    shared_u: Array | None = None,
+) -> Array:
+    """Masks the union of random spans of `length` frames: keys (B,), lengths (B,) -> (B, size).
+
+    Form of fairseq (static spans; wav2vec 2.0, HuBERT, data2vec): a row of n real frames gets
+    int(prob * n / length + u) spans, u ~ U(0, 1) per row, at least `min_spans`, with distinct
+    starts in [0, n - length). `same_count` then unmasks at random until every row has the
+    smallest count of the batch (rows of length 0 apart): only here do rows depend on each other.
+    Form of transformers (data2vec-KWS), selected by `shared_u` () in [0, 1): one u for all rows,
+    starts in [0, n - length], no more spans than fit; use it with same_count=False.
+    """
+    count_keys, start_keys, trim_keys = _split(keys, 3)
+    u = _uniform(count_keys, 1)[:, 0] if shared_u is None else shared_u
+    spans = jnp.maximum((prob * lengths / length + u).astype(jnp.int32), min_spans)
+    if shared_u is None:
+        # a row too short still draws distinct starts, some of them past its end
+        room = jnp.where(lengths - length > spans, lengths - length, spans + 1)
+    else:
+        room = jnp.maximum(lengths - length + 1, 0)
+        spans = jnp.minimum(jnp.where(spans * length > size, size // length, spans), room)
+    places = max(size, min_spans + 1, int(prob * size / length) + 2)
+    mask = _spans(start_keys, room, spans, places, length)[:, :size]
+    mask = mask & (jnp.arange(size) < lengths[:, None])
+    return _trim(trim_keys, mask, lengths > 0) if same_count else mask
+
+
+def _spans(keys: Array, room: Array, spans: Array, places: int, length: int) -> Array:
+    """Returns (B, places): the union of `spans` (B,) spans with distinct starts in [0, room)."""
+    draw = jnp.where(jnp.arange(places) < room[:, None], _uniform(keys, places), 2.0)
+    begun = jnp.cumsum(_rank(draw) < spans[:, None], axis=1)
+    ended = jnp.pad(begun, ((0, 0), (length, 0)))[:, :places]
+    return begun > ended
+
+
+def _trim(keys: Array, mask: Array, real: Array) -> Array:
+    """Unmasks random cells so that all real rows have the count of the smallest of them."""
+    size = mask.shape[1]
+    count = jnp.where(real, mask.sum(1), size).min()
+    return mask & (_rank(jnp.where(mask, _uniform(keys, size), 2.0)) < count)
+
+
+def random_order(keys: Array, size: int) -> Array:
+    """Returns uniform permutations (B, size); its first ids are the visible ones (MAE)."""
+    return jnp.argsort(_uniform(keys, size), axis=-1)
+
+
+def random_mask(keys: Array, size: int, count: int) -> tuple[Array, Array]:
+    """Masks exactly `count` of `size` tokens, uniformly: -> (order (B, size), mask (B, size)).
+
+    `order` is a random permutation whose first size - count ids are the visible tokens, in
+    random order; `inverse_order` undoes it. For a ratio r, MAE and VideoMAE differ:
+    count = size - int(size * (1 - r)) in MAE (2111.06377), int(r * size) in VideoMAE.
+    """
+    if not 0 <= count <= size:
+        raise ValueError(f"cannot mask {count} of {size} tokens: use a count in [0, {size}]")
+    order = random_order(keys, size)
+    return order, inverse_order(order) >= size - count
+
+
+def order_of(mask: Array) -> Array:
+    """Returns the permutation (B, T) with the visible ids first; both parts stay in order."""
+    return jnp.argsort(mask, axis=-1, stable=True)
+
+
+def inverse_order(order: Array) -> Array:
+    """Returns the permutation that undoes `order` (B, T)."""
+    return jnp.argsort(order, axis=-1)
+
+
+def block_mask(
+    keys: Array,
+    shape: Sequence[int],
+    ratio: float,
+    adjust: float = 0.0,
+    block: int = 5,
+    inverse: bool = False,
+) -> Array:
+    """Masks an exact share with blocks of side `block`: keys (B,) -> (B, prod(shape)), raster.
+
+    data2vec 2.0 (2212.07525), `compute_block_mask_1d` for shape (T,) and `_2d` for (H, W). With
+    p = ratio (1 - ratio if inverse), int(L * (p + adjust) / block^dims) centres are drawn with
+    replacement and grown to blocks cut at the border; then random cells are set or unset until
+    int(L * p) are set. If inverse, the blocks are what stays visible.
+    """
+    shape = tuple(shape)
+    size = math.prod(shape)
+    share = 1 - ratio if inverse else ratio
+    count = int(size * share)
+    centres = int(size * ((share + adjust) / block ** len(shape)))
+
+    def draw(key: Array) -> Array:
+        centre_key, fix_key = jax.random.split(key)
+        chosen = jax.random.randint(centre_key, (centres,), 0, size)
+        cells = _grow(chosen, shape, block)
+        # set cells first, in random order, then the others: the first `count` stay
+        noise = jax.random.uniform(fix_key, (size,))
+        return _rank(jnp.where(cells, noise, noise + 1)) < count
+
+    mask = jax.vmap(draw)(keys)
+    return ~mask if inverse else mask
+
+
+def _grow(centres: Array, shape: tuple[int, ...], block: int) -> Array:
+    """Returns bool (prod(shape),): the union of blocks around flat centres (C,)."""
+    hit = jnp.ones((centres.shape[0],) + (1,) * len(shape), bool)
+    for axis, at in enumerate(jnp.unravel_index(centres, shape)):
+        offset = jnp.arange(shape[axis]) - at[:, None]
+        near = (offset >= -(block // 2)) & (offset < block - block // 2)
+        others = [i + 1 for i in range(len(shape)) if i != axis]
+        hit = hit & jnp.expand_dims(near, others)
+    return hit.any(0).ravel()
+
+
+def beit_block_mask(
+    keys: Array,
+    height: int = 14,
+    width: int = 14,
+    count: int = 120,
+    min_area: int = 16,
+    min_aspect: float = 0.3,
+    tries: int = 10,
+) -> Array:
+    """Masks rectangles until `count` cells are hidden: keys (B,) -> (B, height * width), raster.
+
+    BEiT (2106.08254, algorithm 1) as used by data2vec vision: the area is uniform between
+    `min_area` and what remains, the aspect log-uniform in [min_aspect, 1 / min_aspect]; a
+    rectangle counts if it hides 1 to `remaining` new cells. A row stops after `tries` misses in
+    a row, so its count may fall short of `count` and rows differ.
+    """
+    log_aspect = math.log(min_aspect)
+
+    def step(state: _Grid) -> _Grid:
+        mask, misses, turn, key = state
+        remaining = count - mask.sum()
+        u = jax.random.uniform(jax.random.fold_in(key, turn), (4,))
+        area = min_area + u[0] * (remaining - min_area)
+        inside = _rectangle(u[2:], area, jnp.exp(log_aspect * (1 - 2 * u[1])), height, width)
+        new = (inside & ~mask).sum()
+        good = (new > 0) & (new <= remaining)
+        return mask | (inside & good), jnp.where(good, 0, misses + 1), turn + 1, key
+
+    def going(state: _Grid) -> Array:
+        # every accepted rectangle hides a new cell, so this ends within count * tries turns
+        return (state[0].sum() < count) & (state[1] < tries)
+
+    def draw(key: Array) -> Array:
+        empty, zero = jnp.zeros((height, width), bool), jnp.zeros((), jnp.int32)
+        return jax.lax.while_loop(going, step, (empty, zero, zero, key))[0].ravel()
+
+    return jax.vmap(draw)(keys)
+
+
+def _rectangle(u: Array, area: Array, aspect: Array, height: int, width: int) -> Array:
+    """Returns bool (height, width): a rectangle placed by u (2,), or nothing if it is too big."""
+    rows, cols = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
+    top, left = jnp.floor(u[0] * (height - rows + 1)), jnp.floor(u[1] * (width - cols + 1))
+    y, x = jnp.arange(height)[:, None], jnp.arange(width)
+    inside = (y >= top) & (y < top + rows) & (x >= left) & (x < left + cols)
+    return inside & (rows < height) & (cols < width)

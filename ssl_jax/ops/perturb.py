@@ -1,0 +1,48 @@
+"""A chain of audio augmentations as a config section names it."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from ssl_jax.core.config import ConfigError
+from ssl_jax.core.types import Array
+from ssl_jax.ops import augment
+
+# Applied in this order, whatever the order of the config. The first two move samples in time,
+# so that frames no longer line up with those of the clean clip.
+MOVING = ("speed", "time_shift")
+STEPS = (*MOVING, "random_filter", "mix", "add_noise", "gain")
+
+
+def check(section: Mapping[str, Any], key: str, allowed: tuple[str, ...] = STEPS) -> None:
+    """Raises ConfigError, naming the key, on a step outside `allowed` or an option it lacks."""
+    for name, options in section.items():
+        if name not in allowed:
+            raise ConfigError(f"{key}.{name} does not work here: use any of {', '.join(allowed)}")
+        parameters = inspect.signature(getattr(augment, name)).parameters.values()
+        known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        for option in options:
+            if option not in known:
+                raise ConfigError(f"{key}.{name}.{option} does not exist: use {', '.join(known)}")
+
+
+def chain(
+    keys: Array, audio: Array, audio_len: Array, section: Mapping[str, Any]
+) -> tuple[Array, Array]:
+    """Augments audio (B, N), audio_len (B,) by {name: options of ops.augment.<name>}.
+
+    An empty section changes nothing. Each step draws from keys of its own.
+    """
+    for i, name in enumerate(STEPS):
+        if name not in section:
+            continue
+        own = jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys)
+        if name == "speed":
+            audio, audio_len = augment.speed(own, audio, audio_len, **section[name])
+        elif name == "gain":
+            audio = augment.gain(own, audio, **section[name])
+        else:
+            audio = getattr(augment, name)(own, audio, audio_len, **section[name])
+    return audio, audio_len

@@ -1,0 +1,43 @@
+"""Health of representations: deviation over tokens, effective rank, agreement; float32."""
+
+import jax.numpy as jnp
+
+from ssl_jax.core.types import Array
+
+
+def token_std(y: Array, mask: Array | None = None, eps: float = 1e-6) -> Array:
+    """Returns mean over D of sqrt(var over tokens + eps) for y (..., D): the collapse guard.
+
+    `mask` (...) is true at the tokens that count; all rows of the (global) batch are pooled.
+    The variance is unbiased, as in fairseq. Constant tokens give sqrt(eps).
+    """
+    y = y.astype(jnp.float32).reshape(-1, y.shape[-1])
+    real = jnp.ones((y.shape[0], 1)) if mask is None else mask.reshape(-1, 1)
+    real = real.astype(jnp.float32)
+    count = real.sum()
+    mean = jnp.where(real > 0, y, 0).sum(0) / jnp.maximum(count, 1)
+    square = jnp.where(real > 0, jnp.square(y - mean), 0).sum(0)
+    return jnp.sqrt(square / jnp.maximum(count - 1, 1) + eps).mean()
+
+
+def rankme(features: Array, eps: float = 1e-7) -> Array:
+    """Returns the effective rank of features (N, D), from 1 (collapsed) to min(N, D).
+
+    exp of the entropy of the singular values' shares + eps (RankMe, 2210.02885, section 3).
+    Compare within one method only; 25,600 rows are enough.
+    """
+    values = jnp.linalg.svd(features.astype(jnp.float32), compute_uv=False)
+    share = values / jnp.maximum(values.sum(), jnp.finfo(jnp.float32).tiny) + eps
+    return jnp.exp(-(share * jnp.log(share)).sum())
+
+
+def cosine(a: Array, b: Array, mask: Array | None = None) -> tuple[Array, Array]:
+    """Returns (sum, count) of the cosines of a and b (..., D) over the tokens of `mask` (...).
+
+    A zero vector has cosine 0 with anything.
+    """
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    square = (a * a).sum(-1) * (b * b).sum(-1)
+    values = jnp.where(square > 0, (a * b).sum(-1) / jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    real = jnp.ones(values.shape, bool) if mask is None else mask
+    return jnp.where(real, values, 0).sum(), real.sum().astype(jnp.float32)

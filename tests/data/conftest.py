@@ -1,0 +1,66 @@
+"""Small sound files in every layout, made afresh for each test."""
+
+import pathlib
+
+import numpy as np
+import pytest
+import soundfile
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path_factory, monkeypatch):
+    """Keeps indices of tests out of the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("SSL_JAX_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def tone():
+    """Returns tone(seconds, rate, frequency) -> int16 (n,), never silent."""
+
+    def make(seconds=0.5, rate=16000, frequency=440.0):
+        t = np.arange(round(seconds * rate)) / rate
+        return np.rint(8000 * np.sin(2 * np.pi * frequency * t) + 100).astype(np.int16)
+
+    return make
+
+
+@pytest.fixture
+def write(tone):
+    """Returns write(path, seconds, rate, frequency) -> the int16 samples it wrote."""
+
+    def make(path, seconds=0.5, rate=16000, frequency=440.0, **options):
+        path = pathlib.Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        samples = tone(seconds, rate, frequency)
+        soundfile.write(path, samples, rate, **options)
+        return samples
+
+    return make
+
+
+@pytest.fixture
+def data_config():
+    """Returns data_config(train, **options) -> a data section as configs/common.py has it."""
+
+    def make(train, **options):
+        return {
+            "train": train,
+            "valid": {},
+            "test": {},
+            "sample_rate": 16000,
+            "buckets": (0.5,),
+            "min_seconds": 0.0,
+            "batch_size": 4,
+            "constant_seconds": False,
+            "classes": (),
+            "labels_per_class": 0,
+            "label_share": 1.0,
+            "label_seed": 0,
+            "on_bad": "raise",
+            "max_bad_share": 0.01,
+            **options,
+        }
+
+    return make

@@ -1,0 +1,103 @@
+import io
+
+import numpy as np
+import pytest
+
+from ssl_jax.data.audio import encode_flac
+from ssl_jax.data.errors import DataError
+from ssl_jax.data.sources import open_source
+
+library = pytest.importorskip("tensorflow_datasets")
+
+
+def clip(i):
+    return np.random.default_rng(i).integers(-9000, 9000, 800 + i).astype(np.int16)
+
+
+def _stored(self, file, form):
+    return np.array(file.read(), np.object_)
+
+
+@pytest.fixture
+def prepare(tmp_path, monkeypatch):
+    """Returns prepare(encoded) -> the folder of a dataset of 4 clips, split validation."""
+    from ssl_jax.data import tfds
+
+    tfds._library()  # so that the audio feature can be built
+    from tensorflow_datasets.core.features import audio_feature as feature
+
+    def make(encoded):
+        class Clips(library.core.GeneratorBasedBuilder, skip_registration=True):
+            """Four clips of two words."""
+
+            VERSION = library.core.Version("1.0.0")
+            pkg_dir_path = tmp_path
+
+            def _info(self):
+                audio = library.features.Audio(
+                    file_format="flac", dtype=np.int16, sample_rate=16000, lazy_decode=encoded
+                )
+                label = library.features.ClassLabel(names=["no", "yes"])
+                text = library.features.Text()
+                features = {"audio": audio, "label": label, "text": text}
+                return self.dataset_info_from_configs(
+                    features=library.features.FeaturesDict(features)
+                )
+
+            def _split_generators(self, manager):
+                del manager
+                return {"validation": self._generate_examples()}
+
+            def _generate_examples(self):
+                for i in range(4):
+                    audio = clip(i)
+                    if encoded:
+                        audio = io.BytesIO(encode_flac(clip(i), 16000))
+                    yield i, {"audio": audio, "label": i % 2, "text": f"clip {i}"}
+
+        # Writing asks TensorFlow for two more things; reading, without these, does not.
+        with monkeypatch.context() as patch:
+            patch.setattr(feature._LazyDecoder, "encode_audio", _stored)
+            patch.setattr(feature.Audio, "dtype", property(lambda self: self.np_dtype))
+            builder = Clips(data_dir=str(tmp_path), file_format="array_record")
+            builder.download_and_prepare()
+            return builder.data_dir
+
+    return make
+
+
+@pytest.mark.parametrize("encoded", [True, False])
+def test_a_prepared_dataset_is_read_without_tensorflow(prepare, encoded, cache_folder):
+    import sys
+
+    path = prepare(encoded)
+    for _ in range(2):  # measured, then from the index
+        source = open_source("valid.x", {"kind": "tfds", "path": str(path)})
+        assert source.rates.tolist() == [16000] * 4
+        order = [int(str(t).split()[1]) for t in source.columns["text"]]
+        assert sorted(order) == [0, 1, 2, 3]
+        for row, i in enumerate(order):
+            assert source.columns["label"][row] == ("no", "yes")[i % 2]
+            assert source.samples[row] == 800 + i
+            np.testing.assert_array_equal(source.read(row)[0], clip(i))
+            np.testing.assert_array_equal(source.read(row, 0.01, 0.02)[0], clip(i)[160:320])
+    assert source.where(1).endswith("validation, row 2")
+    assert len(list(cache_folder.glob("tfds-*"))) == 1 and "tensorflow" not in sys.modules
+
+
+def test_errors_name_what_the_dataset_has(prepare, tmp_path):
+    path = str(prepare(True))
+    for options, message in [
+        ({"split": "dev"}, r"no split 'dev': it has \['validation'\]"),
+        ({"audio": "sound"}, "no feature audio='sound': it has"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            open_source("valid.x", {"kind": "tfds", "path": path, **options})
+    with pytest.raises(DataError, match=r"is not a prepared TFDS dataset"):
+        open_source("valid.x", {"kind": "tfds", "path": str(tmp_path)})
+
+
+def test_another_version_is_refused_by_name(monkeypatch, tmp_path):
+    monkeypatch.setattr(library, "__version__", "5.0.0")
+    with pytest.raises(DataError, match=r"tested with tensorflow-datasets 4.9.x, this is 5.0.0"):
+        open_source("valid.x", {"kind": "tfds", "path": str(tmp_path)})

@@ -1,0 +1,272 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssl_jax.ops import masks
+
+span_mask = jax.jit(
+    masks.span_mask, static_argnames=("size", "prob", "length", "min_spans", "same_count")
+)
+block_mask = jax.jit(masks.block_mask, static_argnums=(1, 2, 3, 4, 5))
+
+
+def keys_of(count: int, seed: int = 0) -> jax.Array:
+    return jax.random.split(jax.random.key(seed), count)
+
+
+def fairseq_oracle(rng, lengths, size, prob, length, min_spans=1, same_count=True) -> np.ndarray:
+    """The published rule, one row at a time."""
+    chosen = []
+    for n in lengths:
+        spans = max(min_spans, int(prob * n / length + rng.random()))
+        short = length if n - length > spans else n - spans - 1
+        starts = rng.choice(n - short, spans, replace=False)
+        cells = np.unique([s + i for s in starts for i in range(length)])
+        chosen.append(cells[cells < n])
+    fewest = min(len(c) for c in chosen)
+    mask = np.zeros((len(lengths), size), bool)
+    for row, cells in zip(mask, chosen, strict=True):
+        if same_count and len(cells) > fewest:
+            cells = rng.choice(cells, fewest, replace=False)
+        row[cells] = True
+    return mask
+
+
+def transformers_oracle(rng, lengths, size, prob, length, u, min_spans=1) -> np.ndarray:
+    mask = np.zeros((len(lengths), size), bool)
+    for row, n in zip(mask, lengths, strict=True):
+        spans = max(min_spans, int(prob * n / length + u))
+        if spans * length > size:
+            spans = size // length
+        spans = max(min(spans, n - length + 1), 0)
+        starts = rng.permutation(max(n - length + 1, 0))[:spans]
+        for s in starts:
+            row[s : s + length] = True
+    return mask
+
+
+def runs(mask: np.ndarray) -> np.ndarray:
+    """Returns the lengths of all runs of true cells."""
+    edges = np.diff(np.pad(mask.astype(int), ((0, 0), (1, 1))), axis=1)
+    return np.argwhere(edges == -1)[:, 1] - np.argwhere(edges == 1)[:, 1]
+
+
+def assert_same_distribution(got: np.ndarray, want: np.ndarray, rows: int = 0) -> None:
+    """Compares counts, shares of each cell and run lengths within five standard errors.
+
+    `rows`: how many rows are independent, if not all.
+    """
+    rows = rows or len(want)
+    a, b = got.sum(1), want.sum(1)
+    error = 5 * np.hypot(a.std(), b.std()) / np.sqrt(rows) + 1e-9
+    assert abs(a.mean() - b.mean()) <= error
+    assert abs(a.std() - b.std()) <= error + 1e-3
+    p = (got.mean(0) + want.mean(0)) / 2
+    assert (abs(got.mean(0) - want.mean(0)) <= 5 * np.sqrt(2 * p * (1 - p) / rows) + 1e-9).all()
+    top = max(runs(got).max(), runs(want).max()) + 1
+    a, b = np.bincount(runs(got), minlength=top), np.bincount(runs(want), minlength=top)
+    # a cell's runs are nearly independent; a factor allows for those within one row
+    assert (abs(a - b) <= 8 * np.sqrt(a + b + 4)).all()
+
+
+def test_span_mask_is_distributed_as_fairseq():
+    rows, rng = 3000, np.random.default_rng(1)
+    lengths = np.where(np.arange(rows) % 2, 98, 61)
+    got = span_mask(keys_of(rows), jnp.asarray(lengths), 98, 0.65, 10, same_count=False)
+    want = fairseq_oracle(rng, lengths, 98, 0.65, 10, same_count=False)
+    got = np.asarray(got)
+    for n in (98, 61):
+        assert_same_distribution(got[lengths == n], want[lengths == n])
+        assert not got[lengths == n, n - 1 :].any()  # no start can reach the last frame
+    assert runs(got).min() == 10
+
+
+def test_span_mask_is_trimmed_as_fairseq():
+    batches, rng = 500, np.random.default_rng(2)
+    lengths = np.array([98, 98, 90, 98])
+    draw = jax.jit(jax.vmap(lambda k: masks.span_mask(k, jnp.asarray(lengths), 98, 0.65, 10)))
+    got = np.asarray(draw(keys_of(4 * batches).reshape(batches, 4)))
+    want = np.stack([fairseq_oracle(rng, lengths, 98, 0.65, 10) for _ in range(batches)])
+    assert (got.sum(2) == got.sum(2)[:, :1]).all()
+    for row in (0, 2):
+        assert_same_distribution(got[:, row], want[:, row])
+    assert_same_distribution(got.reshape(-1, 98), want.reshape(-1, 98), batches)
+    assert runs(got[:, 0]).min() < 10  # trimming cuts into spans
+
+
+def test_span_mask_covers_the_published_share():
+    got = span_mask(keys_of(64), jnp.full((64,), 999), 999, 0.65, 10, same_count=False)
+    assert abs(np.asarray(got).mean() - 0.485) < 0.01
+
+
+def test_span_mask_of_transformers_shares_the_number_of_spans():
+    rows, rng = 3000, np.random.default_rng(2)
+    lengths = np.where(np.arange(rows) % 2, 98, 50)
+    for u in (0.2, 0.9):  # 6 and 7 spans of 98 frames
+        got = span_mask(
+            keys_of(rows),
+            jnp.asarray(lengths),
+            98,
+            0.65,
+            10,
+            same_count=False,
+            shared_u=jnp.float32(u),
+        )
+        want = transformers_oracle(rng, lengths, 98, 0.65, 10, u)
+        got = np.asarray(got)
+        assert got[:, 97].any()
+        assert_same_distribution(got[lengths == 98], want[lengths == 98])
+        assert_same_distribution(got[lengths == 50], want[lengths == 50])
+    assert got[lengths == 98].sum(1).max() == 70
+
+
+def test_short_rows_follow_both_rules():
+    lengths = np.repeat([1, 2, 5, 11, 12], 800)
+    rng = np.random.default_rng(3)
+    got = np.asarray(span_mask(keys_of(4000), jnp.asarray(lengths), 12, 0.65, 10, same_count=False))
+    want = fairseq_oracle(rng, lengths, 12, 0.65, 10, same_count=False)
+    for n in (1, 2, 5, 11, 12):
+        a, b = got[lengths == n].mean(0), want[lengths == n].mean(0)
+        assert (abs(a - b) <= 5 * np.sqrt(0.5 / 800)).all(), n
+    hf = span_mask(
+        keys_of(4000),
+        jnp.asarray(lengths),
+        12,
+        0.65,
+        10,
+        same_count=False,
+        shared_u=jnp.float32(0.5),
+    )
+    assert np.asarray(hf)[lengths < 10].sum() == 0
+    assert (np.asarray(hf)[lengths >= 10].sum(1) == 10).all()
+
+
+def test_rows_without_frames_do_not_empty_the_batch():
+    got = np.asarray(span_mask(keys_of(3), jnp.array([98, 0, 90]), 98, 0.65, 10))
+    assert got[1].sum() == 0
+    assert got[0].sum() == got[2].sum() > 0
+
+
+def test_span_mask_of_a_row_depends_on_its_own_key():
+    keys, lengths = keys_of(4), jnp.array([98, 80, 98, 60])
+    draw = lambda k, n: span_mask(k, n, 98, 0.65, 10, same_count=False)  # noqa: E731
+    alone = draw(keys[2:3], lengths[2:3])
+    np.testing.assert_array_equal(draw(keys, lengths)[2], alone[0])
+    assert (np.asarray(draw(keys, lengths)) != np.asarray(draw(keys_of(4, 9), lengths))).any()
+
+
+def test_random_mask_has_exact_counts_and_a_permutation():
+    order, mask = map(np.asarray, masks.random_mask(keys_of(500), 196, 147))
+    assert (mask.sum(1) == 147).all()
+    assert (np.sort(order, 1) == np.arange(196)).all()
+    assert not np.take_along_axis(mask, order[:, :49], 1).any()
+    assert np.take_along_axis(mask, order[:, 49:], 1).all()
+    assert (abs(mask.mean(0) - 0.75) < 5 * np.sqrt(0.75 * 0.25 / 500)).all()
+    assert (np.diff(order[:, :49]) < 0).any()  # kept in random order, as MAE does
+    tokens = np.random.default_rng(0).random((500, 196))
+    shuffled = np.take_along_axis(tokens, order, 1)
+    back = np.take_along_axis(shuffled, np.asarray(masks.inverse_order(order)), 1)
+    np.testing.assert_array_equal(back, tokens)
+    with pytest.raises(ValueError, match=r"\[0, 196\]"):
+        masks.random_mask(keys_of(1), 196, 197)
+
+
+def test_order_of_puts_visible_ids_first_in_order():
+    mask = jnp.array([[True, False, True, False], [False, True, False, True]])
+    np.testing.assert_array_equal(masks.order_of(mask), [[1, 3, 0, 2], [0, 2, 1, 3]])
+
+
+def block_oracle(rng, rows, shape, ratio, adjust, block, inverse) -> tuple[np.ndarray, np.ndarray]:
+    """Section 4.3 (a), one row at a time; also returns the cells covered before the fix."""
+    share, size = (1 - ratio if inverse else ratio), int(np.prod(shape))
+    masked, grown = np.zeros((rows, size), bool), np.zeros(rows)
+    for r in range(rows):
+        grid = np.zeros(shape, bool)
+        for c in rng.integers(0, size, int(size * (share + adjust) / block ** len(shape))):
+            at = np.unravel_index(c, shape)
+            for offset in np.ndindex(*(block,) * len(shape)):
+                cell = [a - block // 2 + o for a, o in zip(at, offset, strict=True)]
+                grid[tuple(np.clip(cell, 0, np.array(shape) - 1))] = True
+        flat, want = grid.ravel(), int(size * share)
+        grown[r] = flat.sum()
+        on, off = np.flatnonzero(flat), np.flatnonzero(~flat)
+        if len(on) > want:
+            flat[rng.choice(on, len(on) - want, replace=False)] = False
+        else:
+            flat[rng.choice(off, want - len(on), replace=False)] = True
+        masked[r] = ~flat if inverse else flat
+    return masked, grown
+
+
+@pytest.mark.parametrize(
+    ("shape", "ratio", "adjust", "block", "inverse", "masked", "grown"),
+    [
+        ((14, 14), 0.8, 0.07, 3, True, 157, 37.5),
+        pytest.param((14, 14), 0.75, 0.1, 3, True, 147, 50.3, marks=pytest.mark.slow),
+        pytest.param((16, 16), 0.75, 0.1, 3, True, 192, None, marks=pytest.mark.slow),
+        ((779,), 0.5, 0.05, 5, False, 389, 328),
+        ((60,), 0.55, 0.1, 4, False, 33, None),
+    ],
+)
+def test_block_mask_is_distributed_as_published(
+    shape, ratio, adjust, block, inverse, masked, grown
+):
+    rows = 600
+    got = np.asarray(block_mask(keys_of(rows), shape, ratio, adjust, block, inverse))
+    want, before = block_oracle(
+        np.random.default_rng(4), rows, shape, ratio, adjust, block, inverse
+    )
+    assert (got.sum(1) == masked).all() and (want.sum(1) == masked).all()
+    if grown is not None:
+        assert abs(before.mean() - grown) < 2
+    size = shape[-1]
+    p = (got.mean(0) + want.mean(0)) / 2
+    assert (abs(got.mean(0) - want.mean(0)) <= 5 * np.sqrt(2 * p * (1 - p) / rows) + 1e-9).all()
+    a, b = (np.bincount(runs(m.reshape(-1, size)), minlength=size + 1) for m in (got, want))
+    assert (abs(a - b) <= 8 * np.sqrt(a + b + 4)).all()
+
+
+def beit_oracle(rng, rows, height=14, width=14, count=120, min_area=16) -> np.ndarray:
+    masked = np.zeros((rows, height, width), bool)
+    for grid in masked:
+        misses = 0
+        while grid.sum() < count and misses < 10:
+            remaining = count - grid.sum()
+            area = rng.uniform(0, 1) * (remaining - min_area) + min_area
+            aspect = np.exp(rng.uniform(np.log(0.3), -np.log(0.3)))
+            h, w = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+            misses += 1
+            if h < height and w < width:
+                y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
+                new = (~grid[y : y + h, x : x + w]).sum()
+                if 0 < new <= remaining:
+                    grid[y : y + h, x : x + w] = True
+                    misses = 0
+    return masked.reshape(rows, -1)
+
+
+def test_beit_block_mask_is_distributed_as_published():
+    rows = 800
+    got = np.asarray(jax.jit(masks.beit_block_mask)(keys_of(rows)))
+    want = beit_oracle(np.random.default_rng(5), rows)
+    assert got.sum(1).max() == 120 == want.sum(1).max()
+    assert got.sum(1).min() < 120  # ten misses end a row early
+    assert_same_distribution(got, want)
+    columns = [m.reshape(-1, 14, 14).transpose(0, 2, 1).reshape(rows, -1) for m in (got, want)]
+    assert_same_distribution(*columns)
+
+
+def test_all_masks_are_pure_functions_of_their_keys():
+    keys = keys_of(5)
+    draws = {
+        "random": lambda k: masks.random_mask(k, 20, 8)[1],
+        "block": lambda k: masks.block_mask(k, (6, 6), 0.5, 0.1, 3, True),
+        "beit": lambda k: masks.beit_block_mask(k, 8, 8, 30, 4),
+    }
+    for name, draw in draws.items():
+        draw = jax.jit(draw)
+        whole = np.asarray(draw(keys))
+        alone = draw(jnp.stack([keys[3]] * 5))
+        np.testing.assert_array_equal(alone[4], whole[3], err_msg=name)
+        assert (whole[0] != whole[1]).any(), name
