@@ -1,0 +1,68 @@
+"""From the section config.method.encoder to an encoder."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from ssl_jax.core.precision import compute_dtype
+from ssl_jax.nn import kwt, waveform
+from ssl_jax.nn.transformer import TransformerOptions
+
+Encoder = kwt.KeywordTransformer | waveform.WaveformEncoder
+
+# kind: (module, its options, the preset that is taken when none is named)
+KINDS: dict[str, tuple[Any, type, str]] = {
+    "keyword_transformer": (kwt, kwt.KeywordOptions, "kwt1"),
+    "waveform": (waveform, waveform.WaveformOptions, "base"),
+}
+
+
+def encoder(config: Mapping[str, Any], *, precision: str, sample_rate: int) -> Encoder:
+    """Returns the linen module that config.method.encoder describes.
+
+    `kind` is keyword_transformer or waveform, `preset` (optional) a published size; every other
+    key is a field of the kind's options or of TransformerOptions and overrides the preset.
+    Raises ValueError, naming the key, on an unknown kind, preset, key or value.
+    """
+    given = dict(config)
+    kind = given.pop("kind", None)
+    if kind not in KINDS:
+        raise ValueError(_unknown("kind", kind, KINDS))
+    module, options_type, default = KINDS[kind]
+    preset = given.pop("preset", default)
+    if preset not in module.PRESETS:
+        raise ValueError(_unknown("preset", preset, module.PRESETS))
+    fields = _names(options_type) | _names(TransformerOptions)
+    for key in given:
+        if key not in fields:
+            raise ValueError(_unknown_key(key, sorted(fields | {"kind", "preset"})))
+    merged = {k: _frozen(v) for k, v in {**module.PRESETS[preset], **given}.items()}
+    options = options_type(**_subset(merged, options_type))
+    blocks = TransformerOptions(**_subset(merged, TransformerOptions))
+    dtype = compute_dtype(precision)
+    return module.make(options, blocks, dtype=dtype, sample_rate=sample_rate)
+
+
+def _names(options_type: type) -> set[str]:
+    return {f.name for f in dataclasses.fields(options_type)}
+
+
+def _subset(values: Mapping[str, Any], options_type: type) -> dict[str, Any]:
+    names = _names(options_type)
+    return {k: v for k, v in values.items() if k in names}
+
+
+def _frozen(value: Any) -> Any:
+    """Turns lists, as JSON has them, into tuples: options must be hashable."""
+    return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def _unknown(key: str, value: Any, choices: Mapping[str, Any]) -> str:
+    return f"config.method.encoder.{key} is {value!r}: use one of {', '.join(sorted(choices))}"
+
+
+def _unknown_key(key: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(key, names, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(names)}"
+    return f"config.method.encoder.{key} does not exist: {hint}"

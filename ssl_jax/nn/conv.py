@@ -1,0 +1,143 @@
+"""Convolutions over waveforms and over frames.
+
+Axes: B examples, N samples, T frames of the layer at hand, S frames at the end, C channels.
+"""
+
+from typing import TypeVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.nn.transformer import INITS, gelu, layer_norm
+from ssl_jax.ops import norms
+
+Array = jax.Array
+Length = TypeVar("Length", int, Array)
+
+KERNELS = (10, 3, 3, 3, 3, 2, 2)
+STRIDES = (5, 2, 2, 2, 2, 2, 2)
+
+
+def receptive_field(kernels: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int]:
+    """Returns (samples that one frame sees, samples between frames) of stacked convolutions."""
+    field, hop = 1, 1
+    for kernel, stride in zip(kernels, strides, strict=True):
+        field += (kernel - 1) * hop
+        hop *= stride
+    return field, hop
+
+
+def output_lengths(
+    samples: Length, kernels: tuple[int, ...] = KERNELS, strides: tuple[int, ...] = STRIDES
+) -> Length:
+    """Returns the number of frames that see only real samples; integers or an integer array.
+
+    Equals floor((n - kernel) / stride) + 1 applied layer by layer: nested floors compose.
+    """
+    field, hop = receptive_field(kernels, strides)
+    frames = (samples - field) // hop + 1
+    return frames * (frames > 0)
+
+
+def length_mask(lengths: Array, size: int) -> Array:
+    """lengths (B,) -> bool (B, size), true at the first `lengths` positions."""
+    return jnp.arange(size) < lengths[:, None]
+
+
+def scale_gradient(x: Array, factor: float) -> Array:
+    """Returns x unchanged; its gradient is multiplied by `factor` (0 stops it)."""
+    if factor == 1.0:
+        return x
+    held = jax.lax.stop_gradient(x)
+    return held + factor * (x - held)
+
+
+class ChannelNorm(nn.Module):
+    """GroupNorm with one group per channel whose statistics skip padded frames.
+
+    Padding an utterance therefore changes none of its frames, unlike a plain GroupNorm.
+    """
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, valid: Array) -> Array:
+        """x (B, T, C), valid (B, T) -> (B, T, C)."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        return (norms.instance_norm(x, valid) * scale + bias).astype(self.dtype)
+
+
+class ConvStack(nn.Module):
+    """The convolutions of wav2vec 2.0, HuBERT and data2vec, from samples to frames.
+
+    norm `layer`: LayerNorm over channels after every convolution. norm `group`: a norm of each
+    channel over time after the first convolution only.
+    """
+
+    channels: int = 512
+    kernels: tuple[int, ...] = KERNELS
+    strides: tuple[int, ...] = STRIDES
+    norm: str = "layer"
+    bias: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, audio: Array, audio_len: Array) -> tuple[Array, Array]:
+        """audio (B, N) float, audio_len (B,) -> frames (B, S, C), valid (B, S)."""
+        x = audio[..., None].astype(self.dtype)
+        for i, (kernel, stride) in enumerate(zip(self.kernels, self.strides, strict=True)):
+            x = nn.Conv(
+                self.channels,
+                (kernel,),
+                stride,
+                padding="VALID",
+                use_bias=self.bias,
+                kernel_init=nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
+                dtype=self.dtype,
+                name=f"conv{i}",
+            )(x)
+            lengths = output_lengths(audio_len, self.kernels[: i + 1], self.strides[: i + 1])
+            valid = length_mask(lengths, x.shape[1])
+            if self.norm == "layer":
+                x = layer_norm(1e-5, self.dtype, name=f"norm{i}")(x)
+            elif i == 0:
+                x = ChannelNorm(self.dtype, name="norm0")(x, valid)
+            x = gelu(x)
+        return x, valid
+
+
+class PositionConvs(nn.Module):
+    """Positions from context: stacked grouped convolutions (data2vec, section 4.2 of the paper).
+
+    `mask_each` zeroes padded frames before every convolution, so that padding changes nothing.
+    Without it they are zeroed once, as in the published code: from the second convolution on,
+    frames near the end of a padded utterance then differ.
+    """
+
+    depth: int = 5
+    kernel: int = 19
+    groups: int = 16
+    mask_each: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, valid: Array) -> Array:
+        """x (B, S, D), valid (B, S) -> positions (B, S, D), to be added to x."""
+        width, frames, half = x.shape[-1], x.shape[1], self.kernel // 2
+        for i in range(self.depth):
+            if i == 0 or self.mask_each:
+                x = jnp.where(valid[..., None], x, 0)
+            x = nn.Conv(
+                width,
+                (self.kernel,),
+                padding=[(half, half)],
+                feature_group_count=self.groups,
+                kernel_init=INITS["torch"],
+                dtype=self.dtype,
+                name=f"conv{i}",
+            )(x)
+            # An even kernel gives one frame too many.
+            x = gelu(layer_norm(1e-5, self.dtype, affine=False)(x[:, :frames]))
+        return x

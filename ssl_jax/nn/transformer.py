@@ -1,0 +1,254 @@
+"""The transformer encoder: attention, MLP, block, and a stack scanned over its layers.
+
+Axes: B examples, T tokens, D width, H heads, L layers.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+
+NORMS = ("pre", "post", "res_post")
+
+# What a layer keeps for the backward pass; everything else is computed again.
+REMAT: dict[str, Callable | None] = {
+    "full": None,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+# `bert`: N(0, 0.02). `torch`: uniform with bound 1/sqrt(fan in). Biases start at zero in both.
+INITS = {
+    "bert": nn.initializers.normal(0.02),
+    "torch": nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerOptions:
+    """Shape and regularization of a stack of blocks; the defaults are BERT Base."""
+
+    depth: int = 12
+    width: int = 768
+    heads: int = 12
+    mlp_width: int = 3072
+    norm: str = "post"  # pre | post | res_post: x + norm(f(x))
+    qkv_bias: bool = True
+    out_proj: bool = True  # false: attention returns its heads without a last projection
+    dropout: float = 0.0  # of both residual branches
+    attention_dropout: float = 0.0  # of the attention weights
+    activation_dropout: float = 0.0  # of the hidden layer of the MLP
+    drop_path: float = 0.0  # of a branch per example: 0 in the first block, this in the last
+    layerdrop: float = 0.0  # of a whole block, one draw per batch
+    eps: float = 1e-5
+    init: str = "bert"
+    remat: str = "none"  # none | full | dots | dots_no_batch
+    unroll: bool | None = None  # None: one compiled block per layer on CPU, a loop elsewhere
+
+    def __post_init__(self) -> None:
+        for key, choices in (("norm", NORMS), ("init", INITS), ("remat", ("none", *REMAT))):
+            if getattr(self, key) not in choices:
+                raise ValueError(
+                    f"config.method.encoder.{key} is {getattr(self, key)!r}: "
+                    f"use one of {', '.join(choices)}"
+                )
+        for key in ("depth", "width", "heads", "mlp_width"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"config.method.encoder.{key} is {getattr(self, key)}: use 1 up")
+        for key in ("dropout", "attention_dropout", "activation_dropout", "drop_path", "layerdrop"):
+            check_share(key, getattr(self, key))
+        if self.width % self.heads:
+            raise ValueError(
+                f"config.method.encoder.heads {self.heads} does not divide "
+                f"config.method.encoder.width {self.width}: use a divisor, such as 1"
+            )
+
+
+def check_share(key: str, value: float) -> None:
+    """Raises ValueError unless the named encoder option is a probability below 1."""
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"config.method.encoder.{key} is {value}: use 0.0 up to below 1.0")
+
+
+@flax.struct.dataclass
+class Encoded:
+    """What an encoder returns.
+
+    `hidden` holds the input of the first block, then the output of each block; under pre-norm
+    the last one has passed the final norm. `ffn` holds the raw output of each block's second
+    MLP layer, before dropout, residual and norm: the targets of data2vec. The first `prefix`
+    of the T tokens stand in front of the frames (a class token). Tokens with `valid` false
+    hold finite but meaningless numbers.
+    """
+
+    hidden: Array  # (L + 1, B, T, D)
+    ffn: Array  # (L, B, T, D)
+    valid: Array  # (B, T) bool
+    prefix: int = flax.struct.field(pytree_node=False, default=0)
+
+
+def layer_norm(
+    eps: float, dtype: jnp.dtype, *, affine: bool = True, name: str | None = None
+) -> nn.LayerNorm:
+    """Returns a LayerNorm over the last axis that computes in float32 and answers in `dtype`."""
+    return nn.LayerNorm(
+        epsilon=eps,
+        dtype=dtype,
+        use_bias=affine,
+        use_scale=affine,
+        use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits on features far from zero
+        name=name,
+    )
+
+
+def gelu(x: Array) -> Array:
+    """Returns the exact GELU, by the error function."""
+    return nn.gelu(x, approximate=False)
+
+
+def dense(
+    width: int, options: TransformerOptions, dtype: jnp.dtype, name: str, bias: bool = True
+) -> nn.Dense:
+    """Returns a linear layer with float32 parameters that computes in `dtype`."""
+    return nn.Dense(width, use_bias=bias, dtype=dtype, kernel_init=INITS[options.init], name=name)
+
+
+class Attention(nn.Module):
+    """Self-attention with keys masked by validity and the softmax in float32."""
+
+    options: TransformerOptions
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, valid: Array, bias: Array | None, train: bool) -> Array:
+        """x (B, T, D), valid (B, T), bias broadcastable to (B, H, T, T) or None -> (B, T, D)."""
+        o = self.options
+        head = o.width // o.heads
+        query, key, value = (
+            dense(o.width, o, self.dtype, name, o.qkv_bias)(x).reshape(*x.shape[:2], o.heads, head)
+            for name in ("query", "key", "value")
+        )
+        scores = jnp.einsum(
+            "bqhd,bkhd->bhqk", query * head**-0.5, key, preferred_element_type=jnp.float32
+        )
+        if bias is not None:
+            scores = scores + bias.astype(jnp.float32)
+        # The smallest finite number, not -inf: a row without any valid key stays finite.
+        scores = jnp.where(valid[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(scores, axis=-1)
+        weights = nn.Dropout(o.attention_dropout, deterministic=not train)(weights)
+        y = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(self.dtype), value).reshape(x.shape)
+        return dense(o.width, o, self.dtype, "out")(y) if o.out_proj else y
+
+
+class MLP(nn.Module):
+    """Two linear layers with an exact GELU between them."""
+
+    options: TransformerOptions
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """x (B, T, D) -> (B, T, D)."""
+        o = self.options
+        x = gelu(dense(o.mlp_width, o, self.dtype, "up")(x))
+        x = nn.Dropout(o.activation_dropout, deterministic=not train)(x)
+        return dense(o.width, o, self.dtype, "down")(x)
+
+
+class Block(nn.Module):
+    """One layer: attention and MLP, each with its residual and norm."""
+
+    options: TransformerOptions
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Array, valid: Array, bias: Array | None, drop_path: Array, train: bool
+    ) -> tuple[Array, Array]:
+        """x (B, T, D) -> (output, raw MLP output), both (B, T, D).
+
+        `drop_path` () is the probability that an example skips a branch of this layer.
+        """
+        o, skipped = self.options, x
+        attention = Attention(o, self.dtype, name="attention")
+        mlp = MLP(o, self.dtype, name="mlp")
+        norm1 = layer_norm(o.eps, self.dtype, name="norm1")
+        norm2 = layer_norm(o.eps, self.dtype, name="norm2")
+        dropout = nn.Dropout(o.dropout, deterministic=not train)
+
+        def path(branch: Array) -> Array:
+            return self._drop_path(branch, drop_path) if train and o.drop_path else branch
+
+        if o.norm == "pre":
+            x = x + path(dropout(attention(norm1(x), valid, bias, train)))
+            ffn = mlp(norm2(x), train)
+            x = x + path(dropout(ffn))
+        elif o.norm == "post":
+            x = norm1(x + path(dropout(attention(x, valid, bias, train))))
+            ffn = mlp(x, train)
+            x = norm2(x + path(dropout(ffn)))
+        else:
+            x = x + path(norm1(dropout(attention(x, valid, bias, train))))
+            ffn = mlp(x, train)
+            x = x + path(norm2(dropout(ffn)))
+        if train and o.layerdrop:
+            # Computed, then discarded: the cost of a step must not depend on a random draw.
+            keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - o.layerdrop)
+            x = jnp.where(keep, x, skipped)
+        return x, ffn
+
+    def _drop_path(self, branch: Array, rate: Array) -> Array:
+        """Zeroes whole examples with probability `rate` and scales up the others."""
+        shape = (branch.shape[0], 1, 1)
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - rate, shape)
+        return jnp.where(keep, branch / (1.0 - rate).astype(branch.dtype), 0)
+
+
+class Transformer(nn.Module):
+    """A stack of blocks whose parameters are stacked along a leading layer axis.
+
+    Under pre-norm a final norm follows the last block.
+    """
+
+    options: TransformerOptions
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        self.blocks = Block(self.options, self.dtype)
+        if self.options.norm == "pre":
+            self.final_norm = layer_norm(self.options.eps, self.dtype)
+
+    def __call__(
+        self, x: Array, valid: Array, train: bool, bias: Array | None = None, prefix: int = 0
+    ) -> Encoded:
+        """x (B, T, D), valid (B, T) -> Encoded; `bias` is added to the scores of every layer."""
+        o = self.options
+        unroll = jax.default_backend() == "cpu" if o.unroll is None else o.unroll
+
+        def layer(block: Block, x: Array, drop_path: Array) -> tuple[Array, tuple[Array, Array]]:
+            y, ffn = block(x, valid, bias, drop_path, train)
+            return y, (y, ffn)
+
+        if o.remat != "none":
+            # Outside a loop the compiler would merge the second computation into the first.
+            layer = nn.remat(layer, policy=REMAT[o.remat], prevent_cse=unroll)
+        scan = nn.scan(
+            layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            length=o.depth,
+            unroll=o.depth if unroll else 1,
+        )
+        x = x.astype(self.dtype)
+        rates = jnp.asarray(np.linspace(0.0, o.drop_path, o.depth), jnp.float32)
+        y, (outputs, ffn) = scan(self.blocks, x, rates)
+        if o.norm == "pre":
+            outputs = outputs.at[-1].set(self.final_norm(y))
+        return Encoded(jnp.concatenate([x[None], outputs]), ffn, valid, prefix)

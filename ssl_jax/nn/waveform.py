@@ -1,0 +1,162 @@
+"""The waveform encoder of data2vec v1 (2202.03555): convolutions, context positions, blocks."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.nn.conv import (
+    KERNELS,
+    STRIDES,
+    ConvStack,
+    PositionConvs,
+    receptive_field,
+    scale_gradient,
+)
+from ssl_jax.nn.transformer import INITS, Encoded, Transformer, TransformerOptions, layer_norm
+from ssl_jax.ops import dsp
+
+Array = jax.Array
+
+_REGULARIZATION = {
+    "norm": "post",
+    "dropout": 0.1,
+    "attention_dropout": 0.1,
+    "layerdrop": 0.05,
+    "embed_dropout": 0.1,
+}
+PRESETS = {
+    "base": {"depth": 12, "width": 768, "heads": 12, "mlp_width": 3072, **_REGULARIZATION},
+    "large": {"depth": 24, "width": 1024, "heads": 16, "mlp_width": 4096, **_REGULARIZATION},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class WaveformOptions:
+    """From samples to frames: the options of a WaveformEncoder beside its blocks."""
+
+    normalize: bool = True  # each clip to mean 0, variance 1
+    conv_channels: int = 512
+    conv_kernels: tuple[int, ...] = KERNELS
+    conv_strides: tuple[int, ...] = STRIDES
+    # layer: LayerNorm after each convolution | group: per-channel norm over time after the first
+    conv_norm: str = "layer"
+    conv_bias: bool = False
+    grad_mult: float = 1.0  # factor on the gradient into the convolutions
+    position_depth: int = 5
+    position_kernel: int = 19
+    position_groups: int = 16
+    mask_each: bool = True  # padded frames zeroed before every position convolution
+    embed_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.conv_norm not in ("layer", "group"):
+            raise ValueError(
+                f"config.method.encoder.conv_norm is {self.conv_norm!r}: use 'layer' or 'group'"
+            )
+        if len(self.conv_kernels) != len(self.conv_strides) or not self.conv_kernels:
+            raise ValueError(
+                f"config.method.encoder.conv_kernels has {len(self.conv_kernels)} layers and "
+                f"config.method.encoder.conv_strides {len(self.conv_strides)}: use equally many"
+            )
+
+
+class WaveformFrontEnd(nn.Module):
+    """Samples to frames: convolutions, LayerNorm, projection to the width of the blocks."""
+
+    options: WaveformOptions
+    width: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, audio: Array, audio_len: Array, train: bool) -> tuple[Array, Array]:
+        """audio (B, N) int16 or float, audio_len (B,) -> x (B, S, D), valid (B, S)."""
+        del train  # nothing random in here
+        o = self.options
+        field, _ = receptive_field(o.conv_kernels, o.conv_strides)
+        if audio.shape[1] < field:
+            raise ValueError(
+                f"a batch of {audio.shape[1]} samples holds no frame of config.method.encoder: "
+                f"set config.data.buckets to at least {field} samples"
+            )
+        audio = dsp.normalize_audio(audio, audio_len) if o.normalize else dsp.to_float(audio)
+        convs = ConvStack(
+            o.conv_channels,
+            o.conv_kernels,
+            o.conv_strides,
+            o.conv_norm,
+            o.conv_bias,
+            self.dtype,
+            name="convs",
+        )
+        x, valid = convs(audio, audio_len)
+        x = scale_gradient(x, o.grad_mult)
+        x = layer_norm(1e-5, self.dtype, name="norm")(x)
+        project = nn.Dense(
+            self.width, dtype=self.dtype, kernel_init=INITS["torch"], name="projection"
+        )
+        return project(x), valid
+
+
+class WaveformEncoder(nn.Module):
+    """An encoder of raw audio, 50 frames per second of 16 kHz by default.
+
+    `frontend(audio, audio_len, train)` gives the projected frames, `encode` the rest; a method
+    that masks replaces frames between the two.
+    """
+
+    frontend: WaveformFrontEnd
+    options: WaveformOptions
+    transformer_options: TransformerOptions
+    sample_rate: int = 16000
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        o, blocks = self.options, self.transformer_options
+        self.positions = PositionConvs(
+            o.position_depth, o.position_kernel, o.position_groups, o.mask_each, self.dtype
+        )
+        # Pre-norm blocks begin with a norm of their own.
+        if blocks.norm != "pre":
+            self.norm = layer_norm(blocks.eps, self.dtype)
+        self.dropout = nn.Dropout(o.embed_dropout)
+        self.transformer = Transformer(blocks, self.dtype)
+        nn.share_scope(self, self.transformer)
+
+    @property
+    def rate(self) -> float:
+        """Frames per second."""
+        _, hop = receptive_field(self.options.conv_kernels, self.options.conv_strides)
+        return self.sample_rate / hop
+
+    @property
+    def width(self) -> int:
+        """The size of a frame, D."""
+        return self.transformer_options.width
+
+    def encode(self, x: Array, valid: Array, train: bool) -> Encoded:
+        """x (B, S, D), valid (B, S) -> Encoded of T = S frames."""
+        x = x + self.positions(x, valid)
+        if self.transformer_options.norm != "pre":
+            x = self.norm(x)
+        x = self.dropout(x, deterministic=not train)
+        return self.transformer(x, valid, train)
+
+    def __call__(self, audio: Array, audio_len: Array, train: bool = False) -> Encoded:
+        """audio (B, N), audio_len (B,) -> Encoded."""
+        x, valid = self.frontend(audio, audio_len, train)
+        return self.encode(x, valid, train)
+
+
+def make(
+    options: WaveformOptions, blocks: TransformerOptions, *, dtype: jnp.dtype, sample_rate: int
+) -> WaveformEncoder:
+    """Returns the encoder for audio at `sample_rate`; raises ValueError on a bad group count."""
+    if blocks.width % options.position_groups:
+        raise ValueError(
+            f"config.method.encoder.position_groups {options.position_groups} does not divide "
+            f"config.method.encoder.width {blocks.width}: use a divisor, such as 1"
+        )
+    frontend = WaveformFrontEnd(options, blocks.width, dtype)
+    return WaveformEncoder(frontend, options, blocks, sample_rate, dtype)

@@ -1,0 +1,71 @@
+"""From config.method.encoder to a module."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+from ml_collections import ConfigDict
+
+from ssl_jax.nn import build
+
+TINY = {"kind": "keyword_transformer", "depth": 1, "width": 8, "heads": 1, "mlp_width": 8}
+
+
+def make(config):
+    return build.encoder(config, precision="float32", sample_rate=16000)
+
+
+def test_presets_are_overridden_by_keys():
+    encoder = make({"kind": "keyword_transformer", "preset": "kwt2", "depth": 3})
+    assert encoder.width == 128 and encoder.transformer_options.depth == 3
+    assert encoder.transformer_options.norm == "res_post"
+    assert make({"kind": "waveform"}).width == 768
+
+
+def test_a_config_dict_with_lists_gives_a_hashable_module():
+    config = ConfigDict({"kind": "waveform", "conv_kernels": [10, 3], "conv_strides": [5, 2]})
+    encoder = make(config)
+    assert hash(encoder.options) and encoder.options.conv_kernels == (10, 3)
+    assert encoder.rate == 1600.0
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"kind": "waveforms"}, "config.method.encoder.kind is 'waveforms': use one of keyword_t"),
+        ({}, "config.method.encoder.kind is None"),
+        ({"kind": "waveform", "preset": "huge"}, "encoder.preset is 'huge': use one of base, larg"),
+        ({**TINY, "detph": 2}, "config.method.encoder.detph does not exist: did you mean 'depth'"),
+        ({**TINY, "conv_norm": "layer"}, "encoder.conv_norm does not exist"),
+        ({**TINY, "zzzzzz": 1}, "encoder.zzzzzz does not exist: use one of .*embed_dropout"),
+    ],
+)
+def test_unknown_names_say_what_would_work(config, words):
+    with pytest.raises(ValueError, match=words):
+        make(config)
+
+
+def test_an_encoder_serves_as_a_field_and_inside_setup():
+    class Inside(nn.Module):
+        def setup(self):
+            self.encoder = make(TINY)
+
+        def __call__(self, audio, audio_len):
+            x, valid = self.encoder.frontend(audio, audio_len, False)
+            return self.encoder.encode(0 * x, valid, False).hidden
+
+    class Field(nn.Module):
+        encoder: nn.Module
+
+        def __call__(self, audio, audio_len):
+            x, valid = self.encoder.frontend(audio, audio_len, False)
+            return self.encoder.encode(0 * x, valid, False).hidden
+
+    audio, lengths = jnp.zeros((1, 16000)), jnp.array([16000])
+    trees = [
+        jax.tree.map(jnp.shape, jax.eval_shape(m.init, jax.random.key(0), audio, lengths))
+        for m in (Inside(), Field(make(TINY)))
+    ]
+    assert trees[0] == trees[1]
+    assert set(trees[0]["params"]) == {"encoder"}
+    assert set(trees[0]["params"]["encoder"]) == {"frontend", "cls", "positions", "blocks"}

@@ -1,0 +1,161 @@
+"""The waveform encoder: published size, padding, options."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssl_jax.core import tree
+from ssl_jax.nn import build
+
+TINY = {
+    "kind": "waveform",
+    "depth": 2,
+    "width": 8,
+    "heads": 2,
+    "mlp_width": 12,
+    "conv_channels": 6,
+    "conv_kernels": (10, 3, 2),
+    "conv_strides": (5, 2, 2),
+    "position_depth": 3,
+    "position_kernel": 5,
+    "position_groups": 2,
+    "unroll": False,
+}
+
+
+def make(precision="float32", **changes):
+    return build.encoder({**TINY, **changes}, precision=precision, sample_rate=16000)
+
+
+def clip(samples, batch=2):
+    audio = np.random.default_rng(0).standard_normal((batch, samples))
+    return jnp.asarray(3000 * audio + 500, jnp.int16)
+
+
+def params_of(encoder):
+    shapes = jax.eval_shape(
+        encoder.init, jax.random.key(0), jnp.zeros((2, 400)), jnp.array([400, 400])
+    )
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda a: 0.5 * rng.standard_normal(a.shape, np.float32), shapes["params"])
+
+
+@pytest.mark.parametrize(("preset", "millions"), [("base", 93_164_288), ("large", None)])
+def test_published_parameter_count_without_allocating(preset, millions):
+    encoder = build.encoder(
+        {"kind": "waveform", "preset": preset}, precision="float32", sample_rate=16000
+    )
+    lengths = jnp.array([16000, 8000])
+    shapes = jax.eval_shape(
+        lambda k: encoder.init(k, jnp.zeros((2, 16000), jnp.int16), lengths), jax.random.key(0)
+    )["params"]
+    mask_vector = encoder.width  # part of the published count, of the method here
+    if millions:
+        assert tree.count(shapes) + mask_vector == millions
+    else:
+        assert shapes["blocks"]["mlp"]["up"]["kernel"].shape == (24, 1024, 4096)
+    assert set(shapes) == {"frontend", "positions", "norm", "blocks"}
+    assert encoder.rate == 50.0
+
+
+@pytest.mark.parametrize(
+    ("conv_norm", "normalize", "norm"),
+    [("layer", True, "post"), ("group", False, "post"), ("group", True, "pre")],
+)
+def test_padding_changes_no_valid_frame(conv_norm, normalize, norm):
+    encoder = make(conv_norm=conv_norm, normalize=normalize, norm=norm)
+    params, lengths = params_of(encoder), jnp.array([400, 310])
+    run = jax.jit(lambda a: encoder.apply({"params": params}, a, lengths, False))
+    audio = clip(400) * (jnp.arange(400) < lengths[:, None])
+    short, long = run(audio), run(jnp.pad(audio, ((0, 0), (0, 260))))
+    counts = [int(n) for n in short.valid.sum(1)]
+    assert counts == long.valid.sum(1).tolist() == [19, 15]
+    for row, count in enumerate(counts):
+        np.testing.assert_allclose(
+            short.hidden[:, row, :count], long.hidden[:, row, :count], atol=1e-5
+        )
+        np.testing.assert_allclose(short.ffn[:, row, :count], long.ffn[:, row, :count], atol=1e-5)
+
+
+def test_padding_leaks_in_the_published_positions():
+    encoder = make(mask_each=False)
+    params, lengths = params_of(encoder), jnp.array([400, 400])
+    run = jax.jit(lambda a: encoder.apply({"params": params}, a, lengths, False).hidden)
+    audio = clip(400)
+    short, long = run(audio), run(jnp.pad(audio, ((0, 0), (0, 260))))
+    assert np.abs(short[0, :, :19] - long[0, :, :19]).max() > 1e-3
+
+
+def test_normalization_forgets_gain_and_offset():
+    audio = jnp.asarray(np.random.default_rng(0).standard_normal((2, 400)), jnp.float32)
+    lengths = jnp.array([400, 400])
+
+    def frames(normalize, audio):
+        encoder = make(normalize=normalize)
+        return encoder.apply(
+            {"params": params_of(encoder)}, audio, lengths, False, method="frontend"
+        )[0]
+
+    np.testing.assert_allclose(frames(True, audio), frames(True, 3 * audio + 1), atol=1e-3)
+    assert not np.allclose(frames(False, audio), frames(False, 3 * audio + 1), atol=1e-2)
+
+
+def test_gradient_factor_reaches_the_convolutions_only():
+    def gradients(factor):
+        encoder = make(grad_mult=factor)
+
+        def loss(p):
+            lengths = jnp.array([400, 400])
+            x, _ = encoder.apply({"params": p}, clip(400), lengths, False, method="frontend")
+            return x[..., 0].sum()
+
+        return jax.jit(jax.grad(loss))(params_of(encoder))["frontend"]
+
+    full, tenth = gradients(1.0), gradients(0.1)
+    for name, leaf in tree.named_leaves(full):
+        other = dict(tree.named_leaves(tenth))[name]
+        factor = 0.1 if name.startswith("convs/") else 1.0
+        scale = np.abs(leaf).max()
+        assert scale > 0
+        np.testing.assert_allclose(other / scale, factor * leaf / scale, atol=1e-4)
+
+
+def test_encode_needs_no_front_end_and_bfloat16_runs():
+    encoder, half = make(), make(precision="bfloat16")
+    params = params_of(encoder)
+    x = jnp.asarray(np.random.default_rng(2).standard_normal((2, 30, 8)), jnp.float32)
+    valid = jnp.ones((2, 30), bool)
+    part = {k: v for k, v in params.items() if k != "frontend"}
+    out = jax.jit(lambda p: encoder.apply({"params": p}, x, valid, False, method="encode"))(part)
+    assert out.hidden.shape == (3, 2, 30, 8) and out.prefix == 0
+    lengths = jnp.array([400, 310])
+    low = jax.jit(lambda p: half.apply({"params": p}, clip(400), lengths).hidden)(params)
+    assert low.dtype == jnp.bfloat16 and np.isfinite(low.astype(jnp.float32)).all()
+
+
+def test_dropout_sits_before_the_first_block():
+    encoder = make(embed_dropout=0.5)
+    rngs = {"dropout": jax.random.key(0, impl="unsafe_rbg")}
+    lengths = jnp.array([400, 400])
+    run = jax.jit(lambda p: encoder.apply({"params": p}, clip(400), lengths, True, rngs=rngs))
+    assert 0.4 < np.mean(run(params_of(encoder)).hidden[0] == 0) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"conv_norm": "batch"}, "encoder.conv_norm is 'batch': use 'layer' or 'group'"),
+        ({"conv_strides": (5, 2)}, "encoder.conv_kernels has 3 layers and .*conv_strides 2"),
+        ({"position_groups": 3}, "encoder.position_groups 3 does not divide"),
+    ],
+)
+def test_impossible_options_name_their_key(changes, words):
+    with pytest.raises(ValueError, match=words):
+        make(**changes)
+
+
+def test_a_batch_without_a_frame_is_refused():
+    encoder = make()
+    with pytest.raises(ValueError, match=r"config.data.buckets to at least 30 samples"):
+        encoder.init(jax.random.key(0), jnp.zeros((1, 20)), jnp.array([20]))
