@@ -1,0 +1,288 @@
+"""Checkpoints of a run: asynchronous, sharded, whole or absent, and never of another run.
+
+A checkpoint is a folder <workdir>/checkpoints/<step> with the items `params`, `rest` (the other
+fields of TrainState) and `about` (config, signature, shapes). It is written under a temporary
+name and renamed when complete, so a killed process leaves no half of one.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+from orbax.checkpoint import checkpoint_managers
+
+from ssl_jax.core import config as config_lib
+from ssl_jax.core import tree as tree_lib
+from ssl_jax.core.types import TrainState
+
+Tree = Any
+
+FREE_TO_CHANGE = (
+    "log.",  # what is told of a run does not feed back into it
+    "checkpoint.",  # nor does when it is saved
+    "eval.",  # nor do evaluations, which never touch the state
+    "data.workers",  # a batch is a function of (seed, step), whoever reads it
+    "data.threads",
+    "mesh.",  # the layout of the same arrays; equal up to the order of sums
+)
+"""Keys that may differ on resume because they cannot change the numbers of a run."""
+
+
+class Checkpoints:
+    """The checkpoints of one run folder.
+
+    Keeps the last `config.checkpoint.keep_last`, and the best by `config.checkpoint.best_metric`
+    where one is named. `config` is that of the whole run.
+    """
+
+    def __init__(self, workdir: str | Path, config: ConfigDict):
+        self.config = config
+        self.folder = Path(workdir).resolve() / "checkpoints"
+        self._manager = _manager(self.folder, config.checkpoint)
+        self._best = _best(self._manager, config.checkpoint.best_mode)
+
+    def latest(self) -> int | None:
+        """Returns the step of the newest complete checkpoint, None when there is none."""
+        return self._manager.latest_step()
+
+    def best(self) -> tuple[int, float] | None:
+        """Returns (step, metric) of the best checkpoint, None when none has a metric."""
+        return self._best
+
+    def beats_best(self, value: float) -> bool:
+        """Says whether a metric is better than that of every checkpoint so far."""
+        if self._best is None or not math.isfinite(value):
+            return math.isfinite(value)
+        higher = self.config.checkpoint.best_mode == "max"
+        return value > self._best[1] if higher else value < self._best[1]
+
+    def save(self, step: int, state: TrainState, metric: float | None = None) -> None:
+        """Saves a state while training goes on; does nothing where `step` is saved already.
+
+        `metric` is the value of config.checkpoint.best_metric at this step. The arrays are
+        copied before the call returns, so the caller may donate them.
+        """
+        if step == self.latest():
+            return
+        about = {
+            "config": config_lib.to_json(self.config),
+            "signature": config_lib.sign(self.config),
+            "arrays": _shapes(state),
+        }
+        metric = math.nan if metric is None else float(metric)
+        finite = math.isfinite(metric)
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),
+                rest=ocp.args.StandardSave(_rest(state)),
+                about=ocp.args.JsonSave(about),
+            ),
+            metrics={"best": metric} if finite else None,
+            force=True,
+        )
+        if finite and self.beats_best(metric):
+            self._best = (step, metric)
+
+    def restore(self, state: TrainState, shardings: TrainState) -> TrainState:
+        """Returns the newest state, laid out by `shardings`, whatever mesh it was saved from.
+
+        `state` gives shapes and types, and may be abstract. Raises ValueError when the config of
+        the run has changed (naming keys and values) or the checkpoint is of another model.
+        """
+        step = self.latest()
+        if step is None:
+            raise FileNotFoundError(f"{self.folder} holds no complete checkpoint to resume from")
+        about = _about(self._manager, step)
+        check_same_config(config_lib.from_json(about["config"]), self.config, self.folder)
+        check_same_arrays(about["arrays"], _shapes(state), self.folder / str(step))
+        target = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
+        )
+        found = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(target.params),
+                rest=ocp.args.StandardRestore(_rest(target)),
+            ),
+        )
+        return TrainState(params=found.params, **found.rest)
+
+    def wait(self) -> None:
+        """Waits until what was saved is complete on disk; raises what went wrong there."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for the last save and lets the folder go."""
+        self.wait()
+        self._manager.close()
+
+
+def _manager(folder: Path, options: ConfigDict | None) -> ocp.CheckpointManager:
+    """Opens a folder of checkpoints; without options for reading only."""
+    if options is None:
+        return ocp.CheckpointManager(
+            folder,
+            item_names=("params", "rest", "about"),
+            options=ocp.CheckpointManagerOptions(read_only=True),
+        )
+    if options.best_mode not in ("max", "min"):
+        raise ValueError(f"config.checkpoint.best_mode is {options.best_mode!r}: use max or min")
+    policies = [checkpoint_managers.LatestN(max(1, options.keep_last))]
+    if options.best_metric:
+        policies.append(
+            checkpoint_managers.BestN(
+                get_metric_fn=_metric,
+                reverse=options.best_mode == "min",
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            )
+        )
+    return ocp.CheckpointManager(
+        folder,
+        item_names=("params", "rest", "about"),
+        options=ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            best_fn=_metric if options.best_metric else None,  # without it no metric is written
+            best_mode=options.best_mode,
+            cleanup_tmp_directories=True,
+        ),
+    )
+
+
+def _metric(metrics: dict[str, float]) -> float:
+    return metrics["best"]
+
+
+def _rest(state: TrainState) -> dict[str, Tree]:
+    return {
+        "step": state.step,
+        "key": state.key,
+        "extra": state.extra,
+        "opt_state": state.opt_state,
+    }
+
+
+def _shapes(state: TrainState) -> dict[str, list]:
+    arrays = tree_lib.named_leaves(state)
+    return {name: [list(x.shape), np.dtype(x.dtype).name] for name, x in arrays}
+
+
+def _about(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    args = ocp.args.Composite(about=ocp.args.JsonRestore())
+    return manager.restore(step, args=args).about
+
+
+def _best(manager: ocp.CheckpointManager, mode: str) -> tuple[int, float] | None:
+    found = [(step, manager.metrics(step)) for step in manager.all_steps()]
+    values = [(_metric(metrics), step) for step, metrics in found if metrics]
+    if not values:
+        return None
+    value, step = max(values) if mode == "max" else min(values)
+    return step, value
+
+
+def check_same_config(old: ConfigDict, new: ConfigDict, folder: str | Path) -> None:
+    """Raises ValueError when `new` differs from `old` in a key that changes the numbers."""
+    changed = {
+        key: values
+        for key, values in config_lib.diff(old, new).items()
+        if not key.startswith(FREE_TO_CHANGE)
+    }
+    if changed:
+        lines = [f"  config.{key}: {a!r} before, {b!r} now" for key, (a, b) in changed.items()]
+        raise ValueError(
+            f"the run in {folder} was made with another config:\n" + "\n".join(lines) + "\n"
+            "set these back to resume it, or give a new --workdir (config.init_from starts a "
+            "new run from its parameters)"
+        )
+
+
+def check_same_arrays(old: dict[str, list], new: dict[str, list], folder: str | Path) -> None:
+    """Raises ValueError naming the first array in which a checkpoint differs from the model."""
+    for name in [*new, *(n for n in old if n not in new)]:
+        if old.get(name) != new.get(name):
+            a, b = (
+                "absent" if x is None else f"{x[1]}{tuple(x[0])}"
+                for x in (old.get(name), new.get(name))
+            )
+            raise ValueError(
+                f"{folder} is a checkpoint of another model: {name} is {a} there and {b} in this "
+                f"run; set config.method as it was, or give a new --workdir"
+            )
+
+
+def restore_params(run_dir: str | Path, step: int | str | None = None) -> Tree:
+    """Returns the parameters of a run as numpy arrays, on any machine.
+
+    `step` is a number, "best", or None for the newest. Raises FileNotFoundError naming the steps
+    there are.
+    """
+    folder = Path(run_dir).resolve() / "checkpoints"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{run_dir} is no run folder: it has no checkpoints/")
+    manager = _manager(folder, None)
+    try:
+        steps = sorted(manager.all_steps())
+        chosen = _choose(manager, steps, step)
+        if chosen not in steps:
+            raise FileNotFoundError(f"{folder} has no checkpoint {step!r}: it has {steps}")
+    finally:
+        manager.close()
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        path = folder / str(chosen) / "params"
+        shapes = checkpointer.metadata(path).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+        return checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+
+def _choose(manager: ocp.CheckpointManager, steps: list[int], step: int | str | None) -> int:
+    if step == "best" and steps:
+        config = config_lib.from_json(_about(manager, steps[-1])["config"])
+        best = _best(manager, config.checkpoint.best_mode)
+        return best[0] if best else -1
+    if step is None:
+        return steps[-1] if steps else -1
+    return int(step) if step != "best" else -1
+
+
+def load_init(run_dir: str | Path, params: Tree, extra: Tree) -> tuple[Tree, Tree, list, list]:
+    """Starts new parameters from those of another run, by equal path and shape.
+
+    A teacher in `extra`, whose path ends in that of its student, starts from the same values.
+    Returns (params, extra, names loaded, names left fresh). Raises ValueError when nothing
+    matches.
+    """
+    found = dict(tree_lib.named_leaves(restore_params(run_dir)))
+    loaded: list[str] = []
+    fresh: list[str] = []
+
+    def student(name: str, x: jax.Array) -> jax.Array:
+        match = found.get(name)
+        if match is None or match.shape != x.shape:
+            fresh.append(name)
+            return x
+        loaded.append(name)
+        return _like(match, x)
+
+    def teacher(name: str, x: jax.Array) -> jax.Array:
+        owner = max((n for n in loaded if name.endswith("/" + n)), key=len, default=None)
+        return x if owner is None or found[owner].shape != x.shape else _like(found[owner], x)
+
+    params = tree_lib.map_named(student, params)
+    if not loaded:
+        raise ValueError(
+            f"config.init_from {run_dir} has no parameter of this model: there {sorted(found)[:3]}"
+            f" ..., here {fresh[:3]} ...; use a run with the same encoder options in config.method"
+        )
+    return params, tree_lib.map_named(teacher, extra), loaded, fresh
+
+
+def _like(value: np.ndarray, x: jax.Array) -> jax.Array:
+    """Lays a value out as the array it replaces; works on any number of hosts."""
+    value = np.array(value, x.dtype)  # a copy: the state is donated, the teacher is not
+    return jax.make_array_from_callback(x.shape, x.sharding, lambda index: value[index])

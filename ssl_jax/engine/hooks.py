@@ -1,0 +1,118 @@
+"""What the loop does beside stepping: validation, guards against wasted hours, a clean stop."""
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from types import FrameType
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from ssl_jax.core import mesh as mesh_lib
+from ssl_jax.core.types import TrainState
+from ssl_jax.engine import feed
+
+HookFn = Callable[[int, TrainState], Mapping[str, float] | None]
+Hook = tuple[HookFn, int]
+"""(fn, every): fn(step, state) runs after each `every` steps and after the last; what it returns
+is logged under the names it gives."""
+
+PARTS = {"target": "the targets", "prediction": "the predictions", "frontend": "the front end"}
+
+
+class NotFiniteError(FloatingPointError):
+    """The loss, or the norm of the gradient or the parameters, became infinite or NaN."""
+
+
+class CollapseError(RuntimeError):
+    """A part of the model gives the same output whatever its input."""
+
+
+def not_finite(bad: int, last_good: str) -> NotFiniteError:
+    """Returns the error of a run whose numbers are lost since step `bad`."""
+    return NotFiniteError(
+        f"the loss, or the norm of its gradient or of the parameters, is not finite at step "
+        f"{bad}. Last good checkpoint, kept: {last_good}. Lower config.optim.lr, lengthen "
+        f"config.optim.warmup, set config.optim.clip=1.0, or config.precision='float32'"
+    )
+
+
+def check_floors(step: int, metrics: Mapping[str, float], floors: Mapping[str, float]) -> None:
+    """Raises CollapseError when a metric is below its floor, ValueError when there is no such.
+
+    Keys of `floors` are metric names such as `target_std`, whose first word names the part.
+    """
+    for name, floor in floors.items():
+        if name not in metrics:
+            raise ValueError(
+                f"config.guard.floors.{name}: the method has no such metric, it has "
+                f"{', '.join(sorted(metrics))}"
+            )
+        value = metrics[name]
+        if math.isnan(value) or value < floor:
+            part = next((text for key, text in PARTS.items() if name.startswith(key)), name)
+            raise CollapseError(
+                f"{part} collapsed: {name} is {value:.3g} at step {step}, below its floor "
+                f"{floor:g} (config.guard.floors.{name}). Lower config.optim.lr, lengthen the "
+                f"warm-up, or raise the EMA decay; config.guard.after=1000000000 trains on"
+            )
+
+
+def validation(
+    evaluate: Callable, batches: Callable[[], Iterable[dict[str, np.ndarray]]], mesh: Mesh
+) -> HookFn:
+    """Returns a hook giving the method's metrics over all `batches()`, named valid/<metric>.
+
+    `evaluate` is a jitted (state, batch) -> metrics of (sum, count).
+    """
+    sharding = mesh_lib.batch_sharding(mesh)
+    add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
+
+    def hook(step: int, state: TrainState) -> dict[str, float]:
+        del step
+        total = None
+        for fed in feed.feed(batches(), sharding):
+            metrics = evaluate(state, fed.batch)
+            total = metrics if total is None else add(total, metrics)
+        if total is None:
+            raise ValueError("config.data.valid gives no batch: name a source with rows in it")
+        return means(jax.device_get(total), "valid/")
+
+    return hook
+
+
+def means(pairs: Mapping[str, tuple], prefix: str = "") -> dict[str, float]:
+    """Returns sum / count of every pair, without those that counted nothing."""
+    return {prefix + k: float(s) / float(n) for k, (s, n) in pairs.items() if n > 0}
+
+
+class StopSignal:
+    """Whether the run was asked to end (SIGTERM); on several hosts they agree on the step."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._before: object = None
+        self._many = jax.process_count() > 1
+
+    def __enter__(self) -> "StopSignal":
+        # only the main thread may handle signals; jax.distributed handles them on many hosts
+        self._handles = threading.current_thread() is threading.main_thread() and not self._many
+        if self._handles:
+            self._before = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._handles:
+            signal.signal(signal.SIGTERM, self._before)  # type: ignore[arg-type]
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self._asked = True
+
+    def asked(self, step: int) -> bool:
+        """Says whether to save and end after `step`."""
+        return multihost_utils.reached_preemption_sync_point(step) if self._many else self._asked

@@ -1,0 +1,248 @@
+"""What a run tells: metrics.jsonl, TensorBoard, W&B, the progress line, parameters, a profile."""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+from ml_collections import ConfigDict
+
+from ssl_jax.core import tree as tree_lib
+
+Tree = Any
+
+
+class Logger:
+    """Writes the numbers of a run to its folder, from the first process only.
+
+    `config` is config.log. metrics.jsonl gets one row per call of `write`, as
+    {"step": n, "time": unix seconds, "train/loss": x, ...}; a value that is not finite is null.
+    Raises ImportError naming the extra when an asked-for writer is not installed.
+    """
+
+    def __init__(self, workdir: str | Path, config: ConfigDict, start: int = 0):
+        """Opens the run folder at step `start`; rows past it, of a run cut off, are dropped."""
+        self.path = Path(workdir) / "metrics.jsonl"
+        self.latest: dict[str, float] = {}
+        self._writers: list[Callable[[int, Mapping[str, float]], None]] = []
+        self._closers: list[Callable[[], None]] = []
+        self._file: TextIO | None = None
+        if jax.process_index() != 0:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        for row in truncate(self.path, start):
+            self.latest |= {k: v for k, v in row.items() if k not in ("step", "time")}
+        self._file = self.path.open("a", encoding="utf-8")
+        if config.tensorboard:
+            self._open_tensorboard(start)
+        if config.wandb:
+            self._open_wandb(config.wandb)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends one row."""
+        self.latest |= metrics
+        if self._file is None:
+            return
+        values = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        row = {"step": step, "time": round(time.time(), 3), **values}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for writer in self._writers:
+            writer(step, metrics)
+
+    def close(self) -> None:
+        """Closes every writer."""
+        if self._file is not None:
+            self._file.close()
+        for close in self._closers:
+            close()
+
+    def _open_tensorboard(self, start: int) -> None:
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as e:
+            raise ImportError(_missing("tensorboard", "tensorboardX", "False")) from e
+        writer = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=start + 1)
+        self._closers.append(writer.close)
+
+        def write(step: int, metrics: Mapping[str, float]) -> None:
+            for name, value in metrics.items():
+                writer.add_scalar(name, value, step)
+
+        self._writers.append(write)
+
+    def _open_wandb(self, project: str) -> None:
+        try:
+            import wandb
+        except ImportError as e:
+            raise ImportError(_missing("wandb", "wandb", '""')) from e
+        folder = self.path.parent.resolve()
+        run = wandb.init(project=project, name=folder.name, dir=str(folder), resume="allow")
+        self._closers.append(run.finish)
+        self._writers.append(lambda step, metrics: run.log(dict(metrics), step=step))
+
+
+def _missing(key: str, package: str, off: str) -> str:
+    return (
+        f"config.log.{key} needs the package {package}, which is not installed: "
+        f"pip install 'ssl_jax[log]', or set config.log.{key}={off}"
+    )
+
+
+def read(path: str | Path) -> list[dict[str, Any]]:
+    """Returns the rows of a metrics.jsonl; a last line cut off by a crash is left out."""
+    rows = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def truncate(path: str | Path, step: int) -> list[dict[str, Any]]:
+    """Drops the rows past `step`, in one atomic replacement; returns those that stay."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    rows = [row for row in read(path) if row["step"] <= step]
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    os.replace(fresh, path)
+    return rows
+
+
+def say(text: str) -> None:
+    """Prints a line to the error stream, on the first process only."""
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """The progress line: rewritten in place on a terminal, else a line every ten seconds."""
+
+    def __init__(
+        self,
+        start: int,
+        total: int,
+        out: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.out = out or sys.stderr
+        self.total, self.loss = total, math.nan
+        self._clock, self._terminal = clock, self.out.isatty()
+        self._every = 0.2 if self._terminal else 10.0
+        self._quiet = jax.process_index() != 0
+        self._shown = self._since = clock()
+        self._first = start
+        self._examples = self._seconds = 0.0
+
+    def note(self, text: str) -> None:
+        """Prints a line of its own."""
+        self._print(text, "\n")
+
+    def _print(self, text: str, end: str) -> None:
+        if not self._quiet:
+            erase = "\r\033[K" if self._terminal else ""
+            print(erase + text, end=end, file=self.out, flush=True)
+
+    def restart(self, step: int) -> None:
+        """Begins the rates anew, so that compiling does not count as training."""
+        self._since, self._first = self._clock(), step
+        self._examples = self._seconds = 0.0
+
+    def update(self, step: int, examples: float, seconds: float) -> None:
+        """Counts one step of `examples` and `seconds` of audio; shows the line when it is time."""
+        self._examples += examples
+        self._seconds += seconds
+        now = self._clock()
+        if now - self._shown >= self._every:
+            self._shown = now
+            self._print(self.line(step), "" if self._terminal else "\n")
+
+    def rates(self) -> dict[str, float]:
+        """Returns examples and hours of audio per second since the start or the restart."""
+        spent = max(self._clock() - self._since, 1e-9)
+        return {
+            "examples_per_second": self._examples / spent,
+            "audio_hours_per_second": self._seconds / 3600 / spent,
+        }
+
+    def line(self, step: int) -> str:
+        """Returns step, share done, loss, rates and the time left, as one line."""
+        rates = self.rates()
+        spent = self._clock() - self._since
+        done = step - self._first
+        left = clock_text(spent / done * (self.total - step)) if done > 0 else "?"
+        hours = rates["audio_hours_per_second"]
+        loss = "?" if math.isnan(self.loss) else f"{self.loss:.4f}"
+        return (
+            f"step {step}/{self.total} ({step / max(self.total, 1):.0%})  loss {loss}  "
+            f"{rates['examples_per_second']:.1f} examples/s  {hours:.3g} h audio/s  {left} left"
+        )
+
+
+def clock_text(seconds: float) -> str:
+    """Returns a duration for people: 42s, 3m05s, 2h07m."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes}m{seconds:02d}s"
+    return f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def parameter_table(params: Tree) -> str:
+    """Returns one line per parameter: name, shape, count and sharding; and the total."""
+    rows = [("parameter", "shape", "count", "sharding")]
+    for name, x in tree_lib.named_leaves(params):
+        spec = getattr(getattr(x, "sharding", None), "spec", None)
+        split = "whole" if not spec or not any(spec) else ", ".join(str(a or "-") for a in spec)
+        rows.append((name, "x".join(map(str, x.shape)) or "scalar", f"{x.size:,}", split))
+    rows.append(("total", "", f"{tree_lib.count(params):,}", ""))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return "\n".join(
+        f"{n:<{widths[0]}}  {s:<{widths[1]}}  {c:>{widths[2]}}  {split}".rstrip()
+        for n, s, c, split in rows
+    )
+
+
+class Profile:
+    """Traces steps first to last of `spec` = "first:last" into <workdir>/profile ("" = never)."""
+
+    def __init__(self, spec: str, workdir: str | Path):
+        self.first, self.last = parse_range(spec) if spec else (-1, -1)
+        self.folder = Path(workdir) / "profile"
+        self._on = False
+
+    def before(self, step: int) -> None:
+        """Starts the trace when `step` is the first to be traced."""
+        if step == self.first:
+            jax.profiler.start_trace(str(self.folder))
+            self._on = True
+
+    def after(self, step: int, loss: jax.Array) -> None:
+        """Ends the trace once the last step, whose loss is given, has run on the device."""
+        if self._on and step >= self.last:
+            loss.block_until_ready()
+            self.close()
+
+    def close(self) -> None:
+        """Ends a trace that is still on."""
+        if self._on:
+            jax.profiler.stop_trace()
+            self._on = False
+
+
+def parse_range(spec: str) -> tuple[int, int]:
+    """Returns (first, last) of "100:110"; raises ValueError on anything else."""
+    first, colon, last = spec.partition(":")
+    if not (colon and first.isdigit() and last.isdigit() and 0 < int(first) <= int(last)):
+        raise ValueError(f'config.log.profile is {spec!r}: give steps as "100:110"')
+    return int(first), int(last)

@@ -1,0 +1,210 @@
+"""The train loop: step, and while the device works, write, watch, save, evaluate."""
+
+import collections
+import dataclasses
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from typing import Any, TextIO
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ssl_jax.core import mesh as mesh_lib
+from ssl_jax.core.types import TrainState
+from ssl_jax.engine import hooks as hooks_lib
+from ssl_jax.engine import log as log_lib
+from ssl_jax.engine.checkpoint import Checkpoints
+from ssl_jax.engine.feed import Fed, feed
+from ssl_jax.engine.step import NEVER, TrainStep
+
+DISPATCHED = 4  # steps given to the device ahead of it: enough to hide the host, few batches held
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The loop's durations, in steps, and its guards.
+
+    floors: least values of metrics, watched after `guard_after` steps. best_metric: a name as in
+    metrics.jsonl. sample_rate: for the hours of audio per second.
+    """
+
+    total: int
+    log_every: int
+    save_every: int
+    guard_after: int = 0
+    floors: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    nan: bool = True
+    best_metric: str = ""
+    sample_rate: int = 0
+    profile: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """How a loop ended: the state, its step, and whether SIGTERM ended it before the last."""
+
+    state: TrainState
+    step: int
+    stopped: bool
+
+
+def fit(
+    state: TrainState,
+    step: TrainStep,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    mesh: Mesh,
+    options: Options,
+    checkpoints: Checkpoints,
+    logger: log_lib.Logger,
+    hooks: Sequence[hooks_lib.Hook] = (),
+    out: TextIO | None = None,
+) -> Finished:
+    """Trains from state.step to options.total; `batches` begin at the batch of state.step.
+
+    `state` is donated. Nothing in the loop waits for a number that the device has not computed
+    yet, and an implicit transfer between host and device is an error (jax.transfer_guard); only
+    hooks and saving may transfer. Raises NotFiniteError and CollapseError; a state whose loss is
+    not finite is never saved.
+    """
+    start = int(jax.device_get(state.step))
+    run = _Run(step, options, checkpoints, logger, hooks, start, out or sys.stderr)
+    stopped = False
+    with ExitStack() as stack:
+        signal = stack.enter_context(hooks_lib.StopSignal())
+        stack.callback(checkpoints.wait)
+        stack.callback(run.profile.close)
+        if start >= options.total:
+            return Finished(state, start, False)
+        sharding = mesh_lib.batch_sharding(mesh)
+        fed = stack.enter_context(closing(feed(batches, sharding, options.sample_rate)))
+        stack.enter_context(jax.transfer_guard("disallow"))
+        done = start
+        for done in range(start + 1, options.total + 1):
+            state = run.advance(done, state, _next(fed, done))
+            stopped = signal.asked(done) and done < options.total
+            run.look_around(done, state, stopped)
+            if stopped:
+                run.progress.note(f"SIGTERM: saved step {done}; the same command goes on from it")
+                break
+    return Finished(state, done, stopped)
+
+
+def _next(fed: Iterator[Fed], done: int) -> Fed:
+    item = next(fed, None)
+    if item is None:
+        raise ValueError(f"the batches ended before step {done}: shorten config.train.duration")
+    return item
+
+
+class _Run:
+    """What the loop carries from step to step beside the state."""
+
+    def __init__(
+        self,
+        step: TrainStep,
+        options: Options,
+        checkpoints: Checkpoints,
+        logger: log_lib.Logger,
+        hooks: Sequence[hooks_lib.Hook],
+        start: int,
+        out: TextIO,
+    ):
+        self.step, self.options, self.hooks = step, options, hooks
+        self.checkpoints, self.logger = checkpoints, logger
+        self.progress = log_lib.Progress(start, options.total, out)
+        self.profile = log_lib.Profile(options.profile, logger.path.parent)
+        self.totals = step.zeros()
+        self.pending: tuple[int, Any, dict[str, float]] | None = None
+        self.running: collections.deque[jax.Array] = collections.deque()
+        self.shapes: set[tuple] = set()
+
+    def advance(self, done: int, state: TrainState, fed: Fed) -> TrainState:
+        """Gives step number `done` to the device; writes the numbers of the interval before."""
+        self.profile.before(done)
+        shapes = tuple(sorted((k, v.shape) for k, v in fed.batch.items()))
+        before = time.monotonic()
+        state, self.totals, loss = self.step.run(state, self.totals, fed.batch)
+        compiled = time.monotonic() - before if shapes not in self.shapes else 0.0
+        self.running.append(loss)
+        if len(self.running) > DISPATCHED:
+            self.running.popleft().block_until_ready()
+        self.drain()
+        self.profile.after(done, loss)
+        self.progress.update(done, fed.examples, fed.seconds)
+        if compiled:
+            self.shapes.add(shapes)
+            self._tell_compiled(done, fed, compiled)
+        if done % self.options.log_every == 0 or done == self.options.total:
+            self.pending = (done, self.totals, self.progress.rates())
+            self.totals = self.step.zeros()
+        return state
+
+    def _tell_compiled(self, done: int, fed: Fed, seconds: float) -> None:
+        name, x = max(fed.batch.items(), key=lambda item: item[1].size)
+        self.progress.note(f"step {done}: compiled for {name} {x.shape} in {seconds:.1f} s")
+        self.progress.restart(done)
+
+    def drain(self) -> bool:
+        """Writes the metrics of the last whole interval, waiting for it; says if it was finite."""
+        if self.pending is None:
+            return True
+        (done, totals, rates), self.pending = self.pending, None
+        totals = jax.device_get(totals)
+        healthy = self._check(totals)
+        metrics = hooks_lib.means(totals["sums"])
+        self.progress.loss = metrics.get("loss", self.progress.loss)
+        self.logger.write(done, {f"train/{k}": v for k, v in (metrics | rates).items()})
+        if done > self.options.guard_after:
+            hooks_lib.check_floors(done, metrics, self.options.floors)
+        return healthy
+
+    def _check(self, totals: Any) -> bool:
+        """Says whether all losses were finite; raises where the guard is on and they were not."""
+        bad = int(totals["bad"])
+        if bad != NEVER and self.options.nan:
+            self.checkpoints.wait()
+            latest = self.checkpoints.latest()
+            good = "none yet" if latest is None else str(self.checkpoints.folder / str(latest))
+            raise hooks_lib.not_finite(bad, good)
+        return bad == NEVER
+
+    def look_around(self, done: int, state: TrainState, stopped: bool) -> None:
+        """Runs the hooks that are due after step `done` and saves where it is time to."""
+        last = done == self.options.total
+        due = [fn for fn, every in self.hooks if last or (every > 0 and done % every == 0)]
+        save = stopped or last or done % self.options.save_every == 0
+        if not (due or save):
+            return
+        healthy = self.drain() and self._check(jax.device_get(self.totals))
+        if last or stopped:
+            self.progress.note(self.progress.line(done))
+        with jax.transfer_guard("allow"):
+            found: dict[str, float] = {}
+            for fn in due:
+                found |= fn(done, state) or {}
+            if found:
+                self.logger.write(done, found)
+                self.progress.note(f"step {done}: " + "  ".join(_show(found)))
+            best = self._best(found, all_ran=len(due) == len(self.hooks))
+            if healthy and (save or (best is not None and self.checkpoints.beats_best(best))):
+                self.checkpoints.save(done, state, best)
+        if due:
+            self.progress.restart(done)
+
+    def _best(self, found: Mapping[str, float], all_ran: bool) -> float | None:
+        name = self.options.best_metric
+        if not name:
+            return None
+        if name not in found and all_ran:
+            raise ValueError(
+                f"config.checkpoint.best_metric {name!r} is not among the metrics of the "
+                f"evaluation: {', '.join(sorted(found)) or 'none'}"
+            )
+        return found.get(name)
+
+
+def _show(metrics: Mapping[str, float]) -> list[str]:
+    return [f"{k} {v:.4g}" for k, v in sorted(metrics.items())]

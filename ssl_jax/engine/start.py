@@ -1,0 +1,69 @@
+"""How a run begins: where compiled programs are kept, its first state, what its folder says."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ssl_jax.core import config as config_lib
+from ssl_jax.core.types import Method, TrainState
+from ssl_jax.engine import checkpoint, log
+from ssl_jax.engine import step as step_lib
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in $SSL_JAX_CACHE, by default ~/.cache/ssl_jax/xla."""
+    folder = os.environ.get("SSL_JAX_CACHE") or Path("~/.cache/ssl_jax/xla").expanduser()
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def begin(
+    config: ConfigDict,
+    method: Method,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    shapes: step_lib.Shapes,
+    checkpoints: checkpoint.Checkpoints,
+) -> tuple[TrainState, TrainState]:
+    """Returns (state, shardings): the newest checkpoint, else config.init_from, else fresh."""
+    if checkpoints.latest() is not None:
+        abstract = step_lib.abstract_state(method, tx, shapes)
+        shardings = step_lib.state_sharding(abstract, method.rules, mesh)
+        state = checkpoints.restore(abstract, shardings)
+        log.say(f"resuming {checkpoints.folder.parent} at step {checkpoints.latest()}")
+        return state, shardings
+    state, shardings = step_lib.init_state(method, tx, config.seed, mesh, shapes)
+    if config.init_from:
+        params, extra, loaded, fresh = checkpoint.load_init(
+            config.init_from, state.params, state.extra
+        )
+        state = dataclasses.replace(state, params=params, extra=extra)
+        names = ", ".join(fresh) or "none"
+        log.say(f"{len(loaded)} parameters from {config.init_from}; fresh ones: {names}")
+    return state, shardings
+
+
+def write_folder(
+    workdir: Path, config: ConfigDict, classes: Sequence[str], state: TrainState
+) -> None:
+    """Writes config.json, signature.txt, classes.json and parameters.txt; prints the last."""
+    table = log.parameter_table(state.params)
+    log.say(table)
+    if jax.process_index() != 0:
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "config.json": config_lib.to_json(config),
+        "signature.txt": config_lib.sign(config) + "\n",
+        "classes.json": json.dumps(list(classes), ensure_ascii=False) + "\n",
+        "parameters.txt": table + "\n",
+    }
+    for name, text in texts.items():
+        (workdir / name).write_text(text, encoding="utf-8")

@@ -1,0 +1,261 @@
+"""One update of the training state: loss, gradient, optimizer, method update, all in one jit."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ssl_jax.core import mesh as mesh_lib
+from ssl_jax.core import rng
+from ssl_jax.core import tree as tree_lib
+from ssl_jax.core.types import Batch, Method, Output, Rules, TrainState
+
+Array = jax.Array
+Tree = Any
+Metrics = dict[str, tuple[Array, Array]]
+"""Named (sum, count) pairs; a mean over steps, batches or devices is sum of sums / counts."""
+StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+Shapes = Mapping[str, jax.ShapeDtypeStruct]
+
+MUST_BE_FINITE = ("loss", "gradient_norm", "parameter_norm")
+NEVER = jnp.iinfo(jnp.int32).max
+
+
+def state_sharding(state: TrainState, rules: Rules, mesh: Mesh) -> TrainState:
+    """Returns the sharding of every array of a state, by the rules of its parameters.
+
+    Optimizer moments and teachers carry the path of their parameter inside their own, so the
+    same rule finds them. Raises ValueError when an array matches no rule.
+    """
+    whole: Tree = NamedSharding(mesh, P())
+    parts: dict[str, Tree] = {
+        name: mesh_lib.tree_sharding(getattr(state, name), rules, mesh)
+        for name in ("params", "extra", "opt_state")
+    }
+    return TrainState(step=whole, key=whole, **parts)
+
+
+def gather_when_used(method: Method, mesh: Mesh) -> Method:
+    """Returns the method with the `fsdp` pieces of parameters and extra put together in its loss.
+
+    At rest all stays in pieces, gradients and moments too. Left to itself, XLA (jax 0.10 to 0.12)
+    may cut a product over `fsdp` and `model` at once and then lose a part of the gradient; the
+    update on 8 devices would silently differ from that on 1.
+    """
+    if mesh.shape["fsdp"] == 1:
+        return method
+
+    def whole(name: str, x: Array) -> Array:
+        spec = mesh_lib.spec_for(name, x.shape, method.rules, mesh)
+        spec = P(*(None if axis == "fsdp" else axis for axis in spec))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+    def loss(params: Tree, extra: Tree, batch: Batch, streams: rng.Streams, train: bool) -> Output:
+        params, extra = tree_lib.map_named(whole, params), tree_lib.map_named(whole, extra)
+        return method.loss(params, extra, batch, streams, train)
+
+    return dataclasses.replace(method, loss=loss)
+
+
+def abstract_state(
+    method: Method,
+    tx: optax.GradientTransformation,
+    batch_shapes: Shapes,
+) -> TrainState:
+    """Returns the shapes of the state without computing anything."""
+    return jax.eval_shape(_builder(method, tx, batch_shapes), rng.key_data(0))
+
+
+def init_state(
+    method: Method,
+    tx: optax.GradientTransformation,
+    seed: int,
+    mesh: Mesh,
+    batch_shapes: Shapes,
+) -> tuple[TrainState, TrainState]:
+    """Returns (state, its shardings), each array born on the devices where it lives.
+
+    `batch_shapes` holds the shapes of one global batch. The values depend on `seed` only, not
+    on the mesh.
+    """
+    build = _builder(method, tx, batch_shapes)
+    key = rng.key_data(seed)
+    shardings = state_sharding(jax.eval_shape(build, key), method.rules, mesh)
+    return jax.jit(build, out_shardings=shardings)(key), shardings
+
+
+def _builder(
+    method: Method, tx: optax.GradientTransformation, batch_shapes: Shapes
+) -> Callable[[Array], TrainState]:
+    def build(key: Array) -> TrainState:
+        batch = {name: jnp.zeros(s.shape, s.dtype) for name, s in batch_shapes.items()}
+        params, extra = method.init(rng.named(jax.random.wrap_key_data(key), "init"), batch)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            extra=extra,
+            opt_state=tx.init(params),
+            key=key,
+        )
+
+    return build
+
+
+def make_step(
+    method: Method,
+    tx: optax.GradientTransformation,
+    schedule: Callable[[Array], Array | float],
+    accumulate: int = 1,
+) -> StepFn:
+    """Returns a pure step(state, batch) -> (state, metrics).
+
+    With `accumulate` = n the batch is run as n micro-batches, combined by the weight of their
+    losses, so the update equals that of one large batch. Metrics are those of the method, the
+    `loss`, `lr`, `gradient_norm` (before clipping) and the new `parameter_norm`.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        gradients, extra, metrics = _gradients(method, state, batch, accumulate)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+        done = state.step + 1
+        with jax.named_scope("update"):
+            extra = method.update(params, extra, done)
+        metrics |= {
+            "lr": _one(schedule(state.step)),
+            "gradient_norm": _one(optax.global_norm(gradients)),
+            "parameter_norm": _one(optax.global_norm(params)),
+        }
+        state = TrainState(
+            step=done, params=params, extra=extra, opt_state=opt_state, key=state.key
+        )
+        return state, metrics
+
+    return step
+
+
+def make_eval_step(method: Method) -> Callable[[TrainState, Batch], Metrics]:
+    """Returns a pure evaluate(state, batch) -> metrics of the loss without training noise.
+
+    Masks are drawn as for step 0 whatever the step, so that two validations are comparable.
+    """
+
+    def evaluate(state: TrainState, batch: Batch) -> Metrics:
+        streams = rng.Streams(state.key, jnp.zeros((), jnp.int32), batch["id"])
+        out = method.loss(state.params, state.extra, batch, streams, False)
+        return _metrics(out)
+
+    return evaluate
+
+
+def _gradients(
+    method: Method, state: TrainState, batch: Batch, accumulate: int
+) -> tuple[Tree, Tree, Metrics]:
+    """Returns (gradients, extra, metrics) of a batch run as `accumulate` micro-batches."""
+
+    def one(extra: Tree, micro: Batch) -> tuple[Tree, Output]:
+        def loss(params: Tree) -> tuple[Array, Output]:
+            streams = rng.Streams(state.key, state.step, micro["id"])
+            out = method.loss(params, extra, micro, streams, True)
+            return out.loss, out
+
+        return jax.grad(loss, has_aux=True)(state.params)
+
+    if accumulate == 1:
+        gradients, out = one(state.extra, batch)
+        return gradients, out.extra, _metrics(out)
+
+    def body(carry: tuple, micro: Batch) -> tuple[tuple, Metrics]:
+        total, weight, extra = carry
+        gradients, out = one(extra, micro)
+        total = jax.tree.map(lambda t, g: t + out.weight * g, total, gradients)
+        return (total, weight + out.weight, out.extra), _metrics(out)
+
+    start = (jax.tree.map(jnp.zeros_like, state.params), jnp.float32(0), state.extra)
+    micros = jax.tree.map(lambda x: _interleave(x, accumulate), batch)
+    (total, weight, extra), stacked = jax.lax.scan(body, start, micros)
+    # a batch of nothing but padding has no gradient rather than 0 / 0
+    scale = jnp.where(weight > 0, 1 / jnp.where(weight > 0, weight, 1), 0)
+    metrics = jax.tree.map(lambda x: x.sum(0), stacked)
+    return jax.tree.map(lambda g: g * scale, total), extra, metrics
+
+
+def _interleave(x: Array, parts: int) -> Array:
+    """(B, ...) -> (parts, B / parts, ...); row i goes to part i % parts.
+
+    A device holds a block of neighbouring rows, so each part takes some rows from every device
+    and none has to move.
+    """
+    if x.shape[0] % parts:
+        raise ValueError(
+            f"config.train.accumulate {parts} does not divide a batch of {x.shape[0]} examples: "
+            f"use a divisor, or a config.data.batch_size that is a multiple of it"
+        )
+    return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+
+def _metrics(out: Output) -> Metrics:
+    weight = jnp.asarray(out.weight, jnp.float32)
+    pairs = {**out.metrics, "loss": (out.loss * weight, weight)}
+    return {k: (jnp.float32(s), jnp.float32(n)) for k, (s, n) in pairs.items()}
+
+
+def _one(value: Array | float) -> tuple[Array, Array]:
+    return jnp.float32(value), jnp.float32(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """A step ready to be called in a loop that never waits for its numbers.
+
+    run(state, totals, batch) -> (state, totals, loss): state and totals are donated; `totals`
+    gathers metrics on the device, and `bad`, the first step (counted from 1) whose loss or
+    norms were not finite. zeros() -> totals of no step yet.
+    """
+
+    run: Callable[[TrainState, Tree, Batch], tuple[TrainState, Tree, Array]]
+    zeros: Callable[[], Tree]
+
+
+def compile_step(step: StepFn, mesh: Mesh, shardings: TrainState, shapes: tuple) -> TrainStep:
+    """Returns a jitted TrainStep; `shapes` are an abstract (state, batch) of any bucket."""
+
+    def run(state: TrainState, totals: Tree, batch: Batch) -> tuple:
+        state, metrics = step(state, batch)
+        finite = jnp.all(jnp.stack([jnp.isfinite(metrics[k][0]) for k in MUST_BE_FINITE]))
+        bad = jnp.minimum(totals["bad"], jnp.where(finite, NEVER, state.step))
+        sums = jax.tree.map(jnp.add, totals["sums"], metrics)
+        loss = metrics["loss"][0] / jnp.maximum(metrics["loss"][1], 1e-9)
+        return state, {"sums": sums, "bad": bad}, loss
+
+    metrics = jax.eval_shape(step, *shapes)[1]
+    whole = NamedSharding(mesh, P())
+
+    def zeros() -> Tree:
+        sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+        return {"sums": sums, "bad": jnp.full((), NEVER, jnp.int32)}
+
+    return TrainStep(
+        jax.jit(
+            run,
+            donate_argnums=(0, 1),
+            in_shardings=(shardings, whole, mesh_lib.batch_sharding(mesh)),
+            out_shardings=(shardings, whole, whole),
+        ),
+        jax.jit(zeros, out_shardings=whole),
+    )
+
+
+def compile_eval_step(evaluate: Callable, mesh: Mesh, shardings: TrainState) -> Callable:
+    """Returns the jitted evaluation step: (state, batch) -> metrics, the same on every device."""
+    return jax.jit(
+        evaluate,
+        in_shardings=(shardings, mesh_lib.batch_sharding(mesh)),
+        out_shardings=NamedSharding(mesh, P()),
+    )

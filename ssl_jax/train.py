@@ -1,0 +1,179 @@
+"""Trains one model: python -m ssl_jax.train --config configs/x.py --workdir runs/x
+
+Keys are changed with --config.optim.lr=1e-3. The same command goes on from the newest checkpoint
+of the run folder, which holds config.json, signature.txt, classes.json, parameters.txt,
+metrics.jsonl, skipped.jsonl (files that could not be used) and checkpoints/.
+"""
+
+import argparse
+import importlib
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ssl_jax.core import config as config_lib
+from ssl_jax.core import mesh as mesh_lib
+from ssl_jax.core import tree as tree_lib
+from ssl_jax.core.types import Method, TrainState, Tree
+from ssl_jax.data import corpus as corpus_lib
+from ssl_jax.data.plan import Plan
+from ssl_jax.engine import hooks, log, loop, optim, splits, start
+from ssl_jax.engine import step as step_lib
+from ssl_jax.engine.checkpoint import Checkpoints
+from ssl_jax.evals.monitor import Monitor
+
+MONITORED = ("id", "weight", "audio", "audio_len", "label")
+
+
+def run(
+    config: ConfigDict, workdir: str | Path, watchers: Sequence[hooks.Hook] = ()
+) -> dict[str, float]:
+    """Trains `config` in `workdir`, or goes on there, and returns the last value of each metric.
+
+    `watchers` are (fn(step, state) -> metrics or None, every so many steps), beside those that
+    config.eval names. Raises ValueError and its kin on a config or data that cannot be used,
+    NotFiniteError, CollapseError, and SystemExit(0) after SIGTERM.
+    """
+    workdir = Path(workdir)
+    start.use_compilation_cache()
+    mesh = mesh_lib.make_mesh(config.mesh)
+    mesh_lib.check_batch(mesh, config.data.batch_size)
+    train = splits.open_split(config, workdir, "train")
+    corpus = train.corpus
+    plan = corpus_lib.make_plan(
+        corpus, config.data, seed=config.seed, multiple=splits.unit(config, mesh)
+    )
+    to_steps = splits.durations(config, plan)
+    total = to_steps("100%")
+    method = step_lib.gather_when_used(make_method(config, len(corpus.classes)), mesh)
+    shapes = batch_shapes(method, plan, corpus.sample_rate)
+    params, _ = jax.eval_shape(method.init, jax.random.key(0), shapes)
+    tx, schedule = optim.make(
+        config.optim, params, total_steps=total, to_steps=to_steps, depth=_depth(params)
+    )
+    checkpoints = Checkpoints(workdir, config)
+    state, shardings = start.begin(config, method, tx, mesh, shapes, checkpoints)
+    first = int(jax.device_get(state.step))
+    start.write_folder(workdir, config, corpus.classes, state)
+    logger = log.Logger(workdir, config.log, first)
+    step = step_lib.make_step(method, tx, schedule, config.train.accumulate)
+    compiled = step_lib.compile_step(step, mesh, shardings, (state, shapes))
+    own = evaluations(config, workdir, method, mesh, shardings, train)
+    every = to_steps(config.eval.every, "config.eval.every")
+    asked = [*((fn, every) for fn in own), *watchers]
+    rows = train.rows(plan, method.batch, start=first, stop=total, workers=config.data.workers)
+    options = loop_options(config, to_steps, total)
+    try:
+        done = loop.fit(state, compiled, rows, mesh, options, checkpoints, logger, asked)
+    finally:
+        logger.close()
+        checkpoints.close()
+    if done.stopped:
+        raise SystemExit(0)
+    log.say(f"{total} steps are done. Start another run from this one: config.init_from={workdir}")
+    return dict(logger.latest)
+
+
+def make_method(config: ConfigDict, num_classes: int) -> Method:
+    """Returns the method of ssl_jax/methods/<config.method.name>.py."""
+    name = config.method.name
+    known = sorted(p.stem for p in Path(__file__).parent.glob("methods/[!_]*.py"))
+    if name not in known:
+        hint = config_lib.suggest(name, known)
+        raise config_lib.ConfigError(f"config.method.name is {name!r}: {hint}")
+    return importlib.import_module(f"ssl_jax.methods.{name}").make(
+        config.method,
+        precision=config.precision,
+        sample_rate=config.data.sample_rate,
+        num_classes=num_classes,
+    )
+
+
+def batch_shapes(method: Method, plan: Plan, sample_rate: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the global batch of the longest bucket as the method reads it, abstract."""
+    size, length = plan.batch_sizes[-1], round(plan.buckets[-1] * sample_rate)
+    return {
+        name: jax.ShapeDtypeStruct((size, *(n or length for n in spec.shape)), spec.dtype)
+        for name, spec in method.batch.items()
+    }
+
+
+def evaluations(
+    config: ConfigDict,
+    workdir: Path,
+    method: Method,
+    mesh: Mesh,
+    shardings: TrainState,
+    train: splits.Split,
+) -> list[hooks.HookFn]:
+    """Returns the hooks that config.eval asks for; none where there is no config.data.valid."""
+    found: list[hooks.HookFn] = []
+    monitors = tuple(config.eval.monitors)
+    if len(config.data.valid):
+        valid = splits.open_split(config, workdir, "valid", train.corpus.classes)
+        unit = splits.unit(config, mesh)
+        if config.eval.valid:
+            evaluate = step_lib.compile_eval_step(step_lib.make_eval_step(method), mesh, shardings)
+            rows = valid.in_order(unit, method.batch)
+            found.append(hooks.validation(evaluate, rows, mesh))
+        if monitors:
+            sides = {"train": train, "valid": valid}
+            batches = {k: v.in_order(unit, MONITORED) for k, v in sides.items()}
+            count = len(train.corpus.classes)
+            found.append(Monitor(monitors, method.features, **batches, classes=count, mesh=mesh))
+    if not found and (monitors or config.checkpoint.best_metric):
+        raise config_lib.ConfigError(
+            "config.eval.monitors and config.checkpoint.best_metric need an evaluation: name a "
+            "source in config.data.valid and keep config.eval.valid=True"
+        )
+    return found
+
+
+def loop_options(config: ConfigDict, to_steps: Callable[..., int], total: int) -> loop.Options:
+    """Returns the durations and guards of the loop, in steps."""
+
+    def every(section: str, key: str = "every") -> int:
+        return to_steps(config[section][key], f"config.{section}.{key}")
+
+    return loop.Options(
+        total=total,
+        log_every=every("log"),
+        save_every=every("checkpoint"),
+        guard_after=every("guard", "after"),
+        floors=dict(config.guard.floors),
+        nan=config.guard.nan,
+        best_metric=config.checkpoint.best_metric,
+        sample_rate=config.data.sample_rate,
+        profile=config.log.profile,
+    )
+
+
+def _depth(params: Tree) -> int:
+    """Returns the number of blocks, the first axis of their stacked parameters."""
+    named = tree_lib.named_leaves(params)
+    return next((x.shape[0] for name, x in named if re.search(optim.BLOCKS, name)), 0)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command; an error that this package foresees is one line, without a traceback."""
+    parser = argparse.ArgumentParser(prog="python -m ssl_jax.train", description=__doc__)
+    parser.add_argument("--config", required=True, help="configs/x.py, or configs/x.py:argument")
+    parser.add_argument("--workdir", required=True, help="the run folder, new or to go on in")
+    known, overrides = parser.parse_known_args(arguments)
+    try:
+        run(config_lib.load(known.config, overrides), known.workdir)
+    except (ValueError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if Path(__file__).parent not in Path(frames[-1].filename).parents:
+            raise
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

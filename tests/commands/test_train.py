@@ -1,0 +1,179 @@
+"""The command: a run folder, resuming, errors in one line, real methods in real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import train_corpus as corpora
+
+from ssl_jax import train
+from ssl_jax.core import config as config_lib
+from ssl_jax.core.types import Method, Output, Spec
+from ssl_jax.engine import checkpoint, log, start
+
+KWS = str(corpora.CONFIGS / "supervised" / "kws.py") + ":toy"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return corpora.write_corpus(tmp_path_factory.mktemp("corpus") / "tones")
+
+
+def tiny(config, num_classes: int) -> Method:
+    """Returns a linear classifier of the loudness of a clip, which compiles at once."""
+
+    def loss(params, extra, batch, streams, train):
+        x = jnp.abs(batch["audio"].astype(jnp.float32)).mean(1, keepdims=True) / 1e4
+        logits = x @ params["encoder"]["kernel"]
+        each = -jax.nn.log_softmax(logits)[jnp.arange(len(x)), batch["label"]]
+        weight = batch["weight"].sum()
+        value = (each * batch["weight"]).sum() / jnp.maximum(weight, 1)
+        return Output(value, weight, {"target_std": (0.05, 1.0), "accuracy": (0.5, 1.0)}, extra)
+
+    return Method(
+        init=lambda key, batch: ({"encoder": {"kernel": jnp.zeros((1, num_classes))}}, {}),
+        loss=loss,
+        features=lambda params, batch: None,
+        batch={
+            "id": Spec((), "uint32"),
+            "weight": Spec((), "float32"),
+            "audio": Spec((None,), "int16"),
+            "label": Spec((), "int32"),
+        },
+        rules=((".*", ()),),
+        scopes=(),
+    )
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Replaces the method by the tiny one, and leaves the user's cache alone."""
+    monkeypatch.setattr(train, "make_method", tiny)
+    monkeypatch.setattr(start, "use_compilation_cache", lambda: None)
+
+
+def load(corpus, **changes):
+    return config_lib.load(KWS, corpora.overrides(corpus, **changes))
+
+
+def test_a_run_leaves_a_folder_that_describes_it(tmp_path, corpus, quick):
+    config = load(corpus)
+    metrics = train.run(config, tmp_path / "run")
+    folder = tmp_path / "run"
+    assert json.loads((folder / "classes.json").read_text()) == ["high", "low", "mid"]
+    assert config_lib.from_json((folder / "config.json").read_text()) == config
+    assert (folder / "signature.txt").read_text().strip() == config_lib.sign(config)
+    assert "encoder/kernel" in (folder / "parameters.txt").read_text()
+    assert [r["step"] for r in log.read(folder / "metrics.jsonl")] == [1, 2, 3, 4, 4]
+    assert metrics["valid/loss"] > 0 and metrics["train/lr"] == pytest.approx(1e-3)
+    assert list(checkpoint.restore_params(folder)["encoder"]) == ["kernel"]
+
+
+def test_a_longer_run_is_another_run_and_the_same_one_resumes(tmp_path, corpus, quick):
+    watched = []
+    watch = [(lambda step, state: watched.append(step), 2)]
+    train.run(load(corpus), tmp_path, watch)
+    again = train.run(load(corpus, **{"log.every": "2 steps"}), tmp_path, watch)
+    assert watched == [2, 4] and again["valid/loss"] > 0
+    with pytest.raises(ValueError, match=r"config.train.duration: '4 steps' before, '6 steps' now"):
+        train.run(load(corpus, **{"train.duration": "6 steps"}), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["train"]["duration"] == "4 steps"
+
+
+def test_a_collapse_and_a_missing_folder_are_one_line_each(tmp_path, corpus, quick):
+    config = load(corpus)
+    with config.unlocked():
+        config.guard.after, config.guard.floors = 0, {"target_std": 0.1}
+    with pytest.raises(RuntimeError, match=r"the targets collapsed: target_std is 0.05 at step 1"):
+        train.run(config, tmp_path / "a")
+    arguments = ["--config", KWS, "--workdir", str(tmp_path / "b")]
+    with pytest.raises(SystemExit, match=r"^error: .*config\.data\.train\.sc\.path"):
+        train.main([*arguments, *corpora.overrides(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit, match=r"^error: config\.optim\.lrr does not exist"):
+        train.main([*arguments, "--config.optim.lrr=1"])
+
+
+def test_wrong_config_is_named(tmp_path, corpus, quick):
+    cases = {
+        "train.duration": ("0 steps", "config.train.duration is 0"),
+        "mesh.data": (3, "config.mesh"),
+        "train.accumulate": (3, r"config.data.batch_size is 4: use a multiple of"),
+        "checkpoint.best_mode": ("high", "config.checkpoint.best_mode"),
+    }
+    for key, (value, expected) in cases.items():
+        with pytest.raises(ValueError, match=expected):
+            train.run(load(corpus, **{key: value}), tmp_path / key)
+    without = {"eval.valid": False, "checkpoint.best_metric": "valid/accuracy"}
+    with pytest.raises(ValueError, match="best_metric need an evaluation"):
+        train.run(load(corpus, **without), tmp_path / "best")
+
+
+def test_an_unknown_method_is_named(corpus):
+    config = load(corpus)
+    config.method.name = "data2vek"
+    with pytest.raises(ValueError, match=r"config.method.name is 'data2vek': did you mean 'data2"):
+        train.make_method(config, 3)
+
+
+def test_skipped_files_are_listed(tmp_path, quick):
+    folder = corpora.write_corpus(tmp_path / "tones")
+    broken = next(p for p in sorted((folder / "low").iterdir()) if "00000005" in p.name)
+    broken.write_bytes(b"no sound")
+    bad = {"data.on_bad": "skip", "data.max_bad_share": 0.5, "train.duration": "2 epochs"}
+    train.run(load(folder, **bad), tmp_path / "run")
+    (row,) = [json.loads(x) for x in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
+    assert "00000005" in row["where"]
+
+
+def test_the_cache_folder_follows_the_environment(tmp_path, monkeypatch):
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "xla"))
+    try:
+        start.use_compilation_cache()
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "xla")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+def command(folder, corpus, config, **changes) -> list[str]:
+    texts = corpora.overrides(corpus, **changes)
+    arguments = ["--config", config, "--workdir", str(folder), *texts]
+    return [sys.executable, "-m", "ssl_jax.train", *arguments]
+
+
+def environment(cache) -> dict[str, str]:
+    return os.environ | {"SSL_JAX_CACHE": str(cache), "JAX_PLATFORMS": "cpu"}
+
+
+@pytest.mark.slow
+def test_the_command_pretrains_resumes_and_fine_tunes(tmp_path, corpus):
+    pretrain = str(corpora.CONFIGS / "data2vec" / "kws.py") + ":toy"
+    env, root = environment(tmp_path / "xla"), corpora.CONFIGS.parent
+    changes = {"train.duration": "300 steps", "checkpoint.every": "5 steps"}
+    first = command(tmp_path / "pre", corpus, pretrain, **changes)
+    process = subprocess.Popen(first, env=env, cwd=root, stderr=subprocess.PIPE, text=True)
+    saves = tmp_path / "pre" / "checkpoints"
+    deadline = time.monotonic() + 100
+    while not (saves.is_dir() and any(p.name.isdigit() for p in saves.iterdir())):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 0 and "SIGTERM: saved step" in text, text
+    workers = command(tmp_path / "pre", corpus, pretrain, **changes, **{"data.workers": 1})
+    subprocess.run(workers, env=env, cwd=root, check=True, timeout=200)
+    whole = command(tmp_path / "whole", corpus, pretrain, **changes)
+    subprocess.run(whole, env=env, cwd=root, check=True, timeout=200)
+    a, b = (checkpoint.restore_params(tmp_path / name, 300) for name in ("pre", "whole"))
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+    tune = command(tmp_path / "tune", corpus, KWS, init_from=tmp_path / "pre")
+    done = subprocess.run(tune, env=env, cwd=root, check=True, capture_output=True, text=True)
+    assert "fresh ones: head/" in done.stderr

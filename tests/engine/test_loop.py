@@ -1,0 +1,288 @@
+"""The loop: guards, metrics, hooks, transfers, prefetch and stopping."""
+
+import json
+import signal
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy_method as toy
+
+from ssl_jax.core import mesh as mesh_lib
+from ssl_jax.engine import checkpoint, feed, hooks, log, loop
+from ssl_jax.engine import step as step_lib
+from ssl_jax.engine.checkpoint import Checkpoints
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return mesh_lib.make_mesh({"data": -1}, jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def started(mesh):
+    state, shardings, compiled, pure = toy.start(mesh)
+    return jax.device_get(state), shardings, compiled, pure
+
+
+class Run:
+    """A toy run in a folder, stepped by `go`."""
+
+    def __init__(self, folder, mesh, started, compiled=None):
+        self.folder, self.mesh = folder, mesh
+        self.host, self.shardings = started[:2]
+        self.compiled = compiled or started[2]
+        self.checkpoints = Checkpoints(folder, toy.make_config())
+
+    def go(self, total=10, start=0, hooks=(), change=lambda n, batch: batch, last=None, **changes):
+        state = jax.device_put(self.host, self.shardings)
+        if start:
+            state = self.checkpoints.restore(state, self.shardings)
+        logger = toy.open_logger(self.folder, start)
+        batches = toy.stream(start, total if last is None else last, change)
+        options = toy.options(total, **changes)
+        try:
+            return loop.fit(
+                state, self.compiled, batches, self.mesh, options, self.checkpoints, logger, hooks
+            )
+        finally:
+            logger.close()
+
+    def rows(self):
+        return log.read(self.folder / "metrics.jsonl")
+
+
+@pytest.fixture
+def toy_run(tmp_path, mesh, started):
+    run = Run(tmp_path, mesh, started)
+    yield run
+    run.checkpoints.close()
+
+
+def test_the_loop_equals_a_plain_loop_over_the_pure_step(toy_run, started):
+    host, _, _, pure = started
+    expected, losses = host, []
+    step = jax.jit(pure)
+    for n in range(10):
+        expected, metrics = step(expected, toy.rows(n))
+        losses.append(jax.device_get(metrics["loss"]))
+    done = toy_run.go()
+    for a, b in zip(jax.tree.leaves(done.state), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+    rows = toy_run.rows()
+    assert [r["step"] for r in rows] == [2, 4, 6, 8, 10]
+    (s1, n1), (s2, n2) = losses[:2]
+    assert rows[0]["train/loss"] == pytest.approx((s1 + s2) / (n1 + n2), rel=1e-6)
+    assert rows[0]["train/examples_per_second"] > 0
+    assert rows[0]["train/audio_hours_per_second"] > 0
+    assert done.step == 10 and not done.stopped
+
+
+def test_metrics_are_drained_after_the_next_step_is_given_to_the_device(toy_run, started):
+    order = []
+    real = toy_run.compiled
+
+    def run(state, totals, batch):
+        order.append("step")
+        return real.run(state, totals, batch)
+
+    toy_run.compiled = step_lib.TrainStep(run, real.zeros)
+    logger_write = log.Logger.write
+    try:
+        log.Logger.write = lambda self, n, m: (order.append(f"row {n}"), logger_write(self, n, m))
+        toy_run.go(6, save_every=100)
+    finally:
+        log.Logger.write = logger_write
+    expected = ["step"] * 3 + ["row 2"] + ["step"] * 2 + ["row 4"] + ["step", "row 6"]
+    assert order == expected
+
+
+def test_rows_are_unique_after_a_resume(toy_run):
+    toy_run.go(8)
+    logger = toy_run.folder / "metrics.jsonl"
+    logger.write_text(logger.read_text() + json.dumps({"step": 9, "time": 0.0}) + "\n")
+    toy_run.go(12, start=8)
+    steps = [r["step"] for r in toy_run.rows()]
+    assert steps == sorted(set(steps)) == [2, 4, 6, 8, 10, 12]
+
+
+@pytest.mark.parametrize("sync", ["constant", "guard"])
+def test_a_hidden_transfer_in_the_loop_is_an_error(toy_run, sync):
+    real = toy_run.compiled
+
+    def run(state, totals, batch):
+        state, totals, loss = real.run(state, totals, batch)
+        if sync == "constant":
+            loss = loss * np.float32(2.0)  # a number of the host, sent anew at every step
+        else:
+            # on CPU memory is shared and float(loss) transfers nothing; elsewhere it raises
+            assert jax.config.jax_transfer_guard_device_to_host == "disallow"
+            if jax.default_backend() == "cpu":
+                raise RuntimeError("Disallowed device-to-host transfer")
+            float(loss)
+        return state, totals, loss
+
+    toy_run.compiled = step_lib.TrainStep(run, real.zeros)
+    with pytest.raises(Exception, match=r"Disallowed .*transfer"):
+        toy_run.go(4)
+
+
+def test_the_loop_itself_never_waits_for_a_number(toy_run, monkeypatch):
+    """Guards do not see reads of CPU memory, so conversions themselves are forbidden here."""
+    array = type(jnp.zeros(()))
+
+    def forbidden(self, *args):
+        raise AssertionError("a device array was converted on the host")
+
+    for name in ("__float__", "__int__", "__bool__", "__index__", "__format__", "item", "tolist"):
+        monkeypatch.setattr(array, name, forbidden)
+    toy_run.go(6)
+
+
+def test_hooks_may_transfer_and_their_numbers_are_logged(toy_run):
+    seen = []
+
+    def hook(step, state):
+        seen.append(step)
+        return {"valid/norm": float(jnp.sum(state.params["decoder"] * 2))}
+
+    toy_run.go(7, hooks=[(hook, 3), (lambda step, state: None, 2)])
+    assert seen == [3, 6, 7]
+    assert [r["step"] for r in toy_run.rows() if "valid/norm" in r] == [3, 6, 7]
+
+
+def poison(first):
+    def change(n, batch):
+        bad = np.full(toy.BATCH, np.nan, np.float32)
+        return batch | ({"weight": bad} if n + 1 == first else {})
+
+    return change
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(toy_run):
+    with pytest.raises(hooks.NotFiniteError, match=r"not finite at step 7\. .*checkpoints/5"):
+        toy_run.go(20, change=poison(7))
+    assert toy_run.checkpoints.latest() == 5
+
+
+def test_no_state_is_saved_at_the_step_that_is_not_finite(toy_run):
+    with pytest.raises(hooks.NotFiniteError, match=r"at step 5.*kept: none yet"):
+        toy_run.go(20, change=poison(5))
+    assert toy_run.checkpoints.latest() is None
+    toy_run.go(20, change=poison(5), nan=False, save_every=2)
+    assert toy_run.checkpoints.latest() == 4
+
+
+def test_a_collapse_names_the_part_the_step_and_the_value(toy_run):
+    floors = {"target_std": 100.0}
+    with pytest.raises(hooks.CollapseError, match=r"the targets collapsed: target_std is 0\.\d+"):
+        toy_run.go(10, floors=floors, guard_after=3)
+    assert [r["step"] for r in toy_run.rows()] == [2, 4]
+    with pytest.raises(ValueError, match=r"config.guard.floors.other_std: .* no such metric"):
+        toy_run.go(10, floors={"other_std": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("prediction_std", "the predictions"), ("frontend_std", "the front end")],
+)
+def test_the_collapsed_part_is_named(name, part):
+    with pytest.raises(hooks.CollapseError, match=f"{part} collapsed: {name} is 0.001 at step 9"):
+        hooks.check_floors(9, {name: 0.001}, {name: 0.01})
+    hooks.check_floors(9, {name: 0.02}, {name: 0.01})
+    with pytest.raises(hooks.CollapseError):
+        hooks.check_floors(9, {name: float("nan")}, {name: 0.01})
+
+
+def test_sigterm_saves_and_ends(toy_run):
+    def change(n, batch):
+        if n == 3:
+            signal.raise_signal(signal.SIGTERM) if _main() else _send()
+        return batch
+
+    before = signal.getsignal(signal.SIGTERM)
+
+    def slow(step, state):
+        return time.sleep(0.05)
+
+    done = toy_run.go(1000, hooks=[(slow, 1)], change=change)
+    assert done.stopped and 1 <= done.step < 1000
+    assert toy_run.checkpoints.latest() == done.step
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def _main():
+    return threading.current_thread() is threading.main_thread()
+
+
+def _send():
+    import os
+
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_finished_run_is_not_trained_again(toy_run):
+    first = toy_run.go(5)
+    again = toy_run.go(5, start=5)
+    assert again.step == 5 and toy.bits(again.state) == toy.bits(first.state)
+
+
+def test_too_few_batches_are_an_error(toy_run):
+    with pytest.raises(ValueError, match=r"ended before step 4: shorten config.train.duration"):
+        toy_run.go(10, last=3)
+
+
+def test_an_error_of_the_data_is_raised_here_and_the_thread_ends(toy_run):
+    def change(n, batch):
+        if n == 3:
+            raise OSError("row 3: no such file")
+        return batch
+
+    with pytest.raises(OSError, match=r"row 3"):
+        toy_run.go(10, change=change)
+    assert not [t for t in threading.enumerate() if t.name == "feed"]
+
+
+def test_batches_are_read_ahead_and_not_further(mesh):
+    asked = []
+
+    def source():
+        for n in range(20):
+            asked.append(n)
+            yield toy.rows(n)
+
+    fed = feed.feed(source(), mesh_lib.batch_sharding(mesh), ahead=2)
+    first = next(fed)
+    deadline = time.monotonic() + 5
+    while len(asked) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert asked == [0, 1, 2, 3]  # one taken, two ready, one in hand
+    assert first.examples == toy.BATCH and isinstance(first.batch["audio"], jax.Array)
+    fed.close()
+    assert not [t for t in threading.enumerate() if t.name == "feed"]
+
+
+def test_validation_is_the_mean_over_the_split_without_padding(mesh, started):
+    host, shardings, _, _ = started
+    evaluate = step_lib.compile_eval_step(
+        step_lib.make_eval_step(toy.make_method()), mesh, shardings
+    )
+    halves = [toy.rows(0), toy.rows(1)]
+    halves[1]["weight"][4:] = 0
+    state = jax.device_put(host, shardings)
+    found = hooks.validation(evaluate, lambda: iter(halves), mesh)(7, state)
+    parts = [jax.device_get(evaluate(state, rows))["loss"] for rows in halves]
+    expected = sum(p[0] for p in parts) / sum(p[1] for p in parts)
+    assert found["valid/loss"] == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(ValueError, match=r"config.data.valid gives no batch"):
+        hooks.validation(evaluate, lambda: iter(()), mesh)(7, state)
+
+
+def test_the_profile_covers_the_steps_asked_for(toy_run):
+    toy_run.go(4, profile="2:3")
+    assert list((toy_run.folder / "profile").rglob("*.xplane.pb"))
+    assert checkpoint.restore_params(toy_run.folder) is not None

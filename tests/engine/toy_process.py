@@ -1,0 +1,41 @@
+"""Trains the toy in a process of its own: python toy_process.py <folder> <steps> [seconds per step]
+
+Goes on from the newest checkpoint, saves after every step, and writes the bits of the final state
+to <folder>/bits.txt.
+"""
+
+import hashlib
+import sys
+import time
+from pathlib import Path
+
+import jax
+import toy_method as toy
+
+from ssl_jax.core.mesh import make_mesh
+from ssl_jax.engine import loop
+from ssl_jax.engine.checkpoint import Checkpoints
+
+
+def main() -> None:
+    """Runs the toy; ends with 0 when it is done or was asked to stop."""
+    folder, total = Path(sys.argv[1]), int(sys.argv[2])
+    pause = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
+    mesh = make_mesh({"data": -1})
+    state, shardings, compiled, _ = toy.start(mesh)
+    checkpoints = Checkpoints(folder, toy.make_config())
+    first = checkpoints.latest() or 0
+    if first:
+        state = checkpoints.restore(state, shardings)
+    logger = toy.open_logger(folder, first)
+    options = toy.options(total, save_every=1)
+    hooks = [(lambda step, state: time.sleep(pause), 1)]
+    batches = toy.stream(first, total)
+    done = loop.fit(state, compiled, batches, mesh, options, checkpoints, logger, hooks)
+    checkpoints.close()
+    bits = sorted(toy.bits(jax.device_get(done.state)).items())
+    (folder / "bits.txt").write_text(hashlib.sha256(repr(bits).encode()).hexdigest())
+
+
+if __name__ == "__main__":
+    main()
