@@ -223,7 +223,7 @@ def _classifier(config: "ConfigDict", precision: str, classes: tuple[str, ...]) 
 
     def apply(params: Any, batch: Any) -> Any:
         variables = {"params": params["encoder"]}
-        encoded = encoder.apply(variables, batch["audio"], batch["audio_len"])
+        encoded: Any = encoder.apply(variables, batch["audio"], batch["audio_len"])
         last = encoded.hidden[-1]
         variables = {"params": params["head"]}
         logits: Any = head.apply(variables, last, encoded.valid, encoded.prefix)

@@ -1,0 +1,202 @@
+"""Frame features of waveforms of any length and number, in bounded memory.
+
+A clip longer than the window is cut into overlapping windows of that length. Every window gives
+the frames of its middle, so each frame kept has at least the overlap as context on either side
+(the ends of the clip aside). Windows start on the frame grid, so frame n of the result is
+centred where it would be in one pass over the whole clip. Rows are zero-padded to one of four
+lengths and run one or `batch` at a time: at most eight compilations.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax.core.types import Array, Batch, Tree
+from ssl_jax.evals.pool import FeaturesFn
+from ssl_jax.evals.progress import Progress
+
+
+class Window(NamedTuple):
+    """A piece of a clip: its samples (n,) int16, and which of its frames are kept."""
+
+    samples: np.ndarray
+    first: int
+    last: int | None
+
+
+class Extractor:
+    """Runs a model over int16 mono clips at its own sample rate.
+
+    features(params, batch) -> Features. window_s: the longest piece seen at once, in seconds,
+    normally the longest clip of training. overlap_s: context on each side of the frames kept
+    (None: an eighth of the window). `field` and `hop` are the samples that a frame covers and
+    the samples between frames; frame n is centred at field / 2 + n * hop.
+    """
+
+    def __init__(
+        self,
+        features: FeaturesFn,
+        params: Tree,
+        *,
+        sample_rate: int,
+        window_s: float,
+        overlap_s: float | None = None,
+        batch: int = 8,
+    ):
+        self.params, self.sample_rate, self.batch = params, sample_rate, batch
+        self.window = round(window_s * sample_rate)
+        self.field, self.hop = _frame_geometry(features, params, sample_rate, self.window)
+        overlap_s = window_s / 8 if overlap_s is None else overlap_s
+        self.overlap = _round_up(round(overlap_s * sample_rate), self.hop)
+        self.stride = (self.window - 2 * self.overlap) // self.hop * self.hop
+        if self.stride <= 0 or self.overlap < self.field - self.hop:
+            least = (self.field - self.hop) / sample_rate
+            raise ValueError(
+                f"windows of {window_s} s cannot overlap by {overlap_s} s: use an overlap of at "
+                f"least {least:.3f} s and of less than half the window"
+            )
+        parts = {max(self.field, -(-self.window // n)) for n in (8, 4, 2)}
+        self.lengths = sorted(parts | {self.window})
+
+        def apply(params: Tree, batch: Batch) -> tuple[Array, Array]:
+            out = features(params, batch)
+            return out.hidden_states.astype(jnp.float32), out.mask.sum(-1)
+
+        self._apply = jax.jit(apply)
+
+    def times(self, count: int) -> np.ndarray:
+        """Returns the centres (T,) in seconds of the first `count` frames of a clip."""
+        return (self.field / 2 + self.hop * np.arange(count)) / self.sample_rate
+
+    def windows(self, blocks: Iterable[np.ndarray]) -> Iterator[Window]:
+        """Cuts a clip, given as consecutive int16 blocks, into windows; holds about one of them.
+
+        Raises ValueError when the clip is shorter than one frame.
+        """
+        buffer = np.zeros(0, np.int16)
+        first, last = None, (self.stride + self.overlap) // self.hop
+        for block in blocks:
+            buffer = np.concatenate([buffer, block]) if len(buffer) else block
+            while len(buffer) > self.window:
+                yield Window(buffer[: self.window], first or 0, last)
+                buffer = buffer[self.stride :]
+                first = self.overlap // self.hop
+        if first is None and len(buffer) < self.field:
+            raise ValueError(
+                f"audio of {len(buffer)} samples at {self.sample_rate} Hz is shorter than one "
+                f"frame: at least {self.field} samples are needed"
+            )
+        yield Window(buffer, first or 0, None)
+
+    def run(self, clips: Iterable[np.ndarray]) -> list[np.ndarray]:
+        """Returns the hidden states (L + 1, T, D) float32 of every int16 clip (n,)."""
+        pieces = [(i, w) for i, clip in enumerate(clips) for w in self.windows([clip])]
+        parts: list[list[np.ndarray]] = [[] for _ in {i for i, _ in pieces}]
+        progress = Progress("features: window", len(pieces))
+        found = self._extract([w for _, w in pieces], progress)
+        progress.close()
+        for (i, _), hidden in zip(pieces, found, strict=True):
+            parts[i].append(hidden)
+        return [p[0] if len(p) == 1 else np.concatenate(p, axis=1) for p in parts]
+
+    def stream(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields (hidden states (L + 1, T, D), times (T,)) piece by piece, in order.
+
+        Memory is bounded by `batch` windows, however long the clip is.
+        """
+        done = 0
+        for windows in _grouped(self.windows(blocks), self.batch):
+            hidden = np.concatenate(self._extract(windows), axis=1)
+            count = hidden.shape[1]
+            yield hidden, self.times(done + count)[done:]
+            done += count
+
+    def batches(self, rows: Sequence[np.ndarray]) -> Iterator[tuple[list[int], Batch]]:
+        """Groups int16 rows (n,), none longer than the window, into padded batches of like length.
+
+        Yields (positions in `rows`, batch); a batch may end with spare rows.
+        """
+        lengths = [next(n for n in self.lengths if n >= len(row)) for row in rows]
+        for length in self.lengths:
+            like = (i for i, n in enumerate(lengths) if n == length)
+            for group in _grouped(like, self.batch):
+                size = 1 if len(group) == 1 else self.batch
+                # spare rows repeat the first: an empty one would be a new case for every norm
+                chosen = [rows[i] for i in group + group[:1] * (size - len(group))]
+                audio = np.stack([np.pad(row, (0, length - len(row))) for row in chosen])
+                counts = np.asarray([len(row) for row in chosen], np.int32)
+                yield group, audio_batch(audio, counts)
+
+    def _extract(self, windows: list[Window], progress: Progress | None = None) -> list[np.ndarray]:
+        """Returns the kept frames (L + 1, T, D) of every window, in the given order."""
+        found: list[np.ndarray] = [np.zeros(0)] * len(windows)
+        for group, batch in self.batches([w.samples for w in windows]):
+            hidden, counts = jax.device_get(self._apply(self.params, batch))
+            for row, i in enumerate(group):
+                frames = hidden[:, row, : counts[row]]
+                found[i] = frames[:, windows[i].first : windows[i].last].copy()
+            if progress:
+                progress.step(len(group))
+        return found
+
+
+def audio_batch(audio: np.ndarray, lengths: np.ndarray | Array) -> Batch:
+    """Returns an unlabelled batch of audio (B, N) int16 with real lengths (B,)."""
+    size = len(lengths)
+    arrays: dict[str, Any] = {
+        "id": np.arange(size, dtype=np.uint32),
+        "weight": np.ones(size, np.float32),
+        "label": np.full(size, -1, np.int32),
+        "audio": audio,
+        "audio_len": lengths,
+    }
+    return arrays
+
+
+def _frame_geometry(
+    features: FeaturesFn, params: Tree, sample_rate: int, longest: int
+) -> tuple[int, int]:
+    """Returns (samples that one frame covers, samples between frames), found by asking the mask.
+
+    The shortest clip with one valid frame is one frame long. Only the mask is computed: the
+    compiler drops the rest.
+    """
+    silence = np.zeros((1, longest), np.int16)
+
+    def apply(params: Tree, length: Array) -> Array:
+        return features(params, audio_batch(silence, length)).mask.sum()
+
+    batch = audio_batch(silence, np.ones(1, np.int32))
+    rate = jax.eval_shape(features, params, batch).rate
+    hop = sample_rate / rate
+    if abs(hop - round(hop)) > 1e-6:
+        raise ValueError(f"{rate} frames per second do not divide the sample rate {sample_rate}")
+    count = jax.jit(apply)
+    if not count(params, np.asarray([longest], np.int32)):
+        raise ValueError(f"a window of {longest / sample_rate} s is shorter than one frame")
+    low, high = 0, longest
+    while high - low > 1:
+        middle = (low + high) // 2
+        if count(params, np.asarray([middle], np.int32)):
+            high = middle
+        else:
+            low = middle
+    return high, round(hop)
+
+
+def _round_up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
+
+
+def _grouped(items: Iterable, size: int) -> Iterator[list]:
+    group = []
+    for item in items:
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group

@@ -1,0 +1,62 @@
+"""Is the representation alive: deviation and effective rank by layer, teacher-student agreement.
+
+All on cached pooled features (N, L + 1, D), where N counts clips of the whole (global) split.
+A loss can look fine while the front end has collapsed; layer 0 is its output.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax.core.types import Array
+from ssl_jax.ops import stats
+
+MAX_ROWS = 25_600
+
+
+@jax.jit
+def _layer_std(features: Array) -> Array:
+    return jax.vmap(stats.token_std, in_axes=1)(features)
+
+
+@jax.jit
+def _layer_rank(features: Array) -> Array:
+    def one(x: Array) -> Array:
+        # R of a QR has the singular values of x, and is small
+        return stats.rankme(jnp.linalg.qr(x, mode="r"))
+
+    return jax.lax.map(one, jnp.moveaxis(features, 1, 0))
+
+
+@jax.jit
+def _layer_cosine(student: Array, teacher: Array) -> Array:
+    def one(a: Array, b: Array) -> Array:
+        total, count = stats.cosine(a, b)
+        return total / count
+
+    return jax.vmap(one, in_axes=1)(student, teacher)
+
+
+def layer_std(features: np.ndarray) -> np.ndarray:
+    """Returns (L + 1,): mean over D of the deviation over clips; about 0.001 when collapsed."""
+    return np.asarray(_layer_std(features))
+
+
+def layer_rank(features: np.ndarray) -> np.ndarray:
+    """Returns RankMe (L + 1,) of the first 25,600 clips: 1 when collapsed, at most min(N, D)."""
+    return np.asarray(_layer_rank(features[:MAX_ROWS]))
+
+
+def layer_cosine(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """Returns the mean cosine (L + 1,) between two models' features of the same clips."""
+    if student.shape != teacher.shape:
+        raise ValueError(f"features {student.shape} and {teacher.shape} are not of the same clips")
+    return np.asarray(_layer_cosine(student, teacher))
+
+
+def report(features: np.ndarray, teacher: np.ndarray | None = None) -> dict[str, float]:
+    """Returns names such as "std/layer3", "rankme/layer3", "teacher_cosine/layer3" -> value."""
+    parts = {"std": layer_std(features), "rankme": layer_rank(features)}
+    if teacher is not None:
+        parts["teacher_cosine"] = layer_cosine(features, teacher)
+    return {f"{k}/layer{i}": float(v) for k, values in parts.items() for i, v in enumerate(values)}

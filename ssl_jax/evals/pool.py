@@ -1,0 +1,148 @@
+"""Frozen features once: each layer averaged over time, per clip, cached on disk for every probe.
+
+A probe with a linear head over mean-pooled frames needs no frame again: averaging and a linear
+map commute, so (L + 1, D) numbers per clip serve any number of probes.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ssl_jax.core.mesh import batch_sharding
+from ssl_jax.core.types import Array, Batch, Features, Tree
+from ssl_jax.evals.progress import Progress
+
+FeaturesFn = Callable[[Tree, Batch], Features]
+Batches = Iterable[Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pooled:
+    """Pooled features of a split: features (N, L + 1, D) float32, ids (N,), labels (N,) int32.
+
+    A label of -1 means unlabelled.
+    """
+
+    features: np.ndarray
+    ids: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        """Returns the number of clips."""
+        return len(self.ids)
+
+    def labelled(self) -> "Pooled":
+        """Returns the rows that have a label; raises ValueError when there is none."""
+        keep = self.labels >= 0
+        if not keep.any():
+            raise ValueError(
+                "no row of this split has a label, so no probe can be fitted or scored: name a "
+                "label column in its sources (config.data)"
+            )
+        if keep.all():
+            return self
+        return Pooled(self.features[keep], self.ids[keep], self.labels[keep])
+
+
+def masked_mean(features: Features) -> Array:
+    """Averages hidden states (L + 1, B, S, D) over real frames -> (B, L + 1, D) float32.
+
+    A clip without a real frame gives zeros.
+    """
+    real = features.mask.astype(jnp.float32)
+    hidden = jnp.where(features.mask[..., None], features.hidden_states, 0).astype(jnp.float32)
+    total = jnp.einsum("lbsd->bld", hidden)
+    return total / jnp.maximum(real.sum(1), 1)[:, None, None]
+
+
+def pooler(features: FeaturesFn, mesh: Mesh | None = None) -> Callable[[Tree, Batch], dict]:
+    """Returns the jitted fn(params, batch) -> {features, id, label, weight}, whole on each host.
+
+    Make it once and keep it: a new one compiles anew.
+    """
+
+    def apply(params: Tree, batch: Batch) -> dict[str, Array]:
+        pooled = masked_mean(features(params, batch))
+        return {"features": pooled} | {k: batch[k] for k in ("id", "label", "weight")}
+
+    return jax.jit(apply, out_shardings=NamedSharding(mesh, P()) if mesh else None)
+
+
+def pool(
+    apply: Callable[[Tree, Batch], dict],
+    params: Tree,
+    batches: Batches,
+    *,
+    mesh: Mesh | None = None,
+    total: int | None = None,
+    name: str = "features",
+) -> Pooled:
+    """Runs `apply` (of `pooler`) over host batches and returns the rows whose weight is not 0.
+
+    batches: dicts of numpy arrays with id, weight and whatever the method reads; without `label`
+    every row counts as unlabelled. With a mesh they hold this host's rows of each global batch.
+    total: number of batches, for the estimate of the time left, shown after 5 seconds.
+    Raises ValueError when nothing is left. One batch is in flight while the one before is read.
+    """
+    progress = Progress(name, total)
+    parts: list[dict[str, np.ndarray]] = []
+    waiting = None
+    for batch in batches:
+        result = apply(params, _place(batch, mesh))
+        if waiting is not None:
+            parts.append(_real_rows(waiting))
+        waiting = result
+        progress.step()
+    if waiting is not None:
+        parts.append(_real_rows(waiting))
+    progress.close()
+    if not sum(len(part["id"]) for part in parts):
+        raise ValueError(f"{name}: no example to take features of; is the split empty?")
+    join = {k: np.concatenate([part[k] for part in parts]) for k in ("features", "id", "label")}
+    return Pooled(join["features"], join["id"], join["label"])
+
+
+def signature(*parts: object) -> str:
+    """Returns 16 hex digits of what a cache holds: run, step, split, anything with a repr."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def cached(folder: str | Path, key: str, compute: Callable[[], Pooled]) -> Pooled:
+    """Returns the features stored as folder/key.npz, computed and written first if they are not.
+
+    The file appears under its name only when it is complete.
+    """
+    path = Path(folder) / f"{key}.npz"
+    if path.exists():
+        with np.load(path) as stored:
+            return Pooled(stored["features"], stored["ids"], stored["labels"])
+    pooled = compute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.savez(file, **dataclasses.asdict(pooled))
+    partial.replace(path)
+    return pooled
+
+
+def _place(batch: Mapping[str, Any], mesh: Mesh | None) -> Batch:
+    batch = dict(batch)
+    batch.setdefault("label", np.full(np.shape(batch["id"]), -1, np.int32))
+    if mesh is None:
+        return jax.device_put(batch)
+    sharding = batch_sharding(mesh)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def _real_rows(result: dict[str, Array]) -> dict[str, np.ndarray]:
+    rows = jax.device_get(result)
+    return {k: v[rows["weight"] > 0] for k, v in rows.items()}

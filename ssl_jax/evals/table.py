@@ -1,0 +1,44 @@
+"""Results as people read them: mean, 95 % interval, aligned columns."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.special import stdtrit
+
+
+def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Returns (mean, half width of the 95 % Student t interval of the mean).
+
+    The half width of a single value is nan: one seed says nothing about the spread.
+    Raises ValueError when there is no value.
+    """
+    x = np.asarray(values, float).ravel()
+    if not x.size:
+        raise ValueError("an interval needs at least one value")
+    if x.size == 1:
+        return float(x[0]), float("nan")
+    error = x.std(ddof=1) / np.sqrt(x.size)
+    return float(x.mean()), float(stdtrit(x.size - 1, 0.975) * error)
+
+
+def cell(values: Sequence[float] | float, digits: int = 3) -> str:
+    """Returns "0.912 ± 0.013" for several values and "0.912" for one."""
+    mean, half = interval(np.atleast_1d(values))
+    return f"{mean:.{digits}f}" if np.isnan(half) else f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def text_table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Returns rows of {column: value} as aligned text under a header; "-" where a row has none.
+
+    Columns stand in order of first appearance; those that begin with a digit are right-aligned.
+    """
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    body = [[str(row.get(name, "-")) for name in columns] for row in rows]
+    left = [not any(line[i][:1].isdigit() for line in body) for i in range(len(columns))]
+    widths = [max(map(len, column)) for column in zip(columns, *body, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        pairs = zip(cells, widths, left, strict=True)
+        return "  ".join(c.ljust(w) if is_left else c.rjust(w) for c, w, is_left in pairs).rstrip()
+
+    return "\n".join([line(columns), line(["-" * w for w in widths]), *map(line, body)])

@@ -1,0 +1,36 @@
+"""Run folders of untrained models, as the train command lays them out, in a second."""
+
+import importlib
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ssl_jax.core import config as config_lib
+from ssl_jax.core import rng
+from ssl_jax.core.types import TrainState
+from ssl_jax.engine.checkpoint import Checkpoints
+from ssl_jax.evals.extract import audio_batch
+
+RATE = 16000
+NAMES = ("no", "yes", "maybe")
+
+
+def make_run(config_path: str, folder: Path, steps=(4,), overrides=()) -> Path:
+    """Writes checkpoints of fresh parameters, a different draw per step, and the text files."""
+    config = config_lib.load(config_path, overrides)
+    method = importlib.import_module(f"ssl_jax.methods.{config.method.name}").make(
+        config.method, precision="float32", sample_rate=RATE, num_classes=len(NAMES)
+    )
+    length = round(config.data.buckets[-1] * RATE)
+    batch = audio_batch(np.zeros((1, length), np.int16), np.array([length]))
+    checkpoints = Checkpoints(folder, config)
+    for step in steps:
+        params, extra = method.init(jax.random.key(step), batch)
+        checkpoints.save(step, TrainState(np.int32(step), params, extra, {}, rng.key_data(0)))
+        checkpoints.wait()
+    checkpoints.close()
+    (folder / "config.json").write_text(config_lib.to_json(config))
+    (folder / "classes.json").write_text(json.dumps(NAMES))
+    return folder

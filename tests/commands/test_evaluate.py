@@ -1,0 +1,124 @@
+"""`python -m ssl_jax.evaluate`: probes of a run beside its baselines."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from run_folder import NAMES, RATE, make_run
+
+from ssl_jax import evaluate
+from ssl_jax.evals import compare, probe
+
+PITCH = dict(zip(NAMES, (300, 900, 2700), strict=True))
+TAKES = {"train": 16, "valid": 6, "test": 8}
+
+
+def write_corpus(folder):
+    """Noisy tones of a class's own pitch in the layout of Speech Commands; test clips vary."""
+    rng = np.random.default_rng(0)
+    listed = {"valid": [], "test": []}
+    for word, hz in PITCH.items():
+        (folder / word).mkdir(parents=True)
+        for split, takes in TAKES.items():
+            for take in range(takes):
+                t = np.arange(RATE // 2 - 500 * (take % 3)) / RATE
+                x = 0.2 * np.sin(2 * np.pi * hz * rng.uniform(0.9, 1.1) * t)
+                name = f"{word}/{split}{take}_nohash_0.wav"
+                soundfile.write(folder / name, x + 0.05 * rng.standard_normal(len(t)), RATE)
+                listed.get(split, []).append(name)
+    (folder / "validation_list.txt").write_text("\n".join(listed["valid"]) + "\n")
+    (folder / "testing_list.txt").write_text("\n".join(listed["test"]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(root, tmp_path_factory):
+    """The folder of an untrained run over a corpus of three easy classes."""
+    corpus = write_corpus(tmp_path_factory.mktemp("corpus") / "tones")
+    texts = [f"data.{split}.sc.path={corpus}" for split in TAKES]
+    texts += ["data.batch_size=12", "data.train.sc.part=(0.0, 1.0)"]
+    folder = tmp_path_factory.mktemp("run")
+    return make_run(f"{root}/configs/data2vec/kws.py:toy", folder, overrides=texts)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_cache_in_home(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_JAX_CACHE", str(tmp_path_factory.mktemp("xla")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def result(run):
+    patch = pytest.MonkeyPatch()
+    patch.setattr(probe.Grid.__init__, "__defaults__", ((0.01, 0.1), None, (0, 1), 60, 64))
+    with patch.context():
+        found = evaluate.run(run)
+    patch.undo()
+    return found
+
+
+def test_every_probe_stands_beside_both_baselines(result):
+    pairs = [(row["features"], row["probe"]) for row in result["results"]]
+    kinds = ("this run", "random encoder", "log-mel")
+    assert pairs == [(kind, name) for kind in kinds for name in compare.PROBES]
+    assert result["clips"] == {split: 3 * n for split, n in TAKES.items()}
+    assert result["classes"] == sorted(NAMES) and result["step"] == 4
+    for row in result["results"]:
+        assert len(row["test"]) == (2 if row["probe"] == "linear" else 1)
+        assert 0 <= row["test"][0] <= 1
+
+
+def test_probes_read_easy_classes_from_raw_features(result):
+    found = {row["probe"]: row["test"] for row in result["results"] if row["features"] == "log-mel"}
+    for values in found.values():
+        assert min(values) > 0.9
+
+
+def test_the_random_encoder_is_another_one_than_the_run(result):
+    this, other = result["health"]["this run"], result["health"]["random encoder"]
+    assert set(result["health"]) == {"this run", "random encoder"}
+    assert set(this) == {f"{k}/layer{i}" for k in ("std", "rankme") for i in range(3)}
+    assert this["std/layer2"] != other["std/layer2"]
+
+
+def test_the_file_holds_the_result(run, result):
+    assert json.loads((run / "evaluation.json").read_text()) == result
+
+
+def test_the_second_time_reads_no_audio(run, result, monkeypatch):
+    monkeypatch.setattr(evaluate, "pool", lambda *a, **k: pytest.fail("features taken again"))
+    again = evaluate.run(run, ["ridge"])
+    assert again["results"] == [row for row in result["results"] if row["probe"] == "ridge"]
+    assert len(list((run / "features").glob("*.npz"))) == 9
+
+
+def test_other_data_is_not_read_from_the_cache(run, result, monkeypatch):
+    seen = []
+    monkeypatch.setattr(evaluate, "pool", lambda *a, **k: seen.append(k["name"]) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluate.run(run, ["ridge"], overrides=["data.train.sc.part=(0.0, 0.5)"])
+    assert seen == ["this run, train: batch"]
+
+
+def test_report_names_all_and_the_mix(result):
+    text = compare.report(result)
+    assert text.splitlines()[0].split() == ["features", "probe", "layer", "selection", "test"]
+    assert "±" in text and "rankme" in text and "log-mel" in text
+    rows = [{**row, "layer": probe.MIX} for row in result["results"]]
+    assert " mix " in compare.report({**result, "results": rows})
+
+
+def test_command_prints_the_tables_and_one_line_for_an_error(run, result, capsys, tmp_path):
+    evaluate.main(["--run", str(run), "--probe", "ridge,knn"])
+    out = capsys.readouterr().out
+    assert "random encoder" in out and "evaluation.json" in out
+    for arguments, text in (
+        (["--run", str(tmp_path)], "no run folder"),
+        (["--run", str(run), "--probe", "svm"], "use some of ridge,knn,linear"),
+        (["--run", str(run), "--step", "9"], r"it has \[4\]"),
+        (["--run", str(run), "--config.data.batch=2"], "batch_size"),
+    ):
+        with pytest.raises(SystemExit, match=f"error: .*{text}"):
+            evaluate.main(arguments)

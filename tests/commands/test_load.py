@@ -1,0 +1,219 @@
+"""`ssl_jax.load`: features of a run in a notebook."""
+
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from run_folder import NAMES, RATE, make_run
+
+import ssl_jax
+from ssl_jax.core import rng
+from ssl_jax.evals.extract import audio_batch
+
+
+def noise(seconds, seed=0):
+    return np.random.default_rng(seed).normal(0, 0.1, round(seconds * RATE)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def run(root, tmp_path_factory):
+    """The folder of an untrained toy data2vec-KWS run with checkpoints of steps 2 and 4."""
+    folder = tmp_path_factory.mktemp("run")
+    return make_run(f"{root}/configs/data2vec/kws.py:toy", folder, steps=(2, 4))
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return ssl_jax.load(run)
+
+
+@pytest.mark.slow
+def test_importing_the_package_imports_no_jax(root):
+    code = (
+        "import sys, ssl_jax; ssl_jax.load; print([m for m in ('jax', 'flax') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_shapes_times_and_attributes(model):
+    found = model.features(noise(0.4), RATE)
+    # 30 ms windows every 10 ms, two to a token: the first is centred at 20 ms
+    frames = ((6400 - 480) // 160 + 1) // 2
+    assert [h.shape for h in found.hidden_states] == [(frames, 16)] * 3
+    assert all(isinstance(h, np.ndarray) and h.dtype == np.float32 for h in found.hidden_states)
+    np.testing.assert_allclose(found.times, 0.020 + 0.020 * np.arange(frames))
+    assert (model.step, model.classes) == (4, NAMES)
+    assert model.config.method.name == "data2vec"
+    assert "step 4" in repr(model)
+
+
+def test_features_are_those_of_the_method(model):
+    audio = (noise(0.5) * 32768).round().astype(np.int16)
+    batch = audio_batch(audio[None], np.array([len(audio)], np.int32))
+    want = model.method.features(model.params, batch).hidden_states[:, 0]
+    got = model.features(audio, RATE).hidden_states
+    np.testing.assert_allclose(np.stack(got), want, atol=1e-5)
+
+
+def test_one_clip_equals_a_batch_of_different_lengths(model):
+    clips = [noise(s, seed=n) for n, s in enumerate((0.5, 0.07, 0.21, 0.33, 0.5, 0.26))]
+    batch = model.features(clips, RATE)
+    assert len(batch) == len(batch.hidden_states) == len(batch.times) == 6
+    for n, clip in enumerate(clips):
+        alone = model.features(clip, RATE)
+        np.testing.assert_allclose(batch[n].times, alone.times)
+        for a, b in zip(alone.hidden_states, batch.hidden_states[n], strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+    assert np.abs(batch[0].hidden_states[-1][:3] - batch[4].hidden_states[-1][:3]).max() > 1e-3
+
+
+def test_int16_float_and_channels_are_the_same_sound(model):
+    audio = (noise(0.3) * 32768).round().astype(np.int16)
+    want = model.features(audio, RATE).hidden_states[-1]
+    for same in (
+        audio / 32768,
+        audio[None],
+        np.stack([audio, audio]),
+        np.stack([audio / 32768] * 2),
+    ):
+        np.testing.assert_array_equal(model.features(same, RATE).hidden_states[-1], want)
+    silence = np.stack([audio, np.zeros_like(audio)])
+    half = model.features(silence / 32768 * 2, RATE).hidden_states[-1]
+    np.testing.assert_allclose(half, want, atol=1e-5)
+
+
+def test_another_rate_is_resampled(model):
+    time = np.arange(0, 0.4, 1 / 44100)
+    wave = 0.3 * np.sin(2 * np.pi * 440 * time)
+    got = model.features(wave, 44100)
+    want = model.features(soxr.resample(wave.astype(np.float32), 44100, RATE), RATE)
+    for a, b in zip(got.hidden_states, want.hidden_states, strict=True):
+        np.testing.assert_array_equal(a, b)
+    wrong = model.features(wave, 22050)
+    assert len(wrong.times) > 1.8 * len(got.times)
+
+
+def test_a_long_recording_is_joined_from_windows(model):
+    long = noise(5.0)
+    found = model.features(long, RATE)
+    frames = ((80000 - 480) // 160 + 1) // 2
+    assert len(found.times) == frames == len(found.hidden_states[0])
+    np.testing.assert_allclose(np.diff(found.times), 0.020)
+    first = model.features(long[: RATE // 2], RATE).hidden_states[-1]
+    np.testing.assert_allclose(found.hidden_states[-1][:20], first[:20], atol=1e-5)
+    assert np.isfinite(found.hidden_states[-1]).all()
+
+
+def test_stream_equals_features_from_a_file_and_an_array(model, tmp_path):
+    audio = (noise(5.0) * 32768).round().astype(np.int16)
+    want = model.features(audio, RATE)
+    path = tmp_path / "long.wav"
+    soundfile.write(path, audio, RATE, subtype="PCM_16")
+    for source in ((path,), (str(path),), (audio, RATE)):
+        parts = list(model.stream(*source))
+        assert len(parts) > 1
+        times = np.concatenate([p.times for p in parts])
+        np.testing.assert_allclose(times, want.times)
+        last = np.concatenate([p.hidden_states[-1] for p in parts])
+        np.testing.assert_allclose(last, want.hidden_states[-1], atol=1e-5)
+
+
+def test_stream_resamples_without_a_seam(model):
+    time = np.arange(0, 25, 1 / 8000)
+    wave = 0.3 * np.sin(2 * np.pi * 440 * time).astype(np.float32)
+    want = model.features(wave, 8000)
+    parts = list(model.stream(wave, 8000))
+    got = np.concatenate([p.hidden_states[-1] for p in parts])
+    assert got.shape == want.hidden_states[-1].shape
+    np.testing.assert_allclose(got, want.hidden_states[-1], atol=2e-2)
+
+
+@pytest.mark.slow
+def test_ten_minutes_stream_in_bounded_memory(model, tmp_path):
+    path, second = tmp_path / "long.wav", noise(1.0)
+    with soundfile.SoundFile(path, "w", RATE, 1, "PCM_16") as file:
+        for _ in range(600):
+            file.write(second)
+    next(model.stream(path))  # compiles
+    tracemalloc.start()
+    frames = sum(len(clip.times) for clip in model.stream(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert frames == ((600 * RATE - 480) // 160 + 1) // 2
+    assert peak < 8e6, f"{peak / 1e6:.0f} MB; the recording has {path.stat().st_size / 1e6:.0f}"
+
+
+def test_another_step_is_another_model(run, model):
+    earlier = ssl_jax.load(run, 2)
+    assert earlier.step == 2
+    a, b = (m.features(noise(0.3), RATE).hidden_states[-1] for m in (model, earlier))
+    assert np.abs(a - b).max() > 1e-3
+
+
+def test_a_wider_window_needs_positions(run):
+    with pytest.raises(ValueError, match="max_seconds"):
+        ssl_jax.load(run, window=2.0)
+
+
+def test_what_is_no_run_is_said(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no run folder"):
+        ssl_jax.load(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"step 3.*\[2, 4\]"):
+        ssl_jax.load(run, 3)
+    (tmp_path / "config.json").write_text((run / "config.json").read_text())
+    with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
+        ssl_jax.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("waveform", "rate", "text"),
+    [
+        (np.zeros(0, np.float32), RATE, "empty"),
+        (np.zeros(100, np.float32), RATE, "shorter than one frame"),
+        (np.zeros((8000, 2), np.float32), RATE, r"\(channels, n\)"),
+        (np.zeros(8000, np.int32), RATE, "int32"),
+        (np.full(8000, 20000.0), RATE, "reaches 20000"),
+        (np.full(8000, np.nan), RATE, "finite"),
+        (np.zeros(8000, np.float32), 0, "rate is 0"),
+        ([0.0, 0.1], RATE, "not a list of numbers"),
+        ([], RATE, "pass a numpy array"),
+    ],
+)
+def test_bad_audio_is_an_error(model, waveform, rate, text):
+    with pytest.raises(ValueError, match=text):
+        model.features(waveform, rate)
+
+
+def test_only_classifiers_predict(model):
+    with pytest.raises(ValueError, match=r"data2vec.*configs/supervised"):
+        model.predict(noise(0.3), RATE)
+
+
+def test_probabilities_of_a_classifier(root, tmp_path):
+    model = ssl_jax.load(make_run(f"{root}/configs/supervised/kws.py:toy", tmp_path))
+    clips = [noise(0.5, 1), noise(0.2, 2), noise(2.0, 3)]
+    found = model.predict(clips, RATE)
+    for clip, probabilities in zip(clips, found, strict=True):
+        assert tuple(probabilities) == NAMES
+        np.testing.assert_allclose(sum(probabilities.values()), 1, atol=1e-5)
+        alone = model.predict(clip, RATE)
+        np.testing.assert_allclose(list(alone.values()), list(probabilities.values()), atol=1e-5)
+    windows = model._extractor.windows([(clips[2] * 32768).round().astype(np.int16)])
+    parts = [list(model.predict(w.samples, RATE).values()) for w in windows]
+    assert len(parts) > 3 and np.std(parts, 0).max() > 1e-3
+    np.testing.assert_allclose(list(found[2].values()), np.mean(parts, 0), atol=1e-4)
+    loss_sees = _probability_in_the_loss(model, clips[0])
+    np.testing.assert_allclose(found[0]["yes"], loss_sees, atol=1e-5)
+
+
+def _probability_in_the_loss(model, clip):
+    """exp(-cross-entropy) of class 1, by the method's own loss in evaluation."""
+    audio = (clip * 32768).round().astype(np.int16)
+    batch = audio_batch(audio[None], np.array([len(audio)], np.int32)) | {"label": np.array([1])}
+    streams = rng.Streams(rng.key_data(0), np.int32(0), batch["id"])
+    return np.exp(-float(model.method.loss(model.params, {}, batch, streams, False).loss))

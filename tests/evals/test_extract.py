@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+
+from ssl_jax.evals.extract import Extractor
+
+RATE, FIELD, HOP = 1000, 40, 16  # of the toy model
+
+
+def noise(samples, seed=0):
+    return np.random.default_rng(seed).integers(-20000, 20000, samples).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def extractor(toy):
+    features, params = toy
+    return Extractor(features, params, sample_rate=RATE, window_s=1.0, batch=4)
+
+
+def whole(toy, clip):
+    """One pass over the whole clip."""
+    features, params = toy
+    batch = {"audio": clip[None], "audio_len": np.array([len(clip)])}
+    return np.asarray(features(params, batch).hidden_states[:, 0])
+
+
+def test_geometry_is_found_from_the_mask(extractor):
+    assert (extractor.field, extractor.hop) == (FIELD, HOP)
+    np.testing.assert_allclose(extractor.times(3), [0.020, 0.036, 0.052])
+
+
+@pytest.mark.parametrize("samples", [FIELD, FIELD + HOP - 1, 126, 500, 999, 1000])
+def test_a_clip_equals_one_pass(extractor, toy, samples):
+    clip = noise(samples)
+    (got,) = extractor.run([clip])
+    np.testing.assert_allclose(got, whole(toy, clip), atol=1e-5)
+
+
+def test_alone_and_among_others_are_equal(extractor):
+    clips = [noise(n, seed=n) for n in (700, 90, 300, 1000, 41, 2500, 310)]
+    together = extractor.run(clips)
+    for clip, got in zip(clips, together, strict=True):
+        (alone,) = extractor.run([clip])
+        assert got.shape == alone.shape
+        np.testing.assert_allclose(got, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [1001, 1002, 1264, 1750, 1760, 3333, 5000])
+def test_windows_join_to_one_pass_where_context_suffices(extractor, toy, samples):
+    clip = noise(samples)
+    (got,) = extractor.run([clip])
+    np.testing.assert_allclose(got, whole(toy, clip), atol=1e-5)
+
+
+def test_every_length_gives_every_frame(extractor):
+    for samples in range(1000, 1900, 7):
+        pieces = list(extractor.windows([noise(samples)]))
+        kept = 0
+        for piece in pieces:
+            frames = (len(piece.samples) - FIELD) // HOP + 1
+            last = frames if piece.last is None else piece.last
+            assert piece.first <= last <= frames
+            kept += last - piece.first
+        assert kept == (samples - FIELD) // HOP + 1
+
+
+def test_stream_equals_run_however_the_clip_arrives(extractor):
+    clip = noise(9000)
+    (want,) = extractor.run([clip])
+    for sizes in ([9000], [1, 4000, 4999], [300] * 30):
+        blocks = np.split(clip, np.cumsum(sizes)[:-1])
+        parts = list(extractor.stream(blocks))
+        assert len(parts) > 1
+        np.testing.assert_allclose(np.concatenate([p for p, _ in parts], 1), want, atol=1e-5)
+        times = np.concatenate([t for _, t in parts])
+        np.testing.assert_allclose(times, extractor.times(want.shape[1]))
+
+
+def test_stream_holds_a_bounded_part_of_the_clip(extractor):
+    read = []
+
+    def blocks():
+        for n in range(200):
+            read.append(n)
+            yield noise(500, seed=n)
+
+    stream = extractor.stream(blocks())
+    next(stream)
+    assert len(read) < 10
+
+
+def test_few_shapes_are_compiled(toy):
+    shapes = set()
+    features, params = toy
+
+    def spy(params, batch):
+        shapes.add(batch["audio"].shape)
+        return features(params, batch)
+
+    extractor = Extractor(spy, params, sample_rate=RATE, window_s=1.0, batch=4)
+    shapes.clear()
+    extractor.run([noise(n) for n in range(50, 1500, 13)])
+    for n in range(50, 1500, 131):
+        extractor.run([noise(n)])
+    assert len(shapes) <= 8
+
+
+def test_too_short_and_empty_clips_are_errors(extractor):
+    for samples in (0, FIELD - 1):
+        with pytest.raises(ValueError, match=f"{samples} samples.*at least {FIELD}"):
+            extractor.run([noise(samples)])
+
+
+def test_bad_windows_are_errors(toy):
+    features, params = toy
+    for window, overlap in ((1.0, 0.6), (1.0, 0.001), (0.1, 0.05)):
+        with pytest.raises(ValueError, match="overlap"):
+            Extractor(features, params, sample_rate=RATE, window_s=window, overlap_s=overlap)
+    with pytest.raises(ValueError, match="shorter than one frame"):
+        Extractor(features, params, sample_rate=RATE, window_s=0.02)
+    with pytest.raises(ValueError, match="do not divide"):
+        Extractor(features, params, sample_rate=RATE + 1, window_s=1.0)
