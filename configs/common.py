@@ -35,6 +35,8 @@ def base() -> ConfigDict:
                 "every": "1k steps",
                 # mean of the method's own metrics over the validation split
                 "valid": True,
+                # the same over the test split, once, after the last step
+                "test": False,
                 # frozen-feature monitors run in the loop: ridge, knn, collapse
                 "monitors": (),
             },
@@ -140,8 +142,9 @@ def data2vec() -> ConfigDict:
                 "anneal": 30_000,
                 "rules": ((".*", "average"),),
             },
-            # {"add_noise": {"snr_db": (5.0, 30.0), "prob": 0.5}}, for one: the student alone hears it
+            # of the student's audio only; {"add_noise": {"snr_db": (5.0, 30.0)}}, for one
             "augment": ConfigDict({}),
+            "spectral": ConfigDict({}),
         }
     )
 
@@ -155,8 +158,15 @@ def supervised() -> ConfigDict:
             "pool": "tokens",
             "label_smoothing": 0.0,
             "smoothing_spread": "others",
-            "spec_augment": {"time_masks": 0, "time_width": 24, "freq_masks": 0, "freq_width": 6},
+            "spec_augment": {
+                "time_masks": 0,
+                "time_width": 24,
+                "freq_masks": 0,
+                "freq_width": 6,
+                "fill_mean": False,
+            },
             "augment": ConfigDict({}),
+            "spectral": ConfigDict({}),
             "frozen": False,
         }
     )
@@ -169,6 +179,20 @@ def keyword_encoder(size: str) -> ConfigDict:
         encoder.preset = "kwt1"
         encoder.update({"depth": 2, "width": 16, "heads": 2, "mlp_width": 32, "out_proj": True})
         encoder.update({"max_seconds": 0.5, "frames_per_token": 2})
+    return encoder
+
+
+def small_keyword_encoder() -> ConfigDict:
+    """Returns the Keyword Transformer of the miniatures: 4 blocks of width 96, tokens of 64 ms.
+
+    Unlike the paper's: log-mel in place of MFCC, four frames a token, pre-norm blocks, and small
+    initial positions; on two cores it learns in minutes.
+    """
+    encoder = ConfigDict({"kind": "keyword_transformer", "feature": "log_mel", "n_mels": 40})
+    encoder.update({"window_ms": 32.0, "hop_ms": 16.0, "feature_norm": "utterance"})
+    encoder.update({"frames_per_token": 4, "position_std": 0.02, "embed_dropout": 0.0})
+    encoder.update({"depth": 4, "width": 96, "heads": 6, "mlp_width": 384})
+    encoder.update({"norm": "pre", "init": "torch"})
     return encoder
 
 

@@ -64,9 +64,8 @@ def run(
     logger = log.Logger(workdir, config.log, first)
     step = step_lib.make_step(method, tx, schedule, config.train.accumulate)
     compiled = step_lib.compile_step(step, mesh, shardings, (state, shapes))
-    own = evaluations(config, workdir, method, mesh, shardings, train)
     every = to_steps(config.eval.every, "config.eval.every")
-    asked = [*((fn, every) for fn in own), *watchers]
+    asked = [*evaluations(config, workdir, method, mesh, shardings, train, every), *watchers]
     rows = train.rows(plan, method.batch, start=first, stop=total, workers=config.data.workers)
     options = loop_options(config, to_steps, total)
     try:
@@ -111,23 +110,30 @@ def evaluations(
     mesh: Mesh,
     shardings: TrainState,
     train: splits.Split,
-) -> list[hooks.HookFn]:
-    """Returns the hooks that config.eval asks for; none where there is no config.data.valid."""
-    found: list[hooks.HookFn] = []
+    every: int,
+) -> list[hooks.Hook]:
+    """Returns the hooks that config.eval asks for: validation and monitors each `every` steps,
+    the test split once, after the last step."""
+    found: list[hooks.Hook] = []
     monitors = tuple(config.eval.monitors)
+    unit = splits.unit(config, mesh)
+    evaluate = step_lib.compile_eval_step(step_lib.make_eval_step(method), mesh, shardings)
+    if len(config.data.test) and config.eval.test:
+        test = splits.open_split(config, workdir, "test", train.corpus.classes)
+        rows = test.in_order(unit, method.batch)
+        found.append((hooks.validation(evaluate, rows, mesh, "test"), 0))
     if len(config.data.valid):
         valid = splits.open_split(config, workdir, "valid", train.corpus.classes)
-        unit = splits.unit(config, mesh)
         if config.eval.valid:
-            evaluate = step_lib.compile_eval_step(step_lib.make_eval_step(method), mesh, shardings)
             rows = valid.in_order(unit, method.batch)
-            found.append(hooks.validation(evaluate, rows, mesh))
+            found.append((hooks.validation(evaluate, rows, mesh), every))
         if monitors:
             sides = {"train": train, "valid": valid}
             batches = {k: v.in_order(unit, MONITORED) for k, v in sides.items()}
             count = len(train.corpus.classes)
-            found.append(Monitor(monitors, method.features, **batches, classes=count, mesh=mesh))
-    if not found and (monitors or config.checkpoint.best_metric):
+            watch = Monitor(monitors, method.features, **batches, classes=count, mesh=mesh)
+            found.append((watch, every))
+    elif monitors or config.checkpoint.best_metric:
         raise config_lib.ConfigError(
             "config.eval.monitors and config.checkpoint.best_metric need an evaluation: name a "
             "source in config.data.valid and keep config.eval.valid=True"

@@ -63,9 +63,12 @@ def check_floors(step: int, metrics: Mapping[str, float], floors: Mapping[str, f
 
 
 def validation(
-    evaluate: Callable, batches: Callable[[], Iterable[dict[str, np.ndarray]]], mesh: Mesh
+    evaluate: Callable,
+    batches: Callable[[], Iterable[dict[str, np.ndarray]]],
+    mesh: Mesh,
+    split: str = "valid",
 ) -> HookFn:
-    """Returns a hook giving the method's metrics over all `batches()`, named valid/<metric>.
+    """Returns a hook giving the method's metrics over all `batches()`, named <split>/<metric>.
 
     `evaluate` is a jitted (state, batch) -> metrics of (sum, count).
     """
@@ -79,8 +82,8 @@ def validation(
             metrics = evaluate(state, fed.batch)
             total = metrics if total is None else add(total, metrics)
         if total is None:
-            raise ValueError("config.data.valid gives no batch: name a source with rows in it")
-        return means(jax.device_get(total), "valid/")
+            raise ValueError(f"config.data.{split} gives no batch: name a source with rows in it")
+        return means(jax.device_get(total), f"{split}/")
 
     return hook
 

@@ -1,6 +1,7 @@
 """The Keyword Transformer (2104.00769) with the front end of data2vec-KWS (2210.01703)."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -18,6 +19,7 @@ from ssl_jax.nn.transformer import (
 from ssl_jax.ops import dsp, norms
 
 Array = jax.Array
+Alter = Callable[[Array, Array], Array]
 
 
 def _preset(heads: int) -> dict:
@@ -106,11 +108,21 @@ class SpectralFrontEnd(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, audio: Array, audio_len: Array, train: bool) -> tuple[Array, Array]:
-        """audio (B, N) int16 or float, audio_len (B,) -> x (B, S, D), valid (B, S)."""
+    def __call__(
+        self, audio: Array, audio_len: Array, train: bool, alter: Alter | None = None
+    ) -> tuple[Array, Array]:
+        """audio (B, N) int16 or float, audio_len (B,) -> x (B, S, D), valid (B, S).
+
+        alter(features (B, T, F), lengths (B,)) changes the frames before they are normalized;
+        called twice on the same audio, with and without it, the spectrum is computed once.
+        """
         del train  # nothing random in here
         o = self.options
-        features = self._features(audio, audio_len)
+        lengths = dsp.frames(audio_len, *o.samples(self.sample_rate))
+        features = self._spectrum(audio, audio_len)
+        if alter is not None:
+            features = alter(features, lengths)
+        features = self._normalize(features, lengths)
         batch, frames, size = features.shape
         tokens = frames // o.frames_per_token
         features = features[:, : tokens * o.frames_per_token]
@@ -121,8 +133,8 @@ class SpectralFrontEnd(nn.Module):
         )(features)
         return x, valid
 
-    def _features(self, audio: Array, audio_len: Array) -> Array:
-        """audio (B, N), audio_len (B,) -> normalized features (B, T, F) in float32."""
+    def _spectrum(self, audio: Array, audio_len: Array) -> Array:
+        """audio (B, N), audio_len (B,) -> MFCC or log-mel frames (B, T, F) in float32."""
         o = self.options
         window, hop = o.samples(self.sample_rate)
         if audio.shape[1] < window + (o.frames_per_token - 1) * hop:
@@ -140,12 +152,14 @@ class SpectralFrontEnd(nn.Module):
             "fmax": o.fmax,
         }
         if o.feature == "mfcc":
-            features = dsp.mfcc(audio, audio_len, n_mfcc=o.n_mfcc, **options)
-        else:
-            features = dsp.log_mel(audio, audio_len, **options)
+            return dsp.mfcc(audio, audio_len, n_mfcc=o.n_mfcc, **options)
+        return dsp.log_mel(audio, audio_len, **options)
+
+    def _normalize(self, features: Array, lengths: Array) -> Array:
+        """features (B, T, F), lengths (B,) in frames -> the same, normalized as asked."""
+        o = self.options
         if o.feature_norm == "utterance":
-            valid = length_mask(dsp.frames(audio_len, window, hop), features.shape[1])
-            return norms.instance_norm(features, valid)
+            return norms.instance_norm(features, length_mask(lengths, features.shape[1]))
         if o.feature_norm == "global":
             mean, std = (jnp.asarray(n, jnp.float32) for n in (o.feature_mean, o.feature_std))
             return (features - mean) / std

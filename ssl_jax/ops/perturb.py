@@ -1,6 +1,7 @@
-"""A chain of audio augmentations as a config section names it."""
+"""Chains of augmentations as config sections name them: of audio, and of log-mel levels."""
 
 import inspect
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,20 +9,27 @@ import jax
 
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.types import Array
-from ssl_jax.ops import augment
+from ssl_jax.ops import augment, spectral
 
 # Applied in this order, whatever the order of the config. The first two move samples in time,
 # so that frames no longer line up with those of the clean clip.
 MOVING = ("speed", "time_shift")
 STEPS = (*MOVING, "random_filter", "mix", "add_noise", "gain")
+# The same for levels (ops.spectral); only the first moves frames.
+SPECTRAL_STEPS = ("shift", "warp", "equalize", "mix", "add_floor")
 
 
-def check(section: Mapping[str, Any], key: str, allowed: tuple[str, ...] = STEPS) -> None:
+def check(
+    section: Mapping[str, Any],
+    key: str,
+    allowed: tuple[str, ...] = STEPS,
+    module: types.ModuleType = augment,
+) -> None:
     """Raises ConfigError, naming the key, on a step outside `allowed` or an option it lacks."""
     for name, options in section.items():
         if name not in allowed:
             raise ConfigError(f"{key}.{name} does not work here: use any of {', '.join(allowed)}")
-        parameters = inspect.signature(getattr(augment, name)).parameters.values()
+        parameters = inspect.signature(getattr(module, name)).parameters.values()
         known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
         for option in options:
             if option not in known:
@@ -46,3 +54,12 @@ def chain(
         else:
             audio = getattr(augment, name)(own, audio, audio_len, **section[name])
     return audio, audio_len
+
+
+def spectral_chain(keys: Array, level: Array, lengths: Array, section: Mapping[str, Any]) -> Array:
+    """Augments level (B, T, M) in dB, lengths (B,), by {name: options of ops.spectral.<name>}."""
+    for i, name in enumerate(SPECTRAL_STEPS):
+        if name in section:
+            own = jax.vmap(lambda key, i=i: jax.random.fold_in(key, 100 + i))(keys)
+            level = getattr(spectral, name)(own, level, lengths, **section[name])
+    return level

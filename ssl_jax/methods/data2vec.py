@@ -1,0 +1,313 @@
+"""data2vec v1 for audio: predict, from a masked clip, what a teacher makes of the whole clip.
+
+Baevski et al., 2202.03555, for waveforms; Bovbjerg and Tan, 2210.01703, for keyword spotting.
+The student sees a masked view. The teacher, a moving average of the student, sees the whole clip
+in evaluation mode; the mean of its top layers, normalized, is the target at the masked frames.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ssl_jax.core import options as options_lib
+from ssl_jax.core.config import ConfigError
+from ssl_jax.core.rng import Streams
+from ssl_jax.core.types import Array, Batch, Features, Method, Output, Spec, Tree
+from ssl_jax.nn import build, sharding
+from ssl_jax.nn.transformer import INITS, Encoded
+from ssl_jax.ops import ema, losses, masks, norms, perturb, schedules, spectral, stats
+
+BATCH = {
+    "id": Spec((), "uint32"),
+    "weight": Spec((), "float32"),
+    "audio": Spec((None,), "int16"),
+    "audio_len": Spec((), "int32"),
+}
+SCOPES = ("frontend", "mask", "encoder", "targets", "predictor", "loss")
+MOVABLE = tuple(step for step in perturb.STEPS if step not in perturb.MOVING)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskOptions:
+    """Which frames the student does not see; see `ops.masks.span_mask`."""
+
+    prob: float = 0.65  # expected spans = prob * frames / length; spans overlap: about half hidden
+    length: int = 10  # frames per span
+    min_spans: int = 1
+    same_count: bool = True  # every row trimmed to the fewest masked frames of the batch
+    shared_u: bool = False  # one draw of the rounding for the whole batch (transformers)
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetOptions:
+    """What the teacher's layers are made into (2202.03555, section 3.3)."""
+
+    layers: int = 8  # the mean of so many top layers, K
+    source: str = "ffn"  # ffn: raw output of the MLP | block: output of the whole block
+    layer_norm: str = "instance"  # of each layer: instance (over time) | layer | none
+    final_norm: str = "none"  # of the mean: instance | layer | none
+    include_prefix: bool = True  # instance norm also counts the class token
+
+
+@dataclasses.dataclass(frozen=True)
+class LossOptions:
+    """How far a prediction is from its target."""
+
+    beta: float = 0.0  # of the smooth L1 loss; 0: squared error
+    scale: float | None = None  # of a token's sum over D; None: 1 / sqrt(D)
+    # mean: per masked token of the global batch | sum: over the tokens of a batch of `examples`
+    # clips. The sum is taken as `examples` times the mean per clip, so that it does not depend
+    # on how the batch is cut or padded.
+    reduction: str = "mean"
+    examples: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class EmaOptions:
+    """How the teacher follows: tau rises linearly from `start` to `end` in `anneal` updates."""
+
+    start: float = 0.999
+    end: float = 0.9999
+    anneal: int = 30_000
+    # ordered (regex, average | copy | absent) on names such as encoder/frontend/...; the first
+    # match counts. Absent parameters are the student's own: a teacher without a front end reads
+    # the student's unmasked frames.
+    rules: tuple[tuple[str, str], ...] = ((r".*", "average"),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The section config.method of data2vec."""
+
+    name: str
+    encoder: Mapping  # see ssl_jax/nn/build.py
+    mask: MaskOptions = MaskOptions()
+    targets: TargetOptions = TargetOptions()
+    loss: LossOptions = LossOptions()
+    ema: EmaOptions = EmaOptions()
+    # {step: options} for the student only, the teacher hears the clean clip: of the audio
+    # (ops.augment) and, where the encoder reads log-mel, of the levels (ops.spectral)
+    augment: Mapping = dataclasses.field(default_factory=dict)
+    spectral: Mapping = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        choose, key = options_lib.choose, "config.method"
+        choose(f"{key}.targets.source", self.targets.source, ("ffn", "block"))
+        for name in ("layer_norm", "final_norm"):
+            value = getattr(self.targets, name)
+            choose(f"{key}.targets.{name}", value, ("instance", "layer", "none"))
+        choose(f"{key}.loss.reduction", self.loss.reduction, ("mean", "sum"))
+        if self.loss.reduction == "sum" and self.loss.examples < 1:
+            raise ConfigError(f"{key}.loss.examples is {self.loss.examples}: use the batch size")
+        for name, tau in (("start", self.ema.start), ("end", self.ema.end)):
+            if not 0 <= tau <= 1:
+                raise ConfigError(f"{key}.ema.{name} is {tau}: use 0 to 1, such as 0.999")
+        perturb.check(self.augment, f"{key}.augment", MOVABLE)
+        perturb.check(self.spectral, f"{key}.spectral", perturb.SPECTRAL_STEPS[1:], spectral)
+
+
+def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: int) -> Method:
+    """Returns the method that config.method describes; it needs no classes."""
+    del num_classes
+    options = options_lib.read(Options, config)
+    encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
+    depth = encoder.transformer_options.depth
+    if not 1 <= options.targets.layers <= depth:
+        raise ConfigError(
+            f"config.method.targets.layers is {options.targets.layers}, but the encoder has "
+            f"{depth} blocks: use 1 to {depth}"
+        )
+    if options.spectral and options.encoder.get("feature") != "log_mel":
+        raise ConfigError(
+            "config.method.spectral changes levels in dB: set config.method.encoder.feature to "
+            "'log_mel', or leave it empty"
+        )
+    method = Data2Vec(options, encoder)
+    return Method(
+        init=method.init,
+        loss=method.loss,
+        features=method.features,
+        update=method.update,
+        batch=BATCH,
+        rules=sharding.RULES,
+        scopes=SCOPES,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Data2Vec:
+    """The four functions of the method over one encoder.
+
+    params: encoder, mask/vector (D,), predictor (Linear D -> D). extra: teacher/encoder, float32.
+    """
+
+    options: Options
+    encoder: Any
+
+    @property
+    def predictor(self) -> nn.Dense:
+        """The linear map from student frames to targets; float32."""
+        return nn.Dense(self.encoder.width, kernel_init=INITS["torch"])
+
+    def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
+        """Returns (params, {"teacher": a copy of the student})."""
+        keys = jax.random.split(key, 3)
+        audio = jnp.zeros((1, *batch["audio"].shape[1:]), batch["audio"].dtype)
+        audio_len = jnp.full((1,), audio.shape[1], jnp.int32)
+        width = self.encoder.width
+        params = {
+            "encoder": self.encoder.init(keys[0], audio, audio_len)["params"],
+            "mask": {"vector": jax.random.uniform(keys[1], (width,))},
+            "predictor": self.predictor.init(keys[2], jnp.zeros((1, width)))["params"],
+        }
+        return params, {"teacher": ema.init(_student(params), self._modes(params))}
+
+    def update(self, params: Tree, extra: Tree, step: Array) -> Tree:
+        """Moves the teacher towards the student after update number `step`."""
+        teacher, modes = extra["teacher"], self._modes(params)
+        return {"teacher": ema.update(teacher, _student(params), self._decay(step), modes)}
+
+    def features(self, params: Tree, batch: Batch) -> Features:
+        """Returns the student's hidden states of the unmasked clip, without prefix tokens."""
+        x, valid = self._frontend(params, batch["audio"], batch["audio_len"])
+        encoded = self._encode(params, x, valid)
+        return Features(encoded.hidden[:, :, encoded.prefix :], valid, self.encoder.rate)
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
+    ) -> Output:
+        """Returns the regression loss at masked frames and the numbers that show a collapse."""
+        o, weight = self.options, batch["weight"]
+        audio, audio_len = batch["audio"], batch["audio_len"]
+
+        with jax.named_scope("frontend"):
+            altered = train and bool(o.augment or o.spectral)
+            keys = streams.for_examples("augment") if altered else None
+            x, valid = self._frontend(params, audio, audio_len, keys)
+
+        with jax.named_scope("mask"):
+            real = valid & (weight > 0)[:, None]
+            hidden = self._mask(streams, real)
+            # before the positions are added, so that the student knows where it must predict
+            seen = jnp.where(hidden[..., None], params["mask"]["vector"].astype(x.dtype), x)
+
+        with jax.named_scope("encoder"):
+            dropout = streams.for_step("dropout") if train else None
+            student = self._encode(params, seen, valid, dropout)
+
+        with jax.named_scope("targets"):
+            teacher = ema.merge(extra["teacher"], _student(params))
+            teacher, clean = jax.lax.stop_gradient((teacher, x))
+            if altered or self._own_frontend(params):
+                clean, _ = self._frontend(teacher, audio, audio_len)
+            targets = self._targets(self._encode(teacher, clean, valid))
+
+        with jax.named_scope("predictor"):
+            frames = student.hidden[-1][:, student.prefix :].astype(jnp.float32)
+            predictions = self._predict(params, frames)
+
+        with jax.named_scope("loss"):
+            counted = hidden * weight[:, None]
+            scale = self.encoder.width**-0.5 if o.loss.scale is None else o.loss.scale
+            token = scale * losses.smooth_l1(predictions, targets, o.loss.beta).sum(-1)
+            loss, terms = losses.masked_mean(token, counted)
+            if o.loss.reduction == "sum":
+                clip = jnp.where(hidden, token, 0).sum(1)
+                loss, terms = losses.masked_mean(clip, weight)
+                loss = loss * o.loss.examples
+
+        one = jnp.ones(())
+        decay = self._decay(streams.step + 1)  # that of the update which follows
+        metrics = {
+            "loss": (loss * terms, terms),
+            "target_std": (stats.token_std(targets, hidden), one),
+            "prediction_std": (stats.token_std(predictions, hidden), one),
+            "frontend_std": (stats.token_std(x, real), one),
+            "teacher_student_cosine": stats.cosine(predictions, targets, hidden),
+            "masked_share": (hidden.sum(), real.sum()),
+            "ema_decay": (decay, one),
+        }
+        return Output(loss, terms, metrics, extra)
+
+    def _frontend(
+        self, params: Tree, audio: Array, audio_len: Array, keys: Array | None = None
+    ) -> tuple[Array, Array]:
+        """audio (B, N) -> local frames x (B, S, D), valid (B, S); `keys` (B,) augment them."""
+        o, more = self.options, ()
+        if keys is not None:
+            audio, _ = perturb.chain(keys, audio, audio_len, o.augment)
+        if keys is not None and o.spectral:
+            more = (lambda level, n: perturb.spectral_chain(keys, level, n, o.spectral),)
+        variables = {"params": params["encoder"]}
+        return self.encoder.apply(variables, audio, audio_len, False, *more, method=_run_frontend)
+
+    def _encode(
+        self, params: Tree, x: Array, valid: Array, dropout: Array | None = None
+    ) -> Encoded:
+        """x (B, S, D) -> Encoded; in training mode when there is a `dropout` key."""
+        rngs = None if dropout is None else {"dropout": dropout}
+        variables = {"params": params["encoder"]}
+        return self.encoder.apply(variables, x, valid, bool(rngs), method="encode", rngs=rngs)
+
+    def _predict(self, params: Tree, frames: Array) -> Array:
+        """frames (B, S, D) of the student -> predictions of the targets (B, S, D)."""
+        return self.predictor.apply({"params": params["predictor"]}, frames)  # type: ignore
+
+    def _mask(self, streams: Streams, real: Array) -> Array:
+        """real (B, S) -> bool (B, S), true at the frames to predict."""
+        o, shared_u = self.options.mask, None
+        if o.shared_u:
+            shared_u = jax.random.uniform(streams.for_step("mask_count"))
+        return masks.span_mask(
+            streams.for_examples("mask"),
+            real.sum(1),
+            real.shape[1],
+            o.prob,
+            o.length,
+            o.min_spans,
+            o.same_count,
+            shared_u,
+        )
+
+    def _targets(self, encoded: Encoded) -> Array:
+        """Returns the normalized mean of the top K layers at the frames, (B, S, D) float32."""
+        o, prefix = self.options.targets, encoded.prefix
+        layers = encoded.ffn if o.source == "ffn" else encoded.hidden
+        layers, valid = layers[-o.layers :].astype(jnp.float32), encoded.valid
+        if not o.include_prefix:
+            layers, valid, prefix = layers[:, :, prefix:], valid[:, prefix:], 0
+        mean = jax.vmap(lambda y: _norm(y, valid, o.layer_norm))(layers).mean(0)
+        return _norm(mean, valid, o.final_norm)[:, prefix:]
+
+    def _decay(self, step: Array) -> Array:
+        o = self.options.ema
+        return jnp.asarray(schedules.ema_decay(o.start, o.end, o.anneal)(step))
+
+    def _modes(self, params: Tree) -> dict[str, str]:
+        return ema.modes_of(_student(params), self.options.ema.rules)
+
+    def _own_frontend(self, params: Tree) -> bool:
+        """Returns whether the teacher keeps a front end of its own."""
+        modes = self._modes(params).items()
+        return any(m != "absent" for name, m in modes if name.startswith("encoder/frontend/"))
+
+
+def _run_frontend(encoder: Any, audio: Array, audio_len: Array, train: bool, *alter: Any) -> Any:
+    return encoder.frontend(audio, audio_len, train, *alter)
+
+
+def _student(params: Tree) -> Tree:
+    """Returns the part of the student that its teacher follows."""
+    return {"encoder": params["encoder"]}
+
+
+def _norm(y: Array, valid: Array, how: str) -> Array:
+    """Normalizes y (B, T, D) without parameters: over time, over D, or not at all."""
+    if how == "instance":
+        return norms.instance_norm(y, valid)
+    return norms.layer_norm(y) if how == "layer" else y

@@ -1,0 +1,125 @@
+"""Runs a program of many stages: `python -m ssl_jax.pipeline experiments/quickstart.py`.
+
+A program is a Python file with `OPTIONS`, a dict of defaults, and `main(pipe)`. It asks the pipe
+for stages in plain Python; what is already complete is skipped, so a killed program is simply
+started again.
+"""
+
+import argparse
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ssl_jax import train as train_command
+from ssl_jax.core import config as config_lib
+from ssl_jax.engine import log
+from ssl_jax.stages.graph import Graph, Stage
+
+
+class Pipe:
+    """What a program works with: its options, its folder and its stages."""
+
+    def __init__(self, root: pathlib.Path, options: dict[str, Any]) -> None:
+        """Opens the program's folder."""
+        self.root = root
+        self.options = options
+        self.say: Callable[[str], None] = log.say
+        self.graph = Graph(root, self.say)
+        self._expected: dict[str, float] = {}
+        self._spent = self._foreseen = 0.0
+
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        """Tells how long each stage, by name, takes on two cores; the time left follows.
+
+        What the stages took so far against what was expected corrects the rest.
+        """
+        self._expected = dict(seconds)
+        self._tell_time_left()
+
+    def train(
+        self, name: str, config: ConfigDict, needs: Sequence[Stage] = (), start: Stage | None = None
+    ) -> Stage:
+        """Trains a resolved config; `start` is the run whose parameters it begins with."""
+        needs = tuple(needs) + ((start,) if start else ())
+        stage = Stage("train", name, config_lib.flatten(config), needs)
+        if start:
+            config = config.copy_and_resolve_references()
+            with config.unlocked():
+                config.init_from = str(self.folder(start))
+        return self._run(stage, lambda folder: _train(config, folder))
+
+    def stage(
+        self,
+        kind: str,
+        name: str,
+        config: dict[str, Any],
+        work: Callable[[pathlib.Path], None],
+        needs: Sequence[Stage] = (),
+    ) -> Stage:
+        """Runs any other work once: work(folder)."""
+        return self._run(Stage(kind, name, config, tuple(needs)), work)
+
+    def folder(self, stage: Stage) -> pathlib.Path:
+        """Returns the folder of a stage."""
+        return self.graph.folder(stage)
+
+    def _run(self, stage: Stage, work: Callable[[pathlib.Path], None]) -> Stage:
+        skipped = self.graph.done(stage)
+        self.graph.run(stage, work)
+        expected = self._expected.pop(stage.name, 0.0)
+        if expected and not skipped:
+            self._foreseen += expected
+            self._spent += self.graph.seconds(stage)
+        self._tell_time_left()
+        return stage
+
+    def _tell_time_left(self) -> None:
+        pace = self._spent / self._foreseen if self._foreseen else 1.0
+        left = pace * sum(self._expected.values())
+        if left:
+            self.say(f"{len(self._expected)} stages to go, about {log.clock_text(left)}")
+
+
+def _train(config: ConfigDict, folder: pathlib.Path) -> None:
+    train_command.run(config, folder)
+
+
+def run(path: str, workdir: str = "", overrides: Sequence[str] = ()) -> pathlib.Path:
+    """Runs the program in `path` and returns its folder (runs/<name of the file or folder>).
+
+    overrides: "option=value" or "--option=value"; the default's type decides how it is read.
+    Raises ConfigError for a missing file or an option that the program does not have.
+    """
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise config_lib.ConfigError(f"no program {path}: try experiments/quickstart.py")
+    sys.path.insert(0, str(file.resolve().parent))
+    name = file.stem if file.stem != "program" else file.resolve().parent.name
+    spec = importlib.util.spec_from_file_location(f"program_{name}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    options = config_lib.override(ConfigDict(module.OPTIONS), overrides)
+    root = pathlib.Path(workdir or f"runs/{name}")
+    module.main(Pipe(root, options.to_dict()))
+    return root
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parses the command line and runs the program."""
+    parser = argparse.ArgumentParser(prog="python -m ssl_jax.pipeline", description=__doc__)
+    parser.add_argument("program", help="such as experiments/quickstart.py")
+    parser.add_argument("--workdir", default="", help="default: runs/<program>")
+    known, rest = parser.parse_known_args(argv)
+    try:
+        run(known.program, known.workdir, rest)
+    except config_lib.ConfigError as e:
+        sys.exit(f"error: {e}")
+
+
+if __name__ == "__main__":
+    main()

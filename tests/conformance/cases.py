@@ -1,0 +1,189 @@
+"""What every conformance test is run over: each config, each method, and batches made for it."""
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssl_jax.core import config as config_lib
+from ssl_jax.core import rng, tree
+from ssl_jax.core.types import Batch, Method, Spec
+from ssl_jax.engine import optim
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASSES = 4
+# of methods with several configs, the one that compiles fastest
+FAST = ("configs/data2vec/kws.py", "configs/supervised/kws.py")
+
+
+def config_paths() -> list[str]:
+    """Returns every config file that defines a run, as `configs/<method>/<name>.py`."""
+    return [
+        path.relative_to(ROOT).as_posix()
+        for path in sorted((ROOT / "configs").glob("*/**/*.py"))
+        if "def get_config" in path.read_text()
+    ]
+
+
+def method_names() -> list[str]:
+    """Returns the modules of ssl_jax/methods that can be named in `config.method.name`."""
+    return [
+        path.stem
+        for path in sorted((ROOT / "ssl_jax" / "methods").glob("*.py"))
+        if "\ndef make(" in path.read_text()
+    ]
+
+
+def load(path: str, arg: str = "") -> Any:
+    """Returns a config of the tree, or its tiny form with arg 'toy'."""
+    return config_lib.load(str(ROOT / path) + (f":{arg}" if arg else ""))
+
+
+def toy_params() -> list:
+    """Returns one parameter per config; one config per method is in the fast tests."""
+    seen = {load(path, "toy").method.name for path in FAST}
+    out = []
+    for path in config_paths():
+        method = load(path, "toy").method.name
+        quick = path in FAST or method not in seen
+        seen.add(method)
+        out.append(pytest.param(path, marks=[] if quick else [pytest.mark.slow], id=path))
+    return out
+
+
+def build(config: Any) -> Method:
+    """Returns the method that a config names, built as the train command builds it."""
+    module = importlib.import_module(f"ssl_jax.methods.{config.method.name}")
+    return module.make(
+        config.method,
+        precision="float32",
+        sample_rate=config.data.sample_rate,
+        num_classes=len(config.data.classes) or CLASSES,
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Toy:
+    """A tiny model of one config: its method, and parameters right after `init`.
+
+    The functions are compiled once for all tests of this process.
+    """
+
+    config: Any
+    method: Method
+    samples: int
+    params: Any
+    extra: Any
+
+    @functools.cached_property
+    def features(self) -> Callable:
+        """The jitted features(params, batch) of the method."""
+        return jax.jit(self.method.features)
+
+    @functools.cached_property
+    def gradients(self) -> Callable:
+        """(params, extra, batch, streams) -> (Output, gradients of params and extra), jitted."""
+
+        def loss(params, extra, batch, streams):
+            output = self.method.loss(params, extra, batch, streams, True)
+            return output.loss, output
+
+        grad = jax.grad(loss, argnums=(0, 1), has_aux=True, allow_int=True)
+        return jax.jit(lambda *args: grad(*args)[::-1])
+
+    def batch(self, rows: int, seed: int = 0) -> Batch:
+        """Returns `rows` clips: tones in noise, the last row four fifths of the bucket long."""
+        return make_batch(self.method, rows, self.samples, seed)
+
+    def streams(self, batch: Batch, step: int = 0) -> rng.Streams:
+        """Returns the randomness of one step over a batch."""
+        return rng.Streams(key=rng.key_data(3), step=jnp.int32(step), ids=batch["id"])
+
+    def optimizer(self) -> tuple:
+        """Returns (optimizer, schedule) of the config, for a run of a hundred steps."""
+        depth = depth_of(self.params)
+        return optim.make(
+            self.config.optim, self.params, total_steps=100, to_steps=_to_steps, depth=depth
+        )
+
+
+def _to_steps(duration: int | str) -> int:
+    return config_lib.steps(
+        duration, batch_size=4, examples=40, seconds_per_step=4.0, total=100, key="a duration"
+    )
+
+
+def depth_of(params: Any) -> int:
+    """Returns the number of stacked blocks, 1 where there are none."""
+    blocks = [x for name, x in tree.named_leaves(params) if name.startswith("encoder/blocks/")]
+    return len(blocks[0]) if blocks else 1
+
+
+@functools.cache
+def toy(path: str) -> Toy:
+    """Builds the tiny form of a config once for all tests of this process."""
+    config = load(path, "toy")
+    method = build(config)
+    samples = longest(config)
+    batch = make_batch(method, 2, samples, 0)
+    params, extra = jax.jit(method.init)(jax.random.key(0), batch)
+    return Toy(config, method, samples, params, extra)
+
+
+def make_batch(method: Method, rows: int, samples: int, seed: int) -> Batch:
+    """Returns a batch of what the method declares to read."""
+    noise = np.random.default_rng(seed)
+    length = np.full((rows,), samples)
+    length[-1] = samples * 4 // 5
+    time = np.arange(samples) / samples
+    pitch = 40 * (1 + np.arange(rows))[:, None]
+    audio = 3000 * np.sin(2 * np.pi * pitch * time) + noise.normal(0, 600, (rows, samples))
+    audio *= np.arange(samples) < length[:, None]
+    known = {
+        "id": np.arange(rows) + 7,
+        "weight": np.ones(rows),
+        "audio": audio,
+        "audio_len": length,
+        "label": np.arange(rows) % CLASSES,
+    }
+    missing = set(method.batch) - set(known)
+    assert not missing, f"conformance can not make {missing} yet: add it to make_batch"
+    return {
+        name: jnp.asarray(np.asarray(known[name]).astype(spec.dtype))
+        for name, spec in method.batch.items()
+    }
+
+
+def abstract_batch(method: Method, rows: int, samples: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a batch, without its memory."""
+
+    def shape(spec: Spec) -> tuple[int, ...]:
+        return (rows, *(samples if n is None else n for n in spec.shape))
+
+    return {k: jax.ShapeDtypeStruct(shape(s), jnp.dtype(s.dtype)) for k, s in method.batch.items()}
+
+
+def longest(config: Any) -> int:
+    """Returns the samples of a config's longest bucket."""
+    return round(config.data.buckets[-1] * config.data.sample_rate)
+
+
+def close(a: Any, b: Any, atol: float, rtol: float = 0.0) -> None:
+    """Fails, with the path of the leaf, unless two trees are near each other."""
+    for (path, x), y in zip(
+        jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True
+    ):
+        np.testing.assert_allclose(
+            np.asarray(x, np.float64),
+            np.asarray(y, np.float64),
+            atol=atol,
+            rtol=rtol,
+            err_msg=jax.tree_util.keystr(path),
+        )

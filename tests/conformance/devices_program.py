@@ -1,0 +1,83 @@
+"""Runs a tiny config on 1 and on 8 forced CPU devices; the test starts it in its own process.
+
+With 'tpu' as second argument it compiles the step for eight TPU chips instead, which needs
+libtpu and no TPU.
+"""
+
+import json
+import sys
+
+import cases
+import jax
+import numpy as np
+
+from ssl_jax.core import mesh as mesh_lib
+from ssl_jax.core import tree
+from ssl_jax.engine import step
+
+ROWS, STEPS = 8, 3
+MESHES = (
+    {"slice": 1, "data": 8, "fsdp": 1, "model": 1},
+    {"slice": 2, "data": 1, "fsdp": 2, "model": 2},
+)
+
+
+def parts(path: str):
+    """Returns (toy, optimizer, schedule, shapes of a batch) of the tiny form of a config."""
+    toy = cases.toy(path)
+    tx, schedule = toy.optimizer()
+    return toy, tx, schedule, cases.abstract_batch(toy.method, ROWS, toy.samples)
+
+
+def train(path: str, sizes: dict[str, int], devices: list) -> tuple[list[float], dict, int]:
+    """Returns (losses of a few steps, parameters by name, how many of them are split)."""
+    toy, tx, schedule, shapes = parts(path)
+    mesh = mesh_lib.make_mesh(sizes, devices)
+    state, shardings = step.init_state(toy.method, tx, 5, mesh, shapes)
+    method = step.gather_when_used(toy.method, mesh)
+    update = step.make_step(method, tx, schedule)
+    run = step.compile_step(update, mesh, shardings, (state, shapes))
+    totals, losses = run.zeros(), []
+    for i in range(STEPS):
+        batch = jax.device_put(toy.batch(ROWS, seed=i), mesh_lib.batch_sharding(mesh))
+        state, totals, loss = run.run(state, totals, batch)
+        losses.append(float(loss))
+    split = sum(not x.sharding.is_fully_replicated for x in jax.tree.leaves(state.params))
+    return losses, {n: np.asarray(x) for n, x in tree.named_leaves(state.params)}, split
+
+
+def compare(path: str) -> dict[str, object]:
+    """Returns the largest differences between one device and each mesh of eight."""
+    losses, params, _ = train(path, {"data": 1}, jax.devices()[:1])
+    report: dict[str, object] = {"losses": losses, "loss": 0.0, "params": 0.0, "split": 0}
+    for sizes in MESHES:
+        others, arrays, split = train(path, sizes, jax.devices())
+        far = max(abs(a - b) / max(abs(a), 1e-6) for a, b in zip(losses, others, strict=True))
+        report["loss"] = max(report["loss"], far)
+        diffs = {n: float(np.abs(params[n] - arrays[n]).max()) for n in params}
+        worst = max(diffs, key=diffs.__getitem__)
+        if diffs[worst] >= report["params"]:
+            report |= {"params": diffs[worst], "worst": f"{worst} on {sizes}"}
+        report["split"] = max(report["split"], split)
+    return report
+
+
+def compile_for_tpu(path: str) -> dict[str, object]:
+    """Compiles the step for a slice of eight chips; returns the bytes that its arrays take."""
+    from jax.experimental import topologies
+
+    topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4")
+    toy, tx, schedule, shapes = parts(path)
+    mesh = mesh_lib.make_mesh({"data": -1, "fsdp": 2}, list(topology.devices))
+    state = step.abstract_state(toy.method, tx, shapes)
+    shardings = step.state_sharding(state, toy.method.rules, mesh)
+    method = step.gather_when_used(toy.method, mesh)
+    update = step.make_step(method, tx, schedule)
+    jitted = jax.jit(update, in_shardings=(shardings, mesh_lib.batch_sharding(mesh)))
+    compiled = jitted.lower(state, shapes).compile()
+    return {"bytes": compiled.memory_analysis().argument_size_in_bytes}
+
+
+if __name__ == "__main__":
+    job = compile_for_tpu if sys.argv[2] == "tpu" else compare
+    print(json.dumps(job(sys.argv[1])))

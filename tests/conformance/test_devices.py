@@ -1,0 +1,43 @@
+"""One device equals eight, and the step compiles for a TPU; each in a process of its own."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import cases
+import pytest
+
+pytestmark = pytest.mark.slow
+PROGRAM = cases.ROOT / "tests" / "conformance" / "devices_program.py"
+
+
+def program(*args: str, **env: str) -> dict:
+    """Runs the program in a new process and returns what it reports."""
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), *args],
+        cwd=cases.ROOT,
+        env={**os.environ, "PYTHONPATH": str(cases.ROOT), **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("path", cases.config_paths())
+def test_one_device_equals_eight(path):
+    flags = "--xla_force_host_platform_device_count=8"
+    report = program(path, "compare", JAX_PLATFORMS="cpu", XLA_FLAGS=flags)
+    assert report["split"] > 0, "no parameter is sharded, so nothing was compared"
+    assert report["loss"] < 1e-5, report
+    assert report["params"] < 1e-5, report
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+@pytest.mark.parametrize("path", cases.config_paths())
+def test_step_compiles_for_a_tpu_slice(path):
+    report = program(path, "tpu", JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1")
+    assert report["bytes"] > 0

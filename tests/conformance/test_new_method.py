@@ -1,0 +1,122 @@
+"""Adding a method is one file and one config: done here with a throw-away one, and trained."""
+
+import json
+import textwrap
+
+import cases
+import numpy as np
+import pytest
+import soundfile
+
+from ssl_jax import methods, train
+from ssl_jax.core import config as config_lib
+
+METHOD = '''
+    """Predicts hidden loudness: a linear autoencoder over ten parts of a clip."""
+
+    import jax
+    import jax.numpy as jnp
+
+    from ssl_jax.core.types import Features, Method, Output, Spec
+
+    PARTS = 10
+    BATCH = {
+        "id": Spec((), "uint32"),
+        "weight": Spec((), "float32"),
+        "audio": Spec((None,), "int16"),
+        "audio_len": Spec((), "int32"),
+    }
+
+
+    def _loudness(batch):
+        rows = batch["audio"].astype(jnp.float32) / 2**15
+        parts = rows.reshape(rows.shape[0], PARTS, -1)
+        return jnp.log(1e-4 + jnp.square(parts).mean(-1))
+
+
+    def make(config, *, precision, sample_rate, num_classes):
+        def init(key, batch):
+            a, b = jax.random.split(key)
+            return {
+                "encoder": {"kernel": 0.1 * jax.random.normal(a, (PARTS, config.width))},
+                "predictor": {"kernel": 0.1 * jax.random.normal(b, (config.width, PARTS))},
+            }, {}
+
+        def loss(params, extra, batch, streams, train):
+            x = _loudness(batch)
+            with jax.named_scope("mask"):
+                draw = jax.vmap(lambda k: jax.random.uniform(k, (PARTS,)))
+                hidden = draw(streams.for_examples("mask")) < 0.3
+            with jax.named_scope("encoder"):
+                z = jnp.where(hidden, 0, x) @ params["encoder"]["kernel"]
+            with jax.named_scope("loss"):
+                error = jnp.square(z @ params["predictor"]["kernel"] - x).mean(-1)
+                count = batch["weight"].sum()
+                mean = (error * batch["weight"]).sum() / jnp.maximum(count, 1)
+            return Output(mean, count, {"squared_error": (mean * count, count)}, extra)
+
+        def features(params, batch):
+            x = _loudness(batch)[..., None]
+            hidden = jnp.stack([jnp.tile(x, config.width), x * params["encoder"]["kernel"]])
+            length = batch["audio"].shape[1] / sample_rate
+            return Features(hidden, jnp.ones(x.shape[:2], bool), PARTS / length)
+
+        return Method(init, loss, features, BATCH, ((".*", ()),), ("mask", "encoder", "loss"))
+'''
+
+CONFIG = '''
+    """The throw-away method on four clips; any config is a file like this one."""
+
+    from ml_collections import ConfigDict
+
+    from configs import common
+
+
+    def get_config(arg=None):
+        config = common.base()
+        config.method = ConfigDict({"name": "throwaway", "width": 4})
+        clips = {"kind": "folder", "path": PATH, "label": "folder"}
+        config.data.train.clips = ConfigDict(clips)
+        config.data.valid.clips = ConfigDict(clips)
+        config.data.sample_rate = 8000
+        config.data.buckets = (0.5,)
+        config.data.batch_size = 4
+        config.optim.lr = 0.03
+        config.train.duration = "40 steps"
+        config.eval.every = "20 steps"
+        config.checkpoint.every = "20 steps"
+        config.log.every = "5 steps"
+        return config
+'''
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """Writes the method, its config and a corpus of eight clips; returns the loaded config."""
+    folder = tmp_path / "methods"
+    folder.mkdir()
+    (folder / "throwaway.py").write_text(textwrap.dedent(METHOD).lstrip())
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(folder)])
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        word = tmp_path / "clips" / ("yes" if i % 2 else "no")
+        word.mkdir(parents=True, exist_ok=True)
+        swell = np.linspace(0.05, 0.5, 4000) if i % 2 else np.linspace(0.5, 0.05, 4000)
+        soundfile.write(word / f"{i}.wav", swell * rng.normal(0, 0.2, 4000), 8000)
+    from_here = f"PATH = {str(tmp_path / 'clips')!r}\n\n\ndef get_config"
+    text = textwrap.dedent(CONFIG).lstrip().replace("def get_config", from_here)
+    path = tmp_path / "throwaway_config.py"
+    path.write_text(text)
+    monkeypatch.syspath_prepend(str(cases.ROOT))
+    return config_lib.load(str(path))
+
+
+def test_a_new_method_is_one_file_and_one_config(config, tmp_path):
+    workdir = tmp_path / "run"
+    train.run(config, workdir)
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    errors = {r["step"]: r["train/squared_error"] for r in rows if "train/squared_error" in r}
+    assert errors[40] < 0.5 * errors[5]
+    assert any("valid/squared_error" in row for row in rows)
+    assert (workdir / "checkpoints" / "40").is_dir()
+    assert (workdir / "signature.txt").read_text().strip() == config_lib.sign(config)

@@ -1,0 +1,226 @@
+"""What must hold for every method, whatever it learns; run on the tiny form of every config."""
+
+import re
+from collections.abc import Callable
+
+import cases
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ssl_jax.core import tree
+
+STEPS = 60
+
+
+@pytest.fixture(params=cases.toy_params())
+def toy(request) -> cases.Toy:
+    """Returns the tiny model of one config after the other."""
+    return cases.toy(request.param)
+
+
+def _trainable(toy: cases.Toy) -> set[str]:
+    frozen = toy.config.optim.frozen
+    names = [name for name, _ in tree.named_leaves(toy.params)]
+    return {name for name in names if not any(re.search(f, name) for f in frozen)}
+
+
+def test_every_trainable_leaf_gets_a_gradient_and_teachers_none(toy):
+    batch = toy.batch(2)
+    total = None
+    # layer drop and drop path may leave a block out of one step, hardly of four
+    for step in range(4):
+        streams = toy.streams(batch, step)
+        _, (gradients, teacher) = toy.gradients(toy.params, toy.extra, batch, streams)
+        size = jax.tree.map(jnp.abs, gradients)
+        total = size if total is None else jax.tree.map(jnp.add, total, size)
+        for name, leaf in tree.named_leaves(teacher):
+            if jnp.issubdtype(leaf.dtype, jnp.inexact):
+                assert not np.any(leaf), f"a gradient flows into extra/{name}"
+    for name, leaf in tree.named_leaves(total):
+        if name not in _trainable(toy):
+            continue
+        assert np.all(np.isfinite(leaf)), name
+        layers = leaf if "/blocks/" in name else leaf[None]
+        for layer, part in enumerate(layers):
+            assert np.any(part), f"no gradient reaches params/{name}, layer {layer}"
+
+
+def test_overfits_two_examples(toy):
+    batch = toy.batch(2)
+    streams = toy.streams(batch)
+    tx = optax.adam(3e-3)
+    labels = {name: name in _trainable(toy) for name, _ in tree.named_leaves(toy.params)}
+    if not all(labels.values()):
+        mask = tree.map_named(lambda name, _: not labels[name], toy.params)
+        tx = optax.chain(tx, optax.masked(optax.set_to_zero(), mask))
+
+    @jax.jit
+    def step(params, extra, opt_state, i):
+        grad = jax.value_and_grad(
+            lambda p: (lambda o: (o.loss, o))(toy.method.loss(p, extra, batch, streams, True)),
+            has_aux=True,
+        )
+        (loss, output), gradients = grad(params)
+        updates, opt_state = tx.update(gradients, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        extra = toy.method.update(params, output.extra, i + 1)
+        return params, extra, opt_state, loss, output.metrics
+
+    params, extra, opt_state = toy.params, toy.extra, tx.init(toy.params)
+    losses = []
+    for i in range(STEPS):
+        params, extra, opt_state, loss, metrics = step(params, extra, opt_state, jnp.int32(i))
+        losses.append(float(loss))
+    assert np.isfinite(losses).all()
+    assert losses[-1] < 0.7 * losses[0], losses[:: STEPS // 10]
+    if "accuracy" in metrics:
+        correct, count = metrics["accuracy"]
+        assert correct == count == 2
+
+
+def test_rows_of_weight_zero_change_nothing(toy):
+    few, many = toy.batch(2), toy.batch(4, seed=1)
+    padded = {name: many[name].at[:2].set(few[name]) for name in few}
+    padded["weight"] = padded["weight"].at[2:].set(0)
+    if "label" in padded:
+        padded["label"] = padded["label"].at[2:].set(-1)
+    run = toy.gradients
+    short, (short_grad, _) = run(toy.params, toy.extra, few, toy.streams(few))
+    long, (long_grad, _) = run(toy.params, toy.extra, padded, toy.streams(padded))
+    cases.close((short.loss, short.weight), (long.loss, long.weight), 1e-5, 1e-5)
+    cases.close(short.metrics, long.metrics, 1e-4, 1e-4)
+    scale = max(np.abs(g).max() for g in jax.tree.leaves(short_grad))
+    cases.close(short_grad, long_grad, 1e-5 * scale, 1e-3)
+
+
+def test_a_batch_of_weight_zero_alone_is_finite(toy):
+    batch = toy.batch(2)
+    batch["weight"] = jnp.zeros_like(batch["weight"])
+    streams = toy.streams(batch)
+    output, (gradients, _) = toy.gradients(toy.params, toy.extra, batch, streams)
+    assert np.isfinite(output.loss)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
+
+
+def test_what_lies_behind_the_end_of_a_clip_changes_nothing(toy):
+    batch = toy.batch(2)
+    end = int(batch["audio_len"][-1])
+    dirty = dict(batch, audio=batch["audio"].at[-1, end:].set(5000))
+    clean_out, _ = toy.gradients(toy.params, toy.extra, batch, toy.streams(batch))
+    dirty_out, _ = toy.gradients(toy.params, toy.extra, dirty, toy.streams(dirty))
+    np.testing.assert_allclose(clean_out.loss, dirty_out.loss, rtol=1e-5)
+
+
+def test_features_are_those_of_the_unpadded_clip(toy):
+    batch = toy.batch(2)
+    end = int(batch["audio_len"][-1])
+    alone = {name: value[-1:] for name, value in batch.items()}
+    alone["audio"] = alone["audio"][:, :end]
+    padded, short = toy.features(toy.params, batch), toy.features(toy.params, alone)
+    real = int(short.mask.sum())
+    assert real == int(padded.mask[-1].sum()) > 0
+    np.testing.assert_allclose(
+        padded.hidden_states[:, -1, :real], short.hidden_states[:, 0, :real], atol=2e-4, rtol=1e-3
+    )
+
+
+def test_features_have_the_stated_shape_and_rate(toy):
+    batch = toy.batch(2)
+    features = toy.features(toy.params, batch)
+    layers, rows, frames, width = features.hidden_states.shape
+    assert (rows, frames) == features.mask.shape and rows == 2 and width > 1
+    blocks = [x for n, x in tree.named_leaves(toy.params) if n.startswith("encoder/blocks/")]
+    assert {len(x) for x in blocks} == {layers - 1}
+    seconds = np.asarray(batch["audio_len"]) / toy.config.data.sample_rate
+    real = np.asarray(features.mask).sum(axis=1)
+    # a front end without padding loses its receptive field at the ends: two to four frames
+    assert np.all(np.abs(real - seconds * features.rate) <= 4), (real, seconds * features.rate)
+    assert real[0] > real[-1], "the last clip is shorter"
+    assert np.isfinite(features.hidden_states).all()
+    assert features.hidden_states.dtype == jnp.float32
+    again = toy.features(toy.params, batch)
+    np.testing.assert_array_equal(features.hidden_states, again.hidden_states)
+
+
+def _encode_inputs(toy: cases.Toy, batch: dict) -> Callable:
+    """Returns noise -> (frames of each front end, input of each `encode` call) of one loss.
+
+    The noise is added to the frames. Compiled without the encoder, which is not asked for.
+    """
+
+    def spy(noise):
+        frames, seen = [], []
+
+        def intercept(call, args, kwargs, context):
+            if context.method_name == "encode":
+                seen.append(args[0])
+            result = call(*args, **kwargs)
+            # the front end is a submodule of that name
+            if context.method_name == "__call__" and context.module.name == "frontend":
+                x, valid = result
+                frames.append(x + noise)
+                return x + noise, valid
+            return result
+
+        with nn.intercept_methods(intercept):
+            toy.method.loss(toy.params, toy.extra, batch, toy.streams(batch), True)
+        return frames, seen
+
+    return jax.jit(spy)
+
+
+def test_masked_content_never_reaches_the_student(toy):
+    """Perturbs the frames that are masked and looks at the input of every encoder call.
+
+    Which frames are masked is read off: there the student's input differs from the front end's
+    output. A method that hides nothing must hand its front end's output on as it is.
+    """
+    batch = toy.batch(2)
+    spy = _encode_inputs(toy, batch)
+    frames, seen = jax.device_get(spy(0.0))
+    assert frames and seen, "the loss calls no encoder with frontend() and encode()"
+    changed = [np.any(x != frames[0], axis=-1) for x in seen]
+    hidden = [mask for mask in changed if mask.any()]
+    if "mask" not in toy.method.scopes:
+        assert not hidden
+        return
+    assert hidden, "no call of encode() sees masked frames"
+    # the teacher's own frames may differ everywhere; a mask leaves some as they are
+    mask = min(hidden, key=np.sum)
+    assert 0 < mask.sum() < mask.size
+    student = next(i for i, x in enumerate(changed) if np.array_equal(x, mask))
+    loud = np.random.default_rng(0).normal(0, 5, frames[0].shape).astype(np.float32)
+    _, perturbed = jax.device_get(spy(np.where(mask[..., None], loud, 0)))
+    np.testing.assert_array_equal(perturbed[student], seen[student])
+    # and the test sees what it should: noise on a frame in sight does reach the student
+    _, visible = jax.device_get(spy(np.where(mask[..., None], 0, loud)))
+    assert not np.array_equal(visible[student], seen[student])
+
+
+def test_named_scopes_are_in_the_compiled_step_in_order(toy):
+    batch = toy.batch(2)
+    lowered = toy.gradients.lower(toy.params, toy.extra, batch, toy.streams(batch))
+    text = lowered.as_text(debug_info=True)
+    assert toy.method.scopes
+    missing = [s for s in toy.method.scopes if not re.search(rf"[/\"(]{s}[/)\"]", text)]
+    assert not missing
+    known = ["frontend", "mask", "encoder", "targets", "predictor", "loss"]
+    assert [s for s in known if s in toy.method.scopes] == [
+        s for s in toy.method.scopes if s in known
+    ]
+
+
+def test_masks_and_noise_follow_the_example_not_the_row(toy):
+    batch = toy.batch(2)
+    swapped = {name: value[::-1] for name, value in batch.items()}
+
+    @jax.jit
+    def loss(batch, streams):
+        return toy.method.loss(toy.params, toy.extra, batch, streams, False).loss
+
+    a = loss(batch, toy.streams(batch))
+    np.testing.assert_allclose(a, loss(swapped, toy.streams(swapped)), rtol=1e-5)

@@ -1,0 +1,65 @@
+"""Every published config loads, is locked, and its method builds with the stated size."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ssl_jax.core import config as config_lib
+from ssl_jax.core import rng
+from ssl_jax.core import tree as tree_lib
+
+# predictor and mask vector included: the published encoders have 93,164,288 parameters, and
+# 559,011 + 64 with the head and the mask vector
+SIZES = {
+    "data2vec/audio.py:base": 93_754_880,
+    "data2vec/audio.py:large": 314_326_016,
+    "data2vec/audio.py:mini": 2_327_168,
+    "data2vec/audio.py:toy": None,
+    "data2vec/kws.py:kwt1": 560_832,
+    "data2vec/kws.py:kwt2": 2_409_344,
+    "data2vec/kws.py:kwt3": 5_395_776,
+    "data2vec/kws.py:toy": None,
+    "supervised/kws.py:kwt1": 559_075 - 64,
+    "supervised/kws.py:kwt2": 2_397_603 - 128,
+    "supervised/kws.py:kwt3": 5_365_859 - 192,
+    "supervised/kws.py:toy": None,
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_config_loads_and_its_method_builds(root, name):
+    config = config_lib.load(str(root / "configs" / name))
+    assert config.is_locked
+    assert config_lib.from_json(config_lib.to_json(config)) == config
+    module = importlib.import_module(f"ssl_jax.methods.{config.method.name}")
+    rate = config.data.sample_rate
+    method = module.make(config.method, precision="float32", sample_rate=rate, num_classes=35)
+    samples = round(config.data.buckets[-1] * rate)
+    shapes = {
+        n: (2, *(samples if d is None else d for d in s.shape)) for n, s in method.batch.items()
+    }
+    batch = {n: jax.ShapeDtypeStruct(shapes[n], s.dtype) for n, s in method.batch.items()}
+    params, extra = jax.eval_shape(method.init, jax.random.key(0), batch)
+    assert SIZES[name] in (None, tree_lib.count(params))
+
+    def loss(params, extra, batch):
+        streams = rng.Streams(rng.key_data(0), jnp.int32(0), batch["id"])
+        return method.loss(params, extra, batch, streams, True)
+
+    out = jax.eval_shape(loss, params, extra, batch)
+    assert out.loss.shape == ()
+    assert set(config.guard.floors) <= set(out.metrics)
+    assert jax.tree.structure(out.extra) == jax.tree.structure(extra)
+
+
+@pytest.mark.parametrize("file", ["data2vec/audio.py", "data2vec/kws.py", "supervised/kws.py"])
+def test_the_default_is_the_first_size_and_others_are_refused(root, file):
+    path = str(root / "configs" / file)
+    first = next(n for n in SIZES if n.startswith(file)).partition(":")[2]
+    assert config_lib.sign(config_lib.load(path)) == config_lib.sign(
+        config_lib.load(f"{path}:{first}")
+    )
+    with pytest.raises(config_lib.ConfigError, match="the argument is 'huge': use one of"):
+        config_lib.load(f"{path}:huge")

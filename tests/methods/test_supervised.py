@@ -1,0 +1,131 @@
+"""Classification against a literal computation, and what must not count or must not move."""
+
+import data2vec_literal as literal
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from method_cases import ROOT, quick_jit, tiny
+
+from ssl_jax.core import config as config_lib
+from ssl_jax.core import tree as tree_lib
+
+PLAIN = {"spec_augment.time_masks": 0, "spec_augment.freq_masks": 0}
+
+
+def gradient_of(setup, **arguments):
+    return quick_jit(jax.grad(lambda p: setup.loss(p, **arguments).loss))(setup.params)
+
+
+def test_loss_and_accuracy_equal_the_literal_ones():
+    setup = tiny("supervised/kws", PLAIN)
+    params = {n: np.asarray(x, np.float64) for n, x in tree_lib.named_leaves(setup.params)}
+    encoder = {k.removeprefix("encoder/"): v for k, v in params.items()}
+    losses, right = [], 0
+    for i in (0, 1):  # row 2 has no label, row 3 no weight
+        clip = np.asarray(setup.batch["audio"][i, : setup.batch["audio_len"][i]])
+        x = literal.keyword_frames(encoder, clip)
+        pooled = literal.encode_keyword(encoder, x)[0][-1].mean(0)
+        pooled = (pooled - pooled.mean()) / np.sqrt(pooled.var() + 1e-5)
+        pooled = pooled * params["head/norm/scale"] + params["head/norm/bias"]
+        logits = pooled @ params["head/classifier/kernel"] + params["head/classifier/bias"]
+        logs = logits - np.log(np.exp(logits).sum())
+        truth = np.full(3, 0.1 / 2)
+        truth[setup.batch["label"][i]] = 0.9
+        losses.append(-(truth * logs).sum())
+        right += logits.argmax() == setup.batch["label"][i]
+    out = quick_jit(setup.loss)()
+    np.testing.assert_allclose(out.loss, np.mean(losses), rtol=1e-5)
+    assert out.weight == 2
+    assert out.metrics["accuracy"] == (right, 2)
+
+
+def test_rows_without_label_or_weight_change_nothing():
+    setup = tiny("supervised/kws", PLAIN)
+    loss = quick_jit(lambda batch: setup.loss(batch=batch).loss)
+    batch = setup.batch
+    noise = np.random.default_rng(0).integers(-9000, 9000, (2, 8000), np.int16)
+    other = {**batch, "audio": batch["audio"].at[2:].set(noise)}
+    np.testing.assert_allclose(loss(other), loss(batch), rtol=1e-6)
+    nothing = {**batch, "weight": jnp.zeros(4)}
+    assert loss(nothing) == 0
+
+
+def test_noise_of_training_is_absent_from_evaluation():
+    setup = tiny("supervised/kws", {"augment": {"gain": {"low_db": -9.0, "high_db": 9.0}}})
+    loss = quick_jit(lambda step: setup.loss(step=step).loss)
+    evaluate = quick_jit(lambda step: setup.loss(step=step, train=False).loss)
+    assert abs(loss(0) - loss(1)) > 1e-4
+    assert evaluate(0) == evaluate(1)
+
+
+def test_spec_augment_hides_coefficients_in_training_alone():
+    """With stripes as wide as the clip, training ends up deaf: every clip looks the same."""
+    changes = {"spec_augment.time_width": 2000, "spec_augment.time_masks": 60}
+    changes |= {"spec_augment.freq_masks": 0, "label_smoothing": 0.0}
+    setup = tiny("supervised/kws", changes)
+    full = {**setup.batch, "audio_len": jnp.full(4, 8000), "label": jnp.zeros(4, jnp.int32)}
+
+    def each(train):
+        rows = [{k: x[i : i + 1] for k, x in full.items()} for i in range(3)]
+        return jnp.stack([setup.loss(batch=row, train=train).loss for row in rows])
+
+    deaf, hearing = quick_jit(lambda: (each(True), each(False)))()
+    np.testing.assert_allclose(deaf, deaf[0], rtol=1e-4)
+    assert np.ptp(hearing) > 1e-2
+
+
+def test_a_frozen_encoder_gets_no_gradient():
+    gradient = gradient_of(tiny("supervised/kws", {"frozen": True}))
+    assert all((g == 0).all() for g in jax.tree.leaves(gradient["encoder"]))
+    assert all((g != 0).any() for g in jax.tree.leaves(gradient["head"]))
+
+
+def test_encoder_has_the_paths_and_shapes_of_pre_training():
+    for name in ("kws", "audio"):
+        pretrained = tiny(f"data2vec/{name}").params["encoder"]
+        tuned = tiny("supervised/kws", {**PLAIN, "encoder": _encoder(name)}).params["encoder"]
+        shapes = jax.tree.map(lambda x, y: x.shape == y.shape, pretrained, tuned)
+        assert all(jax.tree.leaves(shapes))
+
+
+def _encoder(name):
+    return config_lib.load(str(ROOT / f"configs/data2vec/{name}.py:toy")).method.encoder
+
+
+def test_overfits_two_clips():
+    setup = tiny("supervised/kws", {**PLAIN, "label_smoothing": 0.0})
+    batch = {k: x[:2] for k, x in setup.batch.items()}
+    tx = optax.adam(1e-2)
+
+    def step(state, _):
+        params, moments = state
+        loss, grads = jax.value_and_grad(lambda p: setup.loss(p, batch=batch).loss)(params)
+        updates, moments = tx.update(grads, moments)
+        return (optax.apply_updates(params, updates), moments), loss
+
+    start = (setup.params, tx.init(setup.params))
+    losses = quick_jit(lambda s: jax.lax.scan(step, s, length=60))(start)[1]
+    assert losses[0] > 0.1
+    assert losses[-1] < 0.02
+
+
+@pytest.mark.parametrize(
+    ("changes", "classes", "message"),
+    [
+        ({}, 1, "training split has 1 classes"),
+        ({"pool": "max"}, 3, "config.method.pool is 'max': use one of tokens, frames, cls"),
+        ({"smoothing_spread": "all"}, 3, "config.method.smoothing_spread is 'all'"),
+        ({"label_smoothing": 1.0}, 3, "config.method.label_smoothing is 1.0"),
+        ({"augment": {"echo": {}}}, 3, "config.method.augment.echo does not work here"),
+        (
+            {"encoder": {"kind": "waveform", "preset": "base"}},
+            3,
+            "config.method.spec_augment needs spectral features",
+        ),
+    ],
+)
+def test_a_wrong_option_is_named(changes, classes, message):
+    with pytest.raises(ValueError, match=message):
+        tiny("supervised/kws", changes, classes=classes)

@@ -1,0 +1,43 @@
+"""The benchmarks of the loop and of start-up run, measure what they say and hold their floors."""
+
+import json
+
+import pytest
+
+from experiments.benchmarks import loop, startup
+
+
+def test_loop_report_is_a_table():
+    report = {"bare_steps_per_second": 10.0, "engine_steps_per_second": 9.8, "ratio": 0.98}
+    assert loop.table(report).splitlines()[-1] == "| ratio | 0.98 |"
+
+
+def test_small_config_is_the_quickstart_s_size():
+    config = loop.small_config(depth=3)
+    assert config.is_locked
+    assert config.method.encoder.depth == config.method.targets.layers == 3
+    assert config.method.encoder.width == loop.ENCODER["width"]
+
+
+@pytest.mark.slow
+def test_both_loops_run_the_same_steps():
+    bench = loop.Bench(rows=4, steps=5)
+    before = int(bench.state.step)
+    assert bench.bare() > 0
+    assert int(bench.state.step) == before + 6
+    assert bench.engine() > 0
+    # a loaded machine may be slow, but the engine is never a multiple of the bare loop
+    report = loop.measure(rows=8, steps=20, rounds=3)
+    assert report["ratio"] > 0.7, report
+
+
+@pytest.mark.slow
+def test_warm_cache_compiles_less_and_depth_does_not_matter(tmp_path):
+    report = startup.measure(depths=(2, 8))
+    seconds = report["seconds"]
+    for depth in ("2", "8"):
+        assert seconds[depth]["warm"]["compile"] < 0.7 * seconds[depth]["cold"]["compile"]
+        assert seconds[depth]["cold"]["first_step"] > seconds[depth]["cold"]["import"] > 0
+    # four times as deep; an unrolled stack would take about that much longer
+    assert report["compile_ratio_deepest_to_shallowest"] < 1.7, json.dumps(report)
+    assert startup.table(report).count("\n") == 3
