@@ -7,11 +7,15 @@ started again.
 
 import argparse
 import importlib.util
+import os
 import pathlib
+import platform
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from ssl_jax import train as train_command
@@ -29,6 +33,7 @@ class Pipe:
         self.options = options
         self.say: Callable[[str], None] = log.say
         self.graph = Graph(root, self.say)
+        self._start = time.monotonic()
         self._expected: dict[str, float] = {}
         self._spent = self._foreseen = 0.0
 
@@ -66,6 +71,16 @@ class Pipe:
     def folder(self, stage: Stage) -> pathlib.Path:
         """Returns the folder of a stage."""
         return self.graph.folder(stage)
+
+    def machine(self) -> dict[str, Any]:
+        """Returns what results are read with: seconds since the start, cores, versions."""
+        return {
+            "seconds": round(time.monotonic() - self._start),
+            "cores": os.cpu_count(),
+            "device": jax.devices()[0].device_kind,
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+        }
 
     def _run(self, stage: Stage, work: Callable[[pathlib.Path], None]) -> Stage:
         skipped = self.graph.done(stage)

@@ -3,6 +3,7 @@
 import ctypes
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +66,7 @@ class Espeak:
     def _set_voice(self, voice: str) -> bool:
         return self._lib.espeak_SetVoiceByName(voice.encode()) == 0
 
-    def _collect(self, samples, count: int, events) -> int:
+    def _collect(self, samples: Any, count: int, events: Any) -> int:
         del events
         if samples and count > 0:
             self._chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())

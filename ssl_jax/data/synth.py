@@ -113,7 +113,7 @@ def split_voices(variants: Sequence[str], rng: np.random.Generator) -> dict[str,
     order = [families[stems[i]] for i in rng.permutation(len(stems))]
     fifth = len(order) // 5
     parts = (order[2 * fifth :], order[:fifth], order[fifth : 2 * fifth])
-    return {s: sum(p, []) for s, p in zip(_SPLITS, parts, strict=True)}
+    return {s: [v for f in p for v in f] for s, p in zip(_SPLITS, parts, strict=True)}
 
 
 def record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -174,7 +174,9 @@ def _write(folder: pathlib.Path, request: dict) -> None:
     from ssl_jax.data.espeak import Espeak
 
     espeak = Espeak()
-    clips = plan_clips(espeak.variants(_ACCENTS), request["words"], request["clips"], request["seed"])
+    clips = plan_clips(
+        espeak.variants(_ACCENTS), request["words"], request["clips"], request["seed"]
+    )
     for word in request["words"]:
         (folder / word).mkdir()
     for i, clip in enumerate(clips):

@@ -238,7 +238,8 @@ class Data2Vec:
         self, params: Tree, audio: Array, audio_len: Array, keys: Array | None = None
     ) -> tuple[Array, Array]:
         """audio (B, N) -> local frames x (B, S, D), valid (B, S); `keys` (B,) augment them."""
-        o, more = self.options, ()
+        o = self.options
+        more: tuple = ()
         if keys is not None:
             audio, _ = perturb.chain(keys, audio, audio_len, o.augment)
         if keys is not None and o.spectral:

@@ -5,6 +5,7 @@ it over by path. The recipe of the keyword spotters is that of 2104.00769 and 22
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -177,18 +178,21 @@ class Supervised:
     ) -> tuple[Array, Array]:
         """audio (B, N) -> x (B, S, D), valid (B, S); `keys` (B,) augment the features."""
         o = self.options
-
-        def alter(features: Array, lengths: Array) -> Array:
-            features = perturb.spectral_chain(keys, features, lengths, o.spectral)
-            if not o.spec_augment.active:
-                return features
-            stripes = dataclasses.asdict(o.spec_augment)
-            fill = "mean" if stripes.pop("fill_mean") else 0.0
-            return augment.spec_augment(keys, features, lengths, fill=fill, **stripes)
-
-        more = (alter,) if keys is not None and (o.spectral or o.spec_augment.active) else ()
+        more: tuple = ()
+        if keys is not None and (o.spectral or o.spec_augment.active):
+            more = (functools.partial(self._alter, keys),)
         variables = {"params": params["encoder"]}
         return self.encoder.apply(variables, audio, audio_len, False, *more, method=_run_frontend)
+
+    def _alter(self, keys: Array, features: Array, lengths: Array) -> Array:
+        """Augments features (B, T, F), lengths (B,) in frames, as the config says."""
+        o = self.options
+        features = perturb.spectral_chain(keys, features, lengths, o.spectral)
+        if not o.spec_augment.active:
+            return features
+        stripes = dataclasses.asdict(o.spec_augment)
+        fill = "mean" if stripes.pop("fill_mean") else 0.0
+        return augment.spec_augment(keys, features, lengths, fill=fill, **stripes)
 
     def _encode(
         self, params: Tree, x: Array, valid: Array, dropout: Array | None = None

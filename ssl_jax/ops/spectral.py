@@ -60,9 +60,7 @@ def warp(keys: Array, level: Array, lengths: Array, *, max_share: float) -> Arra
     return left + share * (right - left)
 
 
-def equalize(
-    keys: Array, level: Array, lengths: Array, *, std_db: float, terms: int = 4
-) -> Array:
+def equalize(keys: Array, level: Array, lengths: Array, *, std_db: float, terms: int = 4) -> Array:
     """Adds a smooth random curve over the bands: `terms` cosines of normal weight, in dB."""
     del lengths
     bands = level.shape[2]

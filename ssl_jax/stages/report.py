@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from ssl_jax.evals import table
 
@@ -22,7 +23,7 @@ def read_metrics(run: pathlib.Path, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def curves(
-    ax, groups: Mapping[str, Sequence[pathlib.Path]], metric: str, title: str, label: str
+    ax: Axes, groups: Mapping[str, Sequence[pathlib.Path]], metric: str, title: str, label: str
 ) -> None:
     """Draws one line per group: the mean over its runs, with a band from least to most."""
     for colour, (name, runs) in zip(COLOURS, groups.items(), strict=False):
@@ -38,7 +39,7 @@ def curves(
 
 
 def masked_spectrogram(
-    ax, log_mel: np.ndarray, mask: np.ndarray, seconds_per_token: float, title: str
+    ax: Axes, log_mel: np.ndarray, mask: np.ndarray, seconds_per_token: float, title: str
 ) -> None:
     """Draws log_mel (T, M) of one clip over time and shades the tokens of mask (S,)."""
     seconds = len(mask) * seconds_per_token
@@ -51,7 +52,7 @@ def masked_spectrogram(
 
 
 def bars(
-    ax, groups: Mapping[str, Mapping[str, Sequence[float]]], title: str, label: str
+    ax: Axes, groups: Mapping[str, Mapping[str, Sequence[float]]], title: str, label: str
 ) -> None:
     """Draws {group: {series: one value per seed}} as bars of the mean with 95 % intervals.
 

@@ -21,7 +21,7 @@ def program(*args: str, **env: str) -> dict:
         env={**os.environ, "PYTHONPATH": str(cases.ROOT), **env},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -31,9 +31,13 @@ def program(*args: str, **env: str) -> dict:
 def test_one_device_equals_eight(path):
     flags = "--xla_force_host_platform_device_count=8"
     report = program(path, "compare", JAX_PLATFORMS="cpu", XLA_FLAGS=flags)
-    assert report["split"] > 0, "no parameter is sharded, so nothing was compared"
-    assert report["loss"] < 1e-5, report
-    assert report["params"] < 1e-5, report
+    assert len(report) == 2
+    assert max(row["split"] for row in report.values()) > 0, "no parameter is sharded"
+    for mesh, row in report.items():
+        assert row["loss"] < 1e-5, (mesh, row)
+        assert row["gradient"][0] < 1e-5, (mesh, row)
+        # adam makes an update of a gradient that is all rounding, hence a tenth of its rate
+        assert row["params"][0] < 1e-4, (mesh, row)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")

@@ -60,7 +60,7 @@ def test_noise_has_unit_power_and_falls_with_its_tilt():
 
 
 def test_an_unknown_split_is_named(tmp_path):
-    with pytest.raises(ValueError, match="dev.*use train, valid and test"):
+    with pytest.raises(ValueError, match=r"dev.*use train, valid and test"):
         synth.keywords(tmp_path, clips={"dev": 4})
 
 

@@ -67,7 +67,11 @@ def test_shift_moves_frames_within_the_real_ones(level):
     moved = _run("shift", level, {"max_frames": 3}, keys, lengths)
     np.testing.assert_array_equal(moved[2:, 5:], level[2:, 5:])
     offsets = [
-        [s for s in range(-3, 4) if np.array_equal(moved[b, 4], level[b, min(max(4 - s, 0), n - 1)])]
+        [
+            s
+            for s in range(-3, 4)
+            if np.array_equal(moved[b, 4], level[b, min(max(4 - s, 0), n - 1)])
+        ]
         for b, n in enumerate(np.asarray(lengths))
     ]
     assert all(offsets) and len({o[0] for o in offsets}) > 1

@@ -1,0 +1,105 @@
+"""Pre-train once per seed without labels, then fine-tune with few, with and without it."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from ml_collections import ConfigDict
+
+from ssl_jax.core import config as config_lib
+from ssl_jax.data import corpus
+from ssl_jax.evals import table
+from ssl_jax.ops import dsp, masks
+from ssl_jax.pipeline import Pipe
+from ssl_jax.stages import report
+from ssl_jax.stages.graph import Stage
+
+ARMS = ("scratch", "pretrained")
+
+
+def pretrain(pipe: Pipe, config: ConfigDict, seeds: int, tag: str = "") -> list[Stage]:
+    """Returns one pre-training stage per seed."""
+    return [
+        pipe.train(f"pretrain{tag}-{seed}", config_lib.override(config, [f"seed={seed}"]))
+        for seed in range(seeds)
+    ]
+
+
+def finetune(
+    pipe: Pipe,
+    config: ConfigDict,
+    starts: Sequence[Stage],
+    seeds: int,
+    tag: str = "",
+) -> dict[str, Any]:
+    """Fine-tunes both arms over seeds -> {"scratch": [accuracy], "pretrained": [...], "runs"}.
+
+    The seed draws the labelled clips, the order and the weights; both arms of a seed have the
+    same labels and the same recipe. Seed i starts from pre-training i (the last, if fewer).
+    Accuracy is that on the test split after the last step: nothing is selected on it.
+    """
+    results: dict[str, Any] = {arm: [] for arm in ARMS} | {"runs": {arm: [] for arm in ARMS}}
+    for seed in range(seeds):
+        own = config_lib.override(config, [f"seed={seed}", f"data.label_seed={seed}"])
+        for arm in ARMS:
+            start = starts[min(seed, len(starts) - 1)] if arm == "pretrained" else None
+            folder = pipe.folder(pipe.train(f"{arm}{tag}-{seed}", own, start=start))
+            accuracy = float(report.read_metrics(folder, "test/accuracy")[1][-1])
+            results[arm].append(accuracy)
+            results["runs"][arm].append(folder)
+            pipe.say(f"{arm}{tag}, seed {seed}: test accuracy {accuracy:.3f}")
+    return results
+
+
+def summary(groups: Mapping[str, Mapping[str, Any]], first: str) -> str:
+    """Returns the table of {group: {arm: accuracies}}; `first` heads the column of groups."""
+    rows: list[dict[str, object]] = []
+    for name, arms in groups.items():
+        gain = [b - a for a, b in zip(arms["scratch"], arms["pretrained"], strict=True)]
+        row = {first: name} | {arm: table.cell(arms[arm]) for arm in ARMS}
+        rows.append(row | {"gain": table.cell(gain)})
+    return table.text_table(rows)
+
+
+def draw(
+    path: pathlib.Path,
+    title: str,
+    groups: Mapping[str, Mapping[str, Any]],
+    pretrained: Sequence[pathlib.Path],
+    runs: Mapping[str, Sequence[pathlib.Path]],
+) -> None:
+    """Draws the four panels: pre-training, a clip and its mask, fine-tuning, accuracies."""
+    figure, axes = plt.subplots(2, 2, figsize=(12, 8), layout="constrained")
+    losses = {"masked frames": pretrained}
+    report.curves(axes[0, 0], losses, "train/loss", "Pre-training without labels", "loss")
+    _masked_clip(axes[0, 1], pretrained[0])
+    report.curves(axes[1, 0], runs, "valid/accuracy", "Fine-tuning", "validation accuracy")
+    report.bars(axes[1, 1], groups, "Test accuracy, mean and 95 % interval", "accuracy")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _masked_clip(ax, run: pathlib.Path) -> None:
+    """Draws the first validation clip and the frames that the student of `run` may not see."""
+    config = config_lib.from_json((run / "config.json").read_text())
+    encoder, mask = config.method.encoder, config.method.mask
+    rate = config.data.sample_rate
+    audio = corpus.open_split(config.data, "valid").read(0)
+    window, hop = (round(ms * rate / 1000) for ms in (encoder.window_ms, encoder.hop_ms))
+    options = {"n_fft": window, "hop": hop, "n_mels": encoder.n_mels}
+    level = dsp.log_mel(audio[None], sample_rate=rate, fmax=encoder.get("fmax", 7600.0), **options)[
+        0
+    ]
+    tokens = len(level) // encoder.frames_per_token
+    keys = jax.random.split(jax.random.key(0), 1)
+    hidden = masks.span_mask(keys, jnp.array([tokens]), tokens, mask.prob, mask.length)[0]
+    step = hop * encoder.frames_per_token / rate
+    frames = tokens * encoder.frames_per_token
+    report.masked_spectrogram(
+        ax, np.asarray(level)[:frames], np.asarray(hidden), step, "A clip and its mask"
+    )
