@@ -22,10 +22,10 @@ OPTIONS = {
     "clips": 8000,  # unlabelled training clips
     "valid_clips": 500,
     "test_clips": 1500,
-    "labels_per_class": 20,
-    "pretrain_steps": 8000,
+    "labels_per_class": 50,
+    "pretrain_steps": 7000,
     "finetune_steps": 400,
-    "seeds": 3,
+    "seeds": 5,
     "pretrain_seeds": 1,
     "corpus_seed": 0,
 }
@@ -49,7 +49,11 @@ def main(pipe: Pipe) -> None:
     sources = [f"data.{split}.sc.path={corpus}" for split in ("train", "valid", "test")]
     pretrain = config_lib.load(
         "configs/data2vec/kws.py:mini",
-        [*sources, f"train.duration={o['pretrain_steps']} steps"],
+        [
+            *sources,
+            f"train.duration={o['pretrain_steps']} steps",
+            f"method.ema.anneal={o['pretrain_steps']}",
+        ],
     )
     finetune = config_lib.load(
         "configs/supervised/kws.py:mini",

@@ -7,6 +7,7 @@ metrics.jsonl, skipped.jsonl (files that could not be used) and checkpoints/.
 
 import argparse
 import importlib
+import pkgutil
 import re
 import sys
 import traceback
@@ -17,6 +18,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ssl_jax import methods
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import tree as tree_lib
@@ -27,6 +29,7 @@ from ssl_jax.engine import hooks, log, loop, optim, splits, start
 from ssl_jax.engine import step as step_lib
 from ssl_jax.engine.checkpoint import Checkpoints
 from ssl_jax.evals.monitor import Monitor
+from ssl_jax.nn import sharding
 
 MONITORED = ("id", "weight", "audio", "audio_len", "label")
 
@@ -54,6 +57,7 @@ def run(
     method = step_lib.gather_when_used(make_method(config, len(corpus.classes)), mesh)
     shapes = batch_shapes(method, plan, corpus.sample_rate)
     params, _ = jax.eval_shape(method.init, jax.random.key(0), shapes)
+    check_mesh(mesh, params)
     tx, schedule = optim.make(
         config.optim, params, total_steps=total, to_steps=to_steps, depth=_depth(params)
     )
@@ -82,7 +86,7 @@ def run(
 def make_method(config: ConfigDict, num_classes: int) -> Method:
     """Returns the method of ssl_jax/methods/<config.method.name>.py."""
     name = config.method.name
-    known = sorted(p.stem for p in Path(__file__).parent.glob("methods/[!_]*.py"))
+    known = sorted(m.name for m in pkgutil.iter_modules(methods.__path__))
     if name not in known:
         hint = config_lib.suggest(name, known)
         raise config_lib.ConfigError(f"config.method.name is {name!r}: {hint}")
@@ -92,6 +96,17 @@ def make_method(config: ConfigDict, num_classes: int) -> Method:
         sample_rate=config.data.sample_rate,
         num_classes=num_classes,
     )
+
+
+def check_mesh(mesh: Mesh, params: Tree) -> None:
+    """Raises ConfigError for a mesh on which the gradients of these parameters are wrong."""
+    names = [name for name, _ in tree_lib.named_leaves(params)]
+    grouped = next((n for n in names if re.search(sharding.GROUPED, n)), None)
+    if grouped and mesh.shape["model"] > 1:
+        raise config_lib.ConfigError(
+            f"config.mesh.model is {mesh.shape['model']}: the gradient of the grouped convolution "
+            f"{grouped} is wrong on such a mesh; use config.mesh.model=1 and config.mesh.fsdp"
+        )
 
 
 def batch_shapes(method: Method, plan: Plan, sample_rate: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -46,15 +46,25 @@ def _mini() -> ConfigDict:
     config = common.base()
     config.method = common.data2vec()
     config.method.encoder = common.small_keyword_encoder()
-    config.method.mask.update({"length": 3, "same_count": False})
+    # spans of half a second: what lies under shorter ones is guessed from the frames beside them
+    config.method.mask.update({"prob": 0.9, "length": 8, "same_count": False})
     config.method.targets.update({"layers": 4, "source": "block", "final_norm": "instance"})
     # a teacher that hardly moves at first: its early targets are features of a random network
-    config.method.ema.update({"start": 0.998, "end": 0.9999, "anneal": 8_000})
+    config.method.ema.update({"start": 0.998, "end": 0.9999, "anneal": 6_000})
+    # the student hears another voice in another room than the teacher
+    config.method.spectral = ConfigDict(
+        {
+            "warp": {"max_share": 0.1},
+            "equalize": {"std_db": 3.0},
+            "mix": {"max_share": 0.2},
+            "add_floor": {"below_db": (5.0, 40.0)},
+        }
+    )
     config.data = common.speech_commands()
     config.data.batch_size = 64
-    config.optim.update({"lr": 1e-3, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.01})
+    config.optim.update({"lr": 3e-3, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.01})
     config.optim.update({"warmup": "10%", "clip": 1.0})
-    config.train.duration = "8k steps"
+    config.train.duration = "6k steps"
     config.checkpoint.every = config.eval.every = "2k steps"
     config.log.every = "100 steps"
     config.guard.after = 1_000

@@ -61,7 +61,7 @@ def _mini() -> ConfigDict:
     )
     config.data = common.speech_commands()
     config.data.batch_size = 64
-    config.optim.update({"lr": 1e-3, "weight_decay": 0.05, "warmup": "10%", "clip": 1.0})
+    config.optim.update({"lr": 3e-3, "weight_decay": 0.05, "warmup": "10%", "clip": 1.0})
     config.train.duration = "400 steps"
     config.checkpoint.update({"every": "100%", "keep_last": 1})
     config.eval.update({"every": "50 steps", "test": True})

@@ -11,7 +11,7 @@ results.png beside this file and fills the table of its README.
 import pathlib
 from typing import Any
 
-from kws import protocol
+import protocol
 from ml_collections import ConfigDict
 
 from ssl_jax.core import config as config_lib
@@ -23,9 +23,9 @@ OPTIONS = {
     "data": "data/fsdd",
     "label": "digit",
     "sample_rate": 8000,
-    "pretrain_steps": 3000,
-    "finetune_steps": 400,
-    "speaker_pretrain_steps": 2000,
+    "pretrain_steps": 2000,
+    "finetune_steps": 300,
+    "speaker_pretrain_steps": 1500,
     "speaker_share": 0.05,
     "seeds": 3,
     "out": "",
@@ -36,23 +36,27 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 def main(pipe: Pipe) -> None:
     """Runs both protocols; every stage that is complete is skipped."""
-    o = pipe.options
     by_share, starts = _shares(pipe)
-    by_speaker = _speakers(pipe)
+    _write(pipe, by_share, {}, starts)
+    _write(pipe, by_share, _speakers(pipe), starts)
+
+
+def _write(pipe: Pipe, by_share: dict, by_speaker: dict, starts: list) -> None:
+    """Writes results.json and results.png, and prints the tables."""
+    o = pipe.options
     out = pathlib.Path(o["out"]) if o["out"] else HERE
-    middle = by_share[_name(SHARES[1])]
-    runs = middle["runs"]
-    groups = {name: {a: g[a] for a in protocol.ARMS} for name, g in by_share.items()}
-    held = {name: {a: g[a] for a in protocol.ARMS} for name, g in by_speaker.items()}
-    data = {k: v for k, v in o.items() if k not in ("data", "out")}
-    report.write_results(
-        out / "results.json",
-        {"shares": groups, "speakers": held, "options": data} | pipe.machine(),
+    runs = by_share[_name(SHARES[1])]["runs"]
+    groups, held = (
+        {name: {arm: g[arm] for arm in protocol.ARMS} for name, g in found.items()}
+        for found in (by_share, by_speaker)
     )
+    used = {k: v for k, v in o.items() if k not in ("data", "out")}
+    results = {"shares": groups, "speakers": held, "options": used} | pipe.machine()
+    report.write_results(out / "results.json", results)
     folders = [pipe.folder(s) for s in starts]
     protocol.draw(out / "results.png", "data2vec on spoken digits", groups, folders, runs)
     print(protocol.summary(groups, "labels"))
-    print(protocol.summary(held, "held-out speaker"))
+    print(protocol.summary(held, "speaker left out") if held else "")
 
 
 def _config(pipe: Pipe, path: str, steps: int, where: dict[str, dict[str, str]]) -> ConfigDict:
@@ -64,6 +68,8 @@ def _config(pipe: Pipe, path: str, steps: int, where: dict[str, dict[str, str]])
         config.data[split] = ConfigDict({"takes": source | {"where": rows}})
     config.data.sample_rate = o["sample_rate"]
     config.method.encoder.fmax = 0.475 * o["sample_rate"]
+    if "ema" in config.method:
+        config.method.ema.anneal = steps
     return config_lib.override(config, [f"train.duration={steps} steps"])
 
 

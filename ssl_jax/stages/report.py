@@ -72,7 +72,8 @@ def bars(
             ax.plot(np.full(len(values), xi), values, ".", color="black", ms=4, alpha=0.6)
     ax.set_xticks(range(len(groups)), list(groups))
     ax.set(title=title, ylabel=label, ylim=(0, None))
-    ax.legend(frameon=False)
+    ax.margins(y=0.15)
+    ax.legend(frameon=False, ncols=len(series), loc="upper center")
 
 
 def page(path: pathlib.Path, title: str, picture: pathlib.Path, text: str, next_: str) -> None:
