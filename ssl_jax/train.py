@@ -148,7 +148,8 @@ def evaluations(
             count = len(train.corpus.classes)
             watch = Monitor(monitors, method.features, **batches, classes=count, mesh=mesh)
             found.append((watch, every))
-    elif monitors or config.checkpoint.best_metric:
+    watched = len(config.data.valid) and (config.eval.valid or monitors)
+    if not watched and (monitors or config.checkpoint.best_metric):
         raise config_lib.ConfigError(
             "config.eval.monitors and config.checkpoint.best_metric need an evaluation: name a "
             "source in config.data.valid and keep config.eval.valid=True"

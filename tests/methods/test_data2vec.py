@@ -8,6 +8,7 @@ import pytest
 from method_cases import quick_jit, tiny
 
 from ssl_jax.core import tree as tree_lib
+from ssl_jax.core.config import ConfigError
 from ssl_jax.methods import data2vec
 
 FAMILIES = ("audio", "kws")
@@ -45,8 +46,8 @@ class Forward:
             seen.update(predictions=predictions, targets=targets)
             return smooth_l1(predictions, targets, beta)
 
-        def disturbed(self, params, audio, audio_len):
-            x, valid = frontend(self, params, audio, audio_len)
+        def disturbed(self, params, audio, audio_len, keys=None):
+            x, valid = frontend(self, params, audio, audio_len, keys)
             return x + noise * (mask & valid)[..., None], valid
 
         with pytest.MonkeyPatch.context() as patch:
@@ -217,3 +218,25 @@ def test_features_leave_out_the_class_token():
 def test_a_wrong_option_is_named(key, bad, message):
     with pytest.raises(ValueError, match=message):
         tiny("data2vec/audio", {key: bad})
+
+
+def test_altered_levels_reach_the_student_alone():
+    plain = {"encoder.feature": "log_mel"}
+    altered = {**plain, "spectral": {"equalize": {"std_db": 6.0}, "warp": {"max_share": 0.2}}}
+    clean, other = (Forward(tiny("data2vec/kws", c)) for c in (plain, altered))
+    predictions, targets, _ = clean()
+    changed, same, _ = other()
+    np.testing.assert_allclose(same, targets, atol=1e-5)
+    assert np.abs(predictions - changed).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"spectral": {"equalize": {"std_db": 6.0}}}, r"config\.method\.encoder\.feature"),
+        ({"spectral": {"shift": {"max_frames": 2}}}, r"config\.method\.spectral\.shift"),
+    ],
+)
+def test_levels_that_can_not_be_altered_are_named(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        tiny("data2vec/kws", changes)

@@ -129,3 +129,30 @@ def test_overfits_two_clips():
 def test_a_wrong_option_is_named(changes, classes, message):
     with pytest.raises(ValueError, match=message):
         tiny("supervised/kws", changes, classes=classes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"spectral": {"equalize": {"std_db": 6.0}, "shift": {"max_frames": 2}}},
+        {"spec_augment.time_masks": 4, "spec_augment.fill_mean": True},
+    ],
+)
+def test_altered_levels_are_of_training_alone(changes):
+    plain = {**PLAIN, "encoder.feature": "log_mel", "label_smoothing": 0.0}
+    without, with_it = (tiny("supervised/kws", c) for c in (plain, {**plain, **changes}))
+    assert with_it.loss(train=False).loss == without.loss(train=False).loss
+    assert abs(with_it.loss().loss - without.loss().loss) > 1e-4
+
+
+def test_stripes_of_the_mean_are_not_stripes_of_zero():
+    stripes = {"spec_augment.time_masks": 4, "encoder.feature": "log_mel"}
+    zero, mean = (
+        tiny("supervised/kws", {**stripes, "spec_augment.fill_mean": m}) for m in (False, True)
+    )
+    assert abs(zero.loss().loss - mean.loss().loss) > 1e-4
+
+
+def test_levels_need_log_mel():
+    with pytest.raises(config_lib.ConfigError, match=r"config\.method\.encoder\.feature"):
+        tiny("supervised/kws", {"spectral": {"equalize": {"std_db": 6.0}}})

@@ -1,0 +1,29 @@
+"""Every number in a README comes from a results file: the tables are as their generators make them."""
+
+import pytest
+from test_house import check_table
+
+from experiments import tables
+
+CASES = [(file, name) for file, made in tables.TABLES.items() for name in made]
+
+
+@pytest.mark.parametrize(("file", "name"), CASES)
+def test_the_table_is_the_one_its_results_make(file, name):
+    check_table(tables.HERE / file, name, tables.TABLES[file][name])
+
+
+def test_a_changed_number_is_found(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("<!-- table:t -->\n<!-- end:t -->\n")
+    tables.fill(path, "t", "| 0.5 |\n")
+    check_table(path, "t", lambda: "| 0.5 |\n")
+    with pytest.raises(AssertionError, match="stale"):
+        check_table(path, "t", lambda: "| 0.6 |\n")
+    with pytest.raises(ValueError, match="add them"):
+        tables.fill(path, "other", "")
+
+
+def test_the_interval_and_the_gain_are_paired():
+    text = tables.arms("a", {"x": {"scratch": [0.5, 0.6], "pretrained": [0.6, 0.7]}})
+    assert "0.100 ± 0.000" in text and "0.550" in text
