@@ -1,4 +1,4 @@
-"""Every number in a README comes from a results file: the tables are as their generators make them."""
+"""Every number in a README comes from a results file, by the generator of its table."""
 
 import pytest
 from test_house import check_table
