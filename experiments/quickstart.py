@@ -23,7 +23,7 @@ OPTIONS = {
     "valid_clips": 500,
     "test_clips": 1500,
     "labels_per_class": 50,
-    "pretrain_steps": 7000,
+    "pretrain_steps": 6000,
     "finetune_steps": 400,
     "seeds": 5,
     "pretrain_seeds": 1,

@@ -51,15 +51,6 @@ def _mini() -> ConfigDict:
     config.method.targets.update({"layers": 4, "source": "block", "final_norm": "instance"})
     # a teacher that hardly moves at first: its early targets are features of a random network
     config.method.ema.update({"start": 0.998, "end": 0.9999, "anneal": 6_000})
-    # the student hears another voice in another room than the teacher
-    config.method.spectral = ConfigDict(
-        {
-            "warp": {"max_share": 0.1},
-            "equalize": {"std_db": 3.0},
-            "mix": {"max_share": 0.2},
-            "add_floor": {"below_db": (5.0, 40.0)},
-        }
-    )
     config.data = common.speech_commands()
     config.data.batch_size = 64
     config.optim.update({"lr": 3e-3, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.01})
