@@ -23,7 +23,7 @@ OPTIONS = {
     "data": "data/fsdd",
     "label": "digit",
     "sample_rate": 8000,
-    "mask_length": 8,  # tokens
+    "mask_length": 3,  # tokens; half of the digits are shorter than half a second
     "pretrain_steps": 2000,
     "finetune_steps": 300,
     "speaker_pretrain_steps": 1500,
