@@ -1,0 +1,161 @@
+"""The text encoder of data2vec (2202.03555, 2212.07525): RoBERTa's embeddings and blocks.
+
+Axes: B examples, L tokens of a text, V tokens kept, D width. The tokens are whatever the tokenizer
+of config.data gives; a first token that stands for the whole text (BOS) is an ordinary one.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core.types import Spec
+from ssl_jax.nn.conv import length_mask
+from ssl_jax.nn.transformer import (
+    INITS,
+    Encoded,
+    Transformer,
+    TransformerOptions,
+    check_share,
+    layer_norm,
+    select,
+)
+
+Array = jax.Array
+Alter = Callable[[Array, Array], Array]
+
+_REGULARIZATION = {
+    "norm": "post",
+    "dropout": 0.1,
+    "attention_dropout": 0.1,
+    "embed_dropout": 0.1,
+}
+PRESETS = {
+    "base": {"depth": 12, "width": 768, "heads": 12, "mlp_width": 3072, **_REGULARIZATION},
+    "large": {"depth": 24, "width": 1024, "heads": 16, "mlp_width": 4096, **_REGULARIZATION},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TextOptions:
+    """From tokens to vectors: the options of a TextEncoder beside its blocks."""
+
+    vocab_size: int = 50265  # RoBERTa's byte-level BPE
+    max_tokens: int = 512  # the longest text that has positions
+    position_std: float = 0.02  # of the initial positions; data2vec 2.0: width ** -0.5
+    embed_norm: bool = True  # LayerNorm of token + position, then dropout | dropout alone
+    embed_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_share("embed_dropout", self.embed_dropout)
+        for key, use in (("vocab_size", "the tokenizer's"), ("max_tokens", "such as 512")):
+            if getattr(self, key) < 1:
+                raise ValueError(
+                    f"config.method.encoder.{key} is {getattr(self, key)}: use 1 up, {use}"
+                )
+
+
+class TextFrontEnd(nn.Module):
+    """Token ids to their vectors, without positions."""
+
+    options: TextOptions
+    width: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, tokens: Array, tokens_len: Array, train: bool, alter: Alter | None = None
+    ) -> tuple[Array, Array]:
+        """tokens (B, L) int32, tokens_len (B,) -> x (B, L, D), valid (B, L).
+
+        alter(tokens, tokens_len) replaces ids before they are looked up. An id outside of the
+        vocabulary gives NaN, which config.guard.nan reports, not the vector of another token.
+        """
+        del train  # nothing random in here
+        shape = (self.options.vocab_size, self.width)
+        table = self.param("embedding", INITS["bert"], shape, jnp.float32)
+        if alter is not None:
+            tokens = alter(tokens, tokens_len)
+        # looked up in float32: the gradients of all places of a token are summed in it
+        x = jnp.take(table, tokens, axis=0, mode="fill", fill_value=jnp.nan).astype(self.dtype)
+        return x, length_mask(tokens_len, tokens.shape[1])
+
+
+class TextEncoder(nn.Module):
+    """Token vectors, learned positions, LayerNorm, dropout, a stack of blocks.
+
+    `positions` has a row for each of `max_tokens` places. RoBERTa's table begins with two rows
+    more, that of place 0 being its row 2 (its padding index plus 1), and it adds one and the same
+    token-type vector everywhere: positions = table[2:] + token_type[0].
+    """
+
+    frontend: TextFrontEnd
+    options: TextOptions
+    transformer_options: TransformerOptions
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        o, blocks = self.options, self.transformer_options
+        shape = (o.max_tokens, blocks.width)
+        init = nn.initializers.normal(o.position_std)
+        self.positions = self.param("positions", init, shape, jnp.float32)
+        if o.embed_norm:
+            self.norm = layer_norm(blocks.eps, self.dtype)
+        self.dropout = nn.Dropout(o.embed_dropout)
+        self.transformer = Transformer(blocks, self.dtype)
+        nn.share_scope(self, self.transformer)
+
+    @property
+    def reads(self) -> dict[str, Spec]:
+        """The arrays of a batch that `frontend` takes, in order."""
+        return {"tokens": Spec((None,), "int32"), "tokens_len": Spec((), "int32")}
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second: text has no time."""
+        return 0.0
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Empty: tokens are a sequence of any length."""
+        return ()
+
+    @property
+    def width(self) -> int:
+        """The size of a token, D."""
+        return self.transformer_options.width
+
+    def encode(self, x: Array, valid: Array, train: bool, keep: Array | None = None) -> Encoded:
+        """x (B, L, D), valid (B, L) -> Encoded of T = L tokens, or of the V named by `keep`.
+
+        keep (B, V) int32 are places of tokens, in any order; the others are not encoded.
+        Raises ValueError when L exceeds the positions.
+        """
+        size = x.shape[1]
+        if size > len(self.positions):
+            raise ValueError(
+                f"config.method.encoder.max_tokens {len(self.positions)} has no positions for a "
+                f"batch of {size} tokens: use at least config.data.block_tokens, here {size}"
+            )
+        x = x + self.positions[:size].astype(x.dtype)
+        if keep is not None:
+            x, valid = select(x, valid, keep)
+        if self.options.embed_norm:
+            x = self.norm(x)
+        x = self.dropout(x, deterministic=not train)
+        return self.transformer(x, valid, train)
+
+    def __call__(self, tokens: Array, tokens_len: Array, train: bool = False) -> Encoded:
+        """tokens (B, L), tokens_len (B,) -> Encoded."""
+        x, valid = self.frontend(tokens, tokens_len, train)
+        return self.encode(x, valid, train)
+
+
+def make(
+    options: TextOptions, blocks: TransformerOptions, *, dtype: jnp.dtype, sample_rate: int
+) -> TextEncoder:
+    """Returns the encoder; text has no use for `sample_rate`."""
+    del sample_rate
+    return TextEncoder(TextFrontEnd(options, blocks.width, dtype), options, blocks, dtype)
