@@ -1,0 +1,70 @@
+"""Patches of images and spectrograms: cutting, normalizing, fixed positions, restored order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax.core.types import Array
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in RGB
+
+
+def normalize_image(image: Array) -> Array:
+    """image (..., 3), uint8 or float in [0, 255] -> float32 with the statistics of ImageNet."""
+    scale = 1.0 / (255.0 * np.asarray(STD, np.float32))
+    return image.astype(jnp.float32) * scale - np.asarray(MEAN, np.float32) / np.asarray(STD)
+
+
+def patchify(x: Array, patch: tuple[int, int]) -> Array:
+    """Cuts x (B, H, W, C) into patches (B, S, ph * pw * C), both in raster order.
+
+    Within a patch: row, column, channel last. H and W are multiples of ph and pw.
+    """
+    batch, height, width, channels = x.shape
+    ph, pw = patch
+    x = x.reshape(batch, height // ph, ph, width // pw, pw, channels)
+    return x.swapaxes(2, 3).reshape(batch, -1, ph * pw * channels)
+
+
+def normalize_patches(patches: Array, eps: float = 1e-6) -> Array:
+    """Scales each patch (..., P) to mean 0 and variance 1; float32.
+
+    The variance is unbiased and `eps` inside the root (MAE, 2111.06377, norm_pix_loss).
+    """
+    x = patches.astype(jnp.float32)
+    centred = x - x.mean(-1, keepdims=True)
+    variance = jnp.square(centred).sum(-1, keepdims=True) / (x.shape[-1] - 1)
+    return centred * jax.lax.rsqrt(variance + eps)
+
+
+def sincos_table(grid: tuple[int, int], width: int) -> np.ndarray:
+    """Returns the fixed positions (rows * columns, D) float32 of a grid in raster order.
+
+    The first half of D encodes the column, the second the row, each as [sin | cos] of
+    position / 10000^(k / (D / 4)), in float64 (MAE, 2111.06377, appendix A.1 and its code).
+    Raises ValueError unless D is a multiple of 4.
+    """
+    if width % 4:
+        raise ValueError(f"a width of {width} cannot hold sin-cos positions: use a multiple of 4")
+    rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
+    omega = 1.0 / 10000 ** (np.arange(width // 4, dtype=np.float64) / (width / 4))
+    halves = []
+    for place in (columns, rows):
+        angle = place.reshape(-1, 1) * omega
+        halves += [np.sin(angle), np.cos(angle)]
+    return np.concatenate(halves, axis=1).astype(np.float32)
+
+
+def restore(x: Array, order: Array, fill: Array) -> Array:
+    """Puts tokens back in their places: x (B, V, D), order (B, S), fill (D,) -> (B, S, D).
+
+    x[:, i] goes to place order[:, i], a permutation; the other S - V places hold `fill`.
+    """
+    rank = jnp.argsort(order, axis=-1)
+
+    def row(tokens: Array, at: Array) -> Array:
+        # each token has one place, so that the gradient is a scatter without collisions
+        return tokens.at[at].get(mode="fill", fill_value=0, unique_indices=True)
+
+    hidden = (rank >= x.shape[1])[..., None]
+    return jnp.where(hidden, fill.astype(x.dtype), jax.vmap(row)(x, rank))
