@@ -15,7 +15,9 @@ Batch = dict[str, Array]
 """A flat dict of arrays, example axis first.
 
 Reserved keys: id (B,) uint32, weight (B,) float32 (0 for padding and skipped rows),
-audio (B, N) int16, audio_len (B,) int32 in samples, label (B,) int32.
+audio (B, N) int16, audio_len (B,) int32 in samples, image (B, H, W, 3) uint8, tokens (B, L) int32,
+tokens_len (B,) int32; label (B,) int32 (-1: none), tags (B, C) float32 of 0 and 1, target (B, K)
+float32 (NaN: none).
 """
 
 Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
@@ -27,6 +29,10 @@ class Spec(NamedTuple):
 
     shape: tuple[int | None, ...]
     dtype: str
+
+
+AUDIO = {"audio": Spec((None,), "int16"), "audio_len": Spec((), "int32")}
+"""What an encoder of waveforms reads."""
 
 
 @flax.struct.dataclass
@@ -61,7 +67,7 @@ class Features:
 
     hidden_states: Array  # (L + 1, B, S, D)
     mask: Array  # (B, S) bool, true where a frame is real
-    rate: float = flax.struct.field(pytree_node=False)  # frames per second
+    rate: float = flax.struct.field(pytree_node=False)  # per second; 0 where there is no time
 
 
 def _keep_extra(params: Tree, extra: Tree, step: Array) -> Tree:

@@ -17,17 +17,11 @@ from ml_collections import ConfigDict
 from ssl_jax.core import options as options_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.rng import Streams
-from ssl_jax.core.types import Array, Batch, Features, Method, Output, Spec, Tree
-from ssl_jax.nn import build, sharding
+from ssl_jax.core.types import Array, Batch, Features, Method, Output, Tree
+from ssl_jax.nn import build, run, sharding
 from ssl_jax.nn.transformer import INITS, Encoded
 from ssl_jax.ops import ema, losses, masks, norms, perturb, schedules, spectral, stats
 
-BATCH = {
-    "id": Spec((), "uint32"),
-    "weight": Spec((), "float32"),
-    "audio": Spec((None,), "int16"),
-    "audio_len": Spec((), "int32"),
-}
 SCOPES = ("frontend", "mask", "encoder", "targets", "predictor", "loss")
 MOVABLE = tuple(step for step in perturb.STEPS if step not in perturb.MOVING)
 
@@ -133,7 +127,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         loss=method.loss,
         features=method.features,
         update=method.update,
-        batch=BATCH,
+        batch=run.batch_spec(encoder),
         rules=sharding.RULES,
         scopes=SCOPES,
     )
@@ -157,11 +151,9 @@ class Data2Vec:
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
         """Returns (params, {"teacher": a copy of the student})."""
         keys = jax.random.split(key, 3)
-        audio = jnp.zeros((1, *batch["audio"].shape[1:]), batch["audio"].dtype)
-        audio_len = jnp.full((1,), audio.shape[1], jnp.int32)
         width = self.encoder.width
         params = {
-            "encoder": self.encoder.init(keys[0], audio, audio_len)["params"],
+            "encoder": run.init(self.encoder, keys[0], batch)[0],
             "mask": {"vector": jax.random.uniform(keys[1], (width,))},
             "predictor": self.predictor.init(keys[2], jnp.zeros((1, width)))["params"],
         }
@@ -174,21 +166,18 @@ class Data2Vec:
 
     def features(self, params: Tree, batch: Batch) -> Features:
         """Returns the student's hidden states of the unmasked clip, without prefix tokens."""
-        x, valid = self._frontend(params, batch["audio"], batch["audio_len"])
-        encoded = self._encode(params, x, valid)
-        return Features(encoded.hidden[:, :, encoded.prefix :], valid, self.encoder.rate)
+        return run.features(self.encoder, params["encoder"], batch)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
     ) -> Output:
         """Returns the regression loss at masked frames and the numbers that show a collapse."""
         o, weight = self.options, batch["weight"]
-        audio, audio_len = batch["audio"], batch["audio_len"]
 
         with jax.named_scope("frontend"):
             altered = train and bool(o.augment or o.spectral)
             keys = streams.for_examples("augment") if altered else None
-            x, valid = self._frontend(params, audio, audio_len, keys)
+            x, valid = self._frontend(params, batch, keys)
 
         with jax.named_scope("mask"):
             real = valid & (weight > 0)[:, None]
@@ -198,14 +187,15 @@ class Data2Vec:
 
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train else None
-            student = self._encode(params, seen, valid, dropout)
+            student = run.encode(self.encoder, params["encoder"], seen, valid, dropout)
 
         with jax.named_scope("targets"):
             teacher = ema.merge(extra["teacher"], _student(params))
             teacher, clean = jax.lax.stop_gradient((teacher, x))
             if altered or self._own_frontend(params):
-                clean, _ = self._frontend(teacher, audio, audio_len)
-            targets = self._targets(self._encode(teacher, clean, valid))
+                clean, _ = self._frontend(teacher, batch)
+            whole = run.encode(self.encoder, teacher["encoder"], clean, valid)
+            targets = self._targets(whole)
 
         with jax.named_scope("predictor"):
             frames = student.hidden[-1][:, student.prefix :].astype(jnp.float32)
@@ -235,25 +225,17 @@ class Data2Vec:
         return Output(loss, terms, metrics, extra)
 
     def _frontend(
-        self, params: Tree, audio: Array, audio_len: Array, keys: Array | None = None
+        self, params: Tree, batch: Batch, keys: Array | None = None
     ) -> tuple[Array, Array]:
-        """audio (B, N) -> local frames x (B, S, D), valid (B, S); `keys` (B,) augment them."""
+        """Returns local tokens x (B, S, D), valid (B, S); `keys` (B,) augment audio and levels."""
         o = self.options
         more: tuple = ()
-        if keys is not None:
-            audio, _ = perturb.chain(keys, audio, audio_len, o.augment)
+        if keys is not None and o.augment:
+            audio, _ = perturb.chain(keys, batch["audio"], batch["audio_len"], o.augment)
+            batch = {**batch, "audio": audio}
         if keys is not None and o.spectral:
             more = (lambda level, n: perturb.spectral_chain(keys, level, n, o.spectral),)
-        variables = {"params": params["encoder"]}
-        return self.encoder.apply(variables, audio, audio_len, False, *more, method=_run_frontend)
-
-    def _encode(
-        self, params: Tree, x: Array, valid: Array, dropout: Array | None = None
-    ) -> Encoded:
-        """x (B, S, D) -> Encoded; in training mode when there is a `dropout` key."""
-        rngs = None if dropout is None else {"dropout": dropout}
-        variables = {"params": params["encoder"]}
-        return self.encoder.apply(variables, x, valid, bool(rngs), method="encode", rngs=rngs)
+        return run.frontend(self.encoder, params["encoder"], batch, alter=more)
 
     def _predict(self, params: Tree, frames: Array) -> Array:
         """frames (B, S, D) of the student -> predictions of the targets (B, S, D)."""
@@ -296,10 +278,6 @@ class Data2Vec:
         """Returns whether the teacher keeps a front end of its own."""
         modes = self._modes(params).items()
         return any(m != "absent" for name, m in modes if name.startswith("encoder/frontend/"))
-
-
-def _run_frontend(encoder: Any, audio: Array, audio_len: Array, train: bool, *alter: Any) -> Any:
-    return encoder.frontend(audio, audio_len, train, *alter)
 
 
 def _student(params: Tree) -> Tree:

@@ -10,25 +10,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ssl_jax.core import options as options_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.rng import Streams
 from ssl_jax.core.types import Array, Batch, Features, Method, Output, Spec, Tree
-from ssl_jax.nn import build, heads, sharding
+from ssl_jax.nn import build, heads, run, sharding
 from ssl_jax.nn.kwt import KeywordTransformer
 from ssl_jax.nn.transformer import Encoded
 from ssl_jax.ops import augment, losses, perturb, spectral
 
-BATCH = {
-    "id": Spec((), "uint32"),
-    "weight": Spec((), "float32"),
-    "audio": Spec((None,), "int16"),
-    "audio_len": Spec((), "int32"),
-    "label": Spec((), "int32"),
-}
 SCOPES = ("frontend", "encoder", "predictor", "loss")
 
 
@@ -103,7 +95,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         init=method.init,
         loss=method.loss,
         features=method.features,
-        batch=BATCH,
+        batch=run.batch_spec(encoder) | {"label": Spec((), "int32")},
         rules=sharding.RULES,
         scopes=SCOPES,
     )
@@ -125,18 +117,13 @@ class Supervised:
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
         """Returns (params, {})."""
         keys = jax.random.split(key)
-        audio = jnp.zeros((1, *batch["audio"].shape[1:]), batch["audio"].dtype)
-        audio_len = jnp.full((1,), audio.shape[1], jnp.int32)
-        encoded, variables = self.encoder.init_with_output(keys[0], audio, audio_len)
-        last = encoded.hidden[-1]
-        head = self.head.init(keys[1], last, encoded.valid, encoded.prefix)
-        return {"encoder": variables["params"], "head": head["params"]}, {}
+        encoder, encoded = run.init(self.encoder, keys[0], batch)
+        head = self.head.init(keys[1], encoded.hidden[-1], encoded.valid, encoded.prefix)
+        return {"encoder": encoder, "head": head["params"]}, {}
 
     def features(self, params: Tree, batch: Batch) -> Features:
         """Returns the hidden states of the clip, without prefix tokens."""
-        x, valid = self._frontend(params, batch["audio"], batch["audio_len"])
-        encoded = self._encode(params, x, valid)
-        return Features(encoded.hidden[:, :, encoded.prefix :], valid, self.encoder.rate)
+        return run.features(self.encoder, params["encoder"], batch)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
@@ -148,16 +135,18 @@ class Supervised:
             tuned = {**params, "encoder": jax.lax.stop_gradient(params["encoder"])}
 
         with jax.named_scope("frontend"):
-            audio, audio_len, altered = batch["audio"], batch["audio_len"], None
-            if train:
+            altered = None
+            if train and o.augment:
                 keys = streams.for_examples("augment")
-                audio, audio_len = perturb.chain(keys, audio, audio_len, o.augment)
+                audio, length = perturb.chain(keys, batch["audio"], batch["audio_len"], o.augment)
+                batch = {**batch, "audio": audio, "audio_len": length}
+            if train and (o.spectral or o.spec_augment.active):
                 altered = streams.for_examples("spec_augment")
-            x, valid = self._frontend(tuned, audio, audio_len, altered)
+            x, valid = self._frontend(tuned, batch, altered)
 
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train and not o.frozen else None
-            encoded = self._encode(tuned, x, valid, dropout)
+            encoded = run.encode(self.encoder, tuned["encoder"], x, valid, dropout)
 
         with jax.named_scope("predictor"):
             logits = self._classify(params, encoded)
@@ -174,15 +163,11 @@ class Supervised:
         return Output(loss, terms, metrics, extra)
 
     def _frontend(
-        self, params: Tree, audio: Array, audio_len: Array, keys: Array | None = None
+        self, params: Tree, batch: Batch, keys: Array | None = None
     ) -> tuple[Array, Array]:
-        """audio (B, N) -> x (B, S, D), valid (B, S); `keys` (B,) augment the features."""
-        o = self.options
-        more: tuple = ()
-        if keys is not None and (o.spectral or o.spec_augment.active):
-            more = (functools.partial(self._alter, keys),)
-        variables = {"params": params["encoder"]}
-        return self.encoder.apply(variables, audio, audio_len, False, *more, method=_run_frontend)
+        """Returns local tokens x (B, S, D), valid (B, S); `keys` (B,) augment the features."""
+        more = () if keys is None else (functools.partial(self._alter, keys),)
+        return run.frontend(self.encoder, params["encoder"], batch, alter=more)
 
     def _alter(self, keys: Array, features: Array, lengths: Array) -> Array:
         """Augments features (B, T, F), lengths (B,) in frames, as the config says."""
@@ -194,19 +179,7 @@ class Supervised:
         fill = "mean" if stripes.pop("fill_mean") else 0.0
         return augment.spec_augment(keys, features, lengths, fill=fill, **stripes)
 
-    def _encode(
-        self, params: Tree, x: Array, valid: Array, dropout: Array | None = None
-    ) -> Encoded:
-        """x (B, S, D) -> Encoded; in training mode when there is a `dropout` key."""
-        rngs = None if dropout is None else {"dropout": dropout}
-        variables = {"params": params["encoder"]}
-        return self.encoder.apply(variables, x, valid, bool(rngs), method="encode", rngs=rngs)
-
     def _classify(self, params: Tree, encoded: Encoded) -> Array:
         """Returns the logits (B, classes) of the last hidden states."""
         variables, last = {"params": params["head"]}, encoded.hidden[-1]
         return self.head.apply(variables, last, encoded.valid, encoded.prefix)  # type: ignore
-
-
-def _run_frontend(encoder: Any, audio: Array, audio_len: Array, train: bool, *alter: Any) -> Any:
-    return encoder.frontend(audio, audio_len, train, *alter)

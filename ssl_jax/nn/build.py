@@ -6,22 +6,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssl_jax.core.precision import compute_dtype
-from ssl_jax.nn import kwt, waveform
+from ssl_jax.nn import kwt, text, vit, waveform
 from ssl_jax.nn.transformer import TransformerOptions
 
-Encoder = kwt.KeywordTransformer | waveform.WaveformEncoder
+Encoder = (
+    kwt.KeywordTransformer | waveform.WaveformEncoder | vit.VisionTransformer | text.TextEncoder
+)
 
 # kind: (module, its options, the preset that is taken when none is named)
 KINDS: dict[str, tuple[Any, type, str]] = {
     "keyword_transformer": (kwt, kwt.KeywordOptions, "kwt1"),
     "waveform": (waveform, waveform.WaveformOptions, "base"),
+    "vit": (vit, vit.VisionOptions, "base"),
+    "text": (text, text.TextOptions, "base"),
 }
 
 
 def encoder(config: Mapping[str, Any], *, precision: str, sample_rate: int) -> Encoder:
     """Returns the linen module that config.method.encoder describes.
 
-    `kind` is keyword_transformer or waveform, `preset` (optional) a published size; every other
+    `kind` is one of KINDS, `preset` (optional) a published size; every other
     key is a field of the kind's options or of TransformerOptions and overrides the preset.
     Raises ValueError, naming the key, on an unknown kind, preset, key or value.
     """

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.core.types import AUDIO, Spec
 from ssl_jax.nn.conv import Length, length_mask
 from ssl_jax.nn.transformer import (
     INITS,
@@ -15,6 +16,7 @@ from ssl_jax.nn.transformer import (
     Transformer,
     TransformerOptions,
     check_share,
+    select,
 )
 from ssl_jax.ops import dsp, norms
 
@@ -204,10 +206,21 @@ class KeywordTransformer(nn.Module):
         """The size of a token, D."""
         return self.transformer_options.width
 
-    def encode(self, x: Array, valid: Array, train: bool) -> Encoded:
+    @property
+    def reads(self) -> dict[str, Spec]:
+        """The arrays of a batch that the front end takes."""
+        return AUDIO
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Empty: the tokens are a sequence of any length."""
+        return ()
+
+    def encode(self, x: Array, valid: Array, train: bool, keep: Array | None = None) -> Encoded:
         """x (B, S, D), valid (B, S) -> Encoded of T = 1 + S tokens, the class token first.
 
-        Raises ValueError when S exceeds the positions.
+        keep (B, V): the ids of the tokens to encode, then T = 1 + V. Raises ValueError when S
+        exceeds the positions.
         """
         batch, size, width = x.shape
         if size + 1 > len(self.positions):
@@ -216,8 +229,11 @@ class KeywordTransformer(nn.Module):
                 f"{len(self.positions) - 1} tokens and the batch has {size}: use at least the "
                 f"longest of config.data.buckets, here {size / self.rate + 0.1:.1f}"
             )
-        cls = jnp.broadcast_to(self.cls.astype(x.dtype), (batch, 1, width))
-        x = jnp.concatenate([cls, x], 1) + self.positions[: size + 1].astype(x.dtype)
+        positions = self.positions[: size + 1].astype(x.dtype)
+        x, first = x + positions[1:], self.cls.astype(x.dtype) + positions[0]
+        if keep is not None:
+            x, valid = select(x, valid, keep)
+        x = jnp.concatenate([jnp.broadcast_to(first, (batch, 1, width)), x], 1)
         x = self.dropout(x, deterministic=not train)
         valid = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)
         return self.transformer(x, valid, train, prefix=1)

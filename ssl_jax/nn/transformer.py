@@ -23,11 +23,16 @@ REMAT: dict[str, Callable | None] = {
     "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
-# `bert`: N(0, 0.02). `torch`: uniform with bound 1/sqrt(fan in). Biases start at zero in both.
+# `bert`: N(0, 0.02). `torch`: uniform with bound 1/sqrt(fan in). `xavier`: uniform with bound
+# sqrt(6 / (fan in + fan out)). `truncated`: N(0, 0.02) cut at +-0.02. Biases start at zero in all.
 INITS = {
     "bert": nn.initializers.normal(0.02),
     "torch": nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform"),
+    "xavier": nn.initializers.xavier_uniform(),
+    "truncated": nn.initializers.truncated_normal(0.02, lower=-1.0, upper=1.0),
 }
+# The originals hold query, key and value in one matrix (D, 3 D), which has twice the mean fan.
+FUSED_INITS = {**INITS, "xavier": nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +45,15 @@ class TransformerOptions:
     mlp_width: int = 3072
     norm: str = "post"  # pre | post | res_post: x + norm(f(x))
     qkv_bias: bool = True
+    key_bias: bool = True  # false: only query and value have the bias of qkv_bias (BEiT)
     out_proj: bool = True  # false: attention returns its heads without a last projection
     dropout: float = 0.0  # of both residual branches
     attention_dropout: float = 0.0  # of the attention weights
     activation_dropout: float = 0.0  # of the hidden layer of the MLP
     drop_path: float = 0.0  # of a branch per example: 0 in the first block, this in the last
     layerdrop: float = 0.0  # of a whole block, one draw per batch
+    layer_scale: float = 0.0  # first value of a learned factor per channel on each branch; 0: none
+    final_norm: bool | None = None  # after the last block; None: under pre-norm only
     eps: float = 1e-5
     init: str = "bert"
     remat: str = "none"  # none | full | dots | dots_no_batch
@@ -80,8 +88,8 @@ def check_share(key: str, value: float) -> None:
 class Encoded:
     """What an encoder returns.
 
-    `hidden` holds the input of the first block, then the output of each block; under pre-norm
-    the last one has passed the final norm. `ffn` holds the raw output of each block's second
+    `hidden` holds the input of the first block, then the output of each block; the last one has
+    passed the final norm, if there is one. `ffn` holds the raw output of each block's second
     MLP layer, before dropout, residual and norm: the targets of data2vec. The first `prefix`
     of the T tokens stand in front of the frames (a class token). Tokens with `valid` false
     hold finite but meaningless numbers.
@@ -116,7 +124,16 @@ def dense(
     width: int, options: TransformerOptions, dtype: jnp.dtype, name: str, bias: bool = True
 ) -> nn.Dense:
     """Returns a linear layer with float32 parameters that computes in `dtype`."""
-    return nn.Dense(width, use_bias=bias, dtype=dtype, kernel_init=INITS[options.init], name=name)
+    inits = FUSED_INITS if name in ("query", "key", "value") else INITS
+    return nn.Dense(width, use_bias=bias, dtype=dtype, kernel_init=inits[options.init], name=name)
+
+
+def select(x: Array, valid: Array, keep: Array) -> tuple[Array, Array]:
+    """Gathers the tokens `keep` (B, V) of x (B, S, D) and of valid (B, S)."""
+    return (
+        jnp.take_along_axis(x, keep[..., None], axis=1),
+        jnp.take_along_axis(valid, keep, axis=1),
+    )
 
 
 class Attention(nn.Module):
@@ -131,8 +148,12 @@ class Attention(nn.Module):
         o = self.options
         head = o.width // o.heads
         query, key, value = (
-            dense(o.width, o, self.dtype, name, o.qkv_bias)(x).reshape(*x.shape[:2], o.heads, head)
-            for name in ("query", "key", "value")
+            dense(o.width, o, self.dtype, name, bias)(x).reshape(*x.shape[:2], o.heads, head)
+            for name, bias in (
+                ("query", o.qkv_bias),
+                ("key", o.qkv_bias and o.key_bias),
+                ("value", o.qkv_bias),
+            )
         )
         scores = jnp.einsum(
             "bqhd,bkhd->bhqk", query * head**-0.5, key, preferred_element_type=jnp.float32
@@ -183,21 +204,24 @@ class Block(nn.Module):
         norm2 = layer_norm(o.eps, self.dtype, name="norm2")
         dropout = nn.Dropout(o.dropout, deterministic=not train)
 
-        def path(branch: Array) -> Array:
+        def path(branch: Array, name: str) -> Array:
+            if o.layer_scale:
+                init = nn.initializers.constant(o.layer_scale)
+                branch = branch * self.param(name, init, (o.width,)).astype(branch.dtype)
             return self._drop_path(branch, drop_path) if train and o.drop_path else branch
 
         if o.norm == "pre":
-            x = x + path(dropout(attention(norm1(x), valid, bias, train)))
+            x = x + path(dropout(attention(norm1(x), valid, bias, train)), "scale1")
             ffn = mlp(norm2(x), train)
-            x = x + path(dropout(ffn))
+            x = x + path(dropout(ffn), "scale2")
         elif o.norm == "post":
-            x = norm1(x + path(dropout(attention(x, valid, bias, train))))
+            x = norm1(x + path(dropout(attention(x, valid, bias, train)), "scale1"))
             ffn = mlp(x, train)
-            x = norm2(x + path(dropout(ffn)))
+            x = norm2(x + path(dropout(ffn), "scale2"))
         else:
-            x = x + path(norm1(dropout(attention(x, valid, bias, train))))
+            x = x + path(norm1(dropout(attention(x, valid, bias, train))), "scale1")
             ffn = mlp(x, train)
-            x = x + path(norm2(dropout(ffn)))
+            x = x + path(norm2(dropout(ffn)), "scale2")
         if train and o.layerdrop:
             # Computed, then discarded: the cost of a step must not depend on a random draw.
             keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - o.layerdrop)
@@ -214,7 +238,7 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """A stack of blocks whose parameters are stacked along a leading layer axis.
 
-    Under pre-norm a final norm follows the last block.
+    Under pre-norm a final norm follows the last block, unless the options say otherwise.
     """
 
     options: TransformerOptions
@@ -222,7 +246,9 @@ class Transformer(nn.Module):
 
     def setup(self) -> None:
         self.blocks = Block(self.options, self.dtype)
-        if self.options.norm == "pre":
+        final = self.options.final_norm
+        self.has_final_norm = self.options.norm == "pre" if final is None else final
+        if self.has_final_norm:
             self.final_norm = layer_norm(self.options.eps, self.dtype)
 
     def __call__(
@@ -249,6 +275,6 @@ class Transformer(nn.Module):
         x = x.astype(self.dtype)
         rates = jnp.asarray(np.linspace(0.0, o.drop_path, o.depth), jnp.float32)
         y, (outputs, ffn) = scan(self.blocks, x, rates)
-        if o.norm == "pre":
+        if self.has_final_norm:
             outputs = outputs.at[-1].set(self.final_norm(y))
         return Encoded(jnp.concatenate([x[None], outputs]), ffn, valid, prefix)

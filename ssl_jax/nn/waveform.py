@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.core.types import AUDIO, Spec
 from ssl_jax.nn.conv import (
     KERNELS,
     STRIDES,
@@ -134,6 +135,16 @@ class WaveformEncoder(nn.Module):
     def width(self) -> int:
         """The size of a frame, D."""
         return self.transformer_options.width
+
+    @property
+    def reads(self) -> dict[str, Spec]:
+        """The arrays of a batch that the front end takes."""
+        return AUDIO
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Empty: the frames are a sequence of any length."""
+        return ()
 
     def encode(self, x: Array, valid: Array, train: bool) -> Encoded:
         """x (B, S, D), valid (B, S) -> Encoded of T = S frames."""

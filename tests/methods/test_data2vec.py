@@ -46,8 +46,8 @@ class Forward:
             seen.update(predictions=predictions, targets=targets)
             return smooth_l1(predictions, targets, beta)
 
-        def disturbed(self, params, audio, audio_len, keys=None):
-            x, valid = frontend(self, params, audio, audio_len, keys)
+        def disturbed(self, params, batch, keys=None):
+            x, valid = frontend(self, params, batch, keys)
             return x + noise * (mask & valid)[..., None], valid
 
         with pytest.MonkeyPatch.context() as patch:

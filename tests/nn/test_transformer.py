@@ -294,7 +294,7 @@ def test_initial_weights_have_the_stated_spread(init, std):
     ("changes", "words"),
     [
         ({"norm": "middle"}, "encoder.norm is 'middle': use one of pre, post, res_post"),
-        ({"init": "xavier"}, "encoder.init is 'xavier'"),
+        ({"init": "uniform"}, "encoder.init is 'uniform'"),
         ({"remat": "some"}, "encoder.remat is 'some'"),
         ({"heads": 3}, "encoder.heads 3 does not divide config.method.encoder.width 8"),
         ({"depth": 0}, "encoder.depth is 0"),

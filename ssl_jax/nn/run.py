@@ -1,0 +1,76 @@
+"""Runs an encoder in its two parts, between which a method may mask.
+
+Every encoder has `reads` (the arrays of a batch that its front end takes, the signal first),
+`frontend(*arrays, train, *alter) -> (x (B, S, D), valid (B, S))`, local tokens before positions,
+and `encode(x, valid, train, keep) -> Encoded`, where `keep` (B, V) int32 names the tokens it sees.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from ssl_jax.core.types import Array, Batch, Features, Spec, Tree
+from ssl_jax.nn.transformer import Encoded
+
+
+def batch_spec(encoder: Any) -> dict[str, Spec]:
+    """Returns the arrays that a method of this encoder reads: id, weight and its signal."""
+    return {"id": Spec((), "uint32"), "weight": Spec((), "float32"), **encoder.reads}
+
+
+def init(encoder: Any, key: Array, batch: Batch) -> tuple[Tree, Encoded]:
+    """Returns (parameters, Encoded of one empty example); `batch` may be abstract."""
+    arrays = []
+    for name, spec in encoder.reads.items():
+        shape = (1, *batch[name].shape[1:])
+        # lengths, which have no axis but the example's, are those of a full example
+        longest = 0 if spec.shape else _longest(encoder, batch)
+        arrays.append(jnp.full(shape, longest, batch[name].dtype))
+    encoded, variables = encoder.init_with_output(key, *arrays)
+    return variables["params"], encoded
+
+
+def _longest(encoder: Any, batch: Batch) -> int:
+    return batch[next(iter(encoder.reads))].shape[1]
+
+
+def frontend(
+    encoder: Any, params: Tree, batch: Batch, train: bool = False, alter: Sequence[Any] = ()
+) -> tuple[Array, Array]:
+    """Returns the local tokens x (B, S, D) and which are real, (B, S) bool.
+
+    `alter` is handed on to the front end, as a function that changes its spectral features is.
+    """
+    arrays = [batch[name] for name in encoder.reads]
+    return encoder.apply({"params": params}, *arrays, train, *alter, method=_frontend)
+
+
+def encode(
+    encoder: Any,
+    params: Tree,
+    x: Array,
+    valid: Array,
+    dropout: Array | None = None,
+    keep: Array | None = None,
+) -> Encoded:
+    """x (B, S, D), valid (B, S) -> Encoded of the tokens `keep`, by default of all.
+
+    In training mode when there is a `dropout` key.
+    """
+    rngs = None if dropout is None else {"dropout": dropout}
+    more = {} if keep is None else {"keep": keep}
+    return encoder.apply(
+        {"params": params}, x, valid, bool(rngs), method="encode", rngs=rngs, **more
+    )
+
+
+def features(encoder: Any, params: Tree, batch: Batch) -> Features:
+    """Returns the hidden states of whole examples in evaluation mode, without prefix tokens."""
+    x, valid = frontend(encoder, params, batch)
+    encoded = encode(encoder, params, x, valid)
+    return Features(encoded.hidden[:, :, encoded.prefix :], valid, encoder.rate)
+
+
+def _frontend(encoder: Any, *arguments: Any) -> tuple[Array, Array]:
+    return encoder.frontend(*arguments)
