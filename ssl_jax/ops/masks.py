@@ -97,6 +97,21 @@ def random_mask(keys: Array, size: int, count: int) -> tuple[Array, Array]:
     return order, inverse_order(order) >= size - count
 
 
+def random_visible(keys: Array, real: Array, counts: Sequence[int]) -> tuple[Array, Array]:
+    """Hides all but counts[n] of a row's n real tokens: -> (order (B, T), mask (B, T)).
+
+    keys (B,), real (B, T), counts (T + 1,). `order` holds the visible ids in random order, then
+    padding, then the masked ids. So its first counts[T] ids, which an encoder may gather at a
+    fixed shape, hide nothing real from the mask: they are visible or padding, if `counts` never
+    grows by more than 1. Without padding this is `random_mask`.
+    """
+    size = real.shape[1]
+    place = _rank(jnp.where(real, _uniform(keys, size), 2.0))
+    mask = real & (place >= jnp.asarray(counts)[real.sum(1)][:, None])
+    # padding, which comes last in `place`, moves ahead of the masked tokens
+    return jnp.argsort(jnp.where(mask, place + size, place), axis=-1), mask
+
+
 def order_of(mask: Array) -> Array:
     """Returns the permutation (B, T) with the visible ids first; both parts stay in order."""
     return jnp.argsort(mask, axis=-1, stable=True)

@@ -172,6 +172,30 @@ def test_random_mask_has_exact_counts_and_a_permutation():
         masks.random_mask(keys_of(1), 196, 197)
 
 
+def test_random_visible_gathers_visible_tokens_and_padding_only():
+    rows, size = 300, 12
+    lengths = np.arange(rows) % (size + 1)
+    real = np.arange(size) < lengths[:, None]
+    counts = [n // 3 + (0 < n < 3) for n in range(size + 1)]
+    order, mask = map(np.asarray, masks.random_visible(keys_of(rows), jnp.asarray(real), counts))
+    assert (np.sort(order, 1) == np.arange(size)).all()
+    assert not (mask & ~real).any()
+    assert ((real & ~mask).sum(1) == np.array(counts)[lengths]).all()
+    for row, n in enumerate(lengths):
+        kept = order[row, : counts[size]]
+        assert set(kept[: counts[n]]) == set(np.flatnonzero(real[row] & ~mask[row]))
+        assert not real[row, kept[counts[n] :]].any()
+    seen = np.stack([order[r, :4] for r in np.flatnonzero(lengths == size)])
+    assert (np.diff(seen) < 0).any() and len(seen) == len(np.unique(seen, axis=0))
+
+
+def test_random_visible_without_padding_is_random_mask():
+    keys = keys_of(50)
+    order, mask = masks.random_visible(keys, jnp.ones((50, 20), bool), [n // 4 for n in range(21)])
+    for got, want in zip((order, mask), masks.random_mask(keys, 20, 15), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
 def test_order_of_puts_visible_ids_first_in_order():
     mask = jnp.array([[True, False, True, False], [False, True, False, True]])
     np.testing.assert_array_equal(masks.order_of(mask), [[1, 3, 0, 2], [0, 2, 1, 3]])
@@ -261,6 +285,7 @@ def test_all_masks_are_pure_functions_of_their_keys():
     keys = keys_of(5)
     draws = {
         "random": lambda k: masks.random_mask(k, 20, 8)[1],
+        "visible": lambda k: masks.random_visible(k, jnp.ones((5, 9), bool), [0] * 9 + [3])[1],
         "block": lambda k: masks.block_mask(k, (6, 6), 0.5, 0.1, 3, True),
         "beit": lambda k: masks.beit_block_mask(k, 8, 8, 30, 4),
     }
