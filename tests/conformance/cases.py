@@ -99,7 +99,7 @@ class Toy:
         return jax.jit(lambda *args: grad(*args)[::-1])
 
     def batch(self, rows: int, seed: int = 0) -> Batch:
-        """Returns `rows` clips: tones in noise, the last row four fifths of the bucket long."""
+        """Returns `rows` examples of what the method reads; the last is four fifths as long."""
         return make_batch(self.method, rows, self.samples, seed)
 
     def streams(self, batch: Batch, step: int = 0) -> rng.Streams:
@@ -139,26 +139,60 @@ def toy(path: str) -> Toy:
 
 def make_batch(method: Method, rows: int, samples: int, seed: int) -> Batch:
     """Returns a batch of what the method declares to read."""
+    makers = {
+        "id": lambda spec, noise: np.arange(rows) + 7,
+        "weight": lambda spec, noise: np.ones(rows),
+        "audio": lambda spec, noise: _tones(rows, samples, noise),
+        "audio_len": lambda spec, noise: _lengths(rows, samples),
+        "image": lambda spec, noise: _pictures(rows, spec.shape, noise),
+        "tokens": lambda spec, noise: noise.integers(5, 250, (rows, spec.shape[0] or samples)),
+        "tokens_len": lambda spec, noise: _lengths(rows, _block(method) or samples),
+        "label": lambda spec, noise: np.arange(rows) % CLASSES,
+        "tags": lambda spec, noise: noise.integers(0, 2, (rows, *spec.shape)),
+        "target": lambda spec, noise: noise.normal(size=(rows, *spec.shape)),
+    }
+    missing = set(method.batch) - set(makers)
+    assert not missing, f"conformance can not make {missing} yet: add it to make_batch"
     noise = np.random.default_rng(seed)
-    length = np.full((rows,), samples)
-    length[-1] = samples * 4 // 5
+    return {
+        name: jnp.asarray(np.asarray(makers[name](spec, noise)).astype(spec.dtype))
+        for name, spec in method.batch.items()
+    }
+
+
+def length_key(batch: Batch) -> tuple[str, str] | None:
+    """Returns the names of the signal and of its length, None where examples have one size."""
+    pairs = (("audio", "audio_len"), ("tokens", "tokens_len"))
+    return next((pair for pair in pairs if pair[1] in batch), None)
+
+
+def _lengths(rows: int, longest: int) -> np.ndarray:
+    """Returns full lengths, the last one four fifths of that."""
+    length = np.full((rows,), longest)
+    length[-1] = longest * 4 // 5
+    return length
+
+
+def _block(method: Method) -> int | None:
+    return method.batch["tokens"].shape[0]
+
+
+def _tones(rows: int, samples: int, noise: np.random.Generator) -> np.ndarray:
     time = np.arange(samples) / samples
     pitch = 40 * (1 + np.arange(rows))[:, None]
     audio = 3000 * np.sin(2 * np.pi * pitch * time) + noise.normal(0, 600, (rows, samples))
-    audio *= np.arange(samples) < length[:, None]
-    known = {
-        "id": np.arange(rows) + 7,
-        "weight": np.ones(rows),
-        "audio": audio,
-        "audio_len": length,
-        "label": np.arange(rows) % CLASSES,
-    }
-    missing = set(method.batch) - set(known)
-    assert not missing, f"conformance can not make {missing} yet: add it to make_batch"
-    return {
-        name: jnp.asarray(np.asarray(known[name]).astype(spec.dtype))
-        for name, spec in method.batch.items()
-    }
+    return audio * (np.arange(samples) < _lengths(rows, samples)[:, None])
+
+
+def _pictures(rows: int, shape: tuple, noise: np.random.Generator) -> np.ndarray:
+    """Returns waves of another colour, direction and pitch in each row, with some noise."""
+    height, width, channels = shape
+    y, x = np.mgrid[:height, :width]
+    angle = np.arange(rows)[:, None, None] + noise.uniform(0, 0.5)
+    wave = np.sin((np.cos(angle) * x + np.sin(angle) * y) * (1 + angle) * 2 * np.pi / width)
+    colour = noise.uniform(20, 100, (rows, 1, 1, channels))
+    picture = 128 + colour * wave[..., None] + noise.normal(0, 10, (rows, *shape))
+    return picture.clip(0, 255)
 
 
 def abstract_batch(method: Method, rows: int, samples: int) -> dict[str, jax.ShapeDtypeStruct]:

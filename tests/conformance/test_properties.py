@@ -106,26 +106,34 @@ def test_a_batch_of_weight_zero_alone_is_finite(toy):
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
 
 
-def test_what_lies_behind_the_end_of_a_clip_changes_nothing(toy):
+def test_what_lies_behind_the_end_of_an_example_changes_nothing(toy):
     batch = toy.batch(2)
-    end = int(batch["audio_len"][-1])
-    dirty = dict(batch, audio=batch["audio"].at[-1, end:].set(5000))
+    signal, length = _with_length(batch)
+    end = int(batch[length][-1])
+    noise = 5000 if signal == "audio" else 7
+    dirty = dict(batch, **{signal: batch[signal].at[-1, end:].set(noise)})
     clean_out, _ = toy.gradients(toy.params, toy.extra, batch, toy.streams(batch))
     dirty_out, _ = toy.gradients(toy.params, toy.extra, dirty, toy.streams(dirty))
     np.testing.assert_allclose(clean_out.loss, dirty_out.loss, rtol=1e-5)
 
 
-def test_features_are_those_of_the_unpadded_clip(toy):
+def test_features_are_those_of_the_unpadded_example(toy):
     batch = toy.batch(2)
-    end = int(batch["audio_len"][-1])
+    signal, length = _with_length(batch)
+    end = int(batch[length][-1])
     alone = {name: value[-1:] for name, value in batch.items()}
-    alone["audio"] = alone["audio"][:, :end]
+    alone[signal] = alone[signal][:, :end]
     padded, short = toy.features(toy.params, batch), toy.features(toy.params, alone)
     real = int(short.mask.sum())
     assert real == int(padded.mask[-1].sum()) > 0
     np.testing.assert_allclose(
         padded.hidden_states[:, -1, :real], short.hidden_states[:, 0, :real], atol=2e-4, rtol=1e-3
     )
+
+
+def _with_length(batch: dict) -> tuple[str, str]:
+    """Returns the names of the signal and its length; images, all of one size, need no test."""
+    return cases.length_key(batch) or pytest.skip("these examples all have one size")
 
 
 def test_features_have_the_stated_shape_and_rate(toy):
@@ -135,11 +143,15 @@ def test_features_have_the_stated_shape_and_rate(toy):
     assert (rows, frames) == features.mask.shape and rows == 2 and width > 1
     blocks = [x for n, x in tree.named_leaves(toy.params) if n.startswith("encoder/blocks/")]
     assert {len(x) for x in blocks} == {layers - 1}
-    seconds = np.asarray(batch["audio_len"]) / toy.config.data.sample_rate
     real = np.asarray(features.mask).sum(axis=1)
-    # a front end without padding loses its receptive field at the ends: two to four frames
-    assert np.all(np.abs(real - seconds * features.rate) <= 4), (real, seconds * features.rate)
-    assert real[0] > real[-1], "the last clip is shorter"
+    if features.rate:
+        seconds = np.asarray(batch["audio_len"]) / toy.config.data.sample_rate
+        # a front end without padding loses its receptive field at the ends: two to four frames
+        assert np.all(np.abs(real - seconds * features.rate) <= 4), (real, seconds * features.rate)
+    if cases.length_key(batch):
+        assert real[0] > real[-1], "the last example is shorter"
+    else:
+        assert np.all(real == frames)
     assert np.isfinite(features.hidden_states).all()
     assert features.hidden_states.dtype == jnp.float32
     again = toy.features(toy.params, batch)
