@@ -11,9 +11,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ssl_jax.core.types import Spec
+from ssl_jax.nn.relative import RelativePositions
 from ssl_jax.nn.transformer import (
     INITS,
     Encoded,
@@ -23,10 +23,11 @@ from ssl_jax.nn.transformer import (
     layer_norm,
     select,
 )
+from ssl_jax.ops import patches
 
 Array = jax.Array
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in RGB
+POSITIONS = ("sincos", "learned", "relative", "none")
 
 
 def _size(depth: int, width: int, heads: int) -> dict[str, Any]:
@@ -55,17 +56,18 @@ class VisionOptions:
 
     image_size: int = 224
     patch_size: int = 16
-    positions: str = "sincos"  # sincos: fixed | learned: begins as sincos | none
+    # sincos: fixed | learned: begins as sincos | relative: a bias on the scores (BEiT) | none
+    positions: str = "sincos"
     class_token: bool = True
     class_std: float = 0.02  # of its initial value
     embed_norm: bool = False  # a LayerNorm of the tokens before the first block
     embed_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.positions not in ("sincos", "learned", "none"):
+        if self.positions not in POSITIONS:
             raise ValueError(
                 f"config.method.encoder.positions is {self.positions!r}: "
-                f"use 'sincos', 'learned' or 'none'"
+                f"use one of {', '.join(POSITIONS)}"
             )
         check_share("embed_dropout", self.embed_dropout)
         size, patch = self.image_size, self.patch_size
@@ -77,38 +79,25 @@ class VisionOptions:
             )
 
 
-def sincos_table(grid: tuple[int, int], width: int) -> np.ndarray:
-    """Returns the fixed positions (rows * columns, D) float32 of a grid in raster order.
-
-    The first half of D encodes the column, the second the row, each as [sin | cos] of
-    position / 10000^(k / (D / 4)) (MAE, 2111.06377, appendix A.1 and its code).
-    """
+def check_positions(width: int) -> None:
+    """Raises ValueError on a width that cannot hold sin-cos positions."""
     if width % 4:
         raise ValueError(
             f"config.method.encoder.width {width} cannot hold sin-cos positions: use a "
             f"multiple of 4"
         )
-    rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
-    omega = 1.0 / 10000 ** (np.arange(width // 4, dtype=np.float64) / (width / 4))
-    halves = []
-    for place in (columns, rows):
-        angle = place.reshape(-1, 1) * omega
-        halves += [np.sin(angle), np.cos(angle)]
-    return np.concatenate(halves, axis=1).astype(np.float32)
 
 
-def patchify(image: Array, patch: tuple[int, int]) -> Array:
-    """image (B, H, W, C) -> (B, S, ph * pw * C): row in patch, column in patch, channel last."""
-    batch, height, width, channels = image.shape
-    ph, pw = patch
-    x = image.reshape(batch, height // ph, ph, width // pw, pw, channels)
-    return x.swapaxes(2, 3).reshape(batch, -1, ph * pw * channels)
+def projection(size: int, width: int, weight_init: str, dtype: jnp.dtype) -> nn.Dense:
+    """Returns the linear map from patches of `size` numbers to tokens, with the bias of a conv."""
 
+    def bias(key: Array, shape: tuple[int, ...], kind: jnp.dtype = jnp.float32) -> Array:
+        # the originals use a convolution and leave its bias as torch makes it
+        return jax.random.uniform(key, shape, kind, -(size**-0.5), size**-0.5)
 
-def normalize_image(image: Array) -> Array:
-    """image (..., 3) uint8, or float in [0, 255] -> float32 with the statistics of ImageNet."""
-    scale = 1.0 / (255.0 * np.asarray(STD, np.float32))
-    return image.astype(jnp.float32) * scale - np.asarray(MEAN, np.float32) / np.asarray(STD)
+    return nn.Dense(
+        width, dtype=dtype, kernel_init=INITS[weight_init], bias_init=bias, name="projection"
+    )
 
 
 class PatchFrontEnd(nn.Module):
@@ -119,22 +108,29 @@ class PatchFrontEnd(nn.Module):
     weight_init: str = "xavier"
     dtype: jnp.dtype = jnp.float32
 
+    @property
+    def reads(self) -> dict[str, Spec]:
+        """The arrays of a batch that it takes."""
+        size = self.options.image_size
+        return {"image": Spec((size, size, 3), "uint8")}
+
     @nn.compact
     def __call__(self, image: Array, train: bool) -> tuple[Array, Array]:
         """image (B, H, W, 3) uint8 -> x (B, S, D), valid (B, S), all true."""
         del train  # nothing random in here
+        cut = self.patches(image)
+        x = projection(cut.shape[-1], self.width, self.weight_init, self.dtype)(cut)
+        return x, jnp.ones(x.shape[:2], bool)
+
+    def patches(self, image: Array) -> Array:
+        """image (B, H, W, 3) uint8 -> patches (B, S, P) of the normalized image, float32."""
         o = self.options
         if image.shape[1:] != (o.image_size, o.image_size, 3):
             raise ValueError(
                 f"images of {image.shape[1:]} do not fit config.method.encoder.image_size "
                 f"{o.image_size}: set config.data.image_size to it"
             )
-        patches = patchify(normalize_image(image), (o.patch_size, o.patch_size))
-        project = nn.Dense(
-            self.width, dtype=self.dtype, kernel_init=INITS[self.weight_init], name="projection"
-        )
-        x = project(patches)
-        return x, jnp.ones(x.shape[:2], bool)
+        return patches.patchify(patches.normalize_image(image), (o.patch_size, o.patch_size))
 
 
 class VisionTransformer(nn.Module):
@@ -145,7 +141,7 @@ class VisionTransformer(nn.Module):
     """
 
     frontend: nn.Module
-    grid: tuple[int, int]
+    grid: tuple[int, int]  # rows, columns; 0 rows: as many as the batch has
     options: VisionOptions
     transformer_options: TransformerOptions
     dtype: jnp.dtype = jnp.float32
@@ -157,8 +153,10 @@ class VisionTransformer(nn.Module):
             init = nn.initializers.normal(o.class_std)
             self.cls = self.param("cls", init, (blocks.width,), jnp.float32)
         if o.positions == "learned":
-            table = sincos_table(self.grid, blocks.width)
+            table = patches.sincos_table(self.grid, blocks.width)
             self.table = self.param("positions", lambda _: jnp.asarray(table))
+        if o.positions == "relative":
+            self.relative = RelativePositions(self.grid, blocks.heads, o.class_token)
         if o.embed_norm:
             self.norm = layer_norm(blocks.eps, self.dtype)
         self.dropout = nn.Dropout(o.embed_dropout)
@@ -168,8 +166,7 @@ class VisionTransformer(nn.Module):
     @property
     def reads(self) -> dict[str, Spec]:
         """The arrays of a batch that the front end takes."""
-        size = self.options.image_size
-        return {"image": Spec((size, size, 3), "uint8")}
+        return self.frontend.reads
 
     @property
     def width(self) -> int:
@@ -183,8 +180,9 @@ class VisionTransformer(nn.Module):
 
     def encode(self, x: Array, valid: Array, train: bool, keep: Array | None = None) -> Encoded:
         """x (B, S, D), valid (B, S) -> Encoded of prefix + S tokens, or prefix + V of `keep`."""
-        if self.options.positions != "none":
-            x = x + self._positions().astype(x.dtype)
+        bias = self.relative(keep) if self.options.positions == "relative" else None
+        if self.options.positions in ("sincos", "learned"):
+            x = x + self._positions(x.shape[1]).astype(x.dtype)
         if keep is not None:
             x, valid = select(x, valid, keep)
         if self.prefix:
@@ -194,12 +192,20 @@ class VisionTransformer(nn.Module):
         if self.options.embed_norm:
             x = self.norm(x)
         x = self.dropout(x, deterministic=not train)
-        return self.transformer(x, valid, train, prefix=self.prefix)
+        return self.transformer(x, valid, train, bias, prefix=self.prefix)
 
-    def _positions(self) -> Array:
+    def patches(self, *arrays: Array) -> Array:
+        """The arrays of `reads` -> normalized patches (B, S, P), what a masked autoencoder paints.
+
+        P is in the order of `ops.patches.patchify`.
+        """
+        return self.frontend.patches(*arrays)
+
+    def _positions(self, size: int) -> Array:
         if self.options.positions == "learned":
             return self.table
-        return jnp.asarray(sincos_table(self.grid, self.width))
+        columns = self.grid[1]
+        return jnp.asarray(patches.sincos_table((size // columns, columns), self.width))
 
     def __call__(self, *arrays: Array, train: bool = False) -> Encoded:
         """The arrays of `reads` -> Encoded of whole examples."""
@@ -212,8 +218,8 @@ def make(
 ) -> VisionTransformer:
     """Returns the encoder of square images; `sample_rate` means nothing to it."""
     del sample_rate
-    if options.positions != "none":
-        sincos_table((1, 1), blocks.width)  # raises on a width that cannot hold them
+    if options.positions in ("sincos", "learned"):
+        check_positions(blocks.width)
     side = options.image_size // options.patch_size
     frontend = PatchFrontEnd(options, blocks.width, blocks.init, dtype)
     return VisionTransformer(frontend, (side, side), options, blocks, dtype)
