@@ -1,0 +1,110 @@
+"""What a probe is judged by: accuracy, ROC-AUC, average precision, R2, and the weighted key score.
+
+All on the outputs of a head over a whole split, in numpy and float64, on the host.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import rankdata
+
+TONICS = {
+    name: i
+    for i, names in enumerate(
+        ("c b#", "c# db", "d", "d# eb", "e fb", "f e#", "f# gb", "g", "g# ab", "a", "a# bb", "b cb")
+    )
+    for name in names.split()
+}
+# of mir_eval and MIREX: the estimate is the key, a fifth off, its relative, its parallel
+KEY_WEIGHTS = {"correct": 1.0, "fifth": 0.5, "relative": 0.3, "parallel": 0.2, "other": 0.0}
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the share of rows whose largest of logits (N, C) is their label (N,)."""
+    return float(np.mean(np.argmax(logits, -1) == labels))
+
+
+def roc_auc(scores: np.ndarray, tags: np.ndarray) -> float:
+    """Returns the area under the ROC curve, mean over tags: scores (N, C), tags (N, C) 0 or 1.
+
+    Ties count half. Tags that all rows have, or none, are left out; without another it raises
+    ValueError.
+    """
+    found = []
+    for score, tag in zip(np.asarray(scores, float).T, np.asarray(tags).T > 0.5, strict=True):
+        positive = int(tag.sum())
+        negative = len(tag) - positive
+        if positive and negative:
+            above = rankdata(score)[tag].sum() - positive * (positive + 1) / 2
+            found.append(above / (positive * negative))
+    return _macro(found)
+
+
+def average_precision(scores: np.ndarray, tags: np.ndarray) -> float:
+    """Returns the mean over tags of sum over thresholds of (gain in recall) * precision.
+
+    Rows of equal score are one threshold. scores, tags (N, C) and left-out tags as in `roc_auc`.
+    """
+    found = []
+    for score, tag in zip(np.asarray(scores, float).T, np.asarray(tags).T > 0.5, strict=True):
+        if tag.all() or not tag.any():
+            continue
+        order = np.argsort(-score, kind="stable")
+        hits = np.cumsum(tag[order])
+        last = np.append(np.diff(score[order]) != 0, True)  # of each run of equal scores
+        hits, rows = hits[last], np.flatnonzero(last) + 1
+        found.append(np.sum(np.diff(hits, prepend=0) * hits / rows) / tag.sum())
+    return _macro(found)
+
+
+def r2(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Returns the coefficient of determination of each target: (N, K), (N, K) -> (K,).
+
+    Rows whose target is NaN are left out. Raises ValueError where a target is constant.
+    """
+    out = []
+    for guess, truth in zip(np.asarray(predictions, float).T, np.asarray(targets).T, strict=True):
+        real = ~np.isnan(truth)
+        guess, truth = guess[real], truth[real].astype(float)
+        spread = np.sum((truth - truth.mean()) ** 2) if len(truth) else 0.0
+        if spread == 0:
+            raise ValueError("a regression target has one value only: R2 needs two or more")
+        out.append(1 - np.sum((guess - truth) ** 2) / spread)
+    return np.array(out)
+
+
+def key_relation(estimate: str, truth: str, descending_fifths: bool = False) -> str:
+    """Names what an estimated key is to the true one: a key of KEY_WEIGHTS.
+
+    Keys are text such as "C# minor". "fifth" has the tonic a fifth above and the same mode; one
+    below counts only with `descending_fifths`, as in mir_eval.
+    """
+    (guess, guess_mode), (key, mode) = parse_key(estimate), parse_key(truth)
+    above = (guess - key) % 12
+    if mode == guess_mode:
+        fifths = (5, 7) if descending_fifths else (7,)
+        return "correct" if above == 0 else "fifth" if above in fifths else "other"
+    if above == 0:
+        return "parallel"
+    return "relative" if above == (9 if mode == "major" else 3) else "other"
+
+
+def weighted_key_score(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> float:
+    """Returns the mean weight of the keys chosen by logits (N, C); labels (N,) into classes."""
+    table = np.array([[KEY_WEIGHTS[key_relation(a, b)] for b in classes] for a in classes])
+    return float(table[np.argmax(logits, -1), labels].mean())
+
+
+def parse_key(text: str) -> tuple[int, str]:
+    """Returns (semitones above C, "major" or "minor") of text such as "Bb minor" or "f# maj"."""
+    words = text.strip().lower().split()
+    mode = next((m for m in ("major", "minor") if len(words) == 2 and words[1][:3] == m[:3]), None)
+    if mode is None or words[0] not in TONICS:
+        raise ValueError(f"{text!r} is no key: write such as 'C# minor' or 'Bb major'")
+    return TONICS[words[0]], mode
+
+
+def _macro(found: list) -> float:
+    if not found:
+        raise ValueError("every tag is on all rows or on none: a score needs rows of both kinds")
+    return float(np.mean(found))
