@@ -3,7 +3,7 @@
 Axes: B examples, N samples, T frames of the layer at hand, S frames at the end, C channels.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -51,6 +51,21 @@ def scale_gradient(x: Array, factor: float) -> Array:
         return x
     held = jax.lax.stop_gradient(x)
     return held + factor * (x - held)
+
+
+def grouped_conv(
+    x: Array, kernel: Array, *args: Any, feature_group_count: int = 1, **options: Any
+) -> Array:
+    """`lax.conv_general_dilated` over channels last; on CPU, one convolution for each group.
+
+    There XLA (0.10) computes the kernel's gradient of a grouped convolution without its matrix
+    products, 10 to 30 times slower than those of its groups.
+    """
+    groups = feature_group_count if jax.default_backend() == "cpu" else 1
+    rest = {"feature_group_count": feature_group_count // groups, **options}
+    parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+    done = [jax.lax.conv_general_dilated(a, b, *args, **rest) for a, b in parts]
+    return jnp.concatenate(done, -1) if groups > 1 else done[0]
 
 
 class ChannelNorm(nn.Module):
@@ -136,6 +151,7 @@ class PositionConvs(nn.Module):
                 feature_group_count=self.groups,
                 kernel_init=INITS["torch"],
                 dtype=self.dtype,
+                conv_general_dilated=grouped_conv,
                 name=f"conv{i}",
             )(x)
             # An even kernel gives one frame too many.

@@ -100,3 +100,24 @@ def test_groups_of_the_position_convolutions_do_not_mix_in_the_first_layer():
     x = jnp.ones((1, 4, 4))
     params = random_params(module.init, x, jnp.ones((1, 4), bool))
     assert params["params"]["conv0"]["kernel"].shape == (3, 2, 4)
+
+
+@pytest.mark.parametrize(("shape", "stride"), [((9,), (2,)), ((5, 4), (1, 1))])
+def test_group_by_group_is_the_grouped_convolution(shape, stride):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, *shape, 6)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal((*[3] * len(shape), 2, 9)), jnp.float32)
+    options = {
+        "dimension_numbers": ("NHWC", "HWIO", "NHWC") if len(shape) == 2 else ("NWC", "WIO", "NWC"),
+        "feature_group_count": 3,
+    }
+
+    def gradients(how):
+        return jax.jit(
+            jax.grad(lambda *a: jnp.sin(how(*a, stride, "SAME", **options)).sum(), (0, 1))
+        )
+
+    ours, plain = (gradients(how) for how in (conv.grouped_conv, jax.lax.conv_general_dilated))
+    for a, b in zip(ours(x, kernel), plain(x, kernel), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    assert "feature_group_count=3" not in str(jax.make_jaxpr(ours)(x, kernel))
