@@ -22,6 +22,7 @@ BASE = [
     "numpy>=2.1",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
+    "pillow>=11",
     "scipy>=1.14",
     "soundfile>=0.13",
     "soxr>=0.5",
@@ -39,7 +40,7 @@ EXTRAS = {
     # torch reads and writes the files of other toolkits; pinned, since a newer one brings CUDA
     "interop": ["safetensors>=0.6", "torch==2.13.0", "transformers>=5"],
     "log": ["tensorboardX>=2.6.4", "wandb>=0.20"],
-    "test": ["pytest>=8.3", "scikit-learn>=1.6", "tensorboardX>=2.6.4"],
+    "test": ["pytest>=8.3", "pytest-xdist>=3.6", "scikit-learn>=1.6", "tensorboardX>=2.6.4"],
     "dev": ["mypy>=1.15", "ruff>=0.11"],
 }
 

@@ -68,7 +68,8 @@ def test_one_clip_equals_a_batch_of_different_lengths(model):
         alone = model.features(clip, RATE)
         np.testing.assert_allclose(batch[n].times, alone.times)
         for a, b in zip(alone.hidden_states, batch.hidden_states[n], strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-5)
+            # float32 keeps seven digits, and the features reach 25
+            np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-6)
     assert np.abs(batch[0].hidden_states[-1][:3] - batch[4].hidden_states[-1][:3]).max() > 1e-3
 
 

@@ -54,7 +54,8 @@ def toy_params() -> list:
         method = load(path, "toy").method.name
         quick = path in FAST or method not in seen
         seen.add(method)
-        out.append(pytest.param(path, marks=[] if quick else [pytest.mark.slow], id=path))
+        marks = [pytest.mark.xdist_group(path)] + ([] if quick else [pytest.mark.slow])
+        out.append(pytest.param(path, marks=marks, id=path))
     return out
 
 
