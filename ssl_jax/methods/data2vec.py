@@ -1,40 +1,53 @@
-"""data2vec v1 for audio: predict, from a masked clip, what a teacher makes of the whole clip.
+"""data2vec v1: predict, from a masked example, what a teacher makes of the whole example.
 
-Baevski et al., 2202.03555, for waveforms; Bovbjerg and Tan, 2210.01703, for keyword spotting.
-The student sees a masked view. The teacher, a moving average of the student, sees the whole clip
-in evaluation mode; the mean of its top layers, normalized, is the target at the masked frames.
+Baevski et al., 2202.03555, for waveforms, images (sections 3 and 4.1, in the form of BEiT) and text
+(RoBERTa); Bovbjerg and Tan, 2210.01703, for keyword spotting. The student sees a masked view. The
+teacher, a moving average of the student, sees the whole example in evaluation mode; the mean of
+its top layers, normalized, is the target at the masked tokens: frames, patches or words.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ssl_jax.core import options as options_lib
+from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.rng import Streams
 from ssl_jax.core.types import Array, Batch, Features, Method, Output, Tree
-from ssl_jax.nn import build, run, sharding
+from ssl_jax.nn import build, heads, run, sharding
 from ssl_jax.nn.transformer import INITS, Encoded
 from ssl_jax.ops import ema, losses, masks, norms, perturb, schedules, spectral, stats
 
 SCOPES = ("frontend", "mask", "encoder", "targets", "predictor", "loss")
 MOVABLE = tuple(step for step in perturb.STEPS if step not in perturb.MOVING)
+MASKS = ("span", "text", "beit_block")
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskOptions:
-    """Which frames the student does not see; see `ops.masks.span_mask`."""
+    """Which tokens the student does not see, and what it sees there; see `ops.masks`."""
 
-    prob: float = 0.65  # expected spans = prob * frames / length; spans overlap: about half hidden
-    length: int = 10  # frames per span
-    min_spans: int = 1
-    same_count: bool = True  # every row trimmed to the fewest masked frames of the batch
-    shared_u: bool = False  # one draw of the rounding for the whole batch (transformers)
+    # span: `span_mask`, for audio | text: `text_mask`, spans of words | beit_block: rectangles
+    kind: str = "span"
+    prob: float = 0.65  # expected spans = prob * tokens / length; spans overlap: about half hidden
+    length: int = 10  # tokens per span
+    min_spans: int = 1  # span
+    same_count: bool = True  # span: every row trimmed to the fewest masked frames of the batch
+    shared_u: bool = False  # span: one draw of the rounding for the whole batch (transformers)
+    count: int = 120  # beit_block: patches to hide; an image may end with fewer
+    min_area: int = 16  # beit_block: of a rectangle, in patches
+    min_aspect: float = 0.3  # beit_block: of a rectangle, at most its inverse
+    # text: of the masked tokens, the share shown as another token of the vocabulary, drawn from
+    # `first_id` up, and the share shown as it is; the others show the mask vector
+    random: float = 0.0
+    keep: float = 0.0
+    first_id: int = 0
+    vector_std: float = 0.0  # of the first mask vector; 0: uniform in [0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +75,16 @@ class LossOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class PredictorOptions:
+    """From the student's last layer to predictions; see `nn.heads.PredictionHead`."""
+
+    norm: bool = False  # a LayerNorm first: the final norm of pre-norm blocks
+    layers: int = 1  # linear layers; of two, with a GELU between, the first is `ratio` D wide
+    ratio: int = 2
+    init: str = "torch"  # of the weights, as config.method.encoder.init
+
+
+@dataclasses.dataclass(frozen=True)
 class EmaOptions:
     """How the teacher follows: tau rises linearly from `start` to `end` in `anneal` updates."""
 
@@ -82,8 +105,11 @@ class Options:
     encoder: Mapping  # see ssl_jax/nn/build.py
     mask: MaskOptions = MaskOptions()
     targets: TargetOptions = TargetOptions()
+    predictor: PredictorOptions = PredictorOptions()
     loss: LossOptions = LossOptions()
     ema: EmaOptions = EmaOptions()
+    # BEiT: the matrices out of block i, from 0, begin divided by sqrt(2 (i + 1))
+    rescale_init: bool = False
     # {step: options} for the student only, the teacher hears the clean clip: of the audio
     # (ops.augment) and, where the encoder reads log-mel, of the levels (ops.spectral)
     augment: Mapping = dataclasses.field(default_factory=dict)
@@ -91,6 +117,15 @@ class Options:
 
     def __post_init__(self) -> None:
         choose, key = options_lib.choose, "config.method"
+        choose(f"{key}.mask.kind", self.mask.kind, MASKS)
+        if self.mask.random + self.mask.keep > 1:
+            raise ConfigError(
+                f"{key}.mask.random {self.mask.random} and {key}.mask.keep {self.mask.keep} are "
+                f"shares of one whole: use such as 0.1 and 0.1"
+            )
+        choose(f"{key}.predictor.init", self.predictor.init, tuple(INITS))
+        if self.predictor.layers not in (1, 2):
+            raise ConfigError(f"{key}.predictor.layers is {self.predictor.layers}: use 1 or 2")
         choose(f"{key}.targets.source", self.targets.source, ("ffn", "block"))
         for name in ("layer_norm", "final_norm"):
             value = getattr(self.targets, name)
@@ -110,17 +145,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
     del num_classes
     options = options_lib.read(Options, config)
     encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
-    depth = encoder.transformer_options.depth
-    if not 1 <= options.targets.layers <= depth:
-        raise ConfigError(
-            f"config.method.targets.layers is {options.targets.layers}, but the encoder has "
-            f"{depth} blocks: use 1 to {depth}"
-        )
-    if options.spectral and options.encoder.get("feature") != "log_mel":
-        raise ConfigError(
-            "config.method.spectral changes levels in dB: set config.method.encoder.feature to "
-            "'log_mel', or leave it empty"
-        )
+    _check(options, encoder)
     method = Data2Vec(options, encoder)
     return Method(
         init=method.init,
@@ -133,28 +158,68 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
     )
 
 
+def _check(options: Options, encoder: Any) -> None:
+    """Raises ConfigError where options and encoder do not fit each other."""
+    depth, key = encoder.transformer_options.depth, "config.method"
+    if not 1 <= options.targets.layers <= depth:
+        raise ConfigError(
+            f"{key}.targets.layers is {options.targets.layers}, but the encoder has "
+            f"{depth} blocks: use 1 to {depth}"
+        )
+    if options.augment and "audio" not in encoder.reads:
+        raise ConfigError(f"{key}.augment changes audio, which the encoder does not read: empty it")
+    if options.spectral and options.encoder.get("feature") != "log_mel":
+        raise ConfigError(
+            f"{key}.spectral changes levels in dB: set {key}.encoder.feature to 'log_mel', or "
+            f"leave it empty"
+        )
+    mask = options.mask
+    if (mask.random or mask.keep) and "tokens" not in encoder.reads:
+        raise ConfigError(
+            f"{key}.mask.random and {key}.mask.keep are for text: set both to 0, or "
+            f"{key}.encoder.kind to 'text'"
+        )
+    if mask.kind == "beit_block":
+        if len(encoder.grid) != 2:
+            raise ConfigError(
+                f"{key}.mask.kind 'beit_block' needs a grid of patches: use 'span', or set "
+                f"{key}.encoder.kind to 'vit'"
+            )
+        patches = encoder.grid[0] * encoder.grid[1]
+        if not 0 < mask.count < patches:
+            raise ConfigError(
+                f"{key}.mask.count is {mask.count} of {patches} patches and must leave some of "
+                f"both kinds: use such as {max(1, round(0.6 * patches))}"
+            )
+
+
 @dataclasses.dataclass(frozen=True)
 class Data2Vec:
     """The four functions of the method over one encoder.
 
-    params: encoder, mask/vector (D,), predictor (Linear D -> D). extra: teacher/encoder, float32.
+    params: encoder, mask/vector (D,), predictor (D -> D). extra: teacher/encoder, float32.
     """
 
     options: Options
     encoder: Any
 
     @property
-    def predictor(self) -> nn.Dense:
-        """The linear map from student frames to targets; float32."""
-        return nn.Dense(self.encoder.width, kernel_init=INITS["torch"])
+    def predictor(self) -> heads.PredictionHead:
+        """The map from the student's last layer to targets; float32."""
+        o, eps = self.options.predictor, self.encoder.transformer_options.eps
+        return heads.PredictionHead(self.encoder.width, o.norm, o.layers, o.ratio, o.init, eps)
 
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
         """Returns (params, {"teacher": a copy of the student})."""
-        keys = jax.random.split(key, 3)
-        width = self.encoder.width
+        keys, width = jax.random.split(key, 3), self.encoder.width
+        encoder, _ = run.init(self.encoder, keys[0], batch)
+        if self.options.rescale_init:
+            encoder = {**encoder, "blocks": rescaled(encoder["blocks"])}
+        std = self.options.mask.vector_std
+        vector = (jax.random.normal if std else jax.random.uniform)(keys[1], (width,))
         params = {
-            "encoder": run.init(self.encoder, keys[0], batch)[0],
-            "mask": {"vector": jax.random.uniform(keys[1], (width,))},
+            "encoder": encoder,
+            "mask": {"vector": std * vector if std else vector},
             "predictor": self.predictor.init(keys[2], jnp.zeros((1, width)))["params"],
         }
         return params, {"teacher": ema.init(_student(params), self._modes(params))}
@@ -165,13 +230,13 @@ class Data2Vec:
         return {"teacher": ema.update(teacher, _student(params), self._decay(step), modes)}
 
     def features(self, params: Tree, batch: Batch) -> Features:
-        """Returns the student's hidden states of the unmasked clip, without prefix tokens."""
+        """Returns the student's hidden states of the whole example, without prefix tokens."""
         return run.features(self.encoder, params["encoder"], batch)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
     ) -> Output:
-        """Returns the regression loss at masked frames and the numbers that show a collapse."""
+        """Returns the regression loss at masked tokens and the numbers that show a collapse."""
         o, weight = self.options, batch["weight"]
 
         with jax.named_scope("frontend"):
@@ -183,7 +248,7 @@ class Data2Vec:
             real = valid & (weight > 0)[:, None]
             hidden = self._mask(streams, real)
             # before the positions are added, so that the student knows where it must predict
-            seen = jnp.where(hidden[..., None], params["mask"]["vector"].astype(x.dtype), x)
+            seen = self._hide(params, batch, streams, x, hidden)
 
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train else None
@@ -198,8 +263,8 @@ class Data2Vec:
             targets = self._targets(whole)
 
         with jax.named_scope("predictor"):
-            frames = student.hidden[-1][:, student.prefix :].astype(jnp.float32)
-            predictions = self._predict(params, frames)
+            last = student.hidden[-1][:, student.prefix :].astype(jnp.float32)
+            predictions = self._predict(params, last)
 
         with jax.named_scope("loss"):
             counted = hidden * weight[:, None]
@@ -237,28 +302,41 @@ class Data2Vec:
             more = (lambda level, n: perturb.spectral_chain(keys, level, n, o.spectral),)
         return run.frontend(self.encoder, params["encoder"], batch, alter=more)
 
-    def _predict(self, params: Tree, frames: Array) -> Array:
-        """frames (B, S, D) of the student -> predictions of the targets (B, S, D)."""
-        return self.predictor.apply({"params": params["predictor"]}, frames)  # type: ignore
+    def _predict(self, params: Tree, last: Array) -> Array:
+        """Last layer of the student (B, S, D) -> predictions of the targets (B, S, D)."""
+        return self.predictor.apply({"params": params["predictor"]}, last)  # type: ignore
 
     def _mask(self, streams: Streams, real: Array) -> Array:
-        """real (B, S) -> bool (B, S), true at the frames to predict."""
-        o, shared_u = self.options.mask, None
+        """real (B, S) -> bool (B, S), true at the tokens to predict."""
+        o, keys, shared_u = self.options.mask, streams.for_examples("mask"), None
+        if o.kind == "beit_block":
+            grid = self.encoder.grid
+            return real & masks.beit_block_mask(keys, *grid, o.count, o.min_area, o.min_aspect)
+        lengths, size = real.sum(1), real.shape[1]
+        if o.kind == "text":
+            return masks.text_mask(keys, lengths, size, o.prob, o.length)
         if o.shared_u:
             shared_u = jax.random.uniform(streams.for_step("mask_count"))
         return masks.span_mask(
-            streams.for_examples("mask"),
-            real.sum(1),
-            real.shape[1],
-            o.prob,
-            o.length,
-            o.min_spans,
-            o.same_count,
-            shared_u,
+            keys, lengths, size, o.prob, o.length, o.min_spans, o.same_count, shared_u
         )
 
+    def _hide(self, params: Tree, batch: Batch, streams: Streams, x: Array, hidden: Array) -> Array:
+        """Replaces x (B, S, D) where `hidden` (B, S): the student's view."""
+        o, vector = self.options.mask, params["mask"]["vector"].astype(x.dtype)
+        if not (o.random or o.keep):
+            return jnp.where(hidden[..., None], vector, x)
+        keys = jax.vmap(lambda key: jax.random.split(key))(streams.for_examples("replace"))
+        share = jax.vmap(lambda key: jax.random.uniform(key, hidden.shape[1:]))(keys[:, 0])
+        end = self.encoder.options.vocab_size
+        drawn = jax.vmap(lambda key: jax.random.randint(key, hidden.shape[1:], o.first_id, end))
+        other, _ = self._frontend(params, {**batch, "tokens": drawn(keys[:, 1])})
+        shown = jnp.where((share < o.random)[..., None], other, vector)
+        kept = (share >= o.random) & (share < o.random + o.keep)
+        return jnp.where((hidden & ~kept)[..., None], shown, x)
+
     def _targets(self, encoded: Encoded) -> Array:
-        """Returns the normalized mean of the top K layers at the frames, (B, S, D) float32."""
+        """Returns the normalized mean of the top K layers, (B, S, D) float32."""
         o, prefix = self.options.targets, encoded.prefix
         layers = encoded.ffn if o.source == "ffn" else encoded.hidden
         layers, valid = layers[-o.layers :].astype(jnp.float32), encoded.valid
@@ -278,6 +356,17 @@ class Data2Vec:
         """Returns whether the teacher keeps a front end of its own."""
         modes = self._modes(params).items()
         return any(m != "absent" for name, m in modes if name.startswith("encoder/frontend/"))
+
+
+def rescaled(blocks: Tree) -> Tree:
+    """Divides what leads out of the branches of block i, from 0, by sqrt(2 (i + 1)) (BEiT)."""
+
+    def one(name: str, x: Array) -> Array:
+        if name not in ("attention/out/kernel", "mlp/down/kernel"):
+            return x
+        return x / jnp.sqrt(2.0 * jnp.arange(1, len(x) + 1))[:, None, None]
+
+    return tree_lib.map_named(one, blocks)
 
 
 def _student(params: Tree) -> Tree:

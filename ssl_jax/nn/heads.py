@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.nn.transformer import layer_norm
+from ssl_jax.nn.transformer import INITS, gelu, layer_norm
 
 Array = jax.Array
 
@@ -42,3 +42,30 @@ class MeanPoolClassifier(nn.Module):
         x = layer_norm(self.eps, jnp.float32, name="norm")(pool(x, valid, prefix, self.pool))
         kernel_init = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
         return nn.Dense(self.num_classes, kernel_init=kernel_init, name="classifier")(x)
+
+
+class PredictionHead(nn.Module):
+    """From the last layer of a student to its predictions: Linear, or Linear, GELU, Linear.
+
+    Computes in float32. params: kernel and bias of the last layer, `up` of the first of two,
+    `norm` of a LayerNorm before them.
+    """
+
+    width: int
+    norm: bool = False
+    layers: int = 1
+    ratio: int = 2  # of the width between two layers to D
+    weight_init: str = "torch"
+    eps: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (..., D) float32 -> (..., D)."""
+        kernel_init = INITS[self.weight_init]
+        if self.norm:
+            x = layer_norm(self.eps, jnp.float32, name="norm")(x)
+        if self.layers == 2:
+            x = gelu(nn.Dense(self.ratio * self.width, kernel_init=kernel_init, name="up")(x))
+        last = nn.Dense(self.width, kernel_init=kernel_init)
+        nn.share_scope(self, last)
+        return last(x)

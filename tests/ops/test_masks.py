@@ -295,3 +295,27 @@ def test_all_masks_are_pure_functions_of_their_keys():
         alone = draw(jnp.stack([keys[3]] * 5))
         np.testing.assert_array_equal(alone[4], whole[3], err_msg=name)
         assert (whole[0] != whole[1]).any(), name
+
+
+def text_oracle(rng, lengths, size, prob, length) -> np.ndarray:
+    """The published rule of masked language models, one row at a time."""
+    mask = np.zeros((len(lengths), size), bool)
+    for row, n in zip(mask, lengths, strict=True):
+        spans = int(prob * n / length + rng.random())
+        for start in rng.choice(n, spans, replace=False):
+            row[start : min(start + length, n)] = True
+    return mask
+
+
+@pytest.mark.parametrize(("prob", "length"), [(0.35, 4), (0.15, 1)])
+def test_text_mask_is_distributed_as_fairseq(prob, length):
+    rows, rng = 3000, np.random.default_rng(1)
+    lengths = np.where(np.arange(rows) % 2, 64, 41)
+    mask = jax.jit(masks.text_mask, static_argnums=(2, 3, 4))
+    got = np.asarray(mask(keys_of(rows), jnp.asarray(lengths), 64, prob, length))
+    want = text_oracle(rng, lengths, 64, prob, length)
+    for n in (64, 41):
+        assert_same_distribution(got[lengths == n], want[lengths == n])
+    if length == 1:  # every row has the rounded count, up or down
+        assert set(got[lengths == 64].sum(1)) == {9, 10}
+    assert not mask(keys_of(2), jnp.zeros(2, int), 64, prob, length).any()
