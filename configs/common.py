@@ -16,6 +16,8 @@ def base() -> ConfigDict:
             "method": ConfigDict({"name": ""}),
             # a run folder whose parameters start this run, by equal path ('' = none)
             "init_from": "",
+            # teachers start from those of that run (False: from its student)
+            "init_extra": False,
             "data": audio_data(),
             "optim": optim(),
             "train": {
@@ -55,6 +57,8 @@ def audio_data() -> ConfigDict:
     """Returns the data section for audio."""
     return ConfigDict(
         {
+            # audio | image | text
+            "modality": "audio",
             # named sources, each {kind, path, weight, ...}; see ssl_jax/data/sources.py
             "train": ConfigDict({}),
             "valid": ConfigDict({}),
@@ -82,6 +86,41 @@ def audio_data() -> ConfigDict:
     )
 
 
+def image_data() -> ConfigDict:
+    """Returns the data section for images; the keys that audio_data() explains mean the same."""
+    return ConfigDict(
+        {
+            "modality": "image",
+            "train": ConfigDict({}),
+            "valid": ConfigDict({}),
+            "test": ConfigDict({}),
+            # the side of the squares that the transforms make
+            "image_size": 224,
+            # {name: options}, see ssl_jax/data/transforms.py: one crop, and what else there is;
+            # applied in the order given there
+            "transforms": ConfigDict({"random_resized_crop": {"scale": (0.2, 1.0)}, "flip": {}}),
+            "eval_transforms": ConfigDict({"center_crop": {"share": 0.875}}),
+            # an image with a shorter side is unusable
+            "min_side": 8,
+            # MiB of decoded images that are kept in memory: small ones are decoded only once
+            "keep_mb": 256,
+            "batch_size": 0,
+            "classes": (),
+            "labels_per_class": 0,
+            "label_share": 1.0,
+            "label_seed": 0,
+            # raise | skip: a broken or too small file
+            "on_bad": "raise",
+            "max_bad_share": 0.01,
+            "workers": 0,
+            "threads": 2,
+            # images have no time: one shape for all
+            "sample_rate": 0,
+            "buckets": (1.0,),
+        }
+    )
+
+
 def optim() -> ConfigDict:
     """Returns the optimizer section: AdamW with warm-up and cosine decay."""
     return ConfigDict(
@@ -104,6 +143,9 @@ def optim() -> ConfigDict:
             "decay_rules": ((".*", 1.0),),
             # factor of lr per block from the top, 1.0 = none
             "layer_decay": 1.0,
+            # what stands before the blocks is one layer more (BEiT, MAE), or has the full rate
+            # (data2vec 2.0)
+            "layer_decay_embedding": True,
             # regexes of parameters that stay as they are
             "frozen": (),
             # regexes frozen until this long into the run
@@ -122,11 +164,19 @@ def data2vec() -> ConfigDict:
             "name": "data2vec",
             "encoder": ConfigDict({}),
             "mask": {
+                "kind": "span",
                 "prob": 0.65,
                 "length": 10,
                 "min_spans": 1,
                 "same_count": True,
                 "shared_u": False,
+                "count": 120,
+                "min_area": 16,
+                "min_aspect": 0.3,
+                "random": 0.0,
+                "keep": 0.0,
+                "first_id": 0,
+                "vector_std": 0.0,
             },
             "targets": {
                 "layers": 8,
@@ -135,6 +185,7 @@ def data2vec() -> ConfigDict:
                 "final_norm": "none",
                 "include_prefix": True,
             },
+            "predictor": {"norm": False, "layers": 1, "ratio": 2, "init": "torch"},
             "loss": {"beta": 0.0, "scale": None, "reduction": "mean", "examples": 0},
             "ema": {
                 "start": 0.999,
@@ -142,9 +193,24 @@ def data2vec() -> ConfigDict:
                 "anneal": 30_000,
                 "rules": ((".*", "average"),),
             },
+            "rescale_init": False,
             # of the student's audio only; {"add_noise": {"snr_db": (5.0, 30.0)}}, for one
             "augment": ConfigDict({}),
             "spectral": ConfigDict({}),
+        }
+    )
+
+
+def mae() -> ConfigDict:
+    """Returns config.method of MAE; ssl_jax/methods/mae.py explains every key."""
+    return ConfigDict(
+        {
+            "name": "mae",
+            "encoder": ConfigDict({}),
+            "mask_ratio": 0.75,
+            "norm_pix": True,
+            "masked_only": True,
+            "decoder": {"width": 512, "depth": 8, "heads": 16, "mlp_width": 2048},
         }
     )
 
@@ -209,7 +275,9 @@ def speech_commands() -> ConfigDict:
 def toy(config: ConfigDict) -> ConfigDict:
     """Shrinks a run in place to four steps of four clips of half a second; returns it."""
     config.precision = "float32"
-    config.data.update({"buckets": (0.5,), "batch_size": 4, "min_seconds": 0.0})
+    config.data.batch_size = 4
+    if config.data.modality == "audio":
+        config.data.update({"buckets": (0.5,), "min_seconds": 0.0})
     config.optim.update({"lr": 1e-3, "schedule": "constant", "warmup": "0 steps", "end_lr": 0.0})
     config.train.duration = config.checkpoint.every = config.eval.every = "4 steps"
     config.log.every = "1 steps"

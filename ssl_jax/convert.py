@@ -20,14 +20,14 @@ import tqdm
 
 from ssl_jax.data import records
 from ssl_jax.data.errors import Bad, BadFile, BadTally, DataError
-from ssl_jax.data.source import Source
+from ssl_jax.data.source import Recordings
 from ssl_jax.data.sources import open_source
 
 _SIGNATURE = "convert.json"
 
 
 def data(
-    sources: Sequence[Source],
+    sources: Sequence[Recordings],
     to: pathlib.Path,
     *,
     shards: int,
@@ -60,7 +60,7 @@ def data(
 
 
 def _rows(
-    sources: Sequence[Source], ids: range, names: list[str], tally: BadTally | None, bar: tqdm.tqdm
+    sources: Sequence[Recordings], ids: range, names: list[str], tally: BadTally | None, bar: tqdm.tqdm
 ) -> Iterator[tuple[np.ndarray, int, dict[str, str]]]:
     """Yields audio (n,) int16, rate and columns of the rows; `tally` None: bad files raise."""
     first = np.cumsum([0] + [len(s) for s in sources])

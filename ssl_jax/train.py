@@ -24,14 +24,11 @@ from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import Method, TrainState, Tree
 from ssl_jax.data import corpus as corpus_lib
-from ssl_jax.data.plan import Plan
 from ssl_jax.engine import hooks, log, loop, optim, splits, start
 from ssl_jax.engine import step as step_lib
 from ssl_jax.engine.checkpoint import Checkpoints
 from ssl_jax.evals.monitor import Monitor
 from ssl_jax.nn import sharding
-
-MONITORED = ("id", "weight", "audio", "audio_len", "label")
 
 
 def run(
@@ -55,7 +52,7 @@ def run(
     to_steps = splits.durations(config, plan)
     total = to_steps("100%")
     method = step_lib.gather_when_used(make_method(config, len(corpus.classes)), mesh)
-    shapes = batch_shapes(method, plan, corpus.sample_rate)
+    shapes = splits.batch_shapes(method, plan, corpus)
     params, _ = jax.eval_shape(method.init, jax.random.key(0), shapes)
     check_mesh(mesh, params)
     tx, schedule = optim.make(
@@ -109,15 +106,6 @@ def check_mesh(mesh: Mesh, params: Tree) -> None:
         )
 
 
-def batch_shapes(method: Method, plan: Plan, sample_rate: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the global batch of the longest bucket as the method reads it, abstract."""
-    size, length = plan.batch_sizes[-1], round(plan.buckets[-1] * sample_rate)
-    return {
-        name: jax.ShapeDtypeStruct((size, *(n or length for n in spec.shape)), spec.dtype)
-        for name, spec in method.batch.items()
-    }
-
-
 def evaluations(
     config: ConfigDict,
     workdir: Path,
@@ -144,7 +132,8 @@ def evaluations(
             found.append((hooks.validation(evaluate, rows, mesh), every))
         if monitors:
             sides = {"train": train, "valid": valid}
-            batches = {k: v.in_order(unit, MONITORED) for k, v in sides.items()}
+            read = sorted({*method.batch, "id", "weight", "label"})
+            batches = {k: v.in_order(unit, read) for k, v in sides.items()}
             count = len(train.corpus.classes)
             watch = Monitor(monitors, method.features, **batches, classes=count, mesh=mesh)
             found.append((watch, every))

@@ -9,6 +9,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from ssl_jax.data.errors import Unreadable
+
 # What libsndfile turns into int16 without an overflow; floats and lossy codecs can exceed
 # full scale, so those are read as float32 and clipped here.
 _INTEGER = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "ULAW", "ALAW", "ALAC_16")
@@ -18,10 +20,6 @@ _LOSSY = ("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
 _MP3_AHEAD = 20 * 1152
 # Seconds of neighbouring sound that the resampling filter is given on each side of a crop.
 _CONTEXT = 0.05
-
-
-class Unreadable(Exception):
-    """A sound file cannot be decoded; the text says why."""
 
 
 def header(file: str | IO[bytes]) -> tuple[int, int]:

@@ -10,8 +10,12 @@ class DataError(ValueError):
     """Data or its config is wrong; the text names the config key, or the file and row."""
 
 
+class Unreadable(Exception):
+    """A sound or an image cannot be decoded; the text says why."""
+
+
 class BadFile(DataError):
-    """One recording cannot be used: broken, missing, empty, too short or silent."""
+    """One row cannot be used: broken, missing, empty, too short, too small or silent."""
 
     def __init__(self, where: str, reason: str):
         super().__init__(where, reason)

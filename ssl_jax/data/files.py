@@ -1,4 +1,4 @@
-"""Recordings kept as files on disk: reading rows, and the lengths from their headers, cached."""
+"""Sounds and images kept as files: reading rows, and lengths from headers, cached."""
 
 import concurrent.futures
 import dataclasses
@@ -14,6 +14,7 @@ import numpy as np
 import tqdm
 
 from ssl_jax.data import audio
+from ssl_jax.data.errors import Unreadable
 
 # Fewer headers than this are read again faster than their index is looked up.
 CACHE_FROM = 200
@@ -22,7 +23,7 @@ _SLICE = re.compile(r"(.+):(\d+):(\d+)")
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """Reads rows from sound files.
+    """Reads rows from sound files or image files.
 
     paths (n,): absolute, or relative to `root`; `a.zip:offset:bytes` names a stored slice.
     lines (n,): line of each row in `manifest`, for messages; both empty for a plain folder.
@@ -52,6 +53,17 @@ class Files:
         first = 0 if self.starts is None else int(self.starts[row])
         return audio.read(opened(self.path(row)), first + start, first + stop, out)
 
+    def image(self, row: int) -> bytes:
+        """Returns the bytes of a row's file."""
+        try:
+            file = opened(self.path(row))
+            if isinstance(file, io.BytesIO):
+                return file.getvalue()
+            with open(file, "rb") as f:
+                return f.read()
+        except OSError as e:
+            raise Unreadable(str(e)) from e
+
 
 def opened(path: str) -> str | io.BytesIO:
     """Returns the path, or the bytes that `archive:offset:bytes` names."""
@@ -63,7 +75,7 @@ def opened(path: str) -> str | io.BytesIO:
             f.seek(int(part[2]))
             return io.BytesIO(f.read(int(part[3])))
     except OSError as e:
-        raise audio.Unreadable(str(e)) from e
+        raise Unreadable(str(e)) from e
 
 
 def headers(root: str, paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +87,7 @@ def headers(root: str, paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     files = [os.path.join(root, p) for p in paths]
     if len(files) < CACHE_FROM:
         return _read_headers(files)
-    index = cache_folder() / f"headers-{_fingerprint(files)}.npz"
+    index = cache_folder() / f"headers-{fingerprint(files)}.npz"
     if index.exists():
         with np.load(index) as found:
             return found["samples"], found["rates"]
@@ -103,7 +115,7 @@ def save_index(index: pathlib.Path, **arrays: np.ndarray) -> None:
 def _header(path: str) -> tuple[int, int]:
     try:
         return audio.header(opened(path))
-    except audio.Unreadable:
+    except Unreadable:
         return 0, 0
 
 
@@ -117,7 +129,8 @@ def _read_headers(files: list[str]) -> tuple[np.ndarray, np.ndarray]:
     return found[:, 0].copy(), found[:, 1].astype(np.int32)
 
 
-def _fingerprint(files: list[str]) -> str:
+def fingerprint(files: list[str]) -> str:
+    """Returns what changes with the name, size or time of change of any of the files."""
     digest = hashlib.sha256()
     for path in files:
         try:

@@ -87,13 +87,13 @@ def _transcripts(chapter: pathlib.Path) -> dict[str, str]:
     return out
 
 
-def find(path: pathlib.Path) -> list[str]:
-    """Lists the sound files below a folder, sorted, relative to it, with forward slashes."""
+def find(path: pathlib.Path, extensions: tuple[str, ...] = EXTENSIONS) -> list[str]:
+    """Lists the files of some kind below a folder, sorted, relative, with forward slashes."""
     out = []
     for base, _, names in os.walk(path, followlinks=True):
         inside = os.path.relpath(base, path).replace(os.sep, "/")
         prefix = "" if inside == "." else inside + "/"
-        out += [prefix + n for n in names if n.lower().endswith(EXTENSIONS) and n[0] != "."]
+        out += [prefix + n for n in names if n.lower().endswith(extensions) and n[0] != "."]
     return sorted(out)
 
 

@@ -14,13 +14,9 @@ import grain
 import numpy as np
 from absl import flags
 
-from ssl_jax.data import hashing
-from ssl_jax.data.corpus import Corpus
+from ssl_jax.data.base import Arrays, Corpus
 from ssl_jax.data.errors import Bad, BadFile, DataError
 from ssl_jax.data.plan import Plan
-
-Arrays = dict[str, np.ndarray]
-_CROP = 0xC309
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,44 +29,35 @@ class StepReader:
     hosts: int = 1
 
     def __call__(self, step: int) -> tuple[Arrays, list[Bad]]:
-        """Returns id (b,) uint32, weight (b,) float32, audio (b, N) int16, audio_len (b,) int32
-        and label (b,) int32, and the rows that could not be used: their weight is 0."""
+        """Returns the arrays of `corpus.specs`, example axis first, such as id (b,) uint32,
+        weight (b,) float32, label (b,) int32 and audio (b, N) int16 with audio_len (b,) int32,
+        and the rows that could not be used: their weight is 0."""
         draw = self.plan[step]
         size = len(draw.ids) // self.hosts
         mine = slice(self.host * size, (self.host + 1) * size)
         ids, weight = draw.ids[mine], draw.weight[mine].copy()
-        corpus = self.corpus
-        length = round(self.plan.buckets[draw.bucket] * corpus.sample_rate)
-        audio = np.zeros((size, length), np.int16)
-        audio_len = np.zeros(size, np.int32)
-        starts = self._starts(ids, draw.epoch[mine], length)
+        corpus, seconds = self.corpus, self.plan.buckets[draw.bucket]
+        shapes = corpus.shapes(seconds)
+        arrays = {name: np.zeros((size, *shape), kind) for name, (shape, kind) in shapes.items()}
+        seed = self.plan.seed if self.plan.shuffle else None
+        keys = corpus.keys(ids, draw.epoch[mine], seconds, seed)
         bads = []
-        for row, (i, start) in enumerate(zip(ids.tolist(), starts.tolist(), strict=True)):
+        for row, (i, key) in enumerate(zip(ids.tolist(), keys, strict=True)):
             if not weight[row]:
                 continue
             try:
-                audio_len[row] = corpus.read_into(i, start, audio[row])
+                corpus.fill(i, key, arrays, row)
             except BadFile as e:
                 if corpus.on_bad == "raise":
                     raise
-                audio[row], weight[row] = 0, 0.0
+                weight[row] = 0.0
+                for array in arrays.values():
+                    array[row] = 0
                 bads.append(Bad(i, e.where, e.reason))
+        arrays |= {"id": ids.astype(np.uint32), "label": corpus.labels[ids], "weight": weight}
+        arrays |= {name: values[ids] for name, values in corpus.fields.items()}
         # In the order that grain gives them when they come from another process.
-        return {
-            "audio": audio,
-            "audio_len": audio_len,
-            "id": ids.astype(np.uint32),
-            "label": corpus.labels[ids],
-            "weight": weight,
-        }, bads
-
-    def _starts(self, ids: np.ndarray, epoch: np.ndarray, length: int) -> np.ndarray:
-        """Returns where each crop starts (b,), in samples; evaluation crops from the start."""
-        room = np.maximum(self.corpus.lengths[ids] - length, 0)
-        if not self.plan.shuffle:
-            return np.zeros_like(room)
-        drawn = hashing.uniform(self.plan.seed, _CROP, ids, epoch)
-        return (drawn * (room + 1)).astype(np.int64)
+        return dict(sorted(arrays.items())), bads
 
 
 def batches(

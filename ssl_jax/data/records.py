@@ -16,7 +16,7 @@ import tqdm
 from array_record.python import array_record_data_source, array_record_module
 
 from ssl_jax.data import audio
-from ssl_jax.data.errors import DataError
+from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.source import Rows, text
 
 SUFFIX = ".array_record"
@@ -42,7 +42,7 @@ class Records:
         try:
             record = msgpack.unpackb(self.source[row])
         except (ValueError, RuntimeError) as e:
-            raise audio.Unreadable(f"broken record: {e}") from e
+            raise Unreadable(f"broken record: {e}") from e
         return audio.read(io.BytesIO(record["audio"]), start, stop, out)
 
 

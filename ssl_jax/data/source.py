@@ -1,14 +1,14 @@
-"""What every source of recordings looks like once it is open."""
+"""What every source looks like once it is open: recordings, images or documents."""
 
 import dataclasses
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from ssl_jax.data import audio
-from ssl_jax.data.errors import BadFile
+from ssl_jax.data.errors import BadFile, Unreadable
 
 Text = np.dtypes.StringDType()
+S = TypeVar("S", bound="Source")
 
 
 class Reader(Protocol):
@@ -25,6 +25,30 @@ class Reader(Protocol):
         ...
 
 
+class ImageReader(Protocol):
+    """Gives access to images by row number; safe to use from several threads."""
+
+    def image(self, row: int) -> bytes | np.ndarray:
+        """Returns the bytes of an image file, or its pixels (H, W, 3), or raises Unreadable."""
+        ...
+
+    def where(self, row: int) -> str:
+        """Names the file and row."""
+        ...
+
+
+class TextReader(Protocol):
+    """Gives access to documents by row number."""
+
+    def texts(self, row: int) -> tuple[str, ...]:
+        """Returns the text of a row, one or two parts; raises Unreadable."""
+        ...
+
+    def where(self, row: int) -> str:
+        """Names the file and row."""
+        ...
+
+
 class Rows(NamedTuple):
     """What the reader of a layout finds: access, lengths (n,), rates (n,), columns of (n,)."""
 
@@ -34,27 +58,50 @@ class Rows(NamedTuple):
     columns: dict[str, np.ndarray]
 
 
+class Items(NamedTuple):
+    """The same for images and documents: access, their number, columns of (n,)."""
+
+    reader: Any  # an ImageReader or a TextReader
+    total: int
+    columns: dict[str, np.ndarray]
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Recordings as columns: `samples` (n,) int64 at the native `rates` (n,) int32.
+    """Rows as columns: name -> (n,) array of numpy strings or numbers, such as "label".
 
-    columns: name -> (n,) array of numpy strings or numbers, such as "label" or "speaker".
-    A recording without a readable header has 0 samples; reading it says why.
+    `rows` (n,) are their numbers in the reader.
     """
 
     name: str
-    reader: Reader
+    reader: Any
     rows: np.ndarray
-    samples: np.ndarray
-    rates: np.ndarray
     columns: dict[str, np.ndarray]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def where(self, i: int) -> str:
-        """Returns "file, row n" of one recording."""
+        """Returns "file, row n" of one row."""
         return self.reader.where(int(self.rows[i]))
+
+    def take(self: S, index: np.ndarray) -> S:
+        """Returns the source with only these rows."""
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        changed = {k: v[index] for k, v in own.items() if isinstance(v, np.ndarray)}
+        columns = {k: v[index] for k, v in self.columns.items()}
+        return dataclasses.replace(self, columns=columns, **changed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recordings(Source):
+    """A source of sound: `samples` (n,) int64 at the native `rates` (n,) int32.
+
+    A recording without a readable header has 0 samples; reading it says why.
+    """
+
+    samples: np.ndarray
+    rates: np.ndarray
 
     def read(
         self, i: int, start_s: float = 0.0, stop_s: float | None = None
@@ -70,7 +117,7 @@ class Source:
         """Reads native samples [start, stop) -> (int16 (n,), rate). Raises BadFile."""
         try:
             found, rate = self.reader.read(int(self.rows[i]), start, stop, out)
-        except audio.Unreadable as e:
+        except Unreadable as e:
             raise BadFile(self.where(i), str(e)) from e
         if rate != self.rates[i] and self.rates[i]:
             raise BadFile(self.where(i), f"has {rate} samples a second, not {self.rates[i]}")
@@ -79,17 +126,6 @@ class Source:
         if missing > rate // 10:
             raise BadFile(self.where(i), f"ends {missing} samples before its stated length")
         return found, rate
-
-    def take(self, index: np.ndarray) -> "Source":
-        """Returns the source with only these rows."""
-        columns = {k: v[index] for k, v in self.columns.items()}
-        return dataclasses.replace(
-            self,
-            rows=self.rows[index],
-            samples=self.samples[index],
-            rates=self.rates[index],
-            columns=columns,
-        )
 
 
 def text(values: list[str]) -> np.ndarray:

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import folders, hashing, manifests
+from ssl_jax.data import folders, hashing, image_files, manifests
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.source import Rows, Source
+from ssl_jax.data.source import Items, Recordings, Rows, S, Source
 
 
 def _array_record(path: pathlib.Path, options: dict) -> Rows:
@@ -28,14 +28,14 @@ def _array_record(path: pathlib.Path, options: dict) -> Rows:
 
 
 def _tfds(path: pathlib.Path, options: dict) -> Rows:
-    from ssl_jax.data import tfds  # an optional dependency
+    from ssl_jax.data import tfds  # slow to import
 
     return tfds.tfds(path, options)
 
 
-Kind = tuple[Callable[[pathlib.Path, dict], Rows], dict[str, Any]]
-# kind -> (reader, its own keys and their defaults)
-KINDS: dict[str, Kind] = {
+Kind = tuple[Callable[[pathlib.Path, dict], Any], dict[str, Any]]
+# kind -> (reader, its own keys and their defaults), for each config.data.modality
+AUDIO: dict[str, Kind] = {
     "speech_commands": (folders.speech_commands, {"split": ""}),
     "librispeech": (folders.librispeech, {"splits": ()}),
     "folder": (folders.folder, {}),
@@ -45,6 +45,11 @@ KINDS: dict[str, Kind] = {
     "array_record": (_array_record, {}),
     "tfds": (_tfds, {"split": "", "audio": "", "rate": 0}),
 }
+IMAGE: dict[str, Kind] = {
+    "image_folder": (image_files.image_folder, {}),
+    "image_tar": (image_files.image_tar, {}),
+}
+KINDS = {"audio": AUDIO, "image": IMAGE}
 COMMON: dict[str, Any] = {
     "kind": "",
     "path": "",
@@ -56,37 +61,49 @@ COMMON: dict[str, Any] = {
 _PART_SEED = 0x5EED
 
 
-def open_source(name: str, config: Mapping[str, Any]) -> Source:
-    """Opens one source.
+def open_source(name: str, config: Mapping[str, Any]) -> Recordings:
+    """Opens one source of sound.
 
     name: its place below config.data, such as "train.sc"; errors and, for kinds that know
     official splits, the default of `split` come from it. Raises DataError for an unknown kind or
     key, a missing folder, a bad row of a manifest, and when no row is left.
     """
-    key = f"config.data.{name}"
-    options = _options(key, name, config)
+    key, options = f"config.data.{name}", _options(name, config, "audio")
+    rows: Rows = _read(key, options, "audio")
+    index = np.arange(len(rows.samples))
+    source = Recordings(name, rows.reader, index, rows.columns, rows.samples, rows.rates)
+    return _select(key, source, options, "recordings")
+
+
+def open_items(name: str, config: Mapping[str, Any], modality: str) -> Source:
+    """Opens one source of images or of text as `open_source` does."""
+    key, options = f"config.data.{name}", _options(name, config, modality)
+    items: Items = _read(key, options, modality)
+    source = Source(name, items.reader, np.arange(items.total), items.columns)
+    return _select(key, source, options, {"image": "images", "text": "documents"}[modality])
+
+
+def _read(key: str, options: dict[str, Any], modality: str) -> Any:
+    """Returns what the reader of the kind finds."""
     path = _path(key, options["path"])
-    read = KINDS[options["kind"]][0]
     try:
-        rows = read(path, options)
+        return KINDS[modality][options["kind"]][0](path, options)
     except DataError as e:
         raise DataError(f"{key}.path={options['path']!r}: {e}") from e
     except UnicodeDecodeError as e:
         raise DataError(f"{key}.path={options['path']!r}: not UTF-8 text: {e}") from e
-    n = len(rows.samples)
-    if not n:
-        raise DataError(f"{key}.path={options['path']!r} has no recordings {_hint(options)}")
-    source = Source(name, rows.reader, np.arange(n), rows.samples, rows.rates, rows.columns)
-    return _select(key, source, options)
 
 
-def _options(key: str, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def _options(name: str, config: Mapping[str, Any], modality: str) -> dict[str, Any]:
     """Checks the keys of one source and fills in the defaults."""
+    key, kinds = f"config.data.{name}", KINDS[modality]
     given = {k: config[k] for k in config}
     kind = given.get("kind")
-    if kind not in KINDS:
-        raise DataError(f"{key}.kind is {kind!r}: use one of {', '.join(KINDS)}")
-    known = {**COMMON, **KINDS[kind][1]}
+    if kind not in kinds:
+        other = [m for m, found in KINDS.items() if kind in found]
+        hint = f", or set config.data.modality to {other[0]!r}" if other else ""
+        raise DataError(f"{key}.kind is {kind!r}: use one of {', '.join(kinds)}{hint}")
+    known = {**COMMON, **kinds[kind][1]}
     for unknown in sorted(set(given) - set(known)):
         near = difflib.get_close_matches(unknown, known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -126,8 +143,10 @@ def _hint(options: dict) -> str:
     return f"for split={options['split']!r}" if options.get("split") else "that can be read"
 
 
-def _select(key: str, source: Source, options: dict) -> Source:
+def _select(key: str, source: S, options: dict, what: str) -> S:
     """Keeps the rows of `where`, and of those the `part`; raises DataError when none is left."""
+    if not len(source):
+        raise DataError(f"{key}.path={options['path']!r} has no {what} {_hint(options)}")
     for column, wanted in options["where"].items():
         values = source.columns.get(column)
         if values is None:

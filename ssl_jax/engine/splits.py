@@ -12,15 +12,26 @@ from ml_collections import ConfigDict
 
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
+from ssl_jax.core.types import Method
 from ssl_jax.data import corpus as corpus_lib
 from ssl_jax.data import errors, loader
-from ssl_jax.data.corpus import Corpus
+from ssl_jax.data.base import Corpus
 from ssl_jax.data.plan import Plan
 
 # batches are multiples of this where config.data.batch_size is, so that a run reads the same
 # ones on any number of devices up to it
 DEVICES = 8
 Rows = Iterator[dict[str, np.ndarray]]
+# array of a batch -> what gives it
+_GIVEN_BY = {
+    "audio": "config.data.modality='audio'",
+    "audio_len": "config.data.modality='audio'",
+    "image": "config.data.modality='image'",
+    "tokens": "config.data.modality='text'",
+    "tokens_len": "config.data.modality='text'",
+    "target": "config.data.{split}.<name>.target, which names columns of numbers",
+    "tags": "config.data.{split}.<name>.tags, which names a column of tags",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +41,12 @@ class Split:
     config: ConfigDict
     corpus: Corpus
     tally: errors.BadTally
+    name: str = "train"
 
     def rows(self, plan: Plan, names: Iterable[str], **options: int) -> Rows:
         """Yields this host's rows of the arrays `names`, batch by batch."""
+        names = tuple(names)
+        check_names(self.corpus, names, self.name)
         host = {"host": jax.process_index(), "hosts": jax.process_count()}
         threads = self.config.data.threads
         for rows, bads in loader.batches(self.corpus, plan, threads=threads, **host, **options):
@@ -53,13 +67,56 @@ def open_split(
     corpus = corpus_lib.open_split(config.data, name, classes)
     parts = ["skipped", name if name != "train" else "", str(jax.process_index() or "")]
     path = workdir / ".".join([*filter(None, parts), "jsonl"])
-    return Split(config, corpus, errors.BadTally(config.data.max_bad_share, len(corpus), path))
+    tally = errors.BadTally(config.data.max_bad_share, len(corpus), path)
+    return Split(config, corpus, tally, name)
+
+
+def batch_shapes(method: Method, plan: Plan, corpus: Corpus) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the global batch of the longest bucket as the method reads it, abstract.
+
+    Raises ConfigError where the method reads what the data do not give, or in another shape.
+    """
+    check_names(corpus, method.batch, "train")
+    given, size = corpus.specs(plan.buckets[-1]), plan.batch_sizes[-1]
+    for name, spec in method.batch.items():
+        shape = given[name][0]
+        same = len(shape) == len(spec.shape)
+        if not same or any(n not in (None, m) for n, m in zip(spec.shape, shape, strict=True)):
+            raise config_lib.ConfigError(
+                f"the method of config.method reads {name} of shape {spec.shape} and config.data "
+                f"gives {shape}: {_sized_by(name, spec.shape)}"
+            )
+    return {
+        name: jax.ShapeDtypeStruct((size, *given[name][0]), spec.dtype)
+        for name, spec in method.batch.items()
+    }
+
+
+def check_names(corpus: Corpus, names: Iterable[str], split: str) -> None:
+    """Raises ConfigError when the batches of a corpus lack one of the arrays `names`."""
+    given = corpus.specs(1.0)
+    for name in names:
+        if name not in given:
+            by = _GIVEN_BY.get(name, "no config").format(split=split)
+            raise config_lib.ConfigError(
+                f"config.method reads {name!r}, which config.data.{split} does not give (only "
+                f"{', '.join(sorted(given))}): {name!r} comes from {by}"
+            )
+
+
+def _sized_by(name: str, shape: tuple[int | None, ...]) -> str:
+    """Returns which key gives an array the shape that the method reads."""
+    if name == "image":
+        return f"set config.data.image_size={shape[0]}, or config.method.encoder.image_size"
+    if name == "tokens":
+        return f"set config.data.block_tokens={shape[0]}, or config.method.encoder.max_tokens"
+    return f"config.data.{name}s and config.method must agree"
 
 
 def durations(config: ConfigDict, plan: Plan) -> Callable[..., int]:
     """Returns to_steps(duration, key): epochs are those of the plan, "10%" is of the run."""
     size = config.data.batch_size
-    if config.data.constant_seconds:
+    if config.data.get("constant_seconds", False):
         size = max(1, round(plan.examples_per_epoch / plan.steps_per_epoch))
 
     def convert(text: int | str, key: str, total: int | None) -> int:

@@ -1,0 +1,137 @@
+"""Images kept as files on disk, and in tar archives that are read in place."""
+
+import dataclasses
+import io
+import os
+import pathlib
+import tarfile
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import tqdm
+
+from ssl_jax.data import files, folders
+from ssl_jax.data.errors import DataError, Unreadable
+from ssl_jax.data.source import Items, text
+
+EXTENSIONS = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+)
+# More archives than this are opened for each image, so that no limit on open files is met.
+_KEPT_OPEN = 128
+
+
+def image_folder(path: pathlib.Path, options: dict) -> Items:
+    """Reads every image below a folder; column `label` is the name of its parent folder."""
+    del options
+    paths = folders.find(path, EXTENSIONS)
+    parents = [os.path.basename(os.path.dirname(os.path.join(path, p))) for p in paths]
+    return Items(files.Files(str(path), text(paths)), len(paths), {"label": text(parents)})
+
+
+def image_tar(path: pathlib.Path, options: dict) -> Items:
+    """Reads the images of a tar, or of every *.tar in a folder, without unpacking.
+
+    Column `label` is the parent folder inside the tar, or where there is none the name of the
+    tar; `archive` is that name. Where each image lies is read once and kept in the cache folder.
+    """
+    del options
+    archives = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+    found = _index([str(a) for a in archives])
+    names = found.pop("names").tobytes().decode().split("\0")[:-1]
+    stems = [archives[a].stem for a in found["archive"]]
+    labels = [os.path.basename(os.path.dirname(n)) or s for n, s in zip(names, stems, strict=True)]
+    places = (found["archive"], found["offset"], found["size"])
+    reader = Tar(tuple(str(a) for a in archives), text(names), *places)
+    return Items(reader, len(names), {"label": text(labels), "archive": text(stems)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Tar:
+    """Reads members of tar archives: `archive` (n,), `offset` (n,) and `size` (n,) in bytes."""
+
+    archives: tuple[str, ...]
+    names: np.ndarray
+    archive: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+    _open: dict[int, io.FileIO] = dataclasses.field(default_factory=dict, repr=False)
+    _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, repr=False)
+
+    def __reduce__(self) -> tuple:
+        # A worker process opens the archives for itself.
+        return Tar, (self.archives, self.names, self.archive, self.offset, self.size)
+
+    def where(self, row: int) -> str:
+        """Names the archive, the file in it and the row."""
+        return f"{self.archives[self.archive[row]]}: {self.names[row]}, row {row + 1}"
+
+    def image(self, row: int) -> bytes:
+        """Returns the bytes of a member."""
+        offset, size = int(self.offset[row]), int(self.size[row])
+        try:
+            if len(self.archives) <= _KEPT_OPEN:
+                # One call with its own position, so threads do not meet.
+                return os.pread(self._file(int(self.archive[row])).fileno(), size, offset)
+            with open(self.archives[self.archive[row]], "rb", buffering=0) as f:
+                return os.pread(f.fileno(), size, offset)
+        except OSError as e:
+            raise Unreadable(str(e)) from e
+
+    def _file(self, archive: int) -> io.FileIO:
+        file = self._open.get(archive)
+        if file is None:
+            with self._lock:
+                if archive not in self._open:
+                    # Closed with the reader.
+                    self._open[archive] = io.FileIO(self.archives[archive])
+                file = self._open[archive]
+        return file
+
+
+def _index(archives: list[str]) -> dict[str, np.ndarray]:
+    """Returns where the images of the archives lie, from the cache or by reading the headers."""
+    index = files.cache_folder() / f"tar-{files.fingerprint(archives)}.npz"
+    if index.exists():
+        with np.load(index) as kept:
+            return dict(kept)
+    names: list[str] = []
+    places: list[tuple[int, int, int]] = []
+    bar = tqdm.tqdm(desc="reading tar headers", unit="file", delay=2)
+    with bar:
+        for number, archive in enumerate(archives):
+            for name, offset, size in _members(archive):
+                names.append(name + "\0")
+                places.append((number, offset, size))
+                bar.update()
+    table = np.array(places, np.int64).reshape(-1, 3)
+    found: dict[str, np.ndarray] = {
+        "names": np.frombuffer("".join(names).encode(), np.uint8),
+        "archive": table[:, 0].astype(np.int32),
+        "offset": table[:, 1].copy(),
+        "size": table[:, 2].copy(),
+    }
+    files.save_index(index, **found)
+    return found
+
+
+def _members(archive: str) -> Iterator[tuple[str, int, int]]:
+    """Yields (name, offset, size) of the images of one archive."""
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            while (member := tar.next()) is not None:
+                if member.isfile() and member.name.lower().endswith(EXTENSIONS):
+                    yield member.name, member.offset_data, member.size
+                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+    except (tarfile.TarError, OSError) as e:
+        raise DataError(f"{archive} is no complete, uncompressed tar: {e}") from e

@@ -1,0 +1,138 @@
+"""A split of images: decoding them, and the transforms that make them squares of one size."""
+
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ssl_jax.data import hashing, transforms
+from ssl_jax.data.base import Arrays, Corpus, Shapes
+from ssl_jax.data.errors import BadFile, DataError, Unreadable
+from ssl_jax.data.source import Source
+from ssl_jax.data.sources import open_items
+
+_AUGMENT = 0xA061
+# Pillow keeps an RGB pixel in four bytes.
+_PIXEL = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageCorpus(Corpus):
+    """Images; `train_steps` and `eval_steps` are what `transforms.build` returns.
+
+    min_side: the shortest side in pixels that is allowed. keep_bytes: decoded images are kept in
+    memory up to this size, so that small ones are decoded once.
+    """
+
+    size: int
+    train_steps: tuple
+    eval_steps: tuple
+    min_side: int
+    keep_bytes: int
+    _kept: dict[int, Image.Image] = dataclasses.field(default_factory=dict, repr=False)
+    _used: list[int] = dataclasses.field(default_factory=lambda: [0], repr=False)
+
+    def __getstate__(self) -> dict:
+        # A worker process keeps its own images.
+        return {**self.__dict__, "_kept": {}, "_used": [0]}
+
+    def shapes(self, seconds: float) -> Shapes:
+        """Returns image (H, W, 3) uint8."""
+        del seconds
+        return {"image": ((self.size, self.size, 3), "uint8")}
+
+    def keys(
+        self, ids: np.ndarray, epoch: np.ndarray, seconds: float, seed: int | None
+    ) -> Sequence[int]:
+        """Returns the key (b,) of each row's random numbers; -1 is evaluation."""
+        del seconds
+        if seed is None:
+            return [-1] * len(ids)
+        return hashing.mix(seed, _AUGMENT, ids, epoch).tolist()
+
+    def fill(self, i: int, key: int, arrays: Arrays, row: int) -> None:
+        """Decodes image i and transforms it into image[row]. Raises BadFile."""
+        image = self.read(i)
+        try:
+            steps = self.eval_steps if key < 0 else self.train_steps
+            arrays["image"][row] = transforms.apply(steps, image, max(key, 0), self.size)
+        except Unreadable as e:
+            raise BadFile(self.where(i), str(e)) from e
+
+    def read(self, i: int) -> Image.Image:
+        """Returns a whole image, RGB. Raises BadFile for one that is broken or too small."""
+        image = self._kept.get(i)
+        if image is not None:
+            return image
+        source, row = self.locate(i)
+        try:
+            image = decode(source.reader.image(int(source.rows[row])))
+        except Unreadable as e:
+            raise BadFile(source.where(row), str(e)) from e
+        width, height = image.size
+        if min(width, height) < self.min_side:
+            raise BadFile(
+                source.where(row),
+                f"too small: {width} x {height} pixels, a side is less than "
+                f"config.data.min_side={self.min_side}",
+            )
+        # Threads may lose a count here: the limit is one of size, not of exact size.
+        if self._used[0] + width * height * _PIXEL <= self.keep_bytes:
+            self._used[0] += width * height * _PIXEL
+            self._kept[i] = image
+        return image
+
+
+def decode(data: bytes | np.ndarray) -> Image.Image:
+    """Returns the RGB image of a file's bytes, or of pixels (H, W), (H, W, 1) or (H, W, 3).
+
+    Of 16-bit images the high byte counts; transparency and all but the first frame are dropped.
+    Raises Unreadable.
+    """
+    if isinstance(data, np.ndarray):
+        data = data[..., 0] if data.ndim == 3 and data.shape[-1] == 1 else data
+        return _rgb(Image.fromarray(data))
+    if not data:
+        raise Unreadable("empty: 0 bytes")
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+        return _rgb(image)
+    except UnidentifiedImageError as e:
+        raise Unreadable(f"no image format is recognised in its {len(data)} bytes") from e
+    except Exception as e:  # decoders of many formats raise whatever they meet
+        raise Unreadable(f"cannot be decoded: {e}") from e
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def open_sources(config: Mapping[str, Any], named: Mapping[str, Any]) -> list[Source]:
+    """Opens the sources of images of a split; `named`: "train.mine" -> its section."""
+    return [open_items(name, options, "image") for name, options in named.items()]
+
+
+def build(config: Mapping[str, Any], shared: Mapping[str, Any], split: str) -> ImageCorpus:
+    """Returns the corpus under config.data, given what all corpora have."""
+    del split
+    for key in ("image_size", "min_side"):
+        if config[key] < 1:
+            raise DataError(f"config.data.{key} is {config[key]}: use pixels, such as 32")
+    return ImageCorpus(
+        **shared,
+        size=int(config["image_size"]),
+        train_steps=transforms.build(config["transforms"], "config.data.transforms"),
+        eval_steps=transforms.build(config["eval_transforms"], "config.data.eval_transforms"),
+        min_side=int(config["min_side"]),
+        keep_bytes=int(config["keep_mb"] * 2**20),
+    )

@@ -1,0 +1,138 @@
+"""A split of sound: decoding, resampling and cropping its recordings."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ssl_jax.data import audio, hashing
+from ssl_jax.data.base import Arrays, Corpus, Shapes
+from ssl_jax.data.errors import BadFile, DataError
+from ssl_jax.data.source import Recordings
+from ssl_jax.data.sources import open_source
+
+_CROP = 0xC309
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioCorpus(Corpus):
+    """Recordings; `sizes` (n,) int64 are their lengths in samples at `sample_rate`."""
+
+    sizes: np.ndarray
+    sample_rate: int
+    min_seconds: float
+    bucket_seconds: tuple[float, ...]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Lengths (n,) int64 in samples at `sample_rate`."""
+        return self.sizes
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """Lengths (n,) in seconds."""
+        return self.lengths / self.sample_rate
+
+    @property
+    def buckets(self) -> tuple[float, ...]:
+        """config.data.buckets."""
+        return self.bucket_seconds
+
+    def shapes(self, seconds: float) -> Shapes:
+        """Returns audio (N,) int16 and audio_len () int32 of a bucket."""
+        length = round(seconds * self.sample_rate)
+        return {"audio": ((length,), "int16"), "audio_len": ((), "int32")}
+
+    def keys(
+        self, ids: np.ndarray, epoch: np.ndarray, seconds: float, seed: int | None
+    ) -> Sequence[int]:
+        """Returns where each crop starts (b,), in samples; evaluation crops from the start."""
+        room = np.maximum(self.lengths[ids] - round(seconds * self.sample_rate), 0)
+        if seed is None:
+            return [0] * len(ids)
+        drawn = hashing.uniform(seed, _CROP, ids, epoch)
+        return (drawn * (room + 1)).astype(np.int64).tolist()
+
+    def fill(self, i: int, key: int, arrays: Arrays, row: int) -> None:
+        """Decodes from sample `key` into audio[row]; raises BadFile as `read_into` does."""
+        arrays["audio_len"][row] = self.read_into(i, key, arrays["audio"][row])
+
+    def read(self, i: int, start: int = 0, length: int | None = None) -> np.ndarray:
+        """Reads samples [start, start + length) at `sample_rate` -> (n,) int16. Raises BadFile."""
+        length = int(self.lengths[i]) - start if length is None else length
+        out = np.zeros(length, np.int16)
+        return out[: self.read_into(i, start, out)]
+
+    def read_into(self, i: int, start: int, out: np.ndarray) -> int:
+        """Decodes from sample `start` into `out` (m,) int16 and returns how many samples it got.
+
+        Raises BadFile for a file that is broken, empty, shorter than `min_seconds` or silent.
+        """
+        source, row = self.locate(i)
+        self._check_length(source, row, int(self.lengths[i]))
+        length = min(len(out), int(self.lengths[i]) - start)
+        target = out[:length]
+
+        def native(first: int, last: int) -> tuple[np.ndarray, int]:
+            last = min(last, int(source.samples[row]))
+            found, rate = source.read_samples(row, first, last, target)
+            # A quiet stretch of a longer recording is no fault.
+            if len(found) == source.samples[row]:
+                _check_sound(source, row, found)
+            return found, rate
+
+        rate = int(source.rates[row])
+        found = audio.read_crop(native, rate, self.sample_rate, start, length)
+        if not len(found):
+            raise BadFile(self.where(i), "empty: no samples can be decoded")
+        if not np.shares_memory(found, target):
+            target[: len(found)] = found
+        return len(found)
+
+    def check(self) -> None:
+        """Raises BadFile for the first row whose header already shows that it cannot be used."""
+        least = max(1, self.min_seconds * self.sample_rate)
+        short = np.flatnonzero(self.lengths < least)
+        if len(short):
+            source, row = self.locate(int(short[0]))
+            self._check_length(source, row, int(self.lengths[short[0]]))
+
+    def _check_length(self, source: Recordings, row: int, length: int) -> None:
+        if not source.rates[row]:
+            source.read(row)  # says what is wrong with the header
+        if not length:
+            raise BadFile(source.where(row), "empty: 0 samples")
+        if length < self.min_seconds * self.sample_rate:
+            raise BadFile(
+                source.where(row),
+                f"too short: {length / self.sample_rate:.3f} s, less than "
+                f"config.data.min_seconds={self.min_seconds}",
+            )
+
+
+def open_sources(config: Mapping[str, Any], named: Mapping[str, Any]) -> list[Recordings]:
+    """Opens the sources of sound of a split; `named`: "train.mine" -> its section."""
+    if config["sample_rate"] < 1:
+        raise DataError(f"config.data.sample_rate is {config['sample_rate']}: use Hz, as 16000")
+    return [open_source(name, options) for name, options in named.items()]
+
+
+def build(config: Mapping[str, Any], shared: Mapping[str, Any], split: str) -> AudioCorpus:
+    """Returns the corpus under config.data, given what all corpora have."""
+    del split
+    rate = int(config["sample_rate"])
+    lengths = [audio.resampled_length(s.samples, s.rates, rate) for s in shared["sources"]]
+    return AudioCorpus(
+        **shared,
+        sizes=np.concatenate(lengths).astype(np.int64),
+        sample_rate=rate,
+        min_seconds=float(config["min_seconds"]),
+        bucket_seconds=tuple(config["buckets"]),
+    )
+
+
+def _check_sound(source: Recordings, row: int, found: np.ndarray) -> None:
+    # Two samples decide nearly always.
+    if found[0] == found[-1] and (found == found[0]).all():
+        raise BadFile(source.where(row), f"silent: all {len(found)} samples are {found[0]}")
