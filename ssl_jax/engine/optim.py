@@ -25,7 +25,7 @@ ToSteps = Callable[[int | str], int]
 
 KEYS = (
     *("name", "lr", "schedule", "warmup", "end_lr", "stages", "start_factor", "end_factor"),
-    *("betas", "eps", "weight_decay", "decay_rules", "layer_decay"),
+    *("betas", "eps", "weight_decay", "decay_rules", "layer_decay", "layer_decay_embedding"),
     *("frozen", "freeze_until", "frozen_first", "clip"),
 )
 OPTIMIZERS = ("adamw", "adam_l2", "sgd", "lars", "lamb")
@@ -42,8 +42,9 @@ LARS_TRUST = 0.001  # You et al. 2017
 
 STACKED = r"(^|/)blocks/"
 BLOCKS = r"^encoder/blocks/"
-# what stands before the first block: front end, positions, class and mask tokens, first norm
-EMBEDDING = r"^encoder/(?!blocks/|final_norm)|^mask"
+# what stands before the first block: front end, positions, class and mask tokens, first norm;
+# relative positions act in all blocks and have the full rate, as in BEiT
+EMBEDDING = r"^encoder/(?!blocks/|final_norm|relative/)|^mask"
 
 
 def make(
@@ -142,7 +143,8 @@ def layer_factors(config: ConfigDict, params: Tree, depth: int) -> dict[str, flo
     """Returns the factor of the learning rate of each parameter that is not at full rate.
 
     As in BEiT: with L blocks, all that stands before them gets layer_decay^(L + 1), block i,
-    counted from 0, layer_decay^(L - i), and what follows (final norm, heads) 1. A leaf of the
+    counted from 0, layer_decay^(L - i), and what follows (final norm, heads) 1. Without
+    layer_decay_embedding, as in data2vec 2.0, what stands before gets 1 too. A leaf of the
     stacked blocks (L, ...) has a vector over its first axis. Raises ConfigError.
     """
     base = config.layer_decay
@@ -160,7 +162,7 @@ def layer_factors(config: ConfigDict, params: Tree, depth: int) -> dict[str, flo
                 )
             vector = base ** np.arange(depth, 0, -1, dtype=np.float64)
             factors[name] = vector.reshape(-1, *(1,) * (len(leaf.shape) - 1)).astype(np.float32)
-        elif re.search(EMBEDDING, name):
+        elif config.layer_decay_embedding and re.search(EMBEDDING, name):
             factors[name] = base ** (depth + 1)
     if not blocks:
         raise ConfigError(

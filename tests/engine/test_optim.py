@@ -152,6 +152,22 @@ def test_layer_factors_are_those_of_beit():
     assert optim.layer_factors(section(), arrays(0), DEPTH) == {}
 
 
+def test_layer_factors_without_the_embedding_are_those_of_data2vec2():
+    config = section(layer_decay=0.5, layer_decay_embedding=False)
+    beit = optim.layer_factors(section(layer_decay=0.5), arrays(0), DEPTH)
+    factors = optim.layer_factors(config, arrays(0), DEPTH)
+    assert set(factors) == {name for name in NAMES if "blocks" in name}
+    for name, vector in factors.items():
+        np.testing.assert_array_equal(vector, beit[name])
+
+
+def test_relative_positions_act_in_all_blocks_and_have_the_full_rate():
+    params = arrays(0)
+    params["encoder"]["relative"] = {"table": jnp.zeros((4, 2))}
+    factors = optim.layer_factors(section(layer_decay=0.5), params, DEPTH)
+    assert "encoder/relative/table" not in factors
+
+
 def test_layer_decay_scales_the_whole_step_and_its_weight_decay():
     plain, _ = run(section(weight_decay=0.3), 1)
     scaled, _ = run(section(weight_decay=0.3, layer_decay=0.5), 1)
