@@ -222,6 +222,15 @@ def restore_params(run_dir: str | Path, step: int | str | None = None) -> Tree:
     `step` is a number, "best", or None for the newest. Raises FileNotFoundError naming the steps
     there are.
     """
+    return _arrays(_step_folder(run_dir, step) / "params")
+
+
+def restore_extra(run_dir: str | Path, step: int | str | None = None) -> Tree:
+    """Returns `TrainState.extra` of a run, such as its teacher; see `restore_params`."""
+    return _arrays(_step_folder(run_dir, step) / "rest", "extra")
+
+
+def _step_folder(run_dir: str | Path, step: int | str | None) -> Path:
     folder = Path(run_dir).resolve() / "checkpoints"
     if not folder.is_dir():
         raise FileNotFoundError(f"{run_dir} is no run folder: it has no checkpoints/")
@@ -233,11 +242,19 @@ def restore_params(run_dir: str | Path, step: int | str | None = None) -> Tree:
             raise FileNotFoundError(f"{folder} has no checkpoint {step!r}: it has {steps}")
     finally:
         manager.close()
+    return folder / str(chosen)
+
+
+def _arrays(path: Path, part: str = "") -> Tree:
+    """Reads the item of a checkpoint, or one part of it, as numpy arrays."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        path = folder / str(chosen) / "params"
         shapes = checkpointer.metadata(path).item_metadata.tree
+        if part:
+            shapes = {part: shapes[part]}
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
-        return checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+        how = ocp.args.PyTreeRestore(shapes, restore_args=as_numpy, partial_restore=bool(part))
+        found = checkpointer.restore(path, args=how)
+    return found[part] if part else found
 
 
 def _choose(manager: ocp.CheckpointManager, steps: list[int], step: int | str | None) -> int:
@@ -250,14 +267,17 @@ def _choose(manager: ocp.CheckpointManager, steps: list[int], step: int | str | 
     return int(step) if step != "best" else -1
 
 
-def load_init(run_dir: str | Path, params: Tree, extra: Tree) -> tuple[Tree, Tree, list, list]:
+def load_init(
+    run_dir: str | Path, params: Tree, extra: Tree, inherit: bool = False
+) -> tuple[Tree, Tree, list, list]:
     """Starts new parameters from those of another run, by equal path and shape.
 
-    A teacher in `extra`, whose path ends in that of its student, starts from the same values.
-    Returns (params, extra, names loaded, names left fresh). Raises ValueError when nothing
-    matches.
+    A teacher in `extra`, whose path ends in that of its student, starts from the same values, or
+    with `inherit` from the teacher of that run. Returns (params, extra, names loaded, names left
+    fresh). Raises ValueError when nothing matches.
     """
     found = dict(tree_lib.named_leaves(restore_params(run_dir)))
+    others = dict(tree_lib.named_leaves(restore_extra(run_dir))) if inherit else {}
     loaded: list[str] = []
     fresh: list[str] = []
 
@@ -270,6 +290,8 @@ def load_init(run_dir: str | Path, params: Tree, extra: Tree) -> tuple[Tree, Tre
         return _like(match, x)
 
     def teacher(name: str, x: jax.Array) -> jax.Array:
+        if name in others and others[name].shape == x.shape:
+            return _like(others[name], x)
         owner = max((n for n in loaded if name.endswith("/" + n)), key=len, default=None)
         return x if owner is None or found[owner].shape != x.shape else _like(found[owner], x)
 
@@ -278,6 +300,11 @@ def load_init(run_dir: str | Path, params: Tree, extra: Tree) -> tuple[Tree, Tre
         raise ValueError(
             f"config.init_from {run_dir} has no parameter of this model: there {sorted(found)[:3]}"
             f" ..., here {fresh[:3]} ...; use a run with the same encoder options in config.method"
+        )
+    if inherit and not others.keys() & dict(tree_lib.named_leaves(extra)).keys():
+        raise ValueError(
+            f"config.init_extra is True, but {run_dir} has no teacher of this model: there "
+            f"{sorted(others)[:3]}; use config.init_extra=False, and it starts from the student"
         )
     return params, tree_lib.map_named(teacher, extra), loaded, fresh
 

@@ -42,7 +42,7 @@ def begin(
     state, shardings = step_lib.init_state(method, tx, config.seed, mesh, shapes)
     if config.init_from:
         params, extra, loaded, fresh = checkpoint.load_init(
-            config.init_from, state.params, state.extra
+            config.init_from, state.params, state.extra, config.init_extra
         )
         state = dataclasses.replace(state, params=params, extra=extra)
         names = ", ".join(fresh) or "none"

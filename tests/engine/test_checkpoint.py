@@ -150,6 +150,17 @@ def test_a_new_run_starts_from_equal_paths_and_shapes(tmp_path, mesh, started):
         checkpoint.load_init(tmp_path, {"head": jnp.ones(3)}, {})
 
 
+def test_a_teacher_is_inherited_on_request(tmp_path, mesh, started):
+    source = train(tmp_path, mesh, started, 0, 5)
+    host, shardings, _ = started
+    fresh = jax.device_put(host, shardings)
+    params, extra, *_ = checkpoint.load_init(tmp_path, fresh.params, fresh.extra, inherit=True)
+    assert toy.bits(params) == toy.bits(source.params)
+    assert toy.bits(extra) == toy.bits(source.extra) != toy.bits({"teacher": source.params})
+    with pytest.raises(ValueError, match=r"config.init_extra is True, but .* no teacher"):
+        checkpoint.load_init(tmp_path, fresh.params, {"queue": jnp.ones(3)}, inherit=True)
+
+
 def test_the_best_mode_is_checked(tmp_path):
     with pytest.raises(ValueError, match=r"config.checkpoint.best_mode is 'high'"):
         Checkpoints(tmp_path, toy.make_config(**{"checkpoint.best_mode": "high"}))

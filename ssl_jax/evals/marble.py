@@ -1,0 +1,292 @@
+"""The probe of MARBLE (2306.10548): a small MLP on frozen features averaged over time.
+
+One hidden layer on a single hidden state or on the learned softmax mix of all, every learning
+rate of a grid, early stopping on the validation score: all members of the grid train together.
+Classes, tags (several at once) and numbers to regress are three kinds of the same task.
+
+Features are standardized by the training rows first, an affine map that the first layer could
+undo; in MARBLE they are taken as they are, which suits some rates and layers better than others.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ssl_jax.core.types import Array
+from ssl_jax.evals import scores as scores_lib
+from ssl_jax.evals.probe import MIX, epoch_order, head_input, standardize
+from ssl_jax.evals.progress import Progress
+
+Split = tuple[np.ndarray, np.ndarray]
+"""Pooled features (N, L + 1, D) float32, and the truth: (N,) int32, or (N, C) float32."""
+Params = dict[str, Array]
+
+SCORES = {
+    "label": ("accuracy", "weighted_key"),
+    "tags": ("roc_auc", "average_precision"),
+    "target": ("r2",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is predicted. kind: label | tags | target. names: of the classes, tags or targets.
+
+    scores: some of SCORES[kind]; members and epochs are chosen by the first.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+    scores: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.kind not in SCORES:
+            raise ValueError(f"task.kind is {self.kind!r}: use one of {', '.join(SCORES)}")
+        known = SCORES[self.kind]
+        if not self.scores or any(name not in known for name in self.scores):
+            raise ValueError(f"task.scores is {self.scores}: use some of {', '.join(known)}")
+
+    def judge(self, outputs: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+        """Returns every score of outputs (N, C) of a head."""
+        found: dict[str, float] = {}
+        for name in self.scores:
+            if name == "weighted_key":
+                found[name] = scores_lib.weighted_key_score(outputs, truth, self.names)
+            elif name == "r2":
+                each = scores_lib.r2(outputs, truth)
+                found[name] = float(each.mean())
+                if len(each) > 1:
+                    pairs = zip(self.names, each, strict=True)
+                    found |= {f"r2/{target}": float(value) for target, value in pairs}
+            else:
+                found[name] = getattr(scores_lib, name)(outputs, truth)
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The head and the grid: those of MARBLE's constrained track."""
+
+    width: int = 512  # hidden units
+    dropout: float = 0.2
+    rates: tuple[float, ...] = (1e-2, 5e-3, 1e-3, 5e-4, 1e-4, 5e-5)
+    layers: tuple[int, ...] | None = None  # None: each one, and the mix of all (-1)
+    batch_size: int = 64
+    epochs: int = 100
+    patience: int = 10  # epochs without a better validation score
+    seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        for name in ("width", "batch_size", "epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"probe.{name} is {getattr(self, name)}: use 1 or more")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"probe.dropout is {self.dropout}: use 0 to below 1, such as 0.2")
+
+
+class Member(NamedTuple):
+    """One head of the grid: its rate and layer; arrays of equal leading shape."""
+
+    rate: Array
+    layer: Array
+
+
+class Result(NamedTuple):
+    """Scores of the grid: name -> (seeds, rates, layers), on validation and on test."""
+
+    select: dict[str, np.ndarray]
+    test: dict[str, np.ndarray]
+    rates: tuple[float, ...]
+    layers: tuple[int, ...]
+    first: str  # the score by which members were chosen
+
+    def best(self) -> tuple[int, int]:
+        """Returns the (rate, layer) positions that are best on validation, over seeds."""
+        mean = self.select[self.first].mean(0)
+        return divmod(int(mean.argmax()), mean.shape[1])
+
+    def chosen(self, where: dict[str, np.ndarray]) -> dict[str, list[float]]:
+        """Returns score name -> value of each seed at the chosen rate and layer."""
+        rate, layer = self.best()
+        return {name: values[:, rate, layer].tolist() for name, values in where.items()}
+
+    def by_layer(self) -> dict[int, list[float]]:
+        """Returns, for each layer at its own chosen rate, the test score of every seed."""
+        rates = self.select[self.first].mean(0).argmax(0)
+        test = self.test[self.first]
+        return {n: test[:, rates[i], i].tolist() for i, n in enumerate(self.layers)}
+
+
+def init(key: Array, states: int, features: int, width: int, outputs: int) -> Params:
+    """Returns the parameters of one head; uniform by fan-in, as torch draws them."""
+    keys = jax.random.split(key, 4)
+
+    def uniform(key: Array, shape: tuple[int, ...], fan_in: int) -> Array:
+        bound = fan_in**-0.5
+        return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+    return {
+        "mix": jnp.zeros(states),
+        "hidden": uniform(keys[0], (features, width), features),
+        "hidden_bias": uniform(keys[1], (width,), features),
+        "kernel": uniform(keys[2], (width, outputs), width),
+        "bias": uniform(keys[3], (outputs,), width),
+    }
+
+
+def head(params: Params, x: Array, layer: Array, dropout: float = 0.0, key: Any = None) -> Array:
+    """Returns the outputs (B, C) for x (B, L + 1, D); `key` drops hidden units, in training."""
+    pooled = head_input(x, params["mix"], layer)
+    hidden = jnp.dot(pooled, params["hidden"], precision="highest") + params["hidden_bias"]
+    hidden = jax.nn.relu(hidden)
+    if key is not None and dropout:
+        kept = jax.random.bernoulli(key, 1 - dropout, hidden.shape)
+        hidden = jnp.where(kept, hidden / (1 - dropout), 0)
+    return jnp.dot(hidden, params["kernel"], precision="highest") + params["bias"]
+
+
+def loss(kind: str, outputs: Array, truth: Array) -> Array:
+    """Returns cross-entropy of classes or of tags, or the squared error of known targets."""
+    if kind == "label":
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, truth).mean()
+    if kind == "tags":
+        return optax.sigmoid_binary_cross_entropy(outputs, truth).mean()
+    known = ~jnp.isnan(truth)
+    error = jnp.where(known, outputs - jnp.where(known, truth, 0), 0)
+    return jnp.square(error).sum() / jnp.maximum(known.sum(), 1)
+
+
+_ADAM = optax.scale_by_adam()
+
+
+@functools.partial(jax.jit, static_argnames=("kind", "dropout"), donate_argnums=(0,))
+def _epoch(
+    state: tuple[Params, Any],
+    member: Member,
+    x: Array,
+    y: Array,
+    order: Array,
+    key: Array,
+    *,
+    kind: str,
+    dropout: float,
+) -> tuple[Params, Any]:
+    """Takes every member through the batches order (steps, B) of x (N, L + 1, D), y."""
+
+    def of_batch(params: Params, layer: Array, rows: Array, truth: Array, key: Array) -> Array:
+        return loss(kind, head(params, rows, layer, dropout, key), truth)
+
+    def one(params: Params, adam: Any, member: Member, rows: Array, truth: Array, key: Array):
+        gradient = jax.grad(of_batch)(params, member.layer, rows, truth, key)
+        change, adam = _ADAM.update(gradient, adam)
+        return jax.tree.map(lambda p, c: p - member.rate * c, params, change), adam
+
+    def step(state: tuple[Params, Any], batch: tuple[Array, Array]):
+        rows, n = batch
+        # members of one seed see the same batches and drop the same units
+        every = jax.vmap(one, (0, 0, 0, None, None, None))
+        return every(*state, member, x[rows], y[rows], jax.random.fold_in(key, n)), None
+
+    state, _ = jax.lax.scan(step, state, (order, jnp.arange(len(order))))
+    return state
+
+
+@jax.jit
+def _outputs(params: Params, x: Array, layer: Array) -> Array:
+    """Returns the outputs (M, N, C) of all members, one after another to bound memory."""
+    return jax.lax.map(lambda member: head(member[0], x, member[1]), (params, layer))
+
+
+@functools.partial(jax.jit, donate_argnums=(0,))
+def _keep(best: Params, new: Params, better: Array) -> Params:
+    """Returns the new parameters of the members for which they are better (M,), else the best."""
+
+    def choose(old: Array, new: Array) -> Array:
+        return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(choose, best, new)
+
+
+def probe(
+    train: Split, select: Split, test: Split, *, task: Task, options: Options | None = None
+) -> Result:
+    """Trains the grid on `train`, stops and chooses on `select`, and scores `test`."""
+    o = options or Options()
+    states = train[0].shape[1]
+    layers = (*range(states), MIX) if o.layers is None else o.layers
+    if not layers or any(not MIX <= layer < states for layer in layers):
+        raise ValueError(f"probe.layers is {layers}: use 0 to {states - 1}, or {MIX} for the mix")
+    features = standardize(train[0], select[0], test[0])
+    truths = [truth for _, truth in (train, select, test)]
+    splits = list(zip(features, truths, strict=True))
+    progress = Progress("probe: epoch", o.epochs * len(o.seeds))
+    found = [_one_seed(splits, task, o, layers, seed, progress) for seed in o.seeds]
+    progress.close()
+    shape = (len(o.seeds), len(o.rates), len(layers))
+
+    def join(place: int) -> dict[str, np.ndarray]:
+        names = found[0][place][0]
+        return {
+            n: np.array([[m[n] for m in f[place]] for f in found]).reshape(shape) for n in names
+        }
+
+    return Result(join(0), join(1), o.rates, layers, task.scores[0])
+
+
+Judged = list[dict[str, float]]
+"""The scores of every member, rates outermost."""
+
+
+def _one_seed(
+    splits: list[Split],
+    task: Task,
+    o: Options,
+    layers: tuple[int, ...],
+    seed: int,
+    progress: Progress,
+) -> tuple[Judged, Judged]:
+    """Returns the scores of every member at its best epoch: (on validation, on test)."""
+    (x, truth), select, test = splits
+    mean, std = _scale(truth) if task.kind == "target" else (0.0, 1.0)
+    y = (truth - mean) / std if task.kind == "target" else truth
+    rate, layer = (a.ravel() for a in np.meshgrid(o.rates, layers, indexing="ij"))
+    member = Member(jnp.asarray(rate, jnp.float32), jnp.asarray(layer, jnp.int32))
+    key = jax.random.key(seed)
+    one = init(key, x.shape[1], x.shape[2], o.width, len(task.names))
+    params = jax.tree.map(lambda a: jnp.repeat(a[None], len(rate), 0), one)
+    state, best = (params, jax.vmap(_ADAM.init)(params)), jax.tree.map(jnp.copy, params)
+
+    def judge(params: Params, split: Split) -> Judged:
+        outputs = np.asarray(_outputs(params, split[0], member.layer)) * std + mean
+        return [task.judge(output, split[1]) for output in outputs]
+
+    size = min(o.batch_size, len(x))
+    steps = max(1, len(x) // size)
+    orders = epoch_order(seed, len(x), size, steps * o.epochs).reshape(o.epochs, steps, size)
+    judged: Judged = []
+    value, since = np.full(len(rate), -np.inf), np.zeros(len(rate), int)
+    for epoch, order in enumerate(orders):
+        own = jax.random.fold_in(key, epoch)
+        state = _epoch(state, member, x, y, order, own, kind=task.kind, dropout=o.dropout)
+        new = judge(state[0], select)
+        # a member that diverged has no score
+        now = np.nan_to_num([m[task.scores[0]] for m in new], nan=-np.inf)
+        better = ((now > value) & (since < o.patience)) | (epoch == 0)
+        best = _keep(best, state[0], better)
+        judged = [n if b else old for n, b, old in zip(new, better, judged or new, strict=True)]
+        value, since = np.where(better, now, value), np.where(better, 0, since + 1)
+        progress.step()
+        if (since >= o.patience).all():
+            break
+    return judged, judge(best, test)
+
+
+def _scale(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and deviation (K,) of the known targets (N, K)."""
+    std = np.nanstd(targets, 0)
+    return np.nanmean(targets, 0), np.where(std > 0, std, 1.0)

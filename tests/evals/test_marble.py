@@ -1,0 +1,130 @@
+"""The MLP probe: it learns what a linear one cannot, stops early, and a grid is its members."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssl_jax.evals import marble
+from ssl_jax.evals.probe import MIX, standardize
+
+QUICK = marble.Options(width=16, rates=(1e-2, 1e-3), batch_size=32, epochs=12, patience=4)
+
+
+def xor(rows, seed):
+    """Features (N, 2, 2) whose last layer holds a class that no linear map of it gives."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(rows, 2, 2)).astype(np.float32)
+    return x, (x[:, 1, 0] * x[:, 1, 1] > 0).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def xor_result():
+    task = marble.Task("label", ("no", "yes"), ("accuracy",))
+    splits = [xor(rows, seed) for rows, seed in ((400, 1), (200, 2), (200, 3))]
+    return splits, marble.probe(*splits, task=task, options=QUICK)
+
+
+def test_an_mlp_learns_what_no_linear_probe_can(xor_result):
+    _, found = xor_result
+    by_layer = found.by_layer()
+    assert found.layers == (0, 1, MIX) and set(by_layer) == {0, 1, MIX}
+    assert by_layer[1][0] > 0.9 and by_layer[MIX][0] > 0.7
+    assert by_layer[0][0] < 0.65
+    assert found.chosen(found.test)["accuracy"][0] > 0.9
+    rate, layer = found.best()
+    assert (found.rates[rate], found.layers[layer]) == (1e-2, 1)
+
+
+def test_tags_are_learned_too(clusters):
+    splits = [clusters(rows, seed) for rows, seed in ((200, 1), (100, 2), (100, 3))]
+    tags = [(x, np.eye(5, dtype=np.float32)[y]) for x, y in splits]
+    task = marble.Task("tags", tuple("abcde"), ("roc_auc", "average_precision"))
+    found = marble.probe(*tags, task=task, options=QUICK)
+    chosen = found.chosen(found.test)
+    assert set(chosen) == {"roc_auc", "average_precision"}
+    assert chosen["roc_auc"][0] > 0.95 and chosen["average_precision"][0] > 0.9
+    assert found.by_layer()[0][0] < 0.7
+
+
+def test_targets_are_learned_in_any_unit_and_may_be_unknown(clusters):
+    splits = [clusters(rows, seed)[0] for rows, seed in ((200, 1), (100, 2), (100, 3))]
+    numbers = [(x, np.stack([100 + 9 * x[:, 2, 0], x[:, 2, 1]], 1)) for x in splits]
+    numbers[0][1][:20, 1] = np.nan
+    task = marble.Task("target", ("valence", "arousal"), ("r2",))
+    found = marble.probe(*numbers, task=task, options=QUICK)
+    chosen = found.chosen(found.test)
+    assert set(chosen) == {"r2", "r2/valence", "r2/arousal"}
+    assert chosen["r2"][0] == pytest.approx((chosen["r2/valence"][0] + chosen["r2/arousal"][0]) / 2)
+    assert min(chosen["r2/valence"][0], chosen["r2/arousal"][0]) > 0.7
+
+
+@pytest.mark.slow
+def test_a_member_of_the_grid_is_a_probe_of_its_own(xor_result):
+    splits, found = xor_result
+    task = marble.Task("label", ("no", "yes"), ("accuracy",))
+    alone = marble.Options(**{**vars(QUICK), "rates": (1e-3,), "layers": (1,)})
+    one = marble.probe(*splits, task=task, options=alone)
+    # stopping depends on a rank of nearly equal numbers: allow a row or two
+    np.testing.assert_allclose(one.test["accuracy"], found.test["accuracy"][:, 1:, 1:2], atol=0.015)
+
+
+def test_the_best_epoch_is_kept_and_training_stops(monkeypatch):
+    seen = []
+    quality = iter([0.5, 0.7, 0.6, 0.6, 0.6, 0.9, 0.1])
+    monkeypatch.setattr(marble, "_outputs", lambda params, x, layer: jnp.zeros((1, 3, 2)))
+    task = marble.Task("label", ("a", "b"), ("accuracy",))
+
+    def judge(self, outputs, truth):
+        seen.append(len(truth))
+        return {"accuracy": next(quality)}
+
+    monkeypatch.setattr(marble.Task, "judge", judge)
+    x = np.random.default_rng(0).normal(size=(8, 1, 2)).astype(np.float32)
+    split, test = (x, np.zeros(8, np.int32)), (x[:3], np.zeros(3, np.int32))
+    options = marble.Options(width=2, rates=(1e-3,), layers=(0,), epochs=50, patience=3)
+    found = marble.probe(split, split, test, task=task, options=options)
+    assert seen == [8] * 5 + [3]  # three epochs without a gain after the second, then the test
+    assert float(found.select["accuracy"][0, 0, 0]) == 0.7
+    assert float(found.test["accuracy"][0, 0, 0]) == 0.9
+
+
+def test_the_head_by_hand_and_its_dropout():
+    params = marble.init(jax.random.key(0), 2, 3, 400, 2)
+    x = np.random.default_rng(0).normal(size=(4, 2, 3)).astype(np.float32)
+    hidden = np.maximum(x.mean(1) @ np.asarray(params["hidden"]) + params["hidden_bias"], 0)
+    want = hidden @ np.asarray(params["kernel"]) + params["bias"]
+    np.testing.assert_allclose(marble.head(params, x, jnp.int32(MIX)), want, atol=1e-5)
+    keys = jax.random.split(jax.random.key(1), 200)
+    drawn = jax.vmap(lambda key: marble.head(params, x, jnp.int32(MIX), 0.2, key))(keys)
+    np.testing.assert_allclose(drawn.mean(0), want, atol=0.03)
+    assert drawn.std(0).min() > 0.005
+
+
+def test_the_loss_of_targets_counts_what_is_known():
+    outputs, truth = jnp.array([[1.0, 5.0], [3.0, 1.0]]), jnp.array([[0.0, jnp.nan], [1.0, 1.0]])
+    assert float(marble.loss("target", outputs, truth)) == pytest.approx((1 + 4 + 0) / 3)
+    gradient = jax.grad(lambda o: marble.loss("target", o, truth))(outputs)
+    np.testing.assert_allclose(gradient, [[2 / 3, 0], [4 / 3, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: marble.Task("class", ("a",), ("accuracy",)), "label, tags, target"),
+        (lambda: marble.Task("tags", ("a",), ("accuracy",)), "roc_auc, average_precision"),
+        (lambda: marble.Options(epochs=0), "probe.epochs is 0: use 1 or more"),
+        (lambda: marble.Options(dropout=1.0), "such as 0.2"),
+    ],
+)
+def test_a_wrong_option_is_named(make, text):
+    with pytest.raises(ValueError, match=text):
+        make()
+
+
+def test_an_unknown_layer_is_an_error():
+    split = xor(10, 0)
+    task = marble.Task("label", ("no", "yes"), ("accuracy",))
+    with pytest.raises(ValueError, match="use 0 to 1"):
+        marble.probe(split, split, split, task=task, options=marble.Options(layers=(2,)))
+    assert standardize(split[0])[0].shape == (10, 2, 2)
