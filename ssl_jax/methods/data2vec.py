@@ -20,8 +20,9 @@ from ssl_jax.core.config import ConfigError
 from ssl_jax.core.rng import Streams
 from ssl_jax.core.types import Array, Batch, Features, Method, Output, Tree
 from ssl_jax.nn import build, heads, run, sharding
-from ssl_jax.nn.transformer import INITS, Encoded
-from ssl_jax.ops import ema, losses, masks, norms, perturb, schedules, spectral, stats
+from ssl_jax.nn.teacher import EmaOptions, TargetOptions, has_frontend
+from ssl_jax.nn.transformer import INITS
+from ssl_jax.ops import ema, losses, masks, perturb, spectral, stats
 
 SCOPES = ("frontend", "mask", "encoder", "targets", "predictor", "loss")
 MOVABLE = tuple(step for step in perturb.STEPS if step not in perturb.MOVING)
@@ -51,17 +52,6 @@ class MaskOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class TargetOptions:
-    """What the teacher's layers are made into (2202.03555, section 3.3)."""
-
-    layers: int = 8  # the mean of so many top layers, K
-    source: str = "ffn"  # ffn: raw output of the MLP | block: output of the whole block
-    layer_norm: str = "instance"  # of each layer: instance (over time) | layer | none
-    final_norm: str = "none"  # of the mean: instance | layer | none
-    include_prefix: bool = True  # instance norm also counts the class token
-
-
-@dataclasses.dataclass(frozen=True)
 class LossOptions:
     """How far a prediction is from its target."""
 
@@ -85,29 +75,16 @@ class PredictorOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class EmaOptions:
-    """How the teacher follows: tau rises linearly from `start` to `end` in `anneal` updates."""
-
-    start: float = 0.999
-    end: float = 0.9999
-    anneal: int = 30_000
-    # ordered (regex, average | copy | absent) on names such as encoder/frontend/...; the first
-    # match counts. Absent parameters are the student's own: a teacher without a front end reads
-    # the student's unmasked frames.
-    rules: tuple[tuple[str, str], ...] = ((r".*", "average"),)
-
-
-@dataclasses.dataclass(frozen=True)
 class Options:
     """The section config.method of data2vec."""
 
     name: str
     encoder: Mapping  # see ssl_jax/nn/build.py
     mask: MaskOptions = MaskOptions()
-    targets: TargetOptions = TargetOptions()
+    targets: TargetOptions = dataclasses.field(default_factory=TargetOptions)
     predictor: PredictorOptions = PredictorOptions()
     loss: LossOptions = LossOptions()
-    ema: EmaOptions = EmaOptions()
+    ema: EmaOptions = dataclasses.field(default_factory=EmaOptions)
     # BEiT: the matrices out of block i, from 0, begin divided by sqrt(2 (i + 1))
     rescale_init: bool = False
     # {step: options} for the student only, the teacher hears the clean clip: of the audio
@@ -126,16 +103,9 @@ class Options:
         choose(f"{key}.predictor.init", self.predictor.init, tuple(INITS))
         if self.predictor.layers not in (1, 2):
             raise ConfigError(f"{key}.predictor.layers is {self.predictor.layers}: use 1 or 2")
-        choose(f"{key}.targets.source", self.targets.source, ("ffn", "block"))
-        for name in ("layer_norm", "final_norm"):
-            value = getattr(self.targets, name)
-            choose(f"{key}.targets.{name}", value, ("instance", "layer", "none"))
         choose(f"{key}.loss.reduction", self.loss.reduction, ("mean", "sum"))
         if self.loss.reduction == "sum" and self.loss.examples < 1:
             raise ConfigError(f"{key}.loss.examples is {self.loss.examples}: use the batch size")
-        for name, tau in (("start", self.ema.start), ("end", self.ema.end)):
-            if not 0 <= tau <= 1:
-                raise ConfigError(f"{key}.ema.{name} is {tau}: use 0 to 1, such as 0.999")
         perturb.check(self.augment, f"{key}.augment", MOVABLE)
         perturb.check(self.spectral, f"{key}.spectral", perturb.SPECTRAL_STEPS[1:], spectral)
 
@@ -160,12 +130,8 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
 
 def _check(options: Options, encoder: Any) -> None:
     """Raises ConfigError where options and encoder do not fit each other."""
-    depth, key = encoder.transformer_options.depth, "config.method"
-    if not 1 <= options.targets.layers <= depth:
-        raise ConfigError(
-            f"{key}.targets.layers is {options.targets.layers}, but the encoder has "
-            f"{depth} blocks: use 1 to {depth}"
-        )
+    key = "config.method"
+    options.targets.check_depth(encoder.transformer_options.depth)
     if options.augment and "audio" not in encoder.reads:
         raise ConfigError(f"{key}.augment changes audio, which the encoder does not read: empty it")
     if options.spectral and options.encoder.get("feature") != "log_mel":
@@ -227,7 +193,9 @@ class Data2Vec:
     def update(self, params: Tree, extra: Tree, step: Array) -> Tree:
         """Moves the teacher towards the student after update number `step`."""
         teacher, modes = extra["teacher"], self._modes(params)
-        return {"teacher": ema.update(teacher, _student(params), self._decay(step), modes)}
+        return {
+            "teacher": ema.update(teacher, _student(params), self.options.ema.decay(step), modes)
+        }
 
     def features(self, params: Tree, batch: Batch) -> Features:
         """Returns the student's hidden states of the whole example, without prefix tokens."""
@@ -257,10 +225,10 @@ class Data2Vec:
         with jax.named_scope("targets"):
             teacher = ema.merge(extra["teacher"], _student(params))
             teacher, clean = jax.lax.stop_gradient((teacher, x))
-            if altered or self._own_frontend(params):
+            if altered or has_frontend(self._modes(params)):
                 clean, _ = self._frontend(teacher, batch)
             whole = run.encode(self.encoder, teacher["encoder"], clean, valid)
-            targets = self._targets(whole)
+            targets = o.targets.of(whole)
 
         with jax.named_scope("predictor"):
             last = student.hidden[-1][:, student.prefix :].astype(jnp.float32)
@@ -277,7 +245,7 @@ class Data2Vec:
                 loss = loss * o.loss.examples
 
         one = jnp.ones(())
-        decay = self._decay(streams.step + 1)  # that of the update which follows
+        decay = o.ema.decay(streams.step + 1)  # that of the update which follows
         metrics = {
             "loss": (loss * terms, terms),
             "target_std": (stats.token_std(targets, hidden), one),
@@ -335,27 +303,8 @@ class Data2Vec:
         kept = (share >= o.random) & (share < o.random + o.keep)
         return jnp.where((hidden & ~kept)[..., None], shown, x)
 
-    def _targets(self, encoded: Encoded) -> Array:
-        """Returns the normalized mean of the top K layers, (B, S, D) float32."""
-        o, prefix = self.options.targets, encoded.prefix
-        layers = encoded.ffn if o.source == "ffn" else encoded.hidden
-        layers, valid = layers[-o.layers :].astype(jnp.float32), encoded.valid
-        if not o.include_prefix:
-            layers, valid, prefix = layers[:, :, prefix:], valid[:, prefix:], 0
-        mean = jax.vmap(lambda y: _norm(y, valid, o.layer_norm))(layers).mean(0)
-        return _norm(mean, valid, o.final_norm)[:, prefix:]
-
-    def _decay(self, step: Array) -> Array:
-        o = self.options.ema
-        return jnp.asarray(schedules.ema_decay(o.start, o.end, o.anneal)(step))
-
     def _modes(self, params: Tree) -> dict[str, str]:
         return ema.modes_of(_student(params), self.options.ema.rules)
-
-    def _own_frontend(self, params: Tree) -> bool:
-        """Returns whether the teacher keeps a front end of its own."""
-        modes = self._modes(params).items()
-        return any(m != "absent" for name, m in modes if name.startswith("encoder/frontend/"))
 
 
 def rescaled(blocks: Tree) -> Tree:
@@ -372,10 +321,3 @@ def rescaled(blocks: Tree) -> Tree:
 def _student(params: Tree) -> Tree:
     """Returns the part of the student that its teacher follows."""
     return {"encoder": params["encoder"]}
-
-
-def _norm(y: Array, valid: Array, how: str) -> Array:
-    """Normalizes y (B, T, D) without parameters: over time, over D, or not at all."""
-    if how == "instance":
-        return norms.instance_norm(y, valid)
-    return norms.layer_norm(y) if how == "layer" else y

@@ -1,0 +1,85 @@
+"""The teacher of the data2vec family: what its layers are made into, and how it follows."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core import options as options_lib
+from ssl_jax.core.config import ConfigError
+from ssl_jax.core.types import Array
+from ssl_jax.nn.transformer import Encoded
+from ssl_jax.ops import norms, schedules
+
+NORMS = ("instance", "layer", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetOptions:
+    """What the teacher's layers are made into (2202.03555, section 3.3)."""
+
+    layers: int = 8  # the mean of so many top layers, K
+    source: str = "ffn"  # ffn: raw output of the MLP | block: output of the whole block
+    layer_norm: str = "instance"  # of each layer: instance (over time) | layer | none
+    final_norm: str = "none"  # of the mean: instance | layer | none
+    include_prefix: bool = True  # instance norm also counts the class token
+
+    def __post_init__(self) -> None:
+        key = "config.method.targets"
+        options_lib.choose(f"{key}.source", self.source, ("ffn", "block"))
+        for name in ("layer_norm", "final_norm"):
+            options_lib.choose(f"{key}.{name}", getattr(self, name), NORMS)
+
+    def check_depth(self, depth: int, first: int = 0) -> None:
+        """Raises ConfigError unless an encoder of `depth` blocks has enough after the `first`."""
+        if not 1 <= self.layers <= depth - first:
+            but = f", of which the first {first} give no targets" if first else ""
+            raise ConfigError(
+                f"config.method.targets.layers is {self.layers}, but the encoder has {depth} "
+                f"blocks{but}: use 1 to {depth - first}"
+            )
+
+    def of(self, encoded: Encoded) -> Array:
+        """Returns the normalized mean of the top K layers without prefix, (B, S, D) float32."""
+        prefix, valid = encoded.prefix, encoded.valid
+        layers = encoded.ffn if self.source == "ffn" else encoded.hidden
+        layers = layers[-self.layers :].astype(jnp.float32)
+        if not self.include_prefix:
+            layers, valid, prefix = layers[:, :, prefix:], valid[:, prefix:], 0
+        mean = jax.vmap(lambda y: _norm(y, valid, self.layer_norm))(layers).mean(0)
+        return _norm(mean, valid, self.final_norm)[:, prefix:]
+
+
+@dataclasses.dataclass(frozen=True)
+class EmaOptions:
+    """How the teacher follows: tau rises linearly from `start` to `end` in `anneal` updates."""
+
+    start: float = 0.999
+    end: float = 0.9999
+    anneal: int = 30_000
+    # ordered (regex, average | copy | absent) on names such as encoder/frontend/...; the first
+    # match counts. Absent parameters are the student's own: a teacher without a front end reads
+    # the student's unmasked frames.
+    rules: tuple[tuple[str, str], ...] = ((r".*", "average"),)
+
+    def __post_init__(self) -> None:
+        for name, tau in (("start", self.start), ("end", self.end)):
+            if not 0 <= tau <= 1:
+                raise ConfigError(f"config.method.ema.{name} is {tau}: use 0 to 1, such as 0.999")
+
+    def decay(self, step: Array) -> Array:
+        """Returns tau () of update number `step`, counted from 1."""
+        return jnp.asarray(schedules.ema_decay(self.start, self.end, self.anneal)(step))
+
+
+def has_frontend(modes: Mapping[str, str]) -> bool:
+    """Returns whether a teacher of these modes (ops.ema) keeps a front end of its own."""
+    return any(m != "absent" for name, m in modes.items() if name.startswith("encoder/frontend/"))
+
+
+def _norm(y: Array, valid: Array, how: str) -> Array:
+    """Normalizes y (B, T, D) without parameters: over time, over D, or not at all."""
+    if how == "instance":
+        return norms.instance_norm(y, valid)
+    return norms.layer_norm(y) if how == "layer" else y
