@@ -1,0 +1,115 @@
+"""Mixup (1710.09412) and CutMix (1905.04899) of a batch of labelled images, on the device.
+
+Every image is mixed with the one at its place from the end, as in timm. Partners are rows of the
+global batch, so a result depends on how the batch is made up, but not on the number of devices.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core import options as options_lib
+from ssl_jax.core.config import ConfigError
+from ssl_jax.core.types import Array
+
+MODES = ("batch", "example")
+
+
+@dataclasses.dataclass(frozen=True)
+class MixOptions:
+    """The section config.method.mix; the defaults mix nothing."""
+
+    mixup: float = 0.0  # both parameters of the Beta distribution of the share, 0 = no mixup
+    cutmix: float = 0.0  # the same for the share that is not cut out, 0 = no CutMix
+    prob: float = 1.0  # of mixing at all
+    switch_prob: float = 0.5  # of CutMix, where both are on
+    mode: str = "batch"  # one draw for the whole batch | example: one for every image
+
+    def __post_init__(self) -> None:
+        key = "config.method.mix"
+        options_lib.choose(f"{key}.mode", self.mode, MODES)
+        for name in ("mixup", "cutmix"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{key}.{name} is {getattr(self, name)}: use 0 or more, as 0.8")
+        for name in ("prob", "switch_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{key}.{name} is {getattr(self, name)}: use 0 to 1, as 0.5")
+
+    @property
+    def active(self) -> bool:
+        """Whether any image is ever mixed."""
+        return self.prob > 0 and (self.mixup > 0 or self.cutmix > 0)
+
+
+def mix(
+    key: Array,
+    images: Array,
+    labels: Array,
+    num_classes: int,
+    options: MixOptions,
+    smoothing: float = 0.0,
+) -> tuple[Array, Array]:
+    """images (B, H, W, C), labels (B,) -> images, float where mixed, targets (B, num_classes).
+
+    uint8 images become float32 of the same values, 0 to 255. The targets are shares of the two
+    labels; `smoothing` is spread over all classes. A row without a label (-1) has a target of
+    zeros; it and its partner are not mixed.
+    """
+    targets = soft_targets(labels, num_classes, smoothing)
+    if not options.active:
+        return images, targets
+    batch, height, width, _ = images.shape
+    images = images.astype(jnp.promote_types(images.dtype, jnp.float32))
+    draws = batch if options.mode == "example" else 1
+    share, window = jax.vmap(lambda k: _draw(k, height, width, options))(
+        jax.random.split(key, draws)
+    )
+    both = (labels >= 0) & (labels[::-1] >= 0)
+    share = jnp.where(both, share, 1.0)
+    window = window & both[:, None, None]
+    # inside the window of CutMix the partner shows; elsewhere mixup weighs the two
+    cut = window.any((1, 2))
+    weight = jnp.where(cut, 1.0, share)[:, None, None]
+    weight = jnp.where(window, 0.0, weight)[..., None]
+    mixed = images * weight + images[::-1] * (1 - weight)
+    share = share[:, None]
+    return mixed, targets * share + targets[::-1] * (1 - share)
+
+
+def soft_targets(labels: Array, num_classes: int, smoothing: float = 0.0) -> Array:
+    """labels (B,) -> (B, num_classes) float32; rows of label -1 are zeros."""
+    hot = jax.nn.one_hot(labels, num_classes)
+    known = (labels >= 0)[:, None]
+    return jnp.where(known, hot * (1 - smoothing) + smoothing / num_classes, 0.0)
+
+
+def _draw(key: Array, height: int, width: int, options: MixOptions) -> tuple[Array, Array]:
+    """Returns the share () of an image's own label, and the window (H, W) of CutMix or none."""
+    on_key, switch_key, mixup_key, cutmix_key, box_key = jax.random.split(key, 5)
+    on = jax.random.bernoulli(on_key, options.prob)
+    both = options.mixup > 0 and options.cutmix > 0
+    switch = options.switch_prob if both else float(options.cutmix > 0)
+    cut = jax.random.bernoulli(switch_key, switch)
+    share, window = jnp.float32(1.0), jnp.zeros((height, width), bool)
+    if options.mixup > 0:
+        share = jax.random.beta(mixup_key, options.mixup, options.mixup)
+    if options.cutmix > 0:
+        wanted = jax.random.beta(cutmix_key, options.cutmix, options.cutmix)
+        box = _window(box_key, height, width, wanted)
+        window = box & cut & on
+        # the window is cut at the border: what it really covers counts
+        share = jnp.where(cut, 1 - box.mean(), share)
+    return jnp.where(on, share, 1.0), window
+
+
+def _window(key: Array, height: int, width: int, share: Array) -> Array:
+    """Returns a window (H, W) of about 1 - `share` of the area around a uniform centre."""
+    side = jnp.sqrt(1 - share)
+    spans = []
+    for size, own in zip((height, width), jax.random.split(key), strict=True):
+        half = jnp.floor(size * side).astype(jnp.int32) // 2
+        centre = jax.random.randint(own, (), 0, size)
+        place = jnp.arange(size)
+        spans.append((place >= centre - half) & (place < centre + half))
+    return spans[0][:, None] & spans[1][None, :]
