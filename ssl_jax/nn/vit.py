@@ -62,13 +62,15 @@ class VisionOptions:
     class_std: float = 0.02  # of its initial value
     embed_norm: bool = False  # a LayerNorm of the tokens before the first block
     embed_dropout: float = 0.0
+    patch_init: str | None = None  # of the projection of patches; None: that of the blocks
 
     def __post_init__(self) -> None:
-        if self.positions not in POSITIONS:
-            raise ValueError(
-                f"config.method.encoder.positions is {self.positions!r}: "
-                f"use one of {', '.join(POSITIONS)}"
-            )
+        for key, choices in (("positions", POSITIONS), ("patch_init", (None, *INITS))):
+            if getattr(self, key) not in choices:
+                raise ValueError(
+                    f"config.method.encoder.{key} is {getattr(self, key)!r}: "
+                    f"use one of {', '.join(map(str, choices))}"
+                )
         check_share("embed_dropout", self.embed_dropout)
         size, patch = self.image_size, self.patch_size
         if patch < 1 or size < patch or size % patch:
@@ -142,7 +144,7 @@ class VisionTransformer(nn.Module):
 
     frontend: nn.Module
     grid: tuple[int, int]  # rows, columns; 0 rows: as many as the batch has
-    options: VisionOptions
+    options: Any  # VisionOptions, or others that have its fields from `positions` on
     transformer_options: TransformerOptions
     dtype: jnp.dtype = jnp.float32
     rate: float = 0.0
@@ -221,5 +223,6 @@ def make(
     if options.positions in ("sincos", "learned"):
         check_positions(blocks.width)
     side = options.image_size // options.patch_size
-    frontend = PatchFrontEnd(options, blocks.width, blocks.init, dtype)
+    weight_init = options.patch_init or blocks.init
+    frontend = PatchFrontEnd(options, blocks.width, weight_init, dtype)
     return VisionTransformer(frontend, (side, side), options, blocks, dtype)

@@ -1,4 +1,4 @@
-"""The waveform encoder of data2vec v1 (2202.03555): convolutions, context positions, blocks."""
+"""The waveform encoder of data2vec (2202.03555, 2212.07525): convolutions, positions, blocks."""
 
 import dataclasses
 
@@ -15,8 +15,15 @@ from ssl_jax.nn.conv import (
     receptive_field,
     scale_gradient,
 )
-from ssl_jax.nn.transformer import INITS, Encoded, Transformer, TransformerOptions, layer_norm
-from ssl_jax.ops import dsp
+from ssl_jax.nn.transformer import (
+    INITS,
+    Encoded,
+    Transformer,
+    TransformerOptions,
+    layer_norm,
+    select,
+)
+from ssl_jax.ops import alibi, dsp
 
 Array = jax.Array
 
@@ -49,12 +56,19 @@ class WaveformOptions:
     position_kernel: int = 19
     position_groups: int = 16
     mask_each: bool = True  # padded frames zeroed before every position convolution
+    # none | fixed: scores fall with the distance of two frames (data2vec 2.0) | learned: times a
+    # factor per head, shared by all blocks, that begins at 1 and counts as 0 below it
+    alibi: str = "none"
     embed_dropout: float = 0.1
 
     def __post_init__(self) -> None:
         if self.conv_norm not in ("layer", "group"):
             raise ValueError(
                 f"config.method.encoder.conv_norm is {self.conv_norm!r}: use 'layer' or 'group'"
+            )
+        if self.alibi not in ("none", "fixed", "learned"):
+            raise ValueError(
+                f"config.method.encoder.alibi is {self.alibi!r}: use 'none', 'fixed' or 'learned'"
             )
         if len(self.conv_kernels) != len(self.conv_strides) or not self.conv_kernels:
             raise ValueError(
@@ -104,7 +118,7 @@ class WaveformEncoder(nn.Module):
     """An encoder of raw audio, 50 frames per second of 16 kHz by default.
 
     `frontend(audio, audio_len, train)` gives the projected frames, `encode` the rest; a method
-    that masks replaces frames between the two.
+    that masks replaces frames between the two, or names the visible ones by `keep`.
     """
 
     frontend: WaveformFrontEnd
@@ -121,6 +135,9 @@ class WaveformEncoder(nn.Module):
         # Pre-norm blocks begin with a norm of their own.
         if blocks.norm != "pre":
             self.norm = layer_norm(blocks.eps, self.dtype)
+        if o.alibi == "learned":
+            ones = nn.initializers.ones
+            self.alibi_scale = self.param("alibi_scale", ones, (blocks.heads,), jnp.float32)
         self.dropout = nn.Dropout(o.embed_dropout)
         self.transformer = Transformer(blocks, self.dtype)
         nn.share_scope(self, self.transformer)
@@ -146,13 +163,32 @@ class WaveformEncoder(nn.Module):
         """Empty: the frames are a sequence of any length."""
         return ()
 
-    def encode(self, x: Array, valid: Array, train: bool) -> Encoded:
-        """x (B, S, D), valid (B, S) -> Encoded of T = S frames."""
+    def encode(self, x: Array, valid: Array, train: bool, keep: Array | None = None) -> Encoded:
+        """x (B, S, D), valid (B, S) -> Encoded of T = S frames, or of the V named by `keep`.
+
+        keep (B, V) int32. The positions come from the whole clip, in which the frames that are
+        not kept are zeros.
+        """
+        if keep is not None:
+            kept = (keep[:, :, None] == jnp.arange(x.shape[1])).any(1)
+            x = jnp.where(kept[..., None], x, 0)
         x = x + self.positions(x, valid)
+        if keep is not None:
+            x, valid = select(x, valid, keep)
         if self.transformer_options.norm != "pre":
             x = self.norm(x)
         x = self.dropout(x, deterministic=not train)
-        return self.transformer(x, valid, train)
+        return self.transformer(x, valid, train, self._bias(x.shape[1], keep))
+
+    def _bias(self, size: int, keep: Array | None) -> Array | None:
+        """Returns what is added to the scores of all blocks, (B or 1, H, T, T), or None."""
+        if self.options.alibi == "none":
+            return None
+        ids = jnp.arange(size)[None] if keep is None else keep
+        bias = alibi.distance_bias(ids, self.transformer_options.heads)
+        if self.options.alibi == "fixed":
+            return bias
+        return bias * jnp.maximum(self.alibi_scale, 0.0)[:, None, None]
 
     def __call__(self, audio: Array, audio_len: Array, train: bool = False) -> Encoded:
         """audio (B, N), audio_len (B,) -> Encoded."""

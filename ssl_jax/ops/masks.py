@@ -125,9 +125,20 @@ def random_visible(keys: Array, real: Array, counts: Sequence[int]) -> tuple[Arr
     return jnp.argsort(jnp.where(mask, place + size, place), axis=-1), mask
 
 
-def order_of(mask: Array) -> Array:
-    """Returns the permutation (B, T) with the visible ids first; both parts stay in order."""
-    return jnp.argsort(mask, axis=-1, stable=True)
+def clone_keys(keys: Array, clones: int) -> Array:
+    """keys (B,) of examples -> (B * clones,), sample-major; a clone's key knows no other clone."""
+    numbers = jnp.arange(clones)
+    each = jax.vmap(lambda key: jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers))
+    return each(keys).reshape(-1)
+
+
+def order_of(mask: Array, real: Array | None = None) -> Array:
+    """Returns the permutation (B, T) with the visible ids first and the masked ones last.
+
+    Padding, where `real` (B, T) is false, stands between them. Each part stays in order.
+    """
+    part = mask * 2 if real is None else jnp.where(mask, 2, ~real * 1)
+    return jnp.argsort(part, axis=-1, stable=True)
 
 
 def inverse_order(order: Array) -> Array:
@@ -142,6 +153,7 @@ def block_mask(
     adjust: float = 0.0,
     block: int = 5,
     inverse: bool = False,
+    lengths: Array | None = None,
 ) -> Array:
     """Masks an exact share with blocks of side `block`: keys (B,) -> (B, prod(shape)), raster.
 
@@ -149,28 +161,39 @@ def block_mask(
     p = ratio (1 - ratio if inverse), int(L * (p + adjust) / block^dims) centres are drawn with
     replacement and grown to blocks cut at the border; then random cells are set or unset until
     int(L * p) are set. If inverse, the blocks are what stays visible.
+
+    lengths (B,): rows of which only the first n tokens are real. They alone are masked, by the
+    same rule with n for L, and so keep their share whatever they were padded to.
     """
     shape = tuple(shape)
     size = math.prod(shape)
     share = 1 - ratio if inverse else ratio
-    count = int(size * share)
-    centres = int(size * ((share + adjust) / block ** len(shape)))
+    # looked up, since float32 would round some products across a whole number; a row with any
+    # token keeps one visible
+    least = int(inverse)
+    counts = jnp.asarray([max(int(n * share), min(n, least)) for n in range(size + 1)])
+    volume = block ** len(shape)
+    centres = [int(n * ((share + adjust) / volume)) for n in range(size + 1)]
+    lengths = jnp.full(keys.shape[:1], size) if lengths is None else lengths
 
-    def draw(key: Array) -> Array:
+    def draw(key: Array, length: Array) -> Array:
         centre_key, fix_key = jax.random.split(key)
-        chosen = jax.random.randint(centre_key, (centres,), 0, size)
-        cells = _grow(chosen, shape, block)
+        chosen = jax.random.randint(centre_key, (centres[-1],), 0, length)
+        used = jnp.arange(centres[-1]) < jnp.asarray(centres)[length]
+        cells = _grow(chosen, used, shape, block)
         # set cells first, in random order, then the others: the first `count` stay
         noise = jax.random.uniform(fix_key, (size,))
-        return _rank(jnp.where(cells, noise, noise + 1)) < count
+        real = jnp.arange(size) < length
+        turn = _rank(jnp.where(real, jnp.where(cells, noise, noise + 1), 3.0))
+        hit = turn < counts[length]
+        return real & ~hit if inverse else hit
 
-    mask = jax.vmap(draw)(keys)
-    return ~mask if inverse else mask
+    return jax.vmap(draw)(keys, lengths)
 
 
-def _grow(centres: Array, shape: tuple[int, ...], block: int) -> Array:
-    """Returns bool (prod(shape),): the union of blocks around flat centres (C,)."""
-    hit = jnp.ones((centres.shape[0],) + (1,) * len(shape), bool)
+def _grow(centres: Array, used: Array, shape: tuple[int, ...], block: int) -> Array:
+    """Returns bool (prod(shape),): the union of blocks around the `used` of flat centres (C,)."""
+    hit = used.reshape(-1, *(1,) * len(shape))
     for axis, at in enumerate(jnp.unravel_index(centres, shape)):
         offset = jnp.arange(shape[axis]) - at[:, None]
         near = (offset >= -(block // 2)) & (offset < block - block // 2)

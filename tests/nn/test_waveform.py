@@ -159,3 +159,63 @@ def test_a_batch_without_a_frame_is_refused():
     encoder = make()
     with pytest.raises(ValueError, match=r"config.data.buckets to at least 30 samples"):
         encoder.init(jax.random.key(0), jnp.zeros((1, 20)), jnp.array([20]))
+
+
+KEEP = jnp.array([[7, 0, 3, 12], [1, 2, 9, 14]])
+
+
+def scattered(x, keep=KEEP, size=19):
+    """Zeros except at the places `keep`."""
+    at = np.zeros((2, size, 1), bool)
+    at[np.arange(2)[:, None], keep] = True
+    return np.where(at, x, 0)
+
+
+@pytest.mark.parametrize("kind", ["none", "fixed", "learned"])
+def test_kept_frames_are_those_of_the_clip_with_zeros_elsewhere(kind):
+    """All frames, the others only seen as zeros by positions, and not at all by attention."""
+    encoder = make(alibi=kind)
+    params = {k: v for k, v in params_of(encoder).items() if k != "frontend"}
+    x = np.random.default_rng(2).standard_normal((2, 19, 8)).astype(np.float32)
+    valid = jnp.ones((2, 19), bool)
+    run = jax.jit(
+        lambda x, valid, keep: encoder.apply(
+            {"params": params}, x, valid, False, keep, method="encode"
+        )
+    )
+    kept = run(x, valid, KEEP)
+    assert kept.hidden.shape == (3, 2, 4, 8)
+    # with the others marked as padding they are neither seen nor anything but zeros
+    seen = jnp.asarray(scattered(np.ones_like(x))[..., 0] > 0)
+    loose = make(alibi=kind, mask_each=False)
+    args = {"params": params}, jnp.asarray(scattered(x)), seen, False
+    whole = jax.jit(lambda: loose.apply(*args, method="encode"))()
+    for row in range(2):
+        np.testing.assert_allclose(kept.hidden[:, row], whole.hidden[:, row, KEEP[row]], atol=2e-5)
+    # what is not kept has no influence, and the order of what is does not matter
+    other = run(np.where(scattered(np.ones_like(x)) > 0, x, 99.0), valid, KEEP)
+    np.testing.assert_array_equal(other.hidden, kept.hidden)
+    turned = run(x, valid, KEEP[:, ::-1])
+    np.testing.assert_allclose(turned.hidden[:, :, ::-1], kept.hidden, atol=1e-5)
+
+
+def test_alibi_looks_near_and_its_factors_stay_above_zero():
+    learned, valid = make(alibi="learned"), jnp.ones((2, 19), bool)
+    params = params_of(learned)
+    scale = params.pop("alibi_scale")
+    assert scale.shape == (2,)
+    x = np.random.default_rng(2).standard_normal((2, 19, 8)).astype(np.float32)
+
+    def last(encoder, more):
+        variables = {"params": {**params, **more}}
+        return encoder.apply(variables, x, valid, False, method="encode").hidden[-1]
+
+    run = jax.jit(lambda factor: last(learned, {"alibi_scale": jnp.full((2,), factor)}))
+    none = run(0.0)
+    np.testing.assert_array_equal(run(-3.0), none)
+    assert np.abs(run(8.0) - none).max() > 1e-3
+    plain, fixed = (jax.jit(last, static_argnums=0)(make(alibi=k), {}) for k in ("none", "fixed"))
+    np.testing.assert_allclose(plain, none, atol=1e-6)
+    np.testing.assert_allclose(fixed, run(1.0), atol=1e-6)
+    with pytest.raises(ValueError, match=r"encoder.alibi is 'yes': use 'none', 'fixed' or"):
+        make(alibi="yes")

@@ -251,6 +251,40 @@ def test_block_mask_is_distributed_as_published(
     assert (abs(a - b) <= 8 * np.sqrt(a + b + 4)).all()
 
 
+@pytest.mark.parametrize("inverse", [False, True])
+def test_block_mask_of_padded_rows_keeps_the_share_of_what_is_real(inverse):
+    size, ratio = 60, 0.55
+    lengths = np.array([60, 60, 41, 41, 7, 1, 0])
+    draw = jax.jit(masks.block_mask, static_argnums=(1, 2, 3, 4, 5))
+    got = draw(keys_of(7), (size,), ratio, 0.1, 4, inverse, jnp.asarray(lengths))
+    real = np.arange(size) < lengths[:, None]
+    assert not (np.asarray(got) & ~real).any()
+    if inverse:
+        # int(n * (1 - 0.55)) visible, 26 for 60 in float64, but one where there is a token
+        np.testing.assert_array_equal(real.sum(1) - got.sum(1), [26, 26, 18, 18, 3, 1, 0])
+    else:
+        np.testing.assert_array_equal(got.sum(1), [33, 33, 22, 22, 3, 0, 0])
+    assert (got[0] != got[1]).any()
+    whole = draw(keys_of(7), (size,), ratio, 0.1, 4, inverse, None)
+    np.testing.assert_array_equal(whole[:2], got[:2])
+    # visible ids, then padding, then masked ids: what is gathered hides nothing that is masked
+    order = np.asarray(masks.order_of(got, jnp.asarray(real)))
+    visible = int((~np.asarray(whole[0])).sum())
+    for ids, row, kept in zip(order, np.asarray(got), real, strict=True):
+        assert sorted(ids) == list(range(size))
+        assert not row[ids[:visible]].any() and kept[ids[: (kept & ~row).sum()]].all()
+
+
+def test_clones_of_an_example_have_keys_of_their_own():
+    keys = keys_of(3)
+    few, many = masks.clone_keys(keys, 2), masks.clone_keys(keys, 4)
+    assert few.shape == (6,) and many.shape == (12,)
+    data = jax.random.key_data(many).reshape(3, 4, -1)
+    assert len(np.unique(data.reshape(12, -1), axis=0)) == 12
+    # those of a clone do not depend on how many there are
+    np.testing.assert_array_equal(data[:, :2], jax.random.key_data(few).reshape(3, 2, -1))
+
+
 def beit_oracle(rng, rows, height=14, width=14, count=120, min_area=16) -> np.ndarray:
     masked = np.zeros((rows, height, width), bool)
     for grid in masked:
