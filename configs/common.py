@@ -221,7 +221,18 @@ def supervised() -> ConfigDict:
         {
             "name": "supervised",
             "encoder": ConfigDict({}),
+            "task": "classify",
+            "outputs": 0,
             "pool": "tokens",
+            "head": {
+                "norm": True,
+                "eps": 1e-5,
+                "dropout": 0.0,
+                "init_std": 0.0,
+                "init_scale": 1.0,
+            },
+            "target_mean": 0.0,
+            "target_std": 1.0,
             "label_smoothing": 0.0,
             "smoothing_spread": "others",
             "spec_augment": {

@@ -172,7 +172,7 @@ class Model:
         Probabilities of a long recording are the mean over its windows. Raises ValueError unless
         the run is a supervised classification.
         """
-        if self.config.method.name != "supervised":
+        if self.method.predict is None or self.config.method.get("task") in ("tag", "regress"):
             raise ValueError(
                 f"a run of {self.config.method.name!r} has no classifier: fine-tune it with "
                 f"configs/supervised, with config.init_from set to this run"
@@ -180,7 +180,7 @@ class Model:
         audio = [_mono16(w, rate, self.sample_rate) for w in _listed(waveform)]
         pieces = [[w.samples for w in self._extractor.windows([a])] for a in audio]
         rows = [row for piece in pieces for row in piece]
-        self._classify = self._classify or _classifier(self.config, self._precision, self.classes)
+        self._classify = self._classify or _classifier(self.method, self._precision)
         found = np.zeros((len(rows), len(self.classes)))
         for group, batch in self._extractor.batches(rows):
             found[group] = np.asarray(self._classify(self.params, batch))[: len(group)]
@@ -211,23 +211,12 @@ def _exact(features: Any, precision: str) -> Any:
     return apply
 
 
-def _classifier(config: "ConfigDict", precision: str, classes: tuple[str, ...]) -> Any:
+def _classifier(method: Any, precision: str) -> Any:
     """Returns the jitted (params, batch) -> probabilities (B, classes) of a supervised run."""
     import jax
 
-    from ssl_jax.nn import build, heads
-
-    rate = int(config.data.sample_rate)
-    encoder = build.encoder(config.method.encoder, precision=precision, sample_rate=rate)
-    head = heads.MeanPoolClassifier(len(classes), config.method.get("pool", "tokens"))
-
     def apply(params: Any, batch: Any) -> Any:
-        variables = {"params": params["encoder"]}
-        encoded: Any = encoder.apply(variables, batch["audio"], batch["audio_len"])
-        last = encoded.hidden[-1]
-        variables = {"params": params["head"]}
-        logits: Any = head.apply(variables, last, encoded.valid, encoded.prefix)
-        return jax.nn.softmax(logits)
+        return jax.nn.softmax(method.predict(params, batch))
 
     return jax.jit(_exact(apply, precision))
 

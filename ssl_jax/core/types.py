@@ -82,6 +82,7 @@ class Method:
     init(key, batch) -> (params, extra); `batch` may be abstract.
     loss(params, extra, batch, streams, train) -> Output
     features(params, batch) -> Features, deterministic.
+    predict(params, batch) -> (B, K), the answers of a method that learns from labels; else None.
     update(params, extra, step) -> extra, after each optimizer step; `step` counts from 1.
     batch: the arrays the method reads. rules: sharding of params (a teacher's path contains
     its student's, so it inherits the rule). scopes: the named scopes of its loss, in order.
@@ -94,3 +95,4 @@ class Method:
     rules: Rules
     scopes: tuple[str, ...]
     update: Callable[[Tree, Tree, Array], Tree] = _keep_extra
+    predict: Callable[[Tree, Batch], Array] | None = None

@@ -1,7 +1,9 @@
-"""Classification of clips: fine-tuning, training from scratch, or a frozen encoder.
+"""Learning from labels: fine-tuning, training from scratch, or a frozen encoder.
 
 The encoder has the same place in the parameters as in pre-training, so `config.init_from` takes
-it over by path. The recipe of the keyword spotters is that of 2104.00769 and 2210.01703.
+it over by path; a final norm that the fine-tuned encoder does not have is left behind. The answer
+is one class, any number of tags, or numbers. Recipes: keyword spotting 2104.00769 and 2210.01703,
+images 2111.06377 (appendix A.1) and 2106.08254, text 1907.11692 (section 5.1).
 """
 
 import dataclasses
@@ -10,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ssl_jax.core import options as options_lib
@@ -22,6 +25,8 @@ from ssl_jax.nn.transformer import Encoded
 from ssl_jax.ops import augment, losses, perturb, spectral
 
 SCOPES = ("frontend", "encoder", "predictor", "loss")
+# task: the array of a batch that holds the truth
+TRUTH = {"classify": "label", "tag": "tags", "regress": "target"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +47,17 @@ class SpecAugmentOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The section config.method of supervised classification."""
+    """The section config.method of supervised learning."""
 
     name: str
     encoder: Mapping  # see ssl_jax/nn/build.py
-    pool: str = "tokens"  # tokens (class token included) | frames | cls
+    task: str = "classify"  # classify: one label | tag: any number of tags | regress: numbers
+    outputs: int = 0  # of tags or numbers; 0: as many tags as config.data has classes, one number
+    # tokens (class token included) | frames | cls | tanh: the first token, Linear, tanh (RoBERTa)
+    pool: str = "tokens"
+    head: heads.HeadOptions = dataclasses.field(default_factory=heads.HeadOptions)
+    target_mean: float = 0.0  # regress: the head learns (target - mean) / std
+    target_std: float = 1.0
     label_smoothing: float = 0.0  # in training only
     smoothing_spread: str = "others"  # over the other classes | uniform: over all of them
     spec_augment: SpecAugmentOptions = SpecAugmentOptions()
@@ -60,12 +71,15 @@ class Options:
 
     def __post_init__(self) -> None:
         choose, key = options_lib.choose, "config.method"
+        choose(f"{key}.task", self.task, tuple(TRUTH))
         choose(f"{key}.pool", self.pool, heads.POOLS)
         choose(f"{key}.smoothing_spread", self.smoothing_spread, ("others", "uniform"))
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(
                 f"{key}.label_smoothing is {self.label_smoothing}: use 0 to below 1, such as 0.1"
             )
+        if self.target_std <= 0:
+            raise ConfigError(f"{key}.target_std is {self.target_std}: use a number above 0")
         perturb.check(self.augment, f"{key}.augment")
         steps = perturb.SPECTRAL_STEPS
         perturb.check(self.spectral, f"{key}.spectral", steps, spectral)
@@ -74,12 +88,43 @@ class Options:
 def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: int) -> Method:
     """Returns the method that config.method describes; raises ConfigError without classes."""
     options = options_lib.read(Options, config)
+    encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
+    _check(options, encoder)
+    outputs = _outputs(options, num_classes)
+    method = Supervised(options, encoder, outputs)
+    truth = Spec((), "int32") if options.task == "classify" else Spec((outputs,), "float32")
+    return Method(
+        init=method.init,
+        loss=method.loss,
+        features=method.features,
+        predict=method.predict,
+        batch=run.batch_spec(encoder) | {TRUTH[options.task]: truth},
+        rules=sharding.RULES,
+        scopes=SCOPES,
+    )
+
+
+def _outputs(options: Options, num_classes: int) -> int:
+    """Returns the numbers that the head gives; raises ConfigError where there are too few."""
+    if options.task == "regress":
+        return options.outputs or 1
+    if options.task == "tag":
+        count = options.outputs or num_classes
+        if count < 1:
+            raise ConfigError(
+                "config.method.outputs is 0 and there are no classes: use that of tags"
+            )
+        return count
     if num_classes < 2:
         raise ConfigError(
             f"the training split has {num_classes} classes: config.data.classes or the labels of "
             "config.data.train must give at least 2"
         )
-    encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
+    return num_classes
+
+
+def _check(options: Options, encoder: Any) -> None:
+    """Raises ConfigError where options and encoder do not fit each other."""
     if options.spec_augment.active and not isinstance(encoder, KeywordTransformer):
         raise ConfigError(
             "config.method.spec_augment needs spectral features, which the encoder kind "
@@ -90,15 +135,10 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
             "config.method.spectral changes levels in dB: set config.method.encoder.feature to "
             "'log_mel', or leave it empty"
         )
-    method = Supervised(options, encoder, num_classes)
-    return Method(
-        init=method.init,
-        loss=method.loss,
-        features=method.features,
-        batch=run.batch_spec(encoder) | {"label": Spec((), "int32")},
-        rules=sharding.RULES,
-        scopes=SCOPES,
-    )
+    if options.augment and "audio" not in encoder.reads:
+        raise ConfigError(
+            "config.method.augment changes audio, which the encoder does not read: empty it"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,12 +147,12 @@ class Supervised:
 
     options: Options
     encoder: Any
-    num_classes: int
+    outputs: int
 
     @property
-    def head(self) -> heads.MeanPoolClassifier:
-        """Pool, LayerNorm, Linear."""
-        return heads.MeanPoolClassifier(self.num_classes, self.options.pool)
+    def head(self) -> heads.Classifier:
+        """Pool, LayerNorm, Linear, as config.method.head says."""
+        return heads.Classifier(self.outputs, self.options.pool, self.options.head)
 
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
         """Returns (params, {})."""
@@ -122,15 +162,21 @@ class Supervised:
         return {"encoder": encoder, "head": head["params"]}, {}
 
     def features(self, params: Tree, batch: Batch) -> Features:
-        """Returns the hidden states of the clip, without prefix tokens."""
+        """Returns the hidden states of the example, without prefix tokens."""
         return run.features(self.encoder, params["encoder"], batch)
+
+    def predict(self, params: Tree, batch: Batch) -> Array:
+        """Returns (B, outputs): logits, or numbers in the unit of their targets."""
+        x, valid = self._frontend(params, batch)
+        outputs = self._answer(params, run.encode(self.encoder, params["encoder"], x, valid))
+        o = self.options
+        return outputs * o.target_std + o.target_mean if o.task == "regress" else outputs
 
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
     ) -> Output:
-        """Returns the cross-entropy over the rows with a label (>= 0) and a weight."""
-        o, labels = self.options, batch["label"]
-        tuned = params
+        """Returns the mean loss of the rows with a weight whose truth is known."""
+        o, tuned = self.options, params
         if o.frozen:
             tuned = {**params, "encoder": jax.lax.stop_gradient(params["encoder"])}
 
@@ -149,18 +195,34 @@ class Supervised:
             encoded = run.encode(self.encoder, tuned["encoder"], x, valid, dropout)
 
         with jax.named_scope("predictor"):
-            logits = self._classify(params, encoded)
+            dropout = streams.for_step("head") if train else None
+            outputs = self._answer(params, encoded, dropout)
 
         with jax.named_scope("loss"):
-            smoothing = o.label_smoothing if train else 0.0
-            each = losses.cross_entropy(logits, labels, smoothing, o.smoothing_spread)
-            loss, terms = losses.masked_mean(each, batch["weight"] * (labels >= 0))
+            each, counted, metrics = self._judge(outputs, batch, train)
+            loss, terms = losses.masked_mean(each, counted)
 
-        metrics = {
-            "loss": (loss * terms, terms),
-            "accuracy": losses.accuracy(logits, labels, batch["weight"]),
-        }
-        return Output(loss, terms, metrics, extra)
+        return Output(loss, terms, {"loss": (loss * terms, terms), **metrics}, extra)
+
+    def _judge(
+        self, outputs: Array, batch: Batch, train: bool
+    ) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
+        """outputs (B, K) -> (losses, their weights, metrics); (B,) of classes, (B, K) of others."""
+        o, truth, weight = self.options, batch[TRUTH[self.options.task]], batch["weight"]
+        if o.task == "classify":
+            smoothing = o.label_smoothing if train else 0.0
+            each = losses.cross_entropy(outputs, truth, smoothing, o.smoothing_spread)
+            metrics = {"accuracy": losses.accuracy(outputs, truth, weight)}
+            return each, weight * (truth >= 0), metrics
+        counted = weight[:, None] * ~jnp.isnan(truth)
+        truth = jnp.nan_to_num(truth)  # the gradient of an unknown number is 0, not 0 * NaN
+        if o.task == "tag":
+            right = (outputs > 0) == (truth > 0.5)
+            each = losses.binary_cross_entropy(outputs, truth)
+            return each, counted, {"accuracy": ((right * counted).sum(), counted.sum())}
+        each = jnp.square(outputs - (truth - o.target_mean) / o.target_std)
+        squared = (each * counted).sum() * o.target_std**2
+        return each, counted, {"squared_error": (squared, counted.sum())}
 
     def _frontend(
         self, params: Tree, batch: Batch, keys: Array | None = None
@@ -179,7 +241,10 @@ class Supervised:
         fill = "mean" if stripes.pop("fill_mean") else 0.0
         return augment.spec_augment(keys, features, lengths, fill=fill, **stripes)
 
-    def _classify(self, params: Tree, encoded: Encoded) -> Array:
-        """Returns the logits (B, classes) of the last hidden states."""
+    def _answer(self, params: Tree, encoded: Encoded, dropout: Array | None = None) -> Array:
+        """Returns the outputs (B, K) of the last hidden states."""
         variables, last = {"params": params["head"]}, encoded.hidden[-1]
-        return self.head.apply(variables, last, encoded.valid, encoded.prefix)  # type: ignore
+        rngs = None if dropout is None else {"dropout": dropout}
+        return self.head.apply(  # type: ignore
+            variables, last, encoded.valid, encoded.prefix, bool(rngs), rngs=rngs
+        )

@@ -1,4 +1,6 @@
-"""Heads that turn the tokens of a clip into one answer."""
+"""Heads: from the tokens of an example to one answer, and from a student to its predictions."""
+
+import dataclasses
 
 import flax.linen as nn
 import jax
@@ -8,20 +10,39 @@ from ssl_jax.nn.transformer import INITS, gelu, layer_norm
 
 Array = jax.Array
 
-POOLS = ("tokens", "frames", "cls")
+POOLS = ("tokens", "frames", "cls", "tanh")
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadOptions:
+    """What stands between the pooled tokens and the answer; the defaults are the KWT's."""
+
+    norm: bool = True  # a LayerNorm
+    eps: float = 1e-5  # of that norm
+    dropout: float = 0.0
+    init_std: float = 0.0  # of the last weights at first; 0: uniform, with bound 1 / sqrt(D)
+    init_scale: float = 1.0  # factor on the last weights at first (BEiT)
+
+    def __post_init__(self) -> None:
+        key = "config.method.head"
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"{key}.dropout is {self.dropout}: use 0.0 up to below 1.0")
+        if self.init_std < 0:
+            raise ValueError(f"{key}.init_std is {self.init_std}: use 0.0 up, such as 0.02")
 
 
 def pool(x: Array, valid: Array, prefix: int, how: str) -> Array:
     """x (B, T, D), valid (B, T) -> (B, D) in float32.
 
     how `tokens`: mean over all valid tokens, class token included; `frames`: without the first
-    `prefix` tokens; `cls`: the first token alone. A clip without valid tokens gives zeros.
+    `prefix` tokens; `cls`: the class token; `tanh`: the first token, whatever it is. An example
+    without valid tokens gives zeros.
     """
     if how not in POOLS:
         raise ValueError(f"config.method.pool is {how!r}: use one of {', '.join(POOLS)}")
-    if how == "cls":
-        if not prefix:
-            raise ValueError("config.method.pool is 'cls', but the encoder has none: use 'frames'")
+    if how == "cls" and not prefix:
+        raise ValueError("config.method.pool is 'cls', but the encoder has none: use 'frames'")
+    if how in ("cls", "tanh"):
         return x[:, 0].astype(jnp.float32)
     start = prefix if how == "frames" else 0
     real = valid[:, start:, None]
@@ -29,19 +50,32 @@ def pool(x: Array, valid: Array, prefix: int, how: str) -> Array:
     return total / jnp.maximum(real.sum(1), 1)
 
 
-class MeanPoolClassifier(nn.Module):
-    """Pool, LayerNorm, Linear: the head of the Keyword Transformer. Computes in float32."""
+class Classifier(nn.Module):
+    """Pool, LayerNorm, dropout, Linear: logits, or numbers to regress. Computes in float32.
 
-    num_classes: int
+    pool `tanh` is RoBERTa's: the first token passes a Linear and a tanh ahead of the rest.
+    """
+
+    outputs: int
     pool: str = "tokens"
-    eps: float = 1e-5
+    options: HeadOptions = HeadOptions()
 
     @nn.compact
-    def __call__(self, x: Array, valid: Array, prefix: int = 0) -> Array:
-        """x (B, T, D), valid (B, T), number of prefix tokens -> logits (B, classes)."""
-        x = layer_norm(self.eps, jnp.float32, name="norm")(pool(x, valid, prefix, self.pool))
-        kernel_init = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
-        return nn.Dense(self.num_classes, kernel_init=kernel_init, name="classifier")(x)
+    def __call__(self, x: Array, valid: Array, prefix: int = 0, train: bool = False) -> Array:
+        """x (B, T, D), valid (B, T), number of prefix tokens -> (B, outputs)."""
+        o = self.options
+        x = pool(x, valid, prefix, self.pool)
+        if self.pool == "tanh":
+            x = nn.tanh(nn.Dense(x.shape[-1], kernel_init=INITS["torch"], name="dense")(x))
+        if o.norm:
+            x = layer_norm(o.eps, jnp.float32, name="norm")(x)
+        x = nn.Dropout(o.dropout, deterministic=not train)(x)
+        plain = nn.initializers.normal(o.init_std) if o.init_std else INITS["torch"]
+
+        def kernel_init(key: Array, shape: tuple, dtype: jnp.dtype) -> Array:
+            return o.init_scale * plain(key, shape, dtype)
+
+        return nn.Dense(self.outputs, kernel_init=kernel_init, name="classifier")(x)
 
 
 class PredictionHead(nn.Module):

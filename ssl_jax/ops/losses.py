@@ -51,6 +51,12 @@ def cross_entropy(
     return jnp.where(labels >= 0, -(target * logs).sum(-1), 0)
 
 
+def binary_cross_entropy(logits: Array, targets: Array) -> Array:
+    """Returns -q log p - (1 - q) log(1 - p), p = sigmoid(logits), elementwise; q in [0, 1]."""
+    logits = logits.astype(jnp.float32)
+    return jnp.maximum(logits, 0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+
+
 def accuracy(logits: Array, labels: Array, weight: Array | None = None) -> tuple[Array, Array]:
     """Returns (sum, count) of right answers of logits (..., C); negative labels do not count."""
     real = (labels >= 0).astype(jnp.float32)

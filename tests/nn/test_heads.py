@@ -40,7 +40,7 @@ def test_pool_of_a_missing_class_token_or_unknown_name_is_refused():
 
 
 def test_classifier_equals_pool_norm_linear():
-    head = heads.MeanPoolClassifier(3)
+    head = heads.Classifier(3)
     shapes = jax.eval_shape(head.init, jax.random.key(0), X, VALID)["params"]
     params = jax.tree.map(lambda a: RNG.standard_normal(a.shape).astype(np.float32), shapes)
     got = head.apply({"params": params}, jnp.asarray(X, jnp.bfloat16), VALID)

@@ -44,7 +44,7 @@ def params_of(encoder, audio):
 def test_published_parameter_counts(preset, published):
     config = {"kind": "keyword_transformer", "preset": preset}
     encoder = build.encoder(config, precision="float32", sample_rate=16000)
-    head = heads.MeanPoolClassifier(35)
+    head = heads.Classifier(35)
 
     def init(key):
         body = encoder.init(key, clips(), jnp.array([16000, 16000]))
