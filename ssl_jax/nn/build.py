@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssl_jax.core.precision import compute_dtype
-from ssl_jax.nn import kwt, text, vit, waveform
+from ssl_jax.nn import kwt, spectrogram, text, vit, waveform
 from ssl_jax.nn.transformer import TransformerOptions
 
 Encoder = (
@@ -18,6 +18,7 @@ KINDS: dict[str, tuple[Any, type, str]] = {
     "keyword_transformer": (kwt, kwt.KeywordOptions, "kwt1"),
     "waveform": (waveform, waveform.WaveformOptions, "base"),
     "vit": (vit, vit.VisionOptions, "base"),
+    "spectrogram": (spectrogram, spectrogram.SpectrogramOptions, "base"),
     "text": (text, text.TextOptions, "base"),
 }
 

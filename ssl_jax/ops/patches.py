@@ -55,16 +55,14 @@ def sincos_table(grid: tuple[int, int], width: int) -> np.ndarray:
     return np.concatenate(halves, axis=1).astype(np.float32)
 
 
-def restore(x: Array, order: Array, fill: Array) -> Array:
-    """Puts tokens back in their places: x (B, V, D), order (B, S), fill (D,) -> (B, S, D).
+def restore(x: Array, order: Array) -> Array:
+    """Puts tokens back in their places: x (B, V, D), order (B, S) a permutation -> (B, S, D).
 
-    x[:, i] goes to place order[:, i], a permutation; the other S - V places hold `fill`.
+    x[:, i] goes to place order[:, i]; the other S - V places hold zeros.
     """
-    rank = jnp.argsort(order, axis=-1)
 
-    def row(tokens: Array, at: Array) -> Array:
+    def row(tokens: Array, rank: Array) -> Array:
         # each token has one place, so that the gradient is a scatter without collisions
-        return tokens.at[at].get(mode="fill", fill_value=0, unique_indices=True)
+        return tokens.at[rank].get(mode="fill", fill_value=0, unique_indices=True)
 
-    hidden = (rank >= x.shape[1])[..., None]
-    return jnp.where(hidden, fill.astype(x.dtype), jax.vmap(row)(x, rank))
+    return jax.vmap(row)(x, jnp.argsort(order, axis=-1))

@@ -158,19 +158,25 @@ def test_features_have_the_stated_shape_and_rate(toy):
     np.testing.assert_array_equal(features.hidden_states, again.hidden_states)
 
 
-def _encode_inputs(toy: cases.Toy, batch: dict) -> Callable:
-    """Returns noise -> (frames of each front end, input of each `encode` call) of one loss.
+def _encoder_calls(toy: cases.Toy, batch: dict) -> Callable:
+    """Returns noise -> (frames of each front end, whole calls, partial calls) of one loss.
 
-    The noise is added to the frames. Compiled without the encoder, which is not asked for.
+    The noise is added to the frames. A call of `encode` is its input; a partial one, which was
+    told the tokens to `keep`, also these ids, the hidden states and which of them are real. The
+    encoder is not compiled where no partial call asks for it.
     """
 
     def spy(noise):
-        frames, seen = [], []
+        frames, whole, part = [], [], []
 
         def intercept(call, args, kwargs, context):
-            if context.method_name == "encode":
-                seen.append(args[0])
             result = call(*args, **kwargs)
+            if context.method_name == "encode":
+                keep = kwargs.get("keep")
+                if keep is None:
+                    whole.append(args[0])
+                else:
+                    part.append((args[0], keep, result.hidden, result.valid))
             # the front end is a submodule of that name
             if context.method_name == "__call__" and context.module.name == "frontend":
                 x, valid = result
@@ -180,21 +186,25 @@ def _encode_inputs(toy: cases.Toy, batch: dict) -> Callable:
 
         with nn.intercept_methods(intercept):
             toy.method.loss(toy.params, toy.extra, batch, toy.streams(batch), True)
-        return frames, seen
+        return frames, whole, part
 
     return jax.jit(spy)
 
 
 def test_masked_content_never_reaches_the_student(toy):
-    """Perturbs the frames that are masked and looks at the input of every encoder call.
+    """Perturbs the frames that are masked and looks at what every encoder call makes of it.
 
     Which frames are masked is read off: there the student's input differs from the front end's
-    output. A method that hides nothing must hand its front end's output on as it is.
+    output, or the student was not told to keep them. A method that hides nothing must hand its
+    front end's output on as it is.
     """
     batch = toy.batch(2)
-    spy = _encode_inputs(toy, batch)
-    frames, seen = jax.device_get(spy(0.0))
-    assert frames and seen, "the loss calls no encoder with frontend() and encode()"
+    spy = _encoder_calls(toy, batch)
+    frames, seen, kept = jax.device_get(spy(0.0))
+    assert frames and (seen or kept), "the loss calls no encoder with frontend() and encode()"
+    if kept:
+        _check_kept(spy, frames[0], kept)
+        return
     changed = [np.any(x != frames[0], axis=-1) for x in seen]
     hidden = [mask for mask in changed if mask.any()]
     if "mask" not in toy.method.scopes:
@@ -206,11 +216,35 @@ def test_masked_content_never_reaches_the_student(toy):
     assert 0 < mask.sum() < mask.size
     student = next(i for i, x in enumerate(changed) if np.array_equal(x, mask))
     loud = np.random.default_rng(0).normal(0, 5, frames[0].shape).astype(np.float32)
-    _, perturbed = jax.device_get(spy(np.where(mask[..., None], loud, 0)))
+    perturbed = jax.device_get(spy(np.where(mask[..., None], loud, 0)))[1]
     np.testing.assert_array_equal(perturbed[student], seen[student])
     # and the test sees what it should: noise on a frame in sight does reach the student
-    _, visible = jax.device_get(spy(np.where(mask[..., None], 0, loud)))
+    visible = jax.device_get(spy(np.where(mask[..., None], 0, loud)))[1]
     assert not np.array_equal(visible[student], seen[student])
+
+
+def _check_kept(spy: Callable, frames: np.ndarray, calls: list) -> None:
+    """Perturbs the frames that the first call did not keep: its real hidden states must stay.
+
+    A call may hold several masked copies of an example: the first one of each is looked at.
+    """
+    x, keep, hidden, valid = calls[0]
+    prefix = valid.shape[1] - keep.shape[1]
+    sight = np.zeros(frames.shape[:2], bool)
+    rows = []
+    for b, own in enumerate(frames):
+        ids = [k[real] for k, real in zip(keep, valid[:, prefix:], strict=True)]
+        copies = [r for r, at in enumerate(ids) if np.array_equal(x[r][at], own[at])]
+        assert copies, "the kept tokens are none of the front end's: keep must name them"
+        rows.append(copies[0])
+        sight[b, ids[copies[0]]] = True
+    assert 0 < sight.sum() < sight.size
+    loud = np.random.default_rng(0).normal(0, 5, frames.shape).astype(np.float32)
+    for noise, same in ((~sight, True), (sight, False)):
+        _, _, (found, *_) = jax.device_get(spy(np.where(noise[..., None], loud, 0)))
+        for row in rows:
+            before, after = (h[:, row, valid[row]] for h in (hidden, found[2]))
+            assert np.array_equal(after, before) is same
 
 
 def test_named_scopes_are_in_the_compiled_step_in_order(toy):

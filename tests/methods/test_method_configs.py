@@ -11,7 +11,7 @@ from ssl_jax.core import rng
 from ssl_jax.core import tree as tree_lib
 
 # predictor and mask vector included: the published encoders have 93,164,288 parameters, and
-# 559,011 + 64 with the head and the mask vector
+# 559,011 + 64 with the head and the mask vector; those of MAE count their fixed positions
 SIZES = {
     "data2vec/audio.py:base": 93_754_880,
     "data2vec/audio.py:large": 314_326_016,
@@ -21,6 +21,9 @@ SIZES = {
     "data2vec/kws.py:kwt2": 2_409_344,
     "data2vec/kws.py:kwt3": 5_395_776,
     "data2vec/kws.py:toy": None,
+    "mae/image.py:base": 111_907_840 - 197 * (768 + 512),
+    "mae/image.py:huge": 657_074_508 - 257 * (1280 + 512),
+    "mae/spectrogram.py:base": 110_999_808,
     "supervised/kws.py:kwt1": 559_075 - 64,
     "supervised/kws.py:kwt2": 2_397_603 - 128,
     "supervised/kws.py:kwt3": 5_365_859 - 192,
@@ -54,12 +57,12 @@ def test_config_loads_and_its_method_builds(root, name):
     assert jax.tree.structure(out.extra) == jax.tree.structure(extra)
 
 
-@pytest.mark.parametrize("file", ["data2vec/audio.py", "data2vec/kws.py", "supervised/kws.py"])
+@pytest.mark.parametrize("file", sorted({name.partition(":")[0] for name in SIZES}))
 def test_the_default_is_the_first_size_and_others_are_refused(root, file):
     path = str(root / "configs" / file)
     first = next(n for n in SIZES if n.startswith(file)).partition(":")[2]
     assert config_lib.sign(config_lib.load(path)) == config_lib.sign(
         config_lib.load(f"{path}:{first}")
     )
-    with pytest.raises(config_lib.ConfigError, match="the argument is 'huge': use one of"):
-        config_lib.load(f"{path}:huge")
+    with pytest.raises(config_lib.ConfigError, match="the argument is 'none': use one of"):
+        config_lib.load(f"{path}:none")

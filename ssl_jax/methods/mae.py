@@ -1,0 +1,210 @@
+"""Masked autoencoders: predict the pixels of the hidden patches from the few visible ones.
+
+He et al., 2111.06377, for images; Huang et al., 2207.06405 (AudioMAE), for spectrograms, here
+with the plain decoder of MAE. The encoder sees a random quarter of the patches and a class token.
+A decoder with mask tokens in place of the rest predicts each patch of the normalized input.
+
+Clips of different lengths share a bucket: of a clip with n real patches int(n * (1 - ratio)), at
+least one, are visible, and the fixed shape of the encoder's input is filled up with padding that
+nothing attends to. Padded patches are neither masked, nor predicted, nor in the loss.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ssl_jax.core import options as options_lib
+from ssl_jax.core.config import ConfigError
+from ssl_jax.core.rng import Streams
+from ssl_jax.core.types import Array, Batch, Features, Method, Output, Tree
+from ssl_jax.nn import build, run, sharding
+from ssl_jax.nn.decoder import PatchDecoder
+from ssl_jax.nn.transformer import Encoded, TransformerOptions
+from ssl_jax.ops import losses, masks, stats
+from ssl_jax.ops.patches import normalize_patches
+
+PATCH = {"vit": "patch_size", "spectrogram": "patch"}  # encoder kind: its key for the patch
+SCOPES = ("frontend", "mask", "encoder", "targets", "predictor", "loss")
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderOptions:
+    """The transformer that predicts patches; pre-norm, with the init and remat of the encoder."""
+
+    width: int = 512
+    depth: int = 8
+    heads: int = 16
+    mlp_width: int = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The section config.method of MAE."""
+
+    name: str
+    encoder: Mapping  # kind vit or spectrogram; see ssl_jax/nn/build.py
+    mask_ratio: float = 0.75  # int(S * (1 - ratio)) of S patches are visible
+    norm_pix: bool = True  # targets with mean 0 and variance 1 in each patch
+    masked_only: bool = True  # false: visible patches are in the loss too
+    decoder: DecoderOptions = DecoderOptions()
+
+    def __post_init__(self) -> None:
+        kind = self.encoder.get("kind", "")
+        options_lib.choose("config.method.encoder.kind", kind, tuple(PATCH))
+        d, key = self.decoder, "config.method.decoder"
+        for name, value in dataclasses.asdict(d).items():
+            if value < 1:
+                raise ConfigError(f"{key}.{name} is {value}: use 1 up")
+        if d.width % 4 or d.width % d.heads:
+            raise ConfigError(
+                f"{key}.width is {d.width}: use a multiple of 4, for its sin-cos positions, and "
+                f"of {key}.heads {d.heads}"
+            )
+
+
+def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: int) -> Method:
+    """Returns the method that config.method describes; it needs no classes."""
+    del num_classes
+    options = options_lib.read(Options, config)
+    encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
+    method = MAE(options, encoder)
+    rows, columns = encoder.grid
+    if rows:  # else the length of a clip decides, and the first batch is checked
+        method.visible(rows * columns)
+    return Method(
+        init=method.init,
+        loss=method.loss,
+        features=method.features,
+        batch=run.batch_spec(encoder),
+        rules=sharding.RULES,
+        scopes=SCOPES,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class MAE:
+    """The functions of the method over one encoder. params: encoder, decoder."""
+
+    options: Options
+    encoder: Any
+
+    def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
+        """Returns (params, {})."""
+        keys = jax.random.split(key)
+        encoder, encoded = run.init(self.encoder, keys[0], batch)
+        _, size, numbers = jax.eval_shape(self._patches, encoder, batch).shape
+        self.visible(size)
+        last, places = encoded.hidden[-1], jnp.arange(size)[None]
+        everywhere = jnp.ones(places.shape, bool)
+        decoder = self._decoder(numbers).init(
+            keys[1], last, places, everywhere, everywhere, self._grid(size), encoded.prefix
+        )
+        return {"encoder": encoder, "decoder": decoder["params"]}, {}
+
+    def features(self, params: Tree, batch: Batch) -> Features:
+        """Returns the encoder's hidden states of whole examples, without the class token."""
+        return run.features(self.encoder, params["encoder"], batch)
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
+    ) -> Output:
+        """Returns the squared error at the masked patches, and deviations that show a collapse."""
+        o, weight = self.options, batch["weight"]
+
+        with jax.named_scope("frontend"):
+            x, valid = run.frontend(self.encoder, params["encoder"], batch)
+
+        with jax.named_scope("mask"):
+            counts = self.visible(x.shape[1])
+            keys = streams.for_examples("mask")
+            order, mask = masks.random_visible(keys, valid, counts)
+            keep = order[:, : counts[-1]]
+
+        with jax.named_scope("encoder"):
+            dropout = streams.for_step("dropout") if train else None
+            encoded = run.encode(self.encoder, params["encoder"], x, valid, dropout, keep)
+
+        with jax.named_scope("targets"):
+            targets = self._patches(params["encoder"], batch)
+            if o.norm_pix:
+                targets = normalize_patches(targets)
+
+        with jax.named_scope("predictor"):
+            seen, numbers = valid & ~mask, targets.shape[-1]
+            predictions = self._predict(params, encoded, order, seen, valid, numbers)
+
+        with jax.named_scope("loss"):
+            counted = mask if o.masked_only else valid
+            token = losses.smooth_l1(predictions, targets, 0.0).mean(-1)
+            loss, terms = losses.masked_mean(token, counted * weight[:, None])
+
+        one, heard = jnp.ones(()), (weight > 0)[:, None]
+        metrics = {
+            "loss": (loss * terms, terms),
+            "target_std": (stats.token_std(targets, counted & heard), one),
+            "prediction_std": (stats.token_std(predictions, counted & heard), one),
+            "masked_share": ((mask & heard).sum(), (valid & heard).sum()),
+        }
+        return Output(loss, terms, metrics, extra)
+
+    def visible(self, size: int) -> list[int]:
+        """Returns how many patches of a row with 0 to `size` real ones the encoder sees.
+
+        Raises ConfigError when a full row has no visible or no masked patch.
+        """
+        ratio = self.options.mask_ratio
+        if size < 2:
+            raise ConfigError(
+                f"an example has {size} patch, so that nothing is left to mask: make "
+                f"config.method.encoder.{PATCH[self.options.encoder['kind']]} smaller"
+            )
+        kept = int(size * (1 - ratio))
+        if not 0 < kept < size:
+            raise ConfigError(
+                f"config.method.mask_ratio is {ratio}, which leaves {kept} of {size} patches "
+                f"visible: use such as {0.75 if size > 3 else 0.5}"
+            )
+        return [min(n, max(1, int(n * (1 - ratio)))) for n in range(size + 1)]
+
+    def _patches(self, params: Tree, batch: Batch) -> Array:
+        """Returns the patches (B, S, P) of the normalized input, float32."""
+        arrays = [batch[name] for name in self.encoder.reads]
+        return self.encoder.apply({"params": params}, *arrays, method="patches")
+
+    def _predict(
+        self,
+        params: Tree,
+        encoded: Encoded,
+        order: Array,
+        seen: Array,
+        valid: Array,
+        numbers: int,
+    ) -> Array:
+        """Returns the predictions (B, S, P) of every patch, float32; P is `numbers`."""
+        variables, last = {"params": params["decoder"]}, encoded.hidden[-1]
+        grid = self._grid(valid.shape[1])
+        return self._decoder(numbers).apply(  # type: ignore
+            variables, last, order, seen, valid, grid, encoded.prefix
+        )
+
+    def _decoder(self, numbers: int) -> PatchDecoder:
+        """Returns the decoder to patches of so many numbers."""
+        o, blocks = self.options.decoder, self.encoder.transformer_options
+        options = TransformerOptions(
+            **dataclasses.asdict(o),
+            norm="pre",
+            eps=blocks.eps,
+            init=blocks.init,
+            remat=blocks.remat,
+            unroll=blocks.unroll,
+        )
+        return PatchDecoder(numbers, options, self.encoder.dtype)
+
+    def _grid(self, size: int) -> tuple[int, int]:
+        """Returns (rows, columns) of so many patches."""
+        columns = self.encoder.grid[1]
+        return size // columns, columns

@@ -1,0 +1,139 @@
+"""A Vision Transformer over patches of a log-mel spectrogram (AudioMAE, 2207.06405).
+
+Audio becomes a Kaldi filterbank, normalized, cut into patches of time by mel. Tokens are in
+raster order, time outermost: S = rows * columns, columns = num_mels / patch[1].
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core.types import AUDIO, Spec
+from ssl_jax.nn import vit
+from ssl_jax.nn.conv import Length
+from ssl_jax.nn.transformer import TransformerOptions, check_share
+from ssl_jax.ops import dsp
+from ssl_jax.ops.patches import patchify
+
+Array = jax.Array
+
+PRESETS = {name: vit.PRESETS[name] for name in ("small", "base", "large")}
+
+
+@dataclasses.dataclass(frozen=True)
+class SpectrogramOptions:
+    """From samples to tokens: the options of a spectrogram encoder beside its blocks."""
+
+    features: str = "audiomae"  # audiomae | beats: window, scale and statistics of ops.dsp
+    num_mels: int = 128
+    patch: tuple[int, int] = (16, 16)  # frames of 10 ms, mel bands
+    # of the log-mel cells; None: those of AudioSet. Features become (x - mean) / (2 * std).
+    mean: float | None = None
+    std: float | None = None
+    positions: str = "sincos"  # sincos: fixed | none
+    class_token: bool = True
+    class_std: float = 0.02  # of its initial value
+    embed_norm: bool = False  # a LayerNorm of the tokens before the first block
+    embed_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for key, choices in (
+            ("features", tuple(dsp.CONVENTIONS)),
+            ("positions", ("sincos", "none")),
+        ):
+            if getattr(self, key) not in choices:
+                raise ValueError(
+                    f"config.method.encoder.{key} is {getattr(self, key)!r}: "
+                    f"use one of {', '.join(choices)}"
+                )
+        check_share("embed_dropout", self.embed_dropout)
+        if len(self.patch) != 2 or min(self.patch) < 1:
+            raise ValueError(
+                f"config.method.encoder.patch is {self.patch}: use (frames, mel bands), such as "
+                f"(16, 16)"
+            )
+        if self.num_mels < self.patch[1] or self.num_mels % self.patch[1]:
+            near = self.patch[1] * max(1, self.num_mels // self.patch[1])
+            raise ValueError(
+                f"config.method.encoder.num_mels {self.num_mels} is no multiple of the "
+                f"{self.patch[1]} bands of config.method.encoder.patch: use such as {near}"
+            )
+        if self.std is not None and not self.std > 0:
+            raise ValueError(f"config.method.encoder.std is {self.std}: use a number above 0")
+
+
+class SpectrogramFrontEnd(nn.Module):
+    """Samples to tokens: patches of the normalized filterbank, projected.
+
+    A patch is real when all its frames lie within the clip: what does not fill the last patch is
+    dropped (as in BEATs), where AudioMAE fills clips up to 1024 frames that count as real.
+    """
+
+    options: SpectrogramOptions
+    sample_rate: int
+    width: int
+    weight_init: str = "xavier"
+    dtype: jnp.dtype = jnp.float32
+
+    @property
+    def reads(self) -> dict[str, Spec]:
+        """The arrays of a batch that it takes."""
+        return AUDIO
+
+    @nn.compact
+    def __call__(self, audio: Array, audio_len: Array, train: bool) -> tuple[Array, Array]:
+        """audio (B, N), audio_len (B,) -> x (B, S, D), valid (B, S)."""
+        del train  # nothing random in here
+        cut = self.patches(audio, audio_len)
+        x = vit.projection(cut.shape[-1], self.width, self.weight_init, self.dtype)(cut)
+        o = self.options
+        real = self._frames(audio_len) // o.patch[0] * (o.num_mels // o.patch[1])
+        return x, jnp.arange(x.shape[1]) < real[:, None]
+
+    def patches(self, audio: Array, audio_len: Array) -> Array:
+        """audio (B, N), audio_len (B,) -> patches (B, S, P) of the features, float32.
+
+        Raises ValueError when a batch holds no whole patch.
+        """
+        o, rate = self.options, self.sample_rate
+        rows = self._frames(audio.shape[1]) // o.patch[0]
+        if not rows:
+            needed = (o.patch[0] - 1) / 100 + 0.025
+            raise ValueError(
+                f"a batch of {audio.shape[1] / rate:.3f} s holds no patch of "
+                f"config.method.encoder.patch: set config.data.buckets to at least {needed:.3f}"
+            )
+        options: dict[str, Any] = {**dsp.CONVENTIONS[o.features], "num_mels": o.num_mels}
+        if o.mean is not None:
+            options["mean"] = o.mean
+        if o.std is not None:
+            options["divisor"] = 2 * o.std
+        cells = dsp.fbank(
+            audio, audio_len, sample_rate=rate, num_frames=rows * o.patch[0], **options
+        )
+        return patchify(cells[..., None], o.patch)
+
+    def _frames(self, samples: Length) -> Length:
+        return dsp.frames(samples, self.sample_rate * 25 // 1000, self.sample_rate // 100)
+
+
+def make(
+    options: SpectrogramOptions,
+    blocks: TransformerOptions,
+    *,
+    dtype: jnp.dtype,
+    sample_rate: int,
+) -> vit.VisionTransformer:
+    """Returns the encoder for audio at `sample_rate`, with one row of its grid per 10 ms * patch.
+
+    Its rate counts all the tokens of a second: 50 for 128 mels in patches of 16 by 16.
+    """
+    if options.positions == "sincos":
+        vit.check_positions(blocks.width)
+    columns = options.num_mels // options.patch[1]
+    rate = 100 / options.patch[0] * columns
+    frontend = SpectrogramFrontEnd(options, sample_rate, blocks.width, blocks.init, dtype)
+    return vit.VisionTransformer(frontend, (0, columns), options, blocks, dtype, rate)
