@@ -42,7 +42,8 @@ def get_protocol(arg: str | None = None) -> ConfigDict:
         {
             "data": data,
             "window_seconds": 30.0,
-            "task": {"kind": kind, "scores": scores},
+            # of numbers, the names of their columns
+            "task": {"kind": kind, "scores": scores, "names": truth.get("target", ())},
             "probe": {
                 "width": 512,
                 "dropout": 0.2,

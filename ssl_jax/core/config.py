@@ -39,14 +39,14 @@ ABSENT = _Absent()
 """Stands in `diff` for a key that one of the configs does not have."""
 
 
-def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+def load(path: str, overrides: Sequence[str] = (), function: str = "get_config") -> ConfigDict:
     """Returns the locked config of `configs/x.py` or, with an argument, `configs/x.py:arg`.
 
-    The file defines `get_config(arg=None) -> ConfigDict`. An override is `a.b=value` or
+    The file defines `function(arg=None) -> ConfigDict`. An override is `a.b=value` or
     `--config.a.b=value`; the key must exist and keep its type. The last of equal keys wins.
     Raises ConfigError.
     """
-    return override(_run_file(path), overrides)
+    return override(_run_file(path, function), overrides)
 
 
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
@@ -85,8 +85,8 @@ def _leaf(value: Any, name: str) -> Value:
     )
 
 
-def _run_file(path: str) -> ConfigDict:
-    """Returns what `get_config` of a file returns, unlocked; names the line where it fails."""
+def _run_file(path: str, function: str) -> ConfigDict:
+    """Returns what a function of a file returns, unlocked; names the line where it fails."""
     name, _, arg = path.partition(".py:")
     file = Path(f"{name}.py" if arg or path.endswith(".py:") else path)
     if not file.is_file():
@@ -96,11 +96,11 @@ def _run_file(path: str) -> ConfigDict:
             # not an import: no cached byte code, no name taken in sys.modules
             space: dict[str, Any] = {"__name__": file.stem, "__file__": str(file)}
             exec(compile(file.read_text(), str(file), "exec"), space)
-            get_config = space.get("get_config")
+            get_config = space.get(function)
             if get_config is None:
-                raise ConfigError(f"{file} has no function get_config(arg=None): add one")
+                raise ConfigError(f"{file} has no function {function}(arg=None): add one")
             if arg and not inspect.signature(get_config).parameters:
-                raise ConfigError(f"get_config() of {file} takes no argument: drop ':{arg}'")
+                raise ConfigError(f"{function}() of {file} takes no argument: drop ':{arg}'")
             config = get_config(arg) if arg else get_config()
     except ConfigError:
         raise
@@ -110,7 +110,7 @@ def _run_file(path: str) -> ConfigDict:
         raise ConfigError(f"{file}{where}: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
         kind = type(config).__name__
-        raise ConfigError(f"get_config of {file} returns {kind}: return a ConfigDict")
+        raise ConfigError(f"{function} of {file} returns {kind}: return a ConfigDict")
     return config.unlock()
 
 

@@ -69,7 +69,7 @@ class Chord(NamedTuple):
     """
 
     beat: int
-    triad: tuple[int, int, int]
+    triad: tuple[int, ...]
     scale: tuple[int, ...]
 
 

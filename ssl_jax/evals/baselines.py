@@ -1,11 +1,60 @@
 """What a result must beat: the same probe on raw features, and on an encoder that never trained."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from ssl_jax.core.types import Array, Batch, Features, Method, Tree
+from ssl_jax.evals.pool import FeaturesFn, windowed
+from ssl_jax.ops import dsp
+
+PIXELS = 8  # the side of the picture that raw pixels are averaged to
+COUNTERS = 1021  # of tokens; larger vocabularies share them
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """One kind of features to be probed: the run's, or a baseline's. `key` names it in a cache."""
+
+    name: str
+    features: FeaturesFn
+    params: Tree
+    key: str
+
+
+def encoders(
+    method: Method,
+    params: Tree,
+    example: Mapping[str, Any],
+    raw: Encoder,
+    *,
+    seed: int,
+    key: str,
+    step: int,
+    window: int = 0,
+    mesh: Mesh | None = None,
+) -> list[Encoder]:
+    """Returns a run's encoder, the same untrained, and what needs no encoder.
+
+    example: a batch, may be abstract. seed, key, step: of the run. window: samples of the windows
+    that a clip is cut into (0: whole). Parameters are laid on every device of the mesh.
+    """
+    untrained = random_encoder(method, seed, example)
+    features, cut = method.features, ""
+    if window:
+        features, cut = windowed(features, window), f" by {window}"
+    if mesh is not None:
+        params, untrained = jax.device_put((params, untrained), NamedSharding(mesh, P()))
+    return [
+        Encoder("this run", features, params, f"{key} step {step}{cut}"),
+        Encoder("random encoder", features, untrained, key + cut),
+        raw,
+    ]
 
 
 def mean_std(frames: Array, mask: Array) -> Array:
@@ -37,6 +86,66 @@ def raw_features(
     return features
 
 
-def random_encoder(method: Method, seed: int, batch: Batch) -> Tree:
+def vector_features(vector_of: Callable[[Batch], Array]) -> FeaturesFn:
+    """Returns a `features(params, batch)` whose one layer is one frame, vector_of(batch) (B, F)."""
+
+    def features(params: Tree, batch: Batch) -> Features:
+        del params
+        vector = vector_of(batch)
+        return Features(vector[None, :, None], jnp.ones((len(vector), 1), bool), 0.0)
+
+    return features
+
+
+def raw_encoder(modality: str, *, sample_rate: int = 0, vocab_size: int = 0) -> Encoder:
+    """Returns what needs no encoder: log-mel, pixels or token counts, by config.data.modality."""
+    if modality == "audio":
+        features = raw_features(lambda batch: log_mel(batch, sample_rate))
+        return Encoder("log-mel", features, {}, str(sample_rate))
+    if modality == "image":
+        return Encoder("pixels", vector_features(pixels), {}, str(PIXELS))
+    counters = min(vocab_size, COUNTERS)
+    features = vector_features(lambda batch: token_counts(batch, counters))
+    return Encoder("token counts", features, {}, str(counters))
+
+
+def log_mel(batch: Batch, rate: int) -> tuple[Array, Array]:
+    """audio (B, N) -> log-mel (B, T, 80) of 30 ms windows every 10 ms, and their mask (B, T)."""
+    window, hop = round(0.03 * rate), round(0.01 * rate)
+    frames = dsp.log_mel(
+        batch["audio"],
+        batch["audio_len"],
+        sample_rate=rate,
+        n_fft=window,
+        hop=hop,
+        fmax=min(7600.0, rate / 2),
+    )
+    count = dsp.frames(batch["audio_len"], window, hop)
+    return frames, jnp.arange(frames.shape[1]) < count[:, None]
+
+
+def pixels(batch: Batch) -> Array:
+    """image (B, H, W, 3) uint8 -> the means of PIXELS x PIXELS areas (B, F), in [0, 1]."""
+    image = batch["image"].astype(jnp.float32) / 255
+    for axis in (1, 2):
+        size = image.shape[axis]
+        parts = min(PIXELS, size)
+        # row r of the picture belongs to part r * parts // size
+        member = jax.nn.one_hot(jnp.arange(size) * parts // size, parts, axis=0)
+        mean = member / member.sum(1, keepdims=True)
+        image = jnp.moveaxis(jnp.tensordot(mean, image, (1, axis)), 0, axis)
+    return image.reshape(len(image), -1)
+
+
+def token_counts(batch: Batch, counters: int) -> Array:
+    """tokens (B, L), tokens_len (B,) -> the share of each id modulo `counters`: (B, counters)."""
+    real = jnp.arange(batch["tokens"].shape[1]) < batch["tokens_len"][:, None]
+    share = real / jnp.maximum(batch["tokens_len"], 1)[:, None]
+    place = batch["tokens"] % counters
+    empty = jnp.zeros(counters, jnp.float32)
+    return jax.vmap(lambda p, s: empty.at[p].add(s))(place, share.astype(jnp.float32))
+
+
+def random_encoder(method: Method, seed: int, batch: Mapping[str, Any]) -> Tree:
     """Returns untrained parameters of the method, from a seed that no run's default uses."""
-    return jax.jit(lambda key: method.init(key, batch)[0])(jax.random.key(seed + 1_000_003))
+    return jax.jit(lambda key: method.init(key, dict(batch))[0])(jax.random.key(seed + 1_000_003))

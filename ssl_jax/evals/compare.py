@@ -1,13 +1,48 @@
 """One probe on one kind of features as a row, and the rows of run and baselines as a table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssl_jax.evals import knn, probe, ridge, table
+import numpy as np
+
+from ssl_jax.evals import knn, marble, probe, ridge, table
 from ssl_jax.evals.pool import Pooled
 from ssl_jax.evals.split import held_out
 
 PROBES = ("ridge", "knn", "linear")
+MLP = "mlp"  # the one probe that also predicts tags and numbers; see `mlp_row`
+
+
+def rows(
+    features: str,
+    probes: Sequence[str],
+    splits: Mapping[str, Pooled],
+    fields: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    classes: int,
+    task: marble.Task | None,
+    options: marble.Options,
+) -> list[dict[str, Any]]:
+    """Returns a row per probe. fields: split -> {tags, target: (n, C) by id}; `task`: of MLP."""
+    out = []
+    for name in probes:
+        if name == MLP and task is not None:
+            truths = {s: _truth(pooled, fields[s], task.kind) for s, pooled in splits.items()}
+            out.append(mlp_row(features, truths, task, options))
+        else:
+            labelled = {s: pooled.labelled() for s, pooled in splits.items()}
+            out.append(row(features, name, labelled, classes))
+    return out
+
+
+def _truth(pooled: Pooled, fields: Mapping[str, np.ndarray], kind: str) -> marble.Split:
+    """Returns the features of the rows whose truth is known, and that truth."""
+    if kind == "label":
+        known = pooled.labelled()
+        return known.features, known.labels
+    truth = fields[kind][pooled.ids]
+    real = ~np.isnan(truth).all(-1)
+    return pooled.features[real], truth[real]
 
 
 def row(features: str, name: str, splits: Mapping[str, Pooled], classes: int) -> dict[str, Any]:
@@ -45,16 +80,55 @@ def row(features: str, name: str, splits: Mapping[str, Pooled], classes: int) ->
     }
 
 
+def mlp_row(
+    features: str, splits: Mapping[str, marble.Split], task: marble.Task, options: marble.Options
+) -> dict[str, Any]:
+    """Runs the MLP probe; splits as in `row`, with the truth of the task.
+
+    The row has beside those of `row`: score (the name of what selection and test are), scores
+    (each one's test values), layers (the test values of every layer at its own best rate), rate.
+    """
+    train, test = splits["train"], splits.get("test", splits.get("valid"))
+    if test is None:
+        raise ValueError("config.data.test names no source, nor does config.data.valid")
+    if "test" in splits and "valid" in splits:
+        select = splits["valid"]
+    else:
+        one = np.zeros(len(train[0]), np.int32)
+        out = held_out(train[1] if task.kind == "label" else one)
+        train, select = [(train[0][rows], train[1][rows]) for rows in (~out, out)]
+    grid = marble.probe(train, select, test, task=task, options=options)
+    rate, place = grid.best()
+    tested = grid.chosen(grid.test)
+    return {
+        "features": features,
+        "probe": MLP,
+        "layer": grid.layers[place],
+        "selection": grid.chosen(grid.select)[grid.first],
+        "test": tested[grid.first],
+        "score": grid.first,
+        "scores": tested,
+        "layers": {layer_name(n): values for n, values in grid.by_layer().items()},
+        "rate": grid.rates[rate],
+    }
+
+
+def layer_name(layer: int) -> str:
+    """Returns how a table names a layer: its number, or "mix"."""
+    return "mix" if layer == probe.MIX else str(layer)
+
+
 def report(result: dict[str, Any]) -> str:
     """Returns the tables of an evaluation as text."""
     shown = [
         {
             "features": row["features"],
             "probe": row["probe"],
-            "layer": "mix" if row["layer"] == probe.MIX else str(row["layer"]),
+            "layer": layer_name(row["layer"]),
             "selection": table.cell(row["selection"]),
             "test": table.cell(row["test"]),
         }
+        | {name: table.cell(values) for name, values in row.get("scores", {}).items()}
         for row in result["results"]
     ]
     layers = [

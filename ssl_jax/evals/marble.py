@@ -10,6 +10,7 @@ undo; in MARBLE they are taken as they are, which suits some rates and layers be
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -66,6 +67,27 @@ class Task:
             else:
                 found[name] = getattr(scores_lib, name)(outputs, truth)
         return found
+
+
+def task_of(classes: tuple[str, ...], fields: Mapping[str, Any], given: Mapping[str, Any]) -> Task:
+    """Returns the task {kind, scores, names} of a protocol; {}: that of what the data have.
+
+    classes: the names of the labels or, where there are tags, of those. fields: the arrays of
+    the data, such as tags (n, C) or target (n, K), whose columns `names` may name.
+    """
+    have = {"tags": classes} if "tags" in fields else {"label": classes}
+    if len(classes) < 2:
+        have = {}
+    if "target" in fields:
+        numbers = map(str, range(fields["target"].shape[1]))
+        have["target"] = tuple(given.get("names") or numbers)
+    kind = given.get("kind") or next(iter(have), "label")
+    if kind not in have:
+        raise ValueError(
+            f"config.data.train has no {kind} to predict: name the column, as in "
+            f"config.data.train.<name>.{kind}='...'"
+        )
+    return Task(kind, have[kind], tuple(given.get("scores") or SCORES[kind][:1]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,12 +203,16 @@ def _epoch(
     def of_batch(params: Params, layer: Array, rows: Array, truth: Array, key: Array) -> Array:
         return loss(kind, head(params, rows, layer, dropout, key), truth)
 
-    def one(params: Params, adam: Any, member: Member, rows: Array, truth: Array, key: Array):
+    def one(
+        params: Params, adam: Any, member: Member, rows: Array, truth: Array, key: Array
+    ) -> tuple[Params, Any]:
         gradient = jax.grad(of_batch)(params, member.layer, rows, truth, key)
         change, adam = _ADAM.update(gradient, adam)
         return jax.tree.map(lambda p, c: p - member.rate * c, params, change), adam
 
-    def step(state: tuple[Params, Any], batch: tuple[Array, Array]):
+    def step(
+        state: tuple[Params, Any], batch: tuple[Array, Array]
+    ) -> tuple[tuple[Params, Any], None]:
         rows, n = batch
         # members of one seed see the same batches and drop the same units
         every = jax.vmap(one, (0, 0, 0, None, None, None))

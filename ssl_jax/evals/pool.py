@@ -64,6 +64,31 @@ def masked_mean(features: Features) -> Array:
     return total / jnp.maximum(real.sum(1), 1)[:, None, None]
 
 
+def windowed(features: FeaturesFn, samples: int) -> FeaturesFn:
+    """Returns the features of clips cut into windows of `samples`, one after another.
+
+    A window sees nothing of its neighbours; the frames of a clip are joined again: audio (B, N)
+    gives hidden states (L + 1, B, W S, D) of W = ceil(N / samples) windows.
+    """
+
+    def apply(params: Tree, batch: Batch) -> Features:
+        rows, length = batch["audio"].shape
+        count = -(-length // samples)
+        if count == 1:
+            return features(params, batch)
+        audio = jnp.pad(batch["audio"], ((0, 0), (0, count * samples - length)))
+        start = samples * jnp.arange(count)
+        left = jnp.clip(batch["audio_len"][:, None] - start, 0, samples)
+        pieces = {k: jnp.repeat(v, count, axis=0) for k, v in batch.items() if k != "audio"}
+        pieces |= {"audio": audio.reshape(-1, samples), "audio_len": left.reshape(-1)}
+        found = features(params, pieces)
+        states, _, _, width = found.hidden_states.shape
+        hidden = found.hidden_states.reshape(states, rows, -1, width)
+        return Features(hidden, found.mask.reshape(rows, -1), found.rate)
+
+    return apply
+
+
 def pooler(features: FeaturesFn, mesh: Mesh | None = None) -> Callable[[Tree, Batch], dict]:
     """Returns the jitted fn(params, batch) -> {features, id, label, weight}, whole on each host.
 

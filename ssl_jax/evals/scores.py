@@ -1,12 +1,12 @@
-"""What a probe is judged by: accuracy, ROC-AUC, average precision, R2, and the weighted key score.
+"""What a head is judged by: accuracy, the scores of GLUE, of tagging and of regression, and of keys.
 
 All on the outputs of a head over a whole split, in numpy and float64, on the host.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import pearsonr, rankdata, spearmanr
 
 TONICS = {
     name: i
@@ -22,6 +22,49 @@ KEY_WEIGHTS = {"correct": 1.0, "fifth": 0.5, "relative": 0.3, "parallel": 0.2, "
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     """Returns the share of rows whose largest of logits (N, C) is their label (N,)."""
     return float(np.mean(np.argmax(logits, -1) == labels))
+
+
+def mcc(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Returns Matthews' correlation of the largest of logits (N, C) and labels (N,); CoLA.
+
+    In [-1, 1], for any number of classes; 0 where all answers, or all labels, are one class.
+    """
+    classes = np.arange(logits.shape[1])
+    guess = (np.argmax(logits, -1)[:, None] == classes).astype(float)
+    truth = (np.asarray(labels)[:, None] == classes).astype(float)
+    guess, truth = guess - guess.mean(0), truth - truth.mean(0)
+    scale = np.sqrt(np.sum(guess * guess) * np.sum(truth * truth))
+    return float(np.sum(guess * truth) / scale) if scale else 0.0
+
+
+def f1(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the F1 of the second of two classes: logits (N, 2), labels (N,); MRPC and QQP."""
+    if logits.shape[1] != 2:
+        raise ValueError(f"f1 is of two classes, and there are {logits.shape[1]}: use 'mcc'")
+    guess, truth = np.argmax(logits, -1) == 1, np.asarray(labels) == 1
+    either = guess.sum() + truth.sum()
+    return float(2 * np.sum(guess & truth) / either) if either else 0.0
+
+
+def pearson(predictions: np.ndarray, targets: np.ndarray) -> float:
+    """Returns the linear correlation (N, K), (N, K) -> mean over K; rows of NaN are left out."""
+    return _correlation(pearsonr, predictions, targets)
+
+
+def spearman(predictions: np.ndarray, targets: np.ndarray) -> float:
+    """Returns the correlation of ranks (N, K), (N, K) -> mean over K; rows of NaN are left out."""
+    return _correlation(spearmanr, predictions, targets)
+
+
+def _correlation(of: Callable, predictions: np.ndarray, targets: np.ndarray) -> float:
+    found = []
+    for guess, truth in zip(np.asarray(predictions, float).T, np.asarray(targets).T, strict=True):
+        real = ~np.isnan(truth)
+        if len(np.unique(truth[real])) < 2:
+            raise ValueError("a regression target has one value only: a correlation needs two")
+        constant = len(np.unique(guess[real])) < 2  # of an untrained head, say
+        found.append(0.0 if constant else of(guess[real], truth[real]).statistic)
+    return float(np.mean(found))
 
 
 def roc_auc(scores: np.ndarray, tags: np.ndarray) -> float:

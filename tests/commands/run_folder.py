@@ -24,7 +24,7 @@ def make_run(config_path: str, folder: Path, steps=(4,), overrides=()) -> Path:
         config.method, precision="float32", sample_rate=RATE, num_classes=len(NAMES)
     )
     length = round(config.data.buckets[-1] * RATE)
-    batch = audio_batch(np.zeros((1, length), np.int16), np.array([length]))
+    batch = audio_batch(np.zeros((1, length), np.int16), np.array([length], np.int32))
     checkpoints = Checkpoints(folder, config)
     for step in steps:
         params, extra = method.init(jax.random.key(step), batch)

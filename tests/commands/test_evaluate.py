@@ -8,7 +8,9 @@ import soundfile
 from run_folder import NAMES, RATE, make_run
 
 from ssl_jax import evaluate
+from ssl_jax.core import config as config_lib
 from ssl_jax.evals import compare, probe
+from ssl_jax.stages import embed
 
 PITCH = dict(zip(NAMES, (300, 900, 2700), strict=True))
 TAKES = {"train": 16, "valid": 6, "test": 8}
@@ -88,7 +90,7 @@ def test_the_file_holds_the_result(run, result):
 
 
 def test_the_second_time_reads_no_audio(run, result, monkeypatch):
-    monkeypatch.setattr(evaluate, "pool", lambda *a, **k: pytest.fail("features taken again"))
+    monkeypatch.setattr(embed, "pool", lambda *a, **k: pytest.fail("features taken again"))
     again = evaluate.run(run, ["ridge"])
     assert again["results"] == [row for row in result["results"] if row["probe"] == "ridge"]
     assert len(list((run / "features").glob("*.npz"))) == 9
@@ -96,10 +98,43 @@ def test_the_second_time_reads_no_audio(run, result, monkeypatch):
 
 def test_other_data_is_not_read_from_the_cache(run, result, monkeypatch):
     seen = []
-    monkeypatch.setattr(evaluate, "pool", lambda *a, **k: seen.append(k["name"]) or 1 / 0)
+    monkeypatch.setattr(embed, "pool", lambda *a, **k: seen.append(k["name"]) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         evaluate.run(run, ["ridge"], overrides=["data.train.sc.part=(0.0, 0.5)"])
     assert seen == ["this run, train: batch"]
+
+
+PROTOCOL = """
+from ml_collections import ConfigDict
+from configs import common
+
+def get_protocol(arg=None):
+    data = common.audio_data()
+    for split in ("train", "valid", "test"):
+        data[split].tones = ConfigDict({{"kind": "speech_commands", "path": {path!r}}})
+    data.update({{"buckets": (0.5,), "batch_size": 12}})
+    probe = {{"width": 8, "rates": (1e-2,), "layers": (0, -1), "epochs": 3, "seeds": (0, 1)}}
+    task = {{"kind": "label", "scores": ("accuracy",)}}
+    return ConfigDict(
+        {{"data": data, "window_seconds": 0.2, "task": task, "probe": probe}}
+    )
+"""
+
+
+@pytest.mark.slow
+def test_a_protocol_brings_its_data_and_its_probe(run, root, tmp_path):
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    (folder / "common.py").write_text((root / "configs" / "common.py").read_text())
+    path = config_lib.from_json((run / "config.json").read_text()).data.train.sc.path
+    (folder / "tones.py").write_text(PROTOCOL.format(path=path))
+    found = evaluate.run(run, protocol=f"{folder}/tones.py")
+    assert [(row["features"], row["probe"]) for row in found["results"]] == [
+        (kind, "mlp") for kind in ("this run", "random encoder", "log-mel")
+    ]
+    for row in found["results"]:
+        assert len(row["scores"]["accuracy"]) == 2 and set(row["layers"]) == {"0", "mix"}
+    assert "accuracy" in compare.report(found).splitlines()[0]
 
 
 def test_report_names_all_and_the_mix(result):

@@ -38,3 +38,35 @@ def test_random_encoders_differ_by_seed_and_from_the_run():
     run = init(jax.random.key(0), batch)[0]["w"]
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0.1 and np.abs(first - run).max() > 0.1
+
+
+def test_pixels_are_the_means_of_areas():
+    image = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), np.uint8)
+    got = np.asarray(baselines.pixels({"image": jnp.asarray(image)})).reshape(2, 8, 8, 3)
+    want = image.reshape(2, 8, 2, 8, 3, 3).mean((2, 4)) / 255
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    odd = np.full((1, 9, 5, 3), 51, np.uint8)
+    np.testing.assert_allclose(baselines.pixels({"image": jnp.asarray(odd)}), 0.2, atol=1e-6)
+    assert baselines.pixels({"image": jnp.asarray(odd)}).shape == (1, 8 * 5 * 3)
+
+
+def test_token_counts_are_shares_of_real_tokens():
+    batch = {"tokens": jnp.array([[1, 1, 4, 9], [12, 0, 0, 0]]), "tokens_len": jnp.array([3, 1])}
+    got = np.asarray(baselines.token_counts(batch, 10))
+    want = np.zeros((2, 10))
+    want[0, 1], want[0, 4], want[1, 2] = 2 / 3, 1 / 3, 1
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_every_modality_has_raw_features():
+    batches = {
+        "audio": {"audio": jnp.ones((2, 800), jnp.int16), "audio_len": jnp.array([800, 600])},
+        "image": {"image": jnp.ones((2, 8, 8, 3), jnp.uint8)},
+        "text": {"tokens": jnp.ones((2, 4), jnp.int32), "tokens_len": jnp.array([4, 2])},
+    }
+    sizes = {"audio": 160, "image": 192, "text": 300}
+    for modality, batch in batches.items():
+        raw = baselines.raw_encoder(modality, sample_rate=8000, vocab_size=300)
+        found = raw.features(raw.params, batch)
+        assert found.hidden_states.shape == (1, 2, 1, sizes[modality]) and found.mask.all()
+    assert baselines.raw_encoder("text", vocab_size=50_000).key == str(baselines.COUNTERS)

@@ -42,6 +42,31 @@ def test_masked_mean_equals_a_loop_and_ignores_padding():
     np.testing.assert_array_equal(got[3], 0)
 
 
+def test_windows_are_taken_one_by_one_and_joined(toy):
+    features, params = toy
+    features = jax.jit(features)
+    batch = next(batches(1, 2))
+    batch["audio_len"] = np.array([200, 70], np.int32)
+    whole = pool_lib.windowed(features, 80)(params, batch)
+    frames = (80 - 40) // 16 + 1
+    assert whole.hidden_states.shape == (2, 2, 3 * frames, 6)
+    for row, length in enumerate(batch["audio_len"]):
+        kept = []
+        for start in range(0, 240, 80):
+            piece = np.zeros((1, 80), np.int16)
+            got = batch["audio"][row, start : min(start + 80, 200)]
+            piece[0, : len(got)] = got
+            size = np.array([np.clip(length - start, 0, 80)], np.int32)
+            alone = features(params, {"audio": piece, "audio_len": size})
+            kept.append(alone.hidden_states[:, 0, np.asarray(alone.mask[0])])
+        mask = np.asarray(whole.mask[row])
+        joined = np.concatenate(kept, 1)
+        np.testing.assert_allclose(whole.hidden_states[:, row, mask], joined, atol=1e-5)
+    same = pool_lib.windowed(features, 200)(params, batch)
+    alone = features(params, batch)
+    np.testing.assert_array_equal(same.hidden_states, alone.hidden_states)
+
+
 def test_pooling_commutes_with_a_linear_head():
     rng = np.random.default_rng(0)
     hidden, mask = rng.normal(size=(2, 3, 9, 5)), np.arange(9) < np.array([[9], [4], [2]])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics
 
 from ssl_jax.evals import scores
@@ -88,3 +89,33 @@ def test_keys_are_read_and_what_is_none_is_named():
 
 def test_accuracy_counts_the_largest():
     assert scores.accuracy(np.array([[0, 2, 1], [3, 0, 0]]), np.array([1, 2])) == 0.5
+
+
+def test_scores_of_glue_equal_scikit_learn_and_scipy():
+    rng = np.random.default_rng(2)
+    logits = rng.normal(size=(80, 3))
+    labels = np.where(rng.random(80) < 0.5, logits.argmax(-1), rng.integers(0, 3, 80))
+    want = metrics.matthews_corrcoef(labels, logits.argmax(-1))
+    np.testing.assert_allclose(scores.mcc(logits, labels), want, rtol=1e-12)
+    two, labels = logits[:, :2], labels % 2
+    want = metrics.f1_score(labels, two.argmax(-1))
+    np.testing.assert_allclose(scores.f1(two, labels), want, rtol=1e-12)
+    truth = np.round(rng.normal(size=(80, 2)), 1)
+    guess = truth**3 + rng.normal(size=(80, 2))
+    truth[::9, 1] = np.nan
+    known = ~np.isnan(truth[:, 1])
+    for score, of in ((scores.pearson, stats.pearsonr), (scores.spearman, stats.spearmanr)):
+        want = [of(guess[:, 0], truth[:, 0])[0], of(guess[known, 1], truth[known, 1])[0]]
+        np.testing.assert_allclose(score(guess, truth), np.mean(want), rtol=1e-12)
+
+
+def test_heads_that_say_one_thing_only_have_a_score_and_such_truths_have_none():
+    same, labels = np.tile([[0.0, 1.0]], (6, 1)), np.array([0, 1, 0, 1, 1, 0])
+    assert scores.mcc(same, labels) == 0
+    np.testing.assert_allclose(scores.f1(same, labels), 2 / 3)
+    assert scores.f1(-same, labels * 0) == 0
+    assert scores.pearson(same[:, :1], labels[:, None]) == 0
+    with pytest.raises(ValueError, match="one value only"):
+        scores.spearman(labels[:, None], same[:, :1])
+    with pytest.raises(ValueError, match="use 'mcc'"):
+        scores.f1(np.zeros((6, 3)), labels)

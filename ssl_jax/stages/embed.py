@@ -1,0 +1,74 @@
+"""The splits of a run's data as frozen features: one vector a clip and layer, kept on disk."""
+
+import dataclasses
+import functools
+import zlib
+from pathlib import Path
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ssl_jax.core import config as config_lib
+from ssl_jax.data.corpus import SPLITS
+from ssl_jax.engine import splits as splits_lib
+from ssl_jax.evals.baselines import Encoder
+from ssl_jax.evals.pool import Pooled, cached, pool, pooler, signature
+
+SIGNALS = ("audio", "audio_len", "image", "tokens", "tokens_len")
+TRUTH = ("label", "tags", "target")  # of a source: name columns that no feature depends on
+Splits = dict[str, splits_lib.Split]
+
+
+def open_splits(config: ConfigDict, folder: Path, devices: int) -> Splits:
+    """Opens the splits that config.data names, all with the classes of the training split.
+
+    `folder`: of the run; what can not be read is listed there. Raises ValueError where neither
+    validation nor test is named.
+    """
+    if not len(config.data.valid) and not len(config.data.test):
+        raise ValueError("config.data.test names no source, nor does config.data.valid: name one")
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        # any machine may judge a run: the batch grows to what its devices divide
+        config.data.batch_size = -(-config.data.batch_size // devices) * devices
+        config.data.constant_seconds = False
+    found: Splits = {}
+    for name in SPLITS:
+        if len(config.data[name]):
+            classes = found["train"].corpus.classes if found else None
+            found[name] = splits_lib.open_split(config, folder / "features", name, classes)
+    return found
+
+
+def pooled(encoder: Encoder, corpora: Splits, mesh: Mesh, folder: Path) -> dict[str, Pooled]:
+    """Returns the pooled features of every split, from the cache in `folder` where they are.
+
+    Features do not depend on what is asked of them, so that one cache serves every label column.
+    """
+    apply = pooler(encoder.features, mesh)
+
+    def compute(name: str, split: splits_lib.Split) -> Pooled:
+        given = split.corpus.specs(1.0)
+        names = [n for n in SIGNALS if n in given]
+        rows = split.in_order(mesh.size, ("id", "weight", "label", *names))()
+        total = -(-len(split.corpus) // split.config.data.batch_size)
+        label = f"{encoder.name}, {name}: batch"
+        return pool(apply, encoder.params, rows, mesh=mesh, total=total, name=label)
+
+    found = {}
+    for name, split in corpora.items():
+        contents = zlib.crc32(split.corpus.lengths.tobytes()), _unlabelled(split.config.data)
+        key = signature(encoder.name, encoder.key, name, *contents)
+        kept = cached(folder / "features", key, functools.partial(compute, name, split))
+        found[name] = dataclasses.replace(kept, labels=split.corpus.labels[kept.ids])
+    return found
+
+
+def _unlabelled(data: ConfigDict) -> str:
+    """Signs config.data without what only names the truth of its rows."""
+    flat = config_lib.flatten(data)
+    if data.label_share == 1 and not data.labels_per_class:  # else labels choose the rows
+        of_source = [f"{split}.{name}." for split in SPLITS for name in data[split]]
+        truth = {prefix + key for prefix in of_source for key in TRUTH}
+        flat = {key: value for key, value in flat.items() if key not in truth}
+    return signature(flat)
