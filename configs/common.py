@@ -39,6 +39,9 @@ def base() -> ConfigDict:
                 "valid": True,
                 # the same over the test split, once, after the last step
                 "test": False,
+                # of a fine-tuned head over the splits above: mcc, f1 of classes, roc_auc,
+                # average_precision of tags, pearson, spearman, r2 of numbers
+                "scores": (),
                 # frozen-feature monitors run in the loop: ridge, knn, collapse
                 "monitors": (),
             },
@@ -115,6 +118,37 @@ def image_data() -> ConfigDict:
             "workers": 0,
             "threads": 2,
             # images have no time: one shape for all
+            "sample_rate": 0,
+            "buckets": (1.0,),
+        }
+    )
+
+
+def text_data() -> ConfigDict:
+    """Returns the data section for text; the keys that audio_data() explains mean the same."""
+    return ConfigDict(
+        {
+            "modality": "text",
+            "train": ConfigDict({}),
+            "valid": ConfigDict({}),
+            "test": ConfigDict({}),
+            # byte (261 ids), or a JSON file of the library tokenizers
+            "tokenizer": "byte",
+            # tokens of an example, with <s>; the tokens are kept in $SSL_JAX_CACHE
+            "block_tokens": 512,
+            # none: blocks are cut from one stream of documents | complete_doc: from each document
+            "break_mode": "none",
+            "batch_size": 0,
+            "classes": (),
+            "labels_per_class": 0,
+            "label_share": 1.0,
+            "label_seed": 0,
+            # raise | skip: a document that is not UTF-8
+            "on_bad": "raise",
+            "max_bad_share": 0.01,
+            "workers": 0,
+            "threads": 2,
+            # text has no time: one shape for all
             "sample_rate": 0,
             "buckets": (1.0,),
         }
@@ -201,6 +235,51 @@ def data2vec() -> ConfigDict:
     )
 
 
+def data2vec2() -> ConfigDict:
+    """Returns config.method of data2vec2; ssl_jax/methods/data2vec2.py explains every key."""
+    return ConfigDict(
+        {
+            "name": "data2vec2",
+            "encoder": ConfigDict({}),
+            "clones": 8,
+            "prenet_depth": 0,
+            "mask": {
+                "kind": "block",
+                "ratio": 0.5,
+                "adjust": 0.05,
+                "block": 5,
+                "inverse": False,
+            },
+            "decoder": {
+                "layers": 4,
+                "dim": 384,
+                "groups": 16,
+                "kernel": 7,
+                "residual": True,
+                "input_dropout": 0.1,
+                "noise_std": 0.01,
+                "projection_layers": 1,
+                "ratio": 2.0,
+                "init": "torch",
+            },
+            "targets": {
+                "layers": 8,
+                "source": "ffn",
+                "layer_norm": "instance",
+                "final_norm": "none",
+                "include_prefix": False,
+            },
+            "loss": {"beta": 0.0, "scale": None, "cls_weight": 0.0},
+            "ema": {
+                "start": 0.999,
+                "end": 0.99999,
+                "anneal": 75_000,
+                "rules": ((".*", "average"),),
+            },
+        }
+    )
+
+
 def mae() -> ConfigDict:
     """Returns config.method of MAE; ssl_jax/methods/mae.py explains every key."""
     return ConfigDict(
@@ -244,6 +323,8 @@ def supervised() -> ConfigDict:
             },
             "augment": ConfigDict({}),
             "spectral": ConfigDict({}),
+            # of images: mixup 0.8 and cutmix 1.0, say; ssl_jax/ops/mix.py explains every key
+            "mix": {"mixup": 0.0, "cutmix": 0.0, "prob": 1.0, "switch_prob": 0.5, "mode": "batch"},
             "frozen": False,
         }
     )

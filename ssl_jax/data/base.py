@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax.data.errors import Bad
 from ssl_jax.data.plan import Span
 from ssl_jax.data.source import Source
 
@@ -18,7 +19,8 @@ class Corpus:
     """The rows of one split, source after source; the id of a row is its place here.
 
     first (sources + 1,): the id at which each source starts. labels (n,) int32 into `classes`,
-    -1 if unlabelled. fields: name -> (n, ...) array that is part of every batch as it is.
+    -1 if unlabelled. fields: name -> (n, ...) array, or what can be indexed like one, whose rows
+    are part of every batch as they are.
     Images, sound and text each add the arrays that `shapes` names and `fill` decodes.
     """
 
@@ -27,7 +29,7 @@ class Corpus:
     first: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
-    fields: Arrays
+    fields: dict[str, Any]
     on_bad: str
 
     def __len__(self) -> int:
@@ -47,6 +49,16 @@ class Corpus:
     def buckets(self) -> tuple[float, ...]:
         """The lengths in seconds of the shapes that batches have; one where there is no time."""
         return (1.0,)
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of token ids; 0 where there are no tokens."""
+        return 0
+
+    @property
+    def known_bads(self) -> list[Bad]:
+        """What was found to be unusable before any row was read, by ids below 0."""
+        return []
 
     @property
     def spans(self) -> tuple[Span, ...]:

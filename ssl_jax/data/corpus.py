@@ -7,13 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import images, labels, recordings
+from ssl_jax.data import images, labels, recordings, texts
 from ssl_jax.data.base import Corpus
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.plan import Plan
+from ssl_jax.data.source import Source
 
 SPLITS = ("train", "valid", "test")
-MODALITIES: dict[str, types.ModuleType] = {"audio": recordings, "image": images}
+MODALITIES: dict[str, types.ModuleType] = {
+    "audio": recordings,
+    "image": images,
+    "text": texts,
+}
 
 
 def open_split(
@@ -29,29 +34,40 @@ def open_split(
     modality = MODALITIES[config.get("modality", "audio")]
     named = {f"{split}.{k}": config[split][k] for k in config[split]}
     sources = modality.open_sources(config, named)
-    texts = [
-        labels.column(s, o.get("label", "")) for s, o in zip(sources, named.values(), strict=True)
-    ]
+    options = list(named.values())
+    columns, tags = labels.class_columns(sources, options), labels.tag_columns(sources, options)
     of_train = functools.partial(_classes_of_train, config)
-    classes = labels.class_names(config, split, classes, texts, of_train)
-    codes = [labels.encode(s, t, classes) for s, t in zip(sources, texts, strict=True)]
+    classes = labels.class_names(config, split, classes, columns, tags, of_train)
+    codes = [labels.encode(s, t, classes) for s, t in zip(sources, columns, strict=True)]
     if split == "train":
         kept = labels.chosen(codes, len(classes), config)
         sources = [s.take(k) if len(k) < len(s) else s for s, k in zip(sources, kept, strict=True)]
         codes = [x[k] for x, k in zip(codes, kept, strict=True)]
     shared = {
         "sources": tuple(sources),
-        "weights": tuple(float(o.get("weight", 1.0)) for o in named.values()),
+        "weights": tuple(float(o.get("weight", 1.0)) for o in options),
         "first": np.cumsum([0] + [len(s) for s in sources]),
         "labels": np.concatenate(codes),
         "classes": classes,
-        "fields": {},
+        "fields": _fields(sources, options, classes),
         "on_bad": config["on_bad"],
     }
     corpus = modality.build(config, shared, split)
     if corpus.on_bad == "raise":
         corpus.check()
     return corpus
+
+
+def _fields(
+    sources: Sequence[Source], options: Sequence[Mapping[str, Any]], classes: tuple[str, ...]
+) -> dict[str, Any]:
+    """Returns the tags (n, classes) and targets (n, K) that the sources name."""
+    fields: dict[str, Any] = {}
+    columns = labels.tag_columns(sources, options)
+    if any(column is not None for column in columns):
+        fields["tags"] = labels.encode_tags(sources, columns, classes)
+    targets = labels.encode_targets(sources, options)
+    return fields if targets is None else {**fields, "target": targets}
 
 
 def _classes_of_train(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import tqdm
 
-from ssl_jax.data import files, folders
+from ssl_jax.data import files, folders, manifests
 from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.source import Items, text
 
@@ -54,6 +54,14 @@ def image_tar(path: pathlib.Path, options: dict) -> Items:
     places = (found["archive"], found["offset"], found["size"])
     reader = Tar(tuple(str(a) for a in archives), text(names), *places)
     return Items(reader, len(names), {"label": text(labels), "archive": text(stems)})
+
+
+def table(path: pathlib.Path, options: dict) -> Items:
+    """Reads a table of images with a header: .csv with commas, else tabs; a folder means its
+    index.tsv. Column `path` is relative to the table; every other column is kept as text."""
+    del options
+    _, reader, columns, numbers = manifests.files_of_table(path)
+    return Items(reader, len(numbers), columns)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
-"""Classes and labels of a split, from columns of its sources; and which labels are kept."""
+"""What is to be predicted: classes, tags and numbers from columns of the sources of a split."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,14 +13,34 @@ from ssl_jax.data.source import Source
 Config = Mapping[str, Any]
 
 
-def column(source: Source, label: str, option: str = "label") -> np.ndarray | None:
-    """Returns the column that an option of a source names, or its column "label", or None."""
-    if label and label not in source.columns:
+def class_columns(sources: Sequence[Source], options: Sequence[Config]) -> list[Any]:
+    """Returns of each source the column of the class, or None; none where any source has tags."""
+    tagged = [s for s, o in zip(sources, options, strict=True) if o.get("tags")]
+    labelled = [s for s, o in zip(sources, options, strict=True) if o.get("label")]
+    if tagged and labelled:
         raise DataError(
-            f"config.data.{source.name}.{option} is {label!r}: "
+            f"config.data.{labelled[0].name}.label gives one class and config.data."
+            f"{tagged[0].name}.tags several: use one of them"
+        )
+    if tagged:
+        return [None] * len(sources)
+    named = [(s, o.get("label", "")) for s, o in zip(sources, options, strict=True)]
+    return [_column(s, x, "label") if x else s.columns.get("label") for s, x in named]
+
+
+def tag_columns(sources: Sequence[Source], options: Sequence[Config]) -> list[Any]:
+    """Returns of each source the column of its tags, or None."""
+    named = [(s, o.get("tags", "")) for s, o in zip(sources, options, strict=True)]
+    return [_column(s, x, "tags") if x else None for s, x in named]
+
+
+def _column(source: Source, name: str, option: str) -> np.ndarray:
+    if name not in source.columns:
+        raise DataError(
+            f"config.data.{source.name}.{option} is {name!r}: "
             f"its columns are {sorted(source.columns)}"
         )
-    return source.columns.get(label or "label")
+    return source.columns[name]
 
 
 def class_names(
@@ -27,16 +48,21 @@ def class_names(
     split: str,
     classes: Sequence[str] | None,
     texts: Sequence[np.ndarray | None],
+    tags: Sequence[np.ndarray | None],
     of_train: Callable[[], tuple[str, ...]],
 ) -> tuple[str, ...]:
     """Returns the names in order: those given, config.data.classes, those of the training split,
-    or for that split itself its own labels, sorted."""
+    or for that split itself its own labels and tags, sorted."""
     chosen = tuple(config["classes"]) if classes is None else tuple(classes)
     if chosen:
         return tuple(str(c) for c in chosen)
     if classes is None and split != "train" and len(config["train"]):
         return of_train()
     found = {str(v) for t in texts if t is not None for v in np.unique(t)}
+    for column in tags:
+        found |= (
+            {tag for v in np.unique(column) for tag in _tags(v)} if column is not None else set()
+        )
     return tuple(sorted(found - {""}))
 
 
@@ -79,3 +105,84 @@ def chosen(labels: list[np.ndarray], classes: int, config: Config) -> list[np.nd
         )
     borders = np.cumsum([len(x) for x in labels])[:-1]
     return [np.flatnonzero(k) for k in np.split(keep, borders)]
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiHot:
+    """Tags of n rows as an array (n, classes) of zeros and ones that is made row by row.
+
+    The classes of row i are codes[starts[i] : starts[i + 1]].
+    """
+
+    starts: np.ndarray
+    codes: np.ndarray
+    classes: int
+    dtype = np.dtype(np.float32)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and classes."""
+        return len(self.starts) - 1, self.classes
+
+    def __getitem__(self, ids: np.ndarray) -> np.ndarray:
+        out = np.zeros((len(ids), self.classes), self.dtype)
+        for row, i in enumerate(ids.tolist()):
+            out[row, self.codes[self.starts[i] : self.starts[i + 1]]] = 1
+        return out
+
+
+def encode_tags(
+    sources: Sequence[Source], columns: Sequence[np.ndarray | None], classes: tuple[str, ...]
+) -> MultiHot:
+    """Turns columns of tags into one row of classes after the other; a tag twice counts once."""
+    number = {name: i for i, name in enumerate(classes)}
+    codes: list[int] = []
+    counts = [0]
+    for source, column in zip(sources, columns, strict=True):
+        for i, value in enumerate([""] * len(source) if column is None else column):
+            for tag in _tags(value):
+                if tag not in number:
+                    raise DataError(
+                        f"config.data.{source.name}: {source.where(i)}: tag {tag!r} is not among "
+                        f"the {len(classes)} classes ({', '.join(classes[:8])}...): see "
+                        "config.data.classes"
+                    )
+                codes.append(number[tag])
+            counts.append(len(codes))
+    return MultiHot(np.array(counts, np.int64), np.array(codes, np.int32), len(classes))
+
+
+def _tags(value: Any) -> list[str]:
+    return [tag.strip() for tag in str(value).split("|") if tag.strip()]
+
+
+def encode_targets(sources: Sequence[Source], options: Sequence[Config]) -> np.ndarray | None:
+    """Returns the numbers (n, K) float32 of the columns `target`, NaN where there are none."""
+    named = [o.get("target") or () for o in options]
+    names = [(n,) if isinstance(n, str) else tuple(n) for n in named]
+    widths = {len(n) for n in names} - {0}
+    if not widths:
+        return None
+    if len(widths) > 1:
+        wide = [f"config.data.{s.name}.target={n}" for s, n in zip(sources, names, strict=True)]
+        raise DataError(f"as many columns are needed in each: {', '.join(wide)}")
+    width = widths.pop()
+    found = []
+    for source, own in zip(sources, names, strict=True):
+        columns = [_numbers(source, _column(source, name, "target"), name) for name in own]
+        unknown = np.full((len(source), width), np.nan, np.float32)
+        found.append(np.stack(columns, axis=1) if columns else unknown)
+    return np.concatenate(found)
+
+
+def _numbers(source: Source, values: np.ndarray, name: str) -> np.ndarray:
+    """Returns a column (n,) as float32, NaN where it is empty."""
+    out = np.full(len(values), np.nan, np.float32)
+    for i, value in enumerate(values.tolist()):
+        try:
+            out[i] = float(value) if str(value).strip() else np.nan
+        except ValueError as e:
+            raise DataError(
+                f"config.data.{source.name}: {source.where(i)}: {name} is {value!r}, no number"
+            ) from e
+    return out

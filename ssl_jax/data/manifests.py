@@ -49,20 +49,28 @@ def table(path: pathlib.Path, options: dict) -> Rows:
     `samples` and `rate` exist, no file is touched.
     """
     del options
-    if path.is_dir():
-        found = [path / n for n in ("index.tsv", "index.csv") if (path / n).exists()]
-        if not found:
-            raise DataError(f"{path} has neither index.tsv nor index.csv")
-        path = found[0]
-    kept, numbers = _read_table(path)
-    columns = {k: text(v) for k, v in kept.items()}
-    files = Files(str(path.parent), columns.pop("path"), path.name, np.array(numbers, np.int32))
+    path, files, columns, numbers = files_of_table(path)
     if "samples" in columns and "rate" in columns:
         samples = _numbers(path, columns, "samples", numbers)
         rates = _numbers(path, columns, "rate", numbers).astype(np.int32)
     else:
         samples, rates = headers(files.root, files.paths)
     return Rows(files, samples, rates, columns)
+
+
+def files_of_table(
+    path: pathlib.Path,
+) -> tuple[pathlib.Path, Files, dict[str, np.ndarray], list[int]]:
+    """Reads a table with a column `path` -> (its path, files, the other columns, line numbers)."""
+    if path.is_dir():
+        found = [path / n for n in ("index.tsv", "index.csv") if (path / n).exists()]
+        if not found:
+            raise DataError(f"{path} has neither index.tsv nor index.csv")
+        path = found[0]
+    kept, numbers = read_table(path, "path")
+    columns = {k: text(v) for k, v in kept.items()}
+    files = Files(str(path.parent), columns.pop("path"), path.name, np.array(numbers, np.int32))
+    return path, files, columns, numbers
 
 
 def kaldi(path: pathlib.Path, options: dict) -> Rows:
@@ -185,15 +193,18 @@ def _first_rate(path: pathlib.Path, files: Files) -> int:
     return int(rates[rates > 0][0]) if len(rates) else 0
 
 
-def _read_table(path: pathlib.Path) -> tuple[dict[str, list[str]], list[int]]:
-    """Returns the columns of a table and the line of each row."""
+def read_table(path: pathlib.Path, needed: str = "") -> tuple[dict[str, list[str]], list[int]]:
+    """Returns the columns of a table with a header, and the line of each row.
+
+    A .csv has commas and quotes, anything else tabs. Raises DataError without a column `needed`.
+    """
     comma = path.suffix.lower() == ".csv"
     with path.open(encoding="utf-8", newline="") as f:
         tabs = csv.reader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
         reader = csv.reader(f) if comma else tabs
         names = next(reader, [])
-        if "path" not in names:
-            raise DataError(f"{path}, row 1: no column 'path' among {names}")
+        if needed and needed not in names:
+            raise DataError(f"{path}, row 1: no column {needed!r} among {names}")
         columns: dict[str, list[str]] = {name: [] for name in names}
         adders = [columns[name].append for name in names]
         numbers = []

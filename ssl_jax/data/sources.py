@@ -3,10 +3,12 @@
     config.data.train.sc = dict(kind="speech_commands", path="data/sc", weight=1.0)
 
 Keys of every kind: `kind`; `path`; `weight` (how often its rows are drawn: 1.0 = once an epoch);
-`label` (the column that holds the class; by default "label" where there is one); `where` (keep
-rows whose columns have these values, {"split": "train", "speaker": ("a", "b")}); `part` (lo, hi):
-keep the rows whose hashed place in the corpus falls between, so (0.0, 0.8) and (0.8, 1.0) divide
-a corpus for good. The other keys belong to a kind and are explained where it is read.
+`label` (the column that holds the class; by default "label" where there is one); `tags` (in its
+place, the column of any number of classes, divided by "|"); `target` (one column or more, of the
+numbers to be predicted; an empty field is unknown); `where` (keep rows whose columns have these
+values, {"split": "train", "speaker": ("a", "b")}); `part` (lo, hi): keep the rows whose hashed
+place in the corpus falls between, so (0.0, 0.8) and (0.8, 1.0) divide a corpus for good. The other
+keys belong to a kind and are explained where it is read.
 """
 
 import difflib
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import folders, hashing, image_files, manifests
+from ssl_jax.data import folders, hashing, image_files, manifests, text_files
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.source import Items, Recordings, Rows, S, Source
 
@@ -48,13 +50,23 @@ AUDIO: dict[str, Kind] = {
 IMAGE: dict[str, Kind] = {
     "image_folder": (image_files.image_folder, {}),
     "image_tar": (image_files.image_tar, {}),
+    "table": (image_files.table, {}),
 }
-KINDS = {"audio": AUDIO, "image": IMAGE}
+TEXT: dict[str, Kind] = {
+    "text_files": (
+        text_files.text_files,
+        {"pattern": ("*.txt", "*.md", "*.rst"), "documents": "file"},
+    ),
+    "text_table": (text_files.text_table, {"columns": ()}),
+}
+KINDS = {"audio": AUDIO, "image": IMAGE, "text": TEXT}
 COMMON: dict[str, Any] = {
     "kind": "",
     "path": "",
     "weight": 1.0,
     "label": "",
+    "tags": "",
+    "target": (),
     "where": {},
     "part": (0.0, 1.0),
 }
@@ -109,6 +121,8 @@ def _options(name: str, config: Mapping[str, Any], modality: str) -> dict[str, A
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise DataError(f"{key}.{unknown} is no key of kind {kind!r}: use {sorted(known)}{hint}")
     out = {**known, **given}
+    if isinstance(out["target"], str):
+        out["target"] = tuple(filter(None, [out["target"]]))
     for option, default in known.items():
         if not _same_type(out[option], default):
             raise DataError(f"{key}.{option} is {out[option]!r}: use a value like {default!r}")

@@ -65,9 +65,11 @@ def open_split(
 ) -> Split:
     """Opens a split; files that cannot be used are listed in <workdir>/skipped.jsonl."""
     corpus = corpus_lib.open_split(config.data, name, classes)
+    _check_vocabulary(config, corpus)
     parts = ["skipped", name if name != "train" else "", str(jax.process_index() or "")]
     path = workdir / ".".join([*filter(None, parts), "jsonl"])
     tally = errors.BadTally(config.data.max_bad_share, len(corpus), path)
+    tally.add(corpus.known_bads)
     return Split(config, corpus, tally, name)
 
 
@@ -102,6 +104,17 @@ def check_names(corpus: Corpus, names: Iterable[str], split: str) -> None:
                 f"config.method reads {name!r}, which config.data.{split} does not give (only "
                 f"{', '.join(sorted(given))}): {name!r} comes from {by}"
             )
+
+
+def _check_vocabulary(config: ConfigDict, corpus: Corpus) -> None:
+    """Raises ConfigError when the encoder has no vector for some of the tokens."""
+    size = config.method.get("encoder", {}).get("vocab_size")
+    if size is not None and size < corpus.vocab_size:
+        raise config_lib.ConfigError(
+            f"config.method.encoder.vocab_size is {size}, and config.data.tokenizer="
+            f"{config.data.tokenizer!r} has {corpus.vocab_size} tokens: set it to "
+            f"{corpus.vocab_size}"
+        )
 
 
 def _sized_by(name: str, shape: tuple[int | None, ...]) -> str:

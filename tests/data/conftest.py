@@ -64,3 +64,33 @@ def data_config():
         }
 
     return make
+
+
+@pytest.fixture
+def image_config(data_config):
+    """Returns image_config(train, **options) -> a data section of images of 8 x 8 pixels."""
+
+    def make(train, **options):
+        given = {
+            "modality": "image",
+            "image_size": 8,
+            "transforms": {"random_resized_crop": {}, "flip": {}},
+            "eval_transforms": {"center_crop": {"share": 0.8}},
+            "min_side": 4,
+            "keep_mb": 1.0,
+            "max_bad_share": 0.5,
+        }
+        return data_config(train, **{**given, **options})
+
+    return make
+
+
+@pytest.fixture
+def text_config(data_config):
+    """Returns text_config(train, **options) -> a data section of text in blocks of 16 bytes."""
+
+    def make(train, **options):
+        given = {"modality": "text", "tokenizer": "byte", "block_tokens": 16, "break_mode": "none"}
+        return data_config(train, **{**given, **options})
+
+    return make

@@ -42,34 +42,6 @@ def archive(tmp_path):
     return path
 
 
-@pytest.fixture
-def image_config():
-    """Returns image_config(train, **options) -> a data section as configs/common.py has it."""
-
-    def make(train, **options):
-        return {
-            "modality": "image",
-            "train": train,
-            "valid": {},
-            "test": {},
-            "image_size": 8,
-            "transforms": {"random_resized_crop": {}, "flip": {}},
-            "eval_transforms": {"center_crop": {"share": 0.8}},
-            "min_side": 4,
-            "keep_mb": 1.0,
-            "batch_size": 4,
-            "classes": (),
-            "labels_per_class": 0,
-            "label_share": 1.0,
-            "label_seed": 0,
-            "on_bad": "raise",
-            "max_bad_share": 0.5,
-            **options,
-        }
-
-    return make
-
-
 def tar_source(path, **options):
     return {"t": {"kind": "image_tar", "path": str(path), **options}}
 

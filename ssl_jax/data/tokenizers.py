@@ -1,0 +1,118 @@
+"""From text to token ids: bytes, or any JSON file of the Hugging Face library `tokenizers`."""
+
+import hashlib
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ssl_jax.data.errors import DataError
+
+# Names of the special tokens in use; the first that a vocabulary has is taken.
+_NAMES = {
+    "bos": ("<s>", "[CLS]", "<bos>", "<|begin_of_text|>", "<|endoftext|>"),
+    "eos": ("</s>", "[SEP]", "<eos>", "<|end_of_text|>", "<|endoftext|>"),
+    "pad": ("<pad>", "[PAD]", "<|pad|>"),
+    "unk": ("<unk>", "[UNK]"),
+    "mask": ("<mask>", "[MASK]"),
+}
+
+
+class Special(NamedTuple):
+    """Ids of the special tokens: start of a block, end of a text, filling, unknown, masked.
+
+    A vocabulary without one of the last three has -1 there, and fills up with `eos`.
+    """
+
+    bos: int
+    eos: int
+    pad: int
+    unk: int
+    mask: int
+
+
+class Tokenizer(Protocol):
+    """What turns text into ids; `sign` changes with anything that changes the ids."""
+
+    vocab_size: int
+    special: Special
+    sign: str
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Returns the ids (n,) of each text, without special tokens."""
+        ...
+
+
+class ByteTokenizer:
+    """The bytes of UTF-8, in the order of RoBERTa's vocabulary: <s> 0, <pad> 1, </s> 2, <unk> 3,
+    the bytes 4 to 259, <mask> 260."""
+
+    vocab_size = 261
+    special = Special(bos=0, eos=2, pad=1, unk=3, mask=260)
+    sign = "byte"
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Returns the ids (n,) of each text, without special tokens."""
+        # Half of a surrogate pair is no character, but files of subtitles hold them.
+        raw = [np.frombuffer(t.encode("utf-8", "replace"), np.uint8) for t in texts]
+        return [r.astype(np.uint32) + 4 for r in raw]
+
+
+class JsonTokenizer:
+    """A file that `tokenizers.Tokenizer.save` wrote, such as tokenizer.json of a checkpoint."""
+
+    def __init__(self, path: str):
+        library = _library()
+        try:
+            text = pathlib.Path(path).expanduser().read_text(encoding="utf-8")
+            self._tokenizer = library.Tokenizer.from_str(text)
+        except OSError as e:
+            raise DataError(
+                f"config.data.tokenizer is {path!r}: use 'byte', or a JSON file of the library "
+                f"tokenizers ({e})"
+            ) from e
+        except Exception as e:  # the library raises a bare Exception
+            raise DataError(
+                f"config.data.tokenizer={path!r} is no JSON file of the library tokenizers: {e}"
+            ) from e
+        # What the file says of padding and cutting would change documents.
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self.vocab_size = int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+        self.sign = hashlib.sha256(text.encode()).hexdigest()
+        ids = {k: self._id(names) for k, names in _NAMES.items()}
+        missing = [k for k in ("bos", "eos") if ids[k] < 0]
+        if missing:
+            raise DataError(
+                f"config.data.tokenizer={path!r} has no token for {missing[0]!r}: add one of "
+                f"{', '.join(_NAMES[missing[0]])} to its vocabulary"
+            )
+        if ids["pad"] < 0:
+            ids["pad"] = ids["eos"]
+        self.special = Special(**ids)
+
+    def _id(self, names: Sequence[str]) -> int:
+        found = [self._tokenizer.token_to_id(name) for name in names]
+        return next((int(i) for i in found if i is not None), -1)
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Returns the ids (n,) of each text, without special tokens."""
+        found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(f.ids, np.uint32) for f in found]
+
+
+def open_tokenizer(name: str) -> Tokenizer:
+    """Returns the tokenizer of config.data.tokenizer: "byte", or the path of a JSON file."""
+    return ByteTokenizer() if name == "byte" else JsonTokenizer(name)
+
+
+def _library() -> Any:
+    try:
+        import tokenizers  # an optional dependency
+    except ImportError as e:
+        raise DataError(
+            "config.data.tokenizer names a file, which the library tokenizers reads: "
+            "pip install 'ssl_jax[text]', or set it to 'byte'"
+        ) from e
+    return tokenizers
