@@ -27,6 +27,7 @@ from ssl_jax.data import corpus as corpus_lib
 from ssl_jax.engine import hooks, log, loop, optim, splits, start
 from ssl_jax.engine import step as step_lib
 from ssl_jax.engine.checkpoint import Checkpoints
+from ssl_jax.evals.judge import Judge
 from ssl_jax.evals.monitor import Monitor
 from ssl_jax.nn import sharding
 
@@ -121,15 +122,19 @@ def evaluations(
     monitors = tuple(config.eval.monitors)
     unit = splits.unit(config, mesh)
     evaluate = step_lib.compile_eval_step(step_lib.make_eval_step(method), mesh, shardings)
+
+    def judged(split: splits.Split, how_often: int) -> None:
+        rows, scores = split.in_order(unit, method.batch), config.eval.scores
+        found.append((hooks.validation(evaluate, rows, mesh, split.name), how_often))
+        if scores:
+            found.append((Judge(scores, method, rows, mesh, split.name), how_often))
+
     if len(config.data.test) and config.eval.test:
-        test = splits.open_split(config, workdir, "test", train.corpus.classes)
-        rows = test.in_order(unit, method.batch)
-        found.append((hooks.validation(evaluate, rows, mesh, "test"), 0))
+        judged(splits.open_split(config, workdir, "test", train.corpus.classes), 0)
     if len(config.data.valid):
         valid = splits.open_split(config, workdir, "valid", train.corpus.classes)
         if config.eval.valid:
-            rows = valid.in_order(unit, method.batch)
-            found.append((hooks.validation(evaluate, rows, mesh), every))
+            judged(valid, every)
         if monitors:
             sides = {"train": train, "valid": valid}
             read = sorted({*method.batch, "id", "weight", "label"})

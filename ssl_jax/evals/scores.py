@@ -1,4 +1,4 @@
-"""What a head is judged by: accuracy, the scores of GLUE, of tagging and of regression, and of keys.
+"""What a head is judged by: scores of classes, tags, regression, and the weighted one of keys.
 
 All on the outputs of a head over a whole split, in numpy and float64, on the host.
 """

@@ -22,7 +22,7 @@ from ssl_jax.core.types import Array, Batch, Features, Method, Output, Spec, Tre
 from ssl_jax.nn import build, heads, run, sharding
 from ssl_jax.nn.kwt import KeywordTransformer
 from ssl_jax.nn.transformer import Encoded
-from ssl_jax.ops import augment, losses, perturb, spectral
+from ssl_jax.ops import augment, losses, mix, perturb, spectral
 
 SCOPES = ("frontend", "encoder", "predictor", "loss")
 # task: the array of a batch that holds the truth
@@ -65,6 +65,8 @@ class Options:
     # log-mel, at a small part of the cost, of the levels (ops.spectral)
     augment: Mapping = dataclasses.field(default_factory=dict)
     spectral: Mapping = dataclasses.field(default_factory=dict)
+    # in training: of images and their labels, with each other
+    mix: mix.MixOptions = dataclasses.field(default_factory=mix.MixOptions)
     # true: the encoder runs in evaluation mode and gets no gradient. Name it in
     # config.optim.frozen too, or weight decay will shrink it.
     frozen: bool = False
@@ -77,6 +79,11 @@ class Options:
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(
                 f"{key}.label_smoothing is {self.label_smoothing}: use 0 to below 1, such as 0.1"
+            )
+        if self.mix.active and (self.task, self.smoothing_spread) != ("classify", "uniform"):
+            raise ConfigError(
+                f"{key}.mix mixes labels: use {key}.task='classify' and "
+                f"{key}.smoothing_spread='uniform'"
             )
         if self.target_std <= 0:
             raise ConfigError(f"{key}.target_std is {self.target_std}: use a number above 0")
@@ -139,6 +146,11 @@ def _check(options: Options, encoder: Any) -> None:
         raise ConfigError(
             "config.method.augment changes audio, which the encoder does not read: empty it"
         )
+    if options.mix.active and "image" not in encoder.reads:
+        raise ConfigError(
+            "config.method.mix is for images, which the encoder does not read: set its mixup and "
+            "cutmix to 0"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,11 +193,9 @@ class Supervised:
             tuned = {**params, "encoder": jax.lax.stop_gradient(params["encoder"])}
 
         with jax.named_scope("frontend"):
-            altered = None
-            if train and o.augment:
-                keys = streams.for_examples("augment")
-                audio, length = perturb.chain(keys, batch["audio"], batch["audio_len"], o.augment)
-                batch = {**batch, "audio": audio, "audio_len": length}
+            altered, shares = None, None
+            if train:
+                batch, shares = self._change(batch, streams)
             if train and (o.spectral or o.spec_augment.active):
                 altered = streams.for_examples("spec_augment")
             x, valid = self._frontend(tuned, batch, altered)
@@ -199,19 +209,36 @@ class Supervised:
             outputs = self._answer(params, encoded, dropout)
 
         with jax.named_scope("loss"):
-            each, counted, metrics = self._judge(outputs, batch, train)
+            each, counted, metrics = self._judge(outputs, batch, shares, train)
             loss, terms = losses.masked_mean(each, counted)
 
         return Output(loss, terms, {"loss": (loss * terms, terms), **metrics}, extra)
 
+    def _change(self, batch: Batch, streams: Streams) -> tuple[Batch, Array | None]:
+        """Returns the batch of a training step, and the shares of its labels if they are mixed."""
+        o = self.options
+        if o.augment:
+            keys = streams.for_examples("augment")
+            audio, length = perturb.chain(keys, batch["audio"], batch["audio_len"], o.augment)
+            batch = {**batch, "audio": audio, "audio_len": length}
+        if not o.mix.active:
+            return batch, None
+        # a row that does not count has nothing to give to another
+        labels = jnp.where(batch["weight"] > 0, batch["label"], -1)
+        key, count = streams.for_step("mix"), self.outputs
+        image, shares = mix.mix(key, batch["image"], labels, count, o.mix, o.label_smoothing)
+        return {**batch, "image": image}, shares
+
     def _judge(
-        self, outputs: Array, batch: Batch, train: bool
+        self, outputs: Array, batch: Batch, shares: Array | None, train: bool
     ) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
         """outputs (B, K) -> (losses, their weights, metrics); (B,) of classes, (B, K) of others."""
         o, truth, weight = self.options, batch[TRUTH[self.options.task]], batch["weight"]
         if o.task == "classify":
             smoothing = o.label_smoothing if train else 0.0
             each = losses.cross_entropy(outputs, truth, smoothing, o.smoothing_spread)
+            if shares is not None:
+                each = losses.soft_cross_entropy(outputs, shares)
             metrics = {"accuracy": losses.accuracy(outputs, truth, weight)}
             return each, weight * (truth >= 0), metrics
         counted = weight[:, None] * ~jnp.isnan(truth)

@@ -39,7 +39,6 @@ def cross_entropy(
     q keeps 1 - smoothing on the label. spread="uniform" shares `smoothing` over all C classes,
     "others" over the C - 1 other classes (as data2vec-KWS). A negative label gives 0.
     """
-    logs = jax.nn.log_softmax(logits.astype(jnp.float32))
     classes = logits.shape[-1]
     truth = jax.nn.one_hot(labels, classes)
     if spread == "uniform":
@@ -48,7 +47,12 @@ def cross_entropy(
         target = truth * (1 - smoothing) + (1 - truth) * smoothing / max(1, classes - 1)
     else:
         raise ValueError(f"label smoothing spread is {spread!r}: use 'uniform' or 'others'")
-    return jnp.where(labels >= 0, -(target * logs).sum(-1), 0)
+    return jnp.where(labels >= 0, soft_cross_entropy(logits, target), 0)
+
+
+def soft_cross_entropy(logits: Array, targets: Array) -> Array:
+    """Returns -sum_c q_c log p_c for logits (..., C) and shares q of every class (..., C)."""
+    return -(targets * jax.nn.log_softmax(logits.astype(jnp.float32))).sum(-1)
 
 
 def binary_cross_entropy(logits: Array, targets: Array) -> Array:

@@ -1,0 +1,77 @@
+"""Scores of a fine-tuned model over a whole split, where no mean over batches would do."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ssl_jax.core.mesh import batch_sharding
+from ssl_jax.core.types import Array, Batch, Method, TrainState, Tree
+from ssl_jax.evals import scores
+
+Batches = Callable[[], Iterable[Mapping[str, Any]]]
+
+# name: (the array of a batch that holds the truth, fn(outputs (N, K), truth) -> score)
+SCORES: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], Any]]] = {
+    "mcc": ("label", scores.mcc),
+    "f1": ("label", scores.f1),
+    "roc_auc": ("tags", scores.roc_auc),
+    "average_precision": ("tags", scores.average_precision),
+    "pearson": ("target", scores.pearson),
+    "spearman": ("target", scores.spearman),
+    "r2": ("target", lambda outputs, truth: np.mean(scores.r2(outputs, truth))),
+}
+
+
+class Judge:
+    """A hook of the loop: judge(step, state) -> {"valid/mcc": 0.6, ...}.
+
+    names: of config.eval.scores. batches: called anew each time, returns an iterable of this
+    host's batches. Rows of weight 0 and labels of -1 do not count. Raises ValueError on a name
+    that is unknown or not of the task, and for a method that does not predict.
+    """
+
+    def __init__(
+        self, names: Sequence[str], method: Method, batches: Batches, mesh: Mesh, split: str
+    ):
+        if method.predict is None:
+            raise ValueError(
+                f"config.eval.scores is {tuple(names)}, but this method does not predict: use ()"
+            )
+        known = [name for name, (truth, _) in SCORES.items() if truth in method.batch]
+        if any(name not in known for name in names):
+            raise ValueError(
+                f"config.eval.scores is {tuple(names)}: use some of {', '.join(known)}"
+            )
+        self.names, self.batches, self.split = tuple(names), batches, split
+        self.truth = SCORES[names[0]][0]
+        self._sharding = batch_sharding(mesh)
+        predict, truth = method.predict, self.truth
+
+        def apply(params: Tree, batch: Batch) -> tuple[Array, Array, Array]:
+            return predict(params, batch), batch[truth], batch["weight"]
+
+        self._apply = jax.jit(apply, out_shardings=NamedSharding(mesh, P()))
+
+    def __call__(self, step: int, state: TrainState) -> dict[str, float]:
+        """Returns the scores by name; transfers are meant here, so a guard is lifted."""
+        del step
+        with jax.transfer_guard("allow"):
+            parts = [self._rows(state.params, batch) for batch in self.batches()]
+        outputs, truth = (np.concatenate(x) for x in zip(*parts, strict=True))
+        return {f"{self.split}/{n}": float(SCORES[n][1](outputs, truth)) for n in self.names}
+
+    def _rows(self, params: Tree, batch: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns outputs (n, K) and truth of the rows of a batch that count."""
+        placed = {
+            name: jax.make_array_from_process_local_data(self._sharding, x)
+            for name, x in batch.items()
+        }
+        outputs, truth, weight = jax.device_get(self._apply(params, placed))
+        real = weight > 0
+        if self.truth == "label":
+            real = real & (truth >= 0)
+        return outputs[real], truth[real]
