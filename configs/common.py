@@ -2,6 +2,9 @@
 
 from ml_collections import ConfigDict
 
+# config.optim.decay_rules: no decay of biases, norms, layer scales and the class token
+DECAY_MATRICES = ((r"(bias|scale\d?|cls)$", 0.0), (".*", 1.0))
+
 
 def base() -> ConfigDict:
     """Returns the sections of a run; a config fills them and may not add top-level keys."""
@@ -328,6 +331,14 @@ def supervised() -> ConfigDict:
             "frozen": False,
         }
     )
+
+
+def beit_encoder() -> ConfigDict:
+    """Returns the Base encoder of BEiT: relative positions, layer scale, no bias of the keys."""
+    encoder = ConfigDict({"kind": "vit", "preset": "base", "image_size": 224, "patch_size": 16})
+    encoder.update({"positions": "relative", "key_bias": False, "layer_scale": 1e-4})
+    encoder.update({"final_norm": False, "init": "truncated"})
+    return encoder
 
 
 def keyword_encoder(size: str) -> ConfigDict:

@@ -35,6 +35,12 @@ def _tfds(path: pathlib.Path, options: dict) -> Rows:
     return tfds.tfds(path, options)
 
 
+def _tfds_images(path: pathlib.Path, options: dict) -> Items:
+    from ssl_jax.data import tfds  # slow to import
+
+    return tfds.tfds_images(path, options)
+
+
 Kind = tuple[Callable[[pathlib.Path, dict], Any], dict[str, Any]]
 # kind -> (reader, its own keys and their defaults), for each config.data.modality
 AUDIO: dict[str, Kind] = {
@@ -51,6 +57,7 @@ IMAGE: dict[str, Kind] = {
     "image_folder": (image_files.image_folder, {}),
     "image_tar": (image_files.image_tar, {}),
     "table": (image_files.table, {}),
+    "tfds": (_tfds_images, {"split": "", "image": ""}),
 }
 TEXT: dict[str, Kind] = {
     "text_files": (

@@ -167,7 +167,8 @@ def build(config: Mapping[str, Any], shared: Mapping[str, Any], split: str) -> T
         store = open_store(source, tokenizer, shared["on_bad"])
         own = _blocks(source, store, length - 1, whole)
         if not len(own.start):
-            raise DataError(f"config.data.{source.name} holds no text")
+            why = f": {store.bads[0].where} is {store.bads[0].reason}" if store.bads else ""
+            raise DataError(f"config.data.{source.name} holds no text{why}")
         known = bool(own.parts) or whole
         if shared["fields"] and not known:
             raise DataError(

@@ -15,7 +15,7 @@ import tqdm
 from ssl_jax.data import audio
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.files import cache_folder, save_index
-from ssl_jax.data.source import Rows, Text
+from ssl_jax.data.source import Items, Rows, Text
 
 _SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 # The version whose audio feature is known to need, and to work with, the repair below.
@@ -45,6 +45,24 @@ class Examples:
         return _pcm(np.asarray(value)[start:stop]), self.rate
 
 
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """Reads images of a prepared dataset; `key` names its image feature."""
+
+    name: str
+    source: Any
+    key: str
+
+    def where(self, row: int) -> str:
+        """Names the dataset and row."""
+        return f"{self.name}, row {row + 1}"
+
+    def image(self, row: int) -> bytes | np.ndarray:
+        """Returns the bytes of the encoded image, or the pixels of a feature kept without."""
+        value = self.source[row][self.key]
+        return value if isinstance(value, bytes) else np.asarray(value)
+
+
 def tfds(path: pathlib.Path, options: dict) -> Rows:
     """Opens a prepared dataset folder, such as .../speech_commands/0.0.3, in ArrayRecord format.
 
@@ -53,17 +71,9 @@ def tfds(path: pathlib.Path, options: dict) -> Rows:
     features; class labels appear by name. The first opening reads every row for its length.
     """
     library = _library()
-    try:
-        builder = library.builder_from_directory(str(path))
-    except Exception as e:  # the library raises many types for a folder it does not know
-        raise DataError(f"{path} is not a prepared TFDS dataset: {e}") from e
-    split = _SPLITS.get(options["split"], options["split"])
-    if split not in builder.info.splits:
-        raise DataError(f"{path} has no split {split!r}: it has {list(builder.info.splits)}")
-    if builder.info.file_format.value != "array_record":
-        raise DataError(f"{path} is {builder.info.file_format.value}: prepare it as array_record")
+    builder, split = _opened(library, path, options)
     features = builder.info.features
-    key = _audio_key(path, features, options["audio"], library)
+    key = _feature(path, features, options, "audio", library.features.Audio)
     source = builder.as_data_source(split=split)
     rate = options["rate"] or getattr(features[key], "sample_rate", None) or 0
     scalars = [k for k in features if k != key and features[k].shape == ()]
@@ -73,6 +83,38 @@ def tfds(path: pathlib.Path, options: dict) -> Rows:
         raise DataError(f"{path} does not state its sample rate: add rate=16000 (in Hz)")
     reader = Examples(f"{path} {split}", source, key, rate)
     return Rows(reader, found["samples"], found["rates"], columns)
+
+
+def tfds_images(path: pathlib.Path, options: dict) -> Items:
+    """Opens a prepared dataset folder of images, such as .../cifar10/3.0.2, as `tfds` does.
+
+    Option `image` names the image feature (default: the only one). Images stay encoded until
+    they are read, so the first opening, which reads the scalar features, decodes none.
+    """
+    library = _library()
+    builder, split = _opened(library, path, options)
+    features = builder.info.features
+    key = _feature(path, features, options, "image", library.features.Image)
+    decoders = {key: library.decode.SkipDecoding()}
+    source = builder.as_data_source(split=split, decoders=decoders)
+    scalars = [k for k in features if k != key and features[k].shape == ()]
+    found = _scan(path, split, source, "", 0, scalars)
+    columns = {k: _named(features[k], found[f"column/{k}"]) for k in scalars}
+    return Items(Pictures(f"{path} {split}", source, key), len(source), columns)
+
+
+def _opened(library: Any, path: pathlib.Path, options: dict) -> tuple[Any, str]:
+    """Returns the builder of a prepared dataset and the name of its split."""
+    try:
+        builder = library.builder_from_directory(str(path))
+    except Exception as e:  # the library raises many types for a folder it does not know
+        raise DataError(f"{path} is not a prepared TFDS dataset: {e}") from e
+    split = _SPLITS.get(options["split"], options["split"])
+    if split not in builder.info.splits:
+        raise DataError(f"{path} has no split {split!r}: it has {list(builder.info.splits)}")
+    if builder.info.file_format.value != "array_record":
+        raise DataError(f"{path} is {builder.info.file_format.value}: prepare it as array_record")
+    return builder, split
 
 
 def _library() -> Any:
@@ -105,19 +147,23 @@ def _library() -> Any:
     return library
 
 
-def _audio_key(path: pathlib.Path, features: Any, wanted: str, library: Any) -> str:
-    keys = [k for k in features if isinstance(features[k], library.features.Audio)]
+def _feature(path: pathlib.Path, features: Any, options: dict, option: str, kind: type) -> str:
+    """Returns the name of the feature that an option names, or of the only one of its kind."""
+    wanted, keys = options[option], [k for k in features if isinstance(features[k], kind)]
     if wanted and wanted not in features:
-        raise DataError(f"{path} has no feature audio={wanted!r}: it has {list(features)}")
+        raise DataError(f"{path} has no feature {option}={wanted!r}: it has {list(features)}")
     if not wanted and len(keys) != 1:
-        raise DataError(f"{path} has audio features {keys}: name one as audio='...'")
+        raise DataError(f"{path} has {option} features {keys}: name one as {option}='...'")
     return wanted or keys[0]
 
 
 def _scan(
     path: pathlib.Path, split: str, source: Any, key: str, rate: int, scalars: list[str]
 ) -> dict[str, np.ndarray]:
-    """Reads every row once for samples, rates and scalar columns; cached by the dataset's info."""
+    """Reads every row once for samples, rates and scalar columns; cached by the dataset's info.
+
+    key: the audio feature, "" where lengths mean nothing.
+    """
     info = (path / "dataset_info.json").stat()
     parts = (str(path.resolve()), split, key, rate, len(source), info.st_mtime_ns)
     sign = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
@@ -129,11 +175,12 @@ def _scan(
     bar = tqdm.tqdm(range(len(source)), desc=f"measuring {split}", unit="row", delay=2)
     for row in bar:
         example = source[row]
-        value = example[key]
-        encoded = isinstance(value, bytes)
-        samples, own = audio.header(io.BytesIO(value)) if encoded else (len(value), rate)
-        out["samples"].append(samples)
-        out["rates"].append(own)
+        if key:
+            value = example[key]
+            encoded = isinstance(value, bytes)
+            samples, own = audio.header(io.BytesIO(value)) if encoded else (len(value), rate)
+            out["samples"].append(samples)
+            out["rates"].append(own)
         for k in scalars:
             out[f"column/{k}"].append(example[k])
     arrays = {k: np.array(v) for k, v in out.items()}

@@ -2,8 +2,10 @@ import io
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ssl_jax.data.audio import encode_flac
+from ssl_jax.data.corpus import open_split
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.sources import open_source
 
@@ -101,3 +103,63 @@ def test_another_version_is_refused_by_name(monkeypatch, tmp_path):
     monkeypatch.setattr(library, "__version__", "5.0.0")
     with pytest.raises(DataError, match=r"tested with tensorflow-datasets 4.9.x, this is 5.0.0"):
         open_source("valid.x", {"kind": "tfds", "path": str(tmp_path)})
+
+
+@pytest.fixture
+def prepare_images(tmp_path):
+    """Returns the folder of a dataset of 5 pictures of two classes, split train."""
+    from ssl_jax.data import tfds
+
+    tfds._library()
+
+    class Pictures(library.core.GeneratorBasedBuilder, skip_registration=True):
+        """Five pictures."""
+
+        VERSION = library.core.Version("1.0.0")
+        pkg_dir_path = tmp_path
+
+        def _info(self):
+            features = {
+                "image": library.features.Image(shape=(9, 8, 3), encoding_format="png"),
+                "label": library.features.ClassLabel(names=["cat", "dog"]),
+                "number": np.int64,
+            }
+            return self.dataset_info_from_configs(features=library.features.FeaturesDict(features))
+
+        def _split_generators(self, manager):
+            del manager
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i in range(5):
+                yield i, {"image": encoded(i), "label": i % 2, "number": i}
+
+    def encoded(i):
+        file = io.BytesIO()
+        Image.fromarray(pixels(i)).save(file, "PNG")
+        file.seek(0)
+        return file
+
+    builder = Pictures(data_dir=str(tmp_path), file_format="array_record")
+    builder.download_and_prepare()
+    return builder.data_dir
+
+
+def pixels(i):
+    return np.random.default_rng(i).integers(0, 256, (9, 8, 3)).astype(np.uint8)
+
+
+def test_images_are_read_without_tensorflow(prepare_images, image_config, cache_folder):
+    import sys
+
+    source = {"kind": "tfds", "path": str(prepare_images)}
+    for _ in range(2):  # read for its columns, then from the index
+        corpus = open_split(image_config({"x": {**source, "target": "number"}}), "train")
+        numbers = corpus.fields["target"].ravel().astype(int).tolist()
+        assert sorted(numbers) == list(range(5)) and corpus.classes == ("cat", "dog")
+        for row, i in enumerate(numbers):
+            assert corpus.labels[row] == i % 2
+            np.testing.assert_array_equal(np.asarray(corpus.read(row)), pixels(i))
+    assert len(list(cache_folder.glob("tfds-*"))) == 1 and "tensorflow" not in sys.modules
+    with pytest.raises(DataError, match=r"has no feature image='picture': it has"):
+        open_split(image_config({"x": {**source, "image": "picture"}}), "train")

@@ -1,0 +1,123 @@
+import dataclasses
+import io
+import tarfile
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from configs import common
+from ssl_jax.core.config import ConfigError
+from ssl_jax.core.types import Spec
+from ssl_jax.data.corpus import make_plan
+from ssl_jax.data.errors import DataError
+from ssl_jax.engine import splits
+
+
+@dataclasses.dataclass
+class Reads:
+    """Stands for a method: only what it reads matters here."""
+
+    batch: dict
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A run on six pictures of two classes, one of them broken."""
+    with tarfile.open(tmp_path / "six.tar", "w") as tar:
+        for i in range(6):
+            file = io.BytesIO()
+            Image.new("RGB", (12, 12), (40 * i, 0, 0)).save(file, "PNG")
+            data = b"broken" if i == 5 else file.getvalue()
+            info = tarfile.TarInfo(f"{'ab'[i % 2]}/{i}.png")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    config = common.base()
+    config.data = common.image_data()
+    config.data.update({"image_size": 8, "batch_size": 2, "on_bad": "skip", "max_bad_share": 0.5})
+    config.data.train.six = ConfigDict({"kind": "image_tar", "path": str(tmp_path / "six.tar")})
+    config.train.duration = "3 epochs"
+    return config
+
+
+@pytest.fixture
+def text(tmp_path):
+    """A run on two text files, one of them no text."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_text("some words, " * 40)
+    (folder / "b.txt").write_bytes(b"\xff\n")
+    config = common.base()
+    config.data = common.text_data()
+    config.data.update({"block_tokens": 16, "batch_size": 2, "on_bad": "skip"})
+    config.data.max_bad_share = 0.5
+    config.data.train.a = ConfigDict({"kind": "text_files", "path": str(folder)})
+    config.method.encoder = ConfigDict({"vocab_size": 261})
+    return config
+
+
+def shapes_of(config, tmp_path, **batch):
+    split = splits.open_split(config, tmp_path / "run", "train")
+    plan = make_plan(split.corpus, config.data, seed=0)
+    return splits.batch_shapes(Reads(batch), plan, split.corpus)
+
+
+def test_rows_of_images_and_durations(images, tmp_path):
+    split = splits.open_split(images, tmp_path / "run", "train")
+    plan = make_plan(split.corpus, images.data, seed=0)
+    to_steps = splits.durations(images, plan)
+    assert to_steps("100%") == 9 and to_steps("1 epochs") == 3 and to_steps("8 examples") == 4
+    with pytest.raises(ConfigError, match="the batches have no length in seconds"):
+        to_steps("1 hours")
+    rows = list(split.rows(plan, ("image", "weight"), start=0, stop=3))
+    assert list(rows[0]) == ["image", "weight"] and rows[0]["image"].shape == (2, 8, 8, 3)
+    assert np.concatenate([r["weight"] for r in rows]).sum() == 5
+    assert len(split.tally) == 1
+    assert "5.png" in (tmp_path / "run" / "skipped.jsonl").read_text()
+
+
+def test_the_batch_is_what_the_method_reads(images, text, tmp_path):
+    image = Spec((8, 8, 3), "uint8")
+    found = shapes_of(images, tmp_path, image=image, label=Spec((), "int32"))
+    assert found == {
+        "image": jax.ShapeDtypeStruct((2, 8, 8, 3), "uint8"),
+        "label": jax.ShapeDtypeStruct((2,), "int32"),
+    }
+    found = shapes_of(text, tmp_path, tokens=Spec((None,), "int32"))
+    assert found["tokens"].shape == (2, 16)
+
+
+def test_what_the_data_do_not_give_is_named(images, text, tmp_path):
+    cases = [
+        (
+            images,
+            "audio",
+            (None,),
+            r"reads 'audio', which config.data.train does not give .*'audio",
+        ),
+        (images, "target", (None,), r"'target' comes from config.data.train.<name>.target"),
+        (images, "tags", (3,), r"'tags' comes from config.data.train.<name>.tags"),
+        (images, "image", (16, 16, 3), r"gives \(8, 8, 3\): set config.data.image_size=16"),
+        (text, "tokens", (64,), r"gives \(16,\): set config.data.block_tokens=64"),
+    ]
+    for config, name, shape, message in cases:
+        with pytest.raises(ConfigError, match=message):
+            shapes_of(config, tmp_path, **{name: Spec(shape, "int32")})
+
+
+def test_every_token_needs_a_vector(text, tmp_path):
+    text.method.encoder.vocab_size = 256
+    message = r"vocab_size is 256, and config.data.tokenizer='byte' has 261 tokens: set it to 261"
+    with pytest.raises(ConfigError, match=message):
+        splits.open_split(text, tmp_path / "run", "train")
+
+
+def test_text_that_is_left_out_is_listed_and_counted(text, tmp_path):
+    split = splits.open_split(text, tmp_path / "run", "train")
+    assert len(split.tally) == 1
+    assert "not UTF-8" in (tmp_path / "run" / "skipped.jsonl").read_text()
+    text.data.max_bad_share = 0.01
+    with pytest.raises(DataError, match=r"1 of 33 rows cannot be used .*max_bad_share=0.01"):
+        splits.open_split(text, tmp_path / "other", "train")
