@@ -119,5 +119,5 @@ def test_text_that_is_left_out_is_listed_and_counted(text, tmp_path):
     assert len(split.tally) == 1
     assert "not UTF-8" in (tmp_path / "run" / "skipped.jsonl").read_text()
     text.data.max_bad_share = 0.01
-    with pytest.raises(DataError, match=r"1 of 33 rows cannot be used .*max_bad_share=0.01"):
+    with pytest.raises(DataError, match=r"1 of 33 rows cannot be used, .*max_bad_share=0.01"):
         splits.open_split(text, tmp_path / "other", "train")
