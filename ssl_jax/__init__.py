@@ -1,7 +1,7 @@
 """Masked-prediction learning of speech, music, images and video in JAX.
 
     model = ssl_jax.load("runs/quickstart/...")
-    found = model.features(waveform, rate)
+    found = model.features(waveform, rate)  # or, as the run has it, an image or a text
     found.hidden_states[-1]  # (T, D), the output of the last block
     found.times  # (T,), seconds
 
@@ -23,23 +23,25 @@ __all__ = ["Clip", "Clips", "Model", "load"]
 
 Waveform = Any
 """float in [-1, 1] or int16: (n,), or (channels, n), which are averaged."""
+Example = Any
+"""A Waveform; an image: (H, W, 3) uint8, a Pillow image or a file; or a text."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """Features of one recording.
+    """Features of one recording, image or text.
 
     hidden_states: the input of the first block, then the output of each; (T, D) float32 each.
-    times (T,): the centre of every frame in seconds.
+    times (T,): the centre of every frame in seconds; None where there is no time.
     """
 
     hidden_states: list[np.ndarray]
-    times: np.ndarray
+    times: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Clips(Sequence):
-    """Features of several recordings: a sequence of Clip."""
+    """Features of several recordings, images or texts: a sequence of Clip."""
 
     clips: tuple[Clip, ...]
 
@@ -49,7 +51,7 @@ class Clips(Sequence):
         return [clip.hidden_states for clip in self.clips]
 
     @property
-    def times(self) -> list[np.ndarray]:
+    def times(self) -> list[np.ndarray | None]:
         """The frame times of each recording."""
         return [clip.times for clip in self.clips]
 
@@ -121,7 +123,7 @@ class Model:
         import jax
 
         from ssl_jax.engine import checkpoint
-        from ssl_jax.evals.extract import Extractor
+        from ssl_jax.evals.extract import Examples, Extractor
 
         self.config, self.step, self.classes = config, step, classes
         self.sample_rate = int(config.data.sample_rate)
@@ -134,27 +136,46 @@ class Model:
             num_classes=len(classes),
         )
         self.params = jax.device_put(checkpoint.restore_params(folder, step))
-        self._extractor = Extractor(
-            _exact(self.method.features, precision),
-            self.params,
-            sample_rate=self.sample_rate,
-            window_s=window or float(config.data.buckets[-1]),
-            overlap_s=overlap,
-        )
+        self.modality = config.data.get("modality", "audio")
+        features = _exact(self.method.features, precision)
+        self._extractor: Any = None
+        if self.modality == "audio":
+            self._extractor = Extractor(
+                features,
+                self.params,
+                sample_rate=self.sample_rate,
+                window_s=window or float(config.data.buckets[-1]),
+                overlap_s=overlap,
+            )
+        else:
+            self._extractor = Examples(features, self.params)
         self._classify: Any = None
 
     def __repr__(self) -> str:
         return f"ssl_jax.Model({self.config.method.name}, step {self.step})"
 
-    def features(self, waveform: Waveform | list[Waveform], rate: int) -> Any:
-        """Returns the Clip of a waveform, or the Clips of a list of waveforms of one rate.
+    def features(self, example: Example | list[Example], rate: int | None = None) -> Any:
+        """Returns the Clip of a waveform, an image or a text, or the Clips of a list of them.
 
-        Any rate is resampled to the model's. A clip's numbers do not depend on what it is batched
-        with. Raises ValueError on empty audio, or audio shorter than one frame.
+        rate: samples per second of waveforms; any is resampled to the model's. Images are cut and
+        scaled as in the run's evaluation. A text has <s> and </s> around it; one that is longer
+        than the model reads is cut into blocks that do not see each other. Numbers do not depend
+        on what is batched together. Raises ValueError on an example that is empty, too short for
+        one frame, or of another kind than the run reads.
         """
-        audio = [_mono16(w, rate, self.sample_rate) for w in _listed(waveform)]
-        clips = tuple(self._clip(hidden) for hidden in self._extractor.run(audio))
-        return Clips(clips) if isinstance(waveform, list | tuple) else clips[0]
+        if self.modality == "audio":
+            audio = [self._mono16(w, rate) for w in _listed(example)]
+            clips = [
+                Clip(list(hidden), self._extractor.times(hidden.shape[1]))
+                for hidden in self._extractor.run(audio)
+            ]
+        else:
+            pieces = [self._rows(item, rate) for item in _listed(example)]
+            found = iter(self._extractor.run([row for rows in pieces for row in rows]))
+            # of a text in several blocks, the first <s> stands for all
+            joined = [[next(found)[:, int(i > 0) :] for i, _ in enumerate(rows)] for rows in pieces]
+            clips = [Clip(list(np.concatenate(parts, 1)), None) for parts in joined]
+        return Clips(tuple(clips)) if isinstance(example, list | tuple) else clips[0]
 
     def stream(self, source: Waveform | str | Path, rate: int | None = None) -> Iterator[Clip]:
         """Yields the features of one long recording piece by piece, in bounded memory.
@@ -162,23 +183,31 @@ class Model:
         source: a sound file, read as it is needed, or a waveform with its rate. The pieces joined
         equal `features`, up to resampling.
         """
-        blocks = _blocks(source, rate, self.sample_rate)
+        from ssl_jax.data import inputs
+
+        if self.modality != "audio":
+            raise ValueError(f"a run of {self.modality}s has no time to stream: use features")
+        blocks = inputs.blocks(source, rate, self.sample_rate)
         for hidden, times in self._extractor.stream(blocks):
             yield Clip(list(hidden), times)
 
-    def predict(self, waveform: Waveform | list[Waveform], rate: int) -> Any:
-        """Returns {class name: probability} of a waveform, or one such for each of a list.
+    def predict(self, example: Example | list[Example], rate: int | None = None) -> Any:
+        """Returns {class name: probability} of an example, or one such for each of a list.
 
-        Probabilities of a long recording are the mean over its windows. Raises ValueError unless
-        the run is a supervised classification.
+        Probabilities of a long recording or text are the mean over its parts. Raises ValueError
+        unless the run is a supervised classification.
         """
         if self.method.predict is None or self.config.method.get("task") in ("tag", "regress"):
             raise ValueError(
                 f"a run of {self.config.method.name!r} has no classifier: fine-tune it with "
                 f"configs/supervised, with config.init_from set to this run"
             )
-        audio = [_mono16(w, rate, self.sample_rate) for w in _listed(waveform)]
-        pieces = [[w.samples for w in self._extractor.windows([a])] for a in audio]
+        items = _listed(example)
+        if self.modality == "audio":
+            audio = [self._mono16(w, rate) for w in items]
+            pieces: Any = [[w.samples for w in self._extractor.windows([a])] for a in audio]
+        else:
+            pieces = [self._rows(item, rate) for item in items]
         rows = [row for piece in pieces for row in piece]
         self._classify = self._classify or _classifier(self.method, self._precision)
         found = np.zeros((len(rows), len(self.classes)))
@@ -186,18 +215,32 @@ class Model:
             found[group] = np.asarray(self._classify(self.params, batch))[: len(group)]
         clips = np.split(found, np.cumsum([len(piece) for piece in pieces])[:-1])
         named = [dict(zip(self.classes, c.mean(0).tolist(), strict=True)) for c in clips]
-        return named if isinstance(waveform, list | tuple) else named[0]
+        return named if isinstance(example, list | tuple) else named[0]
 
-    def _clip(self, hidden: np.ndarray) -> Clip:
-        return Clip(list(hidden), self._extractor.times(hidden.shape[1]))
+    def _mono16(self, waveform: Waveform, rate: int | None) -> np.ndarray:
+        from ssl_jax.data import inputs
+
+        if isinstance(waveform, str):
+            raise ValueError("this run reads audio: pass a waveform and its rate, not a text")
+        return inputs.mono16(waveform, rate or 0, self.sample_rate)
+
+    def _rows(self, item: Example, rate: int | None) -> list[dict[str, np.ndarray]]:
+        """Returns what the model reads of an image (one row), or of a text (one a block)."""
+        from ssl_jax.data import inputs
+
+        if rate is not None:
+            raise ValueError(f"this run reads {self.modality}s, which have no rate: leave it out")
+        if self.modality == "image":
+            return [inputs.image_row(item, self.config.data)]
+        return inputs.token_rows(item, self.config.data)
 
 
-def _listed(waveform: Waveform | list[Waveform]) -> list[Waveform]:
-    if isinstance(waveform, list | tuple):
-        if not waveform or np.ndim(waveform[0]) == 0:
-            raise ValueError("pass a numpy array, or a list of them: not a list of numbers")
-        return list(waveform)
-    return [waveform]
+def _listed(example: Example | list[Example]) -> list[Example]:
+    if not isinstance(example, list | tuple):
+        return [example]
+    if not example or isinstance(example[0], int | float | np.number):
+        raise ValueError("pass one example, or a list of them: not a list of numbers")
+    return list(example)
 
 
 def _exact(features: Any, precision: str) -> Any:
@@ -219,70 +262,3 @@ def _classifier(method: Any, precision: str) -> Any:
         return jax.nn.softmax(method.predict(params, batch))
 
     return jax.jit(_exact(apply, precision))
-
-
-def _mono16(waveform: Waveform, rate: int, target: int) -> np.ndarray:
-    """Averages channels and resamples: int16 (n,) at the target rate, as the loader has it."""
-    import soxr
-
-    from ssl_jax.data import audio
-
-    if not rate or rate <= 0:
-        raise ValueError(f"rate is {rate}: pass the samples per second of the waveform")
-    x = _mono(np.asarray(waveform))
-    if x.dtype == np.int16 and rate == target:
-        return x
-    x = x.astype(np.float32) / 32768 if x.dtype == np.int16 else x.astype(np.float32)
-    return audio.to_int16(x if rate == target else soxr.resample(x, rate, target))
-
-
-def _mono(x: np.ndarray) -> np.ndarray:
-    """Checks a waveform and averages its channels: (n,) or (channels, n) -> (n,)."""
-    if not x.size:
-        raise ValueError("audio is empty: it has 0 samples")
-    if x.ndim > 2 or x.ndim == 0 or (x.ndim == 2 and x.shape[0] > x.shape[1]):
-        raise ValueError(f"audio has the shape {x.shape}: pass (n,) or (channels, n)")
-    if x.dtype != np.int16:
-        if not np.issubdtype(x.dtype, np.floating):
-            raise ValueError(f"audio is {x.dtype}: pass float in [-1, 1] or int16")
-        peak = np.abs(x).max()
-        if not peak <= 4:
-            raise ValueError(f"audio reaches {peak}: pass finite float in [-1, 1], or int16")
-    if x.ndim == 1:
-        return x
-    if len(x) == 1:
-        return x[0]
-    mean = x.mean(0, dtype=np.float32)
-    return mean / 32768 if x.dtype == np.int16 else mean
-
-
-def _blocks(source: Any, rate: int | None, target: int) -> Iterator[np.ndarray]:
-    """Yields a sound file or a waveform as int16 blocks of about ten seconds at `target`."""
-    import soundfile
-
-    if isinstance(source, str | Path):
-        with soundfile.SoundFile(source) as file:
-            parts = file.blocks(10 * file.samplerate, dtype="float32", always_2d=True)
-            yield from _resampled((part.mean(1) for part in parts), file.samplerate, target)
-        return
-    x, size = _mono(np.asarray(source)), 10 * int(rate or 0)
-    if size <= 0:
-        raise ValueError(f"rate is {rate}: pass the samples per second of the waveform")
-    scale = np.float32(32768 if x.dtype == np.int16 else 1)
-    parts = (x[i : i + size].astype(np.float32) / scale for i in range(0, len(x), size))
-    yield from _resampled(parts, size // 10, target)
-
-
-def _resampled(parts: Iterator[np.ndarray], rate: int, target: int) -> Iterator[np.ndarray]:
-    """Turns consecutive mono parts at `rate` into int16 parts at `target`."""
-    import soxr
-
-    from ssl_jax.data import audio
-
-    if rate == target:
-        yield from map(audio.to_int16, parts)
-        return
-    filter_ = soxr.ResampleStream(rate, target, 1, dtype="float32")
-    for part in parts:
-        yield audio.to_int16(filter_.resample_chunk(part))
-    yield audio.to_int16(filter_.resample_chunk(np.zeros(0, np.float32), last=True))

@@ -7,7 +7,7 @@ centred where it would be in one pass over the whole clip. Rows are zero-padded 
 lengths and run one or `batch` at a time: at most eight compilations.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -60,12 +60,7 @@ class Extractor:
             )
         parts = {max(self.field, -(-self.window // n)) for n in (8, 4, 2)}
         self.lengths = sorted(parts | {self.window})
-
-        def apply(params: Tree, batch: Batch) -> tuple[Array, Array]:
-            out = features(params, batch)
-            return out.hidden_states.astype(jnp.float32), out.mask.sum(-1)
-
-        self._apply = jax.jit(apply)
+        self._apply = _counted(features)
 
     def times(self, count: int) -> np.ndarray:
         """Returns the centres (T,) in seconds of the first `count` frames of a clip."""
@@ -143,15 +138,59 @@ class Extractor:
         return found
 
 
+class Examples:
+    """Runs a model over examples of one shape, such as images or blocks of tokens.
+
+    features(params, batch) -> Features. A row is {name: array} of what the method reads.
+    """
+
+    def __init__(self, features: FeaturesFn, params: Tree, *, batch: int = 8):
+        self.params, self.batch = params, batch
+        self._apply = _counted(features)
+
+    def batches(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[list[int], Batch]]:
+        """Groups rows: yields (positions in `rows`, batch); a batch may end with spare rows."""
+        for group in _grouped(range(len(rows)), self.batch):
+            size = 1 if len(group) == 1 else self.batch
+            chosen = [rows[i] for i in group + group[:1] * (size - len(group))]
+            arrays: Any = {name: np.stack([row[name] for row in chosen]) for name in rows[0]}
+            yield group, {**_unlabelled(size), **arrays}
+
+    def run(self, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+        """Returns the hidden states (L + 1, T, D) float32 of every row, without padding."""
+        found: list[np.ndarray] = [np.zeros(0)] * len(rows)
+        progress = Progress("features: example", len(rows))
+        for group, batch in self.batches(rows):
+            hidden, counts = jax.device_get(self._apply(self.params, batch))
+            for row, i in enumerate(group):
+                found[i] = hidden[:, row, : counts[row]].copy()
+            progress.step(len(group))
+        progress.close()
+        return found
+
+
+def _counted(features: FeaturesFn) -> Callable[[Tree, Batch], tuple[Array, Array]]:
+    """Returns the jitted (params, batch) -> (hidden states (L + 1, B, T, D), real frames (B,))."""
+
+    def apply(params: Tree, batch: Batch) -> tuple[Array, Array]:
+        out = features(params, batch)
+        return out.hidden_states.astype(jnp.float32), out.mask.sum(-1)
+
+    return jax.jit(apply)
+
+
 def audio_batch(audio: np.ndarray, lengths: np.ndarray | Array) -> Batch:
     """Returns an unlabelled batch of audio (B, N) int16 with real lengths (B,)."""
-    size = len(lengths)
+    arrays: dict[str, Any] = {"audio": audio, "audio_len": lengths}
+    return {**_unlabelled(len(lengths)), **arrays}
+
+
+def _unlabelled(size: int) -> Batch:
+    """Returns what every batch has beside its signal."""
     arrays: dict[str, Any] = {
         "id": np.arange(size, dtype=np.uint32),
         "weight": np.ones(size, np.float32),
         "label": np.full(size, -1, np.int32),
-        "audio": audio,
-        "audio_len": lengths,
     }
     return arrays
 

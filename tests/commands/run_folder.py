@@ -11,7 +11,6 @@ from ssl_jax.core import config as config_lib
 from ssl_jax.core import rng
 from ssl_jax.core.types import TrainState
 from ssl_jax.engine.checkpoint import Checkpoints
-from ssl_jax.evals.extract import audio_batch
 
 RATE = 16000
 NAMES = ("no", "yes", "maybe")
@@ -23,8 +22,14 @@ def make_run(config_path: str, folder: Path, steps=(4,), overrides=()) -> Path:
     method = importlib.import_module(f"ssl_jax.methods.{config.method.name}").make(
         config.method, precision="float32", sample_rate=RATE, num_classes=len(NAMES)
     )
-    length = round(config.data.buckets[-1] * RATE)
-    batch = audio_batch(np.zeros((1, length), np.int16), np.array([length], np.int32))
+    audio = config.data.modality == "audio"
+    length = round(config.data.buckets[-1] * RATE) if audio else config.data.get("block_tokens")
+    batch = {
+        name: jax.ShapeDtypeStruct(
+            (1, *(length if n is None else n for n in spec.shape)), spec.dtype
+        )
+        for name, spec in method.batch.items()
+    }
     checkpoints = Checkpoints(folder, config)
     for step in steps:
         params, extra = method.init(jax.random.key(step), batch)

@@ -5,13 +5,16 @@ import sys
 import tracemalloc
 
 import numpy as np
+import PIL.Image
 import pytest
 import soundfile
 import soxr
+from ml_collections import ConfigDict
 from run_folder import NAMES, RATE, make_run
 
 import ssl_jax
 from ssl_jax.core import rng
+from ssl_jax.data import corpus
 from ssl_jax.evals.extract import audio_batch
 
 
@@ -182,7 +185,9 @@ def test_what_is_no_run_is_said(run, tmp_path):
         (np.full(8000, np.nan), RATE, "finite"),
         (np.zeros(8000, np.float32), 0, "rate is 0"),
         ([0.0, 0.1], RATE, "not a list of numbers"),
-        ([], RATE, "pass a numpy array"),
+        ([], RATE, "pass one example"),
+        ("a text", None, "reads audio"),
+        (np.zeros(8000, np.float32), None, "rate is"),
     ],
 )
 def test_bad_audio_is_an_error(model, waveform, rate, text):
@@ -218,3 +223,56 @@ def _probability_in_the_loss(model, clip):
     batch = audio_batch(audio[None], np.array([len(audio)], np.int32)) | {"label": np.array([1])}
     streams = rng.Streams(rng.key_data(0), np.int32(0), batch["id"])
     return np.exp(-float(model.method.loss(model.params, {}, batch, streams, False).loss))
+
+
+def test_images_of_any_kind_are_one_image(root, tmp_path):
+    model = ssl_jax.load(make_run(f"{root}/configs/mae/image.py:toy", tmp_path))
+    size = model.config.data.image_size
+    pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
+    PIL.Image.fromarray(pixels).save(tmp_path / "a.png")
+    found = model.features(pixels)
+    shown = {"image": np.zeros((1, size, size, 3), np.uint8)}
+    (tmp_path / "pictures").mkdir()
+    PIL.Image.fromarray(pixels).save(tmp_path / "pictures" / "a.png")
+    data = model.config.data.copy_and_resolve_references().unlock()
+    source = {"kind": "image_folder", "path": str(tmp_path / "pictures")}
+    data.train = ConfigDict({"own": source})
+    corpus.open_split(data, "train").fill(0, -1, shown, 0)  # as evaluation shows it
+    want = model.method.features(model.params, shown | {"weight": np.ones(1)}).hidden_states[:, 0]
+    np.testing.assert_allclose(np.stack(found.hidden_states), want, atol=1e-5)
+    assert found.times is None
+    for same in (PIL.Image.fromarray(pixels), tmp_path / "a.png", str(tmp_path / "a.png")):
+        np.testing.assert_array_equal(model.features(same).hidden_states, found.hidden_states)
+    wide = np.zeros((size, 2 * size, 3), np.uint8)
+    both = model.features([wide, pixels])
+    assert len(both) == 2 and both[0].hidden_states[-1].shape == found.hidden_states[-1].shape
+    np.testing.assert_allclose(both[1].hidden_states, found.hidden_states, atol=1e-5)
+    (tmp_path / "b.png").write_text("no picture")
+    for bad, text in ((pixels / 255, "pass .* uint8"), (tmp_path / "b.png", "b.png: no image")):
+        with pytest.raises(ValueError, match=text):
+            model.features(bad)
+    with pytest.raises(ValueError, match="no rate"):
+        model.features(pixels, 16000)
+    with pytest.raises(ValueError, match="use features"):
+        next(model.stream(pixels))
+
+
+@pytest.mark.slow
+def test_texts_have_a_vector_a_token(root, tmp_path):
+    model = ssl_jax.load(make_run(f"{root}/configs/data2vec2/text.py:toy", tmp_path))
+    length = model.config.data.block_tokens
+    text, long = "caf\u00e9", "x" * (2 * length)
+    both = model.features([text, long])
+    # bytes, between <s> and </s>
+    assert both[0].hidden_states[-1].shape[0] == 2 + 5 and both[0].times is None
+    assert both[1].hidden_states[-1].shape[0] == 2 + 2 * length
+    alone = model.features(text)
+    np.testing.assert_allclose(alone.hidden_states, both[0].hidden_states, atol=1e-5)
+    tokens = np.full((1, length), 1, np.int32)
+    tokens[0, :7] = [0, *(b + 4 for b in text.encode()), 2]
+    batch = {"tokens": tokens, "tokens_len": np.array([7]), "weight": np.ones(1)}
+    want = model.method.features(model.params, batch | {"id": np.zeros(1, np.uint32)})
+    np.testing.assert_allclose(alone.hidden_states, want.hidden_states[:, 0, :7], atol=1e-5)
+    for bad in ("", 3, b"bytes"):
+        with pytest.raises(ValueError, match="not empty"):
+            model.features(bad)

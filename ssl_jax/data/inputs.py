@@ -1,0 +1,120 @@
+"""What people hand to a model, as the arrays that it reads: waveforms, pictures and texts."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from ssl_jax.data import audio, images, tokenizers, transforms
+from ssl_jax.data.errors import Unreadable
+
+Row = dict[str, np.ndarray]
+_tokenizer = functools.cache(tokenizers.open_tokenizer)
+
+
+def image_row(image: Any, config: Mapping[str, Any]) -> Row:
+    """Returns {image: (H, W, 3) uint8} of a picture as config.data shows it in evaluation.
+
+    image: a file, pixels (H, W), (H, W, 1) or (H, W, 3) uint8, or a Pillow image. Raises
+    ValueError for anything else and for a file that is no picture.
+    """
+    where = str(image) if isinstance(image, str | Path) else "the image"
+    if isinstance(image, str | Path):
+        pixels: Any = Path(image).expanduser().read_bytes()
+    else:
+        pixels = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
+        if pixels.dtype != np.uint8 or not _picture(pixels.shape):
+            raise ValueError(
+                f"the image is {pixels.dtype} of shape {pixels.shape}: pass (H, W, 3) uint8, a "
+                f"Pillow image or the path of a file"
+            )
+    try:
+        steps = transforms.build(config["eval_transforms"], "config.data.eval_transforms")
+        return {"image": transforms.apply(steps, images.decode(pixels), 0, config["image_size"])}
+    except Unreadable as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _picture(shape: tuple[int, ...]) -> bool:
+    return len(shape) in (2, 3) and shape[2:] in ((), (1,), (3,)) and 0 not in shape
+
+
+def token_rows(text: str, config: Mapping[str, Any]) -> list[Row]:
+    """Returns `<s> text </s>` as blocks {tokens (L,) int32, tokens_len ()}, each with its <s>.
+
+    Blocks are those of config.data.block_tokens; a text that fits has one. Raises ValueError for
+    what is no text, and for an empty one.
+    """
+    if not isinstance(text, str) or not text:
+        raise ValueError(f"pass text that is not empty, or a list of texts: not {text!r:.40}")
+    tokenizer, length = _tokenizer(config["tokenizer"]), config["block_tokens"]
+    special = tokenizer.special
+    ids = np.append(tokenizer.encode([text])[0], special.eos)
+    rows = []
+    for start in range(0, len(ids), length - 1):
+        piece = ids[start : start + length - 1]
+        tokens = np.full(length, special.pad, np.int32)
+        tokens[0], tokens[1 : 1 + len(piece)] = special.bos, piece
+        rows.append({"tokens": tokens, "tokens_len": np.array(1 + len(piece), np.int32)})
+    return rows
+
+
+def mono16(waveform: Any, rate: int, target: int) -> np.ndarray:
+    """Averages channels and resamples: int16 (n,) at the target rate, as the loader has it."""
+    if not rate or rate <= 0:
+        raise ValueError(f"rate is {rate}: pass the samples per second of the waveform")
+    x = _mono(np.asarray(waveform))
+    if x.dtype == np.int16 and rate == target:
+        return x
+    x = x.astype(np.float32) / 32768 if x.dtype == np.int16 else x.astype(np.float32)
+    return audio.to_int16(x if rate == target else soxr.resample(x, rate, target))
+
+
+def _mono(x: np.ndarray) -> np.ndarray:
+    """Checks a waveform and averages its channels: (n,) or (channels, n) -> (n,)."""
+    if not x.size:
+        raise ValueError("audio is empty: it has 0 samples")
+    if x.ndim > 2 or x.ndim == 0 or (x.ndim == 2 and x.shape[0] > x.shape[1]):
+        raise ValueError(f"audio has the shape {x.shape}: pass (n,) or (channels, n)")
+    if x.dtype != np.int16:
+        if not np.issubdtype(x.dtype, np.floating):
+            raise ValueError(f"audio is {x.dtype}: pass float in [-1, 1] or int16")
+        peak = np.abs(x).max()
+        if not peak <= 4:
+            raise ValueError(f"audio reaches {peak}: pass finite float in [-1, 1], or int16")
+    if x.ndim == 1:
+        return x
+    if len(x) == 1:
+        return x[0]
+    mean = x.mean(0, dtype=np.float32)
+    return mean / 32768 if x.dtype == np.int16 else mean
+
+
+def blocks(source: Any, rate: int | None, target: int) -> Iterator[np.ndarray]:
+    """Yields a sound file or a waveform as int16 blocks of about ten seconds at `target`."""
+    if isinstance(source, str | Path):
+        with soundfile.SoundFile(source) as file:
+            parts = file.blocks(10 * file.samplerate, dtype="float32", always_2d=True)
+            yield from _resampled((part.mean(1) for part in parts), file.samplerate, target)
+        return
+    x, size = _mono(np.asarray(source)), 10 * int(rate or 0)
+    if size <= 0:
+        raise ValueError(f"rate is {rate}: pass the samples per second of the waveform")
+    scale = np.float32(32768 if x.dtype == np.int16 else 1)
+    parts = (x[i : i + size].astype(np.float32) / scale for i in range(0, len(x), size))
+    yield from _resampled(parts, size // 10, target)
+
+
+def _resampled(parts: Iterator[np.ndarray], rate: int, target: int) -> Iterator[np.ndarray]:
+    """Turns consecutive mono parts at `rate` into int16 parts at `target`."""
+    if rate == target:
+        yield from map(audio.to_int16, parts)
+        return
+    filter_ = soxr.ResampleStream(rate, target, 1, dtype="float32")
+    for part in parts:
+        yield audio.to_int16(filter_.resample_chunk(part))
+    yield audio.to_int16(filter_.resample_chunk(np.zeros(0, np.float32), last=True))
