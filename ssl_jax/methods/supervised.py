@@ -22,7 +22,8 @@ from ssl_jax.core.types import Array, Batch, Features, Method, Output, Spec, Tre
 from ssl_jax.nn import build, heads, run, sharding
 from ssl_jax.nn.kwt import KeywordTransformer
 from ssl_jax.nn.transformer import Encoded
-from ssl_jax.ops import augment, losses, mix, perturb, spectral
+from ssl_jax.ops import augment, losses, perturb, spectral
+from ssl_jax.ops import mix as mix_lib
 
 SCOPES = ("frontend", "encoder", "predictor", "loss")
 # task: the array of a batch that holds the truth
@@ -66,7 +67,7 @@ class Options:
     augment: Mapping = dataclasses.field(default_factory=dict)
     spectral: Mapping = dataclasses.field(default_factory=dict)
     # in training: of images and their labels, with each other
-    mix: mix.MixOptions = dataclasses.field(default_factory=mix.MixOptions)
+    mix: mix_lib.MixOptions = dataclasses.field(default_factory=mix_lib.MixOptions)
     # true: the encoder runs in evaluation mode and gets no gradient. Name it in
     # config.optim.frozen too, or weight decay will shrink it.
     frozen: bool = False
@@ -226,7 +227,7 @@ class Supervised:
         # a row that does not count has nothing to give to another
         labels = jnp.where(batch["weight"] > 0, batch["label"], -1)
         key, count = streams.for_step("mix"), self.outputs
-        image, shares = mix.mix(key, batch["image"], labels, count, o.mix, o.label_smoothing)
+        image, shares = mix_lib.mix(key, batch["image"], labels, count, o.mix, o.label_smoothing)
         return {**batch, "image": image}, shares
 
     def _judge(
