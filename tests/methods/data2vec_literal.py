@@ -15,13 +15,13 @@ from ssl_jax.ops import dsp
 STRIDES = (5, 8, 8)
 
 
-def _affine(x, scale=1.0, bias=0.0, axis=-1):
+def affine(x, scale=1.0, bias=0.0, axis=-1, eps=1e-5):
     mean = x.mean(axis, keepdims=True)
     variance = ((x - mean) ** 2).mean(axis, keepdims=True)
-    return (x - mean) / np.sqrt(variance + 1e-5) * scale + bias
+    return (x - mean) / np.sqrt(variance + eps) * scale + bias
 
 
-def _gelu(x):
+def gelu(x):
     return x * (1 + scipy.special.erf(x / math.sqrt(2))) / 2
 
 
@@ -36,12 +36,12 @@ def _conv(x, kernel, stride):
 def waveform_frames(p, clip):
     """clip (N,) int16 -> projected frames (S, D)."""
     x = np.asarray(clip / 32768.0)[:, None]
-    x = _affine(x, axis=0)
+    x = affine(x, axis=0)
     for i, stride in enumerate(STRIDES):
         x = _conv(x, p[f"frontend/convs/conv{i}/kernel"], stride)
         name = f"frontend/convs/norm{i}"
-        x = _gelu(_affine(x, p[f"{name}/scale"], p[f"{name}/bias"]))
-    x = _affine(x, p["frontend/norm/scale"], p["frontend/norm/bias"])
+        x = gelu(affine(x, p[f"{name}/scale"], p[f"{name}/bias"]))
+    x = affine(x, p["frontend/norm/scale"], p["frontend/norm/bias"])
     return x @ p["frontend/projection/kernel"] + p["frontend/projection/bias"]
 
 
@@ -62,11 +62,11 @@ def _grouped(x, kernel, bias, groups=4):
     return np.concatenate([_conv(x[:, c], kernel[:, :, c], 1) for c in cut], 1) + bias
 
 
-def _attention(p, i, x, heads):
+def attention(p, i, x, heads, bias=None):
     def project(name):
-        bias = p.get(f"blocks/attention/{name}/bias")
+        shift = p.get(f"blocks/attention/{name}/bias")
         y = x @ p[f"blocks/attention/{name}/kernel"][i]
-        return y if bias is None else y + bias[i]
+        return y if shift is None else y + shift[i]
 
     query, key, value = (project(n) for n in ("query", "key", "value"))
     size = x.shape[1] // heads
@@ -74,6 +74,7 @@ def _attention(p, i, x, heads):
     for h in range(heads):
         c = slice(h * size, (h + 1) * size)
         scores = query[:, c] @ key[:, c].T / math.sqrt(size)
+        scores = scores if bias is None else scores + bias[h]
         scores = np.exp(scores - scores.max(1, keepdims=True))
         out.append(scores / scores.sum(1, keepdims=True) @ value[:, c])
     y = np.concatenate(out, 1) @ p["blocks/attention/out/kernel"][i]
@@ -86,13 +87,13 @@ def blocks(p, x, post, heads=2):
     for i in range(len(p["blocks/norm1/scale"])):
 
         def norm(y, which, i=i):
-            return _affine(y, p[f"blocks/{which}/scale"][i], p[f"blocks/{which}/bias"][i])
+            return affine(y, p[f"blocks/{which}/scale"][i], p[f"blocks/{which}/bias"][i])
 
         def mlp(y, i=i):
-            y = _gelu(y @ p["blocks/mlp/up/kernel"][i] + p["blocks/mlp/up/bias"][i])
+            y = gelu(y @ p["blocks/mlp/up/kernel"][i] + p["blocks/mlp/up/bias"][i])
             return y @ p["blocks/mlp/down/kernel"][i] + p["blocks/mlp/down/bias"][i]
 
-        attended = _attention(p, i, x, heads)
+        attended = attention(p, i, x, heads)
         x = norm(x + attended, "norm1") if post else x + norm(attended, "norm1")
         ffns.append(mlp(x))
         x = norm(x + ffns[-1], "norm2") if post else x + norm(ffns[-1], "norm2")
@@ -105,8 +106,8 @@ def encode_waveform(p, x):
     y = x
     for i in range(2):
         name = f"positions/conv{i}"
-        y = _gelu(_affine(_grouped(y, p[f"{name}/kernel"], p[f"{name}/bias"])))
-    return blocks(p, _affine(x + y, p["norm/scale"], p["norm/bias"]), post=True)
+        y = gelu(affine(_grouped(y, p[f"{name}/kernel"], p[f"{name}/bias"])))
+    return blocks(p, affine(x + y, p["norm/scale"], p["norm/bias"]), post=True)
 
 
 def encode_keyword(p, x):
@@ -115,7 +116,7 @@ def encode_keyword(p, x):
     return blocks(p, x, post=False)
 
 
-def _part(params, prefix):
+def part(params, prefix):
     return {k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)}
 
 
@@ -125,14 +126,14 @@ def loss_waveform(params, teacher, clips, masks, held=None, layers=2):
     The teacher hears through the front end of `held` (default: of `params`), so that a
     derivative can leave this path out.
     """
-    student, tokens = _part(params, "encoder/"), []
-    own = {**_part(held or params, "encoder/"), **_part(teacher, "encoder/")}
+    student, tokens = part(params, "encoder/"), []
+    own = {**part(held or params, "encoder/"), **part(teacher, "encoder/")}
     for clip, mask in zip(clips, masks, strict=True):
         x = waveform_frames(student, clip)
         seen = np.where(mask[:, None], params["mask/vector"], x)
         y = encode_waveform(student, seen)[0][-1]
         _, ffns = encode_waveform(own, waveform_frames(own, clip))
-        target = sum(_affine(ffn, axis=0) for ffn in ffns[-layers:]) / layers
+        target = sum(affine(ffn, axis=0) for ffn in ffns[-layers:]) / layers
         tokens.append(_errors(params, y, target)[np.flatnonzero(mask)])
     return np.concatenate(tokens).mean()
 
@@ -140,14 +141,14 @@ def loss_waveform(params, teacher, clips, masks, held=None, layers=2):
 def loss_keyword(params, teacher, clips, masks, held=None, layers=2):
     """Sum over all masked tokens of ||prediction - target||^2 / sqrt(D); no use for `held`."""
     del held
-    student, own, tokens = _part(params, "encoder/"), _part(teacher, "encoder/"), []
+    student, own, tokens = part(params, "encoder/"), part(teacher, "encoder/"), []
     for clip, mask in zip(clips, masks, strict=True):
         x = keyword_frames(student, clip)
         seen = np.where(mask[:, None], params["mask/vector"], x)
         y = encode_keyword(student, seen)[0][-1][1:]
         ends, _ = encode_keyword(own, keyword_frames(own, clip))
-        target = sum(_affine(end, axis=0) for end in ends[-layers:]) / layers
-        target = _affine(target, axis=0)[1:]
+        target = sum(affine(end, axis=0) for end in ends[-layers:]) / layers
+        target = affine(target, axis=0)[1:]
         tokens.append(_errors(params, y, target)[np.flatnonzero(mask)])
     return np.concatenate(tokens).sum()
 

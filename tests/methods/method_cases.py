@@ -61,7 +61,8 @@ def quick_jit(function):
 
 
 def make_batch():
-    """Returns four clips of up to half a second: full, shorter, full, and one of weight 0."""
+    """Returns four examples of each kind, as long as the toys take them: full, shorter, full, and
+    one of weight 0. Row 2 has no label and no target."""
     draw = np.random.default_rng(0)
     t = np.arange(SAMPLES) / 16000
     pitch = np.array([220, 330, 450, 610])[:, None]
@@ -69,12 +70,18 @@ def make_batch():
     audio = audio + 600 * draw.standard_normal(audio.shape)
     audio_len = np.array([SAMPLES, 6000, SAMPLES, SAMPLES], np.int32)
     audio[np.arange(SAMPLES) >= audio_len[:, None]] = 0
+    image = draw.normal(0, 40, (4, 16, 16, 3)) + np.linspace(60, 180, 16)[:, None]
     return {
         "id": jnp.arange(4, dtype=jnp.uint32) + 7,
         "weight": jnp.array([1, 1, 1, 0], jnp.float32),
         "audio": jnp.asarray(audio.astype(np.int16)),
         "audio_len": jnp.asarray(audio_len),
+        "image": jnp.asarray(image.clip(0, 255).astype(np.uint8)),
+        "tokens": jnp.asarray(draw.integers(4, 261, (4, 24)), jnp.int32),
+        "tokens_len": jnp.array([24, 17, 24, 24], jnp.int32),
         "label": jnp.array([2, 0, -1, 1], jnp.int32),
+        "tags": jnp.array([[1, 0, 1], [0, 0, 0], [0, 1, 1], [1, 1, 1]], jnp.float32),
+        "target": jnp.array([[2.5], [0.5], [np.nan], [9.0]], jnp.float32),
     }
 
 
