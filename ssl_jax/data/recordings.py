@@ -120,12 +120,18 @@ def open_sources(config: Mapping[str, Any], named: Mapping[str, Any]) -> list[Re
 
 def build(config: Mapping[str, Any], shared: Mapping[str, Any], split: str) -> AudioCorpus:
     """Returns the corpus under config.data, given what all corpora have."""
-    del split
     rate = int(config["sample_rate"])
     lengths = [audio.resampled_length(s.samples, s.rates, rate) for s in shared["sources"]]
+    sizes = np.concatenate(lengths).astype(np.int64)
+    longest = sizes.max() / rate
+    if 0 < longest < config["min_seconds"]:
+        raise DataError(
+            f"config.data.min_seconds is {config['min_seconds']}, but the longest recording of "
+            f"config.data.{split} has {longest:.3f} s: use at most that"
+        )
     return AudioCorpus(
         **shared,
-        sizes=np.concatenate(lengths).astype(np.int64),
+        sizes=sizes,
         sample_rate=rate,
         min_seconds=float(config["min_seconds"]),
         bucket_seconds=tuple(config["buckets"]),

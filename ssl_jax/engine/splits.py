@@ -66,6 +66,7 @@ def open_split(
     """Opens a split; files that cannot be used are listed in <workdir>/skipped.jsonl."""
     corpus = corpus_lib.open_split(config.data, name, classes)
     _check_vocabulary(config, corpus)
+    _check_crop(corpus, name)
     parts = ["skipped", name if name != "train" else "", str(jax.process_index() or "")]
     path = workdir / ".".join([*filter(None, parts), "jsonl"])
     tally = errors.BadTally(config.data.max_bad_share, len(corpus), path)
@@ -114,6 +115,16 @@ def _check_vocabulary(config: ConfigDict, corpus: Corpus) -> None:
             f"config.method.encoder.vocab_size is {size}, and config.data.tokenizer="
             f"{config.data.tokenizer!r} has {corpus.vocab_size} tokens: set it to "
             f"{corpus.vocab_size}"
+        )
+
+
+def _check_crop(corpus: Corpus, name: str) -> None:
+    """Raises ConfigError when every example would be silence for the most part."""
+    longest, crop = float(corpus.seconds.max()), max(corpus.buckets, default=0.0)
+    if name == "train" and longest > 0 and crop > 2 * longest:
+        raise config_lib.ConfigError(
+            f"config.data.buckets ends at {crop} s, but the longest recording of config.data.train "
+            f"has {longest:.3f} s: end it at {math.ceil(10 * longest) / 10}"
         )
 
 

@@ -5,6 +5,7 @@ import tarfile
 import jax
 import numpy as np
 import pytest
+import soundfile
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -55,6 +56,18 @@ def text(tmp_path):
     config.data.max_bad_share = 0.5
     config.data.train.a = ConfigDict({"kind": "text_files", "path": str(folder)})
     config.method.encoder = ConfigDict({"vocab_size": 261})
+    return config
+
+
+@pytest.fixture
+def audio(tmp_path):
+    """A run on two recordings of 0.3 and 0.4 seconds."""
+    for i in (3, 4):
+        samples = np.sin(np.arange(1600 * i) / 9)
+        soundfile.write(tmp_path / f"{i}.wav", samples, 16000)
+    config = common.base()
+    config.data.batch_size = 2
+    config.data.train.two = ConfigDict({"kind": "folder", "path": str(tmp_path)})
     return config
 
 
@@ -121,3 +134,17 @@ def test_text_that_is_left_out_is_listed_and_counted(text, tmp_path):
     text.data.max_bad_share = 0.01
     with pytest.raises(DataError, match=r"1 of 33 rows cannot be used, .*max_bad_share=0.01"):
         splits.open_split(text, tmp_path / "other", "train")
+
+
+def test_a_crop_that_is_longer_than_the_audio_is_an_error(audio, tmp_path):
+    message = r"config.data.buckets ends at 1.0 s, but the longest .* has 0.400 s: end it at 0.4"
+    with pytest.raises(ConfigError, match=message):
+        splits.open_split(audio, tmp_path / "run", "train")
+    audio.data.buckets = (0.5,)
+    assert len(splits.open_split(audio, tmp_path / "run", "train").corpus) == 2
+    audio.data.min_seconds = 0.5
+    message = (
+        r"config.data.min_seconds is 0.5, but the longest recording of config.data.train has 0.4"
+    )
+    with pytest.raises(DataError, match=message):
+        splits.open_split(audio, tmp_path / "run", "train")
