@@ -107,6 +107,20 @@ def decode(data: bytes | np.ndarray) -> Image.Image:
         raise Unreadable(f"cannot be decoded: {e}") from e
 
 
+def encoded(source: Source, i: int) -> bytes:
+    """Returns the bytes of an image file, as they are or pixels packed without loss; BadFile."""
+    try:
+        data = source.reader.image(int(source.rows[i]))
+        image = decode(data)
+    except Unreadable as e:
+        raise BadFile(source.where(i), str(e)) from e
+    if isinstance(data, bytes):
+        return data
+    packed = io.BytesIO()
+    image.save(packed, "PNG")
+    return packed.getvalue()
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image

@@ -1,8 +1,8 @@
-"""Recordings packed into ArrayRecord shards: FLAC bytes and metadata, fast on any file system.
+"""Recordings or images packed into ArrayRecord shards, fast on any file system.
 
-A shard holds one msgpack map per row: audio (bytes of a FLAC file), samples, rate, and one entry
-per column. Beside it lies `<shard>.index`, the same without the audio, so that opening a corpus
-reads no audio.
+A shard holds one msgpack map per row: audio (bytes of a FLAC file), samples and rate, or image
+(bytes of an image file) and bytes, their number; and one entry per column. Beside it lies
+`<shard>.index`, the same without the audio or image, so that opening a corpus reads none.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from array_record.python import array_record_data_source, array_record_module
 
 from ssl_jax.data import audio
 from ssl_jax.data.errors import DataError, Unreadable
-from ssl_jax.data.source import Rows, text
+from ssl_jax.data.source import Items, Rows, text
 
 SUFFIX = ".array_record"
 
@@ -39,16 +39,38 @@ class Records:
         self, row: int, start: int, stop: int, out: np.ndarray | None = None
     ) -> tuple[np.ndarray, int]:
         """Returns native samples [start, stop) of a row as int16 and the rate."""
+        return audio.read(io.BytesIO(self._record(row)["audio"]), start, stop, out)
+
+    def image(self, row: int) -> bytes:
+        """Returns the bytes of a row's image file."""
+        return self._record(row)["image"]
+
+    def _record(self, row: int) -> dict:
         try:
-            record = msgpack.unpackb(self.source[row])
+            return msgpack.unpackb(self.source[row])
         except (ValueError, RuntimeError) as e:
             raise Unreadable(f"broken record: {e}") from e
-        return audio.read(io.BytesIO(record["audio"]), start, stop, out)
 
 
 def array_record(path: pathlib.Path, options: dict) -> Rows:
-    """Opens a folder of shards that `python -m ssl_jax.convert data` wrote."""
+    """Opens a folder of recordings that `python -m ssl_jax.convert data` wrote."""
     del options
+    reader, merged = _opened(path, "samples", "audio")
+    samples = np.array(merged.pop("samples"), np.int64)
+    rates = np.array(merged.pop("rate"), np.int32)
+    return Rows(reader, samples, rates, {k: text(v) for k, v in merged.items()})
+
+
+def array_record_images(path: pathlib.Path, options: dict) -> Items:
+    """Opens a folder of images that `python -m ssl_jax.convert data` wrote."""
+    del options
+    reader, merged = _opened(path, "bytes", "image")
+    total = len(merged.pop("bytes"))
+    return Items(reader, total, {k: text(v) for k, v in merged.items()})
+
+
+def _opened(path: pathlib.Path, needed: str, modality: str) -> tuple[Records, dict[str, list]]:
+    """Returns the shards of a folder and their columns, of which one is `needed`."""
     shards = sorted(path.glob(f"*{SUFFIX}"))
     if not shards:
         raise DataError(f"{path} has no *{SUFFIX} files; make them by `ssl_jax.convert data`")
@@ -58,15 +80,14 @@ def array_record(path: pathlib.Path, options: dict) -> Rows:
     for shard, columns in zip(shards, index, strict=True):
         if list(columns) != names:
             raise DataError(f"{shard} has columns {list(columns)}, {shards[0]} has {names}")
-    first = np.cumsum([0] + [len(columns["samples"]) for columns in index])
+    if needed not in names:
+        raise DataError(f"{path} holds no {modality}: see config.data.modality")
+    first = np.cumsum([0] + [len(columns[needed]) for columns in index])
     merged = {k: [v for columns in index for v in columns[k]] for k in names}
-    samples = np.array(merged.pop("samples"), np.int64)
-    rates = np.array(merged.pop("rate"), np.int32)
     source = array_record_data_source.ArrayRecordDataSource([str(s) for s in shards])
-    if len(source) != len(samples):
-        raise DataError(f"{path} holds {len(source)} records, its indices {len(samples)}")
-    reader = Records(tuple(str(s) for s in shards), first, source)
-    return Rows(reader, samples, rates, {k: text(v) for k, v in merged.items()})
+    if len(source) != first[-1]:
+        raise DataError(f"{path} holds {len(source)} records, its indices {first[-1]}")
+    return Records(tuple(str(s) for s in shards), first, source), merged
 
 
 def write_shard(
@@ -76,13 +97,34 @@ def write_shard(
 
     names: the columns. The shard appears under its name only when it is complete.
     """
+    records = (
+        ({"audio": audio.encode_flac(samples, rate)}, {"samples": len(samples), "rate": rate}, more)
+        for samples, rate, more in rows
+    )
+    _write(path, records, ["samples", "rate"], names)
+
+
+def write_images(
+    path: pathlib.Path, rows: Iterable[tuple[bytes, dict[str, str]]], names: list[str]
+) -> None:
+    """Writes rows of (bytes of an image file, columns) as `write_shard` does."""
+    records = (({"image": data}, {"bytes": len(data)}, more) for data, more in rows)
+    _write(path, records, ["bytes"], names)
+
+
+def _write(
+    path: pathlib.Path,
+    records: Iterable[tuple[dict[str, bytes], dict[str, int], dict[str, str]]],
+    own: list[str],
+    names: list[str],
+) -> None:
+    """Writes (payload, what is known of it, columns) and the index of all but the payload."""
     part = path.with_suffix(".part")
-    columns: dict[str, list] = {"samples": [], "rate": [], **{n: [] for n in names}}
+    columns: dict[str, list] = {n: [] for n in [*own, *names]}
     writer = array_record_module.ArrayRecordWriter(str(part), "group_size:1")
-    for samples, rate, values in rows:
-        entry = {"samples": len(samples), "rate": rate, **{n: values[n] for n in names}}
-        flac = audio.encode_flac(samples, rate)
-        writer.write(msgpack.packb({"audio": flac, **entry}))
+    for payload, known, values in records:
+        entry = {**known, **{n: values[n] for n in names}}
+        writer.write(msgpack.packb({**payload, **entry}))
         for name, value in entry.items():
             columns[name].append(value)
     writer.close()

@@ -29,6 +29,12 @@ def _array_record(path: pathlib.Path, options: dict) -> Rows:
     return records.array_record(path, options)
 
 
+def _array_record_images(path: pathlib.Path, options: dict) -> Items:
+    from ssl_jax.data import records  # only this kind needs the library
+
+    return records.array_record_images(path, options)
+
+
 def _tfds(path: pathlib.Path, options: dict) -> Rows:
     from ssl_jax.data import tfds  # slow to import
 
@@ -57,6 +63,7 @@ IMAGE: dict[str, Kind] = {
     "image_folder": (image_files.image_folder, {}),
     "image_tar": (image_files.image_tar, {}),
     "table": (image_files.table, {}),
+    "array_record": (_array_record_images, {}),
     "tfds": (_tfds_images, {"split": "", "image": ""}),
 }
 TEXT: dict[str, Kind] = {

@@ -3,10 +3,12 @@ import json
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 
 from ssl_jax import convert
 from ssl_jax.data import audio, records
-from ssl_jax.data.sources import open_source
+from ssl_jax.data.errors import DataError
+from ssl_jax.data.sources import open_items, open_source
 
 
 @pytest.fixture
@@ -124,3 +126,24 @@ def test_sources_of_a_config_file(folder, tmp_path):
     out = tmp_path / "out"
     assert convert.main(["data", "--config", str(config), "--to", str(out), "--shards", "2"]) == 0
     assert len(open_source("train.b", {"kind": "array_record", "path": str(out)})) == 7
+
+
+def test_images_keep_their_bytes(tmp_path, capsys):
+    for i in range(5):
+        path = tmp_path / "in" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9), (50 * i, 0, 0)).save(path)
+    (tmp_path / "in" / "a" / "2.png").write_bytes(b"broken")
+    command = ["data", "--modality", "image", "--from", "kind=image_folder"]
+    command += [f"path={tmp_path / 'in'}", "--to", str(tmp_path / "out"), "--shards", "2"]
+    assert convert.main(command) == 1
+    assert "a/2.png, row 2: no image format" in capsys.readouterr().err
+    assert convert.main([*command, "--on_bad", "skip", "--max_bad_share", "0.2"]) == 0
+    source = {"kind": "array_record", "path": str(tmp_path / "out")}
+    after = open_items("train.x", source, "image")
+    assert list(after.columns["label"]) == ["a", "a", "b", "b"]
+    assert after.where(3).endswith("data-00001-of-00002.array_record, row 3")
+    kept = (tmp_path / "in" / "b" / "3.png").read_bytes()
+    assert after.reader.image(3) == kept
+    with pytest.raises(DataError, match=r"holds no audio: see config.data.modality"):
+        open_source("train.x", source)

@@ -1,0 +1,104 @@
+"""Writes any source of sound or images as a folder of ArrayRecord shards, shard by shard."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from ssl_jax.data import images, records
+from ssl_jax.data.errors import Bad, BadFile, BadTally, DataError
+from ssl_jax.data.source import Recordings, Source
+
+_SIGNATURE = "convert.json"
+# columns that shards have anyway
+_OWN = {"audio", "image", "samples", "rate", "bytes"}
+
+
+def write(
+    sources: Sequence[Source],
+    to: pathlib.Path,
+    *,
+    shards: int,
+    what: Any,
+    on_bad: str = "raise",
+    max_bad_share: float = 0.01,
+) -> int:
+    """Writes every row of the sources as ArrayRecord shards and returns how many rows it wrote.
+
+    what: what the sources were opened from; a folder begun for something else is refused.
+    on_bad: "skip" leaves out files that cannot be decoded and lists them in <to>/skipped.jsonl.
+    """
+    total = sum(len(s) for s in sources)
+    if not 1 <= shards <= total:
+        raise DataError(f"--shards is {shards}: use 1 to {total}, the number of rows")
+    names = sorted({name for s in sources for name in s.columns} - _OWN)
+    sound = isinstance(sources[0], Recordings)
+    read, put = (_sound, records.write_shard) if sound else (_image, records.write_images)
+    _sign(to, {"what": what, "rows": total, "shards": shards, "columns": names})
+    tally = BadTally(max_bad_share, total, to / "skipped.jsonl")
+    borders = np.linspace(0, total, shards + 1).astype(int)
+    with tqdm.tqdm(total=total, desc=f"writing {to}", unit="row", delay=2) as bar:
+        for shard in range(shards):
+            path = to / f"data-{shard:05d}-of-{shards:05d}{records.SUFFIX}"
+            ids = range(borders[shard], borders[shard + 1])
+            if path.exists():
+                bar.update(len(ids))
+                continue
+            skipped = tally if on_bad == "skip" else None
+            put(path, _rows(sources, ids, names, skipped, bar, read), names)
+    return total - len(tally)
+
+
+def _rows(
+    sources: Sequence[Source],
+    ids: range,
+    names: list[str],
+    tally: BadTally | None,
+    bar: tqdm.tqdm,
+    read: Callable[[Any, int], tuple],
+) -> Iterator[Any]:
+    """Yields (*read(source, row), columns) of the rows; `tally` None: bad files raise."""
+    first = np.cumsum([0] + [len(s) for s in sources])
+    for i in ids:
+        k = int(np.searchsorted(first, i, "right")) - 1
+        source, row = sources[k], int(i - first[k])
+        bar.update()
+        try:
+            found = read(source, row)
+        except BadFile as e:
+            if tally is None:
+                raise
+            tally.add([Bad(i, e.where, e.reason)])
+            continue
+        values = {n: str(source.columns[n][row]) if n in source.columns else "" for n in names}
+        yield *found, values
+
+
+def _sound(source: Recordings, row: int) -> tuple[np.ndarray, int]:
+    """Returns audio (n,) int16 and rate."""
+    audio, rate = source.read(row)
+    if not len(audio):
+        raise BadFile(source.where(row), "empty: 0 samples")
+    return audio, rate
+
+
+def _image(source: Source, row: int) -> tuple[bytes]:
+    """Returns the bytes of an image file."""
+    return (images.encoded(source, row),)
+
+
+def _sign(to: pathlib.Path, request: dict) -> None:
+    """Notes what the folder holds; raises DataError if it was begun for something else."""
+    text = json.dumps(request, sort_keys=True, default=str)
+    sign = hashlib.sha256(text.encode()).hexdigest()[:16]
+    note = to / _SIGNATURE
+    to.mkdir(parents=True, exist_ok=True)
+    if note.exists() and json.loads(note.read_text())["signature"] != sign:
+        raise DataError(f"--to {to} was begun with other options, see {note}: use a new folder")
+    if not note.exists() and any(to.glob(f"*{records.SUFFIX}")):
+        raise DataError(f"--to {to} holds other shards: use a new folder")
+    note.write_text(json.dumps({"signature": sign, **json.loads(text)}, indent=1))
