@@ -21,6 +21,8 @@ from ssl_jax.engine import step
 ROWS, STEPS = 8, 3
 DATA = {"slice": 1, "data": 8, "fsdp": 1, "model": 1}
 ALL_AXES = {"slice": 2, "data": 1, "fsdp": 2, "model": 2}
+# What is added to all keys moves no softmax: this gradient is rounding, of which Adam makes a step.
+NOISE = "attention/key/bias"
 NO_MODEL = {"slice": 2, "data": 2, "fsdp": 2, "model": 1}
 
 
@@ -93,12 +95,13 @@ def compare(path: str) -> dict[str, object]:
     report = {}
     for sizes in (DATA, widest(reference)):
         others, arrays, split = train(path, sizes, jax.devices())
+        moved = {name: x for name, x in params.items() if not name.endswith(NOISE)}
         far = max(abs(a - b) / max(abs(a), 1e-6) for a, b in zip(losses, others, strict=True))
         there = gradients(path, sizes, jax.devices())
         report[json.dumps(sizes)] = {
             "loss": far,
             "gradient": _worst(reference, there, largest),
-            "params": _worst(params, arrays, 1.0),
+            "params": _worst(moved, arrays, 1.0),
             "split": split,
         }
     return report
