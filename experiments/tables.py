@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,13 @@ def long_spans() -> str:
 
 
 def speakers() -> str:
-    """Returns the table of the keyword experiment by the speaker left out."""
+    """Returns the table of the keyword experiment by the speaker left out, and over all of them."""
     found = _read("kws/results.json")["speakers"]
-    return arms("speaker left out", found) if found else "Not run for these results.\n"
+    if not found:
+        return "Not run for these results.\n"
+    means = {arm: [statistics.mean(group[arm]) for group in found.values()] for arm in ARMS}
+    last = arms("speaker left out", {"over the speakers": means}).splitlines(keepends=True)[-1]
+    return arms("speaker left out", found) + last.replace(f"| {len(found)} |", "|  |")
 
 
 def benchmarks() -> str:

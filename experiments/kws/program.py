@@ -25,10 +25,11 @@ OPTIONS = {
     "sample_rate": 8000,
     "mask_length": 3,  # tokens; half of the digits are shorter than half a second
     "pretrain_steps": 2000,
-    "finetune_steps": 300,
+    "finetune_steps": 400,
     "speaker_pretrain_steps": 1500,
     "speaker_share": 0.05,
-    "seeds": 3,
+    "seeds": 5,
+    "speaker_seeds": 3,
     "out": "",
 }
 # the student hears another voice in another room than the teacher
@@ -112,7 +113,7 @@ def _speakers(pipe: Pipe) -> dict[str, Any]:
         path = "configs/supervised/kws.py:mini"
         config = _config(pipe, path, o["finetune_steps"], where)
         config = config_lib.override(config, [f"data.label_share={o['speaker_share']}"])
-        found[name] = protocol.finetune(pipe, config, starts, o["seeds"], f"-no-{name}")
+        found[name] = protocol.finetune(pipe, config, starts, o["speaker_seeds"], f"-no-{name}")
     return found
 
 
