@@ -7,7 +7,9 @@ Command: python -m ssl_jax.train --config configs/supervised/glue.py:rte --workd
       best on the development set, the median of 5 runs: --config.optim.lr=2e-5.
   mini: a model of configs/data2vec/text.py:mini on any table with a header: tab-separated, or with
       commas where the name ends in .csv. Columns `sentence` (or `sentence1` and `sentence2`) and
-      `label`; others by --config.data.train.table.columns and .label. Two cores, minutes.
+      `label`; others by --config.data.train.table.columns and .label. Numbers in place of labels:
+      --config.method.task=regress and --config.data.train.table.target="('score',)", the same of
+      valid. Two cores, minutes.
 
 Published, development sets (MNLI matched/mismatched, QNLI, RTE, MRPC, QQP, STS-B, CoLA, SST-2,
 mean): data2vec 2.0 83.7/83.7 90.7 68.6 88.8 89.3 87.3 59.1 92.9, 82.6; data2vec with spans masked
@@ -104,6 +106,7 @@ def _small(config: ConfigDict, toy: bool) -> None:
     encoder.update({"vocab_size": BYTES, "max_tokens": 128})
     for split in ("train", "valid"):
         source = {"kind": "text_table", "path": f"data/table/{split}.tsv"}
+        source |= {"columns": (), "label": "", "target": ()}
         config.data[split].table = ConfigDict(source)
     config.data.update({"tokenizer": "byte", "block_tokens": 128, "batch_size": 32})
     config.optim.update({"lr": 3e-4, "weight_decay": 0.01, "warmup": "10%"})
