@@ -23,8 +23,8 @@ OPTIONS = {
     "valid_clips": 500,
     "test_clips": 1500,
     "labels_per_class": 50,
-    "pretrain_steps": 6000,
-    "finetune_steps": 400,
+    "pretrain_steps": 3600,
+    "finetune_steps": 300,
     "seeds": 5,
     "pretrain_seeds": 1,
     "corpus_seed": 0,
@@ -43,8 +43,8 @@ def main(pipe: Pipe) -> None:
     o = pipe.options
     corpus = _corpus(pipe)
     pipe.expect(
-        {f"pretrain-{i}": o["pretrain_steps"] / 45 for i in range(o["pretrain_seeds"])}
-        | {f"{a}-{i}": o["finetune_steps"] / 25 for a in protocol.ARMS for i in range(o["seeds"])}
+        {f"pretrain-{i}": o["pretrain_steps"] / 14 for i in range(o["pretrain_seeds"])}
+        | {f"{a}-{i}": o["finetune_steps"] / 14 for a in protocol.ARMS for i in range(o["seeds"])}
     )
     sources = [f"data.{split}.sc.path={corpus}" for split in ("train", "valid", "test")]
     pretrain = config_lib.load(
