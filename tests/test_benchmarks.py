@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.benchmarks import loop, startup
+from experiments.benchmarks import amortization, loop, startup, step_vs_torch
 
 
 def test_loop_report_is_a_table():
@@ -17,6 +17,22 @@ def test_small_config_is_the_quickstart_s_size():
     assert config.is_locked
     assert config.method.encoder.depth == config.method.targets.layers == 3
     assert config.method.encoder.width == loop.ENCODER["width"]
+
+
+def test_the_cost_of_a_mask_is_relative_to_one_alone():
+    assert amortization.relative({1: 4.0, 2: 6.0, 4: 8.0}) == {"1": 1.0, "2": 0.75, "4": 0.5}
+
+
+def test_a_part_of_the_systems_keeps_the_others_of_the_same_machine():
+    same = {"machine": "a", "precision": "float32", "jax": "1", "torch": "2"}
+    old, new = same | {"systems": {"x": 1, "y": 2}}, same | {"systems": {"y": 3}}
+    assert step_vs_torch.merge(old, new)["systems"] == {"x": 1, "y": 3}
+    assert step_vs_torch.merge(old | {"machine": "b"}, new)["systems"] == {"y": 3}
+
+
+def test_a_row_without_a_compiled_arm_is_text():
+    row = {"seconds": {"ours": 2.0, "eager": 3.0}, "ratio": 1.5}
+    assert step_vs_torch.line(row) == "ours 2.00 s, eager 3.00 s; 1.50 times the better torch"
 
 
 @pytest.mark.slow

@@ -1,0 +1,70 @@
+"""What a mask costs in data2vec 2.0 as the masks of an image share one pass of the teacher.
+
+    python -m experiments.benchmarks.amortization [--rows 2] [--depth 4] [--rounds 5]
+
+The whole step of the engine on images of 196 patches, 39 visible, at Base width with few blocks:
+seconds per image and mask for M = 1, 2, 4, 8 and 16 masks, relative to M = 1, next to what the
+cost model of ssl_jax/nn/cost.py predicts. The five take turns and medians count. The optimizer's
+time does not depend on M, and the cost model leaves it out.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from experiments.benchmarks import step_vs_torch as steps
+
+SYSTEM = "data2vec2_image"
+MASKS = (1, 2, 4, 8, 16)
+
+
+def relative(per_step: dict[int, float]) -> dict[str, float]:
+    """Returns {masks: cost of a step} as {masks: cost of a mask, relative to that of one alone}."""
+    return {str(m): round(cost / m / per_step[1], 3) for m, cost in per_step.items()}
+
+
+def measure(rows: int, depth: int, rounds: int) -> dict[str, Any]:
+    """Returns the milliseconds per image and mask of every M, and both relative costs."""
+    batch = steps.make_batch(SYSTEM, rows)
+    configs = {m: steps.base_config(SYSTEM, depth, m) for m in MASKS}
+    runs = {m: steps.ours(config, batch) for m, config in configs.items()}
+    for run in runs.values():
+        run()
+        run()
+    seconds: dict[int, list[float]] = {m: [] for m in MASKS}
+    for _ in range(rounds):
+        for m, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[m].append(time.perf_counter() - start)
+    medians = {m: statistics.median(times) for m, times in seconds.items()}
+    return {
+        "milliseconds": {str(m): round(1e3 * s / m / rows, 1) for m, s in medians.items()},
+        "measured": relative(medians),
+        "predicted": relative({m: steps.flops(SYSTEM, configs[m], rows) for m in MASKS}),
+        "rows": rows,
+        "depth": depth,
+        "rounds": rounds,
+        "machine": steps.machine(),
+    }
+
+
+def main() -> None:
+    """Measures, prints and writes the costs."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rows", type=int, default=2, help="images of a batch")
+    parser.add_argument("--depth", type=int, default=4, help="blocks of the encoder, 3 up")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    options = parser.parse_args()
+    report = measure(options.rows, options.depth, options.rounds)
+    for name in ("milliseconds", "measured", "predicted"):
+        print(f"{name}: {report[name]}")
+    options.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,331 @@
+"""The whole pre-training step against torch: forward, backward, AdamW and the teacher's average.
+
+    python -m experiments.benchmarks.step_vs_torch [--only mae ...] [--rounds 5] [--depth 12]
+
+Each system at Base width, ours through the engine's step, torch's (torch_steps.py) eager and by
+torch.compile, on batches of the same shapes in one process. Rounds alternate between the three
+and medians count. On CPU all compute in float32 with as many threads as cores; on a GPU matrix
+products are in bfloat16 and the model FLOPs utilization counts, from the cost model of
+ssl_jax/nn/cost.py; on CPU the same is stated against the rate of a large matrix product.
+Layerdrop is off: torch skips a dropped block, ours computes and discards it.
+"""
+
+import argparse
+import gc
+import importlib
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# torch must find memory on the same GPU
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from ssl_jax.core import config as config_lib
+from ssl_jax.core import mesh as mesh_lib
+from ssl_jax.engine import optim, step
+from ssl_jax.nn import cost
+from ssl_jax.nn.conv import output_lengths
+
+ROOT = Path(__file__).resolve().parents[2]
+SYSTEMS = {
+    "data2vec_audio": "data2vec v1, waveforms",
+    "data2vec2_audio": "data2vec 2.0, waveforms",
+    "data2vec2_image": "data2vec 2.0, images",
+    "mae": "MAE, images",
+}
+CONFIGS = {
+    "data2vec_audio": "data2vec/audio.py:base",
+    "data2vec2_audio": "data2vec2/audio.py:base",
+    "data2vec2_image": "data2vec2/image.py:base",
+    "mae": "mae/image.py:base",
+}
+# {system: (examples, masks of each)} on CPU and on a GPU
+ROWS = {
+    "cpu": {
+        "data2vec_audio": (2, 1),
+        "data2vec2_audio": (1, 4),
+        "data2vec2_image": (2, 8),
+        "mae": (8, 1),
+    },
+    "gpu": {
+        "data2vec_audio": (32, 1),
+        "data2vec2_audio": (16, 8),
+        "data2vec2_image": (32, 16),
+        "mae": (256, 1),
+    },
+}
+SECONDS, RATE, IMAGE, PATCHES, WIDTH = 5, 16_000, 224, 196, 768
+# dense bfloat16 products, FLOP/s; from the vendor's data sheets of these cards
+PEAKS = {
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA A10": 125e12,
+}
+
+
+def base_config(system: str, depth: int, clones: int) -> ConfigDict:
+    """Returns the Base config of a system with so many blocks, and a constant learning rate."""
+    config = config_lib.load(str(ROOT / "configs" / CONFIGS[system]))
+    config = config.copy_and_resolve_references().unlock()
+    method = config.method
+    method.encoder.update({"depth": depth, "layerdrop": 0.0})
+    if "targets" in method:
+        free = depth - method.get("prenet_depth", 0)
+        method.targets.layers = min(method.targets.layers, free)
+    if "clones" in method:
+        method.clones = clones
+    config.optim.update({"schedule": "constant", "lr": 1e-4, "warmup": "0 steps", "end_lr": 0.0})
+    config.precision = "auto"
+    return config.lock()
+
+
+def make_batch(system: str, rows: int) -> dict[str, np.ndarray]:
+    """Returns a host batch of noise, as the loader would give it."""
+    rng = np.random.default_rng(0)
+    batch = {"id": np.arange(rows, dtype=np.uint32), "weight": np.ones(rows, np.float32)}
+    if system.endswith("audio"):
+        audio = rng.integers(-3000, 3000, (rows, SECONDS * RATE)).astype(np.int16)
+        return batch | {"audio": audio, "audio_len": np.full(rows, SECONDS * RATE, np.int32)}
+    return batch | {"image": rng.integers(0, 256, (rows, IMAGE, IMAGE, 3), dtype=np.uint8)}
+
+
+def ours(config: ConfigDict, batch: dict[str, np.ndarray]) -> Callable[[], float]:
+    """Returns a function that makes one step of the engine and returns its loss."""
+    module: Any = importlib.import_module(f"ssl_jax.methods.{config.method.name}")
+    method = module.make(
+        config.method,
+        precision=config.precision,
+        sample_rate=config.data.sample_rate,
+        num_classes=0,
+    )
+    mesh = mesh_lib.make_mesh({"data": 1}, jax.devices()[:1])
+    shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
+    params, _ = jax.eval_shape(method.init, jax.random.key(0), shapes)
+    depth = config.method.encoder.depth
+    tx, schedule = optim.make(config.optim, params, total_steps=1_000, to_steps=_steps, depth=depth)
+    state, shardings = step.init_state(method, tx, 0, mesh, shapes)
+    update = step.make_step(method, tx, schedule)
+    compiled = step.compile_step(update, mesh, shardings, (state, shapes))
+    placed = jax.device_put(batch, mesh_lib.batch_sharding(mesh))
+    held = {"state": state, "totals": compiled.zeros()}
+
+    def run() -> float:
+        held["state"], held["totals"], loss = compiled.run(held["state"], held["totals"], placed)
+        jax.block_until_ready((held, loss))
+        return float(loss)
+
+    return run
+
+
+def _steps(duration: int | str, key: str = "") -> int:
+    return config_lib.steps(
+        duration, batch_size=1, examples=1, seconds_per_step=1.0, total=1_000, key=key or "duration"
+    )
+
+
+def theirs(system: str, config: ConfigDict, batch: dict[str, np.ndarray], compiled: bool) -> Any:
+    """Returns the function of torch that does the same, with masks of the same sizes."""
+    import torch
+
+    from experiments.benchmarks import torch_steps
+
+    torch.manual_seed(0)
+    method = config.method
+    depth = method.encoder.depth
+    clones = method.get("clones", 1)
+    inputs = {"signal": batch.get("audio", batch.get("image"))}
+    if system.endswith("audio"):
+        inputs["signal"] = inputs["signal"].astype(np.float32) / 32768
+        tokens = int(output_lengths(inputs["signal"].shape[1]))
+    else:
+        inputs["signal"] = inputs["signal"].transpose(0, 3, 1, 2).copy()
+        tokens = PATCHES
+    noise = np.random.default_rng(1).random((len(batch["id"]) * clones, tokens), np.float32)
+    if system == "mae":
+        model = torch_steps.MAE(depth)
+        inputs = {"image": inputs["signal"], "noise": noise}
+    elif system == "data2vec_audio":
+        model = torch_steps.Data2VecAudio(depth, method.targets.layers)
+        hidden = noise.argsort(1).argsort(1) < int(0.49 * tokens)
+        places = np.nonzero(hidden)[1].reshape(len(hidden), -1)
+        inputs = {"audio": inputs["signal"], "hidden": hidden, "places": places}
+    else:
+        audio = system.endswith("audio")
+        shape = (tokens,) if audio else (14, 14)
+        model = torch_steps.Data2Vec2(depth, method.targets.layers, clones, audio, shape)
+        order = noise.argsort(1)
+        count = visible_tokens(config, tokens)
+        inputs |= {"keep": order[:, :count], "places": order[:, count:]}
+        inputs["restore"] = order.argsort(1)
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in inputs.items()}
+    return torch_steps.Trainer(model, tensors, compiled, config.optim.clip).step
+
+
+def visible_tokens(config: ConfigDict, tokens: int) -> int:
+    """Returns how many tokens of a view data2vec 2.0 encodes."""
+    from ssl_jax.methods.data2vec2 import MaskOptions
+
+    return MaskOptions(**config.method.mask.to_dict()).visible(tokens)
+
+
+def flops(system: str, config: ConfigDict, rows: int) -> float:
+    """Returns the model FLOPs of one step, by the cost model."""
+    method = config.method
+    depth = method.encoder.depth
+    size = {"depth": depth, "width": WIDTH}
+    samples = SECONDS * RATE
+    tokens = int(output_lengths(samples)) if system.endswith("audio") else PATCHES
+    local = cost.linear_flops(PATCHES, 768, WIDTH)
+    if system.endswith("audio"):
+        size["positions"] = cost.position_flops(tokens, WIDTH)
+        local = cost.waveform_flops(samples, WIDTH)
+    if system == "mae":
+        return (
+            rows
+            * cost.mae_flops(
+                tokens, tokens // 4, **size, decoder_depth=8, decoder_width=512, patch_size=768
+            ).total
+        )
+    if system == "data2vec_audio":
+        head = cost.linear_flops(tokens, WIDTH, WIDTH)
+        return rows * cost.data2vec_flops(tokens, **size, local=local, head=head).total
+    d, image = method.decoder, system.endswith("image")
+    decoder = cost.decoder_flops(tokens, WIDTH, d.dim, d.layers, d.kernel, axes=1 + image)
+    visible = visible_tokens(config, tokens)
+    more = {"local": local, "decoder": decoder, "clones": method.clones}
+    more |= {"prefix": int(image), "own_local": image}
+    return rows * cost.data2vec2_flops(tokens, visible, **size, **more).total
+
+
+def machine() -> str:
+    """Returns the machine in words."""
+    return f"{os.cpu_count()} x {platform.machine()}, {jax.devices()[0].device_kind}"
+
+
+def product_rate(size: int = 2048, rounds: int = 5) -> float:
+    """Returns FLOP/s of a float32 product of two square matrices in XLA."""
+    x = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(jnp.matmul)
+    product(x, x).block_until_ready()
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        product(x, x).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
+
+
+def peak() -> float:
+    """Returns the FLOP/s that a step is measured against: of the GPU, or of a large product."""
+    kind = jax.devices()[0].device_kind
+    if jax.default_backend() == "cpu":
+        return product_rate()
+    for name, rate in PEAKS.items():
+        if kind.startswith(name):
+            return rate
+    raise SystemExit(f"no peak rate of {kind} is known: add it to PEAKS in {__file__}")
+
+
+def compare(system: str, depth: int, rounds: int, rows: int, clones: int, eager: bool) -> dict:
+    """Times a system in ours and in torch -> its row of the results."""
+    config, batch = base_config(system, depth, clones), make_batch(system, rows)
+    runs = {"ours": ours(config, batch), "eager": theirs(system, config, batch, False)}
+    if not eager:
+        runs["compiled"] = theirs(system, config, batch, True)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        for _ in range(2):  # compiles, then fills caches and optimizer states
+            if not np.isfinite(run()):
+                raise SystemExit(f"the loss of {system} is not finite")
+    for _ in range(rounds):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(s) for name, s in seconds.items()}
+    best = min(s for name, s in medians.items() if name != "ours")
+    return {
+        "rows": rows,
+        "masks": clones,
+        "depth": depth,
+        "seconds": {name: round(s, 4) for name, s in medians.items()},
+        "ratio": round(best / medians["ours"], 3),
+        "flops": flops(system, config, rows),
+        "runs": {name: [round(s, 4) for s in times] for name, times in seconds.items()},
+    }
+
+
+def measure(systems: tuple[str, ...], depth: int, rounds: int, eager: bool = False) -> dict:
+    """Returns the rows of all systems, the peak rate they are measured against and the machine."""
+    import torch
+
+    backend = "cpu" if jax.default_backend() == "cpu" else "gpu"
+    if (backend == "gpu") != torch.cuda.is_available():
+        raise SystemExit("JAX and torch must both see the GPU, or neither (JAX_PLATFORMS=cpu)")
+    torch.set_num_threads(os.cpu_count() or 1)
+    rate, found = peak(), {}
+    for system in systems:
+        found[system] = compare(system, depth, rounds, *ROWS[backend][system], eager)
+        found[system] |= {"peak_flops": rate, "rounds": rounds}
+        found[system]["utilization"] = round(
+            found[system]["flops"] / found[system]["seconds"]["ours"] / rate, 3
+        )
+        print(f"{SYSTEMS[system]}: {line(found[system])}", flush=True)
+        gc.collect()
+    return {
+        "systems": found,
+        "machine": machine(),
+        "precision": "float32" if backend == "cpu" else "bfloat16",
+        "jax": jax.__version__,
+        "torch": torch.__version__,
+    }
+
+
+def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Returns the new report with the systems that only an old one of the same machine has."""
+    same = ("machine", "precision", "jax", "torch")
+    if any(old[key] != new[key] for key in same):
+        return new
+    return new | {"systems": old["systems"] | new["systems"]}
+
+
+def line(row: dict[str, Any]) -> str:
+    """Returns the times of a system as text."""
+    seconds = ", ".join(f"{name} {s:.2f} s" for name, s in row["seconds"].items())
+    return f"{seconds}; {row['ratio']:.2f} times the better torch"
+
+
+def main() -> None:
+    """Measures, prints the ratios and writes them."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=tuple(SYSTEMS), default=tuple(SYSTEMS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--depth", type=int, default=12, help="blocks of the encoder")
+    parser.add_argument("--eager", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    options = parser.parse_args()
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise SystemExit("this comparison needs torch: pip install -e '.[interop]'") from None
+    report = measure(tuple(options.only), options.depth, options.rounds, options.eager)
+    if options.out.exists():
+        report = merge(json.loads(options.out.read_text()), report)
+    options.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

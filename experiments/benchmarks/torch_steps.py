@@ -1,0 +1,301 @@
+"""Pre-training steps in torch, which ours are timed against; see step_vs_torch.py.
+
+data2vec v1 and MAE are made of the modules of `transformers`, data2vec 2.0, which it does not
+have, of torch's own. Masks come from the caller, as a data worker would send them. Axes: B
+examples, M views of each, N = B * M, S tokens, V visible, H hidden ones.
+"""
+
+import contextlib
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Data2VecAudioConfig, ViTMAEConfig, ViTMAEForPreTraining
+from transformers.models.data2vec import modeling_data2vec_audio as d2v_audio
+
+WIDTH, HEADS = 768, 12
+TAU = 0.999
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Trainer:
+    """A model, whose forward is its loss, with AdamW and the teacher's average.
+
+    The optimizer is the fused one and the average one call for all parameters, the fastest that
+    torch has for both.
+    """
+
+    def __init__(self, model: nn.Module, inputs: dict[str, Tensor], compiled: bool, clip: float):
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = model.to(device).train()
+        self.inputs = {name: x.to(device) for name, x in inputs.items()}
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, weight_decay=0.01, fused=True)
+        pairs = getattr(model, "follows", ())  # (teacher, student)
+        self.teacher = [p for teacher, _ in pairs for p in teacher.parameters()]
+        self.student = [p.detach() for _, student in pairs for p in student.parameters()]
+        self.forward = torch.compile(model) if compiled else model
+        self.clip = clip
+        # float32 parameters and bfloat16 products, as ours on an accelerator
+        self.precision = (
+            torch.autocast("cuda", torch.bfloat16) if device == "cuda" else contextlib.nullcontext()
+        )
+
+    def step(self) -> float:
+        """Makes one update and returns its loss, after waiting for it."""
+        with self.precision:
+            loss = self.forward(**self.inputs)
+        loss.backward()
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.teacher:
+            with torch.no_grad():
+                torch._foreach_lerp_(self.teacher, self.student, 1 - TAU)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return float(loss.detach())
+
+
+def _pick(x: Tensor, places: Tensor) -> Tensor:
+    """Gathers tokens of x (N, S, D) at places (N, V)."""
+    return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def _targets(layers: Sequence[Tensor]) -> Tensor:
+    """Returns the mean of layers (B, S, D), each normalized over time, in float32."""
+    normed = [F.instance_norm(y.float().transpose(1, 2)) for y in layers]
+    return torch.stack(normed).mean(0).transpose(1, 2)
+
+
+class WaveformFrontEnd(nn.Module):
+    """The convolutions and the projection of `transformers`' Data2VecAudioModel."""
+
+    def __init__(self, config: Data2VecAudioConfig):
+        super().__init__()
+        self.convs = d2v_audio.Data2VecAudioFeatureEncoder(config).conv_layers
+        self.projection = d2v_audio.Data2VecAudioFeatureProjection(config)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """audio (B, N) float -> frames (B, S, D)."""
+        x = F.layer_norm(audio, audio.shape[-1:])[:, None]
+        # one by one: the module of all of them also asks for the waveform's gradient
+        for conv in self.convs:
+            x = conv(x)
+        return self.projection(x.transpose(1, 2))[0]
+
+
+def audio_config(depth: int) -> Data2VecAudioConfig:
+    """Returns data2vec Base; no layerdrop, which `transformers` skips and we compute."""
+    return Data2VecAudioConfig(
+        num_hidden_layers=depth, activation_dropout=0.0, layerdrop=0.0, feat_proj_dropout=0.0
+    )
+
+
+class Data2VecAudio(nn.Module):
+    """data2vec v1 on waveforms, of the encoder of `transformers`."""
+
+    def __init__(self, depth: int, top: int):
+        super().__init__()
+        config = audio_config(depth)
+        self.top = top
+        self.frontend = WaveformFrontEnd(config)
+        self.student = d2v_audio.Data2VecAudioEncoder(config)
+        # what the whole model does for its parts
+        for module in self.student.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+        self.student.config._attn_implementation = "sdpa"
+        self.mask = nn.Parameter(torch.rand(WIDTH))
+        self.predictor = nn.Linear(WIDTH, WIDTH)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.follows = ((self.teacher, self.student),)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Keeps the teacher in evaluation mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(self, audio: Tensor, hidden: Tensor, places: Tensor) -> Tensor:
+        """audio (B, N), hidden (B, S) bool, places (B, H): where it is true -> loss."""
+        x = self.frontend(audio)
+        seen = torch.where(hidden[..., None], self.mask.to(x.dtype), x)
+        y = self.student(seen).last_hidden_state
+        with torch.no_grad():
+            targets = _pick(self.teach(x), places)
+        error = self.predictor(_pick(y, places)).float() - targets
+        return error.square().sum(-1).mean() * WIDTH**-0.5
+
+    def teach(self, x: Tensor) -> Tensor:
+        """Returns the targets (B, S, D): the mean of the top outputs of the MLPs."""
+        x, outputs = self.teacher.layer_norm(x + self.teacher.pos_conv_embed(x)), []
+        for layer in self.teacher.layers:
+            x = layer.layer_norm(x + layer.attention(x)[0])
+            outputs.append(layer.feed_forward(x))
+            x = layer.final_layer_norm(x + outputs[-1])
+        return _targets(outputs[-self.top :])
+
+
+class MAE(nn.Module):
+    """`transformers`' ViTMAEForPreTraining from pixels of one byte."""
+
+    def __init__(self, depth: int):
+        super().__init__()
+        config = ViTMAEConfig(num_hidden_layers=depth, layer_norm_eps=1e-6, norm_pix_loss=True)
+        self.model = ViTMAEForPreTraining(config)
+
+    def forward(self, image: Tensor, noise: Tensor) -> Tensor:
+        """image (B, 3, 224, 224) uint8, noise (B, S): the smallest quarter is visible -> loss."""
+        return self.model(pixel_values=_normalize(image), noise=noise).loss
+
+
+def _normalize(image: Tensor) -> Tensor:
+    mean, std = (torch.tensor(v, device=image.device)[:, None, None] for v in (MEAN, STD))
+    return (image.float() / 255 - mean) / std
+
+
+class Block(nn.Module):
+    """A post-norm block that also returns the output of its MLP."""
+
+    def __init__(self, eps: float, dropout: float):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        self.norm1, self.norm2 = nn.LayerNorm(WIDTH, eps), nn.LayerNorm(WIDTH, eps)
+        self.dropout = dropout
+        for linear in (self.qkv, self.out, self.up, self.down):
+            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x (N, T, D), bias (N, heads, T, T) or None -> (output, output of the MLP)."""
+        p = self.dropout if self.training else 0.0
+        q, k, v = self.qkv(x).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = None if bias is None else bias.to(q.dtype)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=p)
+        y = self.out(y.transpose(1, 2).flatten(2))
+        x = self.norm1(x + F.dropout(y, p, self.training))
+        ffn = self.down(F.gelu(self.up(x)))
+        return self.norm2(x + F.dropout(ffn, p, self.training)), ffn
+
+
+class Context(nn.Module):
+    """The encoder of data2vec 2.0 after its local part, over visible tokens or over all."""
+
+    def __init__(self, depth: int, eps: float, dropout: float, audio: bool):
+        super().__init__()
+        self.dropout = dropout
+        self.norm = nn.LayerNorm(WIDTH, eps)
+        self.blocks = nn.ModuleList(Block(eps, dropout) for _ in range(depth))
+        self.positions = self.scale = self.prefix = None
+        if audio:
+            self.positions = d2v_audio.Data2VecAudioPositionalConvEmbedding(audio_config(depth))
+            self.scale = nn.Parameter(torch.ones(HEADS, 1, 1))
+        else:
+            self.prefix = nn.Parameter(torch.randn(1, 1, WIDTH))
+
+    def forward(self, x: Tensor, keep: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """x (N, S, D), keep (N, V) or None -> ((N, T, D), outputs of the MLPs)."""
+        if self.positions is not None:
+            if keep is not None:
+                seen = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+                x = x * seen.scatter(1, keep, True)[..., None]
+            x = x + self.positions(x)
+        bias = None if self.scale is None else self._bias(x, keep)
+        x = x if keep is None else _pick(x, keep)
+        if self.prefix is not None:
+            x = torch.cat([self.prefix.to(x.dtype).expand(len(x), -1, -1), x], 1)
+        x, outputs = F.dropout(self.norm(x), self.dropout, self.training), []
+        for block in self.blocks:
+            x, ffn = block(x, bias)
+            outputs.append(ffn)
+        return x, outputs
+
+    def _bias(self, x: Tensor, keep: Tensor | None) -> Tensor:
+        """Returns the learned ALiBi (N or 1, heads, T, T)."""
+        ids = torch.arange(x.shape[1], device=x.device)[None] if keep is None else keep
+        powers = [i + 1.0 for i in range(8)] + [i + 0.5 for i in range(4)]
+        slopes = 2.0 ** -torch.tensor(powers, device=x.device)[:, None, None]
+        far = (ids[:, None, :, None] - ids[:, None, None, :]).abs()
+        return -far * slopes * self.scale.clamp(min=0)
+
+
+class ConvDecoder(nn.Module):
+    """Grouped convolutions over a sequence or a grid, then a linear layer."""
+
+    def __init__(self, grid: bool):
+        super().__init__()
+        conv = nn.Conv2d if grid else nn.Conv1d
+        dim, kernel, layers = (WIDTH, 3, 6) if grid else (384, 7, 4)
+        self.convs = nn.ModuleList(
+            conv(dim if i else WIDTH, dim, kernel, padding=kernel // 2, groups=16)
+            for i in range(layers)
+        )
+        self.projection = nn.Linear(dim, WIDTH)
+
+    def forward(self, x: Tensor, shape: tuple[int, ...], places: Tensor) -> Tensor:
+        """x (N, S, D) of tokens that fill `shape`, places (N, H) -> predictions there."""
+        for conv in self.convs:
+            y = conv(x.transpose(1, 2).unflatten(2, shape)).flatten(2).transpose(1, 2)
+            y = F.gelu(F.layer_norm(y, y.shape[-1:]))
+            x = x + y if x.shape == y.shape else y
+        return self.projection(_pick(x, places)).float()
+
+
+class Data2Vec2(nn.Module):
+    """data2vec 2.0: visible tokens of M views of each example, one pass of the teacher."""
+
+    def __init__(self, depth: int, top: int, clones: int, audio: bool, shape: tuple[int, ...]):
+        super().__init__()
+        self.top, self.clones, self.audio, self.shape = top, clones, audio, shape
+        eps, self.dropout, self.cls_weight = (1e-5, 0.1, 0.0) if audio else (1e-6, 0.0, 2.56)
+        self.local = WaveformFrontEnd(audio_config(depth)) if audio else nn.Conv2d(3, WIDTH, 16, 16)
+        if not audio:
+            # fixed; which numbers they are does not change the time
+            self.register_buffer("table", 0.02 * torch.randn(1, shape[0] * shape[1], WIDTH))
+        self.student = Context(depth, eps, self.dropout, audio)
+        self.decoder = ConvDecoder(grid=not audio)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.own = None if audio else copy.deepcopy(self.local).requires_grad_(False)
+        self.follows = ((self.teacher, self.student),)
+        if self.own is not None:
+            self.follows += ((self.own, self.local),)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Keeps the teacher in evaluation mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def tokens(self, local: nn.Module, signal: Tensor) -> Tensor:
+        """Returns the local tokens (B, S, D) of waveforms (B, N) or of images (B, 3, H, W)."""
+        if self.audio:
+            return local(signal)
+        return local(signal).flatten(2).transpose(1, 2) + self.table
+
+    def forward(self, signal: Tensor, keep: Tensor, restore: Tensor, places: Tensor) -> Tensor:
+        """keep (N, V), places (N, H), restore (N, S): sorts both into their order -> loss."""
+        signal = signal if self.audio else _normalize(signal)
+        x = self.tokens(self.local, signal)
+        y, _ = self.student(x.repeat_interleave(self.clones, 0), keep)
+        with torch.no_grad():
+            clean = x if self.own is None else self.tokens(self.own, signal)
+            _, outputs = self.teacher(clean, None)
+            targets = _targets([t[:, t.shape[1] - x.shape[1] :] for t in outputs[-self.top :]])
+            if not self.audio:
+                targets = F.layer_norm(targets, targets.shape[-1:])
+            views = targets.repeat_interleave(self.clones, 0)
+        prefix = y.shape[1] - keep.shape[1]
+        z = F.dropout(y[:, prefix:], self.dropout, self.training)
+        noise = 0.01 * torch.randn(*places.shape, WIDTH, device=z.device, dtype=z.dtype)
+        z = _pick(torch.cat([z, noise], 1), restore)
+        error = self.decoder(z, self.shape, places) - _pick(views, places)
+        loss = error.square().sum(-1).mean()
+        if prefix:
+            cls = y[:, 0].float() - views.mean(1)
+            loss = loss + self.cls_weight * cls.square().sum(-1).mean()
+        return loss * WIDTH**-0.5
