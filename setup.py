@@ -36,6 +36,10 @@ EXTRAS = {
     # decoders beyond soundfile (AAC, MP4, broken MP3 headers)
     "audio": ["av>=14"],
     "video": ["av>=14", "pillow>=11"],
+    # toy music from notes; pretty_midi bundles the SoundFont
+    "music": ["midirenderer>=0.1.3", "pretty_midi>=0.2.11"],
+    # reads a tokenizer.json; the tokenizer of bytes needs no package
+    "text": ["tokenizers>=0.21"],
     "eval": ["jiwer>=4.0", "rapidfuzz>=3.9", "scikit-learn>=1.6"],
     # torch reads and writes the files of other toolkits; pinned, since a newer one brings CUDA
     "interop": ["safetensors>=0.6", "torch==2.13.0", "transformers>=5"],

@@ -195,7 +195,7 @@ def test_no_registries_and_no_utils():
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("ssl_jax", ("", "synth", "audio", "video", "eval", "interop", "log")),
+        ("ssl_jax", ("", "synth", "audio", "video", "music", "text", "eval", "interop", "log")),
         ("configs", ("",)),
         ("experiments", ("", "synth", "eval", "interop")),
         ("tests", ("", "test", "synth", "interop", "log")),
@@ -218,10 +218,14 @@ def test_base_install_needs_no_extra_and_no_other_framework():
     """Imports every module with the optional packages absent."""
     absent = ["tensorflow", "torch", "torchaudio", "transformers", "safetensors", "espeakng_loader"]
     absent += ["av", "jiwer", "rapidfuzz", "tensorboardX", "wandb", "pytest"]
+    absent += ["midirenderer", "pretty_midi", "tokenizers"]
     program = f"""
 import importlib, pkgutil, sys
-for module in {absent}:
-    sys.modules[module] = None
+class Absent:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in {absent}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent)
 import ssl_jax
 count = 0
 for module in pkgutil.walk_packages(ssl_jax.__path__, "ssl_jax."):

@@ -6,7 +6,7 @@ NumPy in float64; parameters are a flat dict of path names. It follows 2111.0637
 import math
 
 import numpy as np
-from data2vec_literal import _attention, _gelu
+from data2vec_literal import attention, gelu
 
 
 def position(row, column, width):
@@ -28,9 +28,9 @@ def _norm(x, p, name, i=None):
 def _blocks(p, x, heads):
     """x (T, D) -> (T, D): pre-norm blocks and the last norm."""
     for i in range(len(p["blocks/norm1/scale"])):
-        x = x + _attention(p, i, _norm(x, p, "blocks/norm1", i), heads)
+        x = x + attention(p, i, _norm(x, p, "blocks/norm1", i), heads)
         y = _norm(x, p, "blocks/norm2", i) @ p["blocks/mlp/up/kernel"][i]
-        y = _gelu(y + p["blocks/mlp/up/bias"][i]) @ p["blocks/mlp/down/kernel"][i]
+        y = gelu(y + p["blocks/mlp/up/bias"][i]) @ p["blocks/mlp/down/kernel"][i]
         x = x + y + p["blocks/mlp/down/bias"][i]
     return _norm(x, p, "final_norm")
 
