@@ -278,8 +278,9 @@ class Data2Vec:
         """real (B, S) -> bool (B, S), true at the tokens to predict."""
         o, keys, shared_u = self.options.mask, streams.for_examples("mask"), None
         if o.kind == "beit_block":
-            grid = self.encoder.grid
-            return real & masks.beit_block_mask(keys, *grid, o.count, o.min_area, o.min_aspect)
+            rows, columns = self.encoder.grid
+            hidden = masks.beit_block_mask(keys, rows, columns, o.count, o.min_area, o.min_aspect)
+            return real & hidden
         lengths, size = real.sum(1), real.shape[1]
         if o.kind == "text":
             return masks.text_mask(keys, lengths, size, o.prob, o.length)

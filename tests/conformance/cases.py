@@ -20,7 +20,7 @@ from ssl_jax.engine import optim
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 4
 # of methods with several configs, the one that compiles fastest
-FAST = ("configs/data2vec/kws.py", "configs/supervised/kws.py")
+FAST = ("configs/data2vec/kws.py", "configs/data2vec2/image.py", "configs/supervised/kws.py")
 
 
 def config_paths() -> list[str]:
@@ -206,7 +206,9 @@ def abstract_batch(method: Method, rows: int, samples: int) -> dict[str, jax.Sha
 
 
 def longest(config: Any) -> int:
-    """Returns the samples of a config's longest bucket."""
+    """Returns the samples of a config's longest bucket, or the tokens of a block of text."""
+    if config.data.modality == "text":
+        return config.data.block_tokens
     return round(config.data.buckets[-1] * config.data.sample_rate)
 
 

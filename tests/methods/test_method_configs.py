@@ -21,6 +21,14 @@ SIZES = {
     "data2vec/kws.py:kwt2": 2_409_344,
     "data2vec/kws.py:kwt3": 5_395_776,
     "data2vec/kws.py:toy": None,
+    # as data2vec without mask vector; a factor per head, the decoder's convolutions and projection
+    "data2vec2/audio.py:base": 93_163_520 + 12 + 129_408 + 3 * 64_896 + 295_680,
+    "data2vec2/audio.py:large": None,
+    "data2vec2/image.py:base": 590_592 + 768 + 1_536 + 12 * 7_087_872 + 6 * 332_544 + 590_592,
+    "data2vec2/image.py:large": None,
+    "data2vec2/image.py:huge14": None,
+    "data2vec2/text.py:base": None,
+    "data2vec2/text.py:large": None,
     "mae/image.py:base": 111_907_840 - 197 * (768 + 512),
     "mae/image.py:huge": 657_074_508 - 257 * (1280 + 512),
     "mae/spectrogram.py:base": 110_999_808,
@@ -40,6 +48,8 @@ def test_config_loads_and_its_method_builds(root, name):
     rate = config.data.sample_rate
     method = module.make(config.method, precision="float32", sample_rate=rate, num_classes=35)
     samples = round(config.data.buckets[-1] * rate)
+    if config.data.modality == "text":
+        samples = config.data.block_tokens
     shapes = {
         n: (2, *(samples if d is None else d for d in s.shape)) for n, s in method.batch.items()
     }

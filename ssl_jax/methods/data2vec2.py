@@ -1,0 +1,309 @@
+"""data2vec 2.0: many masked views of an example, the masked tokens never encoded, one teacher pass.
+
+Baevski et al., 2212.07525, for waveforms, images and text. From (B, M, S) masks the student
+encodes the visible tokens alone; a small convolutional decoder, given them and noise in the other
+places, predicts there what the teacher, a moving average of the student, makes of the whole
+example. The M views of an example share its local tokens and its targets: both are computed once.
+
+Where the published code and paper part, or the code surprises, this file does the following.
+- Masks are drawn on the device, after cropping, from (seed, example, clone, step). Every example
+  of n tokens has its exact count, int(n * ratio) masked (blocks) or int(n * (1 - ratio)) visible
+  (inverse blocks, single tokens); the original takes the count of the batch's first row for all,
+  and crops masks made for a longer clip. Padding is never visible nor counted: a row's places that
+  its visible tokens leave free hold padding, which no token attends to, and it is zero in the
+  decoder, so that it changes nothing that counts. An example with any token keeps one visible.
+- `loss.cls_weight` is relative to the mean over all views. The original sums over the views of one
+  device: its 0.01 is 2.56 at Base (16 images, 16 masks) and 1.28 at Large and Huge.
+- The post-norm block is the only one here that is published: that of the original's pre-norm
+  option loses its residual. `encoder.norm` "pre" is a correct one.
+- Weight decay follows `config.optim.decay_rules`. The released runs decay all parameters, as by
+  the default rules; biases, norms and ALiBi factors were meant to be left out: put the rule
+  ("(bias|scale)$", 0.0) first.
+- The teacher of text reads token vectors without dropout; in the original the student's dropout
+  is on them.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ssl_jax.core import options as options_lib
+from ssl_jax.core.config import ConfigError
+from ssl_jax.core.rng import Streams
+from ssl_jax.core.types import Array, Batch, Features, Method, Output, Tree
+from ssl_jax.nn import build, run, sharding
+from ssl_jax.nn.convdecoder import ConvDecoder, DecoderOptions
+from ssl_jax.nn.teacher import EmaOptions, TargetOptions, has_frontend
+from ssl_jax.nn.transformer import Encoded
+from ssl_jax.ops import ema, losses, masks, patches, stats
+
+SCOPES = ("frontend", "mask", "encoder", "targets", "predictor", "loss")
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskOptions:
+    """Which tokens a view hides; the defaults are those of ViT-B."""
+
+    kind: str = "block"  # block: `ops.masks.block_mask`, 1-D or on the grid | random: single tokens
+    ratio: float = 0.8  # of the tokens
+    adjust: float = 0.07  # block: more centres by so much, since blocks overlap
+    block: int = 3  # block: tokens along a side
+    inverse: bool = True  # block: the blocks are what stays visible
+
+    def visible(self, tokens: int) -> int:
+        """Returns how many of so many tokens stay visible."""
+        if self.kind == "block" and not self.inverse:
+            return tokens - int(tokens * self.ratio)
+        return int(tokens * (1 - self.ratio))
+
+    def check(self, tokens: int) -> None:
+        """Raises ConfigError unless an example of so many tokens is masked in part."""
+        if not 0 < self.visible(tokens) < tokens:
+            raise ConfigError(
+                f"config.method.mask.ratio {self.ratio} leaves {self.visible(tokens)} of {tokens} "
+                f"tokens visible: use such as 0.5 and examples of 2 tokens or more"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class LossOptions:
+    """How far a prediction is from its target: the mean over masked tokens of all views."""
+
+    beta: float = 0.0  # of the smooth L1 loss; 0: squared error
+    scale: float | None = None  # of a token's sum over D; None: 1 / sqrt(D)
+    # of the class token, which predicts the mean target of all tokens: mean over the views
+    cls_weight: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The section config.method of data2vec2."""
+
+    name: str
+    encoder: Mapping  # see ssl_jax/nn/build.py
+    clones: int = 16  # masks per example, M
+    prenet_depth: int = 0  # blocks, from the first, whose outputs are no targets
+    mask: MaskOptions = MaskOptions()
+    decoder: DecoderOptions = dataclasses.field(default_factory=DecoderOptions)
+    targets: TargetOptions = dataclasses.field(default_factory=TargetOptions)
+    loss: LossOptions = LossOptions()
+    ema: EmaOptions = dataclasses.field(default_factory=EmaOptions)
+
+    def __post_init__(self) -> None:
+        options_lib.choose("config.method.mask.kind", self.mask.kind, ("block", "random"))
+        if self.clones < 1:
+            raise ConfigError(f"config.method.clones is {self.clones}: use 1 up, such as 8")
+        if not 0 < self.mask.ratio < 1:
+            raise ConfigError(
+                f"config.method.mask.ratio is {self.mask.ratio}: use above 0 and below 1, such as "
+                f"0.5"
+            )
+        if self.mask.block < 1 or self.mask.adjust < 0:
+            raise ConfigError(
+                f"config.method.mask.block is {self.mask.block} and config.method.mask.adjust "
+                f"{self.mask.adjust}: use 1 up, such as 3, and 0.0 up, such as 0.1"
+            )
+
+
+def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: int) -> Method:
+    """Returns the method that config.method describes; it needs no classes."""
+    del num_classes
+    options = options_lib.read(Options, config)
+    encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
+    options.targets.check_depth(encoder.transformer_options.depth, options.prenet_depth)
+    options.decoder.check_width(encoder.width)
+    if len(encoder.grid) == 2 and encoder.grid[0]:
+        options.mask.check(encoder.grid[0] * encoder.grid[1])
+    method = Data2Vec2(options, encoder)
+    return Method(
+        init=method.init,
+        loss=method.loss,
+        features=method.features,
+        update=method.update,
+        batch=run.batch_spec(encoder),
+        rules=sharding.RULES,
+        scopes=SCOPES,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Data2Vec2:
+    """The four functions of the method over one encoder.
+
+    params: encoder, decoder. extra: teacher/encoder, float32. Arrays of views (B * M, ...) are
+    example-major, so that those of an example stay on its device.
+    """
+
+    options: Options
+    encoder: Any
+
+    @property
+    def decoder(self) -> ConvDecoder:
+        """From the student's visible tokens and noise to predictions everywhere."""
+        return ConvDecoder(self.options.decoder, self.encoder.width, self.encoder.dtype)
+
+    def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
+        """Returns (params, {"teacher": a copy of the student})."""
+        keys = jax.random.split(key)
+        encoder, encoded = run.init(self.encoder, keys[0], batch)
+        if self.options.loss.cls_weight and not encoded.prefix:
+            raise ConfigError(
+                "config.method.loss.cls_weight needs a class token, which this "
+                "config.method.encoder.kind has not: set it to 0.0"
+            )
+        x = encoded.hidden[-1][:, encoded.prefix :]
+        x = x.reshape(1, *self._places(x.shape[1]), x.shape[-1])
+        flags = jnp.zeros(x.shape[:-1], bool)
+        params = {
+            "encoder": encoder,
+            "decoder": self.decoder.init(keys[1], x, x, flags, flags)["params"],
+        }
+        return params, {"teacher": ema.init(_student(params), self._modes(params))}
+
+    def update(self, params: Tree, extra: Tree, step: Array) -> Tree:
+        """Moves the teacher towards the student after update number `step`."""
+        decay, modes = self.options.ema.decay(step), self._modes(params)
+        return {"teacher": ema.update(extra["teacher"], _student(params), decay, modes)}
+
+    def features(self, params: Tree, batch: Batch) -> Features:
+        """Returns the student's hidden states of the whole example, without prefix tokens."""
+        return run.features(self.encoder, params["encoder"], batch)
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
+    ) -> Output:
+        """Returns the loss at masked tokens of all views and the numbers that show a collapse."""
+        o, weight = self.options, batch["weight"]
+
+        with jax.named_scope("frontend"):
+            x, valid = run.frontend(self.encoder, params["encoder"], batch)
+
+        with jax.named_scope("mask"):
+            real = valid & (weight > 0)[:, None]
+            order, hidden = self._mask(streams, real)
+            noise = self._noise(streams, x)
+
+        with jax.named_scope("encoder"):
+            dropout = streams.for_step("dropout") if train else None
+            views, seen = (jnp.repeat(a, o.clones, axis=0) for a in (x, valid))
+            keep: Array | None = order[:, : o.mask.visible(x.shape[1])]
+            if not o.decoder.layers:
+                views, keep = jnp.where(hidden[..., None], noise.astype(x.dtype), views), None
+            student = run.encode(self.encoder, params["encoder"], views, seen, dropout, keep)
+
+        with jax.named_scope("targets"):
+            own = ema.merge(extra["teacher"], _student(params))
+            own, clean = jax.lax.stop_gradient((own, x))
+            if has_frontend(self._modes(params)):
+                clean, _ = run.frontend(self.encoder, own["encoder"], batch)
+            targets = o.targets.of(run.encode(self.encoder, own["encoder"], clean, valid))
+
+        with jax.named_scope("predictor"):
+            dropout = streams.for_step("decoder_dropout") if train else None
+            predictions = self._decode(params, student, order, noise, hidden, seen, dropout)
+
+        # the views of an example on an axis of their own, along which its targets broadcast
+        hidden = hidden.reshape(len(x), o.clones, -1)
+        predictions = predictions.reshape(*hidden.shape, -1)
+        with jax.named_scope("loss"):
+            token = self._distance(predictions, targets[:, None])
+            loss, terms = losses.masked_mean(token, hidden * weight[:, None, None])
+            metrics = {"regression": (loss * terms, terms)}
+            if o.loss.cls_weight:
+                cls, views = self._class_loss(student, targets, valid, weight)
+                loss = loss + o.loss.cls_weight * cls
+                metrics["cls"] = cls * views, views
+
+        one = jnp.ones(())
+        metrics |= {
+            "loss": (loss * terms, terms),
+            "target_std": (stats.token_std(targets, real), one),
+            "prediction_std": (stats.token_std(predictions, hidden), one),
+            "frontend_std": (stats.token_std(x, real), one),
+            "teacher_student_cosine": stats.cosine(predictions, targets[:, None], hidden),
+            "masked_share": (hidden.sum(), real.sum() * o.clones),
+            "ema_decay": (o.ema.decay(streams.step + 1), one),  # of the update which follows
+        }
+        return Output(loss, terms, metrics, extra)
+
+    def _mask(self, streams: Streams, real: Array) -> tuple[Array, Array]:
+        """real (B, S) -> order (B * M, S), visible ids first and masked ones last; masked places.
+
+        The masked places (B * M, S) are real ones.
+        """
+        o, size = self.options.mask, real.shape[1]
+        o.check(size)
+        keys = masks.clone_keys(streams.for_examples("mask"), self.options.clones)
+        real = jnp.repeat(real, self.options.clones, axis=0)
+        if o.kind == "random":
+            counts = [max(o.visible(n), min(n, 1)) for n in range(size + 1)]
+            return masks.random_visible(keys, real, counts)
+        shape, lengths = self._places(size), real.sum(1)
+        hidden = masks.block_mask(keys, shape, o.ratio, o.adjust, o.block, o.inverse, lengths)
+        return masks.order_of(hidden, real), hidden
+
+    def _noise(self, streams: Streams, x: Array) -> Array:
+        """x (B, S, D) -> what stands in the masked places, (B * M, S, D), new for every view."""
+        o = self.options
+        keys = masks.clone_keys(streams.for_examples("noise"), o.clones)
+        return o.decoder.noise_std * jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys)
+
+    def _decode(
+        self,
+        params: Tree,
+        student: Encoded,
+        order: Array,
+        noise: Array,
+        hidden: Array,
+        valid: Array,
+        dropout: Array | None,
+    ) -> Array:
+        """Returns the predictions of all views everywhere, (B * M, S, D) float32."""
+        x = student.hidden[-1][:, student.prefix :]
+        if self.options.decoder.layers:
+            x = patches.restore(x, order)
+        else:
+            hidden = jnp.zeros_like(hidden)  # the noise went through the encoder
+        views, size = hidden.shape
+        places = self._places(size)
+        spread = (a.reshape(views, *places, *a.shape[2:]) for a in (x, noise, hidden, valid))
+        rngs = None if dropout is None else {"dropout": dropout}
+        variables = {"params": params["decoder"]}
+        out: Any = self.decoder.apply(variables, *spread, bool(rngs), rngs=rngs)
+        return out.reshape(views, size, -1)
+
+    def _distance(self, predictions: Array, targets: Array) -> Array:
+        """Returns the scaled sum over D of the loss of each token, of broadcast shape (...)."""
+        o = self.options.loss
+        scale = self.encoder.width**-0.5 if o.scale is None else o.scale
+        return scale * losses.smooth_l1(predictions, targets, o.beta).sum(-1)
+
+    def _class_loss(
+        self, student: Encoded, targets: Array, valid: Array, weight: Array
+    ) -> tuple[Array, Array]:
+        """Returns (mean over the views, their weight) of the class token against the mean target.
+
+        student of B * M views, targets (B, S, D), valid (B, S), weight (B,).
+        """
+        count = jnp.maximum(valid.sum(1), 1)[:, None]
+        mean = jnp.where(valid[..., None], targets, 0).sum(1) / count
+        token = student.hidden[-1][:, 0].reshape(len(mean), -1, mean.shape[-1])
+        distance = self._distance(token, mean[:, None])
+        return losses.masked_mean(distance, jnp.broadcast_to(weight[:, None], distance.shape))
+
+    def _places(self, size: int) -> tuple[int, ...]:
+        """Returns the shape of `size` tokens: a sequence (S,), or a grid (rows, columns)."""
+        grid = self.encoder.grid
+        return (size // grid[1], grid[1]) if len(grid) == 2 else (size,)
+
+    def _modes(self, params: Tree) -> dict[str, str]:
+        return ema.modes_of(_student(params), self.options.ema.rules)
+
+
+def _student(params: Tree) -> Tree:
+    """Returns the part of the student that its teacher follows."""
+    return {"encoder": params["encoder"]}
