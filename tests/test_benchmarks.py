@@ -30,6 +30,19 @@ def test_a_part_of_the_systems_keeps_the_others_of_the_same_machine():
     assert step_vs_torch.merge(old | {"machine": "b"}, new)["systems"] == {"y": 3}
 
 
+def test_the_systems_of_the_step_benchmark_have_the_published_sizes():
+    config = step_vs_torch.base_config("data2vec2_image", 4, 8)
+    assert step_vs_torch.visible_tokens(config, step_vs_torch.PATCHES) == 39
+    assert config.method.targets.layers == 2  # 4 blocks without the two of the prenet
+    one, eight = (
+        step_vs_torch.flops(
+            "data2vec2_image", step_vs_torch.base_config("data2vec2_image", 4, m), 2
+        )
+        for m in (1, 8)
+    )
+    assert one < eight < 8 * one
+
+
 def test_a_row_without_a_compiled_arm_is_text():
     row = {"seconds": {"ours": 2.0, "eager": 3.0}, "ratio": 1.5}
     assert step_vs_torch.line(row) == "ours 2.00 s, eager 3.00 s; 1.50 times the better torch"

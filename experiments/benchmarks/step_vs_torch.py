@@ -33,6 +33,7 @@ from ml_collections import ConfigDict
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.engine import optim, step
+from ssl_jax.methods.data2vec2 import MaskOptions
 from ssl_jax.nn import cost
 from ssl_jax.nn.conv import output_lengths
 
@@ -176,8 +177,6 @@ def theirs(system: str, config: ConfigDict, batch: dict[str, np.ndarray], compil
 
 def visible_tokens(config: ConfigDict, tokens: int) -> int:
     """Returns how many tokens of a view data2vec 2.0 encodes."""
-    from ssl_jax.methods.data2vec2 import MaskOptions
-
     return MaskOptions(**config.method.mask.to_dict()).visible(tokens)
 
 
@@ -215,6 +214,18 @@ def machine() -> str:
     return f"{os.cpu_count()} x {platform.machine()}, {jax.devices()[0].device_kind}"
 
 
+def can_compile() -> bool:
+    """Returns whether torch.compile works here, which on CPU takes a C++ compiler."""
+    import torch
+
+    try:
+        torch.compile(torch.sin)(torch.ones(64))
+    except RuntimeError as error:
+        print(f"no compiled arm, torch.compile failed: {str(error).splitlines()[0]}", flush=True)
+        return False
+    return True
+
+
 def product_rate(size: int = 2048, rounds: int = 5) -> float:
     """Returns FLOP/s of a float32 product of two square matrices in XLA."""
     x = jnp.ones((size, size), jnp.float32)
@@ -239,11 +250,11 @@ def peak() -> float:
     raise SystemExit(f"no peak rate of {kind} is known: add it to PEAKS in {__file__}")
 
 
-def compare(system: str, depth: int, rounds: int, rows: int, clones: int, eager: bool) -> dict:
+def compare(system: str, depth: int, rounds: int, rows: int, clones: int, compiled: bool) -> dict:
     """Times a system in ours and in torch -> its row of the results."""
     config, batch = base_config(system, depth, clones), make_batch(system, rows)
     runs = {"ours": ours(config, batch), "eager": theirs(system, config, batch, False)}
-    if not eager:
+    if compiled:
         runs["compiled"] = theirs(system, config, batch, True)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
@@ -276,9 +287,9 @@ def measure(systems: tuple[str, ...], depth: int, rounds: int, eager: bool = Fal
     if (backend == "gpu") != torch.cuda.is_available():
         raise SystemExit("JAX and torch must both see the GPU, or neither (JAX_PLATFORMS=cpu)")
     torch.set_num_threads(os.cpu_count() or 1)
-    rate, found = peak(), {}
+    rate, found, compiled = peak(), {}, not eager and can_compile()
     for system in systems:
-        found[system] = compare(system, depth, rounds, *ROWS[backend][system], eager)
+        found[system] = compare(system, depth, rounds, *ROWS[backend][system], compiled)
         found[system] |= {"peak_flops": rate, "rounds": rounds}
         found[system]["utilization"] = round(
             found[system]["flops"] / found[system]["seconds"]["ours"] / rate, 3
