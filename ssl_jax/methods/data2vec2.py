@@ -21,6 +21,8 @@ Where the published code and paper part, or the code surprises, this file does t
   ("(bias|scale)$", 0.0) first.
 - The teacher of text reads token vectors without dropout; in the original the student's dropout
   is on them.
+- What no released run turns on is left out: ALiBi as a learned matrix, positions in the decoder,
+  decoders of attention, a loss on pixels, dropped blocks of a mask.
 """
 
 import dataclasses
@@ -97,6 +99,12 @@ class Options:
         options_lib.choose("config.method.mask.kind", self.mask.kind, ("block", "random"))
         if self.clones < 1:
             raise ConfigError(f"config.method.clones is {self.clones}: use 1 up, such as 8")
+        if self.prenet_depth < 0:
+            raise ConfigError(
+                f"config.method.prenet_depth is {self.prenet_depth}: use 0 up, such as 2"
+            )
+        if self.loss.beta < 0:
+            raise ConfigError(f"config.method.loss.beta is {self.loss.beta}: use 0.0 up")
         if not 0 < self.mask.ratio < 1:
             raise ConfigError(
                 f"config.method.mask.ratio is {self.mask.ratio}: use above 0 and below 1, such as "

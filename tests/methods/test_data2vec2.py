@@ -254,6 +254,8 @@ def test_tau_at_the_ends_and_the_middle_of_its_rise(config, steps):
     ("kind", "changes", "message"),
     [
         ("image", {"clones": 0}, r"config.method.clones is 0: use 1 up, such as 8"),
+        ("image", {"prenet_depth": -1}, r"config.method.prenet_depth is -1: .*such as 2"),
+        ("image", {"loss.beta": -1.0}, r"config.method.loss.beta is -1.0: use 0.0 up"),
         ("image", {"mask.ratio": 0.97}, r"mask.ratio 0.97 leaves 0 of 16 .*such as 0.5"),
         ("image", {"mask.ratio": 0.05, "mask.inverse": False}, r"leaves 16 of 16 tokens visible"),
         ("image", {"mask.ratio": 1.0}, r"config.method.mask.ratio is 1.0: .* such as 0.5"),
