@@ -40,7 +40,12 @@ class Scores(NamedTuple):
 
 
 def fit(x: Array, y: Array, classes: int, l2s: Array) -> Fit:
-    """Fits rows x (N, D) to labels y (N,) for every penalty (R,).
+    """Fits rows x (N, D) to labels y (N,) for every penalty (R,); see `regress`."""
+    return regress(x, jax.nn.one_hot(y, classes), l2s)
+
+
+def regress(x: Array, target: Array, l2s: Array) -> Fit:
+    """Fits rows x (N, D) to numbers target (N, C) for every penalty (R,).
 
     Penalties are relative to the unit variance of standardized features, so one grid serves
     layers of any scale.
@@ -50,7 +55,6 @@ def fit(x: Array, y: Array, classes: int, l2s: Array) -> Fit:
     # a constant feature carries nothing; dividing its rounding noise by itself would invent some
     scale = jnp.where(std > 1e-6 * (1e-6 + jnp.abs(mean)), 1 / jnp.maximum(std, 1e-30), 0)
     z = (x - mean) * scale
-    target = jax.nn.one_hot(y, classes)
     bias = target.mean(0)
     gram = jnp.dot(z.T, z, precision="highest") / len(x)
     cross = jnp.dot(z.T, target - bias, precision="highest") / len(x)
@@ -64,9 +68,14 @@ def fit(x: Array, y: Array, classes: int, l2s: Array) -> Fit:
 
 def predict(maps: Fit, x: Array) -> Array:
     """Returns the class of rows x (M, D) under every penalty: (R, M)."""
+    return outputs(maps, x).argmax(-1)
+
+
+def outputs(maps: Fit, x: Array) -> Array:
+    """Returns what is fitted for rows x (M, D) under every penalty: (R, M, C)."""
     centred = x.astype(jnp.float32) - maps.mean
     scores = jnp.einsum("md,rdc->rmc", centred, maps.kernel, precision="highest")
-    return (scores + maps.bias).argmax(-1)
+    return scores + maps.bias
 
 
 @functools.partial(jax.jit, static_argnames=("classes",))
