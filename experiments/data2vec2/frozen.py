@@ -1,0 +1,106 @@
+"""Ridge probes of frozen, mean-pooled features: a run, its untrained encoder, raw input."""
+
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+import ssl_jax
+from ssl_jax.core import config as config_lib
+from ssl_jax.core.mesh import make_mesh
+from ssl_jax.evals import baselines, compare, ridge
+from ssl_jax.evals.baselines import Encoder
+from ssl_jax.evals.pool import Pooled
+from ssl_jax.stages import embed
+
+Sources = Mapping[str, Mapping[str, Any]]  # split -> the one source of it
+Scores = dict[str, dict[str, float]]  # features -> {task: accuracy}
+
+
+def judge(
+    folder: pathlib.Path, sources: Sources, columns: Sequence[str], seconds: float = 0.0
+) -> Scores:
+    """Returns the test accuracy of each label column, layer and penalty chosen without the test.
+
+    seconds: of the clips of sound.
+    """
+    found: Scores = {}
+    for column in columns:
+        for name, pooled, corpora in _features(folder, sources, column, seconds):
+            labelled = {split: rows.labelled() for split, rows in pooled.items()}
+            classes = len(corpora["train"].corpus.classes)
+            row = compare.row(name, "ridge", labelled, classes)
+            found.setdefault(name, {})[column] = row["test"][0]
+    return found
+
+
+def judge_folds(
+    folder: pathlib.Path,
+    source: Mapping[str, Any],
+    column: str,
+    seconds: float,
+    window: float,
+    only: str = "",
+) -> dict[str, dict[str, float]]:
+    """Returns {features: {fold: accuracy on it}}, fitted on the other folds.
+
+    A fifth of those chooses layer and penalty. window: seconds that an encoder hears at once;
+    only: a single fold.
+    """
+    found: dict[str, dict[str, float]] = {}
+    both = {"train": source, "test": source}  # one cache entry each; "train" is used
+    for name, pooled, corpora in _features(folder, both, column, seconds, window):
+        rows, corpus = pooled["train"].labelled(), corpora["train"].corpus
+        folds = corpus.sources[0].columns["fold"][rows.ids].astype(str)
+        for fold in [only] if only else np.unique(folds):
+            out = folds == fold
+            train, test = ((rows.features[r], rows.labels[r]) for r in (~out, out))
+            scores = ridge.probe(train, test, classes=len(corpus.classes))
+            found.setdefault(name, {})[str(fold)] = float(scores.test[scores.layer])
+    return found
+
+
+def _features(
+    folder: pathlib.Path, sources: Sources, column: str, seconds: float, window: float = 0.0
+) -> Iterator[tuple[str, dict[str, Pooled], embed.Splits]]:
+    """Yields (name, pooled features of every split, the splits) of each kind of features."""
+    model, mesh = ssl_jax.load(folder), make_mesh({"data": -1})
+    config = _config(model.config, sources, column, seconds)
+    corpora = embed.open_splits(config, folder, mesh.size)
+    for encoder in _encoders(model, corpora, window):
+        yield encoder.name, embed.pooled(encoder, corpora, mesh, folder), corpora
+
+
+def _config(config: ConfigDict, sources: Sources, column: str, seconds: float) -> ConfigDict:
+    config = config.copy_and_resolve_references().unlock()
+    for split in ("train", "valid", "test"):
+        own = {"probed": {**sources[split], "label": column}} if split in sources else {}
+        config.data[split] = ConfigDict(own)
+    if seconds:
+        config.data.update({"buckets": (seconds,), "min_seconds": 0.0})
+    config.data.batch_size = 20
+    return config
+
+
+def _encoders(model: ssl_jax.Model, corpora: embed.Splits, window: float) -> list[Encoder]:
+    """Returns the run's encoder, the same untrained, and what needs no encoder."""
+    data, corpus = model.config.data, corpora["train"].corpus
+    specs = corpus.specs(window or corpus.buckets[-1])
+    raw = baselines.raw_encoder(
+        data.modality,
+        sample_rate=data.sample_rate,
+        vocab_size=model.config.method.encoder.get("vocab_size", 0),
+    )
+    return baselines.encoders(
+        model.method,
+        model.params,
+        {name: jax.ShapeDtypeStruct((1, *shape), kind) for name, (shape, kind) in specs.items()},
+        raw,
+        seed=model.config.seed,
+        key=config_lib.sign(model.config),
+        step=model.step,
+        window=round(window * data.sample_rate),
+    )

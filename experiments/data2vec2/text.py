@@ -1,0 +1,129 @@
+"""What do features of data2vec 2.0, trained on blocks of unlabelled text, know of their origin?
+
+    python -m ssl_jax.pipeline experiments/data2vec2/text.py [--option=value ...]
+
+Gathers documentation and docstrings of the installed packages (or of those in --site) in one
+table, pre-trains on the bytes of the training files, and probes which package a block of another
+file is from. Writes results_text.json and results_text.png beside this file.
+"""
+
+import json
+import pathlib
+import sysconfig
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import blocks
+import frozen
+import heard
+import matplotlib.pyplot as plt
+from ml_collections import ConfigDict
+
+from ssl_jax.core import config as config_lib
+from ssl_jax.evals import table
+from ssl_jax.pipeline import Pipe
+from ssl_jax.stages import report
+from ssl_jax.stages.graph import Stage
+
+OPTIONS = {
+    "site": "",  # '' = where the running interpreter keeps its packages
+    "packages": 20,
+    "blocks": 400,  # of each package, for training
+    "steps": 600,
+    "seeds": 3,
+    "batch": 32,
+    "clones": 4,
+    "lr": 1e-3,
+    "mask": "block",  # random: single bytes, as published for word pieces
+    "mask_ratio": 0.5,
+    "target_layers": 4,
+    "ema_start": 0.998,
+    "out": "",
+}
+SIZE = {"width": 96, "mlp_width": 384}
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def main(pipe: Pipe) -> None:
+    """Runs every part; what is complete is skipped."""
+    o = pipe.options
+    corpus, names = _corpus(pipe)
+    config = _config(pipe, corpus)
+    runs = [
+        pipe.train(f"text-{seed}", config_lib.override(config, [f"seed={seed}"]))
+        for seed in range(o["seeds"])
+    ]
+    rows = [_probe(pipe, run, corpus) for run in runs]
+    found = {name: {t: [r[name][t] for r in rows] for t in rows[0][name]} for name in rows[0]}
+    # what needs no encoder has no seed
+    found["token counts"] = {t: values[:1] for t, values in found["token counts"].items()}
+    _write(pipe, {"probes": found, "packages": names}, [pipe.folder(run) for run in runs])
+
+
+def _corpus(pipe: Pipe) -> tuple[pathlib.Path, list[str]]:
+    """Returns the table of blocks, gathered once, and the names of the packages."""
+    o = pipe.options
+    site = pathlib.Path(o["site"] or sysconfig.get_paths()["purelib"])
+
+    def work(out: pathlib.Path) -> None:
+        names = blocks.write(site, out / "blocks.tsv", o["packages"], o["blocks"])
+        report.write_results(out / "packages.json", {"names": names})
+
+    asked = {"site": str(site), "packages": o["packages"], "blocks": o["blocks"]}
+    folder = pipe.folder(pipe.stage("data", "corpus", asked, work))
+    return folder / "blocks.tsv", json.loads((folder / "packages.json").read_text())["names"]
+
+
+def _source(corpus: pathlib.Path, split: str) -> dict[str, Any]:
+    return {"kind": "text_table", "path": str(corpus), "where": {"split": split}}
+
+
+def _config(pipe: Pipe, corpus: pathlib.Path) -> ConfigDict:
+    """Returns the mini config, smaller, on the training blocks."""
+    o = pipe.options
+    config = config_lib.load("configs/data2vec2/text.py:mini")
+    config = config.copy_and_resolve_references().unlock()
+    config.data.train = ConfigDict({"blocks": _source(corpus, "train")})
+    config.data.valid = config.data.test = ConfigDict({})
+    config.data.batch_size = o["batch"]
+    method, steps = config.method, o["steps"]
+    method.encoder.update(SIZE)
+    method.clones = o["clones"]
+    method.mask.update({"kind": o["mask"], "ratio": o["mask_ratio"]})
+    method.decoder.dim = SIZE["width"]
+    method.targets.layers = o["target_layers"]
+    method.ema.update({"start": o["ema_start"], "anneal": steps})
+    config.optim.lr = o["lr"]
+    config.eval.valid = False
+    config.log.every = f"{max(1, steps // 40)} steps"
+    config.train.duration = config.checkpoint.every = config.eval.every = f"{steps} steps"
+    return config
+
+
+def _probe(pipe: Pipe, run: Stage, corpus: pathlib.Path) -> frozen.Scores:
+    """Probes the package of a block; validation files choose layer and penalty."""
+    sources = {split: _source(corpus, split) for split in ("train", "valid", "test")}
+
+    def work(out: pathlib.Path) -> None:
+        scores = frozen.judge(pipe.folder(run), sources, ("package",))
+        report.write_results(out / "scores.json", scores)
+
+    stage = pipe.stage("eval", f"probe-{run.name}", {"task": "package"}, work, (run,))
+    return json.loads((pipe.folder(stage) / "scores.json").read_text())
+
+
+def _write(pipe: Pipe, found: Mapping[str, Any], runs: Sequence[pathlib.Path]) -> None:
+    """Writes results_text.json and results_text.png, and prints the scores."""
+    out = pathlib.Path(pipe.options["out"]) if pipe.options["out"] else HERE
+    options = {k: v for k, v in pipe.options.items() if k not in ("site", "out")}
+    report.write_results(
+        out / "results_text.json", {**found, "options": options, "machine": pipe.machine()}
+    )
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+    heard.bars(axes[0], found["probes"], "Which package a block of 126 bytes is from")
+    report.curves(axes[1], {"masked bytes": runs}, "train/loss", "Pre-training on text", "loss")
+    figure.suptitle("data2vec 2.0 of text in miniature: mean and 95 % interval over seeds")
+    figure.savefig(out / "results_text.png", dpi=100)
+    plt.close(figure)
+    rows = {name: table.cell(tasks["package"]) for name, tasks in found["probes"].items()}
+    print(table.text_table([{"features": n, "accuracy": cell} for n, cell in rows.items()]))
