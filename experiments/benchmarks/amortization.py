@@ -10,6 +10,7 @@ time does not depend on M, and the cost model leaves it out.
 
 import argparse
 import json
+import os
 import statistics
 import time
 from pathlib import Path
@@ -48,6 +49,7 @@ def measure(rows: int, depth: int, rounds: int) -> dict[str, Any]:
         "rows": rows,
         "depth": depth,
         "rounds": rounds,
+        "load": round(os.getloadavg()[0], 1),
         "machine": steps.machine(),
     }
 

@@ -257,15 +257,17 @@ def compare(system: str, depth: int, rounds: int, rows: int, clones: int, compil
     if compiled:
         runs["compiled"] = theirs(system, config, batch, True)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
+    cores: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         for _ in range(2):  # compiles, then fills caches and optimizer states
             if not np.isfinite(run()):
                 raise SystemExit(f"the loss of {system} is not finite")
     for _ in range(rounds):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             run()
             seconds[name].append(time.perf_counter() - start)
+            cores[name].append(time.process_time() - busy)
     medians = {name: statistics.median(s) for name, s in seconds.items()}
     best = min(s for name, s in medians.items() if name != "ours")
     return {
@@ -274,7 +276,9 @@ def compare(system: str, depth: int, rounds: int, rows: int, clones: int, compil
         "depth": depth,
         "seconds": {name: round(s, 4) for name, s in medians.items()},
         "ratio": round(best / medians["ours"], 3),
+        "core_seconds": {name: round(statistics.median(c), 4) for name, c in cores.items()},
         "flops": flops(system, config, rows),
+        "load": round(os.getloadavg()[0], 1),  # processes that ran in the last minute, ours too
         "runs": {name: [round(s, 4) for s in times] for name, times in seconds.items()},
     }
 
