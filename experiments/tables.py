@@ -11,6 +11,14 @@ from ssl_jax.evals import table
 
 HERE = Path(__file__).resolve().parent
 ARMS = ("scratch", "pretrained")
+STEPS = {
+    "data2vec_audio": "data2vec v1, waveforms of 5 s",
+    "data2vec2_audio": "data2vec 2.0, waveforms of 5 s",
+    "data2vec2_image": "data2vec 2.0, images",
+    "mae": "MAE, images",
+}
+# what "over the better torch" was to be on CPU
+TARGETS = {name: "1.5" if name.endswith("audio") else "1.0" for name in STEPS}
 
 
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
@@ -85,12 +93,53 @@ def benchmarks() -> str:
     return markdown(rows)
 
 
+def step_vs_torch() -> str:
+    """Returns the table of whole pre-training steps against torch; "-": that arm was not run."""
+    if not (HERE / "benchmarks/step_vs_torch.json").exists():
+        return "Not measured yet.\n"
+    report, rows = _read("benchmarks/step_vs_torch.json"), []
+    for system, name in STEPS.items():
+        if system not in report["systems"]:
+            continue
+        found = report["systems"][system]
+        batch = f"{found['rows']} x {found['masks']} masks, {found['depth']} blocks"
+        row = {"step": name, "batch": batch, "target": TARGETS[system]}
+        for arm in ("ours", "eager", "compiled"):
+            seconds = found["seconds"].get(arm)
+            column = arm if arm == "ours" else f"torch, {arm}"
+            row[column] = "-" if seconds is None else f"{seconds:.2f} s"
+        row["over the better torch"] = f"{found['ratio']:.2f}"
+        busy = {arm: s for arm, s in found["core_seconds"].items() if arm != "ours"}
+        row["in core-seconds"] = f"{min(busy.values()) / found['core_seconds']['ours']:.2f}"
+        row["load"] = f"{found['load']:.0f}"
+        rows.append(row)
+    return f"{markdown(rows)}\n{report['precision']} on {report['machine']}.\n"
+
+
+def amortization() -> str:
+    """Returns the table of what a mask of data2vec 2.0 costs by their number."""
+    if not (HERE / "benchmarks/amortization.json").exists():
+        return "Not measured yet.\n"
+    found, rows = _read("benchmarks/amortization.json"), []
+    for m, milliseconds in found["milliseconds"].items():
+        row = {"masks": m, "ms per image and mask": f"{milliseconds:.0f}"}
+        row |= {name: f"{found[name][m]:.2f}" for name in ("measured", "predicted")}
+        rows.append(row)
+    size = f"{found['depth']} blocks, {found['rows']} images"
+    return f"{markdown(rows)}\n{size}, at a load of {found['load']:.0f}.\n"
+
+
 def _read(name: str) -> dict[str, Any]:
     return json.loads((HERE / name).read_text())
 
 
 TABLES = {
-    "../README.md": {"quickstart": quickstart, "benchmarks": benchmarks},
+    "../README.md": {
+        "quickstart": quickstart,
+        "benchmarks": benchmarks,
+        "steps": step_vs_torch,
+        "amortization": amortization,
+    },
     "kws/README.md": {"shares": shares, "long_spans": long_spans, "speakers": speakers},
 }
 
