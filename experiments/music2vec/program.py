@@ -50,6 +50,8 @@ PIECE_SECONDS, NOTE_SECONDS = 12.0, 2.0
 # below `mini`, as one core has minutes: 8 kHz, 4 blocks of width 64, frames of 40 ms
 SIZE = {"width": 64, "mlp_width": 256, "conv_channels": 32}
 SIZE |= {"conv_kernels": (10, 8, 8), "conv_strides": (5, 8, 8)}
+# at 2 s three position convolutions would tell every frame how far it is from the ends
+SIZE |= {"position_depth": 1}
 RATE = 8000
 # (crop in seconds, target layers of the four, clips of an update): equal sound in each
 CELLS = {
@@ -119,7 +121,9 @@ def _config(
     config.data.sample_rate = RATE
     config.method.encoder.update(SIZE)
     config.method.targets.layers = layers
-    config.method.ema.anneal = steps
+    # the teacher of the paper: that of `mini` follows so fast that its targets lose the music
+    config.method.ema.update({"start": 0.999, "end": 0.9999, "anneal": steps})
+    config.optim.lr = 1e-3
     every = f"{steps} steps"
     config.eval.valid = False
     config.train.duration = config.checkpoint.every = config.eval.every = every
