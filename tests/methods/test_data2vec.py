@@ -11,7 +11,8 @@ from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.methods import data2vec
 
-FAMILIES = ("audio", "kws")
+# waveforms compile twice as long; their oracle is in the fast tests
+FAMILIES = (pytest.param("audio", marks=pytest.mark.slow), "kws")
 
 
 class Forward:
