@@ -11,6 +11,7 @@ from ssl_jax.evals import table
 
 HERE = Path(__file__).resolve().parent
 ARMS = ("scratch", "pretrained")
+MUSIC = {"instrument": "accuracy", "pitch": "accuracy", "key": "weighted_key", "tempo": "r2"}
 STEPS = {
     "data2vec_audio": "data2vec v1, waveforms of 5 s",
     "data2vec2_audio": "data2vec 2.0, waveforms of 5 s",
@@ -129,6 +130,91 @@ def amortization() -> str:
     return f"{markdown(rows)}\n{size}, at a load of {found['load']:.0f}.\n"
 
 
+def music(part: str) -> str:
+    """Returns the table of a part of the music experiment: "probes" or "ablations"."""
+    rows = []
+    for name, tasks in _read("music2vec/results.json")[part].items():
+        row = {"features" if part == "probes" else "crop, target": name}
+        for task, score in MUSIC.items():
+            row[f"{task} ({score.replace('_', ' ')})"] = table.cell(tasks[task][score])
+        rows.append(row | {"seeds": str(len(tasks["key"]["accuracy"]))})
+    return markdown(rows)
+
+
+def levels() -> str:
+    """Returns the table of seconds to an accuracy, of each method in the image experiment."""
+    found = _read("data2vec2/results.json")["levels"]
+    rows = []
+    for level, methods in found.items():
+        row = {"accuracy": level}
+        for name, seconds in methods.items():
+            reached = [s for s in seconds if s is not None]
+            short = f"{len(reached)} of {len(seconds)} seeds" if reached else "not reached"
+            full = len(reached) == len(seconds)
+            row[name] = f"{table.cell(reached, 0)} s" if full else short
+        rows.append(row)
+    return markdown(rows)
+
+
+def image_probes() -> str:
+    """Returns the table of the last probe of each method and of the baselines."""
+    found = _read("data2vec2/results.json")
+    rows = []
+    for name, curves in found["curves"].items():
+        last = [curve["accuracy"][-1] for curve in curves]
+        untrained = table.cell(found["random"][name])
+        rows.append({"features": name, "trained": table.cell(last), "untrained": untrained})
+    for name in ("pixels", "supervised"):
+        trained = table.cell(found["baselines"][name])
+        rows.append({"features": name, "trained": trained, "untrained": ""})
+    return markdown(rows)
+
+
+def image_cost() -> str:
+    """Returns the table of what an update costs, measured and predicted, over that of MAE."""
+    found = _read("data2vec2/results.json")
+    seconds, flops = found["seconds_per_step"], found["flops_per_step"]
+    rows = []
+    for name in seconds:
+        row = {"update of": name, "seconds": f"{seconds[name]:.3f}"}
+        row["GFLOP, predicted"] = f"{flops[name] / 1e9:.1f}"
+        row["time over MAE's"] = f"{seconds[name] / seconds['MAE']:.2f}"
+        row["predicted"] = f"{flops[name] / flops['MAE']:.2f}"
+        rows.append(row)
+    return markdown(rows)
+
+
+def image_ablations() -> str:
+    """Returns the table of data2vec 2.0 with a part changed."""
+    found = _read("data2vec2/results.json")["ablations"]
+    rows = [
+        {"data2vec 2.0": name, "accuracy": table.cell(values), "seeds": str(len(values))}
+        for name, values in found.items()
+    ]
+    return markdown(rows)
+
+
+def audio() -> str:
+    """Returns the tables of probes of speech and sounds, and of folds of ESC-10 held out."""
+    found = _read("data2vec2/results_audio.json")
+    rows = [
+        {"features": name} | {task: table.cell(values) for task, values in tasks.items()}
+        for name, tasks in found["probes"].items()
+    ]
+    folds = [{"features": n, "ESC-10, folds": table.cell(v)} for n, v in found["folds"].items()]
+    return markdown(rows) + ("\n" + markdown(folds) if folds else "")
+
+
+def text() -> str:
+    """Returns the table of the probe of the package that a block of text is from."""
+    found = _read("data2vec2/results_text.json")
+    rows = [
+        {"features": name, "accuracy": table.cell(tasks["package"])}
+        for name, tasks in found["probes"].items()
+    ]
+    return f"{markdown(rows)}\nChance: {1 / len(found['packages']):.3f}.\n"
+
+
 def _read(name: str) -> dict[str, Any]:
     return json.loads((HERE / name).read_text())
 
@@ -139,6 +225,12 @@ TABLES = {
         "benchmarks": benchmarks,
         "steps": step_vs_torch,
         "amortization": amortization,
+    },
+    "data2vec2/README.md": {
+        "levels": levels,
+        "image_probes": image_probes,
+        "image_cost": image_cost,
+        "image_ablations": image_ablations,
     },
     "kws/README.md": {"shares": shares, "long_spans": long_spans, "speakers": speakers},
 }
