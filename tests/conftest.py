@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 # before the first import of jax; a caller may name another platform
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # what the train command compiles in a test stays out of the user's own cache
@@ -10,8 +12,6 @@ os.environ.setdefault("SSL_JAX_CACHE", str(Path(__file__).resolve().parents[1] /
 # tests compile much and run little; XLA's newer emitters of fusions take twice as long to compile
 FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", FLAGS)
-
-import pytest
 
 
 @pytest.fixture(scope="session")

@@ -30,9 +30,10 @@ def make_run(config_path: str, folder: Path, steps=(4,), overrides=()) -> Path:
         )
         for name, spec in method.batch.items()
     }
+    init = jax.jit(lambda key: method.init(key, batch))
     checkpoints = Checkpoints(folder, config)
     for step in steps:
-        params, extra = method.init(jax.random.key(step), batch)
+        params, extra = init(jax.random.key(step))
         checkpoints.save(step, TrainState(np.int32(step), params, extra, {}, rng.key_data(0)))
         checkpoints.wait()
     checkpoints.close()

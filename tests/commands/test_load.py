@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tracemalloc
 
+import jax
 import numpy as np
 import PIL.Image
 import pytest
@@ -55,10 +56,15 @@ def test_shapes_times_and_attributes(model):
     assert "step 4" in repr(model)
 
 
+def _features(model, batch):
+    """The method's own features, without what `load` does before and after them."""
+    return jax.jit(model.method.features)(model.params, batch)
+
+
 def test_features_are_those_of_the_method(model):
     audio = (noise(0.5) * 32768).round().astype(np.int16)
     batch = audio_batch(audio[None], np.array([len(audio)], np.int32))
-    want = model.method.features(model.params, batch).hidden_states[:, 0]
+    want = _features(model, batch).hidden_states[:, 0]
     got = model.features(audio, RATE).hidden_states
     np.testing.assert_allclose(np.stack(got), want, atol=1e-5)
 
@@ -222,7 +228,8 @@ def _probability_in_the_loss(model, clip):
     audio = (clip * 32768).round().astype(np.int16)
     batch = audio_batch(audio[None], np.array([len(audio)], np.int32)) | {"label": np.array([1])}
     streams = rng.Streams(rng.key_data(0), np.int32(0), batch["id"])
-    return np.exp(-float(model.method.loss(model.params, {}, batch, streams, False).loss))
+    loss = jax.jit(lambda *args: model.method.loss(*args, False).loss)
+    return np.exp(-float(loss(model.params, {}, batch, streams)))
 
 
 def test_images_of_any_kind_are_one_image(root, tmp_path):
@@ -238,7 +245,7 @@ def test_images_of_any_kind_are_one_image(root, tmp_path):
     source = {"kind": "image_folder", "path": str(tmp_path / "pictures")}
     data.train = ConfigDict({"own": source})
     corpus.open_split(data, "train").fill(0, -1, shown, 0)  # as evaluation shows it
-    want = model.method.features(model.params, shown | {"weight": np.ones(1)}).hidden_states[:, 0]
+    want = _features(model, shown | {"weight": np.ones(1)}).hidden_states[:, 0]
     np.testing.assert_allclose(np.stack(found.hidden_states), want, atol=1e-5)
     assert found.times is None
     for same in (PIL.Image.fromarray(pixels), tmp_path / "a.png", str(tmp_path / "a.png")):
@@ -271,7 +278,7 @@ def test_texts_have_a_vector_a_token(root, tmp_path):
     tokens = np.full((1, length), 1, np.int32)
     tokens[0, :7] = [0, *(b + 4 for b in text.encode()), 2]
     batch = {"tokens": tokens, "tokens_len": np.array([7]), "weight": np.ones(1)}
-    want = model.method.features(model.params, batch | {"id": np.zeros(1, np.uint32)})
+    want = _features(model, batch | {"id": np.zeros(1, np.uint32)})
     np.testing.assert_allclose(alone.hidden_states, want.hidden_states[:, 0, :7], atol=1e-5)
     for bad in ("", 3, b"bytes"):
         with pytest.raises(ValueError, match="not empty"):

@@ -34,7 +34,7 @@ def program(*args: str, **env: str) -> dict:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", cases.config_paths())
 def test_one_device_equals_eight(path):
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     report = program(path, "compare", JAX_PLATFORMS="cpu", XLA_FLAGS=flags)
     assert len(report) == 2
     assert max(row["split"] for row in report.values()) > 0, "no parameter is sharded"

@@ -67,6 +67,7 @@ def test_notes_end_within_the_piece_and_can_be_played():
             assert 20 < note.pitch < 110 and 1 <= note.velocity <= 127
 
 
+@pytest.mark.slow
 def test_a_recording_is_never_clipped_and_levels_differ():
     rng = np.random.default_rng(0)
     click, tone = np.eye(16000)[100], np.sin(np.arange(16000) / 5)

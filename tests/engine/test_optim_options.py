@@ -147,7 +147,7 @@ def sharded_difference(count: int) -> float:
 
 @pytest.mark.slow
 def test_sharded_arrays_on_four_devices():
-    flags = "--xla_force_host_platform_device_count=4"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
     program = "import json, test_optim_options as t; print(json.dumps(t.sharded_difference(4)))"
     folder = os.path.dirname(__file__)
     root = os.path.dirname(os.path.dirname(folder))

@@ -128,7 +128,8 @@ np.testing.assert_allclose(found[0].features, found[1].features, atol=1e-6)
 np.testing.assert_array_equal(found[0].ids, found[1].ids)
 print("equal on", len(jax.devices()))
 """
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    env = os.environ | {"XLA_FLAGS": flags}
     run = subprocess.run([sys.executable, "-c", code], cwd=root, env=env, capture_output=True)
     assert run.stdout.decode().strip() == "equal on 2", run.stderr.decode()
 

@@ -141,6 +141,7 @@ def test_tau_at_the_ends_and_the_middle_of_its_rise():
         assert "frontend" not in teacher
 
 
+@pytest.mark.slow
 def test_loss_of_a_new_model_is_near_the_root_of_the_width():
     """Post-norm frames have variance 1; inside-the-residual norms let it grow with depth."""
     width = 64
@@ -156,6 +157,7 @@ def test_loss_of_a_new_model_is_near_the_root_of_the_width():
         )
 
 
+@pytest.mark.slow
 def test_sum_and_mean_differ_by_the_masked_tokens_per_clip():
     total = tiny("data2vec/kws", {"loss.examples": 10})
     mean = tiny("data2vec/kws", {"loss.reduction": "mean"})

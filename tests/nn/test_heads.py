@@ -7,6 +7,7 @@ import pytest
 
 from ssl_jax.nn import heads
 
+pool = jax.jit(heads.pool, static_argnums=(2, 3))
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 4, 6)).astype(np.float32)
 VALID = np.array([[1, 1, 1, 1], [1, 1, 0, 0]], bool)
@@ -21,15 +22,15 @@ VALID = np.array([[1, 1, 1, 1], [1, 1, 0, 0]], bool)
     ],
 )
 def test_pool_counts_what_its_name_says(how, rows):
-    np.testing.assert_allclose(heads.pool(X, VALID, 1, how), np.stack(rows), atol=1e-6)
+    np.testing.assert_allclose(pool(X, VALID, 1, how), np.stack(rows), atol=1e-6)
 
 
 def test_pool_ignores_padding_even_when_it_is_not_finite():
     broken = X.copy()
     broken[1, 2:] = np.nan
-    got = heads.pool(broken, VALID, 1, "tokens")
-    np.testing.assert_allclose(got, heads.pool(X, VALID, 1, "tokens"))
-    assert not heads.pool(X, np.zeros_like(VALID), 0, "tokens").any()
+    got = pool(broken, VALID, 1, "tokens")
+    np.testing.assert_allclose(got, pool(X, VALID, 1, "tokens"))
+    assert not np.asarray(pool(X, np.zeros_like(VALID), 0, "tokens")).any()
 
 
 def test_pool_of_a_missing_class_token_or_unknown_name_is_refused():
@@ -43,8 +44,8 @@ def test_classifier_equals_pool_norm_linear():
     head = heads.Classifier(3)
     shapes = jax.eval_shape(head.init, jax.random.key(0), X, VALID)["params"]
     params = jax.tree.map(lambda a: RNG.standard_normal(a.shape).astype(np.float32), shapes)
-    got = head.apply({"params": params}, jnp.asarray(X, jnp.bfloat16), VALID)
-    x = np.asarray(heads.pool(jnp.asarray(X, jnp.bfloat16), VALID, 0, "tokens"))
+    got = jax.jit(head.apply)({"params": params}, X.astype(jnp.bfloat16), VALID)
+    x = np.asarray(pool(X.astype(jnp.bfloat16), VALID, 0, "tokens"))
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
     x = x * params["norm"]["scale"] + params["norm"]["bias"]
     want = x @ params["classifier"]["kernel"] + params["classifier"]["bias"]

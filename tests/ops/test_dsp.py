@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import librosa
@@ -64,28 +66,32 @@ def test_fbank_matches_the_definition_with_a_hann_window():
     x = noise(1, 4000)[0] + 0.2
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)
     want = kaldi_by_hand(x - x.mean(dtype=np.float64), hann, 80)
-    got = dsp.fbank(x[None], num_mels=80, window="hann", remove_clip_mean=True)
+    fbank = functools.partial(dsp.fbank, num_mels=80, window="hann", remove_clip_mean=True)
+    got = jax.jit(fbank)(x[None])
     np.testing.assert_allclose(got[0], want, atol=2e-3)
 
 
 def test_audiomae_pads_the_log_mel_before_normalizing():
-    y = dsp.fbank(np.zeros((1, 1600), np.float32), num_frames=16, **AUDIOMAE)
+    silence = np.zeros((1, 1600), np.float32)
+    fbank = functools.partial(dsp.fbank, **AUDIOMAE)
+    y = np.asarray(jax.jit(functools.partial(fbank, num_frames=16))(silence))
     assert y.shape == (1, 16, 128)
     np.testing.assert_allclose(y[0, :8], -1.27759, atol=1e-5)
     np.testing.assert_allclose(y[0, 8:], 0.46703, atol=1e-5)
-    assert dsp.fbank(np.zeros((1, 1600), np.float32), num_frames=3, **AUDIOMAE).shape[1] == 3
+    assert jax.eval_shape(functools.partial(fbank, num_frames=3), silence).shape[1] == 3
 
 
 def test_fbank_of_digital_silence_is_the_floor():
-    y = dsp.fbank(np.zeros((1, 800), np.int16), **BEATS)
+    y = jax.jit(functools.partial(dsp.fbank, **BEATS))(np.zeros((1, 800), np.int16))
     np.testing.assert_allclose(y, -2.39169, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [BEATS, AUDIOMAE])
 def test_fbank_ignores_what_lies_past_the_length(options):
     x = noise(2, 3200) + 0.1
-    alone = jax.jit(lambda a: dsp.fbank(a, **options))(x[:1, :2000])
-    padded = jax.jit(lambda a, n: dsp.fbank(a, n, **options))(x, jnp.array([2000, 3200]))
+    fbank = jax.jit(functools.partial(dsp.fbank, **options))
+    alone = np.asarray(fbank(x[:1, :2000]))
+    padded = np.asarray(fbank(x, np.array([2000, 3200])))
     count = dsp.frames(2000, 400, 160)
     assert alone.shape[1] == count == 11
     np.testing.assert_allclose(padded[0, :count], alone[0], atol=1e-4)
@@ -95,8 +101,8 @@ def test_fbank_ignores_what_lies_past_the_length(options):
 
 def test_int16_equals_float_and_other_integers_are_refused():
     x = np.round(noise(1, 2000) * 32768).astype(np.int16)
-    same = dsp.fbank(x.astype(np.float32) / 32768, **BEATS)
-    np.testing.assert_array_equal(dsp.fbank(x, **BEATS), same)
+    fbank = jax.jit(functools.partial(dsp.fbank, **BEATS))
+    np.testing.assert_array_equal(fbank(x), fbank(x.astype(np.float32) / 32768))
     with pytest.raises(TypeError, match="int16"):
         dsp.to_float(jnp.zeros((1, 4), jnp.int32))
 
@@ -106,19 +112,21 @@ def test_frames_counts_windows_inside_the_signal():
     want = [0, 0, 1, 1, 2, 98, 998]
     assert [dsp.frames(int(n), 400, 160) for n in sizes] == want
     np.testing.assert_array_equal(jax.jit(lambda n: dsp.frames(n, 400, 160))(sizes), want)
-    assert dsp.fbank(np.zeros((2, 399), np.float32)).shape == (2, 0, 128)
+    assert jax.jit(dsp.fbank)(np.zeros((2, 399), np.float32)).shape == (2, 0, 128)
 
 
 @pytest.mark.parametrize(("size", "window", "hop"), [(1000, 400, 160), (97, 10, 25), (50, 50, 7)])
 def test_split_frames_is_a_sliding_window(size, window, hop):
     x = noise(2, size)
     view = np.lib.stride_tricks.sliding_window_view(x, window, axis=1)[:, ::hop]
-    np.testing.assert_array_equal(dsp.split_frames(x, window, hop), view)
+    split = jax.jit(dsp.split_frames, static_argnums=(1, 2))
+    np.testing.assert_array_equal(split(x, window, hop), view)
 
 
 def test_matmul_dft_equals_rfft_and_unknown_names_are_refused():
     x = noise(3, 400)
-    fast, slow = dsp.power_spectrum(x, 512, "matmul"), dsp.power_spectrum(x, 512, "rfft")
+    spectrum = jax.jit(dsp.power_spectrum, static_argnums=(1, 2))
+    fast, slow = spectrum(x, 512, "matmul"), spectrum(x, 512, "rfft")
     np.testing.assert_allclose(fast, slow, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="'rfft'"):
         dsp.power_spectrum(x, 512, "fft")
@@ -161,7 +169,8 @@ def test_log_mel_without_a_limit_equals_librosa():
         y=x, sr=16000, n_fft=400, hop_length=100, n_mels=64, center=False, fmax=8000
     )
     want = librosa.power_to_db(power, top_db=None).T
-    got = dsp.log_mel(x[None], n_fft=400, hop=100, n_mels=64, fmax=8000, top_db=None)
+    log_mel = functools.partial(dsp.log_mel, n_fft=400, hop=100, n_mels=64, fmax=8000, top_db=None)
+    got = jax.jit(log_mel)(x[None])
     loud = want > want.max() - 80  # below, float32 rounding of the transform shows
     np.testing.assert_allclose(np.asarray(got[0])[loud], want[loud], atol=2e-3)
 
@@ -172,20 +181,20 @@ def test_mfcc_of_a_clip_does_not_depend_on_padding():
     x[:, :2000] *= 1e-3  # cut at 80 dB below the loudest, so it tells what was the loudest
     x[0, 3900:4300] = 50 * noise(1, 400)  # louder, and past the length of row 0
     mfcc = jax.jit(dsp.mfcc)
-    got, alone = mfcc(x, jnp.array([3900, 4000])), mfcc(x[:1, :3900])
+    got, alone = np.asarray(mfcc(x, np.array([3900, 4000]))), mfcc(x[:1, :3900])
     np.testing.assert_allclose(got[0, : alone.shape[1]], alone[0], atol=1e-3)
 
 
 def test_normalize_audio_uses_real_samples_only():
     x = noise(2, 1000) + 0.5
-    got = np.asarray(dsp.normalize_audio(x, jnp.array([600, 1000])))
+    normalize = jax.jit(dsp.normalize_audio)
+    got = np.asarray(normalize(x, np.array([600, 1000])))
     row = x[0, :600].astype(np.float64)
     np.testing.assert_allclose(
         got[0, :600], (row - row.mean()) / np.sqrt(row.var() + 1e-5), atol=1e-5
     )
     assert not got[0, 600:].any()
-    alone = dsp.normalize_audio(x[1:])
-    np.testing.assert_allclose(got[1], alone[0], atol=1e-6)
+    np.testing.assert_allclose(got[1:], normalize(x[1:]), atol=1e-6)
 
 
 def test_front_ends_have_finite_gradients_at_silence():

@@ -9,10 +9,15 @@ span_mask = jax.jit(
     masks.span_mask, static_argnames=("size", "prob", "length", "min_spans", "same_count")
 )
 block_mask = jax.jit(masks.block_mask, static_argnums=(1, 2, 3, 4, 5))
+random_mask = jax.jit(masks.random_mask, static_argnums=(1, 2))
+random_visible = jax.jit(masks.random_visible, static_argnums=2)
+order_of = jax.jit(masks.order_of)
 
 
 def keys_of(count: int, seed: int = 0) -> jax.Array:
-    return jax.random.split(jax.random.key(seed), count)
+    """Returns random keys, without compiling a split for each count."""
+    words = np.random.default_rng(seed).integers(0, 2**32, (count, 2), np.uint32)
+    return jax.random.wrap_key_data(words)
 
 
 def fairseq_oracle(rng, lengths, size, prob, length, min_spans=1, same_count=True) -> np.ndarray:
@@ -149,15 +154,18 @@ def test_rows_without_frames_do_not_empty_the_batch():
 
 
 def test_span_mask_of_a_row_depends_on_its_own_key():
-    keys, lengths = keys_of(4), jnp.array([98, 80, 98, 60])
-    draw = lambda k, n: span_mask(k, n, 98, 0.65, 10, same_count=False)  # noqa: E731
-    alone = draw(keys[2:3], lengths[2:3])
-    np.testing.assert_array_equal(draw(keys, lengths)[2], alone[0])
-    assert (np.asarray(draw(keys, lengths)) != np.asarray(draw(keys_of(4, 9), lengths))).any()
+    lengths = np.array([98, 80, 98, 60])
+
+    def draw(keys, lengths):
+        return np.asarray(span_mask(keys, lengths, 98, 0.65, 10, same_count=False))
+
+    whole = draw(keys_of(4), lengths)
+    np.testing.assert_array_equal(whole[2], draw(keys_of(4)[2:3], lengths[2:3])[0])
+    assert (whole != draw(keys_of(4, 9), lengths)).any()
 
 
 def test_random_mask_has_exact_counts_and_a_permutation():
-    order, mask = map(np.asarray, masks.random_mask(keys_of(500), 196, 147))
+    order, mask = map(np.asarray, random_mask(keys_of(500), 196, 147))
     assert (mask.sum(1) == 147).all()
     assert (np.sort(order, 1) == np.arange(196)).all()
     assert not np.take_along_axis(mask, order[:, :49], 1).any()
@@ -176,8 +184,8 @@ def test_random_visible_gathers_visible_tokens_and_padding_only():
     rows, size = 300, 12
     lengths = np.arange(rows) % (size + 1)
     real = np.arange(size) < lengths[:, None]
-    counts = [n // 3 + (0 < n < 3) for n in range(size + 1)]
-    order, mask = map(np.asarray, masks.random_visible(keys_of(rows), jnp.asarray(real), counts))
+    counts = tuple(n // 3 + (0 < n < 3) for n in range(size + 1))
+    order, mask = map(np.asarray, random_visible(keys_of(rows), real, counts))
     assert (np.sort(order, 1) == np.arange(size)).all()
     assert not (mask & ~real).any()
     assert ((real & ~mask).sum(1) == np.array(counts)[lengths]).all()
@@ -191,27 +199,27 @@ def test_random_visible_gathers_visible_tokens_and_padding_only():
 
 def test_random_visible_without_padding_is_random_mask():
     keys = keys_of(50)
-    order, mask = masks.random_visible(keys, jnp.ones((50, 20), bool), [n // 4 for n in range(21)])
-    for got, want in zip((order, mask), masks.random_mask(keys, 20, 15), strict=True):
+    counts = tuple(n // 4 for n in range(21))
+    pair = random_visible(keys, np.ones((50, 20), bool), counts)
+    for got, want in zip(pair, random_mask(keys, 20, 15), strict=True):
         np.testing.assert_array_equal(got, want)
 
 
 def test_order_of_puts_visible_ids_first_in_order():
-    mask = jnp.array([[True, False, True, False], [False, True, False, True]])
-    np.testing.assert_array_equal(masks.order_of(mask), [[1, 3, 0, 2], [0, 2, 1, 3]])
+    mask = np.array([[True, False, True, False], [False, True, False, True]])
+    np.testing.assert_array_equal(order_of(mask), [[1, 3, 0, 2], [0, 2, 1, 3]])
 
 
 def block_oracle(rng, rows, shape, ratio, adjust, block, inverse) -> tuple[np.ndarray, np.ndarray]:
     """Section 4.3 (a), one row at a time; also returns the cells covered before the fix."""
     share, size = (1 - ratio if inverse else ratio), int(np.prod(shape))
     masked, grown = np.zeros((rows, size), bool), np.zeros(rows)
+    offsets = np.array(list(np.ndindex(*(block,) * len(shape)))) - block // 2
     for r in range(rows):
         grid = np.zeros(shape, bool)
-        for c in rng.integers(0, size, int(size * (share + adjust) / block ** len(shape))):
-            at = np.unravel_index(c, shape)
-            for offset in np.ndindex(*(block,) * len(shape)):
-                cell = [a - block // 2 + o for a, o in zip(at, offset, strict=True)]
-                grid[tuple(np.clip(cell, 0, np.array(shape) - 1))] = True
+        centres = rng.integers(0, size, int(size * (share + adjust) / block ** len(shape)))
+        cells = np.stack(np.unravel_index(centres, shape), -1)[:, None] + offsets
+        grid[tuple(np.moveaxis(np.clip(cells, 0, np.array(shape) - 1), -1, 0))] = True
         flat, want = grid.ravel(), int(size * share)
         grown[r] = flat.sum()
         on, off = np.flatnonzero(flat), np.flatnonzero(~flat)
@@ -255,34 +263,34 @@ def test_block_mask_is_distributed_as_published(
 def test_block_mask_of_padded_rows_keeps_the_share_of_what_is_real(inverse):
     size, ratio = 60, 0.55
     lengths = np.array([60, 60, 41, 41, 7, 1, 0])
-    draw = jax.jit(masks.block_mask, static_argnums=(1, 2, 3, 4, 5))
-    got = draw(keys_of(7), (size,), ratio, 0.1, 4, inverse, jnp.asarray(lengths))
+    got = np.asarray(block_mask(keys_of(7), (size,), ratio, 0.1, 4, inverse, lengths))
     real = np.arange(size) < lengths[:, None]
-    assert not (np.asarray(got) & ~real).any()
+    assert not (got & ~real).any()
     if inverse:
         # int(n * (1 - 0.55)) visible, 26 for 60 in float64, but one where there is a token
         np.testing.assert_array_equal(real.sum(1) - got.sum(1), [26, 26, 18, 18, 3, 1, 0])
     else:
         np.testing.assert_array_equal(got.sum(1), [33, 33, 22, 22, 3, 0, 0])
     assert (got[0] != got[1]).any()
-    whole = draw(keys_of(7), (size,), ratio, 0.1, 4, inverse, None)
+    whole = np.asarray(block_mask(keys_of(7), (size,), ratio, 0.1, 4, inverse, None))
     np.testing.assert_array_equal(whole[:2], got[:2])
     # visible ids, then padding, then masked ids: what is gathered hides nothing that is masked
-    order = np.asarray(masks.order_of(got, jnp.asarray(real)))
-    visible = int((~np.asarray(whole[0])).sum())
-    for ids, row, kept in zip(order, np.asarray(got), real, strict=True):
+    order = np.asarray(order_of(got, real))
+    visible = int((~whole[0]).sum())
+    for ids, row, kept in zip(order, got, real, strict=True):
         assert sorted(ids) == list(range(size))
         assert not row[ids[:visible]].any() and kept[ids[: (kept & ~row).sum()]].all()
 
 
 def test_clones_of_an_example_have_keys_of_their_own():
-    keys = keys_of(3)
-    few, many = masks.clone_keys(keys, 2), masks.clone_keys(keys, 4)
+    clone_keys = jax.jit(masks.clone_keys, static_argnums=1)
+    few, many = clone_keys(keys_of(3), 2), clone_keys(keys_of(3), 4)
     assert few.shape == (6,) and many.shape == (12,)
-    data = jax.random.key_data(many).reshape(3, 4, -1)
+    few, many = (np.asarray(jax.random.key_data(k)) for k in (few, many))
+    data = many.reshape(3, 4, -1)
     assert len(np.unique(data.reshape(12, -1), axis=0)) == 12
     # those of a clone do not depend on how many there are
-    np.testing.assert_array_equal(data[:, :2], jax.random.key_data(few).reshape(3, 2, -1))
+    np.testing.assert_array_equal(data[:, :2], few.reshape(3, 2, -1))
 
 
 def beit_oracle(rng, rows, height=14, width=14, count=120, min_area=16) -> np.ndarray:
@@ -316,7 +324,7 @@ def test_beit_block_mask_is_distributed_as_published():
 
 
 def test_all_masks_are_pure_functions_of_their_keys():
-    keys = keys_of(5)
+    words = np.asarray(jax.random.key_data(keys_of(5)))
     draws = {
         "random": lambda k: masks.random_mask(k, 20, 8)[1],
         "visible": lambda k: masks.random_visible(k, jnp.ones((5, 9), bool), [0] * 9 + [3])[1],
@@ -324,9 +332,8 @@ def test_all_masks_are_pure_functions_of_their_keys():
         "beit": lambda k: masks.beit_block_mask(k, 8, 8, 30, 4),
     }
     for name, draw in draws.items():
-        draw = jax.jit(draw)
-        whole = np.asarray(draw(keys))
-        alone = draw(jnp.stack([keys[3]] * 5))
+        draw = jax.jit(lambda words, draw=draw: draw(jax.random.wrap_key_data(words)))
+        whole, alone = np.asarray(draw(words)), np.asarray(draw(np.stack([words[3]] * 5)))
         np.testing.assert_array_equal(alone[4], whole[3], err_msg=name)
         assert (whole[0] != whole[1]).any(), name
 
@@ -352,4 +359,5 @@ def test_text_mask_is_distributed_as_fairseq(prob, length):
         assert_same_distribution(got[lengths == n], want[lengths == n])
     if length == 1:  # every row has the rounded count, up or down
         assert set(got[lengths == 64].sum(1)) == {9, 10}
-    assert not mask(keys_of(2), jnp.zeros(2, int), 64, prob, length).any()
+    none = mask(keys_of(rows), jnp.zeros(rows, int), 64, prob, length)
+    assert not np.asarray(none).any()
