@@ -132,8 +132,10 @@ def amortization() -> str:
 
 def music(part: str) -> str:
     """Returns the table of a part of the music experiment: "probes" or "ablations"."""
-    rows = []
-    for name, tasks in _read("music2vec/results.json")[part].items():
+    found, rows = _read("music2vec/results.json")[part], []
+    if not found:
+        return "Not run for these results.\n"
+    for name, tasks in found.items():
         row = {"features" if part == "probes" else "crop, target": name}
         for task, score in MUSIC.items():
             row[f"{task} ({score.replace('_', ' ')})"] = table.cell(tasks[task][score])
