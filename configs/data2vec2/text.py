@@ -82,7 +82,9 @@ def _large(config: ConfigDict) -> None:
 def _mini(config: ConfigDict) -> None:
     method = config.method
     method.encoder.update({"depth": 4, "width": 128, "heads": 4, "mlp_width": 512})
-    method.encoder.update({"vocab_size": BYTES, "max_tokens": 128})  # positions as large as base's
+    # larger positions outweigh the vectors of bytes: at 128**-0.5 the place alone explains 95 % of
+    # the first targets' variance, at 0.01 it is 23 %
+    method.encoder.update({"vocab_size": BYTES, "max_tokens": 128, "position_std": 0.01})
     method.clones = 4
     method.decoder.update({"dim": 128, "groups": 4, "layers": 3})
     method.targets.layers = 4
