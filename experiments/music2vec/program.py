@@ -121,7 +121,7 @@ def _config(
     config.data.sample_rate = RATE
     config.method.encoder.update(SIZE)
     config.method.targets.layers = layers
-    # the teacher of the paper: that of `mini` follows so fast that its targets lose the music
+    # the teacher of the paper, and slower learning: see the README for what `mini` came to
     config.method.ema.update({"start": 0.999, "end": 0.9999, "anneal": steps})
     config.optim.lr = 1e-3
     every = f"{steps} steps"
