@@ -1,5 +1,6 @@
 """Fills the tables of the READMEs from the results files: python experiments/tables.py"""
 
+import functools
 import json
 import re
 import statistics
@@ -11,6 +12,7 @@ from ssl_jax.evals import table
 
 HERE = Path(__file__).resolve().parent
 ARMS = ("scratch", "pretrained")
+MUSIC_PARTS = ("probes", "ablations")
 MUSIC = {"instrument": "accuracy", "pitch": "accuracy", "key": "weighted_key", "tempo": "r2"}
 STEPS = {
     "data2vec_audio": "data2vec v1, waveforms of 5 s",
@@ -238,6 +240,7 @@ TABLES = {
         "text": once_run("data2vec2/results_text.json", text),
     },
     "kws/README.md": {"shares": shares, "long_spans": long_spans, "speakers": speakers},
+    "music2vec/README.md": {part: functools.partial(music, part) for part in MUSIC_PARTS},
 }
 
 
