@@ -124,7 +124,10 @@ def test_padding_changes_no_valid_token(feature, norm, frames):
     long = run(jnp.pad(audio, ((0, 0), (0, 4000))))
     tokens = 1 + 38 // frames
     assert short.valid.sum(1).tolist() == long.valid.sum(1).tolist() == [tokens, tokens]
-    np.testing.assert_allclose(short.hidden[:, :, :tokens], long.hidden[:, :, :tokens], atol=1e-5)
+    short, long = (np.asarray(x.hidden)[:, :, :tokens] for x in (short, long))
+    # sums over more frames round otherwise, by what the largest values (near 4) allow; padding
+    # that counted would show in the second digit
+    np.testing.assert_allclose(short, long, atol=1e-5 * abs(short).max())
 
 
 def test_stacked_frames_share_a_token():
