@@ -375,6 +375,34 @@ def speech_commands() -> ConfigDict:
     return data
 
 
+def librispeech(batch: int) -> ConfigDict:
+    """Returns a data section: LibriSpeech 960 h, `batch` clips of 20 s or as much of shorter."""
+    data = audio_data()
+    splits = {
+        "train": ("train-clean-100", "train-clean-360", "train-other-500"),
+        "valid": ("dev-clean",),
+        "test": ("test-clean",),
+    }
+    for split, folders in splits.items():
+        data[split].librispeech = ConfigDict(
+            {"kind": "librispeech", "path": "data/LibriSpeech", "splits": folders}
+        )
+    data.update({"buckets": (4.0, 8.0, 12.0, 14.0, 16.0, 20.0), "min_seconds": 2.0})
+    data.update({"batch_size": batch, "constant_seconds": True, "workers": 8})
+    return data
+
+
+def books_and_wiki(batch: int) -> ConfigDict:
+    """Returns a data section: books and Wikipedia, `batch` blocks of 512 tokens of RoBERTa."""
+    data = text_data()
+    for split in ("train", "valid"):
+        path = f"data/books_wiki/{split}"
+        data[split].text = ConfigDict({"kind": "text_files", "path": path})
+    data.update({"tokenizer": "data/roberta/tokenizer.json", "block_tokens": 512})
+    data.update({"batch_size": batch, "workers": 8})
+    return data
+
+
 def toy(config: ConfigDict) -> ConfigDict:
     """Shrinks a run in place to four steps of four clips of half a second; returns it."""
     config.precision = "float32"

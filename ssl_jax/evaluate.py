@@ -30,7 +30,7 @@ from ssl_jax.core import options as options_lib
 from ssl_jax.core.mesh import make_mesh
 from ssl_jax.engine import splits as splits_lib
 from ssl_jax.engine import start as start_lib
-from ssl_jax.evals import baselines, compare, health, marble
+from ssl_jax.evals import compare, health, marble
 from ssl_jax.evals.baselines import Encoder
 from ssl_jax.stages import embed
 
@@ -127,25 +127,10 @@ def _config(config: ConfigDict, protocol: ConfigDict, overrides: Sequence[str]) 
 def _encoders(
     model: ssl_jax.Model, train: splits_lib.Split, window: float, mesh: Mesh
 ) -> list[Encoder]:
-    """Returns the run's encoder, the same untrained, and the raw features of its modality."""
-    method, data = model.method, train.config.data
-    signals = [name for name in method.batch if name in embed.SIGNALS]
+    """Returns what is judged, if the data have what the method reads."""
+    signals = [name for name in model.method.batch if name in embed.SIGNALS]
     splits_lib.check_names(train.corpus, signals, "train")
-    specs = train.corpus.specs(window or train.corpus.buckets[-1])
-    vocabulary = model.config.method.encoder.get("vocab_size", 0)
-    return baselines.encoders(
-        method,
-        model.params,
-        {name: jax.ShapeDtypeStruct((1, *shape), kind) for name, (shape, kind) in specs.items()},
-        baselines.raw_encoder(
-            data.get("modality", "audio"), sample_rate=data.sample_rate, vocab_size=vocabulary
-        ),
-        seed=model.config.seed,
-        key=config_lib.sign(model.config),
-        step=model.step,
-        window=round(window * data.sample_rate),
-        mesh=mesh,
-    )
+    return embed.encoders(model.method, model.params, model.config, model.step, train, mesh, window)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from experiments.benchmarks import amortization, loop, startup, step_vs_torch
+from experiments.benchmarks import amortization, loop, startup, step_vs_torch, stepping
+from experiments.data2vec2 import levels
 
 
 def test_loop_report_is_a_table():
@@ -17,6 +18,27 @@ def test_small_config_is_the_quickstart_s_size():
     assert config.is_locked
     assert config.method.encoder.depth == config.method.targets.layers == 3
     assert config.method.encoder.width == loop.ENCODER["width"]
+
+
+def test_steps_take_turns_and_a_loss_that_is_not_finite_ends_them():
+    order = []
+    runs = {name: lambda name=name: order.append(name) or 0.5 for name in ("a", "b")}
+    seconds, cores = stepping.in_turns(runs, 2)
+    assert order == [*"aabb", *"abab"]
+    assert [len(times) for times in (*seconds.values(), *cores.values())] == [2] * 4
+    with pytest.raises(SystemExit, match="the loss of c is not finite"):
+        stepping.in_turns({"c": lambda: float("nan")}, 1)
+
+
+def test_time_to_an_accuracy_is_read_between_the_points_of_a_curve():
+    curve = {"step": [10, 20], "accuracy": [0.5, 0.4]}
+    assert levels.crossing(curve, 0.4, start=0.3) == pytest.approx(5.0)
+    assert levels.crossing(curve, 0.3, start=0.3) == 0.0
+    assert levels.crossing(curve, 0.6, start=0.3) is None
+    curves = {"a": [curve], "b": [{"step": [10], "accuracy": [0.46]}]}
+    assert levels.between(0.42, curves) == [0.44, 0.46, 0.48, 0.5]
+    found = levels.times(curves, {"a": 2.0, "b": 1.0}, 0.48, {"a": 0.3, "b": 0.3})
+    assert found["b"] == [None] and found["a"] == pytest.approx([18.0])
 
 
 def test_the_cost_of_a_mask_is_relative_to_one_alone():

@@ -39,7 +39,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         {"kind": "waveform", "preset": "large" if size == "large" else "base", "layerdrop": 0.05}
     )
     config.method.ema.rules = EMA_RULES
-    _data(config.data)
+    config.data = common.librispeech(192)
     _optim(config.optim)
     config.train.duration = "400k steps"
     config.checkpoint.every = config.eval.every = "5k steps"
@@ -51,21 +51,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if size == "toy":
         _toy(config)
     return config
-
-
-def _data(data: ConfigDict) -> None:
-    splits = {
-        "train": ("train-clean-100", "train-clean-360", "train-other-500"),
-        "valid": ("dev-clean",),
-        "test": ("test-clean",),
-    }
-    for split, folders in splits.items():
-        data[split].librispeech = ConfigDict(
-            {"kind": "librispeech", "path": "data/LibriSpeech", "splits": folders}
-        )
-    # 192 clips of 20 s, or as many seconds of shorter ones
-    data.update({"buckets": (4.0, 8.0, 12.0, 14.0, 16.0, 20.0), "min_seconds": 2.0})
-    data.update({"batch_size": 192, "constant_seconds": True, "workers": 8})
 
 
 def _optim(optim: ConfigDict) -> None:

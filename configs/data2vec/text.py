@@ -32,7 +32,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = common.base()
     config.method = common.data2vec()
     _method(config.method)
-    _data(config)
+    config.data = common.books_and_wiki(256)
+    config.data.break_mode = "complete_doc"
     config.optim.update({"lr": 2e-4, "warmup": "10k steps", "weight_decay": 0.01, "clip": 5.0})
     config.optim.update({"betas": (0.9, 0.98), "eps": 1e-6})
     config.train.duration = "1M steps"
@@ -56,15 +57,6 @@ def _method(method: ConfigDict) -> None:
     method.predictor.update({"layers": 2, "init": "bert"})
     method.loss.update({"beta": 4.0, "scale": 1.0})
     method.ema.update({"start": 0.999, "end": 0.9999, "anneal": 300_000, "rules": EMA_RULES})
-
-
-def _data(config: ConfigDict) -> None:
-    config.data = common.text_data()
-    for split in ("train", "valid"):
-        path = f"data/books_wiki/{split}"
-        config.data[split].text = ConfigDict({"kind": "text_files", "path": path})
-    config.data.update({"tokenizer": "data/roberta/tokenizer.json", "block_tokens": 512})
-    config.data.update({"break_mode": "complete_doc", "batch_size": 256, "workers": 8})
 
 
 def _mini(config: ConfigDict) -> None:

@@ -36,7 +36,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         {"kind": "waveform", "preset": "base", "alibi": "learned", "layerdrop": 0.05}
     )
     config.method.ema.rules = EMA_RULES
-    _data(config.data)
+    config.data = common.librispeech(48)
     config.optim.update({"lr": 7.5e-4, "warmup": "8k steps", "weight_decay": 0.01})
     config.optim.update({"betas": (0.9, 0.98), "eps": 1e-6})
     config.train.duration = "400k steps"
@@ -51,21 +51,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if size == "toy":
         _toy(config)
     return config
-
-
-def _data(data: ConfigDict) -> None:
-    splits = {
-        "train": ("train-clean-100", "train-clean-360", "train-other-500"),
-        "valid": ("dev-clean",),
-        "test": ("test-clean",),
-    }
-    for split, folders in splits.items():
-        data[split].librispeech = ConfigDict(
-            {"kind": "librispeech", "path": "data/LibriSpeech", "splits": folders}
-        )
-    # 48 clips of 20 s, or as many seconds of shorter ones
-    data.update({"buckets": (4.0, 8.0, 12.0, 14.0, 16.0, 20.0), "min_seconds": 2.0})
-    data.update({"batch_size": 48, "constant_seconds": True, "workers": 8})
 
 
 def _large(config: ConfigDict) -> None:

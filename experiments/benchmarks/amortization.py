@@ -12,11 +12,11 @@ import argparse
 import json
 import os
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks import step_vs_torch as steps
+from experiments.benchmarks import stepping
 
 SYSTEM = "data2vec2_image"
 MASKS = (1, 2, 4, 8, 16)
@@ -31,16 +31,8 @@ def measure(rows: int, depth: int, rounds: int) -> dict[str, Any]:
     """Returns the milliseconds per image and mask of every M, and both relative costs."""
     batch = steps.make_batch(SYSTEM, rows)
     configs = {m: steps.base_config(SYSTEM, depth, m) for m in MASKS}
-    runs = {m: steps.ours(config, batch) for m, config in configs.items()}
-    for run in runs.values():
-        run()
-        run()
-    seconds: dict[int, list[float]] = {m: [] for m in MASKS}
-    for _ in range(rounds):
-        for m, run in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[m].append(time.perf_counter() - start)
+    runs = {m: stepping.engine_step(config, batch) for m, config in configs.items()}
+    seconds, _ = stepping.in_turns(runs, rounds)
     medians = {m: statistics.median(times) for m, times in seconds.items()}
     return {
         "milliseconds": {str(m): round(1e3 * s / m / rows, 1) for m, s in medians.items()},

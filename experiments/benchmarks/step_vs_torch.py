@@ -12,13 +12,11 @@ Layerdrop is off: torch skips a dropped block, ours computes and discards it.
 
 import argparse
 import gc
-import importlib
 import json
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments.benchmarks import stepping
 from ssl_jax.core import config as config_lib
-from ssl_jax.core import mesh as mesh_lib
-from ssl_jax.engine import optim, step
 from ssl_jax.methods.data2vec2 import MaskOptions
 from ssl_jax.nn import cost
 from ssl_jax.nn.conv import output_lengths
@@ -101,40 +98,6 @@ def make_batch(system: str, rows: int) -> dict[str, np.ndarray]:
         audio = rng.integers(-3000, 3000, (rows, SECONDS * RATE)).astype(np.int16)
         return batch | {"audio": audio, "audio_len": np.full(rows, SECONDS * RATE, np.int32)}
     return batch | {"image": rng.integers(0, 256, (rows, IMAGE, IMAGE, 3), dtype=np.uint8)}
-
-
-def ours(config: ConfigDict, batch: dict[str, np.ndarray]) -> Callable[[], float]:
-    """Returns a function that makes one step of the engine and returns its loss."""
-    module: Any = importlib.import_module(f"ssl_jax.methods.{config.method.name}")
-    method = module.make(
-        config.method,
-        precision=config.precision,
-        sample_rate=config.data.sample_rate,
-        num_classes=0,
-    )
-    mesh = mesh_lib.make_mesh({"data": 1}, jax.devices()[:1])
-    shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
-    params, _ = jax.eval_shape(method.init, jax.random.key(0), shapes)
-    depth = config.method.encoder.depth
-    tx, schedule = optim.make(config.optim, params, total_steps=1_000, to_steps=_steps, depth=depth)
-    state, shardings = step.init_state(method, tx, 0, mesh, shapes)
-    update = step.make_step(method, tx, schedule)
-    compiled = step.compile_step(update, mesh, shardings, (state, shapes))
-    placed = jax.device_put(batch, mesh_lib.batch_sharding(mesh))
-    held = {"state": state, "totals": compiled.zeros()}
-
-    def run() -> float:
-        held["state"], held["totals"], loss = compiled.run(held["state"], held["totals"], placed)
-        jax.block_until_ready((held, loss))
-        return float(loss)
-
-    return run
-
-
-def _steps(duration: int | str, key: str = "") -> int:
-    return config_lib.steps(
-        duration, batch_size=1, examples=1, seconds_per_step=1.0, total=1_000, key=key or "duration"
-    )
 
 
 def theirs(system: str, config: ConfigDict, batch: dict[str, np.ndarray], compiled: bool) -> Any:
@@ -253,21 +216,11 @@ def peak() -> float:
 def compare(system: str, depth: int, rounds: int, rows: int, clones: int, compiled: bool) -> dict:
     """Times a system in ours and in torch -> its row of the results."""
     config, batch = base_config(system, depth, clones), make_batch(system, rows)
-    runs = {"ours": ours(config, batch), "eager": theirs(system, config, batch, False)}
+    runs = {"ours": stepping.engine_step(config, batch)}
+    runs["eager"] = theirs(system, config, batch, False)
     if compiled:
         runs["compiled"] = theirs(system, config, batch, True)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    cores: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        for _ in range(2):  # compiles, then fills caches and optimizer states
-            if not np.isfinite(run()):
-                raise SystemExit(f"the loss of {system} is not finite")
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start, busy = time.perf_counter(), time.process_time()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-            cores[name].append(time.process_time() - busy)
+    seconds, cores = stepping.in_turns(runs, rounds)
     medians = {name: statistics.median(s) for name, s in seconds.items()}
     best = min(s for name, s in medians.items() if name != "ours")
     return {

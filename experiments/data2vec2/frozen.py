@@ -4,15 +4,12 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 import ssl_jax
-from ssl_jax.core import config as config_lib
 from ssl_jax.core.mesh import make_mesh
-from ssl_jax.evals import baselines, compare, ridge
-from ssl_jax.evals.baselines import Encoder
+from ssl_jax.evals import compare, ridge
 from ssl_jax.evals.pool import Pooled
 from ssl_jax.stages import embed
 
@@ -70,7 +67,10 @@ def _features(
     model, mesh = ssl_jax.load(folder), make_mesh({"data": -1})
     config = _config(model.config, sources, column, seconds)
     corpora = embed.open_splits(config, folder, mesh.size)
-    for encoder in _encoders(model, corpora, window):
+    train = corpora["train"]
+    for encoder in embed.encoders(
+        model.method, model.params, model.config, model.step, train, mesh, window
+    ):
         yield encoder.name, embed.pooled(encoder, corpora, mesh, folder), corpora
 
 
@@ -83,24 +83,3 @@ def _config(config: ConfigDict, sources: Sources, column: str, seconds: float) -
         config.data.update({"buckets": (seconds,), "min_seconds": 0.0})
     config.data.batch_size = 20
     return config
-
-
-def _encoders(model: ssl_jax.Model, corpora: embed.Splits, window: float) -> list[Encoder]:
-    """Returns the run's encoder, the same untrained, and what needs no encoder."""
-    data, corpus = model.config.data, corpora["train"].corpus
-    specs = corpus.specs(window or corpus.buckets[-1])
-    raw = baselines.raw_encoder(
-        data.modality,
-        sample_rate=data.sample_rate,
-        vocab_size=model.config.method.encoder.get("vocab_size", 0),
-    )
-    return baselines.encoders(
-        model.method,
-        model.params,
-        {name: jax.ShapeDtypeStruct((1, *shape), kind) for name, (shape, kind) in specs.items()},
-        raw,
-        seed=model.config.seed,
-        key=config_lib.sign(model.config),
-        step=model.step,
-        window=round(window * data.sample_rate),
-    )

@@ -10,12 +10,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import ssl_jax
-from ssl_jax.core import config as config_lib
 from ssl_jax.core.mesh import make_mesh
 from ssl_jax.core.types import Array
 from ssl_jax.data.corpus import SPLITS
-from ssl_jax.evals import baselines, marble, ridge
-from ssl_jax.evals.baselines import Encoder
+from ssl_jax.evals import marble, ridge
 from ssl_jax.evals.pool import Pooled
 from ssl_jax.stages import embed
 
@@ -43,7 +41,16 @@ def judge(
     mesh = make_mesh({"data": -1})
     for name, (path, seconds) in sets.items():
         corpora = embed.open_splits(_config(model.config, path, seconds), folder, mesh.size)
-        for encoder in _encoders(model, seconds)[: None if with_baselines else 1]:
+        encoders = embed.encoders(
+            model.method,
+            model.params,
+            model.config,
+            model.step,
+            corpora["train"],
+            mesh,
+            min(seconds, WINDOW),
+        )
+        for encoder in encoders[: None if with_baselines else 1]:
             pooled = embed.pooled(encoder, corpora, mesh, folder)
             columns = {split: corpora[split].corpus.sources[0].columns for split in SPLITS}
             own = found.setdefault(encoder.name, {})
@@ -58,23 +65,6 @@ def _config(config: ConfigDict, path: str, seconds: float) -> ConfigDict:
         config.data[split] = ConfigDict({"music": source})
     config.data.update({"buckets": (seconds,), "batch_size": 50, "min_seconds": 0.0})
     return config
-
-
-def _encoders(model: ssl_jax.Model, seconds: float) -> list[Encoder]:
-    """Returns the run's encoder, the same untrained, and log-mel statistics."""
-    rate = model.config.data.sample_rate
-    window = round(min(seconds, WINDOW) * rate)
-    audio = jax.ShapeDtypeStruct((1, window), "int16")
-    return baselines.encoders(
-        model.method,
-        model.params,
-        {"audio": audio, "audio_len": jax.ShapeDtypeStruct((1,), "int32")},
-        baselines.raw_encoder("audio", sample_rate=rate),
-        seed=model.config.seed,
-        key=config_lib.sign(model.config),
-        step=model.step,
-        window=window,
-    )
 
 
 def _task(

@@ -5,12 +5,15 @@ import functools
 import zlib
 from pathlib import Path
 
+import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ssl_jax.core import config as config_lib
+from ssl_jax.core.types import Method, Tree
 from ssl_jax.data.corpus import SPLITS
 from ssl_jax.engine import splits as splits_lib
+from ssl_jax.evals import baselines
 from ssl_jax.evals.baselines import Encoder
 from ssl_jax.evals.pool import Pooled, cached, pool, pooler, signature
 
@@ -38,6 +41,37 @@ def open_splits(config: ConfigDict, folder: Path, devices: int) -> Splits:
             classes = found["train"].corpus.classes if found else None
             found[name] = splits_lib.open_split(config, folder / "features", name, classes)
     return found
+
+
+def encoders(
+    method: Method,
+    params: Tree,
+    config: ConfigDict,
+    step: int,
+    train: splits_lib.Split,
+    mesh: Mesh,
+    window: float = 0.0,
+) -> list[Encoder]:
+    """Returns a run's encoder, the same untrained, and the raw features of its modality.
+
+    config, step: of the run. train: the split that is probed. window: seconds that an encoder
+    hears at once (0: the whole clip).
+    """
+    data, specs = train.config.data, train.corpus.specs(window or train.corpus.buckets[-1])
+    vocabulary = config.method.encoder.get("vocab_size", 0)
+    return baselines.encoders(
+        method,
+        params,
+        {name: jax.ShapeDtypeStruct((1, *shape), kind) for name, (shape, kind) in specs.items()},
+        baselines.raw_encoder(
+            data.get("modality", "audio"), sample_rate=data.sample_rate, vocab_size=vocabulary
+        ),
+        seed=config.seed,
+        key=config_lib.sign(config),
+        step=step,
+        window=round(window * data.sample_rate),
+        mesh=mesh,
+    )
 
 
 def pooled(encoder: Encoder, corpora: Splits, mesh: Mesh, folder: Path) -> dict[str, Pooled]:

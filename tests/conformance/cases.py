@@ -20,9 +20,7 @@ from ssl_jax.engine import optim
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 4
 # of methods with several configs, the one that compiles fastest
-FAST = ("configs/data2vec/kws.py", "configs/supervised/kws.py")
-# of these all compile slowly, and their other tests are fast
-SLOW = ("data2vec2",)
+FAST = ("configs/data2vec/kws.py", "configs/data2vec2/image.py", "configs/supervised/kws.py")
 
 
 def config_paths() -> list[str]:
@@ -49,14 +47,14 @@ def load(path: str, arg: str = "") -> Any:
 
 
 def toy_params() -> list:
-    """Returns one parameter per config; one per method, but for SLOW, is in the fast tests."""
-    seen = {*SLOW, *(load(path, "toy").method.name for path in FAST)}
+    """Returns one parameter per config; one config per method is in the fast tests."""
+    seen = {load(path, "toy").method.name for path in FAST}
     out = []
     for path in config_paths():
         method = load(path, "toy").method.name
         quick = path in FAST or method not in seen
         seen.add(method)
-        marks = [pytest.mark.xdist_group(path)] + ([] if quick else [pytest.mark.slow])
+        marks = [] if quick else [pytest.mark.slow]
         out.append(pytest.param(path, marks=marks, id=path))
     return out
 

@@ -61,6 +61,18 @@ def test_ridge_equals_scikit_learn(clusters, l2):
     np.testing.assert_array_equal(np.asarray(ridge.predict(maps, queries))[1], want)
 
 
+def test_ridge_of_numbers_equals_scikit_learn(clusters):
+    (train_x, _), (test_x, _) = clusters(90, 1), clusters(37, 2)
+    train_x, test_x = train_x[:, -1], test_x[:, -1]
+    target = np.random.default_rng(0).normal(size=(90, 2)).astype(np.float32)
+    got = ridge.outputs(ridge.regress(train_x, target, np.array([0.1, 10.0])), test_x)
+    mean, std = train_x.mean(0), train_x.std(0)
+    for row, l2 in zip(np.asarray(got), (0.1, 10.0), strict=True):
+        # ours divides the sum of squares by the rows
+        model = Ridge(alpha=l2 * 90).fit((train_x - mean) / std, target)
+        np.testing.assert_allclose(row, model.predict((test_x - mean) / std), atol=1e-4)
+
+
 def test_ridge_survives_constant_and_repeated_features(clusters):
     x, y = clusters(80, 1)
     x = np.concatenate([x, x, np.full_like(x, 1e4)], -1)
