@@ -157,3 +157,35 @@ class PositionConvs(nn.Module):
             # An even kernel gives one frame too many.
             x = gelu(layer_norm(1e-5, self.dtype, affine=False)(x[:, :frames]))
         return x
+
+
+class WeightNormConv(nn.Module):
+    """Positions from context: one wide grouped convolution (wav2vec 2.0, HuBERT).
+
+    params: `kernel` (K, D / groups, D), whose part at each tap is scaled to the norm that `gain`
+    (K, 1, 1) gives (weight norm; the axis is that of the taps), and `bias` (D,).
+    """
+
+    kernel: int = 128
+    groups: int = 16
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, valid: Array) -> Array:
+        """x (B, S, D), valid (B, S) -> positions (B, S, D), to be added to x."""
+        width, half = x.shape[-1], self.kernel // 2
+        init = nn.initializers.normal((4 / (self.kernel * width)) ** 0.5)
+        kernel = self.param("kernel", init, (self.kernel, width // self.groups, width), jnp.float32)
+        norm = jnp.sqrt(jnp.square(kernel).sum((1, 2), keepdims=True))
+        gain = self.param("gain", lambda key: norm)  # the kernel begins as it is
+        bias = self.param("bias", nn.initializers.zeros, (width,), jnp.float32)
+        y = grouped_conv(
+            jnp.where(valid[..., None], x, 0).astype(self.dtype),
+            (kernel * (gain / norm)).astype(self.dtype),
+            (1,),
+            [(half, half)],
+            dimension_numbers=("NWC", "WIO", "NWC"),
+            feature_group_count=self.groups,
+        )
+        # An even kernel gives one frame too many.
+        return gelu(y[:, : x.shape[1]] + bias.astype(self.dtype))

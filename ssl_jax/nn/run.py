@@ -46,6 +46,26 @@ def frontend(
     return encoder.apply({"params": params}, *arrays, train, *alter, method=_frontend)
 
 
+def tapped_frontend(
+    encoder: Any, params: Tree, batch: Batch, dropout: Array | None = None
+) -> tuple[Array, Array, dict[str, Array]]:
+    """Returns x (B, S, D), valid (B, S), and the stages of the front end that it sows, by name.
+
+    In training mode when there is a `dropout` key.
+    """
+    arrays = [batch[name] for name in encoder.reads]
+    rngs = None if dropout is None else {"dropout": dropout}
+    (x, valid), sown = encoder.apply(
+        {"params": params},
+        *arrays,
+        bool(rngs),
+        method=_frontend,
+        rngs=rngs,
+        mutable=["intermediates"],
+    )
+    return x, valid, {name: found[0] for name, found in sown["intermediates"]["frontend"].items()}
+
+
 def encode(
     encoder: Any,
     params: Tree,

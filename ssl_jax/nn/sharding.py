@@ -4,7 +4,7 @@ from ssl_jax.core.types import Rules
 
 # Kernels of grouped convolutions. With a `model` axis of more than one, XLA (jax 0.10) loses a
 # part of their gradient, whole or in pieces; `ssl_jax.train` refuses such a mesh.
-GROUPED = r"(positions|decoder)/conv\d+/kernel"
+GROUPED = r"(positions|decoder)/(conv\d+/)?kernel"
 
 # The last axes of each array are named; a leading layer axis stays whole. Matrices into heads
 # and hidden units are cut by column over `model`, those back out by row, so that a block needs

@@ -1,6 +1,10 @@
-"""The waveform encoder of data2vec (2202.03555, 2212.07525): convolutions, positions, blocks."""
+"""The encoder of raw audio: convolutions, positions, blocks.
+
+That of wav2vec 2.0 (2006.11477) and HuBERT (2106.07447), and of data2vec (2202.03555, 2212.07525).
+"""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,6 +16,7 @@ from ssl_jax.nn.conv import (
     STRIDES,
     ConvStack,
     PositionConvs,
+    WeightNormConv,
     receptive_field,
     scale_gradient,
 )
@@ -20,6 +25,7 @@ from ssl_jax.nn.transformer import (
     Encoded,
     Transformer,
     TransformerOptions,
+    check_share,
     layer_norm,
     select,
 )
@@ -34,9 +40,27 @@ _REGULARIZATION = {
     "layerdrop": 0.05,
     "embed_dropout": 0.1,
 }
-PRESETS = {
-    "base": {"depth": 12, "width": 768, "heads": 12, "mlp_width": 3072, **_REGULARIZATION},
-    "large": {"depth": 24, "width": 1024, "heads": 16, "mlp_width": 4096, **_REGULARIZATION},
+_BASE = {"depth": 12, "width": 768, "heads": 12, "mlp_width": 3072}
+_LARGE = {"depth": 24, "width": 1024, "heads": 16, "mlp_width": 4096}
+_WAV2VEC2 = {"positions": "weight_norm", "position_kernel": 128}
+# those trained on 60k hours: pre-norm, a norm in every layer of the front end, no dropout
+_STABLE = {**_WAV2VEC2, "norm": "pre", "embed_dropout": 0.0}
+PRESETS: dict[str, dict[str, Any]] = {
+    "base": {**_BASE, **_REGULARIZATION},
+    "large": {**_LARGE, **_REGULARIZATION},
+    # also of HuBERT Base
+    "wav2vec2_base": {
+        **_BASE,
+        **_REGULARIZATION,
+        **_WAV2VEC2,
+        "normalize": False,
+        "conv_norm": "group",
+        "grad_mult": 0.1,
+        "input_dropout": 0.1,
+    },
+    "wav2vec2_large": {**_LARGE, **_STABLE, "conv_bias": True},
+    "hubert_large": {**_LARGE, **_STABLE},
+    "hubert_xlarge": {"depth": 48, "width": 1280, "heads": 16, "mlp_width": 5120, **_STABLE},
 }
 
 
@@ -52,6 +76,9 @@ class WaveformOptions:
     conv_norm: str = "layer"
     conv_bias: bool = False
     grad_mult: float = 1.0  # factor on the gradient into the convolutions
+    # stack: `position_depth` convolutions, each with a norm (data2vec) | weight_norm: one with
+    # weight norm (wav2vec 2.0, HuBERT)
+    positions: str = "stack"
     position_depth: int = 5
     position_kernel: int = 19
     position_groups: int = 16
@@ -59,13 +86,20 @@ class WaveformOptions:
     # none | fixed: scores fall with the distance of two frames (data2vec 2.0) | learned: times a
     # factor per head, shared by all blocks, that begins at 1 and counts as 0 below it
     alibi: str = "none"
-    embed_dropout: float = 0.1
+    input_dropout: float = 0.0  # of the projected frames, before a mask
+    embed_dropout: float = 0.1  # before the first block
 
     def __post_init__(self) -> None:
         if self.conv_norm not in ("layer", "group"):
             raise ValueError(
                 f"config.method.encoder.conv_norm is {self.conv_norm!r}: use 'layer' or 'group'"
             )
+        if self.positions not in ("stack", "weight_norm"):
+            raise ValueError(
+                f"config.method.encoder.positions is {self.positions!r}: use 'stack' or "
+                f"'weight_norm'"
+            )
+        check_share("input_dropout", self.input_dropout)
         if self.alibi not in ("none", "fixed", "learned"):
             raise ValueError(
                 f"config.method.encoder.alibi is {self.alibi!r}: use 'none', 'fixed' or 'learned'"
@@ -78,7 +112,11 @@ class WaveformOptions:
 
 
 class WaveformFrontEnd(nn.Module):
-    """Samples to frames: convolutions, LayerNorm, projection to the width of the blocks."""
+    """Samples to frames: convolutions, LayerNorm, projection to the width of the blocks.
+
+    Sows two of its stages for a method that asks (`run.tapped_frontend`): `raw` (B, S, C), the
+    convolutions' output behind the factor on their gradient, and `normed` (B, S, C), float32.
+    """
 
     options: WaveformOptions
     width: int
@@ -87,7 +125,6 @@ class WaveformFrontEnd(nn.Module):
     @nn.compact
     def __call__(self, audio: Array, audio_len: Array, train: bool) -> tuple[Array, Array]:
         """audio (B, N) int16 or float, audio_len (B,) -> x (B, S, D), valid (B, S)."""
-        del train  # nothing random in here
         o = self.options
         field, _ = receptive_field(o.conv_kernels, o.conv_strides)
         if audio.shape[1] < field:
@@ -107,11 +144,14 @@ class WaveformFrontEnd(nn.Module):
         )
         x, valid = convs(audio, audio_len)
         x = scale_gradient(x, o.grad_mult)
+        self.sow("intermediates", "raw", x.astype(jnp.float32))
         x = layer_norm(1e-5, self.dtype, name="norm")(x)
+        self.sow("intermediates", "normed", x.astype(jnp.float32))
         project = nn.Dense(
             self.width, dtype=self.dtype, kernel_init=INITS["torch"], name="projection"
         )
-        return project(x), valid
+        x = nn.Dropout(o.input_dropout, deterministic=not train)(project(x))
+        return x, valid
 
 
 class WaveformEncoder(nn.Module):
@@ -129,9 +169,13 @@ class WaveformEncoder(nn.Module):
 
     def setup(self) -> None:
         o, blocks = self.options, self.transformer_options
-        self.positions = PositionConvs(
-            o.position_depth, o.position_kernel, o.position_groups, o.mask_each, self.dtype
-        )
+        kernel, groups = o.position_kernel, o.position_groups
+        if o.positions == "weight_norm":
+            self.positions: nn.Module = WeightNormConv(kernel, groups, self.dtype)
+        else:
+            self.positions = PositionConvs(
+                o.position_depth, kernel, groups, o.mask_each, self.dtype
+            )
         # Pre-norm blocks begin with a norm of their own.
         if blocks.norm != "pre":
             self.norm = layer_norm(blocks.eps, self.dtype)

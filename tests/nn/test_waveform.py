@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ssl_jax.core import tree
-from ssl_jax.nn import build
+from ssl_jax.nn import build, run
+from ssl_jax.nn.conv import WeightNormConv
 
 TINY = {
     "kind": "waveform",
@@ -60,11 +61,96 @@ def test_published_parameter_count_without_allocating(preset, millions):
 
 
 @pytest.mark.parametrize(
-    ("conv_norm", "normalize", "norm"),
-    [("layer", True, "post"), ("group", False, "post"), ("group", True, "pre")],
+    ("preset", "count"),
+    [
+        ("wav2vec2_base", 94_371_712),
+        ("wav2vec2_large", 315_438_720),
+        ("hubert_large", 315_438_720 - 7 * 512),
+        ("hubert_xlarge", 962_493_824),
+    ],
 )
-def test_padding_changes_no_valid_frame(conv_norm, normalize, norm):
-    encoder = make(conv_norm=conv_norm, normalize=normalize, norm=norm)
+def test_published_sizes_of_wav2vec2_and_hubert(preset, count):
+    """The models of transformers with the same layout, which hold a mask vector too."""
+    encoder = build.encoder(
+        {"kind": "waveform", "preset": preset}, precision="float32", sample_rate=16000
+    )
+    shapes = jax.eval_shape(
+        lambda k: encoder.init(k, jnp.zeros((1, 16000)), jnp.array([16000])), jax.random.key(0)
+    )["params"]
+    assert tree.count(shapes) + encoder.width == count
+    assert shapes["positions"]["gain"].shape == (128, 1, 1)
+    assert ("norm" in shapes) is (preset == "wav2vec2_base")
+    assert ("final_norm" in shapes) is (preset != "wav2vec2_base")
+
+
+def test_the_wide_position_convolution_has_one_gain_per_tap():
+    draw = np.random.default_rng(0)
+    x, valid = draw.standard_normal((2, 9, 4)), np.arange(9) < np.array([[9], [6]])
+    p = {"kernel": (4, 2, 4), "gain": (4, 1, 1), "bias": (4,)}
+    p = {name: draw.standard_normal(shape) for name, shape in p.items()}
+    got = WeightNormConv(4, 2).apply({"params": p}, x, jnp.asarray(valid))
+    taps = [p["gain"][k] * p["kernel"][k] / np.linalg.norm(p["kernel"][k]) for k in range(4)]
+    padded = np.pad(x * valid[..., None], ((0, 0), (2, 2), (0, 0)))
+    want = np.zeros_like(x) + p["bias"]
+    for k in range(4):
+        for group in (slice(0, 2), slice(2, 4)):
+            want[..., group] += padded[:, k : k + 9, group] @ taps[k][:, group]
+    np.testing.assert_allclose(got, jax.nn.gelu(want, approximate=False), atol=1e-5)
+    first = WeightNormConv(4, 2).init(jax.random.key(0), x, jnp.asarray(valid))["params"]
+    np.testing.assert_allclose(
+        first["gain"][:, 0, 0], np.linalg.norm(first["kernel"].reshape(4, -1), axis=1), rtol=1e-6
+    )
+
+
+def test_sown_stages_of_the_front_end():
+    """The penalty reads the raw stage: its gradient has the factor of the convolutions too."""
+    batch = {"audio": clip(400), "audio_len": jnp.array([400, 310])}
+
+    def stages(factor, gain):
+        encoder = make(grad_mult=factor, input_dropout=0.5)
+        params = params_of(encoder)
+        params = {"frontend": {**params["frontend"], "convs": gain(params["frontend"]["convs"])}}
+        return run.tapped_frontend(encoder, params, batch)
+
+    def penalty(scale, factor):
+        return jnp.square(stages(factor, lambda c: jax.tree.map(lambda a: scale * a, c))[2]["raw"])
+
+    x, valid, taps = jax.jit(lambda: stages(1.0, lambda c: c))()
+    assert set(taps) == {"raw", "normed"} and taps["raw"].shape == (2, 19, 6)
+    assert x.shape == (2, 19, 8) and valid.sum(1).tolist() == [19, 15]
+    front = params_of(make())["frontend"]
+    centred = taps["raw"] - taps["raw"].mean(-1, keepdims=True)
+    want = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-5)
+    want = want * front["norm"]["scale"] + front["norm"]["bias"]
+    np.testing.assert_allclose(taps["normed"], want, atol=1e-4)
+    project = front["projection"]
+    np.testing.assert_allclose(x, want @ project["kernel"] + project["bias"], atol=1e-4)
+    slopes = [
+        jax.jit(jax.grad(lambda s, f=factor: penalty(s, f).sum()))(1.0) for factor in (1.0, 0.1)
+    ]
+    np.testing.assert_allclose(slopes[1], 0.1 * slopes[0], rtol=1e-4)
+
+
+def test_dropout_of_frames_needs_a_key():
+    encoder = make(input_dropout=0.5)
+    params = params_of(encoder)
+    batch = {"audio": clip(400), "audio_len": jnp.array([400, 400])}
+    tap = jax.jit(lambda key: run.tapped_frontend(encoder, params, batch, key)[0])
+    dropped = tap(jax.random.key(0, impl="unsafe_rbg"))
+    assert 0.3 < np.mean(dropped == 0) < 0.7
+    np.testing.assert_array_equal(tap(None) == 0, False)
+
+
+@pytest.mark.parametrize(
+    ("conv_norm", "normalize", "norm", "positions"),
+    [
+        ("layer", True, "post", "stack"),
+        ("group", False, "post", "weight_norm"),
+        ("group", True, "pre", "stack"),
+    ],
+)
+def test_padding_changes_no_valid_frame(conv_norm, normalize, norm, positions):
+    encoder = make(conv_norm=conv_norm, normalize=normalize, norm=norm, positions=positions)
     params, lengths = params_of(encoder), jnp.array([400, 310])
     run = jax.jit(lambda a: encoder.apply({"params": params}, a, lengths, False))
     audio = clip(400) * (jnp.arange(400) < lengths[:, None])
@@ -147,6 +233,8 @@ def test_dropout_sits_before_the_first_block():
     [
         ({"conv_norm": "batch"}, "encoder.conv_norm is 'batch': use 'layer' or 'group'"),
         ({"conv_strides": (5, 2)}, "encoder.conv_kernels has 3 layers and .*conv_strides 2"),
+        ({"positions": "none"}, "encoder.positions is 'none': use 'stack' or 'weight_norm'"),
+        ({"input_dropout": 1.0}, "encoder.input_dropout is 1.0: use 0.0 up to below 1.0"),
         ({"position_groups": 3}, "encoder.position_groups 3 does not divide"),
     ],
 )
