@@ -40,6 +40,11 @@ class Files:
         """Returns the path of a row's file."""
         return os.path.join(self.root, self.paths[row])
 
+    def row_key(self, row: int) -> str:
+        """Names the row for good: its path below the root, and where in the file it begins."""
+        first = 0 if self.starts is None else int(self.starts[row])
+        return f"{self.paths[row]}@{first}" if first else str(self.paths[row])
+
     def where(self, row: int) -> str:
         """Names the file and row."""
         if self.lines is None:

@@ -39,6 +39,11 @@ class AudioCorpus(Corpus):
         """config.data.buckets."""
         return self.bucket_seconds
 
+    def key(self, i: int) -> str:
+        """Names a row as the stores of frame labels know it; see `data/unit_store.py`."""
+        source, row = self.locate(i)
+        return source.key(row)
+
     def shapes(self, seconds: float) -> Shapes:
         """Returns audio (N,) int16 and audio_len () int32 of a bucket."""
         length = round(seconds * self.sample_rate)

@@ -35,6 +35,11 @@ class Records:
         shard = int(np.searchsorted(self.first, row, "right")) - 1
         return f"{self.shards[shard]}, row {row - self.first[shard] + 1}"
 
+    def row_key(self, row: int) -> str:
+        """Names the row for good: its shard, without the folder, and its number there."""
+        shard = int(np.searchsorted(self.first, row, "right")) - 1
+        return f"{pathlib.Path(self.shards[shard]).name}@{row - self.first[shard]}"
+
     def read(
         self, row: int, start: int, stop: int, out: np.ndarray | None = None
     ) -> tuple[np.ndarray, int]:

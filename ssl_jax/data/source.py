@@ -20,6 +20,10 @@ class Reader(Protocol):
         """Returns native samples [start, stop) as mono int16 and the rate, or raises Unreadable."""
         ...
 
+    def row_key(self, row: int) -> str:
+        """Names the row for good: the same wherever its corpus lies and whatever is beside it."""
+        ...
+
     def where(self, row: int) -> str:
         """Names the file and row."""
         ...
@@ -102,6 +106,10 @@ class Recordings(Source):
 
     samples: np.ndarray
     rates: np.ndarray
+
+    def key(self, i: int) -> str:
+        """Names one row for good: the source, whatever its split, and the row in it."""
+        return f"{self.name.partition('.')[2]}/{self.reader.row_key(int(self.rows[i]))}"
 
     def read(
         self, i: int, start_s: float = 0.0, stop_s: float | None = None

@@ -35,6 +35,10 @@ class Examples:
         """Names the dataset and row."""
         return f"{self.name}, row {row + 1}"
 
+    def row_key(self, row: int) -> str:
+        """Names the row for good, within its split."""
+        return f"{self.name.rpartition(' ')[2]}@{row}"
+
     def read(
         self, row: int, start: int, stop: int, out: np.ndarray | None = None
     ) -> tuple[np.ndarray, int]:
