@@ -69,6 +69,8 @@ def audio_data() -> ConfigDict:
             "train": ConfigDict({}),
             "valid": ConfigDict({}),
             "test": ConfigDict({}),
+            # stores of frame labels, one for each set of labels; see ssl_jax/data/units.py
+            "units": {"train": (), "valid": (), "test": ()},
             "sample_rate": 16000,
             # one fixed shape per bucket, in seconds; a longer clip is cropped to the last
             "buckets": (1.0,),

@@ -56,6 +56,16 @@ class Corpus:
         return 0
 
     @property
+    def unit_rate(self) -> float:
+        """Frame labels per second; 0 where there are none."""
+        return 0.0
+
+    @property
+    def unit_sizes(self) -> tuple[int, ...]:
+        """The number of ids in each set of frame labels; empty where there are none."""
+        return ()
+
+    @property
     def known_bads(self) -> list[Bad]:
         """What was found to be unusable before any row was read, by ids below 0."""
         return []

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.data import audio, hashing
+from ssl_jax.data import units as units_lib
 from ssl_jax.data.base import Arrays, Corpus, Shapes
-from ssl_jax.data.errors import BadFile, DataError
+from ssl_jax.data.errors import BadFile, DataError, Unreadable
 from ssl_jax.data.source import Recordings
 from ssl_jax.data.sources import open_source
 
@@ -17,12 +18,16 @@ _CROP = 0xC309
 
 @dataclasses.dataclass(frozen=True)
 class AudioCorpus(Corpus):
-    """Recordings; `sizes` (n,) int64 are their lengths in samples at `sample_rate`."""
+    """Recordings; `sizes` (n,) int64 are their lengths in samples at `sample_rate`.
+
+    units: their frame labels, if config.data.units names some.
+    """
 
     sizes: np.ndarray
     sample_rate: int
     min_seconds: float
     bucket_seconds: tuple[float, ...]
+    units: units_lib.Units | None = None
 
     @property
     def lengths(self) -> np.ndarray:
@@ -39,15 +44,29 @@ class AudioCorpus(Corpus):
         """config.data.buckets."""
         return self.bucket_seconds
 
+    @property
+    def unit_rate(self) -> float:
+        """Frame labels per second."""
+        return self.units.rate if self.units else 0.0
+
+    @property
+    def unit_sizes(self) -> tuple[int, ...]:
+        """The number of ids in each set of frame labels."""
+        return self.units.sizes if self.units else ()
+
     def key(self, i: int) -> str:
         """Names a row as the stores of frame labels know it; see `data/unit_store.py`."""
         source, row = self.locate(i)
         return source.key(row)
 
     def shapes(self, seconds: float) -> Shapes:
-        """Returns audio (N,) int16 and audio_len () int32 of a bucket."""
+        """Returns audio (N,) int16 and audio_len () int32 of a bucket; of frame labels units
+        (K, U) int32, -1 where a set has none."""
         length = round(seconds * self.sample_rate)
-        return {"audio": ((length,), "int16"), "audio_len": ((), "int32")}
+        shapes: Shapes = {"audio": ((length,), "int16"), "audio_len": ((), "int32")}
+        if self.units:
+            shapes["units"] = (len(self.units.stores), self.units.labels(length)), "int32"
+        return shapes
 
     def keys(
         self, ids: np.ndarray, epoch: np.ndarray, seconds: float, seed: int | None
@@ -60,8 +79,16 @@ class AudioCorpus(Corpus):
         return (drawn * (room + 1)).astype(np.int64).tolist()
 
     def fill(self, i: int, key: int, arrays: Arrays, row: int) -> None:
-        """Decodes from sample `key` into audio[row]; raises BadFile as `read_into` does."""
-        arrays["audio_len"][row] = self.read_into(i, key, arrays["audio"][row])
+        """Decodes from sample `key` into audio[row]; raises BadFile as `read_into` does, and
+        where frame labels are missing or do not fit."""
+        size = self.read_into(i, key, arrays["audio"][row])
+        arrays["audio_len"][row] = size
+        if self.units:
+            self._check_units(i)
+            try:
+                self.units.read_into(i, key, size, arrays["units"][row])
+            except Unreadable as e:
+                raise BadFile(self.where(i), str(e)) from e
 
     def read(self, i: int, start: int = 0, length: int | None = None) -> np.ndarray:
         """Reads samples [start, start + length) at `sample_rate` -> (n,) int16. Raises BadFile."""
@@ -102,6 +129,14 @@ class AudioCorpus(Corpus):
         if len(short):
             source, row = self.locate(int(short[0]))
             self._check_length(source, row, int(self.lengths[short[0]]))
+        if self.units:
+            for i in np.flatnonzero(self.units.unfit(self.sizes))[:1].tolist():
+                self._check_units(i)
+
+    def _check_units(self, i: int) -> None:
+        reason = self.units.reason(i, int(self.sizes[i]), self.key(i)) if self.units else ""
+        if reason:
+            raise BadFile(self.where(i), reason)
 
     def _check_length(self, source: Recordings, row: int, length: int) -> None:
         if not source.rates[row]:
@@ -140,6 +175,7 @@ def build(config: Mapping[str, Any], shared: Mapping[str, Any], split: str) -> A
         sample_rate=rate,
         min_seconds=float(config["min_seconds"]),
         bucket_seconds=tuple(config["buckets"]),
+        units=units_lib.open_units(config, split, shared["sources"]),
     )
 
 

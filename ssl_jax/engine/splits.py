@@ -29,6 +29,7 @@ _GIVEN_BY = {
     "image": "config.data.modality='image'",
     "tokens": "config.data.modality='text'",
     "tokens_len": "config.data.modality='text'",
+    "units": "config.data.units.{split}, which names stores of frame labels",
     "target": "config.data.{split}.<name>.target, which names columns of numbers",
     "tags": "config.data.{split}.<name>.tags, which names a column of tags",
 }
@@ -66,6 +67,7 @@ def open_split(
     """Opens a split; files that cannot be used are listed in <workdir>/skipped.jsonl."""
     corpus = corpus_lib.open_split(config.data, name, classes)
     _check_vocabulary(config, corpus)
+    _check_units(config, corpus, name)
     _check_crop(corpus, name)
     parts = ["skipped", name if name != "train" else "", str(jax.process_index() or "")]
     path = workdir / ".".join([*filter(None, parts), "jsonl"])
@@ -116,6 +118,21 @@ def _check_vocabulary(config: ConfigDict, corpus: Corpus) -> None:
             f"{config.data.tokenizer!r} has {corpus.vocab_size} tokens: set it to "
             f"{corpus.vocab_size}"
         )
+
+
+def _check_units(config: ConfigDict, corpus: Corpus, name: str) -> None:
+    """Raises ConfigError when the method expects other frame labels than the data have."""
+    wanted = config.method.get("units")
+    if not wanted or not corpus.unit_sizes:
+        return
+    given = {"classes": corpus.unit_sizes, "rate": corpus.unit_rate}
+    for key, value in given.items():
+        if wanted[key] != value:
+            what = {"classes": "ids", "rate": "labels per second"}[key]
+            raise config_lib.ConfigError(
+                f"config.method.units.{key} is {wanted[key]}, and the frame labels of "
+                f"config.data.units.{name} have {value} {what}: set it to {value}"
+            )
 
 
 def _check_crop(corpus: Corpus, name: str) -> None:

@@ -35,6 +35,9 @@ def open_splits(config: ConfigDict, folder: Path, devices: int) -> Splits:
         # any machine may judge a run: the batch grows to what its devices divide
         config.data.batch_size = -(-config.data.batch_size // devices) * devices
         config.data.constant_seconds = False
+        # frozen features need no frame labels, and other data than the run's have none
+        if "units" in config.data:
+            config.data.units = ConfigDict({})
     found: Splits = {}
     for name in SPLITS:
         if len(config.data[name]):

@@ -1,0 +1,141 @@
+"""Frame labels beside the sound of a corpus: cut as the sound is, and checked against it.
+
+`config.data.units.<split>` names stores of `data/unit_store.py`, one for each set of labels. A row
+has labels of all sets or cannot be used; sound and labels may differ by TOLERANCE, since the frames
+that made the labels end before the sound does.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ssl_jax.data import unit_store
+from ssl_jax.data.errors import DataError
+from ssl_jax.data.source import Recordings
+from ssl_jax.data.unit_store import UnitStore
+
+TOLERANCE = 0.1
+"""Seconds by which the sound and the labels of a row may differ."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Units:
+    """The label sets of a corpus: K stores of one rate, and where its n rows lie there.
+
+    places (K, n) int64, -1 where a row has no labels.
+    """
+
+    stores: tuple[UnitStore, ...]
+    places: np.ndarray
+    sample_rate: int
+
+    @property
+    def rate(self) -> float:
+        """Labels per second."""
+        return self.stores[0].rate
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The number of ids of each set."""
+        return tuple(store.vocab_size for store in self.stores)
+
+    def labels(self, samples: int) -> int:
+        """Returns how many labels stand for so many samples: the nearest whole number."""
+        return round(samples * self.rate / self.sample_rate)
+
+    def read_into(self, i: int, start: int, size: int, out: np.ndarray) -> None:
+        """Writes the labels of samples [start, start + size) of row i into out (K, U), -1 behind.
+
+        Start and number are each rounded to whole labels, and no more are there than the row has
+        left. Raises Unreadable for an id outside the vocabulary.
+        """
+        first, count = self.labels(start), self.labels(size)
+        out[:] = -1
+        for k, store in enumerate(self.stores):
+            found = store.read(int(self.places[k, i]), first, first + count)
+            out[k, : len(found)] = found
+
+    def unfit(self, samples: np.ndarray) -> np.ndarray:
+        """samples (n,) of the rows -> bool (n,), true where labels are missing or do not fit."""
+        bad = np.zeros(len(samples), bool)
+        for store, places in zip(self.stores, self.places, strict=True):
+            seconds = store.counts[places] / store.rate
+            off = np.abs(seconds - samples / self.sample_rate) > TOLERANCE + 1e-9
+            bad |= (places < 0) | off
+        return bad
+
+    def reason(self, i: int, samples: int, key: str) -> str:
+        """Says why the labels of row i, of so many samples, do not fit; key: of the row."""
+        seconds = samples / self.sample_rate
+        for store, place in zip(self.stores, self.places[:, i].tolist(), strict=True):
+            if place < 0:
+                return (
+                    f"has no frame labels in {store.path} (key {key!r}): label this corpus again, "
+                    "or leave the row out of config.data"
+                )
+            count = int(store.counts[place])
+            if abs(count / store.rate - seconds) > TOLERANCE + 1e-9:
+                fewer = "fewer" if count < seconds * store.rate else "more"
+                return (
+                    f"{fewer} frame labels than sound: {count} at {store.rate:g} Hz in "
+                    f"{store.path}, {count / store.rate:.3f} s of {seconds:.3f} s; make them "
+                    "again from this file, and state their true rate"
+                )
+        return ""
+
+
+def open_units(
+    config: Mapping[str, Any], split: str, sources: Sequence[Recordings]
+) -> Units | None:
+    """Opens the stores that config.data.units names for a split and finds all rows in them.
+
+    None where it names none. Raises DataError for a path that is no store, sets of different
+    rates, and labels that are not of the clusters of the training split.
+    """
+    paths = _paths(config, split)
+    if not paths:
+        return None
+    stores = tuple(_open(split, path) for path in paths)
+    for store in stores:
+        if store.rate != stores[0].rate:
+            raise DataError(
+                f"config.data.units.{split} names labels of {stores[0].rate:g} Hz "
+                f"({stores[0].path}) and of {store.rate:g} Hz ({store.path}): use one rate"
+            )
+    if split != "train":
+        _check_same(split, stores, [_open("train", path) for path in _paths(config, "train")])
+    keys = [source.key(i) for source in sources for i in range(len(source))]
+    places = np.stack([store.find(keys) for store in stores])
+    return Units(stores, places, int(config["sample_rate"]))
+
+
+def _paths(config: Mapping[str, Any], split: str) -> tuple[str, ...]:
+    named = config.get("units", {}).get(split, ())
+    return tuple(filter(None, (named,) if isinstance(named, str) else named))
+
+
+def _open(split: str, path: str) -> UnitStore:
+    try:
+        return unit_store.open_store(path)
+    except DataError as e:
+        raise DataError(f"config.data.units.{split}: {e}") from e
+
+
+def _check_same(split: str, stores: Sequence[UnitStore], train: Sequence[UnitStore]) -> None:
+    """Raises DataError unless both splits were labelled by the same clusters."""
+    if train and len(train) != len(stores):
+        raise DataError(
+            f"config.data.units.{split} names {len(stores)} sets of labels and "
+            f"config.data.units.train {len(train)}: use as many, in the same order"
+        )
+    for own, other in zip(stores, train, strict=bool(train)):
+        for name in ("signature", "vocab_size", "rate"):
+            a, b = getattr(own, name), getattr(other, name)
+            if a != b:
+                raise DataError(
+                    f"config.data.units.{split}: {own.path} has {name} {a!r} and "
+                    f"{other.path} of config.data.units.train {b!r}: label both splits with one "
+                    "k-means model, or the loss of one says nothing about the other"
+                )
