@@ -36,6 +36,11 @@ SIZES = {
     "supervised/kws.py:kwt2": 2_397_603 - 128,
     "supervised/kws.py:kwt3": 5_365_859 - 192,
     "supervised/kws.py:toy": None,
+    # Wav2Vec2ForPreTraining of transformers: 95 and 317 million
+    "wav2vec2/audio.py:base": 95_044_608,
+    "wav2vec2/audio.py:large": 317_390_592,
+    "wav2vec2/audio.py:mini": None,
+    "wav2vec2/audio.py:toy": None,
 }
 
 

@@ -1,0 +1,68 @@
+"""The product quantizer of wav2vec 2.0 (2006.11477, section 2): choices, their spread, its price.
+
+Axes: B examples, S frames, G groups, V codes of a group, D numbers of a code. All in float32.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core.types import Array
+from ssl_jax.ops.schedules import Schedule
+
+
+def gumbel_noise(keys: Array, shape: tuple[int, ...]) -> Array:
+    """Returns draws of the standard Gumbel distribution, (B, *shape), for keys (B,)."""
+    return jax.vmap(lambda key: jax.random.gumbel(key, shape))(keys)
+
+
+def choose(logits: Array, noise: Array | None = None, temperature: Array | float = 1.0) -> Array:
+    """Returns the choice of one code per group as 0 and 1: logits (..., G, V) -> (..., G, V).
+
+    Without noise: the largest logit, and no gradient. With Gumbel `noise` of the same shape a
+    code is drawn from softmax(logits), and the gradient is that of
+    softmax((logits + noise) / temperature): straight through (equation 1 of the paper).
+    """
+    logits = logits.astype(jnp.float32)
+    noisy = logits if noise is None else logits + noise
+    hard = jax.nn.one_hot(noisy.argmax(-1), logits.shape[-1])
+    if noise is None:
+        return hard
+    soft = jax.nn.softmax(noisy / temperature)
+    return jax.lax.stop_gradient(hard - soft) + soft
+
+
+def look_up(choice: Array, codes: Array) -> Array:
+    """Joins the chosen codes of all groups: choice (..., G, V), codes (G, V, D) -> (..., G * D)."""
+    chosen = jnp.einsum("...gv,gvd->...gd", choice, codes)
+    return chosen.reshape(*choice.shape[:-2], -1)
+
+
+def perplexity(shares: Array, mask: Array, eps: float = 1e-7) -> Array:
+    """Returns exp(entropy of the mean) of each group: shares (..., G, V), mask (...) -> (G,).
+
+    The mean is over the frames where `mask` is true, those of the whole batch: from 1, one code
+    for all of them, to V, all codes equally often. `eps` stands in the logarithm, as in fairseq.
+    """
+    real = mask[..., None, None]
+    axes = tuple(range(mask.ndim))
+    count = jnp.maximum(mask.sum(), 1)
+    mean = jnp.where(real, shares.astype(jnp.float32), 0).sum(axes) / count
+    return jnp.exp(-(mean * jnp.log(mean + eps)).sum(-1))
+
+
+def diversity(perplexities: Array, codes: int) -> Array:
+    """Returns (G V - sum) / (G V) of perplexities (G,): 0 where all codes are used equally."""
+    total = codes * perplexities.shape[0]
+    return (total - perplexities.sum()) / total
+
+
+def gumbel_temperature(start: float, end: float, decay: float) -> Schedule:
+    """Returns n -> max(start * decay^n, end), the temperature of the update after n others."""
+    rate = math.log(decay)  # a power of a float32 near 1 would be wrong by a percent
+
+    def schedule(step: Array | int) -> Array:
+        return jnp.maximum(start * jnp.exp(rate * jnp.asarray(step, jnp.float32)), end)
+
+    return schedule

@@ -1,0 +1,160 @@
+"""wav2vec 2.0 against a literal computation, and what its options and numbers mean."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import wav2vec2_literal as literal
+from method_cases import quick_jit, tiny
+
+from ssl_jax.core import tree as tree_lib
+from ssl_jax.core.config import ConfigError
+from ssl_jax.methods import wav2vec2
+from ssl_jax.ops import negatives, quantize
+
+HEARD = (0, 1, 2)  # the rows of the batch that have a weight
+QUIET = {"encoder.input_dropout": 0.0, "quantizer.dropout": 0.0}
+CASES = {
+    "as published": {},
+    "of all frames": {"negatives.source": "all"},
+    "diversity beside the sum": {"loss.diversity_scale": "sum"},
+}
+
+
+def value(out, name):
+    total, count = out.metrics[name]
+    return float(total / count)
+
+
+class Case:
+    """A tiny model, a mask by hand whose row 2 has a single frame, and a compiled loss."""
+
+    def __init__(self, changes):
+        self.setup = tiny("wav2vec2/audio", {**QUIET, **changes})
+        batch = self.setup.batch
+        features = quick_jit(self.setup.method.features)(self.setup.params, batch)
+        self.real = np.asarray(features.mask & (batch["weight"] > 0)[:, None])
+        self.mask = (np.random.default_rng(5).random(self.real.shape) < 0.4) & self.real
+        self.mask[2] = np.arange(self.real.shape[1]) == 6
+
+    def loss(self, params=None, train=True, step=0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(wav2vec2.masks, "span_mask", lambda *_: jnp.asarray(self.mask))
+            return self.setup.loss(params, train=train, step=step)
+
+
+@pytest.mark.parametrize(
+    ("name", "train"),
+    [
+        ("as published", True),
+        ("of all frames", True),
+        pytest.param("as published", False, marks=pytest.mark.slow),
+        pytest.param("diversity beside the sum", True, marks=pytest.mark.slow),
+        pytest.param("diversity beside the sum", False, marks=pytest.mark.slow),
+    ],
+)
+def test_loss_and_perplexities_equal_the_literal_ones(name, train):
+    case = Case(CASES[name])
+    setup, batch = case.setup, case.setup.batch
+    pool = case.real if name == "of all frames" else case.mask
+    streams = setup.streams(batch)
+
+    @quick_jit
+    def drawn():
+        out = case.loss(train=train)
+        places = negatives.draw(streams.for_examples("negatives"), jnp.asarray(pool), 10)
+        noise = quantize.gumbel_noise(streams.for_examples("gumbel"), (pool.shape[1], 2, 8))
+        return out, places, noise * train
+
+    out, places, noise = drawn()
+    ends = [int(case.real[i].sum()) for i in HEARD]
+    rows = list(zip(HEARD, ends, strict=True))
+    clips = [np.asarray(batch["audio"][i, : batch["audio_len"][i]]) for i in HEARD]
+    params = {k: np.asarray(x, np.float64) for k, x in tree_lib.named_leaves(setup.params)}
+    want, terms, soft, hard = literal.loss(
+        params,
+        clips,
+        *([np.asarray(x[i, :end]) for i, end in rows] for x in (case.mask, places, noise)),
+        scale="sum" if name == "diversity beside the sum" else "mean",
+        pool=[pool[i, :end] for i, end in rows],
+    )
+    np.testing.assert_allclose(out.loss, want, rtol=2e-5)
+    alone = name != "of all frames"  # the single masked frame of row 2
+    assert out.weight == terms == case.mask.sum() - alone
+    np.testing.assert_allclose(value(out, "soft_perplexity"), soft.sum(), rtol=1e-4)
+    for group, found in enumerate(hard):
+        np.testing.assert_allclose(value(out, f"code_perplexity_{group}"), found, rtol=1e-4)
+    np.testing.assert_allclose(value(out, "code_perplexity"), hard.sum(), rtol=1e-4)
+    assert out.metrics["masked_share"] == (case.mask.sum(), case.real.sum())
+    assert ("temperature" in out.metrics) is train
+
+
+@pytest.mark.slow
+def test_the_penalty_is_of_what_the_convolutions_give():
+    """Its gradient has the factor of the front end, like all that comes from the loss."""
+    slopes = {}
+    for name, factor, penalty in (("none", 0.1, 0.0), ("tenth", 0.1, 10.0), ("full", 1.0, 10.0)):
+        case = Case({"encoder.grad_mult": factor, "loss.penalty": penalty})
+        grad = quick_jit(jax.grad(lambda p, case=case: case.loss(p).loss))
+        slopes[name] = grad(case.setup.params)["encoder"]["frontend"]
+    for (name, none), (_, tenth), (_, full) in zip(
+        *(tree_lib.named_leaves(slopes[k]) for k in ("none", "tenth", "full")), strict=True
+    ):
+        if name.startswith("convs/"):
+            scale = np.abs(full).max()
+            np.testing.assert_allclose(tenth / scale, 0.1 * full / scale, atol=1e-5, err_msg=name)
+            assert np.abs(tenth - none).max() > 1e-3 * np.abs(tenth).max(), name
+        else:
+            np.testing.assert_allclose(tenth, none, atol=1e-5 * np.abs(none).max(), err_msg=name)
+
+
+def test_a_collapsed_quantizer_shows_in_its_numbers():
+    """One code for every frame: the loss is perfect, and only the use of codes tells."""
+    case = Case({"loss.penalty": 0.0, "loss.diversity": 0.0})
+    params = case.setup.params
+    logits = params["quantizer"]["logits"]
+    bias = jnp.zeros((2, 8)).at[:, 3].set(100.0).reshape(-1)
+    constant = {"kernel": jnp.zeros_like(logits["kernel"]), "bias": bias}
+    collapsed = {**params, "quantizer": {**params["quantizer"], "logits": constant}}
+    run = quick_jit(lambda p: case.loss(p))
+    healthy, out = run(params), run(collapsed)
+    assert out.loss == 0 and value(out, "contrastive_accuracy") == 1
+    assert value(out, "distinct_negatives") == 0
+    for name, floor in (("code_perplexity", 2), ("soft_perplexity", 2), ("code_perplexity_1", 1)):
+        np.testing.assert_allclose(value(out, name), floor, rtol=1e-4)
+    assert value(healthy, "code_perplexity") > 6 and value(healthy, "distinct_negatives") > 0.8
+    assert healthy.loss > 1 and value(healthy, "contrastive_accuracy") < 0.6
+
+
+def test_temperature_and_draws_follow_the_step():
+    case = Case({"quantizer.decay": 0.5})
+    run = quick_jit(lambda step: case.loss(step=step))
+    first, second, last = run(0), run(1), run(9)
+    assert [value(o, "temperature") for o in (first, second, last)] == [2.0, 1.0, 0.5]
+    assert first.loss != second.loss
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"negatives.source": "batch"}, "negatives.source is 'batch': use one of masked, all"),
+        ({"negatives.count": 0}, "negatives.count is 0: use 1 or more"),
+        ({"loss.diversity_scale": "no"}, "loss.diversity_scale is 'no': use one of mean, sum"),
+        ({"loss.temperature": 0.0}, "loss.temperature is 0.0: use more than 0, such as 0.1"),
+        ({"quantizer.groups": 3}, "quantizer.groups 3 does not divide .*quantizer.width 8"),
+        ({"quantizer.groups": 0}, "quantizer.groups is 0: use 1 or more"),
+        ({"quantizer.codes": 1}, "quantizer.codes is 1: use 2 or more"),
+        ({"quantizer.dropout": 1.0}, "quantizer.dropout is 1.0: use 0.0 up to below 1.0"),
+        ({"quantizer.end": 3.0}, "quantizer.start 2.0, end 3.0 and decay .* use such as 2.0"),
+    ],
+)
+def test_impossible_options_name_their_key(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        tiny("wav2vec2/audio", changes)
+
+
+def test_an_encoder_without_convolutions_over_audio_is_refused():
+    encoder = {"kind": "keyword_transformer", "preset": "kwt1"}
+    config = {"name": "wav2vec2", "encoder": encoder}
+    with pytest.raises(ConfigError, match="kind is 'keyword_transformer', which has no conv"):
+        wav2vec2.make(config, precision="float32", sample_rate=16000, num_classes=0)
