@@ -3,13 +3,15 @@ r"""Judges the frozen features of a run by probes, beside the baselines it must 
     python -m ssl_jax.evaluate --run runs/d2v [--probe ridge,knn,linear,mlp] [--step 1000] \
         [--config.data.test.sc.path=...]
     python -m ssl_jax.evaluate --run runs/m2v --protocol configs/music2vec/marble.py:gtzan
+    python -m ssl_jax.evaluate --run runs/hubert --protocol configs/hubert/quality.py
 
 Features of every split are taken once per model and cached in RUN/features; clips longer than
 the last of config.data.buckets count with their beginning. Probes fit on the training split,
 choose layer and options on validation (a held-out fifth of training where there is none) and
 report test (validation where there is no test). `mlp` also predicts tags and numbers, where
 config.data has them in place of labels. A protocol brings its own data and the options of its
-probe. Prints a table and writes RUN/evaluation.json.
+probe; one with a section `units` has no probe, but says how far clusters of each layer are phones.
+Prints a table and writes RUN/evaluation.json.
 """
 
 import argparse
@@ -31,8 +33,10 @@ from ssl_jax.core.mesh import make_mesh
 from ssl_jax.engine import splits as splits_lib
 from ssl_jax.engine import start as start_lib
 from ssl_jax.evals import compare, health, marble
+from ssl_jax.evals import units as units_lib
 from ssl_jax.evals.baselines import Encoder
 from ssl_jax.stages import embed
+from ssl_jax.stages import units as units_stage
 
 PROBES = (*compare.PROBES, compare.MLP)
 
@@ -60,9 +64,12 @@ def run(
     config = _config(model.config, given, () if protocol else overrides)
     mesh = make_mesh({"data": -1})
     corpora = embed.open_splits(config, folder, mesh.size)
-    rows, alive = _judge(
-        model, corpora, given, (compare.MLP,) if protocol else probes, mesh, folder
-    )
+    alive: dict[str, dict[str, float]] = {}
+    if "units" in given:
+        rows = _units(model, corpora, given, mesh, folder)
+    else:
+        chosen = (compare.MLP,) if protocol else probes
+        rows, alive = _judge(model, corpora, given, chosen, mesh, folder)
     result = {
         "step": model.step,
         "signature": config_lib.sign(config),
@@ -114,6 +121,16 @@ def _judge(
     return rows, alive
 
 
+def _units(
+    model: ssl_jax.Model, corpora: embed.Splits, given: ConfigDict, mesh: Mesh, folder: Path
+) -> list[dict[str, Any]]:
+    """Returns the rows of every layer of the run, of the untrained encoder, and of MFCC."""
+    window = given.get("window_seconds", 0.0) or float(corpora["train"].corpus.buckets[-1])
+    trained, untrained, _ = _encoders(model, corpora["train"], 0.0, mesh)
+    found = (trained, untrained, units_lib.mfcc_encoder(model.sample_rate))
+    return units_stage.judge(found, corpora, given.units, window_s=window, mesh=mesh, folder=folder)
+
+
 def _config(config: ConfigDict, protocol: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     """Returns the run's config with overrides, or with the data of a protocol."""
     config = config_lib.override(config, overrides).copy_and_resolve_references()
@@ -145,7 +162,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = run(args.run, args.probe.split(","), args.step, overrides, args.protocol)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
-    print(compare.report(result))
+    of_units = bool(result["results"]) and "pnmi" in result["results"][0]
+    print((units_lib if of_units else compare).report(result))
     print(f"\nwritten to {Path(args.run) / 'evaluation.json'}")
 
 

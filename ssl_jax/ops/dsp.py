@@ -279,6 +279,52 @@ def mfcc(
     return jnp.matmul(level, dct_matrix(level.shape[-1], n_mfcc), precision=HIGHEST)
 
 
+def kaldi_mfcc(
+    audio: Array,
+    audio_len: Array | None = None,
+    *,
+    sample_rate: int = 16000,
+    num_ceps: int = 13,
+    num_mels: int = 23,
+    lifter: float = 22.0,
+    orders: int = 2,
+    dft: str = "auto",
+) -> Array:
+    """Kaldi's MFCC and their derivatives: audio (B, N) -> (B, T, num_ceps * (1 + orders)).
+
+    The targets of HuBERT's first iteration (2106.07447, section IV-A) with the defaults: the
+    orthonormal DCT-II of `fbank`, each coefficient i times 1 + lifter / 2 sin(pi i / lifter),
+    the zeroth one kept and no energy; then `orders` times `deltas`. 100 frames a second.
+    """
+    level = fbank(audio, audio_len, sample_rate=sample_rate, num_mels=num_mels, dft=dft)
+    lift = 1 + lifter / 2 * np.sin(np.pi * np.arange(num_ceps) / lifter)
+    matrix = (dct_matrix(num_mels, num_ceps) * lift).astype(np.float32)
+    found = [jnp.matmul(level, matrix, precision=HIGHEST)]
+    lengths = None
+    if audio_len is not None:
+        lengths = frames(audio_len, sample_rate * 25 // 1000, sample_rate // 100)
+    for _ in range(orders):
+        found.append(deltas(found[-1], lengths))
+    return jnp.concatenate(found, axis=-1)
+
+
+def deltas(x: Array, lengths: Array | None = None, reach: int = 2) -> Array:
+    """Slopes of x (B, T, F) over time, by regression over 2 * reach + 1 frames -> (B, T, F).
+
+    The first and the last real frame repeat beyond the ends; `lengths` (B,) are the real frames.
+    """
+    last = x.shape[1] - 1 if lengths is None else jnp.maximum(lengths - 1, 0)[:, None]
+    place = jnp.arange(x.shape[1])[None]
+
+    def moved(by: int) -> Array:
+        index = jnp.broadcast_to(jnp.clip(place + by, 0, last), x.shape[:2])
+        return jnp.take_along_axis(x, index[..., None], axis=1)
+
+    steps = range(1, reach + 1)
+    total = sum((n * (moved(n) - moved(-n)) for n in steps), jnp.zeros_like(x))
+    return total / (2 * sum(n * n for n in steps))
+
+
 def normalize_audio(audio: Array, audio_len: Array | None = None, eps: float = 1e-5) -> Array:
     """Scales each clip (B, N) to zero mean and unit variance over its real samples; the rest is 0.
 

@@ -94,11 +94,15 @@ def pooled(encoder: Encoder, corpora: Splits, mesh: Mesh, folder: Path) -> dict[
 
     found = {}
     for name, split in corpora.items():
-        contents = zlib.crc32(split.corpus.lengths.tobytes()), _unlabelled(split.config.data)
-        key = signature(encoder.name, encoder.key, name, *contents)
+        key = signature(encoder.name, encoder.key, name, *contents(split))
         kept = cached(folder / "features", key, functools.partial(compute, name, split))
         found[name] = dataclasses.replace(kept, labels=split.corpus.labels[kept.ids])
     return found
+
+
+def contents(split: splits_lib.Split) -> tuple[int, str]:
+    """Returns what tells the examples of a split from others; the truth of them is no part."""
+    return zlib.crc32(split.corpus.lengths.tobytes()), _unlabelled(split.config.data)
 
 
 def _unlabelled(data: ConfigDict) -> str:

@@ -185,6 +185,53 @@ def test_mfcc_of_a_clip_does_not_depend_on_padding():
     np.testing.assert_allclose(got[0, : alone.shape[1]], alone[0], atol=1e-3)
 
 
+def kaldi_mfcc_by_hand(x: np.ndarray, num_ceps: int = 13, num_mels: int = 23) -> np.ndarray:
+    """Sums written out in float64: DCT, lifter, then slopes with the end frames repeated."""
+    povey = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)) ** 0.85
+    level = kaldi_by_hand(x, povey, num_mels)
+    rows = []
+    for row in level:
+        cepstra = []
+        for i in range(num_ceps):
+            scale = np.sqrt((1 if i == 0 else 2) / num_mels)
+            angles = np.pi * i * (np.arange(num_mels) + 0.5) / num_mels
+            cepstra.append(scale * (row * np.cos(angles)).sum() * (1 + 11 * np.sin(np.pi * i / 22)))
+        rows.append(cepstra)
+    parts = [np.array(rows)]
+    for _ in range(2):
+        y, slope = parts[-1], np.zeros_like(parts[-1])
+        for t in range(len(y)):
+            for n in (1, 2):
+                after, before = y[min(t + n, len(y) - 1)], y[max(t - n, 0)]
+                slope[t] += n * (after - before) / 10
+        parts.append(slope)
+    return np.concatenate(parts, axis=1)
+
+
+def test_kaldi_mfcc_equals_its_definition():
+    x = noise(1, 4000, seed=3) + chirp()[None, :4000]
+    got = np.asarray(jax.jit(dsp.kaldi_mfcc)(x))[0]
+    assert got.shape == (23, 39)
+    np.testing.assert_allclose(got, kaldi_mfcc_by_hand(x[0]), rtol=1e-4, atol=2e-3)
+
+
+def test_kaldi_mfcc_of_a_clip_does_not_depend_on_padding():
+    x = noise(2, 4000, seed=4)
+    x[0, 3000:] = 0
+    got = np.asarray(jax.jit(dsp.kaldi_mfcc)(x, np.array([3000, 4000])))
+    alone = np.asarray(dsp.kaldi_mfcc(x[:1, :3000]))
+    assert alone.shape[1] == 17
+    np.testing.assert_allclose(got[:1, :17], alone, rtol=1e-4, atol=1e-3)
+
+
+def test_deltas_equal_librosa_inside_and_are_flat_on_a_ramp():
+    x = np.random.default_rng(0).standard_normal((1, 20, 3)).astype(np.float32)
+    want = librosa.feature.delta(x[0].T, width=5, mode="nearest").T
+    np.testing.assert_allclose(np.asarray(dsp.deltas(x))[0], want, atol=1e-5)
+    ramp = np.arange(12, dtype=np.float32)[None, :, None] * 3
+    np.testing.assert_allclose(np.asarray(dsp.deltas(ramp))[0, 2:-2], 3, atol=1e-5)
+
+
 def test_normalize_audio_uses_real_samples_only():
     x = noise(2, 1000) + 0.5
     normalize = jax.jit(dsp.normalize_audio)

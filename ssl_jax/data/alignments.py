@@ -1,0 +1,107 @@
+"""Phones with their times, from CTM files: what the units of a model are judged against.
+
+A line of a CTM file is `recording channel start seconds phone`, as Kaldi, NIST and forced aligners
+write it; `recording` is the name of the sound file without folder and ending.
+"""
+
+import dataclasses
+import os
+import pathlib
+import re
+
+import numpy as np
+
+from ssl_jax.data.errors import DataError
+
+SILENCE = "SIL"
+_STRESSED = re.compile(r"([A-Z]+)[0-2]")  # ARPAbet vowels
+
+
+@dataclasses.dataclass(frozen=True)
+class Alignments:
+    """Phones of recordings. `names`: the phones in order, silence first.
+
+    rows: recording -> (start (n,), end (n,) in seconds, place among `names` (n,)), by start.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    rows: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+    def at(self, recording: str, times: np.ndarray) -> np.ndarray:
+        """Returns the phone at each of `times` (T,) in seconds: places among `names` (T,) int32.
+
+        Where no phone is there is silence. Raises DataError for a recording that is not listed.
+        """
+        if recording not in self.rows:
+            some = ", ".join(list(self.rows)[:3])
+            raise DataError(
+                f"{self.path} has no phones of {recording!r}: its recordings are {some}, ..."
+            )
+        start, end, phone = self.rows[recording]
+        place = np.searchsorted(start, times, "right") - 1
+        inside = (place >= 0) & (times < end[np.maximum(place, 0)])
+        return np.where(inside, phone[np.maximum(place, 0)], 0).astype(np.int32)
+
+    def phones(self, recording: str) -> list[str]:
+        """Returns the names of the phones of a recording in order, without silence."""
+        return [self.names[p] for p in self.rows[recording][2] if p]
+
+
+def name_of(key: str) -> str:
+    """Returns what a CTM file calls a recording whose path, or key in a corpus, is `key`."""
+    return pathlib.PurePath(key).stem
+
+
+def read_ctm(
+    path: str | os.PathLike, silence: tuple[str, ...] = ("SIL", "sil", "sp", "spn", "_", "")
+) -> Alignments:
+    """Reads a CTM file; stress digits of ARPAbet are dropped, and `silence` is one phone.
+
+    Raises DataError naming file and row for a line of other fields, and for phones that overlap.
+    """
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise DataError(f"{path} is no file (looked from {pathlib.Path.cwd()}): give a CTM file")
+    found: dict[str, list[tuple[float, float, str]]] = {}
+    with file.open(encoding="utf-8") as lines:
+        for n, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                recording, _, begin, seconds, phone = line.split()[:5]
+                span = float(begin), float(begin) + float(seconds)
+            except ValueError as e:
+                raise DataError(
+                    f"{file}, row {n}: expected 'recording channel start seconds phone', found "
+                    f"{line.strip()[:80]!r}"
+                ) from e
+            stressed = _STRESSED.fullmatch(phone)
+            name = SILENCE if phone in silence else stressed[1] if stressed else phone
+            found.setdefault(recording, []).append((*span, name))
+    if not found:
+        raise DataError(f"{file} has no line: expected 'recording channel start seconds phone'")
+    names = sorted({p for spans in found.values() for _, _, p in spans} - {SILENCE})
+    place = {name: i for i, name in enumerate((SILENCE, *names))}
+    rows = {}
+    for recording, spans in found.items():
+        spans.sort()
+        start, end = (np.array([s[i] for s in spans]) for i in (0, 1))
+        late = np.flatnonzero(end[:-1] > start[1:] + 1e-3)
+        if len(late):
+            i = int(late[0])
+            raise DataError(
+                f"{file}: phones of {recording!r} overlap: {spans[i]} and {spans[i + 1]}"
+            )
+        rows[recording] = start, end, np.array([place[s[2]] for s in spans], np.int32)
+    return Alignments(str(file), tuple(place), rows)
+
+
+def write_ctm(path: str | os.PathLike, rows: dict[str, list[tuple[float, float, str]]]) -> None:
+    """Writes recording -> (start, end, phone) in seconds as a CTM file."""
+    lines = [
+        f"{recording} 1 {start:.5f} {end - start:.5f} {phone}\n"
+        for recording, spans in rows.items()
+        for start, end, phone in spans
+    ]
+    pathlib.Path(path).write_text("".join(lines), encoding="utf-8")

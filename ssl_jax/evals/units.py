@@ -1,0 +1,97 @@
+"""Are units phones? Phone purity, cluster purity and PNMI from frames that have both.
+
+HuBERT, 2106.07447, section IV-E: with p(y, z) the share of frames of phone y and unit z,
+phone purity is sum_z max_y p(y, z), cluster purity sum_y max_z p(y, z), and PNMI I(y; z) / H(y).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax.core.types import Batch, Features, Tree
+from ssl_jax.evals import table
+from ssl_jax.evals.baselines import Encoder
+from ssl_jax.ops import dsp
+
+SCORES = ("phone_purity", "cluster_purity", "pnmi")
+
+
+class Counts:
+    """Frames by phone and unit, of several layers, added up recording by recording.
+
+    joint (L, P, U) int64. Units of one recording give runs, whose mean length is `segment`.
+    """
+
+    def __init__(self, layers: int, phones: int, units: int):
+        """Begins with no frame."""
+        self.joint = np.zeros((layers, phones, units), np.int64)
+        self._runs = np.zeros(layers, np.int64)
+
+    def add(self, phones: np.ndarray, units: np.ndarray) -> None:
+        """Adds the frames of a recording: phones (T,), units (L, T)."""
+        layers, _, size = self.joint.shape
+        if units.shape != (layers, len(phones)):
+            raise ValueError(f"{len(phones)} phones and units of shape {units.shape}: cut them")
+        for joint, own in zip(self.joint, units, strict=True):
+            joint += np.bincount(phones * size + own, minlength=joint.size).reshape(joint.shape)
+        if len(phones):
+            self._runs += 1 + (np.diff(units, axis=1) != 0).sum(1)
+
+    def rows(self, layers: Sequence[int], rate: float) -> list[dict[str, Any]]:
+        """Returns of each layer its scores, the units in use and their mean seconds in a row."""
+        return [
+            {"layer": layer}
+            | scores(joint)
+            | {"used": int((joint.sum(0) > 0).sum())}
+            | {"segment": float(joint.sum() / max(runs, 1) / rate)}
+            for layer, joint, runs in zip(layers, self.joint, self._runs, strict=True)
+        ]
+
+
+def scores(joint: np.ndarray) -> dict[str, float]:
+    """Returns SCORES of the counts (P, U) of frames; raises ValueError where there is no frame.
+
+    With a single phone, about which nothing is to be known, PNMI is 0.
+    """
+    total = joint.sum()
+    if not total:
+        raise ValueError("no frame has both a phone and a unit: are the alignments of this data?")
+    p = joint / total
+    entropy = _entropy(p.sum(1))
+    information = entropy + _entropy(p.sum(0)) - _entropy(p)
+    return {
+        "phone_purity": float(p.max(0).sum()),
+        "cluster_purity": float(p.max(1).sum()),
+        "pnmi": float(information / entropy) if entropy > 0 else 0.0,
+    }
+
+
+def _entropy(p: np.ndarray) -> float:
+    p = p[p > 0]
+    return float(-(p * np.log(p)).sum())
+
+
+def mfcc_encoder(sample_rate: int) -> Encoder:
+    """Returns what HuBERT begins with as an encoder of one layer: 39 MFCC, 100 frames a second."""
+    window, hop = sample_rate * 25 // 1000, sample_rate // 100
+
+    def features(params: Tree, batch: Batch) -> Features:
+        del params
+        found = dsp.kaldi_mfcc(batch["audio"], batch["audio_len"], sample_rate=sample_rate)
+        count = dsp.frames(batch["audio_len"], window, hop)
+        return Features(found[None], jnp.arange(found.shape[1]) < count[:, None], 100.0)
+
+    return Encoder("MFCC", features, {}, f"kaldi 39 at {sample_rate}")
+
+
+def report(result: dict[str, Any]) -> str:
+    """Returns the table of an evaluation of units as text."""
+    shown = [
+        {"features": row["features"], "layer": str(row["layer"])}
+        | {name: f"{row[name]:.3f}" for name in SCORES}
+        | {"units used": str(row["used"]), "ms per unit": f"{1000 * row['segment']:.0f}"}
+        for row in result["results"]
+    ]
+    return table.text_table(shown)

@@ -1,0 +1,176 @@
+"""k-means on device: k-means++ seeding, assignment, and the mini-batch update, in float32.
+
+The algorithm of scikit-learn's MiniBatchKMeans (Sculley, 2010) with `reassignment_ratio=0` and
+`tol=0`, as HuBERT uses it (2106.07447). Rows have weights, 0 for padding, so that shapes stay
+fixed; sums over rows add up, so that a mini-batch may come in parts and from many devices.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core.types import Array
+
+HIGHEST = jax.lax.Precision.HIGHEST
+BLOCK = 4096  # rows whose distances to all centres are in memory at once
+
+
+class Sums(NamedTuple):
+    """What a mini-batch says: total (K, D) and counts (K,) of the rows nearest to each centre,
+    and the sum () of their squared distances."""
+
+    total: Array
+    counts: Array
+    inertia: Array
+
+
+class State(NamedTuple):
+    """Centres (K, D), the rows each has seen (K,), and when to stop.
+
+    average: exponentially weighted mean of the squared distance of a row; best: its least so
+    far; since: updates since then; updates: all of them; done: bool, nothing changes any more.
+    """
+
+    centres: Array
+    counts: Array
+    average: Array
+    best: Array
+    since: Array
+    updates: Array
+    done: Array
+
+
+def init(centres: Array) -> State:
+    """Returns the state before the first mini-batch."""
+    zero, infinite = jnp.zeros((), jnp.int32), jnp.full((), jnp.inf)
+    empty = jnp.zeros(centres.shape[0])
+    return State(centres, empty, infinite, infinite, zero, zero, jnp.zeros((), bool))
+
+
+def assign(x: Array, centres: Array, block: int = BLOCK) -> tuple[Array, Array]:
+    """Returns of every row x (N, D) its nearest centre (N,) int32 and the squared distance (N,).
+
+    Ties go to the first centre. At most `block` rows are compared with all centres at once.
+    """
+    x, centres = jnp.asarray(x), jnp.asarray(centres)
+    rows, size = x.shape
+    block = min(block, max(rows, 1))
+    padded = jnp.pad(x.astype(jnp.float32), ((0, -rows % block), (0, 0)))
+    blocks = padded.reshape(-1, block, size)
+    label, distance = jax.lax.map(lambda part: _nearest(part, centres), blocks)
+    return label.reshape(-1)[:rows], distance.reshape(-1)[:rows]
+
+
+def _nearest(x: Array, centres: Array) -> tuple[Array, Array]:
+    # around their mean, so that a common offset costs no digits
+    middle = centres.mean(0)
+    offset = centres - middle
+    near = jnp.square(offset).sum(1) - 2 * jnp.matmul(x - middle, offset.T, precision=HIGHEST)
+    label = near.argmin(1).astype(jnp.int32)
+    return label, jnp.square(x - centres[label]).sum(1)
+
+
+def sums(x: Array, weight: Array, centres: Array, block: int = BLOCK) -> Sums:
+    """Returns what the rows x (N, D) of weight (N,) add to a mini-batch."""
+    x, weight, centres = jnp.asarray(x), jnp.asarray(weight), jnp.asarray(centres)
+    rows, (count, size) = x.shape[0], centres.shape
+    block = min(block, max(rows, 1))
+    spare = -rows % block
+    parts = jnp.pad(x.astype(jnp.float32), ((0, spare), (0, 0))).reshape(-1, block, size)
+    weights = jnp.pad(weight.astype(jnp.float32), (0, spare)).reshape(-1, block)
+
+    def add(so_far: Sums, part: tuple[Array, Array]) -> tuple[Sums, None]:
+        rows, weight = part
+        label, distance = _nearest(rows, centres)
+        member = jax.nn.one_hot(label, count) * weight[:, None]
+        # a padded row may hold anything
+        kept = jnp.where(weight[:, None] > 0, rows, 0)
+        total = jnp.matmul(member.T, kept, precision=HIGHEST)
+        inertia = jnp.where(weight > 0, weight * distance, 0).sum()
+        found = Sums(total, member.sum(0), inertia)
+        return jax.tree.map(jnp.add, so_far, found), None
+
+    return jax.lax.scan(add, empty_sums(centres), (parts, weights))[0]
+
+
+def empty_sums(centres: Array) -> Sums:
+    """Returns the sums of no rows."""
+    return Sums(jnp.zeros_like(centres), jnp.zeros(centres.shape[0]), jnp.zeros(()))
+
+
+def update(state: State, batch: Sums, share: Array | float, patience: int) -> State:
+    """Moves every centre to the mean of all rows that it was ever given.
+
+    share: rows of a mini-batch over those of the corpus, which sets how far back `average` looks.
+    The state is done when `average` was not the least for `patience` updates. An empty
+    mini-batch changes nothing.
+    """
+    count = state.counts + batch.counts
+    change = batch.total - batch.counts[:, None] * state.centres
+    centres = state.centres + change / jnp.maximum(count, 1)[:, None]
+    rows = batch.counts.sum()
+    now, rate = batch.inertia / jnp.maximum(rows, 1), jnp.minimum(2.0 * share, 1.0)
+    # the first one is of the seeds, and does not count
+    average = jnp.where(state.updates < 2, now, state.average * (1 - rate) + now * rate)
+    average = jnp.where(state.updates < 1, jnp.inf, average)
+    better = average < state.best
+    since = jnp.where(better | (state.updates < 1), 0, state.since + 1)
+    best = jnp.minimum(state.best, average)
+    new = State(centres, count, average, best, since, state.updates + 1, since >= patience)
+    frozen = state.done | (rows == 0)
+    return jax.tree.map(lambda old, n: jnp.where(frozen, old, n), state, new)
+
+
+def seed(key: Array, x: Array, weight: Array, clusters: int) -> tuple[Array, Array]:
+    """Greedy k-means++ (Arthur and Vassilvitskii, 2007): x (N, D) -> centres (K, D), inertia ().
+
+    Each next centre is a row drawn by its squared distance to those before, the best of
+    2 + log(K) draws. Rows of weight 0 are never drawn; with fewer different rows than centres
+    some centres are equal.
+    """
+    trials = 2 + int(math.log(clusters))
+    x, weight = jnp.asarray(x), jnp.asarray(weight)
+    x, weight = x.astype(jnp.float32), weight.astype(jnp.float32)
+    x = jnp.where(weight[:, None] > 0, x, 0)
+    middle = (weight[:, None] * x).sum(0) / jnp.maximum(weight.sum(), 1e-9)
+    centred = x - middle
+    norm = jnp.square(centred).sum(1)
+
+    def distances(rows: Array) -> Array:
+        """Squared distances (R, N) of all rows to the rows named by (R,)."""
+        product = jnp.matmul(centred[rows], centred.T, precision=HIGHEST)
+        return weight * jnp.maximum(norm[rows][:, None] - 2 * product + norm, 0)
+
+    def next_centre(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        chosen, closest = carry
+        chance = jnp.where(closest.sum() > 0, closest, weight)
+        drawn = _draw(jax.random.fold_in(key, i), chance, trials)
+        left = jnp.minimum(closest, distances(drawn))
+        best = left.sum(1).argmin()
+        return chosen.at[i].set(drawn[best]), left[best]
+
+    first = _draw(jax.random.fold_in(key, clusters), weight, 1)
+    chosen = jnp.zeros(clusters, jnp.int32).at[0].set(first[0])
+    chosen, closest = jax.lax.fori_loop(1, clusters, next_centre, (chosen, distances(first)[0]))
+    return x[chosen], closest.sum()
+
+
+def _draw(key: Array, chance: Array, count: int) -> Array:
+    """Draws `count` places (count,) int32 of chance (N,), with replacement."""
+    upto = jnp.cumsum(chance)
+    value = jax.random.uniform(key, (count,)) * upto[-1]
+    # below the total, where the last place of any chance is found
+    value = jnp.minimum(value, jnp.nextafter(upto[-1], jnp.zeros(())))
+    return jnp.searchsorted(upto, value, side="right").astype(jnp.int32)
+
+
+def best_seed(
+    key: Array, x: Array, weight: Array, clusters: int, tries: int
+) -> tuple[Array, Array]:
+    """Returns centres (K, D) and inertia () of the best of `tries` seedings of x (N, D)."""
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(tries))
+    centres, inertia = jax.lax.map(lambda k: seed(k, x, weight, clusters), keys)
+    best = inertia.argmin()
+    return centres[best], inertia[best]

@@ -1,0 +1,322 @@
+"""The k-means stage: clusters of features that are streamed from a model or from MFCC.
+
+Utterances come batch by batch, as in training; their frames are added to the sums of the clusters
+on the devices and dropped, so that no corpus of features is ever in memory or on disk. Several
+layers are clustered in one pass. A killed stage goes on from its last saved update, to the bits
+that it would have had.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import os
+import pathlib
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ssl_jax.core.config import ConfigError
+from ssl_jax.core.mesh import BATCH_AXES, batch_sharding
+from ssl_jax.core.types import Array, Batch, Features, Tree
+from ssl_jax.data.corpus import make_plan
+from ssl_jax.data.plan import Plan
+from ssl_jax.engine import feed, splits
+from ssl_jax.evals.baselines import Encoder
+from ssl_jax.evals.pool import signature
+from ssl_jax.evals.progress import Progress
+from ssl_jax.ops import kmeans
+from ssl_jax.stages import embed
+
+SAVE_EVERY = 100  # updates; also how often the host asks whether all layers are done
+_SEEDING = 4  # a seeding looks at this many times the frames that it keeps
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How features are clustered; defaults as HuBERT gives them to MiniBatchKMeans.
+
+    Clusters without frames stay where they are (`reassignment_ratio=0`) and the centres' movement
+    ends nothing (`tol=0`).
+    """
+
+    clusters: int = 100
+    batch_frames: int = 10_000  # of an update, in whole batches of utterances
+    seed_frames: int = 0  # that seedings choose from; 0: three updates' (`init_size`)
+    tries: int = 20  # seedings, of which the best is kept (`n_init`)
+    epochs: int = 100  # at most (`max_iter`)
+    patience: int = 100  # updates without a better average (`max_no_improvement`)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("clusters", "batch_frames", "tries", "epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"kmeans.{name} is {getattr(self, name)}: use 1 or more")
+        if self.seed_frames and self.seed_frames < self.clusters:
+            raise ConfigError(
+                f"kmeans.seed_frames is {self.seed_frames}, fewer than the {self.clusters} "
+                f"clusters: use {3 * self.clusters}, or 0"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Codebook:
+    """The clusters of some layers: what turns features into units.
+
+    centres (L, K, D) float32 and counts (L, K) of `layers`; inertia (L,): the mean squared
+    distance of late updates; rate: units per second; signature: of features, data and options.
+    """
+
+    centres: np.ndarray
+    counts: np.ndarray
+    inertia: np.ndarray
+    layers: tuple[int, ...]
+    rate: float
+    signature: str
+
+    @property
+    def clusters(self) -> int:
+        """The size of the vocabulary, K."""
+        return self.centres.shape[1]
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes the codebook whole or not at all."""
+        _write(path, dataclasses.asdict(self))
+
+    def only(self, layer: int) -> "Codebook":
+        """Returns the codebook of one layer; raises ConfigError where it was not clustered."""
+        if layer not in self.layers:
+            raise ConfigError(f"layer {layer} was not clustered: use one of {list(self.layers)}")
+        i = self.layers.index(layer)
+        of_one = {k: getattr(self, k)[i : i + 1] for k in ("centres", "counts", "inertia")}
+        return dataclasses.replace(self, layers=(layer,), **of_one)
+
+    def quantizer(self, encoder: Encoder) -> Encoder:
+        """Returns what gives units: hidden states (L, B, S, 1) are those of `layers`."""
+        places = np.array(self.layers)
+
+        def features(params: Tree, batch: Batch) -> Features:
+            found = encoder.features(params["encoder"], batch)
+            hidden = found.hidden_states[places].astype(jnp.float32)
+            shape = hidden.shape[:-1]
+            rows = hidden.reshape(len(places), -1, hidden.shape[-1])
+            units, _ = jax.lax.map(lambda pair: kmeans.assign(*pair), (rows, params["centres"]))
+            return Features(units.reshape(*shape, 1), found.mask, found.rate)
+
+        params = {"encoder": encoder.params, "centres": jnp.asarray(self.centres)}
+        return Encoder(encoder.name, features, params, self.signature)
+
+
+def load(path: str | os.PathLike) -> Codebook:
+    """Reads what `Codebook.save` wrote."""
+    with np.load(path) as found:
+        arrays = {k: found[k] for k in ("centres", "counts", "inertia")}
+        layers, rate = tuple(int(n) for n in found["layers"]), float(found["rate"])
+        return Codebook(**arrays, layers=layers, rate=rate, signature=str(found["signature"]))
+
+
+def fit(
+    encoder: Encoder,
+    layers: Sequence[int],
+    split: splits.Split,
+    options: Options,
+    mesh: Mesh,
+    folder: pathlib.Path,
+) -> Codebook:
+    """Clusters the frames of a split and returns the codebook, also kept as folder/codebook.npz.
+
+    layers: places among the hidden states of `encoder`, 0 being the input of the first block.
+    Frames count as often as training would draw their rows; recordings longer than the last of
+    config.data.buckets give crops, new ones every epoch. Raises ConfigError for a layer that
+    there is not, and for fewer frames than clusters.
+    """
+    done = folder / "codebook.npz"
+    work = _Work(encoder, tuple(layers), split, options, mesh)
+    if done.exists() and load(done).signature == work.signature:
+        return load(done)
+    state, updates = work.restore(folder) or (work.seeds(), 0)
+    progress = Progress("k-means: update", work.most)
+    progress.step(updates)
+    with contextlib.closing(work.batches(updates * work.parts)) as stream:
+        while updates < work.most:
+            state = work.update(state, stream)
+            updates += 1
+            progress.step()
+            if updates % SAVE_EVERY == 0 or updates == work.most:
+                work.save(folder, state, updates)
+                if bool(jax.device_get(state.done.all())):
+                    break
+    progress.close()
+    found = jax.device_get(state)
+    book = Codebook(
+        found.centres, found.counts, found.average, work.layers, work.rate, work.signature
+    )
+    if jax.process_index() == 0:
+        book.save(done)
+        (folder / "state.npz").unlink(missing_ok=True)
+    return book
+
+
+class _Work:
+    """One clustering: its shapes, its compiled parts, and its place in the stream."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        layers: tuple[int, ...],
+        split: splits.Split,
+        options: Options,
+        mesh: Mesh,
+    ):
+        self.layers, self.split, self.options, self.mesh = layers, split, options, mesh
+        self.plan = plan = _plan(split, mesh, options.seed)
+        self._whole = NamedSharding(mesh, P())
+        self.params = jax.device_put(encoder.params, self._whole)
+        abstract = {
+            name: jax.ShapeDtypeStruct((plan.batch_sizes[-1], *shape), kind)
+            for name, (shape, kind) in split.corpus.specs(plan.buckets[-1]).items()
+        }
+        shapes = jax.eval_shape(encoder.features, self.params, abstract)
+        states = shapes.hidden_states.shape[0]
+        if not layers or any(not 0 <= n < states for n in layers):
+            raise ConfigError(f"layers to cluster are {layers}: use some of 0 to {states - 1}")
+        self.rate = float(shapes.rate)
+        frames = plan.seconds_per_step * self.rate  # of a batch
+        self.parts = max(1, round(options.batch_frames / frames))
+        total = frames * plan.steps_per_epoch
+        self.share = min(1.0, self.parts * frames / total)
+        self.most = max(1, math.ceil(options.epochs * plan.steps_per_epoch / self.parts))
+        self.signature = signature(
+            encoder.name, encoder.key, layers, options, embed.contents(split), plan.batch_sizes
+        )
+        self._features = encoder.features
+        self._add = jax.jit(self._added, donate_argnums=(0,), out_shardings=self._whole)
+        self._move = jax.jit(
+            jax.vmap(functools.partial(kmeans.update, share=self.share, patience=options.patience)),
+            out_shardings=self._whole,
+        )
+
+    def batches(self, start: int, stop: int | None = None) -> Generator[feed.Fed, None, None]:
+        """Returns the batches of the plan on the devices, from the given step."""
+        given = self.split.corpus.shapes(1.0)
+        names = ("id", "weight", *(n for n in embed.SIGNALS if n in given))
+        more = {} if stop is None else {"stop": stop}
+        rows = self.split.rows(self.plan, names, start=start, **more)
+        return feed.feed(rows, batch_sharding(self.mesh))
+
+    def update(self, state: kmeans.State, stream: Iterator[feed.Fed]) -> kmeans.State:
+        """Takes one mini-batch from the stream."""
+        found = _empty(state.centres)
+        for _ in range(self.parts):
+            found = self._add(found, state.centres, self.params, next(stream).batch)
+        return self._move(state, found)
+
+    def seeds(self) -> kmeans.State:
+        """Returns the state that k-means++ on the first batches gives."""
+        o, frames = self.options, self.plan.seconds_per_step * self.rate
+        wanted = o.seed_frames or 3 * max(o.batch_frames, o.clusters)
+        steps = min(self.plan.steps_per_epoch, math.ceil(_SEEDING * wanted / frames))
+        draw = jax.jit(
+            functools.partial(self._drawn, count=math.ceil(wanted / steps)),
+            out_shardings=self._whole,
+        )
+        key = jax.random.key(o.seed)
+        with contextlib.closing(self.batches(0, steps)) as stream:
+            found = [
+                draw(jax.random.fold_in(key, n), self.params, fed.batch)
+                for n, fed in enumerate(stream)
+            ]
+        rows = jnp.concatenate([x for x, _ in found], axis=1)
+        weight = jnp.concatenate([w for _, w in found])
+        real = int(jax.device_get((weight > 0).sum()))
+        if real < o.clusters:
+            raise ConfigError(
+                f"kmeans.clusters is {o.clusters}, but {steps} batches of config.data.train gave "
+                f"{real} frames: use at most {real}, or more data"
+            )
+        return self._seeded(key, rows, weight)
+
+    def restore(self, folder: pathlib.Path) -> tuple[kmeans.State, int] | None:
+        """Returns what a killed attempt at this very work saved: (state, updates)."""
+        path = folder / "state.npz"
+        if not path.exists():
+            return None
+        with np.load(path) as kept:
+            if str(kept["signature"]) != self.signature:
+                return None
+            arrays = [kept[name] for name in kmeans.State._fields]
+            updates = int(kept["done_updates"])
+        return jax.device_put(kmeans.State(*map(jnp.asarray, arrays)), self._whole), updates
+
+    def save(self, folder: pathlib.Path, state: kmeans.State, updates: int) -> None:
+        """Keeps what `restore` reads."""
+        arrays = jax.device_get(state)._asdict()
+        if jax.process_index() == 0:
+            about = {"signature": self.signature, "done_updates": updates}
+            _write(folder / "state.npz", arrays | about)
+
+    def _taken(self, params: Tree, batch: Batch) -> tuple[Array, Array]:
+        """Returns the frames (L, N, D) of the layers, and the weight (N,) of each frame."""
+        found = self._features(params, batch)
+        hidden = found.hidden_states[np.array(self.layers)].astype(jnp.float32)
+        weight = found.mask * (batch["weight"] > 0)[:, None]
+        return hidden.reshape(len(self.layers), -1, hidden.shape[-1]), weight.reshape(-1)
+
+    def _added(self, so_far: kmeans.Sums, centres: Array, params: Tree, batch: Batch) -> Any:
+        def on_device(x: Array, weight: Array, centres: Array) -> kmeans.Sums:
+            found = jax.lax.map(lambda pair: kmeans.sums(pair[0], weight, pair[1]), (x, centres))
+            return jax.lax.psum(found, BATCH_AXES)
+
+        frames = P(None, BATCH_AXES)
+        over_mesh = jax.shard_map(
+            on_device,
+            mesh=self.mesh,
+            in_specs=(frames, P(BATCH_AXES), P()),
+            out_specs=P(),
+            check_vma=False,  # a scan inside begins with zeros that are the same everywhere
+        )
+        x, weight = self._taken(params, batch)
+        return jax.tree.map(jnp.add, so_far, over_mesh(x, weight, centres))
+
+    def _drawn(self, key: Array, params: Tree, batch: Batch, count: int) -> tuple[Array, Array]:
+        """Returns `count` random real frames of a batch (L, count, D), and their weights."""
+        x, weight = self._taken(params, batch)
+        chance = jnp.where(weight > 0, jax.random.uniform(key, weight.shape), -1.0)
+        _, place = jax.lax.top_k(chance, min(count, len(weight)))
+        return x[:, place], weight[place]
+
+    def _seeded(self, key: Array, rows: Array, weight: Array) -> kmeans.State:
+        o = self.options
+
+        def one(x: Array) -> Array:
+            return kmeans.best_seed(key, x, weight, o.clusters, o.tries)[0]
+
+        def every(rows: Array) -> kmeans.State:
+            return jax.vmap(kmeans.init)(jax.lax.map(one, rows))
+
+        return jax.jit(every, out_shardings=self._whole)(rows)
+
+
+@jax.jit
+def _empty(centres: Array) -> kmeans.Sums:
+    return jax.vmap(kmeans.empty_sums)(centres)
+
+
+def _plan(split: splits.Split, mesh: Mesh, seed: int) -> Plan:
+    """Returns the plan of training, whose batches are the same on up to eight devices."""
+    data = split.config.data
+    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    multiple = math.lcm(ways, math.gcd(data.batch_size, splits.DEVICES))
+    return make_plan(split.corpus, data, seed=seed, multiple=multiple)
+
+
+def _write(path: pathlib.Path, arrays: dict[str, Any]) -> None:
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with part.open("wb") as file:
+        np.savez(file, **arrays)
+    part.replace(path)

@@ -1,0 +1,96 @@
+"""The label stage: every row of a corpus through features and clusters into a store of units."""
+
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from ssl_jax.data import unit_store
+from ssl_jax.data.errors import BadFile, DataError
+from ssl_jax.data.recordings import AudioCorpus
+from ssl_jax.evals.baselines import Encoder
+from ssl_jax.evals.extract import Extractor
+from ssl_jax.evals.progress import Progress
+from ssl_jax.stages.kmeans import Codebook
+
+_LOT = 64  # rows whose sound is in memory at once
+
+
+def write(
+    path: str | os.PathLike,
+    encoder: Encoder,
+    codebook: Codebook,
+    layer: int,
+    corpus: AudioCorpus,
+    *,
+    window_s: float,
+) -> unit_store.UnitStore:
+    """Labels whole recordings with the clusters of one layer, and returns the store at `path`.
+
+    window_s: the longest piece that is heard at once; longer recordings are heard in windows that
+    overlap. The store has the rate and the number of the clusters, and their signature; a store
+    that is there is kept, and one that was not finished is gone on with. Rows that cannot be
+    read, or hold no frame, are left out where config.data.on_bad is "skip". Raises DataError for a
+    store of other clusters at `path`.
+    """
+    book = codebook.only(layer)
+    header: dict[str, Any] = {"rate": book.rate, "vocab_size": book.clusters}
+    header["signature"] = f"{book.signature}-{layer}"
+    if pathlib.Path(path).exists():
+        return _kept(path, header)
+    reader = units(encoder, book, corpus.sample_rate, window_s)
+    progress = Progress("labels: recording", len(corpus))
+    with unit_store.Writer(path, **header) as writer:
+        todo = [i for i in range(len(corpus)) if corpus.key(i) not in writer]
+        progress.step(len(corpus) - len(todo))
+        for first in range(0, len(todo), _LOT):
+            lot = todo[first : first + _LOT]
+            for i, labels in read_lot(reader, corpus, lot):
+                writer.add(corpus.key(i), labels[0])
+            progress.step(len(lot))
+    progress.close()
+    return unit_store.open_store(path)
+
+
+def units(encoder: Encoder, codebook: Codebook, sample_rate: int, window_s: float) -> Extractor:
+    """Returns what turns recordings into units, for `read_lot`."""
+    quantizer = codebook.quantizer(encoder)
+    return Extractor(
+        quantizer.features, quantizer.params, sample_rate=sample_rate, window_s=window_s
+    )
+
+
+def read_lot(
+    reader: Extractor, corpus: AudioCorpus, rows: list[int]
+) -> list[tuple[int, np.ndarray]]:
+    """Returns (row, units (L, T) int32) of the rows that can be used; raises BadFile otherwise."""
+    clips, used = [], []
+    for i in rows:
+        try:
+            clip = corpus.read(i)
+            if len(clip) < reader.field:
+                raise BadFile(
+                    corpus.where(i),
+                    f"too short: {len(clip)} samples, and a frame has {reader.field}; set "
+                    f"config.data.min_seconds to {reader.field / reader.sample_rate}",
+                )
+        except BadFile:
+            if corpus.on_bad == "raise":
+                raise
+            continue
+        clips.append(clip)
+        used.append(i)
+    found = reader.run(clips)
+    return [(i, x[..., 0].astype(np.int32)) for i, x in zip(used, found, strict=True)]
+
+
+def _kept(path: str | os.PathLike, header: dict[str, Any]) -> unit_store.UnitStore:
+    store = unit_store.open_store(path)
+    for name, value in header.items():
+        if getattr(store, name) != value:
+            raise DataError(
+                f"{path} holds labels of {name} {getattr(store, name)}, not {value}: remove it, or "
+                "use another folder"
+            )
+    return store

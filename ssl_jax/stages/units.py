@@ -1,0 +1,96 @@
+"""Unit quality of a run by layer: clusters on the training split, phones of the test split."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ssl_jax.core import options as options_lib
+from ssl_jax.core.config import ConfigError
+from ssl_jax.data import alignments
+from ssl_jax.data.recordings import AudioCorpus
+from ssl_jax.engine.splits import Split
+from ssl_jax.evals import units
+from ssl_jax.evals.baselines import Encoder
+from ssl_jax.evals.pool import signature
+from ssl_jax.evals.progress import Progress
+from ssl_jax.stages import kmeans, label
+
+_LOT = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The section `units` of a protocol."""
+
+    alignments: str  # a CTM file with the phones of the test split
+    kmeans: kmeans.Options = kmeans.Options()
+    layers: tuple[int, ...] = ()  # (): all
+
+
+def judge(
+    encoders: Sequence[Encoder],
+    splits: Mapping[str, Split],
+    section: ConfigDict,
+    *,
+    window_s: float,
+    mesh: Mesh,
+    folder: pathlib.Path,
+) -> list[dict[str, Any]]:
+    """Returns a row per encoder and layer: what `units.Counts.rows` gives, beside `features`.
+
+    Every layer is clustered on its own, on the training split. splits: train and test (or valid).
+    """
+    options = options_lib.read(Options, section, "config.units")
+    heard = splits.get("test", splits.get("valid"))
+    assert heard is not None  # open_splits sees to it
+    phones = alignments.read_ctm(options.alignments)
+    found = []
+    for encoder in encoders:
+        layers = options.layers if encoder.name != "MFCC" else (0,)
+        layers = layers or tuple(range(_states(encoder, splits["train"])))
+        key = signature(encoder.name, encoder.key, layers, options.kmeans)
+        place = folder / "features" / f"kmeans-{key}"
+        place.mkdir(parents=True, exist_ok=True)
+        book = kmeans.fit(encoder, layers, splits["train"], options.kmeans, mesh, place)
+        rows = count(encoder, book, heard, phones, window_s).rows(book.layers, book.rate)
+        found += [{"features": encoder.name} | row for row in rows]
+    return found
+
+
+def _states(encoder: Encoder, split: Split) -> int:
+    """Returns the number of hidden states of an encoder."""
+    given = split.corpus.specs(split.corpus.buckets[-1])
+    batch = {name: jax.ShapeDtypeStruct((1, *shape), kind) for name, (shape, kind) in given.items()}
+    return jax.eval_shape(encoder.features, encoder.params, batch).hidden_states.shape[0]
+
+
+def count(
+    encoder: Encoder,
+    book: kmeans.Codebook,
+    split: Split,
+    phones: alignments.Alignments,
+    window_s: float,
+) -> units.Counts:
+    """Counts frames by phone and unit, recording by recording; a frame has the phone at its centre.
+
+    Raises DataError for a recording without phones.
+    """
+    corpus = split.corpus
+    if not isinstance(corpus, AudioCorpus):
+        raise ConfigError("units are of sound: set config.data.modality to 'audio'")
+    reader = label.units(encoder, book, corpus.sample_rate, window_s)
+    found = units.Counts(len(book.layers), len(phones.names), book.clusters)
+    progress = Progress(f"{encoder.name}, units: recording", len(corpus))
+    for first in range(0, len(corpus), _LOT):
+        lot = list(range(first, min(first + _LOT, len(corpus))))
+        for i, labels in label.read_lot(reader, corpus, lot):
+            name = alignments.name_of(corpus.key(i))
+            found.add(phones.at(name, reader.times(labels.shape[1])), labels)
+        progress.step(len(lot))
+    progress.close()
+    return found
