@@ -18,7 +18,8 @@ from ssl_jax.evals import units
 from ssl_jax.evals.baselines import Encoder
 from ssl_jax.evals.pool import signature
 from ssl_jax.evals.progress import Progress
-from ssl_jax.stages import kmeans, label
+from ssl_jax.stages import kmeans as kmeans_lib
+from ssl_jax.stages import label
 
 _LOT = 32
 
@@ -28,7 +29,7 @@ class Options:
     """The section `units` of a protocol."""
 
     alignments: str  # a CTM file with the phones of the test split
-    kmeans: kmeans.Options = kmeans.Options()
+    kmeans: kmeans_lib.Options = dataclasses.field(default_factory=kmeans_lib.Options)
     layers: tuple[int, ...] = ()  # (): all
 
 
@@ -56,7 +57,7 @@ def judge(
         key = signature(encoder.name, encoder.key, layers, options.kmeans)
         place = folder / "features" / f"kmeans-{key}"
         place.mkdir(parents=True, exist_ok=True)
-        book = kmeans.fit(encoder, layers, splits["train"], options.kmeans, mesh, place)
+        book = kmeans_lib.fit(encoder, layers, splits["train"], options.kmeans, mesh, place)
         rows = count(encoder, book, heard, phones, window_s).rows(book.layers, book.rate)
         found += [{"features": encoder.name} | row for row in rows]
     return found
@@ -71,7 +72,7 @@ def _states(encoder: Encoder, split: Split) -> int:
 
 def count(
     encoder: Encoder,
-    book: kmeans.Codebook,
+    book: kmeans_lib.Codebook,
     split: Split,
     phones: alignments.Alignments,
     window_s: float,
