@@ -14,7 +14,7 @@ import numpy as np
 from ssl_jax.data.errors import DataError
 
 SILENCE = "SIL"
-_STRESSED = re.compile(r"([A-Z]+)[0-2]")  # ARPAbet vowels
+_STRESSED = re.compile(r"([A-Z]{2})[0-2]")  # ARPAbet vowels
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,18 +1,54 @@
 """Speech from text through the C interface of espeak-ng (the wheel `espeakng-loader`)."""
 
 import ctypes
+import itertools
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 _SYNCHRONOUS = 2
 _UTF8 = 1
 _RATE, _PITCH, _RANGE = 1, 3, 4
+_PHONE_EVENTS = 1  # an option of espeak_Initialize
+_NO_EVENT, _PHONE = 0, 7
+SILENCE = "_"
+
+
+class _Id(ctypes.Union):
+    _fields_ = (("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8))
+
+
+class _Event(ctypes.Structure):
+    """espeak_EVENT of speak_lib.h."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", _Id),
+    )
+
+
 _CALLBACK = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
 )
+
+
+class Phone(NamedTuple):
+    """A phone in espeak's notation without stress, from sample `start` to before `end`.
+
+    Pauses are phones of the name SILENCE.
+    """
+
+    name: str
+    start: int
+    end: int
 
 
 class Espeak:
@@ -29,10 +65,11 @@ class Espeak:
         self.data = pathlib.Path(espeakng_loader.get_data_path())
         self._lib = ctypes.CDLL(espeakng_loader.get_library_path())
         path = str(self.data.parent).encode()
-        self.rate = self._lib.espeak_Initialize(_SYNCHRONOUS, 0, path, 0)
+        self.rate = self._lib.espeak_Initialize(_SYNCHRONOUS, 0, path, _PHONE_EVENTS)
         if self.rate <= 0:
             raise OSError(f"espeak-ng found no voice data in {self.data}")
         self._chunks: list[np.ndarray] = []
+        self._starts: list[tuple[int, str]] = []
         self._callback = _CALLBACK(self._collect)
         self._lib.espeak_SetSynthCallback(self._callback)
 
@@ -44,7 +81,7 @@ class Espeak:
     def say(
         self, text: str, voice: str, *, speed: int, pitch: int, pitch_range: int, seed: int
     ) -> np.ndarray:
-        """Returns the speech as int16 (n,) at `self.rate` Hz.
+        """Returns the speech as int16 (n,) at `self.rate` Hz; `phones` then knows its phones.
 
         voice: "language+variant", such as "en-us+f3". speed: words per minute, 80 to 450.
         pitch, pitch_range: 0 to 100. The library keeps state from call to call: the same
@@ -56,18 +93,39 @@ class Espeak:
         for parameter, value in ((_RATE, speed), (_PITCH, pitch), (_RANGE, pitch_range)):
             self._lib.espeak_SetParameter(parameter, value, 0)
         self._lib.espeak_ng_SetRandSeed(ctypes.c_long(seed))  # breath noise; else the clock's
-        self._chunks = []
+        self._chunks, self._starts = [], []
         data = text.encode()
         status = self._lib.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8, None, None)
         if status != 0 or not self._chunks:
             raise OSError(f"espeak-ng could not say {text!r} with {voice!r} (status {status})")
         return np.concatenate(self._chunks)
 
+    def phones(self) -> list[Phone]:
+        """Returns the phones of what was said last, in order and without a gap.
+
+        What comes before the first is a phone SILENCE, and so is every pause.
+        """
+        total = sum(map(len, self._chunks))
+        starts = [(0, SILENCE), *self._starts, (total, SILENCE)]
+        spans = itertools.pairwise(starts)
+        return [Phone(name, a, b) for (a, name), (b, _) in spans if b > a]
+
     def _set_voice(self, voice: str) -> bool:
         return self._lib.espeak_SetVoiceByName(voice.encode()) == 0
 
     def _collect(self, samples: Any, count: int, events: Any) -> int:
-        del events
+        place = 0
+        while events and events[place].type != _NO_EVENT:
+            event = events[place]
+            if event.type == _PHONE:
+                self._starts.append((event.sample, _plain(event.id.string.decode())))
+            place += 1
         if samples and count > 0:
             self._chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0
+
+
+def _plain(mnemonic: str) -> str:
+    """Returns a phone without marks of stress; pauses and changes of language are silence."""
+    name = mnemonic.lstrip("',%=")
+    return SILENCE if not name or name[0] in "_|" else name

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import wave
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,7 @@ _ACCENTS = ("en", "en-us", "en-us-nyc", "en-gb-scotland", "en-gb-x-rp", "en-gb-x
 # Timbres that are sound effects rather than voices.
 _EFFECTS = ("anikaRobot", "Demonic", "UniRobot", "robosoft", "whisper", "croak")
 _VERSION = 1
-_SPLITS = ("train", "valid", "test")
+SPLITS = ("train", "valid", "test")
 
 
 class Clip(NamedTuple):
@@ -59,17 +59,33 @@ def keywords(
     words, so the corpus is made by one fresh process in one order: equal seeds, equal files.
     Raises ValueError for an unknown split.
     """
-    if set(clips) - set(_SPLITS):
-        raise ValueError(f"clips has splits {sorted(clips)}: use train, valid and test")
     request = {"version": _VERSION, "clips": clips, "words": list(words), "seed": seed}
+    return make(root, "keywords", request, "ssl_jax.data.synth", progress)
+
+
+def make(
+    root: str | pathlib.Path,
+    name: str,
+    request: dict[str, Any],
+    module: str,
+    progress: Callable[[int, int], None],
+) -> pathlib.Path:
+    """Makes a corpus once, by `python -m module FOLDER` with the request on its standard input.
+
+    The folder root/<name>-<hash of the request> appears when it is complete. Raises ValueError for
+    an unknown split in request["clips"], RuntimeError when the process fails.
+    """
+    clips = request["clips"]
+    if set(clips) - set(SPLITS):
+        raise ValueError(f"clips has splits {sorted(clips)}: use train, valid and test")
     sign = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:12]
-    folder = pathlib.Path(root) / f"keywords-{sign}"
+    folder = pathlib.Path(root) / f"{name}-{sign}"
     if (folder / "DONE").exists():
         return folder
     part = folder.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    command = [sys.executable, "-m", "ssl_jax.data.synth", str(part)]
+    command = [sys.executable, "-m", module, str(part)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as p:
         assert p.stdin is not None and p.stdout is not None
         p.stdin.write(json.dumps(request))
@@ -113,7 +129,7 @@ def split_voices(variants: Sequence[str], rng: np.random.Generator) -> dict[str,
     order = [families[stems[i]] for i in rng.permutation(len(stems))]
     fifth = len(order) // 5
     parts = (order[2 * fifth :], order[:fifth], order[fifth : 2 * fifth])
-    return {s: [v for f in p for v in f] for s, p in zip(_SPLITS, parts, strict=True)}
+    return {s: [v for f in p for v in f] for s, p in zip(SPLITS, parts, strict=True)}
 
 
 def record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -123,7 +139,7 @@ def record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     space = RATE - len(speech)
     start = int(np.clip(space // 2 + rng.integers(-JITTER, JITTER + 1), 0, space))
     clip[start : start + len(speech)] = speech / (np.sqrt(np.mean(speech**2)) + 1e-9)
-    clip = _convolve(clip, room(rng.uniform(0.05, 0.5), rng))[:RATE]
+    clip = convolve(clip, room(rng.uniform(0.05, 0.5), rng))[:RATE]
     noise = coloured_noise(RATE, rng.uniform(0.0, 2.0), rng)
     ratio = 10 ** (-rng.uniform(5.0, 30.0) / 20)
     power = np.sqrt(np.mean(clip[start : start + len(speech)] ** 2))
@@ -154,7 +170,8 @@ def _active(speech: np.ndarray) -> slice:
     return slice(int(loud[0]), int(loud[-1]) + 1)
 
 
-def _convolve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def convolve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Returns the convolution (n + m - 1,) or longer, with zeros behind, of (n,) and (m,)."""
     n = 1 << (len(a) + len(b) - 2).bit_length()
     return np.fft.irfft(np.fft.rfft(a, n) * np.fft.rfft(b, n), n)
 
