@@ -44,7 +44,13 @@ EXTRAS = {
     # torch reads and writes the files of other toolkits; pinned, since a newer one brings CUDA
     "interop": ["safetensors>=0.6", "torch==2.13.0", "transformers>=5"],
     "log": ["tensorboardX>=2.6.4", "wandb>=0.20"],
-    "test": ["pytest>=8.3", "pytest-xdist>=3.6", "scikit-learn>=1.6", "tensorboardX>=2.6.4"],
+    "test": [
+        "jiwer>=4.0",
+        "pytest>=8.3",
+        "pytest-xdist>=3.6",
+        "scikit-learn>=1.6",
+        "tensorboardX>=2.6.4",
+    ],
     "dev": ["mypy>=1.15", "ruff>=0.11"],
 }
 

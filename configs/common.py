@@ -43,7 +43,8 @@ def base() -> ConfigDict:
                 # the same over the test split, once, after the last step
                 "test": False,
                 # of a fine-tuned head over the splits above: mcc, f1 of classes, roc_auc,
-                # average_precision of tags, pearson, spearman, r2 of numbers
+                # average_precision of tags, pearson, spearman, r2 of numbers; of transcripts wer
+                # and cer, or of phones per
                 "scores": (),
                 # frozen-feature monitors run in the loop: ridge, knn, collapse
                 "monitors": (),
@@ -81,6 +82,8 @@ def audio_data() -> ConfigDict:
             "constant_seconds": False,
             # class names in order; () = the sorted labels of the training split
             "classes": (),
+            # of transcripts: letters | characters | phones; see ssl_jax/data/transcripts.py
+            "spelling": "letters",
             # per class, keep this many labelled training rows (0 = all), chosen by label_seed
             "labels_per_class": 0,
             "label_share": 1.0,
@@ -331,6 +334,25 @@ def supervised() -> ConfigDict:
             # of images: mixup 0.8 and cutmix 1.0, say; ssl_jax/ops/mix.py explains every key
             "mix": {"mixup": 0.0, "cutmix": 0.0, "prob": 1.0, "switch_prob": 0.5, "mode": "batch"},
             "frozen": False,
+        }
+    )
+
+
+def ctc() -> ConfigDict:
+    """Returns config.method of CTC; ssl_jax/methods/ctc.py explains every key."""
+    return ConfigDict(
+        {
+            "name": "ctc",
+            "encoder": ConfigDict({}),
+            "mask": {
+                "prob": 0.65,
+                "length": 10,
+                "min_spans": 2,
+                "channel_prob": 0.5,
+                "channel_length": 64,
+            },
+            "head": {"dropout": 0.0, "mix": False, "projection": 0},
+            "frozen": "convs",
         }
     )
 

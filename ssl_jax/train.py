@@ -27,7 +27,7 @@ from ssl_jax.data import corpus as corpus_lib
 from ssl_jax.engine import hooks, log, loop, optim, splits, start
 from ssl_jax.engine import step as step_lib
 from ssl_jax.engine.checkpoint import Checkpoints
-from ssl_jax.evals.judge import Judge
+from ssl_jax.evals import judge
 from ssl_jax.evals.monitor import Monitor
 from ssl_jax.nn import sharding
 
@@ -54,6 +54,7 @@ def run(
     total = to_steps("100%")
     method = step_lib.gather_when_used(make_method(config, len(corpus.classes)), mesh)
     shapes = splits.batch_shapes(method, plan, corpus)
+    train = splits.without_short(train, method)
     params, _ = jax.eval_shape(method.init, jax.random.key(0), shapes)
     check_mesh(mesh, params)
     tx, schedule = optim.make(
@@ -127,7 +128,8 @@ def evaluations(
         rows, scores = split.in_order(unit, method.batch), config.eval.scores
         found.append((hooks.validation(evaluate, rows, mesh, split.name), how_often))
         if scores:
-            found.append((Judge(scores, method, rows, mesh, split.name), how_often))
+            spoken = split.corpus.classes, config.data.get("spelling", "")
+            found.append((judge.make(scores, method, rows, mesh, split.name, *spoken), how_often))
 
     if len(config.data.test) and config.eval.test:
         judged(splits.open_split(config, workdir, "test", train.corpus.classes), 0)

@@ -17,7 +17,8 @@ Batch = dict[str, Array]
 Reserved keys: id (B,) uint32, weight (B,) float32 (0 for padding and skipped rows),
 audio (B, N) int16, audio_len (B,) int32 in samples, image (B, H, W, 3) uint8, tokens (B, L) int32,
 tokens_len (B,) int32; units (B, K, U) int32, frame labels of K sets (-1: none); label (B,) int32
-(-1: none), tags (B, C) float32 of 0 and 1, target (B, K) float32 (NaN: none).
+(-1: none), tags (B, C) float32 of 0 and 1, target (B, K) float32 (NaN: none); transcript (B, L)
+int32 (-1: padding), transcript_len (B,) int32.
 """
 
 Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
@@ -83,6 +84,8 @@ class Method:
     loss(params, extra, batch, streams, train) -> Output
     features(params, batch) -> Features, deterministic.
     predict(params, batch) -> (B, K), the answers of a method that learns from labels; else None.
+    emissions(params, batch) -> (log-probabilities (B, S, V) float32, frames (B,) int32) of a method
+    that transcribes; else None. frames(samples (n,)) -> (n,): how many these are.
     update(params, extra, step) -> extra, after each optimizer step; `step` counts from 1.
     batch: the arrays the method reads. rules: sharding of params (a teacher's path contains
     its student's, so it inherits the rule). scopes: the named scopes of its loss, in order.
@@ -96,3 +99,5 @@ class Method:
     scopes: tuple[str, ...]
     update: Callable[[Tree, Tree, Array], Tree] = _keep_extra
     predict: Callable[[Tree, Batch], Array] | None = None
+    emissions: Callable[[Tree, Batch], tuple[Array, Array]] | None = None
+    frames: Callable[[Any], Any] | None = None

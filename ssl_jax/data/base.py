@@ -1,12 +1,12 @@
 """What a run needs to know of any corpus: its rows, their labels, and how a batch is filled."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ssl_jax.data.errors import Bad
+from ssl_jax.data.errors import Bad, BadFile
 from ssl_jax.data.plan import Span
 from ssl_jax.data.source import Source
 
@@ -20,7 +20,7 @@ class Corpus:
 
     first (sources + 1,): the id at which each source starts. labels (n,) int32 into `classes`,
     -1 if unlabelled. fields: name -> (n, ...) array, or what can be indexed like one, whose rows
-    are part of every batch as they are.
+    are part of every batch as they are. refused: row -> why it cannot be used, known beforehand.
     Images, sound and text each add the arrays that `shapes` names and `fill` decodes.
     """
 
@@ -30,6 +30,7 @@ class Corpus:
     labels: np.ndarray
     classes: tuple[str, ...]
     fields: dict[str, Any]
+    refused: Mapping[int, str]
     on_bad: str
 
     def __len__(self) -> int:
@@ -110,6 +111,11 @@ class Corpus:
     def fill(self, i: int, key: int, arrays: Arrays, row: int) -> None:
         """Decodes row i into arrays[name][row], zeros before. Raises BadFile."""
         raise NotImplementedError
+
+    def refuse(self, i: int) -> None:
+        """Raises BadFile for a row that was refused before anything was decoded."""
+        if i in self.refused:
+            raise BadFile(self.where(i), self.refused[i])
 
     def check(self) -> None:
         """Raises BadFile for a row that is known to be unusable before it is decoded."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import images, labels, recordings, texts
+from ssl_jax.data import images, labels, recordings, texts, transcripts
 from ssl_jax.data.base import Corpus
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.plan import Plan
@@ -37,7 +37,12 @@ def open_split(
     options = list(named.values())
     columns, tags = labels.class_columns(sources, options), labels.tag_columns(sources, options)
     of_train = functools.partial(_classes_of_train, config)
-    classes = labels.class_names(config, split, classes, columns, tags, of_train)
+    spoken = transcripts.columns(sources, options)
+    if spoken is None:
+        classes = labels.class_names(config, split, classes, columns, tags, of_train)
+    else:
+        columns = [None] * len(sources)
+        classes = transcripts.vocabulary(config, split, classes, spoken, of_train)
     codes = [labels.encode(s, t, classes) for s, t in zip(sources, columns, strict=True)]
     if split == "train":
         kept = labels.chosen(codes, len(classes), config)
@@ -49,25 +54,37 @@ def open_split(
         "first": np.cumsum([0] + [len(s) for s in sources]),
         "labels": np.concatenate(codes),
         "classes": classes,
-        "fields": _fields(sources, options, classes),
+        **_fields(config, sources, options, classes),
         "on_bad": config["on_bad"],
     }
     corpus = modality.build(config, shared, split)
     if corpus.on_bad == "raise":
         corpus.check()
+        corpus.refuse(min(corpus.refused, default=-1))
     return corpus
 
 
 def _fields(
-    sources: Sequence[Source], options: Sequence[Mapping[str, Any]], classes: tuple[str, ...]
-) -> dict[str, Any]:
-    """Returns the tags (n, classes) and targets (n, K) that the sources name."""
+    config: Mapping[str, Any],
+    sources: Sequence[Source],
+    options: Sequence[Mapping[str, Any]],
+    classes: tuple[str, ...],
+) -> dict[str, dict]:
+    """Returns the tags (n, classes), targets (n, K) and transcripts (n, L) that the sources name,
+    as `fields`, and the rows whose transcript cannot be used, as `refused`."""
     fields: dict[str, Any] = {}
+    refused: dict[int, str] = {}
     columns = labels.tag_columns(sources, options)
     if any(column is not None for column in columns):
         fields["tags"] = labels.encode_tags(sources, columns, classes)
     targets = labels.encode_targets(sources, options)
-    return fields if targets is None else {**fields, "target": targets}
+    if targets is not None:
+        fields["target"] = targets
+    spoken = transcripts.columns(sources, options)
+    if spoken is not None:
+        found, refused = transcripts.encode(spoken, classes, config["spelling"])
+        fields |= {"transcript": found, "transcript_len": found.lengths}
+    return {"fields": fields, "refused": refused}
 
 
 def _classes_of_train(config: Mapping[str, Any]) -> tuple[str, ...]:

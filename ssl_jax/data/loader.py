@@ -46,6 +46,7 @@ class StepReader:
             if not weight[row]:
                 continue
             try:
+                corpus.refuse(i)
                 corpus.fill(i, key, arrays, row)
             except BadFile as e:
                 if corpus.on_bad == "raise":

@@ -16,7 +16,7 @@ from ssl_jax.data.errors import DataError
 # Names of the streams of permutations.
 _ROWS, _MIX, _STEPS = 1, 2, 3
 # Recordings this little longer than a bucket still belong to it: rounding of their length.
-_SLACK = 1e-4
+SLACK = 1e-4
 
 
 class Span(NamedTuple):
@@ -83,7 +83,7 @@ class Plan:
         longer = [last / b if constant_seconds else 1.0 for b in self.buckets]
         self.batch_sizes = tuple(int(batch_size * x + 1e-6) // multiple * multiple for x in longer)
         spans = tuple(Span(*s) for s in spans) or (Span(0, len(seconds)),)
-        bucket = np.searchsorted(np.array(self.buckets), seconds - _SLACK)
+        bucket = np.searchsorted(np.array(self.buckets), seconds - SLACK)
         bucket = np.minimum(bucket, len(self.buckets) - 1)
         self._cells = _cells(bucket, spans, len(self.buckets), equal=not shuffle)
         draws = [sum(c.draws for c in cells) for cells in self._cells]

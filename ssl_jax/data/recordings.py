@@ -10,6 +10,7 @@ from ssl_jax.data import audio, hashing
 from ssl_jax.data import units as units_lib
 from ssl_jax.data.base import Arrays, Corpus, Shapes
 from ssl_jax.data.errors import BadFile, DataError, Unreadable
+from ssl_jax.data.plan import SLACK
 from ssl_jax.data.source import Recordings
 from ssl_jax.data.sources import open_source
 
@@ -169,14 +170,27 @@ def build(config: Mapping[str, Any], shared: Mapping[str, Any], split: str) -> A
             f"config.data.min_seconds is {config['min_seconds']}, but the longest recording of "
             f"config.data.{split} has {longest:.3f} s: use at most that"
         )
+    buckets = tuple(config["buckets"])
+    if "transcript" in shared["fields"]:
+        shared = {**shared, "refused": {**_cut(sizes / rate, buckets), **shared["refused"]}}
     return AudioCorpus(
         **shared,
         sizes=sizes,
         sample_rate=rate,
         min_seconds=float(config["min_seconds"]),
-        bucket_seconds=tuple(config["buckets"]),
+        bucket_seconds=buckets,
         units=units_lib.open_units(config, split, shared["sources"]),
     )
+
+
+def _cut(seconds: np.ndarray, buckets: tuple[float, ...]) -> dict[int, str]:
+    """Returns {row: why} of the recordings that would be cut while their transcript is kept."""
+    rows = np.flatnonzero(seconds > max(buckets, default=np.inf) + SLACK)
+    return {
+        int(i): f"has {seconds[i]:.3f} s and would be cut at {buckets[-1]} s while its transcript "
+        f"is kept whole: end config.data.buckets at {np.ceil(10 * seconds[i]) / 10} or more"
+        for i in rows
+    }
 
 
 def _check_sound(source: Recordings, row: int, found: np.ndarray) -> None:

@@ -5,10 +5,11 @@
 Keys of every kind: `kind`; `path`; `weight` (how often its rows are drawn: 1.0 = once an epoch);
 `label` (the column that holds the class; by default "label" where there is one); `tags` (in its
 place, the column of any number of classes, divided by "|"); `target` (one column or more, of the
-numbers to be predicted; an empty field is unknown); `where` (keep rows whose columns have these
-values, {"split": "train", "speaker": ("a", "b")}); `part` (lo, hi): keep the rows whose hashed
-place in the corpus falls between, so (0.0, 0.8) and (0.8, 1.0) divide a corpus for good. The other
-keys belong to a kind and are explained where it is read.
+numbers to be predicted; an empty field is unknown); `transcript` (the column of what is said, in
+units that config.data.spelling names; see ssl_jax/data/transcripts.py); `where` (keep rows whose
+columns have these values, {"split": "train", "speaker": ("a", "b")}); `part` (lo, hi): keep the
+rows whose hashed place in the corpus falls between, so (0.0, 0.8) and (0.8, 1.0) divide a corpus
+for good. The other keys belong to a kind and are explained where it is read.
 """
 
 import difflib
@@ -81,6 +82,7 @@ COMMON: dict[str, Any] = {
     "label": "",
     "tags": "",
     "target": (),
+    "transcript": "",
     "where": {},
     "part": (0.0, 1.0),
 }

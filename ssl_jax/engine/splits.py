@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -32,6 +33,8 @@ _GIVEN_BY = {
     "units": "config.data.units.{split}, which names stores of frame labels",
     "target": "config.data.{split}.<name>.target, which names columns of numbers",
     "tags": "config.data.{split}.<name>.tags, which names a column of tags",
+    "transcript": "config.data.{split}.<name>.transcript, which names a column of text",
+    "transcript_len": "config.data.{split}.<name>.transcript, which names a column of text",
 }
 
 
@@ -95,6 +98,26 @@ def batch_shapes(method: Method, plan: Plan, corpus: Corpus) -> dict[str, jax.Sh
         name: jax.ShapeDtypeStruct((size, *given[name][0]), spec.dtype)
         for name, spec in method.batch.items()
     }
+
+
+def without_short(split: Split, method: Method) -> Split:
+    """Returns the split in which recordings with fewer frames than their transcript needs are
+    refused: an error, or with config.data.on_bad='skip' rows that are skipped."""
+    corpus: Any = split.corpus
+    spoken = corpus.fields.get("transcript")
+    if method.frames is None or spoken is None:
+        return split
+    frames = np.asarray(method.frames(corpus.lengths))
+    short = np.flatnonzero(frames < spoken.needed)
+    refused = {
+        int(i): f"{spoken.lengths[i]} units of its transcript, repeats included, need "
+        f"{spoken.needed[i]} frames, and the encoder of config.method makes {frames[i]} of it"
+        for i in short
+    }
+    corpus = dataclasses.replace(corpus, refused={**refused, **corpus.refused})
+    if corpus.on_bad == "raise":
+        corpus.refuse(min(refused, default=-1))
+    return dataclasses.replace(split, corpus=corpus)
 
 
 def check_names(corpus: Corpus, names: Iterable[str], split: str) -> None:

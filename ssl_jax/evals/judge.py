@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from ssl_jax.core.mesh import batch_sharding
 from ssl_jax.core.types import Array, Batch, Method, TrainState, Tree
-from ssl_jax.evals import scores
+from ssl_jax.evals import scores, transcribe
 
 Batches = Callable[[], Iterable[Mapping[str, Any]]]
 
@@ -24,6 +24,25 @@ SCORES: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], Any]]] = {
     "spearman": ("target", scores.spearman),
     "r2": ("target", lambda outputs, truth: np.mean(scores.r2(outputs, truth))),
 }
+
+
+def make(
+    names: Sequence[str],
+    method: Method,
+    batches: Batches,
+    mesh: Mesh,
+    split: str,
+    vocabulary: Sequence[str],
+    spelling: str,
+) -> Callable[[int, TrainState], dict[str, float]]:
+    """Returns the hook that gives the scores `names`: those of transcripts, or a Judge.
+
+    vocabulary, spelling: the classes of the corpus and config.data.spelling.
+    """
+    if method.emissions is None:
+        return Judge(names, method, batches, mesh, split)
+    transcriber = transcribe.Transcriber(method, mesh, vocabulary, spelling)
+    return transcribe.Monitor(names, transcriber, batches, split)
 
 
 class Judge:

@@ -1,4 +1,5 @@
-"""Heads: from the tokens of an example to one answer, and from a student to its predictions."""
+"""Heads: from the tokens of an example to one answer or to one for each, and from a student to its
+predictions."""
 
 import dataclasses
 
@@ -103,3 +104,31 @@ class PredictionHead(nn.Module):
         last = nn.Dense(self.width, kernel_init=kernel_init)
         nn.share_scope(self, last)
         return last(x)
+
+
+class FrameClassifier(nn.Module):
+    """Dropout and Linear on every frame: logits. Computes in float32.
+
+    It reads the last hidden state or, with `mix`, the sum of all under learned softmax weights that
+    begin equal (SUPERB, 2105.01051). With `projection` a Linear to that width stands before the
+    dropout. Weights begin Xavier-uniform and biases zero.
+    """
+
+    outputs: int
+    dropout: float = 0.0
+    mix: bool = False
+    projection: int = 0
+
+    @nn.compact
+    def __call__(self, hidden: Array, train: bool = False) -> Array:
+        """hidden (L + 1, B, S, D) -> (B, S, outputs)."""
+        if self.mix:
+            weights = self.param("mix", nn.initializers.zeros, (len(hidden),), jnp.float32)
+            states = hidden.astype(jnp.float32)
+            x = jnp.einsum("l,lbsd->bsd", nn.softmax(weights), states, precision="highest")
+        else:
+            x = hidden[-1].astype(jnp.float32)
+        if self.projection:
+            x = nn.Dense(self.projection, kernel_init=INITS["torch"], name="projection")(x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.outputs, kernel_init=INITS["xavier"], name="classifier")(x)

@@ -216,6 +216,10 @@ class KeywordTransformer(nn.Module):
         """Empty: the tokens are a sequence of any length."""
         return ()
 
+    def frames(self, samples: Length) -> Length:
+        """Returns the tokens of so many samples, without the class token; see `tokens`."""
+        return self.options.tokens(samples, self.sample_rate)
+
     def encode(self, x: Array, valid: Array, train: bool, keep: Array | None = None) -> Encoded:
         """x (B, S, D), valid (B, S) -> Encoded of T = 1 + S tokens, the class token first.
 

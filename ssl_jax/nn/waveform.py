@@ -15,8 +15,10 @@ from ssl_jax.nn.conv import (
     KERNELS,
     STRIDES,
     ConvStack,
+    Length,
     PositionConvs,
     WeightNormConv,
+    output_lengths,
     receptive_field,
     scale_gradient,
 )
@@ -206,6 +208,10 @@ class WaveformEncoder(nn.Module):
     def grid(self) -> tuple[int, ...]:
         """Empty: the frames are a sequence of any length."""
         return ()
+
+    def frames(self, samples: Length) -> Length:
+        """Returns the frames of so many samples; an int or an integer array."""
+        return output_lengths(samples, self.options.conv_kernels, self.options.conv_strides)
 
     def encode(self, x: Array, valid: Array, train: bool, keep: Array | None = None) -> Encoded:
         """x (B, S, D), valid (B, S) -> Encoded of T = S frames, or of the V named by `keep`.

@@ -18,7 +18,8 @@ from ssl_jax.evals.baselines import Encoder
 from ssl_jax.evals.pool import Pooled, cached, pool, pooler, signature
 
 SIGNALS = ("audio", "audio_len", "image", "tokens", "tokens_len")
-TRUTH = ("label", "tags", "target")  # of a source: name columns that no feature depends on
+# keys of a source that name columns on which no feature depends
+TRUTH = ("label", "tags", "target", "transcript")
 Splits = dict[str, splits_lib.Split]
 
 

@@ -9,12 +9,12 @@ import numpy as np
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import rng
 from ssl_jax.core import tree as tree_lib
-from ssl_jax.methods import data2vec, supervised, wav2vec2
+from ssl_jax.methods import ctc, data2vec, supervised, wav2vec2
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = 8000
 QUIET = {"dropout": 0.0, "attention_dropout": 0.0, "embed_dropout": 0.0, "layerdrop": 0.0}
-MODULES = {"data2vec": data2vec, "supervised": supervised, "wav2vec2": wav2vec2}
+MODULES = {"ctc": ctc, "data2vec": data2vec, "supervised": supervised, "wav2vec2": wav2vec2}
 
 
 class Setup:

@@ -1,0 +1,131 @@
+"""What a model hears in recordings, against what was said: word, character and phone errors."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ssl_jax.core.mesh import batch_sharding
+from ssl_jax.core.types import Array, Batch, Method, TrainState, Tree
+from ssl_jax.data import transcripts
+from ssl_jax.evals import edits
+from ssl_jax.ops import ctc
+
+Batches = Iterable[Mapping[str, Any]]
+Search = Callable[[np.ndarray], Sequence[int]]
+"""From log-probabilities (S, V) of one recording to its units."""
+
+# config.data.spelling -> the scores that it allows
+SCORES = {"letters": ("wer", "cer"), "characters": ("wer", "cer"), "phones": ("per",)}
+
+
+class Spoken(NamedTuple):
+    """One recording: its id in the corpus, what was said and what was heard, as text."""
+
+    id: int
+    said: str
+    heard: str
+
+
+def parts(text: str, score: str) -> list[str]:
+    """Returns what a score counts: the words or phones of a text, or its characters."""
+    return list(text) if score == "cer" else text.split()
+
+
+def rate(rows: Iterable[Spoken], score: str) -> float:
+    """Returns the error rate of a corpus: all edits over the length of all that was said.
+
+    `wer` counts words, `per` phones, `cer` characters with one space between words. Above 1 where
+    much is put in.
+    """
+    return edits.total(edits.edits(parts(r.said, score), parts(r.heard, score)) for r in rows).rate
+
+
+class Transcriber:
+    """Transcribes batches with a method that has emissions.
+
+    vocabulary, spelling: of the corpus, see `data/transcripts.py`. search: on the host, in place of
+    the best path, which is found on the device. Compiled once; keep it.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        mesh: Mesh,
+        vocabulary: Sequence[str],
+        spelling: str,
+        search: Search | None = None,
+    ):
+        self.vocabulary, self.spelling, self.search = tuple(vocabulary), spelling, search
+        self._sharding = batch_sharding(mesh)
+        emissions = method.emissions
+        if emissions is None:
+            raise ValueError("this method does not transcribe: use config.method.name='ctc'")
+
+        def apply(params: Tree, batch: Batch) -> dict[str, Array]:
+            log_probs, frames = emissions(params, batch)
+            found = {k: batch[k] for k in ("id", "weight", "transcript", "transcript_len")}
+            if search is not None:
+                return {**found, "log_probs": log_probs, "count": frames}
+            units, count = ctc.greedy(log_probs, frames)
+            return {**found, "units": units, "count": count}
+
+        self._apply = jax.jit(apply, out_shardings=NamedSharding(mesh, P()))
+
+    def __call__(self, params: Tree, batches: Batches) -> list[Spoken]:
+        """Returns the recordings of host batches whose weight is not 0, in order."""
+        out = []
+        for batch in batches:
+            placed = {
+                name: jax.make_array_from_process_local_data(self._sharding, x)
+                for name, x in batch.items()
+            }
+            rows = jax.device_get(self._apply(params, placed))
+            real = np.flatnonzero(rows["weight"] > 0).tolist()
+            out += [self._row(rows, row) for row in real]
+        return out
+
+    def _row(self, rows: Mapping[str, np.ndarray], row: int) -> Spoken:
+        count = rows["count"][row]
+        if self.search is None:
+            heard = rows["units"][row, :count].tolist()
+        else:
+            heard = self.search(rows["log_probs"][row, :count])
+        said = rows["transcript"][row, : rows["transcript_len"][row]].tolist()
+        return Spoken(int(rows["id"][row]), self._text(said), self._text(heard))
+
+    def _text(self, units: Sequence[int]) -> str:
+        return transcripts.join((self.vocabulary[u] for u in units), self.spelling)
+
+
+class Monitor:
+    """A hook of the loop: monitor(step, state) -> {"valid/wer": 0.2, "valid/cer": 0.05}.
+
+    names: of config.eval.scores, some of SCORES[spelling]. batches: called anew each time.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        transcriber: Transcriber,
+        batches: Callable[[], Batches],
+        split: str,
+    ):
+        known = SCORES[transcriber.spelling]
+        if any(name not in known for name in names):
+            raise ValueError(
+                f"config.eval.scores is {tuple(names)}: with config.data.spelling="
+                f"{transcriber.spelling!r} use some of {', '.join(known)}"
+            )
+        self.names, self.split = tuple(names), split
+        self.transcriber, self.batches = transcriber, batches
+
+    def __call__(self, step: int, state: TrainState) -> dict[str, float]:
+        """Returns the error rates by name; transfers are meant here, so a guard is lifted."""
+        del step
+        with jax.transfer_guard("allow"):
+            rows = self.transcriber(state.params, self.batches())
+        return {f"{self.split}/{name}": rate(rows, name) for name in self.names}

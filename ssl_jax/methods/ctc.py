@@ -1,0 +1,240 @@
+"""CTC: an encoder, pre-trained or not, learns to transcribe from recordings and their text.
+
+The fine-tuning of wav2vec 2.0 (2006.11477, section 4.3) and HuBERT (2106.07447, section 4.4) on the
+loss of Graves et al. (2006). The encoder has the same place in the parameters as in pre-training,
+so `config.init_from` takes it over by path, with the vector that stands for masked frames where
+that run has one. Dropout and one Linear layer turn each frame into units of the vocabulary.
+
+What is trained when: `frozen` keeps gradients from the convolutions, or from the whole encoder, for
+good; name the same parameters in config.optim.frozen. config.optim.frozen_first and freeze_until
+hold the rest of the encoder still while the head begins to learn.
+
+Where the published code does otherwise, this file does the following.
+- Recordings are padded, never cropped to the shortest of a batch, and padded frames do not count:
+  the loss ends with the last real frame.
+- Each recording has its own number of masked frames and channels; there all rows of a batch are cut
+  to that of the one with the fewest, which in a batch of mixed lengths hides little of long ones.
+- A transcript that needs more frames than there are has no loss and does not count in the mean; the
+  metric `infeasible` is the share of such rows. `python -m ssl_jax.train` refuses them beforehand.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ssl_jax.core import options as options_lib
+from ssl_jax.core.config import ConfigError
+from ssl_jax.core.rng import Streams
+from ssl_jax.core.types import Array, Batch, Features, Method, Output, Spec, Tree
+from ssl_jax.nn import build, heads, run, sharding
+from ssl_jax.ops import ctc, losses, masks
+
+SCOPES = ("frontend", "mask", "encoder", "predictor", "loss")
+FROZEN = ("none", "convs", "encoder")
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskOptions:
+    """What a training step hides of the projected frames; see `ops.masks.span_mask`."""
+
+    prob: float = 0.65  # expected spans = prob * frames / length; 0: none
+    length: int = 10  # frames a span
+    min_spans: int = 2
+    channel_prob: float = 0.5  # the same over the D channels, which are zero in all frames; 0: none
+    channel_length: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadOptions:
+    """From hidden states to logits; see `nn.heads.FrameClassifier`."""
+
+    dropout: float = 0.0
+    mix: bool = False  # all hidden states under learned weights, in place of the last one
+    projection: int = 0  # width of a Linear layer ahead of the classifier; 0: none
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The section config.method of ctc."""
+
+    name: str
+    encoder: Mapping  # see ssl_jax/nn/build.py
+    mask: MaskOptions = MaskOptions()
+    head: HeadOptions = HeadOptions()
+    # none | convs: the convolutions of the front end get no gradient | encoder: nor does the rest
+    # of the encoder, which runs in evaluation mode
+    frozen: str = "convs"
+
+    def __post_init__(self) -> None:
+        key, mask = "config.method", self.mask
+        options_lib.choose(f"{key}.frozen", self.frozen, FROZEN)
+        for name, value in (("prob", mask.prob), ("channel_prob", mask.channel_prob)):
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{key}.mask.{name} is {value}: use 0.0 to 1.0, such as 0.5")
+        for name, value in (("length", mask.length), ("channel_length", mask.channel_length)):
+            if value < 1:
+                raise ConfigError(f"{key}.mask.{name} is {value}: use 1 up, such as 10")
+        if not 0 <= self.head.dropout < 1:
+            raise ConfigError(f"{key}.head.dropout is {self.head.dropout}: use 0.0 to below 1.0")
+
+
+def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: int) -> Method:
+    """Returns the method that config.method describes; `num_classes` is that of the units."""
+    options = options_lib.read(Options, config)
+    encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
+    _check(options, encoder, num_classes)
+    method = Ctc(options, encoder, num_classes)
+    spoken = {"transcript": Spec((None,), "int32"), "transcript_len": Spec((), "int32")}
+    return Method(
+        init=method.init,
+        loss=method.loss,
+        features=method.features,
+        emissions=method.emissions,
+        frames=encoder.frames,
+        batch=run.batch_spec(encoder) | spoken,
+        rules=sharding.RULES,
+        scopes=SCOPES,
+    )
+
+
+def _check(options: Options, encoder: Any, num_classes: int) -> None:
+    """Raises ConfigError where options, encoder and vocabulary do not fit each other."""
+    if "audio" not in encoder.reads or encoder.grid:
+        raise ConfigError(
+            f"config.method.encoder.kind is {options.encoder.get('kind')!r}: CTC needs the frames "
+            f"of a recording, so use 'waveform' or 'keyword_transformer'"
+        )
+    if options.frozen == "convs" and options.encoder.get("kind") != "waveform":
+        raise ConfigError(
+            "config.method.frozen is 'convs', which the encoder kind "
+            f"{options.encoder.get('kind')!r} does not have: use 'none' or 'encoder'"
+        )
+    if options.frozen == "encoder" and (options.mask.prob or options.mask.channel_prob):
+        raise ConfigError(
+            "config.method.frozen is 'encoder', which runs as in evaluation: set "
+            "config.method.mask.prob and channel_prob to 0.0"
+        )
+    if getattr(encoder.options, "input_dropout", 0):
+        raise ConfigError(
+            "config.method.encoder.input_dropout is of pre-training: set it to 0.0, and "
+            "config.method.encoder.embed_dropout in its place"
+        )
+    if num_classes < 2:
+        raise ConfigError(
+            f"the vocabulary has {num_classes} units, the blank included: set "
+            "config.data.train.<name>.transcript to the column of what is said"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Ctc:
+    """The functions of the method over one encoder. params: encoder, head, mask/vector (D,)."""
+
+    options: Options
+    encoder: Any
+    units: int
+
+    @property
+    def head(self) -> heads.FrameClassifier:
+        """Dropout and Linear on every frame."""
+        return heads.FrameClassifier(self.units, **dataclasses.asdict(self.options.head))
+
+    def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
+        """Returns (params, {})."""
+        keys = jax.random.split(key, 3)
+        encoder, encoded = run.init(self.encoder, keys[0], batch)
+        params = {"encoder": encoder, "head": self.head.init(keys[1], encoded.hidden)["params"]}
+        if self.options.mask.prob:
+            params["mask"] = {"vector": jax.random.uniform(keys[2], (self.encoder.width,))}
+        return params, {}
+
+    def features(self, params: Tree, batch: Batch) -> Features:
+        """Returns the hidden states of the whole recording."""
+        return run.features(self.encoder, params["encoder"], batch)
+
+    def emissions(self, params: Tree, batch: Batch) -> tuple[Array, Array]:
+        """Returns the log-probabilities of the units (B, S, V) float32 and the frames (B,)."""
+        x, valid = run.frontend(self.encoder, params["encoder"], batch)
+        return self._answer(params, self._encode(params["encoder"], x, valid)), valid.sum(1)
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
+    ) -> Output:
+        """Returns the mean over recordings of -log p(transcript), a sum over its units, in nats."""
+        weight, encoder = batch["weight"], self._tuned(params["encoder"])
+
+        with jax.named_scope("frontend"):
+            x, valid = run.frontend(self.encoder, encoder, batch)
+
+        with jax.named_scope("mask"):
+            if train:
+                x = self._hide(params, streams, x, valid)
+
+        noise = streams if train else None
+        with jax.named_scope("encoder"):
+            hidden = self._encode(encoder, x, valid, noise)
+
+        with jax.named_scope("predictor"):
+            log_probs = self._answer(params, hidden, noise)
+
+        with jax.named_scope("loss"):
+            frames, labels = valid.sum(1), batch["transcript"]
+            each, feasible = ctc.loss(log_probs, frames, labels, batch["transcript_len"])
+            loss, terms = losses.masked_mean(each, weight * feasible)
+            real = valid & (weight > 0)[:, None]
+            silent = (log_probs.argmax(-1) == ctc.BLANK) & real
+
+        metrics = {
+            "loss": (loss * terms, terms),
+            "infeasible": ((weight * ~feasible).sum(), weight.sum()),
+            # 1 while nothing but the blank is learned, as at first it often is
+            "blank_share": (silent.sum(), real.sum()),
+        }
+        return Output(loss, terms, metrics, extra)
+
+    def _tuned(self, encoder: Tree) -> Tree:
+        """Returns the parameters of the encoder, without a gradient where they are frozen."""
+        if self.options.frozen == "encoder":
+            return jax.lax.stop_gradient(encoder)
+        if self.options.frozen == "none":
+            return encoder
+        frontend = encoder["frontend"]
+        held = jax.lax.stop_gradient(frontend["convs"])
+        return {**encoder, "frontend": {**frontend, "convs": held}}
+
+    def _hide(self, params: Tree, streams: Streams, x: Array, valid: Array) -> Array:
+        """Returns frames x (B, S, D) with spans of them masked, and spans of channels zero."""
+        o, (rows, size, width) = self.options.mask, x.shape
+        if o.prob:
+            keys, vector = streams.for_examples("mask"), params["mask"]["vector"].astype(x.dtype)
+            hidden = masks.span_mask(
+                keys, valid.sum(1), size, o.prob, o.length, o.min_spans, same_count=False
+            )
+            x = jnp.where(hidden[..., None], vector, x)
+        if o.channel_prob:
+            keys, lengths = streams.for_examples("channels"), jnp.full((rows,), width)
+            silent = masks.span_mask(
+                keys, lengths, width, o.channel_prob, o.channel_length, 0, same_count=False
+            )
+            x = jnp.where(silent[:, None], 0, x)
+        return x
+
+    def _encode(
+        self, encoder: Tree, x: Array, valid: Array, streams: Streams | None = None
+    ) -> Array:
+        """x (B, S, D), valid (B, S) -> hidden states (L + 1, B, S, D); `streams` in training."""
+        tuned = self.options.frozen != "encoder"
+        dropout = streams.for_step("dropout") if streams is not None and tuned else None
+        encoded = run.encode(self.encoder, encoder, x, valid, dropout)
+        return encoded.hidden[:, :, encoded.prefix :]
+
+    def _answer(self, params: Tree, hidden: Array, streams: Streams | None = None) -> Array:
+        """hidden (L + 1, B, S, D) -> log-probabilities of the units (B, S, V)."""
+        variables = {"params": params["head"]}
+        rngs = None if streams is None else {"dropout": streams.for_step("head")}
+        logits: Any = self.head.apply(variables, hidden, bool(rngs), rngs=rngs)
+        return jax.nn.log_softmax(logits)

@@ -1,0 +1,74 @@
+"""Connectionist temporal classification (Graves et al. 2006): the loss and the greedy path.
+
+Axes: B utterances, S frames, V units of which 0 is the blank, L units of a transcript.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core.types import Array
+
+BLANK = 0
+# stands for the logarithm of 0: its sums and differences stay finite, and so do gradients
+_NEVER = -1e30
+
+
+def needed_frames(labels: Array, label_len: Array) -> Array:
+    """labels (B, L), label_len (B,) -> (B,): the units, and a blank between two equal ones."""
+    pairs = jnp.arange(1, labels.shape[1]) < label_len[:, None]
+    return label_len + ((labels[:, 1:] == labels[:, :-1]) & pairs).sum(1)
+
+
+def loss(log_probs: Array, frames: Array, labels: Array, label_len: Array) -> tuple[Array, Array]:
+    """Returns (-log p(transcript) (B,) in nats, which rows are feasible (B,) bool).
+
+    log_probs (B, S, V) float32, normalized over V; frames (B,) of them are real; labels (B, L)
+    with label_len (B,) units in front, none of them the blank. A row with fewer frames than
+    `needed_frames` has no path: its loss and gradient are 0 (`zero_infinity` of torch).
+    """
+    feasible = frames >= needed_frames(labels, label_len)
+    blank = log_probs[..., BLANK]
+    # a product with one-hot rows in full precision: exact, and its gradient needs no scatter
+    chosen = jax.nn.one_hot(labels, log_probs.shape[-1], dtype=log_probs.dtype)
+    units = jnp.einsum("bsv,blv->bsl", log_probs, chosen, precision="highest")
+    # from the unit before, without a blank between: only where it is another unit
+    other = jnp.pad(labels[:, 1:] != labels[:, :-1], ((0, 0), (1, 0)))
+
+    def step(state: tuple[Array, Array], frame: tuple[Array, ...]) -> tuple:
+        on_blank, on_unit = state
+        s, blank, units = frame
+        before = jnp.pad(on_unit, ((0, 0), (1, 0)), constant_values=_NEVER)
+        skipped = jnp.where(other, before[:, :-1], _NEVER)
+        to_blank = jnp.logaddexp(on_blank, before) + blank[:, None]
+        to_unit = jnp.logaddexp(jnp.logaddexp(on_unit, on_blank[:, :-1]), skipped) + units
+        real = (s < frames)[:, None]
+        new = jnp.where(real, to_blank, on_blank), jnp.where(real, to_unit, on_unit)
+        return new, None
+
+    rows, size = labels.shape
+    start = jnp.full((rows, size + 1), _NEVER).at[:, 0].set(0.0)
+    states = start, jnp.full((rows, size), _NEVER)
+    times = jnp.arange(log_probs.shape[1])
+    (on_blank, on_unit), _ = jax.lax.scan(
+        step, states, (times, jnp.moveaxis(blank, 1, 0), jnp.moveaxis(units, 1, 0))
+    )
+    # a transcript ends on its last unit or on the blank behind it
+    end = jnp.take_along_axis(on_blank, label_len[:, None], 1)[:, 0]
+    last = jnp.pad(on_unit, ((0, 0), (1, 0)), constant_values=_NEVER)
+    last = jnp.take_along_axis(last, label_len[:, None], 1)[:, 0]
+    return jnp.where(feasible, -jnp.logaddexp(end, last), 0.0), feasible
+
+
+def greedy(log_probs: Array, frames: Array) -> tuple[Array, Array]:
+    """Returns the units of the best path: (B, S) int32, -1 behind the end, and their number (B,).
+
+    The most probable unit of each frame; repeats are one, blanks none.
+    """
+    path = log_probs.argmax(-1)
+    size = path.shape[1]
+    new = jnp.pad(path[:, 1:] != path[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    kept = new & (path != BLANK) & (jnp.arange(size) < frames[:, None])
+    order = jnp.argsort(~kept, axis=1, stable=True)
+    count = kept.sum(1)
+    units = jnp.take_along_axis(path, order, 1)
+    return jnp.where(jnp.arange(size) < count[:, None], units, -1).astype(jnp.int32), count
