@@ -1,5 +1,6 @@
 """The benchmarks of the loop and of start-up run, measure what they say and hold their floors."""
 
+import functools
 import json
 
 import pytest
@@ -93,3 +94,20 @@ def test_warm_cache_compiles_less_and_depth_does_not_matter(monkeypatch):
     # four times as deep; an unrolled stack would take about that much longer
     assert report["compile_ratio_deepest_to_shallowest"] < 1.7, json.dumps(report)
     assert startup.table(report).count("\n") == 3
+
+
+@pytest.mark.slow
+def test_a_run_in_a_process_of_its_own_answers_and_its_end_is_told():
+    makers = {"a": functools.partial(_counter, 3), "b": functools.partial(_counter, 1)}
+    with stepping.processes(makers) as runs:
+        first, seconds, cores = runs["a"]()
+        assert first == 2.0 and seconds >= 0 and cores >= 0  # the second step of its turn
+        runs["b"]()
+        with pytest.raises(SystemExit, match="the process of b ended"):
+            runs["b"]()
+
+
+def _counter(steps):
+    """A run that counts its calls and fails after one more than `steps`."""
+    calls = iter(range(1, steps + 2))
+    return lambda: float(next(calls))

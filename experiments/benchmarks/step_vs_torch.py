@@ -3,15 +3,15 @@
     python -m experiments.benchmarks.step_vs_torch [--only mae ...] [--rounds 5] [--depth 12]
 
 Each system at Base width, ours through the engine's step, torch's (torch_steps.py) eager and by
-torch.compile, on batches of the same shapes in one process. Rounds alternate between the three
-and medians count. On CPU all compute in float32 with as many threads as cores; on a GPU matrix
-products are in bfloat16 and the model FLOPs utilization counts, from the cost model of
-ssl_jax/nn/cost.py; on CPU the same is stated against the rate of a large matrix product.
+torch.compile, on batches of the same shapes, each in a process of its own. They take turns, each
+turn a few steps in a row, and medians count. On CPU all compute in float32 with as many threads as
+cores; on a GPU matrix products are in bfloat16 and the model FLOPs utilization counts, from the
+cost model of ssl_jax/nn/cost.py; on CPU the same is stated against the rate of a large product.
 Layerdrop is off: torch skips a dropped block, ours computes and discards it.
 """
 
 import argparse
-import gc
+import functools
 import json
 import os
 import platform
@@ -107,6 +107,7 @@ def theirs(system: str, config: ConfigDict, batch: dict[str, np.ndarray], compil
     from experiments.benchmarks import torch_steps
 
     torch.manual_seed(0)
+    torch.set_num_threads(os.cpu_count() or 1)
     method = config.method
     depth = method.encoder.depth
     clones = method.get("clones", 1)
@@ -216,11 +217,12 @@ def peak() -> float:
 def compare(system: str, depth: int, rounds: int, rows: int, clones: int, compiled: bool) -> dict:
     """Times a system in ours and in torch -> its row of the results."""
     config, batch = base_config(system, depth, clones), make_batch(system, rows)
-    runs = {"ours": stepping.engine_step(config, batch)}
-    runs["eager"] = theirs(system, config, batch, False)
+    makers = {"ours": functools.partial(stepping.engine_step, config, batch)}
+    makers["eager"] = functools.partial(theirs, system, config, batch, False)
     if compiled:
-        runs["compiled"] = theirs(system, config, batch, True)
-    seconds, cores = stepping.in_turns(runs, rounds)
+        makers["compiled"] = functools.partial(theirs, system, config, batch, True)
+    with stepping.processes(makers) as runs:
+        seconds, cores = stepping.in_turns(runs, rounds)
     medians = {name: statistics.median(s) for name, s in seconds.items()}
     best = min(s for name, s in medians.items() if name != "ours")
     return {
@@ -243,7 +245,6 @@ def measure(systems: tuple[str, ...], depth: int, rounds: int, eager: bool = Fal
     backend = "cpu" if jax.default_backend() == "cpu" else "gpu"
     if (backend == "gpu") != torch.cuda.is_available():
         raise SystemExit("JAX and torch must both see the GPU, or neither (JAX_PLATFORMS=cpu)")
-    torch.set_num_threads(os.cpu_count() or 1)
     rate, found, compiled = peak(), {}, not eager and can_compile()
     for system in systems:
         found[system] = compare(system, depth, rounds, *ROWS[backend][system], compiled)
@@ -252,7 +253,6 @@ def measure(systems: tuple[str, ...], depth: int, rounds: int, eager: bool = Fal
             found[system]["flops"] / found[system]["seconds"]["ours"] / rate, 3
         )
         print(f"{SYSTEMS[system]}: {line(found[system])}", flush=True)
-        gc.collect()
     return {
         "systems": found,
         "machine": machine(),
