@@ -288,6 +288,20 @@ def data2vec2() -> ConfigDict:
     )
 
 
+def hubert() -> ConfigDict:
+    """Returns config.method of HuBERT; ssl_jax/methods/hubert.py explains every key."""
+    return ConfigDict(
+        {
+            "name": "hubert",
+            "encoder": ConfigDict({}),
+            "units": {"classes": (100,), "rate": 100.0, "tied": False},
+            "mask": {"prob": 0.8, "length": 10, "min_spans": 2, "same_count": True},
+            "head": {"width": 256, "temperature": 0.1},
+            "loss": {"masked": 1.0, "unmasked": 0.0, "penalty": 10.0},
+        }
+    )
+
+
 def mae() -> ConfigDict:
     """Returns config.method of MAE; ssl_jax/methods/mae.py explains every key."""
     return ConfigDict(

@@ -41,3 +41,15 @@ def cosine(a: Array, b: Array, mask: Array | None = None) -> tuple[Array, Array]
     values = jnp.where(square > 0, (a * b).sum(-1) / jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
     real = jnp.ones(values.shape, bool) if mask is None else mask
     return jnp.where(real, values, 0).sum(), real.sum().astype(jnp.float32)
+
+
+def usage_entropy(ids: Array, size: int, mask: Array) -> Array:
+    """Returns the entropy, in nats, of how often each of `size` ids is used where `mask` is true.
+
+    ids (...) int, mask (...). From 0 (one id, or none counted) to log(size); exp of it is the
+    perplexity.
+    """
+    counted = mask.reshape(-1).astype(jnp.float32)
+    uses = jnp.zeros(size).at[ids.reshape(-1)].add(counted)
+    share = uses / jnp.maximum(uses.sum(), 1)
+    return -jnp.where(share > 0, share * jnp.log(jnp.where(share > 0, share, 1)), 0).sum()

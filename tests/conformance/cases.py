@@ -151,6 +151,8 @@ def make_batch(method: Method, rows: int, samples: int, seed: int) -> Batch:
         "tokens_len": lambda spec, noise: _lengths(rows, _block(method) or samples),
         "transcript": lambda spec, noise: _transcript(rows, noise),
         "transcript_len": lambda spec, noise: _spoken(rows),
+        # 100 labels a second of 16 kHz, as there are of MFCC; runs of a few
+        "units": lambda spec, noise: _runs(rows, spec.shape[0], samples // 160, noise),
         "label": lambda spec, noise: np.arange(rows) % CLASSES,
         "tags": lambda spec, noise: noise.integers(0, 2, (rows, *spec.shape)),
         "target": lambda spec, noise: noise.normal(size=(rows, *spec.shape)),
@@ -196,6 +198,11 @@ def _tones(rows: int, samples: int, noise: np.random.Generator) -> np.ndarray:
     pitch = 40 * (1 + np.arange(rows))[:, None]
     audio = 3000 * np.sin(2 * np.pi * pitch * time) + noise.normal(0, 600, (rows, samples))
     return audio * (np.arange(samples) < _lengths(rows, samples)[:, None])
+
+
+def _runs(rows: int, sets: int, size: int, noise: np.random.Generator) -> np.ndarray:
+    """Returns (rows, sets, size) of classes that each last for five labels."""
+    return noise.integers(0, CLASSES, (rows, sets, -(-size // 5))).repeat(5, axis=2)[..., :size]
 
 
 def _pictures(rows: int, shape: tuple, noise: np.random.Generator) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Tiny methods, batches and streams for the tests of the methods."""
 
+import importlib
 from pathlib import Path
 
 import jax
@@ -9,12 +10,10 @@ import numpy as np
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import rng
 from ssl_jax.core import tree as tree_lib
-from ssl_jax.methods import ctc, data2vec, supervised, wav2vec2
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = 8000
 QUIET = {"dropout": 0.0, "attention_dropout": 0.0, "embed_dropout": 0.0, "layerdrop": 0.0}
-MODULES = {"ctc": ctc, "data2vec": data2vec, "supervised": supervised, "wav2vec2": wav2vec2}
 
 
 class Setup:
@@ -62,7 +61,7 @@ def quick_jit(function):
 
 def make_batch():
     """Returns four examples of each kind, as long as the toys take them: full, shorter, full, and
-    one of weight 0. Row 2 has no label and no target."""
+    one of weight 0. Row 2 has no label and no target, and units of its first half only."""
     draw = np.random.default_rng(0)
     t = np.arange(SAMPLES) / 16000
     pitch = np.array([220, 330, 450, 610])[:, None]
@@ -70,12 +69,15 @@ def make_batch():
     audio = audio + 600 * draw.standard_normal(audio.shape)
     audio_len = np.array([SAMPLES, 6000, SAMPLES, SAMPLES], np.int32)
     audio[np.arange(SAMPLES) >= audio_len[:, None]] = 0
+    units = np.random.default_rng(1).integers(0, 5, (4, 2, 50))
+    units[2, :, 24:] = -1
     image = draw.normal(0, 40, (4, 16, 16, 3)) + np.linspace(60, 180, 16)[:, None]
     return {
         "id": jnp.arange(4, dtype=jnp.uint32) + 7,
         "weight": jnp.array([1, 1, 1, 0], jnp.float32),
         "audio": jnp.asarray(audio.astype(np.int16)),
         "audio_len": jnp.asarray(audio_len),
+        "units": jnp.asarray(units, jnp.int32),
         "image": jnp.asarray(image.clip(0, 255).astype(np.uint8)),
         "tokens": jnp.asarray(draw.integers(4, 261, (4, 24)), jnp.int32),
         "tokens_len": jnp.array([24, 17, 24, 24], jnp.int32),
@@ -98,7 +100,7 @@ def tiny(name, changes=None, classes=3):
         for section in sections:
             target = target[section]
         target[leaf] = value
-    make = MODULES[config.method.name].make
+    make = importlib.import_module(f"ssl_jax.methods.{config.method.name}").make
     return Setup(
         make(config.method, precision="float32", sample_rate=16000, num_classes=classes),
         make_batch(),

@@ -57,3 +57,14 @@ def test_cosine_sums_over_masked_tokens():
     total, count = cosine(a, b, np.array([True, True, False, False]))
     np.testing.assert_allclose([total, count], [1 + np.sqrt(0.5), 2], rtol=1e-6)
     assert np.isfinite(jax.jit(jax.grad(lambda x: stats.cosine(x, b)[0]))(a)).all()
+
+
+def test_usage_entropy_is_that_of_the_counted_ids():
+    ids = np.array([[0, 0, 1], [2, -1, 3]])
+    entropy = jax.jit(stats.usage_entropy, static_argnums=1)
+    counted = ids >= 0
+    share = np.array([2, 1, 1, 1]) / 5
+    np.testing.assert_allclose(entropy(ids, 8, counted), -(share * np.log(share)).sum(), rtol=1e-6)
+    np.testing.assert_allclose(entropy(ids, 8, ids == 0), 0, atol=1e-7)
+    np.testing.assert_allclose(entropy(ids, 8, ids == 7), 0, atol=1e-7)
+    np.testing.assert_allclose(entropy(np.arange(8), 8, np.ones(8, bool)), np.log(8), rtol=1e-6)

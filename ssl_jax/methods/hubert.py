@@ -1,0 +1,254 @@
+"""HuBERT: predict, from masked sound, the cluster that each hidden frame belongs to.
+
+Hsu et al., 2106.07447. The label of a frame, its unit, comes from k-means over MFCC (iteration 1)
+or over a layer of the model before (iteration 2 and on); several sets of labels may be predicted
+at once (section II.C). The logits are cosines between the projected frame and a vector per unit.
+
+Where the published code (fairseq) surprises, this file does the following.
+- A unit is its own class: the four classes of the dictionary's special symbols, which no frame
+  has, are left out. The loss is the plain cross-entropy over the units, in nats, not bits.
+- The loss is divided by the masked frames of the global batch, in which padding and frames behind
+  the last label do not count; the original cuts the whole batch to its shortest labels.
+- The feature penalty is the mean square of the convolutions' output over real frames. It stands
+  behind the factor on their gradient, so that its own gradient is scaled too, as in the original.
+- Masks are drawn on the device from (seed, example, step). `mask.same_count` cuts all rows of the
+  global batch to the fewest masked frames, of which the original knows only a device's few rows.
+- Unmasked frames always pass the head, a small product; their `unmasked_accuracy` may fall while
+  the model learns, which is normal: what counts is `masked_accuracy`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from ssl_jax.core import options as options_lib
+from ssl_jax.core.config import ConfigError
+from ssl_jax.core.rng import Streams
+from ssl_jax.core.types import Array, Batch, Features, Method, Output, Spec, Tree
+from ssl_jax.nn import build, run, sharding
+from ssl_jax.nn.unit_head import UnitHead
+from ssl_jax.ops import losses, masks, stats
+
+SCOPES = ("frontend", "mask", "encoder", "targets", "predictor", "loss")
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitOptions:
+    """The labels to predict; config.data.units names where they lie."""
+
+    classes: tuple[int, ...] = (100,)  # units of each set of labels
+    rate: float = 100.0  # labels per second; frame t has label int(t * rate / frames per second)
+    tied: bool = False  # one projection for all sets
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskOptions:
+    """Which frames the encoder does not see; see `ops.masks.span_mask`."""
+
+    prob: float = 0.8  # expected spans = prob * frames / length; spans overlap: 57 % are hidden
+    length: int = 10  # frames per span
+    min_spans: int = 2
+    same_count: bool = True  # every row trimmed to the fewest masked frames of the batch
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadOptions:
+    """From the last layer to logits; see `nn.unit_head`."""
+
+    width: int = 256
+    temperature: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class LossOptions:
+    """Factors of the parts of the loss (section II.B: alpha and 1 - alpha)."""
+
+    masked: float = 1.0  # of the cross-entropy summed over masked frames
+    unmasked: float = 0.0  # and over the others; both per frame that has a factor above 0
+    penalty: float = 10.0  # of the mean square of the convolutions' output
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The section config.method of hubert."""
+
+    name: str
+    encoder: Mapping  # see ssl_jax/nn/build.py
+    units: UnitOptions = UnitOptions()
+    mask: MaskOptions = MaskOptions()
+    head: HeadOptions = HeadOptions()
+    loss: LossOptions = LossOptions()
+
+    def __post_init__(self) -> None:
+        key, classes = "config.method", self.units.classes
+        if not classes or any(not isinstance(n, int) or n < 2 for n in classes):
+            raise ConfigError(f"{key}.units.classes is {classes}: use numbers of 2 up, as (100,)")
+        if self.encoder.get("kind") != "waveform":
+            raise ConfigError(f"{key}.encoder.kind is {self.encoder.get('kind')!r}: use 'waveform'")
+        if self.head.width < 1 or self.head.temperature <= 0:
+            raise ConfigError(
+                f"{key}.head.width is {self.head.width} and {key}.head.temperature "
+                f"{self.head.temperature}: use 1 up, such as 256, and above 0.0, such as 0.1"
+            )
+        loss = self.loss
+        if min(loss.masked, loss.unmasked, loss.penalty) < 0 or not loss.masked + loss.unmasked:
+            raise ConfigError(
+                f"{key}.loss.masked is {loss.masked}, {key}.loss.unmasked {loss.unmasked} and "
+                f"{key}.loss.penalty {loss.penalty}: use 0.0 up, one of the first two above it"
+            )
+
+
+def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: int) -> Method:
+    """Returns the method that config.method describes; its classes are config.method.units."""
+    del num_classes
+    options = options_lib.read(Options, config)
+    encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
+    if options.units.rate < encoder.rate:
+        raise ConfigError(
+            f"config.method.units.rate is {options.units.rate:g} labels per second, fewer than the "
+            f"{encoder.rate:g} frames of config.method.encoder: use labels of {encoder.rate:g} Hz "
+            f"or more"
+        )
+    method = Hubert(options, encoder)
+    units = Spec((len(options.units.classes), None), "int32")
+    return Method(
+        init=method.init,
+        loss=method.loss,
+        features=method.features,
+        batch={**run.batch_spec(encoder), "units": units},
+        rules=sharding.RULES,
+        scopes=SCOPES,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Hubert:
+    """The functions of the method over one encoder.
+
+    params: encoder, mask/vector (D,), head (projection, units (sum of classes, width)).
+    """
+
+    options: Options
+    encoder: Any
+
+    @property
+    def head(self) -> UnitHead:
+        """From frames to logits over the units of each set; float32."""
+        o, units = self.options.head, self.options.units
+        return UnitHead(units.classes, o.width, units.tied, o.temperature)
+
+    def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
+        """Returns (params, {})."""
+        keys, width = jax.random.split(key, 3), self.encoder.width
+        params = {
+            "encoder": run.init(self.encoder, keys[0], batch)[0],
+            "mask": {"vector": jax.random.uniform(keys[1], (width,))},
+            "head": self.head.init(keys[2], jnp.zeros((1, width)))["params"],
+        }
+        return params, {}
+
+    def features(self, params: Tree, batch: Batch) -> Features:
+        """Returns the hidden states of the whole example, nothing masked: layers for k-means."""
+        return run.features(self.encoder, params["encoder"], batch)
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
+    ) -> Output:
+        """Returns the cross-entropy of the units at masked frames, and its health."""
+        o, weight = self.options, batch["weight"]
+
+        with jax.named_scope("frontend"):
+            dropout = streams.for_step("frontend_dropout") if train else None
+            x, valid, stages = run.tapped_frontend(self.encoder, params["encoder"], batch, dropout)
+
+        with jax.named_scope("mask"):
+            real = valid & (weight > 0)[:, None]
+            hidden = self._mask(streams, real)
+            seen = jnp.where(hidden[..., None], params["mask"]["vector"].astype(x.dtype), x)
+
+        with jax.named_scope("encoder"):
+            dropout = streams.for_step("dropout") if train else None
+            student = run.encode(self.encoder, params["encoder"], seen, valid, dropout)
+
+        with jax.named_scope("targets"):
+            units = self.align(batch["units"], x.shape[1])
+            masked, unmasked = ((units >= 0) & m[:, None] for m in (hidden, real & ~hidden))
+
+        with jax.named_scope("predictor"):
+            last = student.hidden[-1].astype(jnp.float32)
+            projected, logits = self._predict(params, last)
+
+        with jax.named_scope("loss"):
+            entropies = [losses.cross_entropy(each, units[:, k]) for k, each in enumerate(logits)]
+            cross_entropy = jnp.stack(entropies, 1)
+            total, terms = self._total(cross_entropy, masked, unmasked)
+            square = jnp.square(stages["raw"]).mean(-1)
+            penalty, frames = losses.masked_mean(square, real)
+            loss = total / jnp.where(terms > 0, terms, 1) + o.loss.penalty * penalty
+
+        one = jnp.ones(())
+        metrics = {
+            "loss": (loss * terms, terms),
+            "masked_loss": ((cross_entropy * masked).sum(), masked[:, 0].sum()),
+            "unmasked_loss": ((cross_entropy * unmasked).sum(), unmasked[:, 0].sum()),
+            "feature_penalty": (penalty * frames, frames),
+            "masked_share": (hidden.sum(), real.sum()),
+            "prediction_std": (stats.token_std(projected, hidden), one),
+            "frontend_std": (stats.token_std(x, real), one),
+        }
+        for k, each in enumerate(logits):
+            metrics |= _of_set(k, each, units[:, k], masked[:, k], unmasked[:, k])
+        return Output(loss, terms, metrics, extra)
+
+    def align(self, units: Array, frames: int) -> Array:
+        """units (B, K, U) -> the label of each frame (B, K, S), -1 where there is none."""
+        ratio = self.options.units.rate / self.encoder.rate
+        place = np.floor(np.arange(frames) * ratio).astype(np.int32)
+        inside = place < units.shape[-1]
+        return jnp.where(inside, units[..., np.where(inside, place, 0)], -1)
+
+    def _mask(self, streams: Streams, real: Array) -> Array:
+        """real (B, S) -> bool (B, S), true at the frames that the encoder does not see."""
+        o, keys = self.options.mask, streams.for_examples("mask")
+        lengths, size = real.sum(1), real.shape[1]
+        return masks.span_mask(keys, lengths, size, o.prob, o.length, o.min_spans, o.same_count)
+
+    def _predict(self, params: Tree, last: Array) -> tuple[Array, tuple[Array, ...]]:
+        """Last layer (B, S, D) -> projected frames, and logits (B, S, C) of each set."""
+        return self.head.apply({"params": params["head"]}, last)  # type: ignore
+
+    def _total(self, cross_entropy: Array, masked: Array, unmasked: Array) -> tuple[Array, Array]:
+        """Returns the weighted sum over all sets (B, K, S), and by how many frames to divide it:
+        those of the first set whose factor is above 0."""
+        total = terms = jnp.zeros(())
+        for factor, kept in (
+            (self.options.loss.masked, masked),
+            (self.options.loss.unmasked, unmasked),
+        ):
+            if factor:
+                total = total + factor * jnp.where(kept, cross_entropy, 0).sum()
+                terms = terms + kept[:, 0].sum()
+        return total, terms
+
+
+def _of_set(
+    k: int, logits: Array, units: Array, masked: Array, unmasked: Array
+) -> dict[str, tuple[Array, Array]]:
+    """Returns the accuracies of one set of labels, and how evenly units are used, in nats.
+
+    The loss of a model that knows no more than how frequent each unit is equals `unit_entropy`;
+    `prediction_entropy`, of the units that were predicted, falls to 0 in a collapse.
+    """
+    one, name = jnp.ones(()), f"_{k}" if k else ""
+    size = logits.shape[-1]
+    return {
+        f"masked_accuracy{name}": losses.accuracy(logits, units, masked.astype(jnp.float32)),
+        f"unmasked_accuracy{name}": losses.accuracy(logits, units, unmasked.astype(jnp.float32)),
+        f"unit_entropy{name}": (stats.usage_entropy(units, size, masked), one),
+        f"prediction_entropy{name}": (stats.usage_entropy(logits.argmax(-1), size, masked), one),
+    }
