@@ -371,6 +371,21 @@ def ctc() -> ConfigDict:
     )
 
 
+def decode() -> ConfigDict:
+    """Returns config.eval.decode, what evaluate does with CTC; see ssl_jax/evals/decode.py."""
+    return ConfigDict(
+        {
+            "beam": 0,
+            "threshold": 25.0,
+            "unit_threshold": 10.0,
+            "lm": "",
+            "lm_weight": 2.0,
+            "word_score": -1.0,
+            "worst": 5,
+        }
+    )
+
+
 def beit_encoder() -> ConfigDict:
     """Returns the Base encoder of BEiT: relative positions, layer scale, no bias of the keys."""
     encoder = ConfigDict({"kind": "vit", "preset": "base", "image_size": 224, "patch_size": 16})

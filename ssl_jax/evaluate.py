@@ -4,6 +4,7 @@ r"""Judges the frozen features of a run by probes, beside the baselines it must 
         [--config.data.test.sc.path=...]
     python -m ssl_jax.evaluate --run runs/m2v --protocol configs/music2vec/marble.py:gtzan
     python -m ssl_jax.evaluate --run runs/hubert --protocol configs/hubert/quality.py
+    python -m ssl_jax.evaluate --run runs/asr [--config.eval.decode.beam=50 ...lm=4gram.arpa]
 
 Features of every split are taken once per model and cached in RUN/features; clips longer than
 the last of config.data.buckets count with their beginning. Probes fit on the training split,
@@ -11,6 +12,8 @@ choose layer and options on validation (a held-out fifth of training where there
 report test (validation where there is no test). `mlp` also predicts tags and numbers, where
 config.data has them in place of labels. A protocol brings its own data and the options of its
 probe; one with a section `units` has no probe, but says how far clusters of each layer are phones.
+A run of configs/ctc is judged by what it hears in validation and test: error rates, and the worst
+recordings aligned with what was said.
 Prints a table and writes RUN/evaluation.json.
 """
 
@@ -32,10 +35,10 @@ from ssl_jax.core import options as options_lib
 from ssl_jax.core.mesh import make_mesh
 from ssl_jax.engine import splits as splits_lib
 from ssl_jax.engine import start as start_lib
-from ssl_jax.evals import compare, health, marble
+from ssl_jax.evals import compare, health, marble, transcribe
 from ssl_jax.evals import units as units_lib
 from ssl_jax.evals.baselines import Encoder
-from ssl_jax.stages import embed
+from ssl_jax.stages import decode, embed
 from ssl_jax.stages import units as units_stage
 
 PROBES = (*compare.PROBES, compare.MLP)
@@ -63,22 +66,31 @@ def run(
     given = config_lib.load(protocol, overrides, "get_protocol") if protocol else ConfigDict({})
     config = _config(model.config, given, () if protocol else overrides)
     mesh = make_mesh({"data": -1})
-    corpora = embed.open_splits(config, folder, mesh.size)
     alive: dict[str, dict[str, float]] = {}
+    if model.method.emissions is not None and not protocol:
+        heard = decode.judge(model.method, model.params, config, model.classes, mesh, folder)
+        return _written(folder, {**_about(model, config, start), "results": heard})
+    corpora = embed.open_splits(config, folder, mesh.size)
     if "units" in given:
         rows = _units(model, corpora, given, mesh, folder)
     else:
         chosen = (compare.MLP,) if protocol else probes
         rows, alive = _judge(model, corpora, given, chosen, mesh, folder)
     result = {
-        "step": model.step,
-        "signature": config_lib.sign(config),
         "classes": list(corpora["train"].corpus.classes),
         "clips": {name: len(split.corpus) for name, split in corpora.items()},
         "results": rows,
         "health": alive,
-        "seconds": round(time.monotonic() - start, 1),
     }
+    return _written(folder, {**_about(model, config, start), **result})
+
+
+def _about(model: ssl_jax.Model, config: ConfigDict, start: float) -> dict[str, Any]:
+    seconds = round(time.monotonic() - start, 1)
+    return {"step": model.step, "signature": config_lib.sign(config), "seconds": seconds}
+
+
+def _written(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
     if jax.process_index() == 0:
         (folder / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
     return result
@@ -162,8 +174,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = run(args.run, args.probe.split(","), args.step, overrides, args.protocol)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
-    of_units = bool(result["results"]) and "pnmi" in result["results"][0]
-    print((units_lib if of_units else compare).report(result))
+    first = result["results"][0] if result["results"] else {}
+    modules = {"pnmi": units_lib, "worst": transcribe}
+    module: Any = next((m for key, m in modules.items() if key in first), compare)
+    print(module.report(result))
     print(f"\nwritten to {Path(args.run) / 'evaluation.json'}")
 
 

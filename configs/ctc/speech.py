@@ -2,7 +2,9 @@ r"""Speech recognition with CTC from a pre-trained waveform encoder, on 16 kHz L
 
 Command: python -m ssl_jax.train --config configs/ctc/speech.py:base_100h --workdir runs/asr_100h \
            --config.init_from=runs/pretrained
-         python -m ssl_jax.evaluate --run runs/asr_100h     (word errors, the worst rows aligned)
+         python -m ssl_jax.evaluate --run runs/asr_100h \
+           --config.eval.decode.beam=500 --config.eval.decode.lm=4gram.arpa
+         (word errors, the worst rows aligned; without the last line by the best path)
   base_10m, base_1h, base_10h, base_100h, base_960h
          Base encoder (95 M parameters) by the published configuration files of wav2vec 2.0 Base
          (2006.11477). Published, without language model / with a 4-gram, word error rate on
@@ -64,6 +66,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     _optim(config, size, subset or "100h")
     config.checkpoint.update({"best_metric": "valid/wer", "best_mode": "min"})
     config.eval.scores = ("wer", "cer")
+    config.eval.decode = common.decode()
     config.checkpoint.every = config.eval.every = "1k steps"
     if name == "hubert_base_10h":
         _hubert(config)

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax.core.mesh import batch_sharding
 from ssl_jax.core.types import Array, Batch, Method, TrainState, Tree
 from ssl_jax.data import transcripts
-from ssl_jax.evals import edits
+from ssl_jax.evals import edits, table
 from ssl_jax.ops import ctc
 
 Batches = Iterable[Mapping[str, Any]]
@@ -30,9 +30,11 @@ class Spoken(NamedTuple):
     heard: str
 
 
-def parts(text: str, score: str) -> list[str]:
-    """Returns what a score counts: the words or phones of a text, or its characters."""
-    return list(text) if score == "cer" else text.split()
+def sides(row: Spoken, score: str) -> tuple[list[str], list[str]]:
+    """Returns what a score compares: the words or phones of said and heard, or their characters."""
+    if score == "cer":
+        return list(row.said), list(row.heard)
+    return row.said.split(), row.heard.split()
 
 
 def rate(rows: Iterable[Spoken], score: str) -> float:
@@ -41,7 +43,22 @@ def rate(rows: Iterable[Spoken], score: str) -> float:
     `wer` counts words, `per` phones, `cer` characters with one space between words. Above 1 where
     much is put in.
     """
-    return edits.total(edits.edits(parts(r.said, score), parts(r.heard, score)) for r in rows).rate
+    return edits.total(edits.edits(*sides(row, score)) for row in rows).rate
+
+
+def report(result: Mapping[str, Any]) -> str:
+    """Returns an evaluation as text: a table of the splits, then the worst recordings aligned."""
+    shown = [{k: _cell(v) for k, v in row.items() if k != "worst"} for row in result["results"]]
+    lines = [table.text_table(shown)]
+    for row in result["results"]:
+        for bad in row["worst"]:
+            lines.append(f"\n{row['split']}: {bad['where']}, {bad['rate']:.3f}")
+            lines.append(edits.show(bad["said"].split(), bad["heard"].split()))
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 class Transcriber:

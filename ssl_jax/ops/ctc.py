@@ -34,29 +34,32 @@ def loss(log_probs: Array, frames: Array, labels: Array, label_len: Array) -> tu
     # from the unit before, without a blank between: only where it is another unit
     other = jnp.pad(labels[:, 1:] != labels[:, :-1], ((0, 0), (1, 0)))
 
-    def step(state: tuple[Array, Array], frame: tuple[Array, ...]) -> tuple:
-        on_blank, on_unit = state
+    def step(state: tuple[Array, ...], frame: tuple[Array, ...]) -> tuple:
+        on_blank, on_unit, taken = state
         s, blank, units = frame
         before = jnp.pad(on_unit, ((0, 0), (1, 0)), constant_values=_NEVER)
         skipped = jnp.where(other, before[:, :-1], _NEVER)
         to_blank = jnp.logaddexp(on_blank, before) + blank[:, None]
         to_unit = jnp.logaddexp(jnp.logaddexp(on_unit, on_blank[:, :-1]), skipped) + units
+        # the most probable state is taken out: float32 then keeps the digits that tell paths apart
+        best = jax.lax.stop_gradient(jnp.maximum(to_blank.max(1), to_unit.max(1)))
         real = (s < frames)[:, None]
-        new = jnp.where(real, to_blank, on_blank), jnp.where(real, to_unit, on_unit)
-        return new, None
+        on_blank = jnp.where(real, to_blank - best[:, None], on_blank)
+        on_unit = jnp.where(real, to_unit - best[:, None], on_unit)
+        return (on_blank, on_unit, taken + jnp.where(real[:, 0], best, 0)), None
 
     rows, size = labels.shape
     start = jnp.full((rows, size + 1), _NEVER).at[:, 0].set(0.0)
-    states = start, jnp.full((rows, size), _NEVER)
+    states = start, jnp.full((rows, size), _NEVER), jnp.zeros(rows)
     times = jnp.arange(log_probs.shape[1])
-    (on_blank, on_unit), _ = jax.lax.scan(
+    (on_blank, on_unit, taken), _ = jax.lax.scan(
         step, states, (times, jnp.moveaxis(blank, 1, 0), jnp.moveaxis(units, 1, 0))
     )
     # a transcript ends on its last unit or on the blank behind it
     end = jnp.take_along_axis(on_blank, label_len[:, None], 1)[:, 0]
     last = jnp.pad(on_unit, ((0, 0), (1, 0)), constant_values=_NEVER)
     last = jnp.take_along_axis(last, label_len[:, None], 1)[:, 0]
-    return jnp.where(feasible, -jnp.logaddexp(end, last), 0.0), feasible
+    return jnp.where(feasible, -jnp.logaddexp(end, last) - taken, 0.0), feasible
 
 
 def greedy(log_probs: Array, frames: Array) -> tuple[Array, Array]:

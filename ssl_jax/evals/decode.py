@@ -1,0 +1,182 @@
+"""Prefix beam search over the emissions of CTC, with an n-gram language model of words or phones.
+
+A transcript Y has the score log p(Y) + lm_weight * log10 p_LM(Y) + word_score * |Y|, where |Y|
+counts words, or phones. The language model speaks in base 10, as KenLM does in flashlight, for
+whose decoder the weights of wav2vec 2.0 and HuBERT were tuned; there a lexicon limits the words,
+here none does, and a word that the model does not know costs what its <unk> costs.
+
+Written here, in plain Python: of the decoders with wheels, pyctcdecode needs numpy below 2 and had
+no release since 2023, flashlight-text has none for Python 3.13, and KenLM has none at all.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ssl_jax.core.config import ConfigError
+from ssl_jax.data import transcripts
+from ssl_jax.evals import ngram
+from ssl_jax.ops.ctc import BLANK
+
+_NEVER = -math.inf
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The section config.eval.decode."""
+
+    beam: int = 0  # transcripts kept at each frame; 0: the best path alone, without language model
+    threshold: float = 25.0  # one so far below the best is dropped
+    unit_threshold: float = 10.0  # in nats: units so far below the best of a frame are not tried
+    lm: str = ""  # an ARPA file; "": none
+    lm_weight: float = 2.0
+    word_score: float = -1.0
+    worst: int = 5  # recordings that are shown with their alignment
+
+    def __post_init__(self) -> None:
+        key = "config.eval.decode"
+        if self.beam < 0 or self.worst < 0:
+            raise ConfigError(
+                f"{key}.beam is {self.beam} and {key}.worst {self.worst}: use 0 up, such as 50"
+            )
+        if self.lm and not self.beam:
+            raise ConfigError(f"{key}.lm needs a search: set {key}.beam above 0, such as 50")
+        if self.threshold <= 0 or self.unit_threshold <= 0:
+            raise ConfigError(
+                f"{key}.threshold is {self.threshold} and {key}.unit_threshold "
+                f"{self.unit_threshold}: use numbers above 0, such as 25.0 and 10.0"
+            )
+
+
+class _Node(NamedTuple):
+    """The beginning of a transcript: its last unit, and the number of the node before it.
+
+    word: letters of the word that is not finished. state, score: of the words that are.
+    """
+
+    unit: int
+    parent: int
+    word: str
+    state: ngram.State
+    score: float
+
+
+class _Prefixes:
+    """Beginnings of transcripts as a tree; node 0 is the empty one."""
+
+    def __init__(self, search: "BeamSearch"):
+        self._search = search
+        self.nodes = [_Node(BLANK, -1, "", search.lm.start() if search.lm else (), 0.0)]
+        self._children: dict[tuple[int, int], int] = {}
+
+    def child(self, place: int, unit: int) -> int:
+        """Returns the number of a prefix with one more unit."""
+        found = self._children.get((place, unit))
+        if found is not None:
+            return found
+        name, node = self._search.vocabulary[unit], self.nodes[place]
+        ends = name == transcripts.WORD_END or self._search.whole
+        word = node.word
+        if name not in (transcripts.WORD_END, *transcripts.SPECIAL):
+            word += name
+        added, state = self._search.say(node.state, word) if ends else (0.0, node.state)
+        self.nodes.append(_Node(unit, place, "" if ends else word, state, node.score + added))
+        self._children[place, unit] = len(self.nodes) - 1
+        return len(self.nodes) - 1
+
+    def final(self, place: int) -> float:
+        """Returns the score of the words of a whole transcript: its last one, and its end."""
+        node = self.nodes[place]
+        added, state = self._search.say(node.state, node.word)
+        return node.score + added + self._search.end(state)
+
+    def units(self, place: int) -> list[int]:
+        """Returns the units of a prefix."""
+        out: list[int] = []
+        while place:
+            out.append(self.nodes[place].unit)
+            place = self.nodes[place].parent
+        return out[::-1]
+
+
+class BeamSearch:
+    """Finds the transcript with the best score; see the head of this file.
+
+    vocabulary, spelling: of the corpus; the units of `phones` are words of their own.
+    """
+
+    def __init__(self, options: Options, vocabulary: Sequence[str], spelling: str):
+        self.options, self.vocabulary = options, tuple(vocabulary)
+        self.whole = spelling == "phones"
+        self.lm = ngram.read_arpa(options.lm) if options.lm else None
+
+    def say(self, state: ngram.State, word: str) -> tuple[float, ngram.State]:
+        """Returns what a finished word adds to the score, and the state behind it."""
+        if not word:
+            return 0.0, state
+        if self.lm is None:
+            return self.options.word_score, state
+        value, state = self.lm.score(state, word)
+        return self.options.lm_weight * value + self.options.word_score, state
+
+    def end(self, state: ngram.State) -> float:
+        """Returns what the end of the transcript adds to the score."""
+        return self.options.lm_weight * self.lm.score(state, ngram.END)[0] if self.lm else 0.0
+
+    def __call__(self, log_probs: np.ndarray) -> list[int]:
+        """log_probs (S, V) of one recording -> its units."""
+        tree = _Prefixes(self)
+        # of each prefix the log-probabilities of its paths that end in the blank, or in a unit
+        beam = {0: (0.0, _NEVER)}
+        for frame in np.asarray(log_probs, np.float64):
+            tried = np.flatnonzero(frame >= frame.max() - self.options.unit_threshold).tolist()
+            beam = self._kept(tree, self._step(tree, beam, frame.tolist(), tried))
+        best = max(beam, key=lambda node: _add(*beam[node]) + tree.final(node))
+        return tree.units(best)
+
+    def _step(
+        self,
+        tree: _Prefixes,
+        beam: dict[int, tuple[float, float]],
+        frame: list[float],
+        tried: list[int],
+    ) -> dict[int, tuple[float, float]]:
+        """Extends every prefix by one frame."""
+        new: dict[int, tuple[float, float]] = {}
+
+        def put(node: int, blank: float, unit: float) -> None:
+            old = new.get(node, (_NEVER, _NEVER))
+            new[node] = _add(old[0], blank), _add(old[1], unit)
+
+        for node, (blank, unit) in beam.items():
+            both = _add(blank, unit)
+            for u in tried:
+                p = frame[u]
+                if u == BLANK:
+                    put(node, both + p, _NEVER)
+                elif u == tree.nodes[node].unit:
+                    # the same unit again is still the same one, unless a blank stood between
+                    put(node, _NEVER, unit + p)
+                    put(tree.child(node, u), _NEVER, blank + p)
+                else:
+                    put(tree.child(node, u), _NEVER, both + p)
+        return new
+
+    def _kept(
+        self, tree: _Prefixes, beam: dict[int, tuple[float, float]]
+    ) -> dict[int, tuple[float, float]]:
+        """Returns the best prefixes: as many, and as near to the best, as the options say."""
+        scores = {node: _add(*pair) + tree.nodes[node].score for node, pair in beam.items()}
+        order = sorted(scores, key=scores.__getitem__, reverse=True)[: self.options.beam]
+        least = scores[order[0]] - self.options.threshold
+        return {node: beam[node] for node in order if scores[node] >= least}
+
+
+def _add(a: float, b: float) -> float:
+    """Returns log(exp(a) + exp(b))."""
+    if a < b:
+        a, b = b, a
+    return a if b == _NEVER else a + math.log1p(math.exp(b - a))

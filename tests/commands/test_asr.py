@@ -1,0 +1,98 @@
+"""From a pre-trained toy to word errors, by the commands: recordings of tones that spell words."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from ssl_jax import evaluate, train
+from ssl_jax.core import config as config_lib
+from ssl_jax.data.errors import BadFile
+
+RATE = 16000
+HZ = {"A": 300, "B": 700, "C": 1500, "|": 0}
+TEXTS = ("AB C", "CAB", "B A", "ACC", "BC AB", "C B")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Writes each text as tones of 80 ms with gaps; returns the folder of its table."""
+    folder = tmp_path_factory.mktemp("spoken")
+    draw = np.random.default_rng(0)
+    t = np.arange(int(0.08 * RATE)) / RATE
+    lines = ["path\ttext"]
+    for i, text in enumerate(TEXTS):
+        parts = []
+        for letter in text.replace(" ", "|"):
+            parts += [0.3 * np.sin(2 * np.pi * HZ[letter] * t), np.zeros(int(0.02 * RATE))]
+        x = np.concatenate(parts)
+        soundfile.write(folder / f"{i}.wav", x + 0.003 * draw.standard_normal(len(x)), RATE)
+        lines.append(f"{i}.wav\t{text}")
+    (folder / "index.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def configured(root, name, corpus, *overrides, transcript=True):
+    config = config_lib.load(str(root / "configs" / f"{name}.py:toy")).unlock()
+    source = {"kind": "table", "path": str(corpus)}
+    for split in ("train", "valid", "test"):
+        own = source | ({"transcript": "text"} if transcript else {})
+        config.data[split] = type(config)({"mine": own})
+    config.data.buckets = (0.6,)
+    return config_lib.override(config, overrides)
+
+
+@pytest.mark.slow
+def test_from_a_pretrained_toy_to_no_word_errors(root, corpus, tmp_path, capsys):
+    pretrained = tmp_path / "pretrained"
+    train.run(configured(root, "data2vec/audio", corpus, transcript=False), pretrained)
+    config = configured(
+        *(root, "ctc/speech", corpus, f"init_from={pretrained}", "data.batch_size=2"),
+        *("method.mask.prob=0.0", "method.encoder.activation_dropout=0.0", "optim.lr=5e-3"),
+        *("method.frozen='none'", "optim.frozen=()", "optim.frozen_first=('^encoder/',)"),
+        *("optim.freeze_until='20 steps'", "train.duration='400 steps'", "log.every='100 steps'"),
+        *("eval.every='200 steps'", "checkpoint.every='200 steps'", "data.spelling='characters'"),
+    )
+    folder = tmp_path / "asr"
+    last = train.run(config, folder)
+    said = capsys.readouterr()
+    assert "fresh ones: head/classifier/bias, head/classifier/kernel" in said.out + said.err
+    assert last["valid/wer"] == last["valid/cer"] == 0
+    assert last["valid/infeasible"] == 0 and 0 < last["valid/blank_share"] < 1
+    assert json.loads((folder / "classes.json").read_text()) == ["<blank>", "|", "A", "B", "C"]
+    result = evaluate.run(folder)
+    assert [row["wer"] for row in result["results"]] == [0, 0]
+    assert result["results"][0]["worst"] == []
+
+
+@pytest.mark.slow
+def test_an_untrained_head_is_shown_with_its_worst_rows(root, corpus, tmp_path, capsys):
+    folder = tmp_path / "asr"
+    train.run(configured(root, "ctc/speech", corpus, "data.spelling='characters'"), folder)
+    evaluate.main(["--run", str(folder), "--config.eval.decode.beam=3"])
+    printed = capsys.readouterr().out
+    result = json.loads((folder / "evaluation.json").read_text())
+    row = result["results"][1]
+    assert row["split"] == "test" and row["recordings"] == len(TEXTS) and row["wer"] > 0
+    assert len(row["worst"]) == 5 and row["worst"][0]["said"] in TEXTS
+    assert "of index.tsv, 1." in printed and row["worst"][0]["said"] in printed
+    assert row["hits"] + row["substitutions"] + row["deletions"] == 10
+
+
+@pytest.mark.slow
+def test_too_few_frames_are_refused_before_the_first_step_or_skipped(root, corpus, tmp_path):
+    config = configured(root, "ctc/speech", corpus, "method.encoder.conv_strides=(50,8,8)")
+    with pytest.raises(BadFile, match=r"row 2 of index.tsv: 5 units.*need 5 frames.*makes 2"):
+        train.run(config, tmp_path / "a")
+    skip = ("data.on_bad=skip", "data.max_bad_share=1.0", "method.encoder.conv_strides=(20,8,8)")
+    train.run(configured(root, "ctc/speech", corpus, *skip), tmp_path / "b")
+    listed = (tmp_path / "b" / "skipped.jsonl").read_text()
+    assert "repeats included" in listed
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_the_spelling(root, corpus, tmp_path):
+    config = configured(root, "ctc/speech", corpus, "eval.scores=('per',)")
+    with pytest.raises(ValueError, match=r"config.eval.scores is \('per',\).*use some of wer, cer"):
+        train.run(config, tmp_path)

@@ -1,0 +1,146 @@
+"""Prefix beam search against the enumeration of all transcripts; the language model by hand."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from ssl_jax.core.config import ConfigError
+from ssl_jax.data import transcripts
+from ssl_jax.data.errors import DataError
+from ssl_jax.evals import decode, ngram
+
+VOCABULARY = ("<blank>", "|", "A", "B")
+ARPA = """
+\\data\\
+ngram 1=5
+ngram 2=4
+
+\\1-grams:
+-1.0\t<s>\t-0.5
+-0.8\t</s>
+-0.5\tA\t-0.25
+-0.7\tAB\t-0.1
+-2.0\t<unk>
+
+\\2-grams:
+-0.3\t<s> A
+-0.2\tA AB
+-0.6\tAB </s>
+-0.4\tA </s>
+
+\\end\\
+"""
+
+
+@pytest.fixture
+def lm(tmp_path):
+    path = tmp_path / "lm.arpa"
+    path.write_text(ARPA)
+    return str(path)
+
+
+def collapsed(path):
+    return tuple(u for u, _ in itertools.groupby(path) if u)
+
+
+def best_of_all(log_probs, score, vocabulary=VOCABULARY):
+    """Returns the transcript with the best score, by summing every path into its transcript."""
+    frames, units = log_probs.shape
+    shares: dict[tuple, float] = {}
+    for path in itertools.product(range(units), repeat=frames):
+        p = np.exp(log_probs[range(frames), path].sum())
+        shares[collapsed(path)] = shares.get(collapsed(path), 0.0) + p
+    return max(shares, key=lambda y: np.log(shares[y]) + score([vocabulary[u] for u in y]))
+
+
+def emissions(count, frames=5, units=4):
+    draw = np.random.default_rng(0)
+    logits = draw.normal(0, 1.5, (count, frames, units))
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def search(spelling="letters", vocabulary=VOCABULARY, **options):
+    wide = {"beam": 10_000, "threshold": 1e9, "unit_threshold": 1e9}
+    return decode.BeamSearch(decode.Options(**{**wide, **options}), vocabulary, spelling)
+
+
+def test_without_a_model_of_language_it_finds_the_likeliest_transcript():
+    found = search(word_score=0.0)
+    for log_probs in emissions(12):
+        assert tuple(found(log_probs)) == best_of_all(log_probs, lambda units: 0.0)
+
+
+def test_with_one_it_finds_the_best_score_of_words(lm):
+    found, model = search(lm=lm, lm_weight=1.5, word_score=0.7), ngram.read_arpa(lm)
+
+    def score(units):
+        words = transcripts.join(units, "letters").split()
+        return 1.5 * model.sentence(words) + 0.7 * len(words)
+
+    changed = 0
+    for log_probs in emissions(12):
+        best = best_of_all(log_probs, score)
+        assert tuple(found(log_probs)) == best
+        changed += best != best_of_all(log_probs, lambda units: 0.0)
+    assert changed
+
+
+def test_phones_are_words_of_their_own(lm):
+    vocabulary = ("<blank>", "A", "AB")
+    found, model = search("phones", vocabulary, lm=lm), ngram.read_arpa(lm)
+
+    def score(units):
+        return 2.0 * model.sentence(list(units)) - len(units)
+
+    for log_probs in emissions(8, units=3):
+        assert tuple(found(log_probs)) == best_of_all(log_probs, score, vocabulary)
+
+
+def test_a_narrow_beam_is_quick_and_finds_what_is_clear():
+    draw = np.random.default_rng(1)
+    path = draw.integers(0, 4, 400)
+    logits = np.full((400, 4), -8.0)
+    logits[range(400), path] = 8.0
+    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    assert tuple(search(beam=4)(log_probs)) == collapsed(path)
+
+
+def test_back_off_by_hand(lm):
+    model = ngram.read_arpa(lm)
+    assert model.order == 2
+    # <s> A, A AB, AB </s>: all known
+    assert model.sentence(["A", "AB"]) == pytest.approx(-0.3 - 0.2 - 0.6)
+    # <s> backs off to AB, AB backs off to A, A </s>
+    assert model.sentence(["AB", "A"]) == pytest.approx((-0.5 - 0.7) + (-0.1 - 0.5) - 0.4)
+    # an unknown word, and the end behind it
+    assert model.sentence(["C"]) == pytest.approx((-0.5 - 2.0) - 0.8)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hello", "is no ARPA file"),
+        (ARPA.replace("-0.2\tA AB", "-0.2\tA"), r"row 15: expected a number, 2 words"),
+        (ARPA.replace("-0.7\tAB", "x\tAB"), r"row 10: expected a number"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, text, message):
+    (tmp_path / "x.arpa").write_text(text)
+    with pytest.raises(DataError, match=message):
+        ngram.read_arpa(tmp_path / "x.arpa")
+    with pytest.raises(DataError, match="does not exist"):
+        ngram.read_arpa(tmp_path / "y.arpa")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beam": -1}, "config.eval.decode.beam is -1"),
+        ({"lm": "x.arpa"}, "config.eval.decode.lm needs a search"),
+        ({"threshold": 0.0}, "config.eval.decode.threshold is 0.0"),
+    ],
+)
+def test_a_wrong_option_is_named(options, message):
+    with pytest.raises(ConfigError, match=message):
+        decode.Options(**options)
