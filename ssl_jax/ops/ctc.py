@@ -31,6 +31,8 @@ def loss(log_probs: Array, frames: Array, labels: Array, label_len: Array) -> tu
     # a product with one-hot rows in full precision: exact, and its gradient needs no scatter
     chosen = jax.nn.one_hot(labels, log_probs.shape[-1], dtype=log_probs.dtype)
     units = jnp.einsum("bsv,blv->bsl", log_probs, chosen, precision="highest")
+    spoken = jnp.arange(labels.shape[1]) < label_len[:, None]
+    units = jnp.where(spoken[:, None], units, _NEVER)
     # from the unit before, without a blank between: only where it is another unit
     other = jnp.pad(labels[:, 1:] != labels[:, :-1], ((0, 0), (1, 0)))
 
