@@ -40,7 +40,8 @@ EXTRAS = {
     "music": ["midirenderer>=0.1.3", "pretty_midi>=0.2.11"],
     # reads a tokenizer.json; the tokenizer of bytes needs no package
     "text": ["tokenizers>=0.21"],
-    "eval": ["jiwer>=4.0", "rapidfuzz>=3.9", "scikit-learn>=1.6"],
+    # faiss: a yardstick of the benchmark of k-means
+    "eval": ["faiss-cpu>=1.10", "jiwer>=4.0", "rapidfuzz>=3.9", "scikit-learn>=1.6"],
     # torch reads and writes the files of other toolkits; pinned, since a newer one brings CUDA
     "interop": ["safetensors>=0.6", "torch==2.13.0", "transformers>=5"],
     "log": ["tensorboardX>=2.6.4", "wandb>=0.20"],

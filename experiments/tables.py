@@ -1,6 +1,7 @@
 """Fills the tables of the READMEs from the results files: python experiments/tables.py"""
 
 import functools
+import itertools
 import json
 import re
 import statistics
@@ -215,6 +216,57 @@ def text() -> str:
     return f"{markdown(rows)}\nChance: {1 / len(found['packages']):.3f}.\n"
 
 
+def units() -> str:
+    """Returns the table of how far units are phones: MFCC, and the best layer of each encoder."""
+    rows = []
+    for name, layers in _read("hubert/results.json")["units"].items():
+        best = max(layers, key=lambda layer: statistics.mean(layers[layer]["pnmi"]))
+        row = {"units of": name, "layer": best if len(layers) > 1 else ""}
+        for score in ("pnmi", "phone_purity", "cluster_purity"):
+            row[score.replace("_", " ")] = table.cell(layers[best][score])
+        rows.append(row | {"seeds": str(len(layers[best]["pnmi"]))})
+    return markdown(rows)
+
+
+def unit_gains() -> str:
+    """Returns the table of what each iteration adds to PNMI, at its best layer, seed by seed."""
+    found, rows = _read("hubert/results.json")["units"], []
+    names = ["MFCC", *(name for name in found if name.startswith("iteration"))]
+    best = {name: _best_layer(found[name])["pnmi"] for name in names}
+    for before, after in itertools.pairwise(names):
+        gain = [b - a for a, b in zip(best[before], best[after], strict=True)]
+        better = f"{sum(g > 0 for g in gain)} of {len(gain)} seeds"
+        rows.append({"from": before, "to": after, "PNMI": table.cell(gain), "better in": better})
+    return markdown(rows)
+
+
+def _best_layer(layers: Mapping[str, Any]) -> Any:
+    return max(layers.values(), key=lambda scores: statistics.mean(scores["pnmi"]))
+
+
+def recognition() -> str:
+    """Returns the table of errors of phones and digits by pre-training."""
+    found, rows = _read("hubert/results.json")["recognition"], []
+    if not found:
+        return "Not run for these results.\n"
+    for name in next(iter(found.values())):
+        row = {"pre-training": name}
+        for task, arms in found.items():
+            row |= {f"{task}, {s.upper()}": table.cell(v) for s, v in arms[name].items()}
+        rows.append(row)
+    return markdown(rows)
+
+
+def kmeans_speed() -> str:
+    """Returns the table of frames per second of k-means by library."""
+    found, rows = _read("benchmarks/kmeans.json")["frames_per_second"], []
+    for size, speeds in found.items():
+        row = {"frames per second": size}
+        row |= {name: f"{speeds[name]:,.0f}" for name in speeds["runs"]}
+        rows.append(row | {"over scikit-learn": f"{speeds['ratio']:.2f}"})
+    return markdown(rows)
+
+
 def once_run(file: str, make: Callable[[], str]) -> Callable[[], str]:
     """Returns a maker of a table that says so where its results file is not there yet."""
     return lambda: make() if (HERE / file).exists() else "Not run yet.\n"
@@ -229,6 +281,7 @@ TABLES = {
         "quickstart": quickstart,
         "benchmarks": benchmarks,
         "steps": once_run("benchmarks/step_vs_torch.json", step_vs_torch),
+        "kmeans": once_run("benchmarks/kmeans.json", kmeans_speed),
         "amortization": once_run("benchmarks/amortization.json", amortization),
     },
     "data2vec2/README.md": {
@@ -238,6 +291,11 @@ TABLES = {
         "image_ablations": image_ablations,
         "audio": once_run("data2vec2/results_audio.json", audio),
         "text": once_run("data2vec2/results_text.json", text),
+    },
+    "hubert/README.md": {
+        "units": once_run("hubert/results.json", units),
+        "gains": once_run("hubert/results.json", unit_gains),
+        "recognition": once_run("hubert/results.json", recognition),
     },
     "kws/README.md": {"shares": shares, "long_spans": long_spans, "speakers": speakers},
     "music2vec/README.md": {part: functools.partial(music, part) for part in MUSIC_PARTS},

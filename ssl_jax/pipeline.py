@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax import train as train_command
 from ssl_jax.core import config as config_lib
+from ssl_jax.data.corpus import SPLITS
 from ssl_jax.engine import log
 from ssl_jax.stages.graph import Graph, Stage
 
@@ -45,15 +46,28 @@ class Pipe:
         self._tell_time_left()
 
     def train(
-        self, name: str, config: ConfigDict, needs: Sequence[Stage] = (), start: Stage | None = None
+        self,
+        name: str,
+        config: ConfigDict,
+        needs: Sequence[Stage] = (),
+        start: Stage | None = None,
+        labels: Sequence[Stage] = (),
     ) -> Stage:
-        """Trains a resolved config; `start` is the run whose parameters it begins with."""
-        needs = tuple(needs) + ((start,) if start else ())
+        """Trains a resolved config; `start` is the run whose parameters it begins with.
+
+        labels: stages whose folders hold stores of frame labels by the names of the splits that
+        config.data has; each is one set of labels.
+        """
+        needs = (*needs, *((start,) if start else ()), *labels)
         stage = Stage("train", name, config_lib.flatten(config), needs)
-        if start:
-            config = config.copy_and_resolve_references()
-            with config.unlocked():
+        config = config.copy_and_resolve_references()
+        with config.unlocked():
+            if start:
                 config.init_from = str(self.folder(start))
+            for split in SPLITS if labels else ():
+                if len(config.data[split]):
+                    stores = tuple(str(self.folder(each) / split) for each in labels)
+                    config.data.units[split] = stores
         return self._run(stage, lambda folder: _train(config, folder))
 
     def stage(
@@ -113,7 +127,8 @@ def run(path: str, workdir: str = "", overrides: Sequence[str] = ()) -> pathlib.
     if not file.is_file():
         raise config_lib.ConfigError(f"no program {path}: try experiments/quickstart.py")
     sys.path.insert(0, str(file.resolve().parent))
-    name = file.stem if file.stem != "program" else file.resolve().parent.name
+    named = file.stem not in ("program", "pipeline")
+    name = file.stem if named else file.resolve().parent.name
     spec = importlib.util.spec_from_file_location(f"program_{name}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

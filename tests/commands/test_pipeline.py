@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
 from ssl_jax import pipeline
 from ssl_jax.core.config import ConfigError
@@ -58,6 +59,63 @@ def test_an_unknown_option_and_a_wrong_type_are_named(program, tmp_path):
 def test_a_missing_program_is_named():
     with pytest.raises(SystemExit, match=r"no program nothing\.py.*quickstart"):
         pipeline.main(["nothing.py"])
+
+
+def test_labels_of_stages_are_those_of_the_run(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(pipeline, "_train", lambda config, folder: trained.append(config))
+    pipe = pipeline.Pipe(tmp_path / "run", {})
+    labels = [pipe.stage("label", f"labels{i}", {}, lambda folder: None) for i in (0, 1)]
+    data = {split: ConfigDict({}) for split in ("train", "valid", "test")}
+    data["train"].a, data["valid"].a = ConfigDict({}), ConfigDict({})
+    data["units"] = dict.fromkeys(("train", "valid", "test"), ())
+    config = ConfigDict({"data": data, "init_from": ""})
+    run = pipe.train("hubert", config, labels=labels)
+    (found,) = trained
+    for split in ("train", "valid"):
+        assert found.data.units[split] == tuple(str(pipe.folder(x) / split) for x in labels)
+    assert found.data.units.test == () and config.data.units.train == ()
+    assert run.needs == tuple(labels)
+    # labels that were made in another way are other work
+    other = pipe.stage("label", "labels0", {"clusters": 9}, lambda folder: None)
+    pipe.train("hubert", config, labels=(other, labels[1]))
+    assert len(trained) == 2
+
+
+@pytest.mark.slow
+def test_hubert_runs_two_iterations_judges_both_and_goes_on_after_a_kill(tmp_path, monkeypatch):
+    pytest.importorskip("espeakng_loader")
+    monkeypatch.chdir(ROOT)
+    options = {"train": 24, "test": 6, "digits": 16, "steps": 3, "seeds": 1, "clusters": 8}
+    options |= {"labels": 8, "finetune_steps": 2, "layer": 1, "out": tmp_path}
+    overrides = [f"--{k}={v}" for k, v in options.items()]
+    program, root = "experiments/hubert/pipeline.py", str(tmp_path / "hubert")
+    run, calls = pipeline.Pipe._run, []
+
+    def dies(self, stage, work):
+        calls.append(stage.name)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return run(self, stage, work)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.Pipe, "_run", dies)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(program, root, overrides)
+    pipeline.run(program, root, overrides)
+    results = json.loads((tmp_path / "results.json").read_text())
+    names = ["MFCC", "untrained", "iteration 1", "iteration 2", "wav2vec 2.0"]
+    assert list(results["units"]) == names
+    assert results["chosen"] == {"iteration 1": [1], "iteration 2": [1]}
+    for name in names[1:]:
+        assert list(results["units"][name]) == [str(layer) for layer in range(5)]
+    for task, score in (("phones", "per"), ("digits", "wer")):
+        arms = results["recognition"][task]
+        assert list(arms) == ["no pre-training", "wav2vec 2.0", "HuBERT"]
+        assert all(len(arm[score]) == 1 and arm[score][0] > 0 for arm in arms.values())
+    kept = json.loads((tmp_path / "curves.json").read_text())
+    assert kept["iteration 2"]["train/masked_accuracy"]["step"][-1] == 3
+    assert (tmp_path / "results.png").stat().st_size > 50_000
 
 
 @pytest.mark.slow

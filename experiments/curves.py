@@ -1,0 +1,117 @@
+"""Is my curve normal? Overlays a run on reference curves: mean, least and most over seeds.
+
+    python -m experiments.curves --run RUN --reference experiments/hubert/curves.json [--out a.png]
+
+Prints, for every metric that both have, where the run stands at its last common step, and writes a
+picture. The references are of the runs of an experiment, written by its program.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from ssl_jax.evals import table
+from ssl_jax.stages import report
+
+Curves = dict[str, dict[str, list[float]]]
+"""metric -> {step, mean, least, most}, each (n,)."""
+
+
+def of_runs(runs: Sequence[pathlib.Path], metrics: Sequence[str]) -> Curves:
+    """Returns the band of each metric over runs of equal length; those without it are left out."""
+    found: Curves = {}
+    for metric in metrics:
+        lines = [report.read_metrics(run, metric) for run in runs]
+        if any(not len(step) for step, _ in lines):
+            continue
+        values = np.stack([v for _, v in lines])
+        band = {"step": lines[0][0], "mean": values.mean(0)}
+        band |= {"least": values.min(0), "most": values.max(0)}
+        found[metric] = {k: np.round(v, 5).tolist() for k, v in band.items()}
+    return found
+
+
+def compare(run: pathlib.Path, reference: Mapping[str, Curves]) -> list[dict[str, Any]]:
+    """Returns a row per reference and metric: the run beside the band, at the last common step.
+
+    A run of another length is compared at the same step, not at the same share of its length.
+    """
+    rows = []
+    for name, metrics in reference.items():
+        for metric, band in metrics.items():
+            step, value = report.read_metrics(run, metric)
+            if not len(step):
+                continue
+            at = min(step[-1], band["step"][-1])
+            mine = float(np.interp(at, step, value))
+            mean, least, most = (
+                float(np.interp(at, band["step"], band[k])) for k in ("mean", "least", "most")
+            )
+            where = "below" if mine < least else "above" if mine > most else "inside"
+            rows.append(
+                {
+                    "reference": name,
+                    "metric": metric,
+                    "step": f"{at:.0f}",
+                    "this run": f"{mine:.3f}",
+                    "mean": f"{mean:.3f}",
+                    "band": f"{least:.3f} to {most:.3f}",
+                    "place": where,
+                }
+            )
+    return rows
+
+
+def draw(path: pathlib.Path, run: pathlib.Path, reference: Mapping[str, Curves]) -> None:
+    """Draws a panel for every metric: the bands, and the run over them."""
+    metrics = list(dict.fromkeys(m for of_one in reference.values() for m in of_one))
+    shown = [m for m in metrics if len(report.read_metrics(run, m)[0])]
+    figure, axes = plt.subplots(
+        1, len(shown), figsize=(5 * len(shown), 4), layout="constrained", squeeze=False
+    )
+    for ax, metric in zip(axes[0], shown, strict=True):
+        for colour, (name, of_one) in zip(report.COLOURS[1:], reference.items(), strict=False):
+            if metric in of_one:
+                bands(ax, of_one[metric], name, colour)
+        ax.plot(*report.read_metrics(run, metric), color=report.COLOURS[0], label=run.name)
+        ax.set(title=metric, xlabel="step")
+        ax.legend(frameon=False)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def bands(ax: Any, band: Mapping[str, Sequence[float]], name: str, colour: str) -> None:
+    """Draws the mean of a reference and its band."""
+    ax.plot(band["step"], band["mean"], color=colour, label=name)
+    ax.fill_between(band["step"], band["least"], band["most"], color=colour, alpha=0.2, lw=0)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads the command line, prints the table, writes the picture."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.curves", description=__doc__)
+    parser.add_argument("--run", required=True, type=pathlib.Path, help="a run folder")
+    parser.add_argument("--reference", required=True, type=pathlib.Path, help="a curves.json")
+    parser.add_argument("--out", type=pathlib.Path, help="default: RUN/curves.png")
+    args = parser.parse_args(argv)
+    for path in (args.run / "metrics.jsonl", args.reference):
+        if not path.is_file():
+            sys.exit(f"error: there is no {path}")
+    reference = json.loads(args.reference.read_text())
+    rows = compare(args.run, reference)
+    if not rows:
+        have = sorted({m for of_one in reference.values() for m in of_one})
+        sys.exit(f"error: {args.run} logs none of {', '.join(have)}: is it of another method?")
+    print(table.text_table(rows))
+    out = args.out or args.run / "curves.png"
+    draw(out, args.run, reference)
+    print(f"\nwritten to {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""HuBERT as one program: MFCC, clusters, labels, a model; its features, clusters, labels, a model.
+
+    python -m ssl_jax.pipeline experiments/hubert/pipeline.py [--option=value ...]
+
+Synthesizes read speech whose phones have exact times, pre-trains on it without labels (and on the
+recordings of --speech and --fsdd, folders with index.tsv, where given), for any number of
+iterations and seeds, and says after each how far units are phones. Then learns phones and digits
+from few labels, beside no pre-training and wav2vec 2.0 of equal compute. Writes results.json,
+curves.json and results.png beside this file; python experiments/tables.py fills the README.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import pictures
+import recognition
+import steps
+from ml_collections import ConfigDict
+
+from experiments import curves
+from ssl_jax.core import config as config_lib
+from ssl_jax.pipeline import Pipe
+from ssl_jax.stages import kmeans, report
+from ssl_jax.stages.graph import Stage
+
+OPTIONS = {
+    # utterances of about 3 s that are synthesized, and those of digits
+    "train": 900,
+    "test": 120,
+    "digits": 300,
+    "speech": "",  # more speech to pre-train on: a folder with index.tsv
+    "fsdd": "",  # spoken digits, in place of synthesized ones: a folder with index.tsv
+    "iterations": 2,
+    "seeds": 3,
+    "steps": 600,  # updates of each iteration; wav2vec 2.0 has as many as all iterations together
+    "batch": 8,  # crops of 2 s
+    "clusters": 100,
+    "layer": 0,  # whose features are clustered, from 1; 0: the best of the iteration by PNMI
+    "labels": 60,  # utterances with a transcript
+    "finetune_steps": 400,  # 0: no recognition
+    "out": "",
+}
+HERE = pathlib.Path(__file__).resolve().parent
+CROP = 2.0  # seconds
+# of all encoders; one frame every 20 ms, as in the paper
+SIZE = {"depth": 4, "width": 96, "heads": 4, "mlp_width": 384, "conv_channels": 48}
+SIZE |= {"conv_kernels": (10, 8, 4, 4), "conv_strides": (5, 4, 4, 4), "position_kernel": 32}
+# of the training utterances that are clustered: of MFCC, of a model's features
+SHARES = (0.2, 0.4)
+# minutes of training, in which nothing is learned twice
+QUIET = ("dropout", "attention_dropout", "embed_dropout", "input_dropout", "layerdrop")
+MONITORED = ("masked_loss", "masked_accuracy", "unmasked_accuracy", "prediction_entropy")
+SCORES = ("phone_purity", "cluster_purity", "pnmi", "segment")
+WAV2VEC2 = "wav2vec 2.0"
+
+
+@dataclasses.dataclass
+class Found:
+    """What the stages gave so far, each a list over seeds.
+
+    units: {features: {layer: {score: values}}}. chosen: {iteration: the layer that is clustered}.
+    runs: {pre-training: stages}. labels: {iteration: the stage of its labels, of the first seed}.
+    """
+
+    units: dict[str, Any] = dataclasses.field(default_factory=dict)
+    chosen: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    recognition: dict[str, Any] = dataclasses.field(default_factory=dict)
+    runs: dict[str, list[Stage]] = dataclasses.field(default_factory=dict)
+    labels: dict[str, Stage] = dataclasses.field(default_factory=dict)
+
+
+def main(pipe: Pipe) -> None:
+    """Runs every part; what is complete is skipped."""
+    o = pipe.options
+    if o["iterations"] < 1:
+        raise config_lib.ConfigError(f"iterations is {o['iterations']}: use 1 or more")
+    data, found = read_data(pipe), Found()
+    for seed in range(o["seeds"]):
+        iterate(pipe, data, seed, found)
+        run = _wav2vec2(pipe, data, seed)
+        found.runs.setdefault(WAV2VEC2, []).append(run)
+        _judge(pipe, WAV2VEC2, data, run, seed, found)
+    _write(pipe, data, found)  # the first part is there while the rest runs
+    if o["finetune_steps"]:
+        size = SIZE | dict.fromkeys(QUIET, 0.0)
+        found.recognition = recognition.run(pipe, data, found.runs, size)
+        _write(pipe, data, found)
+
+
+def read_data(pipe: Pipe) -> ConfigDict:
+    """Returns config.data of the synthesized sentences: training, validation and test."""
+    o = pipe.options
+    counts = {"train": o["train"], "valid": 24, "test": o["test"]}
+    folder = steps.synthesized(pipe, "sentences", counts)
+    data = config_lib.load("configs/hubert/audio.py:mini").copy_and_resolve_references().data
+    data.unlock()
+    for split in counts:
+        source = {"kind": "table", "path": str(folder), "where": {"split": split}}
+        data[split] = ConfigDict({"read": ConfigDict(source | {"part": (0.0, 1.0)})})
+    data.units = ConfigDict({"train": (), "valid": (), "test": ()})
+    data.update({"buckets": (CROP,), "batch_size": o["batch"], "min_seconds": 0.2, "workers": 0})
+    return data
+
+
+def iterate(pipe: Pipe, data: ConfigDict, seed: int, found: Found) -> None:
+    """Runs all iterations of a seed: clusters of what was last, labels, a model from scratch."""
+    o, before, layer = pipe.options, None, 0
+    _judge(pipe, steps.MFCC, data, None, seed, found)
+    for n in range(1, o["iterations"] + 1):
+        name = f"iteration {n}"
+        heard = heard_data(pipe, data)
+        options, share = clustering(pipe, seed), SHARES[bool(before)]
+        to_fit = steps.whole(heard, share)
+        book = steps.clusters(pipe, f"kmeans-{n}-{seed}", to_fit, options, layer, before)
+        to_label = steps.whole(heard, 1.0)
+        units = steps.labels(pipe, f"labels-{n}-{seed}", to_label, layer, book, before)
+        found.labels.setdefault(name, units)
+        config = _config(pipe, data, "configs/hubert/audio.py:mini", o["steps"], seed)
+        rate = 50.0 if before else 100.0
+        config.method.units.update({"classes": (o["clusters"],), "rate": rate})
+        before = pipe.train(f"hubert-{n}-{seed}", _locked(config), labels=(units,))
+        found.runs.setdefault(name, []).append(before)
+        if n == 1:
+            _judge(pipe, "untrained", data, before, seed, found)
+        rows = _judge(pipe, name, data, before, seed, found)
+        layer = o["layer"] or steps.best(rows)
+        found.chosen.setdefault(name, []).append(layer)
+
+
+def heard_data(pipe: Pipe, data: ConfigDict) -> ConfigDict:
+    """Returns what pre-training hears: the sentences, and real recordings where given."""
+    data = ConfigDict(data.to_dict())
+    data.test = ConfigDict({})
+    everything = {"kind": "table", "part": (0.0, 1.0)}
+    if pipe.options["speech"]:
+        data.train.speech = ConfigDict(everything | {"path": pipe.options["speech"]})
+    if pipe.options["fsdd"]:
+        where = {"path": pipe.options["fsdd"], "where": {"split": "train"}}
+        data.train.fsdd = ConfigDict(everything | where)
+    return data
+
+
+def clustering(pipe: Pipe, seed: int) -> kmeans.Options:
+    """Returns the options of k-means: those of HuBERT, with smaller mini-batches."""
+    clusters = pipe.options["clusters"]
+    return kmeans.Options(clusters=clusters, batch_frames=4000, tries=3, epochs=6, seed=seed)
+
+
+def _judge(
+    pipe: Pipe, name: str, data: ConfigDict, of: Stage | None, seed: int, found: Found
+) -> list[dict[str, Any]]:
+    """Adds the units of every layer of a run to what was found."""
+    judged = steps.whole(data, SHARES[bool(of)])
+    judged.valid = ConfigDict({})
+    tag = f"units-{name.replace(' ', '-')}-{seed}"
+    options, untrained = clustering(pipe, seed), name == "untrained"
+    rows = steps.quality(pipe, tag, judged, options, of, untrained)
+    own = found.units.setdefault(name, {})
+    for row in rows:
+        layer = own.setdefault(str(row["layer"]), {})
+        for score in SCORES:
+            layer.setdefault(score, []).append(row[score])
+    return rows
+
+
+def _config(pipe: Pipe, data: ConfigDict, path: str, updates: int, seed: int) -> ConfigDict:
+    """Returns a config of pre-training at the size of this experiment, unlocked."""
+    config = config_lib.load(path).copy_and_resolve_references().unlock()
+    config.seed, config.data = seed, heard_data(pipe, data)
+    config.method.encoder.update(SIZE | dict.fromkeys(QUIET, 0.0))
+    config.optim.update({"lr": 2e-3, "warmup": "8%"})
+    config.train.duration = f"{updates} steps"
+    every = max(1, updates // 10)
+    config.eval.every = f"{every} steps"
+    config.log.every = f"{max(1, updates // 30)} steps"
+    config.checkpoint.update({"every": f"{updates} steps", "best_metric": ""})
+    config.guard.after = updates
+    return config
+
+
+def _wav2vec2(pipe: Pipe, data: ConfigDict, seed: int) -> Stage:
+    """Trains wav2vec 2.0 for as many updates as all iterations of HuBERT have together."""
+    o = pipe.options
+    updates = o["steps"] * o["iterations"]
+    config = _config(pipe, data, "configs/wav2vec2/audio.py:mini", updates, seed)
+    # from the paper's temperature to its last in this run
+    config.method.quantizer.decay = 0.25 ** (1 / updates)
+    return pipe.train(f"wav2vec2-{seed}", _locked(config))
+
+
+def _locked(config: ConfigDict) -> ConfigDict:
+    return config_lib.override(config, [])
+
+
+def _write(pipe: Pipe, data: ConfigDict, found: Found) -> None:
+    """Writes results.json, curves.json and results.png."""
+    out = pathlib.Path(pipe.options["out"]) if pipe.options["out"] else HERE
+    used = {k: v for k, v in pipe.options.items() if k != "out"}
+    used |= {k: pathlib.Path(used[k]).name for k in ("speech", "fsdd")}
+    results = {"units": found.units, "chosen": found.chosen, "recognition": found.recognition}
+    results |= {"options": used, "machine": pipe.machine()}
+    report.write_results(out / "results.json", results)
+    metrics = [f"train/{m}" for m in MONITORED]
+    kept = {
+        name: curves.of_runs([pipe.folder(s) for s in found.runs[name]], metrics)
+        for name in found.labels
+    }
+    report.write_results(out / "curves.json", kept)
+    stores = {name: pipe.folder(stage) / "valid" for name, stage in found.labels.items()}
+    pictures.draw(out / "results.png", results, kept, stores, data)

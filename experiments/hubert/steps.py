@@ -1,0 +1,161 @@
+"""Stages between runs: clusters of features, labels of a corpus, and how far units are phones."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import ssl_jax
+from ssl_jax.core import config as config_lib
+from ssl_jax.core.mesh import make_mesh
+from ssl_jax.data import corpus as corpus_lib
+from ssl_jax.data import read_speech
+from ssl_jax.engine import splits
+from ssl_jax.evals import units
+from ssl_jax.evals.baselines import Encoder, random_encoder
+from ssl_jax.evals.progress import Progress
+from ssl_jax.pipeline import Pipe
+from ssl_jax.stages import kmeans, label, report
+from ssl_jax.stages import units as units_stage
+from ssl_jax.stages.graph import Stage
+
+MFCC = "MFCC"
+LONGEST = 7.0  # seconds of an utterance
+
+
+def synthesized(pipe: Pipe, kind: str, clips: dict[str, int]) -> pathlib.Path:
+    """Returns the folder of a synthesized corpus, made once."""
+    bar = Progress(f"{kind} spoken", sum(clips.values()), patience=1.0)
+    folder = read_speech.corpus(
+        pipe.root / "corpus",
+        clips=clips,
+        kind=kind,
+        progress=lambda done, total: bar.step(done - bar.done),
+    )
+    bar.close()
+    return folder
+
+
+def whole(data: ConfigDict, share: float) -> ConfigDict:
+    """Returns the data as whole recordings, a share of the training ones."""
+    data = ConfigDict(data.to_dict())
+    data.update({"buckets": (LONGEST / 2, LONGEST), "batch_size": 8})
+    for source in data.train.values():
+        source.part = (0.0, share)
+    return data
+
+
+def encoder(pipe: Pipe, of: Stage | None, sample_rate: int) -> Encoder:
+    """Returns the features of a run, or without one MFCC."""
+    if of is None:
+        return units.mfcc_encoder(sample_rate)
+    model = ssl_jax.load(pipe.folder(of))
+    key = f"{config_lib.sign(model.config)} step {model.step}"
+    return Encoder("this run", model.method.features, model.params, key)
+
+
+def clusters(
+    pipe: Pipe,
+    name: str,
+    data: ConfigDict,
+    options: kmeans.Options,
+    layer: int,
+    of: Stage | None = None,
+) -> Stage:
+    """Clusters a layer of the run `of` (or MFCC) on the training split of config.data."""
+    about = {"data": config_lib.flatten(data), "layer": layer, **dataclasses.asdict(options)}
+
+    def work(folder: pathlib.Path) -> None:
+        mesh = make_mesh({"data": -1})
+        split = splits.open_split(_run(data), folder, "train")
+        found = encoder(pipe, of, data.sample_rate)
+        kmeans.fit(found, (layer,), split, options, mesh, folder)
+
+    return pipe.stage("kmeans", name, about, work, (of,) if of else ())
+
+
+def labels(
+    pipe: Pipe, name: str, data: ConfigDict, layer: int, book: Stage, of: Stage | None = None
+) -> Stage:
+    """Labels every recording of the splits of config.data: a store for each in the folder."""
+    about = {"data": config_lib.flatten(data), "layer": layer}
+
+    def work(folder: pathlib.Path) -> None:
+        found = encoder(pipe, of, data.sample_rate)
+        codebook = kmeans.load(pipe.folder(book) / "codebook.npz")
+        for split in corpus_lib.SPLITS:
+            if len(data[split]):
+                corpus = corpus_lib.open_split(data, split)
+                window = float(data.buckets[-1])
+                label.write(folder / split, found, codebook, layer, corpus, window_s=window)
+
+    return pipe.stage("label", name, about, work, (book, *((of,) if of else ())))
+
+
+def quality(
+    pipe: Pipe,
+    name: str,
+    data: ConfigDict,
+    options: kmeans.Options,
+    of: Stage | None = None,
+    untrained: bool = False,
+) -> list[dict[str, Any]]:
+    """Returns a row for each layer of the run `of` (or MFCC): its units against the phones.
+
+    data: training and test split of a synthesized corpus, whose folder holds phones.ctm.
+    untrained: of an encoder of the run's shape before any update, in place of the run.
+    """
+    section = ConfigDict({"alignments": _alignments(data), "kmeans": dataclasses.asdict(options)})
+    about = {"data": config_lib.flatten(data), "untrained": untrained, **section.to_dict()}
+
+    def work(folder: pathlib.Path) -> None:
+        mesh, config = make_mesh({"data": -1}), _run(data)
+        found = {s: splits.open_split(config, folder, s) for s in ("train", "test")}
+        judged = encoder(pipe, of, data.sample_rate)
+        if untrained:
+            judged = _untrained(pipe, of, found["train"])
+        window = float(data.buckets[-1])
+        rows = units_stage.judge(
+            [judged], found, section, window_s=window, mesh=mesh, folder=folder
+        )
+        report.write_results(folder / "rows.json", {"rows": rows})
+
+    stage = pipe.stage("eval", name, about, work, (of,) if of else ())
+    return json.loads((pipe.folder(stage) / "rows.json").read_text())["rows"]
+
+
+def best(rows: Sequence[Mapping[str, Any]]) -> int:
+    """Returns the layer of most phone-normalized mutual information."""
+    return int(max(rows, key=lambda row: row["pnmi"])["layer"])
+
+
+def _untrained(pipe: Pipe, of: Stage | None, split: splits.Split) -> Encoder:
+    assert of is not None
+    model = ssl_jax.load(pipe.folder(of))
+    given = split.corpus.specs(split.corpus.buckets[-1])
+    shapes = {n: _abstract(shape, kind) for n, (shape, kind) in given.items()}
+    if "units" in model.method.batch:
+        sets = len(model.config.method.units.classes)
+        shapes["units"] = _abstract((sets, 1), "int32")
+    params = random_encoder(model.method, model.config.seed, shapes)
+    key = f"{config_lib.sign(model.config)} untrained"
+    return Encoder("random encoder", model.method.features, params, key)
+
+
+def _abstract(shape: tuple[int, ...], kind: str) -> Any:
+    import jax
+
+    return jax.ShapeDtypeStruct((1, *shape), kind)
+
+
+def _run(data: ConfigDict) -> ConfigDict:
+    """Returns what a split is opened with."""
+    return ConfigDict({"data": data, "method": {}})
+
+
+def _alignments(data: ConfigDict) -> str:
+    (source,) = data.test.values()
+    return str(pathlib.Path(source.path) / "phones.ctm")

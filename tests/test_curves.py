@@ -1,0 +1,56 @@
+"""Reference curves: bands over seeds, and a run laid over them."""
+
+import json
+
+import pytest
+
+from experiments import curves
+
+
+def write_run(folder, values, every=10, name="train/loss"):
+    folder.mkdir()
+    rows = [{"step": every * (i + 1), name: v} for i, v in enumerate(values)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def reference(tmp_path):
+    runs = [write_run(tmp_path / f"r{i}", [4 - i, 3 - i, 2 - i]) for i in (0, 1)]
+    return {"iteration 1": curves.of_runs(runs, ["train/loss", "train/none"])}
+
+
+def test_a_band_is_the_mean_the_least_and_the_most_of_the_seeds(reference):
+    assert set(reference["iteration 1"]) == {"train/loss"}
+    band = reference["iteration 1"]["train/loss"]
+    assert band["step"] == [10, 20, 30]
+    assert band["mean"] == [3.5, 2.5, 1.5]
+    assert band["least"] == [3, 2, 1] and band["most"] == [4, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("values", "place"), [([3.8, 2.4], "inside"), ([4, 4], "above"), ([1, 1], "below")]
+)
+def test_a_run_is_compared_at_the_last_step_that_both_have(reference, tmp_path, values, place):
+    (row,) = curves.compare(write_run(tmp_path / "mine", values), reference)
+    assert (row["step"], row["place"]) == ("20", place)
+    assert row["mean"] == "2.500" and row["this run"] == f"{values[-1]:.3f}"
+
+
+def test_the_command_prints_the_table_and_draws(reference, tmp_path, capsys):
+    run = write_run(tmp_path / "mine", [3.9, 3.0, 1.4, 1.0])
+    (tmp_path / "curves.json").write_text(json.dumps(reference))
+    curves.main(["--run", str(run), "--reference", str(tmp_path / "curves.json")])
+    row = " ".join(capsys.readouterr().out.splitlines()[2].split())
+    assert row == "iteration 1 train/loss 30 1.400 1.500 1.000 to 2.000 inside"
+    assert (run / "curves.png").stat().st_size > 5_000
+
+
+def test_what_cannot_be_compared_is_one_clear_error(reference, tmp_path):
+    run = write_run(tmp_path / "mine", [1.0], name="train/other")
+    path = tmp_path / "curves.json"
+    with pytest.raises(SystemExit, match=r"there is no .*curves\.json"):
+        curves.main(["--run", str(run), "--reference", str(path)])
+    path.write_text(json.dumps(reference))
+    with pytest.raises(SystemExit, match="logs none of train/loss"):
+        curves.main(["--run", str(run), "--reference", str(path)])
