@@ -23,6 +23,7 @@ BASE = [
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
     "pillow>=11",
+    "safetensors>=0.6",
     "scipy>=1.14",
     "soundfile>=0.13",
     "soxr>=0.5",
@@ -43,7 +44,7 @@ EXTRAS = {
     # faiss: a yardstick of the benchmark of k-means
     "eval": ["faiss-cpu>=1.10", "jiwer>=4.0", "rapidfuzz>=3.9", "scikit-learn>=1.6"],
     # torch reads and writes the files of other toolkits; pinned, since a newer one brings CUDA
-    "interop": ["safetensors>=0.6", "torch==2.13.0", "transformers>=5"],
+    "interop": ["torch==2.13.0", "transformers>=5"],
     "log": ["tensorboardX>=2.6.4", "wandb>=0.20"],
     "test": [
         "jiwer>=4.0",

@@ -1,11 +1,19 @@
-"""Turns data into other layouts.
+"""Turns data and weights into other layouts.
 
     python -m ssl_jax.convert data --from kind=folder path=recordings label=folder --to shards
     python -m ssl_jax.convert data --config configs/data2vec/kws.py --split train --to shards
 
-Writes any source of sound or of images (--modality image) as ArrayRecord shards, without loss;
-read them by kind="array_record". A run that was interrupted goes on with the first shard that is
-not finished.
+    python -m ssl_jax.convert import --from WEIGHTS --to runs/hubert
+    python -m ssl_jax.convert export --from runs/hubert --to-format transformers --to DIR
+
+`data` writes any source of sound or of images (--modality image) as ArrayRecord shards, without
+loss; read them by kind="array_record". A run that was interrupted goes on with the first shard that
+is not finished.
+
+`import` makes a run folder of a folder of transformers (safetensors, no torch needed) or a .pt file
+of fairseq or s3prl: load it, evaluate it, fine-tune from it by config.init_from, or go on with its
+pre-training by `python -m ssl_jax.train --config RUN/config.json --workdir RUN`. `export` writes
+what transformers or s3prl load.
 """
 
 import argparse
@@ -85,6 +93,25 @@ def _opened(named: dict[str, Any], modality: str) -> Sequence[Source]:
     return sources
 
 
+def _run_import(args: argparse.Namespace) -> None:
+    """Makes a run folder of other weights."""
+    from ssl_jax.stages import weights  # imports jax
+
+    step = weights.import_run(args.source, args.to, args.config, args.override)
+    print(
+        f"step {step} in {args.to}: use ssl_jax.load({args.to!r}), config.init_from={args.to}, or"
+    )
+    print(f"python -m ssl_jax.train --config {args.to}/config.json --workdir {args.to}")
+
+
+def _run_export(args: argparse.Namespace) -> None:
+    """Writes the weights of a run for another library."""
+    from ssl_jax.stages import weights  # imports jax
+
+    step = int(args.step) if args.step.isdigit() else args.step or None
+    weights.export_run(args.source, args.to, args.to_format, step, args.family)
+
+
 def parser() -> argparse.ArgumentParser:
     """Returns the command line."""
     top = argparse.ArgumentParser(
@@ -102,6 +129,19 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--on_bad", default="raise", choices=("raise", "skip"))
     sub.add_argument("--max_bad_share", type=float, default=0.01)
     sub.set_defaults(run=_run_data)
+    sub = commands.add_parser("import", help="weights of transformers, fairseq, s3prl to a run")
+    sub.add_argument("--from", dest="source", required=True, help="a folder or a file")
+    sub.add_argument("--to", required=True, help="the run folder, new")
+    sub.add_argument("--config", default="", help="the recipe to go on with (default: its own)")
+    sub.add_argument("--override", nargs="*", default=[], metavar="a.b=v", help="of the recipe")
+    sub.set_defaults(run=_run_import)
+    sub = commands.add_parser("export", help="the weights of a run for transformers or s3prl")
+    sub.add_argument("--from", dest="source", required=True, help="a run folder")
+    sub.add_argument("--to", required=True, help="the folder to write")
+    sub.add_argument("--to-format", default="transformers", choices=("transformers", "s3prl"))
+    sub.add_argument("--step", default="", help="a saved step, or best (default: the newest)")
+    sub.add_argument("--family", default="", help="where the encoder fits several: its model_type")
+    sub.set_defaults(run=_run_export)
     return top
 
 
@@ -110,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
         args.run(args)
-    except DataError as e:
+    except (ValueError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
     return 0

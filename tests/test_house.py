@@ -216,7 +216,7 @@ def test_every_import_is_declared_in_setup(folder, extras):
 @pytest.mark.slow
 def test_base_install_needs_no_extra_and_no_other_framework():
     """Imports every module with the optional packages absent."""
-    absent = ["tensorflow", "torch", "torchaudio", "transformers", "safetensors", "espeakng_loader"]
+    absent = ["tensorflow", "torch", "torchaudio", "transformers", "espeakng_loader"]
     absent += ["av", "jiwer", "rapidfuzz", "tensorboardX", "wandb", "pytest"]
     absent += ["midirenderer", "pretty_midi", "tokenizers"]
     program = f"""

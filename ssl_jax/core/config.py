@@ -42,10 +42,15 @@ ABSENT = _Absent()
 def load(path: str, overrides: Sequence[str] = (), function: str = "get_config") -> ConfigDict:
     """Returns the locked config of `configs/x.py` or, with an argument, `configs/x.py:arg`.
 
-    The file defines `function(arg=None) -> ConfigDict`. An override is `a.b=value` or
-    `--config.a.b=value`; the key must exist and keep its type. The last of equal keys wins.
+    Or that of the config.json of a run folder. Another file defines
+    `function(arg=None) -> ConfigDict`. An override is `a.b=value` or `--config.a.b=value`; the key
+    must exist and keep its type. The last of equal keys wins.
     Raises ConfigError.
     """
+    if path.endswith(".json"):
+        if not Path(path).is_file():
+            raise ConfigError(f"no config file {path}: give the config.json of a run folder")
+        return override(from_json(Path(path).read_text(encoding="utf-8")), overrides)
     return override(_run_file(path, function), overrides)
 
 

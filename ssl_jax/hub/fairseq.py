@@ -1,0 +1,339 @@
+"""The checkpoints of fairseq and of s3prl, read and written with torch alone.
+
+Neither fairseq, s3prl nor omegaconf is needed, and nothing in a file is executed: classes that a
+checkpoint names are replaced by empty ones, from which the config is read.
+"""
+
+import ast
+import collections
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssl_jax.hub import families, names, pickles, table
+from ssl_jax.hub.files import Source, as_numpy, torch_for
+from ssl_jax.hub.pickles import plain
+from ssl_jax.hub.speech import DEFAULTS, Config
+from ssl_jax.hub.table import Arrays, WeightsError
+
+# fairseq's name of an architecture begins with: model_type of transformers
+TYPES = {
+    "wav2vec2": "wav2vec2",
+    "hubert": "hubert",
+    "data2vec_audio": "data2vec-audio",
+    "data2vec_text": "data2vec-text",
+}
+# (key of fairseq's model config, of config.json)
+SPEECH_KEYS = (
+    ("encoder_embed_dim", "hidden_size"),
+    ("encoder_layers", "num_hidden_layers"),
+    ("encoder_attention_heads", "num_attention_heads"),
+    ("encoder_ffn_embed_dim", "intermediate_size"),
+    ("conv_pos_groups", "num_conv_pos_embedding_groups"),
+    ("layer_norm_first", "do_stable_layer_norm"),
+    ("conv_bias", "conv_bias"),
+    ("latent_vars", "num_codevectors_per_group"),
+    ("latent_groups", "num_codevector_groups"),
+    ("final_dim", "proj_codevector_dim"),
+    ("depthwise_conv_kernel_size", "conv_depthwise_kernel_size"),
+)
+POSITIONS = {"rel_pos": "relative", "rope": "rotary", "abs": None}
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+# not parameters, or without use here
+_UNUSED = ("encoder.version", "_float_tensor", ".version", "num_updates")
+_ADAM = ("exp_avg", "exp_avg_sq")
+
+
+def read(path: Path) -> Source:
+    """Reads a checkpoint of fairseq, pre-trained or fine-tuned, or one that s3prl converted.
+
+    Adam's moments and the moving average (`_ema`) are kept where the file has them whole. Raises
+    WeightsError, naming the file, for one of another kind or model.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path} does not exist: --from takes a folder or a file of weights")
+    loaded = pickles.read(path)
+    key = next((k for k in ("model_weight", "model") if k in loaded), None)
+    if key is None:
+        raise WeightsError(
+            f"{path} has {', '.join(map(repr, list(loaded)[:5]))}, and neither 'model' (fairseq) "
+            f"nor 'model_weight' (s3prl)"
+        )
+    model, task = _sections(loaded, path)
+    raw = dict(loaded[key])
+    teacher = raw.pop("_ema", None) or {}
+    whole = {_bare(n): as_numpy(x) for n, x in raw.items() if not n.endswith(_UNUSED)}
+    config = config_of(model, task, whole, str(path))
+    symbols = _symbols(loaded)
+    whole, config = _without_special(whole, config, symbols)
+    pairs = names.pairs(config)
+
+    def renamed(arrays: Arrays) -> Arrays:
+        return {names.renamed(n, pairs): x for n, x in arrays.items()}
+
+    averages = {_as_student(n, whole): as_numpy(x) for n, x in teacher.items()}
+    moments, updates = _moments(loaded, raw)
+    arrays = _with_projection(renamed(whole), config)
+    first, second = (renamed(m) for m in moments)
+    return Source(config, arrays, str(path), renamed(averages), (first, second), updates)
+
+
+def _sections(loaded: Any, path: Path) -> tuple[Config, Config]:
+    """Returns the configs of model and task, whatever way they were written."""
+    if "model_weight" in loaded:
+        model, task = plain(loaded.get("model_cfg")), plain(loaded.get("task_cfg"))
+    elif loaded.get("cfg"):
+        whole = plain(loaded["cfg"])
+        model, task = whole.get("model"), whole.get("task") or {}
+    else:
+        model = task = plain(loaded.get("args"))
+    if not isinstance(model, dict):
+        raise WeightsError(f"{path} has no config of its model: neither 'cfg' nor 'args'")
+    inner = model.get("w2v_args")  # a fine-tuned model keeps that of its encoder
+    if isinstance(inner, dict):
+        name = inner.get("model", inner)
+        own = {k: v for k, v in model.items() if k == "normalize"}
+        model, task = {**own, **name}, {**(inner.get("task") or inner), **task}
+    return model, task
+
+
+def _bare(name: str) -> str:
+    """Takes off what a fine-tuned model puts around its encoder."""
+    name = name.removeprefix("w2v_encoder.w2v_model.")
+    return name.replace("w2v_encoder.proj.", "lm_head.", 1)
+
+
+def config_of(model: Config, task: Config, arrays: Arrays, where: str) -> Config:
+    """Returns config.json for fairseq's configs of model and task; raises WeightsError."""
+    name = model.get("_name") or model.get("arch") or _guess(arrays)
+    kind = next((t for start, t in TYPES.items() if name.startswith(start)), None)
+    if kind is None:
+        raise WeightsError(
+            f"{where}: its model is {name!r}: only {', '.join(TYPES)} of fairseq can be read"
+        )
+    if kind == "data2vec-text":
+        return _text_config(model, arrays)
+    layers = _conv_layers(model.get("conv_feature_layers"), where)
+    config = {theirs: model[ours] for ours, theirs in SPEECH_KEYS if model.get(ours) is not None}
+    config |= {
+        "model_type": kind,
+        "conv_dim": [c for c, _, _ in layers],
+        "conv_kernel": [k for _, k, _ in layers],
+        "conv_stride": [s for _, _, s in layers],
+        "feat_extract_norm": "layer" if model.get("extractor_mode") == "layer_norm" else "group",
+        "do_normalize": bool(task.get("normalize", model.get("normalize", False))),
+    }
+    if kind == "wav2vec2" and model.get("layer_type") == "conformer":
+        config["model_type"] = "wav2vec2-conformer"
+        config["position_embeddings_type"] = POSITIONS[model.get("pos_enc_type", "abs")]
+        config["hidden_act"] = "swish"
+    width = model.get("final_dim") or config["hidden_size"]
+    if kind != "data2vec-audio":
+        config["num_conv_pos_embeddings"] = model.get("conv_pos", 128)
+        config["proj_codevector_dim"] = width
+        config["codevector_dim"] = model.get("latent_dim") or width
+        return config | {"label_rate": task.get("label_rate", 0), "final_dim": width}
+    depth = model.get("pos_conv_depth", 5)
+    return config | {
+        "num_conv_pos_embeddings": depth,
+        "conv_pos_kernel_size": max(3, model.get("conv_pos", 95) // depth),
+    }
+
+
+def _guess(arrays: Arrays) -> str:
+    """Names the model of a file of s3prl, whose config does not."""
+    if "encoder.pos_conv.4.0.weight" in arrays or "encoder.pos_conv.1.0.weight" in arrays:
+        return "data2vec_audio"
+    return "wav2vec2" if "project_q.weight" in arrays else "hubert"
+
+
+def _text_config(model: Config, arrays: Arrays) -> Config:
+    model = {**model, **(model.get("transformer") or {})}
+    encoder = model.get("encoder")
+    inner = encoder if isinstance(encoder, dict) else {}
+    flat = {**{f"encoder_{k}": v for k, v in inner.items()}, **model}
+    tokens = arrays["encoder.sentence_encoder.embed_tokens.weight"]
+    layers = flat.get("encoder_layers", 12)
+    hidden = arrays["encoder.sentence_encoder.layers.0.fc1.weight"]
+    return {
+        "model_type": "data2vec-text",
+        "hidden_size": tokens.shape[1],
+        "vocab_size": tokens.shape[0],
+        "num_hidden_layers": layers,
+        "num_attention_heads": flat.get("encoder_attention_heads", 12),
+        "intermediate_size": len(hidden),
+        "max_position_embeddings": len(arrays["encoder.sentence_encoder.embed_positions.weight"]),
+        "layer_norm_eps": 1e-5,
+    }
+
+
+def _conv_layers(text: str | None, where: str) -> list[tuple[int, int, int]]:
+    """Reads '[(512, 10, 5)] + [(512, 3, 2)] * 4', a sum of lists, without running it."""
+    if not text:
+        c = DEFAULTS
+        return list(zip(c["conv_dim"], c["conv_kernel"], c["conv_stride"], strict=True))
+
+    def value(node: ast.expr) -> Any:
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            return value(node.left) + value(node.right)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+            return value(node.left) * value(node.right)
+        return ast.literal_eval(node)
+
+    try:
+        return value(ast.parse(text, mode="eval").body)
+    except (ValueError, SyntaxError, TypeError) as error:
+        raise WeightsError(f"{where}: conv_feature_layers is {text!r}: {error}") from error
+
+
+def _symbols(loaded: Any) -> list[list[str]]:
+    """Returns the classes of each set of HuBERT's labels, [] where the file names none."""
+    if "dictionaries_symbols" in loaded:
+        return [list(s) for s in loaded["dictionaries_symbols"] if s is not None]
+    found = (loaded.get("task_state") or {}).get("dictionaries") or []
+    states = [getattr(d, "state", None) for d in found]
+    return [plain(s["symbols"]) for s in states if isinstance(s, dict) and "symbols" in s]
+
+
+def _without_special(
+    arrays: Arrays, config: Config, symbols: list[list[str]]
+) -> tuple[Arrays, Config]:
+    """Drops the classes of special symbols, which no frame has, from HuBERT's labels."""
+    vectors = arrays.get("label_embs_concat")
+    if vectors is None or config["model_type"] != "hubert":
+        return arrays, config
+    if sum(map(len, symbols)) != len(vectors):
+        symbols = [[*SPECIAL, *map(str, range(len(vectors) - len(SPECIAL)))]]
+    starts = np.cumsum([0, *map(len, symbols)])
+    kept = [
+        np.arange(start + (len(SPECIAL) if tuple(s[:4]) == SPECIAL else 0), start + len(s))
+        for start, s in zip(starts[:-1], symbols, strict=True)
+    ]
+    arrays = arrays | {"label_embs_concat": vectors[np.concatenate(kept)]}
+    return arrays, config | {"label_classes": [len(k) for k in kept]}
+
+
+def _with_projection(arrays: Arrays, config: Config) -> Arrays:
+    """Adds the projection that fairseq leaves out where both sides are equally wide."""
+    name, size = "feature_projection.projection", config["hidden_size"]
+    if config["model_type"] == "data2vec-text" or f"{name}.weight" in arrays:
+        return arrays
+    if config["conv_dim"][-1] != size:
+        return arrays
+    eye, zeros = np.eye(size, dtype=np.float32), np.zeros(size, np.float32)
+    return arrays | {f"{name}.weight": eye, f"{name}.bias": zeros}
+
+
+def _as_student(name: str, arrays: Arrays) -> str:
+    """Returns the student's name of an averaged parameter, which is told from the encoder on."""
+    starts = ("", "encoder.", "encoder.sentence_encoder.")
+    return next((s + name for s in starts if s + name in arrays), name)
+
+
+def _moments(loaded: Any, model: dict[str, Any]) -> tuple[tuple[Arrays, Arrays], int]:
+    """Returns Adam's moments by the names of the model, and the updates done.
+
+    They are kept by number, in the order of the parameters, or all in one row (fp16). Where the
+    numbers do not fit the parameters of the file, none are returned.
+    """
+    history = loaded.get("optimizer_history") or [{}]
+    updates = int(history[-1].get("num_updates", 0) or 0)
+    states = (loaded.get("last_optimizer_state") or {}).get("state") or {}
+    buffers = ("running_mean", "running_var", "num_batches_tracked", "inv_freq")
+    own = {n: x for n, x in model.items() if not n.endswith(_UNUSED + buffers)}
+    if not states or any(k not in s for s in states.values() for k in _ADAM):
+        return ({}, {}), updates
+    found = []
+    for key in _ADAM:
+        rows = [as_numpy(states[i][key]).ravel() for i in sorted(states)]
+        flat = np.concatenate(rows)
+        if flat.size != sum(x.numel() for x in own.values()):
+            return ({}, {}), updates
+        ends = np.cumsum([x.numel() for x in own.values()])[:-1]
+        parts = zip(own.items(), np.split(flat, ends), strict=True)
+        found.append({_bare(n): p.reshape(tuple(x.shape)) for (n, x), p in parts})
+    return (found[0], found[1]), updates
+
+
+def write(
+    folder: Path, family: families.Family, o: Any, method: Any, params: Arrays
+) -> tuple[Path, list[str]]:
+    """Writes FOLDER/<model type>.pt as s3prl's *_custom upstreams read it; needs torch.
+
+    Returns (the file, parameters without a place in it). Its keys are task_cfg, model_cfg,
+    model_weight and, for HuBERT, dictionaries_symbols, and model_weight holds an `_ema` for
+    data2vec, which its loader deletes. The loaders of HuBERT and wav2vec 2.0 insist on the heads
+    of pre-training: of a run of another method these are zeros, which features do not depend on.
+    The layout is that of s3prl's source; s3prl itself does not run on current torchaudio, so that
+    the tests compare keys and read the file back. Raises WeightsError for a family that s3prl has
+    no loader for.
+    """
+    if family.model_type not in ("hubert", "wav2vec2", "data2vec-audio"):
+        raise WeightsError(
+            f"s3prl has no upstream that loads {family.model_type}: use --to-format transformers"
+        )
+    config = family.module.config_of(o, family.model_type)
+    arrays, left = table.to_theirs(family.rows(o, method, beside=True), params)
+    head = family.heads.get(method["name"])
+    config |= head.config(method) if head else {}
+    arrays, config = family.module.dress(arrays, config)
+    pairs = names.pairs(config)
+    weights = {names.renamed(n, pairs, back=True): x for n, x in arrays.items()}
+    model, task = _fairseq_config(o, config, method)
+    out: dict[str, Any] = {"task_cfg": task, "model_cfg": model}
+    if family.model_type == "hubert":
+        classes = method["units"]["classes"] if method["name"] == "hubert" else ()
+        out["dictionaries_symbols"] = [[str(i) for i in range(n)] for n in classes] or [None]
+    weights = _strict(weights, family.model_type, model, o)
+    path = folder / f"{family.model_type}.pt"
+    torch = torch_for(path)
+    tensors = {n: torch.from_numpy(np.array(x, np.float32)) for n, x in weights.items()}
+    out["model_weight"] = collections.OrderedDict(tensors)
+    if family.model_type == "data2vec-audio":
+        out["model_weight"]["_ema"] = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(out, path)
+    return path, left
+
+
+def _fairseq_config(o: Any, config: Config, method: Any) -> tuple[Config, Config]:
+    """Returns fairseq's configs of model and task, the reverse of `config_of`."""
+    model = {ours: config[theirs] for ours, theirs in SPEECH_KEYS if theirs in config}
+    layers = zip(config["conv_dim"], o.conv_kernels, o.conv_strides, strict=True)
+    model |= {
+        "conv_feature_layers": repr([tuple(layer) for layer in layers]),
+        "extractor_mode": "layer_norm" if o.conv_norm == "layer" else "default",
+        "conv_pos": o.position_kernel,
+        "dropout": o.dropout,
+        "attention_dropout": o.attention_dropout,
+        "activation_dropout": o.activation_dropout,
+        "encoder_layerdrop": o.layerdrop,
+        "feature_grad_mult": o.grad_mult,
+    }
+    task: Config = {"normalize": o.normalize, "sample_rate": 16000}
+    if config["model_type"] == "data2vec-audio":
+        model |= {"pos_conv_depth": o.position_depth}
+        model["conv_pos"] = o.position_depth * o.position_kernel
+    if config["model_type"] == "hubert":
+        own = method["name"] == "hubert"
+        rate = float(method["units"]["rate"]) if own else 50.0
+        task["label_rate"] = model["label_rate"] = rate
+        model["final_dim"] = method["head"]["width"] if own else 256
+        sets = len(method["units"]["classes"]) if own else 1
+        model["untie_final_proj"] = own and sets > 1 and not method["units"]["tied"]
+    if config["model_type"] == "wav2vec2":
+        model["quantize_targets"] = method["name"] == "wav2vec2"
+        model.setdefault("final_dim", 256)
+    return model, task
+
+
+def _strict(weights: Arrays, model_type: str, model: Config, o: Any) -> Arrays:
+    """Adds zeros for the heads that a loader insists on."""
+    if model_type == "data2vec-audio":
+        return weights
+    size = model["final_dim"]
+    heads = {"final_proj.weight": (size, o.width), "final_proj.bias": (size,)}
+    if model_type == "wav2vec2":
+        heads |= {"project_q.weight": (size, o.conv_channels), "project_q.bias": (size,)}
+    return {n: np.zeros(s, np.float32) for n, s in heads.items()} | weights

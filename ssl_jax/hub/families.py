@@ -1,0 +1,186 @@
+"""Which families there are: their maps, their options, and where their heads live here."""
+
+import dataclasses
+import types
+from collections.abc import Callable
+from typing import Any
+
+from ssl_jax.core.config import suggest
+from ssl_jax.hub import speech, text, vision
+from ssl_jax.hub.speech import Config, Options
+from ssl_jax.hub.table import Arrays, Row, WeightsError
+
+
+def _nothing(section: Any) -> dict:
+    del section
+    return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """What one method here has beside the encoder, and the class of transformers that has it too.
+
+    rows(config.method) is its map; section(config.json) the keys of config.method that it sets,
+    and config(config.method) the keys of config.json.
+    """
+
+    architecture: str
+    rows: Callable[[Any], list[Row]]
+    section: Callable[[Config], Options] = _nothing
+    config: Callable[[Any], Config] = _nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """One model type of transformers. `kind` is that of config.method.encoder."""
+
+    model_type: str
+    kind: str
+    architecture: str  # the class without a head
+    prefix: str  # of its arrays inside a class with one
+    module: Any  # rows, options, config_of, tidy, dress, preprocessor
+    recipe: str  # the config that goes on with such weights
+    # by the method's name: heads that transformers has too, and those of fairseq alone
+    heads: dict[str, Head] = dataclasses.field(default_factory=dict)
+    beside: dict[str, Head] = dataclasses.field(default_factory=dict)
+    unused: str = r"$^"  # regex of arrays that mean nothing here
+
+    def rows(self, o: Any, method: Any, beside: bool = False) -> list[Row]:
+        """Returns the map for an encoder of the options `o` and the section config.method.
+
+        beside: with what transformers has no place for.
+        """
+        found, name = self.module.rows(o), method["name"]
+        for heads in (self.heads, self.beside) if beside else (self.heads,):
+            found = found + (heads[name].rows(method) if name in heads else [])
+        return found
+
+    def section(self, method: Any, config: Config) -> Options:
+        """Returns the keys of config.method that the source's config decides."""
+        head = self.heads.get(method["name"]) or self.beside.get(method["name"])
+        return head.section(config) if head else {}
+
+
+_QUANTIZER = (speech.quantizer_rows, speech.quantizer_section, speech.quantizer_config)
+_DECODER = (vision.decoder_rows, vision.decoder_section, vision.decoder_config)
+FAMILIES: dict[str, Family] = {
+    f.model_type: f
+    for f in (
+        Family(
+            "hubert",
+            "waveform",
+            "HubertModel",
+            "hubert.",
+            speech,
+            "configs/hubert/audio.py",
+            beside={"hubert": Head("", speech.unit_rows, speech.unit_section)},
+        ),
+        Family(
+            "wav2vec2",
+            "waveform",
+            "Wav2Vec2Model",
+            "wav2vec2.",
+            speech,
+            "configs/wav2vec2/audio.py",
+            {"wav2vec2": Head("Wav2Vec2ForPreTraining", *_QUANTIZER)},
+        ),
+        Family(
+            "data2vec-audio",
+            "waveform",
+            "Data2VecAudioModel",
+            "data2vec_audio.",
+            speech,
+            "configs/data2vec/audio.py",
+            beside={"data2vec": Head("", speech.regression_rows)},
+        ),
+        Family(
+            "data2vec-vision",
+            "vit",
+            "Data2VecVisionModel",
+            "data2vec_vision.",
+            vision,
+            "configs/data2vec/image.py",
+            unused=r"relative_position_index$",
+        ),
+        Family(
+            "data2vec-text",
+            "text",
+            "Data2VecTextModel",
+            "data2vec_text.",
+            text,
+            "configs/data2vec/text.py",
+            beside={"data2vec": Head("", text.regression_rows)},
+            unused=r"position_ids$|token_type_ids$",
+        ),
+        Family(
+            "vit_mae",
+            "vit",
+            "ViTMAEModel",
+            "vit.",
+            vision,
+            "configs/mae/image.py",
+            {"mae": Head("ViTMAEForPreTraining", *_DECODER)},
+        ),
+    )
+}
+
+
+def by_type(model_type: str, where: str) -> Family:
+    """Returns the family of config.json's model_type; raises WeightsError on another."""
+    if model_type not in FAMILIES:
+        raise WeightsError(
+            f"{where}: model_type is {model_type!r}, which can not be read: "
+            f"{suggest(model_type, list(FAMILIES))}"
+        )
+    return FAMILIES[model_type]
+
+
+def of_run(method: Any, o: Any, family: str = "") -> Family:
+    """Returns the family of a run: by its name, or by the encoder's options and the method.
+
+    An encoder of HuBERT and wav2vec 2.0 is HuBERT's where the method is. Raises WeightsError.
+    """
+    kind = method["encoder"]["kind"]
+    known = sorted({f.kind for f in FAMILIES.values()})
+    if kind not in known:
+        raise WeightsError(
+            f"config.method.encoder.kind is {kind!r}, which no family of transformers has: "
+            f"only runs of {', '.join(known)} can be exported"
+        )
+    found = by_type(family or _fitting(method["name"], kind, o), "--family")
+    if found.kind != kind:
+        raise WeightsError(
+            f"--family {family} is of encoders of kind {found.kind!r}; the run's is {kind!r}"
+        )
+    return found
+
+
+def _fitting(method: str, kind: str, o: Any) -> str:
+    """Returns the model type of an encoder here."""
+    if kind == "waveform" and o.positions == "stack":
+        return "data2vec-audio"
+    if kind == "waveform":
+        return "hubert" if method == "hubert" else "wav2vec2"
+    if kind == "vit":
+        return "data2vec-vision" if o.positions == "relative" else "vit_mae"
+    return next(f.model_type for f in FAMILIES.values() if f.kind == kind)
+
+
+def merged(encoder: Any) -> Any:
+    """Returns all options of an encoder here as the attributes of one object."""
+    parts = (encoder.options, encoder.transformer_options)
+    return types.SimpleNamespace(**{k: v for p in parts for k, v in vars(p).items()})
+
+
+def split_prefix(family: Family, arrays: Arrays) -> Arrays:
+    """Takes the family's prefix off the arrays of the encoder, where they have it."""
+    return {name.removeprefix(family.prefix): x for name, x in arrays.items()}
+
+
+def join_prefix(family: Family, head: Head | None, method: Any, arrays: Arrays) -> Arrays:
+    """Puts the prefix before the arrays of the encoder, where a head stands beside it."""
+    if head is None:
+        return arrays
+    own = {n for r in head.rows(method) for names, _ in r.pairs() for n in names}
+    own |= {name for name in arrays if name.startswith("decoder.")}
+    return {n if n in own else family.prefix + n: x for n, x in arrays.items()}

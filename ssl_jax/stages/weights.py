@@ -1,0 +1,313 @@
+"""Weights of other libraries as run folders of this one, and back; the maps are in `hub`."""
+
+import dataclasses
+import importlib
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from ssl_jax.core import config as config_lib
+from ssl_jax.core import mesh as mesh_lib
+from ssl_jax.core import tree as tree_lib
+from ssl_jax.core.types import Method, TrainState
+from ssl_jax.engine import checkpoint, optim, start
+from ssl_jax.engine import step as step_lib
+from ssl_jax.hub import fairseq, families, files, table
+from ssl_jax.hub.families import Family
+from ssl_jax.hub.files import Source
+from ssl_jax.hub.table import Arrays, WeightsError
+from ssl_jax.nn import build
+
+FORMATS = ("transformers", "s3prl")
+# heads of other tasks, which a method here may not have
+HEADS = re.compile(
+    r"(lm_head|classifier|projector|pooler|layer_weights|tdnn|objective|quantizer|project_hid|"
+    r"project_q|final_proj|label_embs_concat|regression_head|decoder|dropout|cls)\b"
+)
+Say = Callable[[str], None]
+
+
+def import_run(
+    source: str | Path,
+    run: str | Path,
+    recipe: str = "",
+    overrides: Sequence[str] = (),
+    say: Say = print,
+) -> int:
+    """Makes a run folder of weights and returns the step of its checkpoint.
+
+    source: a folder of transformers, a .safetensors file with config.json beside it, or a file of
+    fairseq or s3prl. recipe: the config of the method that goes on with them (default: that of the
+    family, `base`); the weights decide what its encoder is. Adam's moments and the teacher are
+    those of the source, where it has them. Raises WeightsError and ConfigError.
+    """
+    run = Path(run)
+    if (run / "checkpoints").is_dir() and any((run / "checkpoints").iterdir()):
+        raise WeightsError(f"{run} has checkpoints already: give --to a new folder")
+    found = _read(Path(source))
+    family = families.by_type(found.config["model_type"], found.where)
+    found = _plain(family, found)
+    config = _config(family, found, recipe, overrides)
+    method = _method(config)
+    tx, batch, shapes = _optimizer(config, method)
+    mapped = _mapped(family, found, config, shapes)
+    mesh = mesh_lib.make_mesh({"data": -1})
+    state, _ = step_lib.init_state(method, tx, config.seed, mesh, batch)
+    state = _filled(state, mapped, found.updates)
+    step = int(state.step)
+    start.write_folder(run, config, tuple(config.data.classes), state)
+    checkpoints = checkpoint.Checkpoints(run, config)
+    checkpoints.save(step, state)
+    checkpoints.close()
+    _tell(say, family, found, mapped)
+    return step
+
+
+class Mapped(NamedTuple):
+    """What the source gives, by the names here, and what is left on both sides."""
+
+    weights: Arrays
+    teacher: Arrays
+    moments: list[Arrays]
+    unused: list[str]
+    fresh: list[str]
+
+
+def _read(path: Path) -> Source:
+    if path.suffix in (".pt", ".pth", ".ckpt"):
+        return fairseq.read(path)
+    return files.read(path)
+
+
+def _plain(family: Family, found: Source) -> Source:
+    """Takes prefixes off and brings all arrays to the form that the map knows."""
+
+    def plain(arrays: Arrays) -> Arrays:
+        return family.module.tidy(families.split_prefix(family, arrays), found.config)
+
+    whole = plain(found.arrays)
+    teacher = plain({**found.arrays, **found.teacher}) if found.teacher else {}
+    first, second = (plain(m) if m else {} for m in found.moments)
+    return Source(found.config, whole, found.where, teacher, (first, second), found.updates)
+
+
+def _config(family: Family, found: Source, recipe: str, overrides: Sequence[str]) -> ConfigDict:
+    """Returns the recipe's config with the encoder of the weights."""
+    options = family.module.options(found.config, found.arrays, found.where)
+    config = config_lib.load(_recipe(family, recipe)).copy_and_resolve_references()
+    kind = config.method.get("encoder", {}).get("kind")
+    if kind != family.kind:
+        raise WeightsError(
+            f"the recipe's config.method.encoder.kind is {kind!r}, and {family.model_type} is of "
+            f"kind {family.kind!r}: use such as --config {family.recipe}"
+        )
+    with config.unlocked():
+        config.method.encoder.update(ConfigDict(options))
+        config.method.update(ConfigDict(family.section(config.method, found.config)))
+    return config_lib.override(config, overrides)
+
+
+def _recipe(family: Family, given: str) -> str:
+    """Returns the path of the recipe: as given, or the family's beside this package."""
+    if given:
+        return given
+    path = Path(__file__).resolve().parents[2] / family.recipe
+    if not path.is_file():
+        raise WeightsError(
+            f"no recipe {family.recipe} to go on with: name a config file by --config"
+        )
+    return str(path)
+
+
+def _method(config: ConfigDict) -> Method:
+    module = importlib.import_module(f"ssl_jax.methods.{config.method.name}")
+    return module.make(
+        config.method,
+        precision=config.precision,
+        sample_rate=config.data.sample_rate,
+        num_classes=len(config.data.classes),
+    )
+
+
+def _optimizer(
+    config: ConfigDict, method: Method
+) -> tuple[Any, dict[str, Any], dict[str, tuple[int, ...]]]:
+    """Returns (optimizer, shapes of a batch, shapes of the parameters by name).
+
+    Of the optimizer only the structure of its state is used, which does not depend on how long an
+    epoch is: only the data know.
+    """
+    data = config.data
+    if data.get("modality", "audio") == "text":
+        size = data.block_tokens
+    else:
+        size = round(data.buckets[-1] * data.sample_rate)
+    batch = {
+        name: jax.ShapeDtypeStruct((1, *(size if n is None else n for n in spec.shape)), spec.dtype)
+        for name, spec in method.batch.items()
+    }
+    params, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
+
+    def to_steps(duration: int | str, total: int | None = None) -> int:
+        rows = max(1, data.batch_size)
+        return config_lib.steps(
+            duration,
+            batch_size=rows,
+            examples=1000 * rows,
+            seconds_per_step=rows * float(data.buckets[-1]),
+            total=total,
+        )
+
+    total = to_steps(config.train.duration)
+    named = tree_lib.named_leaves(params)
+    blocks = [x for n, x in named if re.search(optim.BLOCKS, n)]
+    tx, _ = optim.make(
+        config.optim,
+        params,
+        total_steps=total,
+        to_steps=lambda duration: to_steps(duration, total),
+        depth=blocks[0].shape[0] if blocks else 0,
+    )
+    return tx, batch, {name: x.shape for name, x in named}
+
+
+def _mapped(
+    family: Family, found: Source, config: ConfigDict, shapes: dict[str, tuple[int, ...]]
+) -> Mapped:
+    """Brings the source's arrays under the names here; raises WeightsError where it can not."""
+    rows = family.rows(_options(config), config.method, beside=True)
+
+    def ours(arrays: Arrays) -> Arrays:
+        return table.to_ours(rows, arrays, shapes, found.where)[0] if arrays else {}
+
+    weights, left = table.to_ours(rows, found.arrays, shapes, found.where)
+    for name in left:
+        if not HEADS.match(name) and not re.search(family.unused, name):
+            raise WeightsError(
+                f"{found.where}: nothing here takes {name}: its config.json describes another "
+                f"{family.model_type}, or the file is of another model"
+            )
+    fresh = [name for name in shapes if name not in weights]
+    return Mapped(weights, ours(found.teacher), [ours(m) for m in found.moments], left, fresh)
+
+
+def _filled(state: TrainState, mapped: Mapped, updates: int) -> TrainState:
+    """Puts weights, teacher and moments into a fresh state.
+
+    A teacher that the source lacks starts from the student. The step is that of the source only
+    with its moments: without them the schedule begins anew.
+    """
+    teacher = mapped.teacher or mapped.weights
+    params = tree_lib.map_named(lambda n, x: _as(mapped.weights.get(n), x), state.params)
+    extra = tree_lib.map_named(lambda n, x: _as(_owned(n, teacher), x), state.extra)
+    if not mapped.moments[0]:
+        return dataclasses.replace(state, params=params, extra=extra)
+    fill = _optimizer_leaf(mapped.moments, updates)
+    opt_state = tree_lib.map_named(fill, state.opt_state)
+    return TrainState(jnp.int32(updates), params, extra, opt_state, state.key)
+
+
+def _tell(say: Say, family: Family, found: Source, mapped: Mapped) -> None:
+    kept = [
+        name
+        for name, there in (("teacher", mapped.teacher), ("Adam's moments", mapped.moments[0]))
+        if there
+    ]
+    say(f"{len(mapped.weights)} parameters of {family.model_type} from {found.where}")
+    say(f"new, as the source has none: {', '.join(mapped.fresh) or 'none'}")
+    say(f"of the source, not used: {', '.join(mapped.unused) or 'none'}")
+    say(f"beside the weights: {' and '.join(kept) or 'nothing'} after {found.updates} updates")
+
+
+def _options(config: ConfigDict) -> Any:
+    encoder = build.encoder(
+        config.method.encoder.to_dict(),
+        precision="float32",
+        sample_rate=config.data.sample_rate,
+    )
+    return families.merged(encoder)
+
+
+def _owned(name: str, arrays: Arrays) -> np.ndarray | None:
+    """Returns the value of the parameter whose path ends that of `name`, if there is one."""
+    parts = name.split("/")
+    tails = ("/".join(parts[i:]) for i in range(1, len(parts)))
+    return next((arrays[tail] for tail in tails if tail in arrays), None)
+
+
+def _as(value: np.ndarray | None, x: jax.Array) -> jax.Array:
+    return x if value is None or value.shape != x.shape else jnp.asarray(value, x.dtype)
+
+
+def _optimizer_leaf(moments: list[Arrays], updates: int) -> Callable:
+    """Returns fn(name, leaf) that fills Adam's moments and counts."""
+
+    def fill(name: str, x: jax.Array) -> jax.Array:
+        if x.shape == () and jnp.issubdtype(x.dtype, jnp.integer):
+            return jnp.asarray(updates, x.dtype)
+        which = {"mu": 0, "nu": 1}
+        of = next((which[part] for part in name.split("/") if part in which), None)
+        return x if of is None else _as(_owned(name, moments[of]), x)
+
+    return fill
+
+
+def export_run(
+    run: str | Path,
+    folder: str | Path,
+    to_format: str = "transformers",
+    step: int | str | None = None,
+    family: str = "",
+    say: Say = print,
+) -> Path:
+    """Writes the weights of a run for another library and returns the file or folder.
+
+    transformers: model.safetensors, config.json and preprocessor_config.json, no torch needed.
+    s3prl: the file of its *_custom upstreams, by torch; see `hub.fairseq.write`. `step`: a saved
+    one, "best", or None for the newest. Raises WeightsError where the format has no such model.
+    """
+    if to_format not in FORMATS:
+        raise WeightsError(f"--to-format is {to_format!r}: use one of {', '.join(FORMATS)}")
+    run, folder = Path(run), Path(folder)
+    if not (run / "config.json").is_file():
+        raise WeightsError(f"{run} is no run folder: it has no config.json; give a --workdir")
+    config = config_lib.from_json((run / "config.json").read_text())
+    o = _options(config)
+    own = families.of_run(config.method, o, family)
+    params = dict(tree_lib.named_leaves(checkpoint.restore_params(run, step)))
+    if to_format == "s3prl":
+        path, left = fairseq.write(folder, own, o, config.method, params)
+    else:
+        path, left = folder, _write(folder, own, o, config.method, params)
+    say(f"{own.model_type} of {to_format} in {path}")
+    say(f"without a place there, left out: {', '.join(left) or 'nothing'}")
+    return path
+
+
+def _write(folder: Path, family: Family, o: Any, method: Any, params: Arrays) -> list[str]:
+    """Writes a folder of transformers; returns the parameters that have no place in it."""
+    (arrays, config), left = _theirs(family, o, method, params)
+    files.write(folder, config, arrays, family.module.preprocessor(o))
+    return left
+
+
+def _theirs(
+    family: Family, o: Any, method: Any, params: Arrays
+) -> tuple[tuple[Arrays, dict[str, Any]], list[str]]:
+    """Returns ((arrays, config.json), parameters without a place there)."""
+    config = family.module.config_of(o, family.model_type)
+    arrays, left = table.to_theirs(family.rows(o, method), params)
+    stuck = [name for name in left if name.startswith("encoder/")]
+    if stuck:
+        raise WeightsError(f"{family.model_type} has no place for {', '.join(stuck)}")
+    head = family.heads.get(method["name"])
+    config |= head.config(method) if head else {}
+    arrays, config = family.module.dress(arrays, config)
+    config["architectures"] = [head.architecture if head else family.architecture]
+    return (families.join_prefix(family, head, method, arrays), config), left

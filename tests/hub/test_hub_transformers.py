@@ -1,0 +1,151 @@
+"""Weights from transformers and back: every hidden state, every key, and every bit."""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hub_cases import CASES, KEYS, audio, folded, random_model
+from safetensors.numpy import load_file
+
+import ssl_jax
+from ssl_jax.core import tree
+from ssl_jax.engine import checkpoint
+from ssl_jax.ops.patches import normalize_image
+from ssl_jax.stages import weights
+
+pytestmark = pytest.mark.interop
+
+BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
+LARGE = {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096}
+
+
+def quiet(text):
+    """Takes what an import or export says."""
+
+
+def imported(folder, name, run, more=(), **config):
+    """Returns (model of transformers, run folder of the same weights)."""
+    model = random_model(name, **config)
+    model.save_pretrained(folder)
+    weights.import_run(folder, run, f"{CASES[name][2]}:toy", more, quiet)
+    return model, run
+
+
+def hidden_states(run, batch):
+    """Returns the hidden states (L + 1, B, S, D) of a run, and which frames are real."""
+    model = ssl_jax.load(run)
+    found = jax.jit(model.method.features)(model.params, batch)
+    return np.asarray(found.hidden_states), np.asarray(found.mask)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_key_and_bit_survives_the_way_there_and_back(name, tmp_path):
+    model, run = imported(tmp_path / "in", name, tmp_path / "run")
+    out = weights.export_run(run, tmp_path / "out", say=quiet)
+    _, info = type(model).from_pretrained(out, output_loading_info=True)
+    assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    theirs, ours = (load_file(f / "model.safetensors") for f in (tmp_path / "in", out))
+    # what is computed: positions, and what was added to them
+    made = {n for n in {*theirs, *ours} if re.search("pooler|token_type|position_em|pos_emb", n)}
+    for key in set(theirs) - made:
+        np.testing.assert_array_equal(theirs[key], ours[key], err_msg=key)
+    assert set(ours) - made == set(theirs) - made
+    weights.import_run(out, tmp_path / "again", f"{CASES[name][2]}:toy", say=quiet)
+    first, second = (checkpoint.restore_params(r) for r in (run, tmp_path / "again"))
+    pairs = zip(tree.named_leaves(first), tree.named_leaves(second), strict=True)
+    for (key, x), (other, y) in pairs:
+        assert key == other
+        np.testing.assert_array_equal(x, y, err_msg=key)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden_keys_are_those_of_transformers(name, tmp_path):
+    random_model(name).save_pretrained(tmp_path)
+    arrays = {k: x.shape for k, x in load_file(tmp_path / "model.safetensors").items()}
+    assert json.loads(KEYS.read_text())[name] == folded(arrays)
+
+
+SOUND = [n for n, (_, config, _) in CASES.items() if "conv_dim" in config]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("name", SOUND)
+def test_hidden_states_of_speech(name, padded, tmp_path):
+    _same_hidden_states(name, padded, tmp_path, 4000, {})
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("name", SOUND)
+def test_hidden_states_of_speech_at_full_width(name, padded, tmp_path):
+    wide = {**(LARGE if "large" in name else BASE), "conv_dim": [512] * 3}
+    wide |= {"num_conv_pos_embedding_groups": 16}
+    if name != "data2vec audio":
+        wide["num_conv_pos_embeddings"] = 128
+    _same_hidden_states(name, padded, tmp_path, 8000, wide)
+
+
+def _same_hidden_states(name, padded, folder, samples, config):
+    """Compares all layers; of the last one, what the model itself gives, which is normed.
+
+    A norm over time is here that of the unpadded clip: transformers hears such a clip alone.
+    """
+    more = ["method.encoder.normalize=False"]
+    more += ["method.encoder.mask_each=False"] * (name == "data2vec audio")
+    model, run = imported(folder / "in", name, folder / "run", more, **config)
+    lengths = [samples, samples * 3 // 5 if padded else samples]
+    sound, real = audio(2, samples, lengths)
+    got, valid = hidden_states(run, {"audio": jnp.asarray(sound), "audio_len": jnp.array(lengths)})
+    assert bool(valid.all()) is not padded
+    alone = padded and getattr(model.config, "feat_extract_norm", "layer") == "group"
+    for row, own in enumerate(lengths):
+        heard = sound[row : row + 1, :own] if alone else sound
+        mask = torch_of(real.astype(np.int64)) if padded and not alone else None
+        out = model(torch_of(heard), attention_mask=mask, output_hidden_states=True)
+        want = [*out.hidden_states[:-1], out.last_hidden_state]
+        frames = int(valid[row].sum())
+        for layer, (ours, theirs) in enumerate(zip(got, want, strict=True)):
+            theirs = theirs.detach().numpy()[0 if alone else row, :frames]
+            scale = max(1.0, np.abs(theirs).max())
+            np.testing.assert_allclose(
+                ours[row, :frames] / scale, theirs / scale, atol=1e-4, err_msg=f"layer {layer}"
+            )
+
+
+def torch_of(x):
+    """Returns an array as a tensor."""
+    import torch
+
+    return torch.tensor(x)
+
+
+def test_hidden_states_of_images(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+    pixels = np.asarray(normalize_image(jnp.asarray(image))).transpose(0, 3, 1, 2)
+    for name in ("data2vec vision", "vit mae"):
+        mae, folder = name == "vit mae", tmp_path / name
+        model, run = imported(folder / "in", name, folder / "run")
+        encoder = model.vit if mae else model
+        encoder.config.mask_ratio = 0.0
+        in_order = {"noise": torch_of(np.tile(np.arange(16.0), (2, 1)))} if mae else {}
+        out = encoder(torch_of(pixels), output_hidden_states=True, **in_order)
+        want = [*out.hidden_states[:-1], out.last_hidden_state if mae else out.hidden_states[-1]]
+        got, _ = hidden_states(run, {"image": jnp.asarray(image)})
+        for ours, theirs in zip(got, want, strict=True):
+            np.testing.assert_allclose(ours, theirs.detach().numpy()[:, 1:], atol=1e-4)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_hidden_states_of_text(padded, tmp_path):
+    model, run = imported(tmp_path / "in", "data2vec text", tmp_path / "run")
+    lengths = np.array([24, 15 if padded else 24])
+    real = np.arange(24) < lengths[:, None]
+    tokens = np.where(real, np.random.default_rng(0).integers(4, 261, (2, 24)), 1)
+    mask = torch_of(real.astype(np.int64))
+    out = model(torch_of(tokens), attention_mask=mask, output_hidden_states=True)
+    batch = {"tokens": jnp.asarray(tokens, jnp.int32), "tokens_len": jnp.asarray(lengths)}
+    got, valid = hidden_states(run, batch)
+    for ours, theirs in zip(got, out.hidden_states, strict=True):
+        np.testing.assert_allclose(ours[valid], theirs.detach().numpy()[real], atol=1e-4)
