@@ -51,7 +51,7 @@ def judge_folds(
     both = {"train": source, "test": source}  # one cache entry each; "train" is used
     for name, pooled, corpora in _features(folder, both, column, seconds, window):
         rows, corpus = pooled["train"].labelled(), corpora["train"].corpus
-        folds = corpus.sources[0].columns["fold"][rows.ids].astype(str)
+        folds = np.array(corpus.sources[0].columns["fold"][rows.ids].tolist())
         for fold in [only] if only else np.unique(folds):
             out = folds == fold
             train, test = ((rows.features[r], rows.labels[r]) for r in (~out, out))

@@ -27,7 +27,7 @@ from ssl_jax.stages.graph import Stage
 
 OPTIONS = {
     "site": "",  # '' = where the running interpreter keeps its packages
-    "packages": 20,
+    "packages": 12,
     "blocks": 400,  # of each package, for training
     "steps": 600,
     "seeds": 3,

@@ -205,7 +205,7 @@ class Data2Vec:
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
     ) -> Output:
         """Returns the regression loss at masked tokens and the numbers that show a collapse."""
-        o, weight = self.options, batch["weight"]
+        o, weight = self.options, run.weights(batch)
 
         with jax.named_scope("frontend"):
             altered = train and bool(o.augment or o.spectral)
@@ -252,6 +252,7 @@ class Data2Vec:
             "prediction_std": (stats.token_std(predictions, hidden), one),
             "frontend_std": (stats.token_std(x, real), one),
             "teacher_student_cosine": stats.cosine(predictions, targets, hidden),
+            "used_rows": run.used_rows(batch, weight),
             "masked_share": (hidden.sum(), real.sum()),
             "ema_decay": (decay, one),
         }

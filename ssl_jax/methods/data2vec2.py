@@ -185,7 +185,7 @@ class Data2Vec2:
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
     ) -> Output:
         """Returns the loss at masked tokens of all views and the numbers that show a collapse."""
-        o, weight = self.options, batch["weight"]
+        o, weight = self.options, run.weights(batch)
 
         with jax.named_scope("frontend"):
             x, valid = run.frontend(self.encoder, params["encoder"], batch)
@@ -233,6 +233,7 @@ class Data2Vec2:
             "prediction_std": (stats.token_std(predictions, hidden), one),
             "frontend_std": (stats.token_std(x, real), one),
             "teacher_student_cosine": stats.cosine(predictions, targets[:, None], hidden),
+            "used_rows": run.used_rows(batch, weight),
             "masked_share": (hidden.sum(), real.sum() * o.clones),
             "ema_decay": (o.ema.decay(streams.step + 1), one),  # of the update which follows
         }

@@ -160,7 +160,7 @@ class Hubert:
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
     ) -> Output:
         """Returns the cross-entropy of the units at masked frames, and its health."""
-        o, weight = self.options, batch["weight"]
+        o, weight = self.options, run.weights(batch)
 
         with jax.named_scope("frontend"):
             dropout = streams.for_step("frontend_dropout") if train else None
@@ -197,6 +197,7 @@ class Hubert:
             "masked_loss": ((cross_entropy * masked).sum(), masked[:, 0].sum()),
             "unmasked_loss": ((cross_entropy * unmasked).sum(), unmasked[:, 0].sum()),
             "feature_penalty": (penalty * frames, frames),
+            "used_rows": run.used_rows(batch, weight),
             "masked_share": (hidden.sum(), real.sum()),
             "prediction_std": (stats.token_std(projected, hidden), one),
             "frontend_std": (stats.token_std(x, real), one),

@@ -187,7 +187,7 @@ class Wav2Vec2:
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
     ) -> Output:
         """Returns the contrastive loss at masked frames with its two companions."""
-        o, weight = self.options, batch["weight"]
+        o, weight = self.options, run.weights(batch)
 
         with jax.named_scope("frontend"):
             dropout = streams.for_step("frontend") if train else None
@@ -230,6 +230,7 @@ class Wav2Vec2:
             "loss": (loss * terms, terms),
             "contrastive_loss": (contrastive * terms, terms),
             "feature_penalty": (penalty * frames, frames),
+            "used_rows": run.used_rows(batch, weight),
             "masked_share": (hidden.sum(), real.sum()),
             **_agreement(logits, counted),
             **self._code_use(codes, soft, hidden),

@@ -19,6 +19,26 @@ def batch_spec(encoder: Any) -> dict[str, Spec]:
     return {"id": Spec((), "uint32"), "weight": Spec((), "float32"), **encoder.reads}
 
 
+def weights(batch: Batch) -> Array:
+    """Returns the weights (B,) of a batch, 0 for a clip without sound: all its samples equal.
+
+    It has nothing to predict, and the gradient of norms over what does not vary grows with each of
+    them until it is not finite.
+    """
+    weight = batch["weight"]
+    if "audio" not in batch:
+        return weight
+    audio = batch["audio"]
+    real = jnp.arange(audio.shape[1]) < batch["audio_len"][:, None]
+    sound = ((audio != audio[:, :1]) & real).any(1)
+    return jnp.where(sound, weight, 0)
+
+
+def used_rows(batch: Batch, weight: Array) -> tuple[Array, Array]:
+    """Returns (rows that count, rows of the batch that could): the metric `used_rows`."""
+    return (weight > 0).sum(), (batch["weight"] > 0).sum()
+
+
 def init(encoder: Any, key: Array, batch: Batch) -> tuple[Tree, Encoded]:
     """Returns (parameters, Encoded of one empty example); `batch` may be abstract."""
     arrays = []

@@ -102,6 +102,22 @@ def test_a_batch_of_weight_zero_alone_is_finite(toy):
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
 
 
+def test_a_clip_without_sound_spoils_no_step(toy):
+    batch = toy.batch(2)
+    if "audio" not in batch:
+        pytest.skip("these examples are not sound")
+    silent = dict(batch, audio=batch["audio"].at[0].set(0))
+    streams = toy.streams(batch)
+    output, (gradients, _) = toy.gradients(toy.params, toy.extra, silent, streams)
+    assert np.isfinite(output.loss)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
+    if "used_rows" in output.metrics:  # learns from sound alone: as if the clip were not there
+        assert tuple(map(float, output.metrics["used_rows"])) == (1.0, 2.0)
+        left_out = dict(batch, weight=batch["weight"].at[0].set(0))
+        without, _ = toy.gradients(toy.params, toy.extra, left_out, streams)
+        np.testing.assert_allclose(output.loss, without.loss, rtol=1e-5)
+
+
 def test_what_lies_behind_the_end_of_an_example_changes_nothing(toy):
     batch = toy.batch(2)
     signal, length = _with_length(batch)
