@@ -16,6 +16,8 @@ ARMS = ("scratch", "pretrained")
 MUSIC_PARTS = ("probes", "ablations")
 MUSIC = {"instrument": "accuracy", "pitch": "accuracy", "key": "weighted_key", "tempo": "r2"}
 STEPS = {
+    "hubert_audio": "HuBERT, waveforms of 5 s",
+    "wav2vec2_audio": "wav2vec 2.0, waveforms of 5 s",
     "data2vec_audio": "data2vec v1, waveforms of 5 s",
     "data2vec2_audio": "data2vec 2.0, waveforms of 5 s",
     "data2vec2_image": "data2vec 2.0, images",

@@ -1,8 +1,10 @@
 """The benchmarks of the loop and of start-up run, measure what they say and hold their floors."""
 
 import functools
+import importlib
 import json
 
+import numpy as np
 import pytest
 
 from experiments.benchmarks import amortization, loop, startup, step_vs_torch, stepping
@@ -64,6 +66,31 @@ def test_the_systems_of_the_step_benchmark_have_the_published_sizes():
         for m in (1, 8)
     )
     assert one < eight < 8 * one
+
+
+@pytest.mark.parametrize("system", step_vs_torch.SYSTEMS)
+def test_each_system_has_a_batch_that_its_config_reads_and_a_cost(system):
+    config = step_vs_torch.base_config(system, 4, 2)
+    module = importlib.import_module(f"ssl_jax.methods.{config.method.name}")
+    method = module.make(config.method, precision="float32", sample_rate=16000, num_classes=0)
+    assert set(method.batch) <= set(step_vs_torch.make_batch(system, 1))
+    one, two = (step_vs_torch.flops(system, config, rows) for rows in (1, 2))
+    assert two == 2 * one > 1e9
+
+
+@pytest.mark.interop
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["hubert_audio", "wav2vec2_audio"])
+def test_speech_systems_step_in_torch(system):
+    config, batch = (
+        step_vs_torch.base_config(system, 1, 1),
+        step_vs_torch.make_batch(system, 1),
+    )
+    step = step_vs_torch.theirs(system, config, batch, compiled=False)
+    first = step()
+    # of 100 units, or of a frame among 100 others, and the diversity or penalty beside it
+    assert 4.0 < first < 8.0, first
+    assert np.isfinite(step())
 
 
 def test_a_row_without_a_compiled_arm_is_text():

@@ -36,12 +36,16 @@ from ssl_jax.nn.conv import output_lengths
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEMS = {
+    "hubert_audio": "HuBERT, waveforms",
+    "wav2vec2_audio": "wav2vec 2.0, waveforms",
     "data2vec_audio": "data2vec v1, waveforms",
     "data2vec2_audio": "data2vec 2.0, waveforms",
     "data2vec2_image": "data2vec 2.0, images",
     "mae": "MAE, images",
 }
 CONFIGS = {
+    "hubert_audio": "hubert/audio.py:base",
+    "wav2vec2_audio": "wav2vec2/audio.py:base",
     "data2vec_audio": "data2vec/audio.py:base",
     "data2vec2_audio": "data2vec2/audio.py:base",
     "data2vec2_image": "data2vec2/image.py:base",
@@ -50,18 +54,24 @@ CONFIGS = {
 # {system: (examples, masks of each)} on CPU and on a GPU
 ROWS = {
     "cpu": {
+        "hubert_audio": (2, 1),
+        "wav2vec2_audio": (2, 1),
         "data2vec_audio": (2, 1),
         "data2vec2_audio": (1, 4),
         "data2vec2_image": (2, 8),
         "mae": (8, 1),
     },
     "gpu": {
+        "hubert_audio": (32, 1),
+        "wav2vec2_audio": (32, 1),
         "data2vec_audio": (32, 1),
         "data2vec2_audio": (16, 8),
         "data2vec2_image": (32, 16),
         "mae": (256, 1),
     },
 }
+# the share of frames that spans of the published number hide
+MASKED = {"hubert_audio": 0.57, "wav2vec2_audio": 0.49, "data2vec_audio": 0.49}
 SECONDS, RATE, IMAGE, PATCHES, WIDTH = 5, 16_000, 224, 196, 768
 # dense bfloat16 products, FLOP/s; from the vendor's data sheets of these cards
 PEAKS = {
@@ -96,7 +106,10 @@ def make_batch(system: str, rows: int) -> dict[str, np.ndarray]:
     batch = {"id": np.arange(rows, dtype=np.uint32), "weight": np.ones(rows, np.float32)}
     if system.endswith("audio"):
         audio = rng.integers(-3000, 3000, (rows, SECONDS * RATE)).astype(np.int16)
-        return batch | {"audio": audio, "audio_len": np.full(rows, SECONDS * RATE, np.int32)}
+        batch |= {"audio": audio, "audio_len": np.full(rows, SECONDS * RATE, np.int32)}
+        if system == "hubert_audio":  # 100 clusters of MFCC, 100 labels a second
+            batch["units"] = rng.integers(0, 100, (rows, 1, SECONDS * 100)).astype(np.int32)
+        return batch
     return batch | {"image": rng.integers(0, 256, (rows, IMAGE, IMAGE, 3), dtype=np.uint8)}
 
 
@@ -122,11 +135,9 @@ def theirs(system: str, config: ConfigDict, batch: dict[str, np.ndarray], compil
     if system == "mae":
         model = torch_steps.MAE(depth)
         inputs = {"image": inputs["signal"], "noise": noise}
-    elif system == "data2vec_audio":
-        model = torch_steps.Data2VecAudio(depth, method.targets.layers)
-        hidden = noise.argsort(1).argsort(1) < int(0.49 * tokens)
-        places = np.nonzero(hidden)[1].reshape(len(hidden), -1)
-        inputs = {"audio": inputs["signal"], "hidden": hidden, "places": places}
+    elif system in MASKED:
+        hidden = noise.argsort(1).argsort(1) < int(MASKED[system] * tokens)
+        model, inputs = of_masked_frames(system, config, hidden, inputs["signal"], batch)
     else:
         audio = system.endswith("audio")
         shape = (tokens,) if audio else (14, 14)
@@ -137,6 +148,25 @@ def theirs(system: str, config: ConfigDict, batch: dict[str, np.ndarray], compil
         inputs["restore"] = order.argsort(1)
     tensors = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in inputs.items()}
     return torch_steps.Trainer(model, tensors, compiled, config.optim.clip).step
+
+
+def of_masked_frames(
+    system: str, config: ConfigDict, hidden: np.ndarray, audio: np.ndarray, batch: dict
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """Returns torch's model of a system whose loss is over hidden frames (B, S), and its inputs."""
+    from experiments.benchmarks import torch_steps
+
+    method, depth = config.method, config.method.encoder.depth
+    inputs = {"audio": audio, "hidden": hidden}
+    if system == "wav2vec2_audio":
+        inputs["negatives"] = torch_steps.negatives(hidden, method.negatives.count)
+        return torch_steps.Wav2Vec2(depth), inputs
+    inputs["places"] = np.nonzero(hidden)[1].reshape(len(hidden), -1)
+    if system == "data2vec_audio":
+        return torch_steps.Data2VecAudio(depth, method.targets.layers), inputs
+    labels = batch["units"][:, 0, :: round(method.units.rate) // 50]
+    inputs["units"] = np.take_along_axis(labels, inputs["places"], 1)
+    return torch_steps.Hubert(depth, *method.units.classes), inputs
 
 
 def visible_tokens(config: ConfigDict, tokens: int) -> int:
@@ -155,6 +185,11 @@ def flops(system: str, config: ConfigDict, rows: int) -> float:
     if system.endswith("audio"):
         size["positions"] = cost.position_flops(tokens, WIDTH)
         local = cost.waveform_flops(samples, WIDTH)
+    if system in ("hubert_audio", "wav2vec2_audio"):
+        positions = cost.conv_flops(tokens, 128, WIDTH, WIDTH, 16)
+        student = depth * cost.block_flops(tokens, WIDTH) + positions
+        head = cost.linear_flops(tokens, WIDTH, 256) + tokens * head_flops(system, config)
+        return rows * cost.Cost(local, student, 0.0, head).total
     if system == "mae":
         return (
             rows
@@ -171,6 +206,16 @@ def flops(system: str, config: ConfigDict, rows: int) -> float:
     more = {"local": local, "decoder": decoder, "clones": method.clones}
     more |= {"prefix": int(image), "own_local": image}
     return rows * cost.data2vec2_flops(tokens, visible, **size, **more).total
+
+
+def head_flops(system: str, config: ConfigDict) -> float:
+    """Returns what a frame's score costs: of units, or a quantized target and its negatives."""
+    method = config.method
+    if system == "hubert_audio":
+        return cost.linear_flops(1, method.head.width, sum(method.units.classes))
+    q = method.quantizer
+    target = cost.linear_flops(1, 512, q.groups * q.codes) + cost.linear_flops(1, q.width, q.width)
+    return target + cost.linear_flops(1, q.width, 1 + method.negatives.count)
 
 
 def machine() -> str:

@@ -1,19 +1,29 @@
 """Pre-training steps in torch, which ours are timed against; see step_vs_torch.py.
 
-data2vec v1 and MAE are made of the modules of `transformers`, data2vec 2.0, which it does not
-have, of torch's own. Masks come from the caller, as a data worker would send them. Axes: B
-examples, M views of each, N = B * M, S tokens, V visible, H hidden ones.
+wav2vec 2.0, HuBERT, data2vec v1 and MAE are made of the modules of `transformers`, data2vec 2.0,
+which it does not have, of torch's own. Masks come from the caller, as a data worker would send
+them. Axes: B examples, M views of each, N = B * M, S tokens, V visible, H hidden ones.
 """
 
 import contextlib
 import copy
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Data2VecAudioConfig, ViTMAEConfig, ViTMAEForPreTraining
+from transformers import (
+    Data2VecAudioConfig,
+    HubertConfig,
+    HubertModel,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+    Wav2Vec2Config,
+    Wav2Vec2ForPreTraining,
+)
 from transformers.models.data2vec import modeling_data2vec_audio as d2v_audio
+from transformers.models.wav2vec2 import modeling_wav2vec2
 
 WIDTH, HEADS = 768, 12
 TAU = 0.999
@@ -138,6 +148,63 @@ class Data2VecAudio(nn.Module):
             outputs.append(layer.feed_forward(x))
             x = layer.final_layer_norm(x + outputs[-1])
         return _targets(outputs[-self.top :])
+
+
+# Base as published; no layerdrop, which `transformers` skips and we compute
+SPEECH = {"layerdrop": 0.0, "activation_dropout": 0.0, "feat_proj_dropout": 0.1}
+
+
+class Hubert(nn.Module):
+    """HuBERT's objective, which `transformers` does not have, over its HubertModel."""
+
+    def __init__(self, depth: int, units: int):
+        super().__init__()
+        self.model = HubertModel(HubertConfig(num_hidden_layers=depth, **SPEECH))
+        # else it also asks for the waveform's gradient
+        self.model.feature_extractor._requires_grad = False
+        self.projection = nn.Linear(WIDTH, 256)
+        self.units = nn.Parameter(torch.rand(units, 256))
+
+    def forward(self, audio: Tensor, hidden: Tensor, places: Tensor, units: Tensor) -> Tensor:
+        """audio (B, N), hidden (B, S) bool, places (B, H) and units (B, H) there -> loss."""
+        raw = self.model.feature_extractor(audio).transpose(1, 2)
+        raw = torch.lerp(raw.detach(), raw, 0.1)  # its gradient times 0.1
+        x = self.model.feature_projection(raw)
+        x = torch.where(hidden[..., None], self.model.masked_spec_embed.to(x.dtype), x)
+        y = self.model.encoder(x).last_hidden_state
+        y = F.normalize(self.projection(_pick(y, places)).float(), dim=-1)
+        logits = y @ F.normalize(self.units, dim=-1).T / 0.1
+        loss = F.cross_entropy(logits.flatten(0, 1), units.flatten().long())
+        return loss + 10 * raw.float().square().mean()
+
+
+class Wav2Vec2(nn.Module):
+    """`transformers`' Wav2Vec2ForPreTraining, without the feature penalty that it does not have."""
+
+    def __init__(self, depth: int):
+        super().__init__()
+        self.model = Wav2Vec2ForPreTraining(Wav2Vec2Config(num_hidden_layers=depth, **SPEECH))
+        self.model.wav2vec2.feature_extractor._requires_grad = False
+        # its own indexes by a mask, at which torch.compile must break the graph
+        self.model.wav2vec2._mask_hidden_states = self._mask
+
+    def forward(self, audio: Tensor, hidden: Tensor, negatives: Tensor) -> Tensor:
+        """audio (B, N), hidden (B, S) bool, negatives (B, S, K) places in the batch -> loss."""
+        found = self.model(
+            audio, mask_time_indices=hidden, sampled_negative_indices=negatives, return_dict=True
+        )
+        return found.loss / hidden.sum()
+
+    def _mask(self, x: Tensor, mask_time_indices: Tensor, attention_mask: None) -> Tensor:
+        """Replaces frames of x (B, S, D) where the mask (B, S) is true."""
+        vector = self.model.wav2vec2.masked_spec_embed.to(x.dtype)
+        return torch.where(mask_time_indices[..., None], vector, x)
+
+
+def negatives(hidden: np.ndarray, count: int) -> np.ndarray:
+    """hidden (B, S) bool -> places of negatives (B, S, count) as `transformers` draws them."""
+    drawn = modeling_wav2vec2._sample_negative_indices(hidden.shape, count, hidden)
+    return drawn.astype(np.int64)
 
 
 class MAE(nn.Module):
