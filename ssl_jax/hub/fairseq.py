@@ -72,8 +72,10 @@ def read(path: Path) -> Source:
     def renamed(arrays: Arrays) -> Arrays:
         return {names.renamed(n, pairs): x for n, x in arrays.items()}
 
-    averages = {_as_student(n, whole): as_numpy(x) for n, x in teacher.items()}
+    start = _start(teacher, whole)
+    averages = {start + n: as_numpy(x) for n, x in teacher.items()}
     moments, updates = _moments(loaded, raw)
+    moments = [_without_special(m, config, symbols)[0] for m in moments]
     arrays = _with_projection(renamed(whole), config)
     first, second = (renamed(m) for m in moments)
     return Source(config, arrays, str(path), renamed(averages), (first, second), updates)
@@ -225,13 +227,17 @@ def _with_projection(arrays: Arrays, config: Config) -> Arrays:
     return arrays | {f"{name}.weight": eye, f"{name}.bias": zeros}
 
 
-def _as_student(name: str, arrays: Arrays) -> str:
-    """Returns the student's name of an averaged parameter, which is told from the encoder on."""
-    starts = ("", "encoder.", "encoder.sentence_encoder.")
-    return next((s + name for s in starts if s + name in arrays), name)
+def _start(teacher: dict[str, Any], arrays: Arrays) -> str:
+    """Returns what an averaged parameter's name lacks: it may be told from the encoder on."""
+    shapes = {name: x.shape for name, x in arrays.items()}
+
+    def known(start: str) -> int:
+        return sum(shapes.get(start + n) == tuple(x.shape) for n, x in teacher.items())
+
+    return max(("", "encoder.", "encoder.sentence_encoder."), key=known)
 
 
-def _moments(loaded: Any, model: dict[str, Any]) -> tuple[tuple[Arrays, Arrays], int]:
+def _moments(loaded: Any, model: dict[str, Any]) -> tuple[list[Arrays], int]:
     """Returns Adam's moments by the names of the model, and the updates done.
 
     They are kept by number, in the order of the parameters, or all in one row (fp16). Where the
@@ -243,17 +249,17 @@ def _moments(loaded: Any, model: dict[str, Any]) -> tuple[tuple[Arrays, Arrays],
     buffers = ("running_mean", "running_var", "num_batches_tracked", "inv_freq")
     own = {n: x for n, x in model.items() if not n.endswith(_UNUSED + buffers)}
     if not states or any(k not in s for s in states.values() for k in _ADAM):
-        return ({}, {}), updates
+        return [{}, {}], updates
     found = []
     for key in _ADAM:
         rows = [as_numpy(states[i][key]).ravel() for i in sorted(states)]
         flat = np.concatenate(rows)
         if flat.size != sum(x.numel() for x in own.values()):
-            return ({}, {}), updates
+            return [{}, {}], updates
         ends = np.cumsum([x.numel() for x in own.values()])[:-1]
         parts = zip(own.items(), np.split(flat, ends), strict=True)
         found.append({_bare(n): p.reshape(tuple(x.shape)) for (n, x), p in parts})
-    return (found[0], found[1]), updates
+    return found, updates
 
 
 def write(
@@ -275,7 +281,7 @@ def write(
         )
     config = family.module.config_of(o, family.model_type)
     arrays, left = table.to_theirs(family.rows(o, method, beside=True), params)
-    head = family.heads.get(method["name"])
+    head = family.head(method)
     config |= head.config(method) if head else {}
     arrays, config = family.module.dress(arrays, config)
     pairs = names.pairs(config)

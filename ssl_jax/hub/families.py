@@ -44,6 +44,7 @@ class Family:
     heads: dict[str, Head] = dataclasses.field(default_factory=dict)
     beside: dict[str, Head] = dataclasses.field(default_factory=dict)
     unused: str = r"$^"  # regex of arrays that mean nothing here
+    sizes: dict[int, str] = dataclasses.field(default_factory=dict)  # width: the recipe's argument
 
     def rows(self, o: Any, method: Any, beside: bool = False) -> list[Row]:
         """Returns the map for an encoder of the options `o` and the section config.method.
@@ -55,10 +56,19 @@ class Family:
             found = found + (heads[name].rows(method) if name in heads else [])
         return found
 
+    def head(self, method: Any) -> Head | None:
+        """Returns the head that transformers has for a run's method, if it has all of it."""
+        found = self.heads.get(method["name"])
+        return found if found and found.rows(method) else None
+
     def section(self, method: Any, config: Config) -> Options:
         """Returns the keys of config.method that the source's config decides."""
         head = self.heads.get(method["name"]) or self.beside.get(method["name"])
         return head.section(config) if head else {}
+
+
+def _ctc(architecture: str) -> dict[str, Head]:
+    return {"ctc": Head(architecture, speech.ctc_rows, config=speech.ctc_config)}
 
 
 _QUANTIZER = (speech.quantizer_rows, speech.quantizer_section, speech.quantizer_config)
@@ -73,6 +83,8 @@ FAMILIES: dict[str, Family] = {
             "hubert.",
             speech,
             "configs/hubert/audio.py",
+            _ctc("HubertForCTC"),
+            sizes={1024: "large", 1280: "xlarge"},
             beside={"hubert": Head("", speech.unit_rows, speech.unit_section)},
         ),
         Family(
@@ -82,7 +94,8 @@ FAMILIES: dict[str, Family] = {
             "wav2vec2.",
             speech,
             "configs/wav2vec2/audio.py",
-            {"wav2vec2": Head("Wav2Vec2ForPreTraining", *_QUANTIZER)},
+            {"wav2vec2": Head("Wav2Vec2ForPreTraining", *_QUANTIZER), **_ctc("Wav2Vec2ForCTC")},
+            sizes={1024: "large"},
         ),
         Family(
             "data2vec-audio",
@@ -91,6 +104,8 @@ FAMILIES: dict[str, Family] = {
             "data2vec_audio.",
             speech,
             "configs/data2vec/audio.py",
+            _ctc("Data2VecAudioForCTC"),
+            sizes={1024: "large"},
             beside={"data2vec": Head("", speech.regression_rows)},
         ),
         Family(
@@ -100,6 +115,7 @@ FAMILIES: dict[str, Family] = {
             "data2vec_vision.",
             vision,
             "configs/data2vec/image.py",
+            sizes={1024: "large"},
             unused=r"relative_position_index$",
         ),
         Family(
@@ -120,6 +136,7 @@ FAMILIES: dict[str, Family] = {
             vision,
             "configs/mae/image.py",
             {"mae": Head("ViTMAEForPreTraining", *_DECODER)},
+            sizes={1024: "large", 1280: "huge"},
         ),
     )
 }

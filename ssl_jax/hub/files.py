@@ -55,6 +55,10 @@ def read(path: Path) -> Source:
     if extractor.is_file():
         said = _json(extractor)
         config = {k: said[k] for k in _PREPROCESSOR if k in said} | config
+    units = folder / "vocab.json"
+    if units.is_file():
+        numbers = _json(units)
+        config = {"vocabulary": sorted(numbers, key=numbers.__getitem__)} | config
     return Source(config, _arrays(path, folder), str(config_path))
 
 
@@ -111,17 +115,14 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def write(folder: Path, config: Config, arrays: Arrays, preprocessor: Config) -> None:
-    """Writes a folder that transformers loads; config.json comes last."""
+def write(folder: Path, arrays: Arrays, texts: dict[str, Config]) -> None:
+    """Writes a folder that transformers loads: weights, and the JSON files that are not empty."""
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{WEIGHTS}.part"
     whole = {k: np.ascontiguousarray(x, np.float32) for k, x in arrays.items()}
     save_file(whole, part, metadata={"format": "pt"})
     part.rename(folder / WEIGHTS)
-    if preprocessor:
-        _write_json(folder / "preprocessor_config.json", preprocessor)
-    _write_json(folder / "config.json", config)
-
-
-def _write_json(path: Path, value: Config) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for name, value in texts.items():
+        if value:
+            text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+            (folder / name).write_text(text + "\n", encoding="utf-8")

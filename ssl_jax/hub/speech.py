@@ -4,6 +4,7 @@ Each has a map of names, one from config.json to config.method.encoder, and one 
 data2vec-audio in both respects.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,9 @@ DEFAULTS: Config = {
     "feat_extract_norm": "group",
     "do_stable_layer_norm": False,
 }
+# of CTC: the vocabulary of wav2vec 2.0 and HuBERT, as config.data.spelling='letters' has it
+BLANK = "<blank>"
+LETTERS = (BLANK, "<pad>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
 _OLD_NAMES = ("encoder.pos_conv_embed.conv.weight_g", "encoder.pos_conv_embed.conv.weight_v")
 _CODES = "quantizer.codevectors"
 _NEW = "encoder.pos_conv_embed.conv.parametrizations.weight.original"
@@ -266,6 +270,39 @@ def regression_rows(section: Any) -> list[Row]:
     return linear("final_proj", "predictor", part="predictor")
 
 
+def ctc_rows(section: Any) -> list[Row]:
+    """Returns the map of the classifier of frames; of one with more parts there is none."""
+    head = section["head"]
+    if head["mix"] or head["projection"]:
+        return []
+    return linear("lm_head", "head/classifier", part="classifier of frames")
+
+
+def ctc_config(section: Any) -> Config:
+    """Returns the keys of config.json for config.method of CTC."""
+    del section
+    return {"pad_token_id": 0, "ctc_loss_reduction": "mean", "ctc_zero_infinity": True}
+
+
+def vocabulary(config: Config) -> tuple[str, ...]:
+    """Returns the units of a model of CTC, the blank first, or () where nothing names them.
+
+    They are those of vocab.json; without it 32 units are the letters of wav2vec 2.0.
+    """
+    units = [str(u) for u in config.get("vocabulary", ())]
+    if not units:
+        return LETTERS if config.get("vocab_size", 32) == len(LETTERS) else ()
+    blank = config.get("pad_token_id", 0)
+    units = [BLANK, *units[:blank], *units[blank + 1 :]]
+    return LETTERS if tuple(units[4:]) == LETTERS[4:] else tuple(units)
+
+
+def vocab_json(units: Sequence[str]) -> dict[str, int]:
+    """Returns vocab.json of units: there the blank is <pad>, and what is <pad> here, <s>."""
+    theirs = {BLANK: "<pad>", "<pad>": "<s>"}
+    return {theirs.get(unit, unit): i for i, unit in enumerate(units)}
+
+
 def tidy(arrays: Arrays, config: Config) -> Arrays:
     """Gives the position convolution's weight norm its newer names, and codes their groups."""
     names = {old: f"{_NEW}{i}" for i, old in enumerate(_OLD_NAMES)}
@@ -274,6 +311,11 @@ def tidy(arrays: Arrays, config: Config) -> Arrays:
         groups = config.get("num_codevector_groups", 2)
         codes = found[_CODES]
         found[_CODES] = codes.reshape(groups, -1, codes.shape[-1])
+    blank = config.get("pad_token_id", 0)
+    for name in ("lm_head.weight", "lm_head.bias"):
+        if name in found and blank:  # unit 0 is the blank here
+            x = found[name]
+            found[name] = np.concatenate([x[blank : blank + 1], x[:blank], x[blank + 1 :]])
     return found
 
 
@@ -284,4 +326,6 @@ def dress(arrays: Arrays, config: Config) -> tuple[Arrays, Config]:
     if _CODES in found:
         codes = found[_CODES]
         found[_CODES] = codes.reshape(1, -1, codes.shape[-1])
+    if "lm_head.bias" in found:
+        config = config | {"vocab_size": len(found["lm_head.bias"])}
     return found, config

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import Method, TrainState
 from ssl_jax.engine import checkpoint, optim, start
 from ssl_jax.engine import step as step_lib
-from ssl_jax.hub import fairseq, families, files, table
+from ssl_jax.hub import fairseq, families, files, speech, table
 from ssl_jax.hub.families import Family
 from ssl_jax.hub.files import Source
 from ssl_jax.hub.table import Arrays, WeightsError
@@ -100,7 +101,8 @@ def _plain(family: Family, found: Source) -> Source:
 def _config(family: Family, found: Source, recipe: str, overrides: Sequence[str]) -> ConfigDict:
     """Returns the recipe's config with the encoder of the weights."""
     options = family.module.options(found.config, found.arrays, found.where)
-    config = config_lib.load(_recipe(family, recipe)).copy_and_resolve_references()
+    path = recipe or _recipe(family, options["width"])
+    config = config_lib.load(path).copy_and_resolve_references()
     kind = config.method.get("encoder", {}).get("kind")
     if kind != family.kind:
         raise WeightsError(
@@ -110,19 +112,30 @@ def _config(family: Family, found: Source, recipe: str, overrides: Sequence[str]
     with config.unlocked():
         config.method.encoder.update(ConfigDict(options))
         config.method.update(ConfigDict(family.section(config.method, found.config)))
+        if config.method.name == "ctc":
+            config.data.classes = _units(found)
     return config_lib.override(config, overrides)
 
 
-def _recipe(family: Family, given: str) -> str:
-    """Returns the path of the recipe: as given, or the family's beside this package."""
-    if given:
-        return given
+def _recipe(family: Family, width: int) -> str:
+    """Returns the family's recipe, which lies beside this package, for encoders so wide."""
     path = Path(__file__).resolve().parents[2] / family.recipe
     if not path.is_file():
         raise WeightsError(
             f"no recipe {family.recipe} to go on with: name a config file by --config"
         )
-    return str(path)
+    return f"{path}:{family.sizes.get(width, 'base')}"
+
+
+def _units(found: Source) -> tuple[str, ...]:
+    """Returns the vocabulary for a method of CTC."""
+    units = speech.vocabulary(found.config)
+    if not units:
+        raise WeightsError(
+            f"{found.where} has a vocabulary of {found.config['vocab_size']} units, and no "
+            f"vocab.json beside it names them: put it there"
+        )
+    return units
 
 
 def _method(config: ConfigDict) -> Method:
@@ -284,16 +297,24 @@ def export_run(
     if to_format == "s3prl":
         path, left = fairseq.write(folder, own, o, config.method, params)
     else:
-        path, left = folder, _write(folder, own, o, config.method, params)
+        units = json.loads((run / "classes.json").read_text(encoding="utf-8"))
+        path, left = folder, _write(folder, own, o, config.method, params, units)
     say(f"{own.model_type} of {to_format} in {path}")
     say(f"without a place there, left out: {', '.join(left) or 'nothing'}")
     return path
 
 
-def _write(folder: Path, family: Family, o: Any, method: Any, params: Arrays) -> list[str]:
+def _write(
+    folder: Path, family: Family, o: Any, method: Any, params: Arrays, units: Sequence[str]
+) -> list[str]:
     """Writes a folder of transformers; returns the parameters that have no place in it."""
-    (arrays, config), left = _theirs(family, o, method, params)
-    files.write(folder, config, arrays, family.module.preprocessor(o))
+    (arrays, about), left = _theirs(family, o, method, params)
+    texts = {
+        "preprocessor_config.json": family.module.preprocessor(o),
+        "vocab.json": speech.vocab_json(units if "lm_head.bias" in arrays else ()),
+        "config.json": about,  # last: with it the folder is whole
+    }
+    files.write(folder, arrays, texts)
     return left
 
 
@@ -306,7 +327,7 @@ def _theirs(
     stuck = [name for name in left if name.startswith("encoder/")]
     if stuck:
         raise WeightsError(f"{family.model_type} has no place for {', '.join(stuck)}")
-    head = family.heads.get(method["name"])
+    head = family.head(method)
     config |= head.config(method) if head else {}
     arrays, config = family.module.dress(arrays, config)
     config["architectures"] = [head.architecture if head else family.architecture]

@@ -32,9 +32,10 @@ AUDIO = "configs/data2vec/audio.py"
 
 # name: (class of transformers, its config, the recipe that goes on with it)
 CASES = {
-    "hubert": ("HubertModel", SPEECH, AUDIO),
-    "hubert large": ("HubertModel", SPEECH | LARGE, AUDIO),
-    "wav2vec2": ("Wav2Vec2Model", SPEECH, AUDIO),
+    "hubert": ("HubertModel", SPEECH, "configs/hubert/audio.py"),
+    "hubert large": ("HubertModel", SPEECH | LARGE, "configs/hubert/audio.py"),
+    "hubert ctc": ("HubertForCTC", SPEECH | {"vocab_size": 32}, "configs/ctc/speech.py"),
+    "wav2vec2": ("Wav2Vec2ForPreTraining", SPEECH | CODES, "configs/wav2vec2/audio.py"),
     "wav2vec2 large": ("Wav2Vec2Model", SPEECH | LARGE, AUDIO),
     "data2vec audio": (
         "Data2VecAudioModel",
@@ -72,7 +73,7 @@ _TYPES = {
 def config_json(name: str) -> dict:
     """Returns what config.json of a case says beside the defaults of its class."""
     architecture, config, _ = CASES[name]
-    model_type = _TYPES[re.sub("Model|ForPreTraining", "", architecture)]
+    model_type = _TYPES[re.sub("Model|ForPreTraining|ForCTC", "", architecture)]
     more = OF_TEXT if model_type == "data2vec-text" else {}
     return {"model_type": model_type, "architectures": [architecture], **more, **config}
 
@@ -82,7 +83,7 @@ def random_model(name: str, **more):
     torch, transformers = (importlib.import_module(m) for m in ("torch", "transformers"))
     given = config_json(name) | more
     architecture = given.pop("architectures")[0]
-    kind = re.sub("Model|ForPreTraining", "", architecture) + "Config"
+    kind = re.sub("Model|ForPreTraining|ForCTC", "", architecture) + "Config"
     given.pop("model_type")
     torch.manual_seed(0)
     model = getattr(transformers, architecture)(getattr(transformers, kind)(**given)).eval()

@@ -95,6 +95,7 @@ def _same_hidden_states(name, padded, folder, samples, config):
     more = ["method.encoder.normalize=False"]
     more += ["method.encoder.mask_each=False"] * (name == "data2vec audio")
     model, run = imported(folder / "in", name, folder / "run", more, **config)
+    model = getattr(model, model.base_model_prefix, model)  # that inside of a head
     lengths = [samples, samples * 3 // 5 if padded else samples]
     sound, real = audio(2, samples, lengths)
     got, valid = hidden_states(run, {"audio": jnp.asarray(sound), "audio_len": jnp.array(lengths)})
