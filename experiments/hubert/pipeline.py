@@ -27,26 +27,26 @@ from ssl_jax.stages.graph import Stage
 OPTIONS = {
     # utterances of about 3 s that are synthesized, and those of digits
     "train": 900,
-    "test": 120,
+    "test": 100,
     "digits": 300,
     "speech": "",  # more speech to pre-train on: a folder with index.tsv
     "fsdd": "",  # spoken digits, in place of synthesized ones: a folder with index.tsv
     "iterations": 2,
     "seeds": 3,
-    "steps": 600,  # updates of each iteration; wav2vec 2.0 has as many as all iterations together
-    "batch": 8,  # crops of 2 s
+    "steps": 2000,  # updates of each iteration; wav2vec 2.0 has as many as all iterations together
+    "batch": 4,  # crops of 2 s
     "lr": 2e-3,
     "clusters": 100,
-    "layer": 3,  # whose features are clustered, from 1; 0: the best of the iteration by PNMI
+    "layer": 2,  # whose features are clustered, from 1; 0: the best of the iteration by PNMI
     "labels": 60,  # utterances with a transcript
-    "finetune_steps": 400,  # 0: no recognition
+    "finetune_steps": 300,  # 0: no recognition
     "out": "",
 }
 HERE = pathlib.Path(__file__).resolve().parent
 CROP = 2.0  # seconds
 # of all encoders: one frame every 20 ms, as in the paper. A first convolution of stride 20, not 5,
 # halves the time of a step, and pre-norm blocks on normalized clips learn in fewer of them.
-SIZE = {"depth": 4, "width": 96, "heads": 4, "mlp_width": 384, "conv_channels": 64}
+SIZE = {"depth": 3, "width": 96, "heads": 4, "mlp_width": 384, "conv_channels": 64}
 SIZE |= {"conv_kernels": (80, 8, 4), "conv_strides": (20, 4, 4), "position_kernel": 32}
 SIZE |= {"norm": "pre", "conv_norm": "layer", "normalize": True, "grad_mult": 1.0}
 QUIET = ("dropout", "attention_dropout", "embed_dropout", "input_dropout", "layerdrop")
@@ -54,7 +54,7 @@ QUIET = ("dropout", "attention_dropout", "embed_dropout", "input_dropout", "laye
 # spans of 10 frames
 LOSS = {"unmasked": 1.0, "penalty": 0.1}
 MASK = {"prob": 0.5, "length": 5}
-SHARES = (0.2, 0.4)  # of the training utterances that are clustered: of MFCC, of a model's features
+SHARES = (0.1, 0.2)  # of the training utterances that are clustered: of MFCC, of a model's features
 MONITORED = ("masked_loss", "masked_accuracy", "unmasked_accuracy", "prediction_entropy")
 SCORES = ("phone_purity", "cluster_purity", "pnmi", "segment")
 WAV2VEC2 = "wav2vec 2.0"
