@@ -18,10 +18,12 @@ Command: python -m ssl_jax.train --config configs/hubert/audio.py:base --workdir
             paper: 256 GPUs. Published: 4.6 / 6.8, 2.8 / 4.8, 2.3 / 4.0, 1.9 / 3.5, 1.8 / 2.9.
   mini      4 blocks of width 192 on Mini LibriSpeech (openslr.org/31, 0.3 GB), as iteration 1: a
             laptop with 4 cores, about 2 hours, an estimate; no published number.
-  mini_it2  the same as iteration 2.
+  mini_it2  the same as iteration 2, from 500 clusters of layer 3.
 
-experiments/hubert makes the labels that config.data.units names, of any number of iterations; the
-run refuses labels of another rate, vocabulary or k-means. Batches are cut to length buckets and
+The labels that config.data.units names come from k-means over the run before. This makes them and
+runs a whole chain, and goes on where it was killed:
+    python -m ssl_jax.pipeline experiments/hubert/paper.py --size=base --workdir runs/hubert
+A run refuses labels of another rate, vocabulary or k-means. Batches are cut to length buckets and
 padding is masked, where the original crops every batch to its shortest clip. So rows keep their own
 number of masked frames, 57 % of them, where trimming them to the fewest of 8 rows leaves 53 %.
 """
@@ -35,6 +37,7 @@ SIZES = ("base", "base_it2", "large", "xlarge", "mini", "mini_it2", "toy")
 MFCC = ("mfcc_100", 100, 100.0)
 ITERATION_2 = ("it1_layer6_500", 500, 50.0)
 ITERATION_3 = ("it2_layer9_500", 500, 50.0)
+MINI_2 = ("it1_layer3_500", 500, 50.0)
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -47,7 +50,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.method.mask.same_count = False
     config.data = common.librispeech(176)
     config.data.buckets = (4.0, 8.0, 12.0, 14.0, 15.625)
-    _labels(config, *(ITERATION_2 if size.endswith("_it2") else MFCC))
+    _labels(config, *(ITERATION_2 if size == "base_it2" else MFCC))
     config.optim.update({"lr": 5e-4, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.01})
     config.optim.update({"schedule": "linear", "warmup": "8%", "clip": 10.0})
     config.train.duration = "400k steps" if size == "base_it2" else "250k steps"
@@ -59,6 +62,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         _large(config, size)
     if size.startswith("mini"):
         _mini(config)
+    if size == "mini_it2":
+        _labels(config, *MINI_2)
     if size == "toy":
         _toy(config)
     return config
