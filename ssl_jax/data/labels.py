@@ -8,7 +8,7 @@ import numpy as np
 
 from ssl_jax.data import hashing
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.source import Source
+from ssl_jax.data.source import Source, text
 
 Config = Mapping[str, Any]
 
@@ -31,7 +31,17 @@ def class_columns(sources: Sequence[Source], options: Sequence[Config]) -> list[
 def tag_columns(sources: Sequence[Source], options: Sequence[Config]) -> list[Any]:
     """Returns of each source the column of its tags, or None."""
     named = [(s, o.get("tags", "")) for s, o in zip(sources, options, strict=True)]
-    return [_column(s, x, "tags") if x else None for s, x in named]
+    return [_tag_column(s, x) if x else None for s, x in named]
+
+
+def _tag_column(source: Source, name: str) -> np.ndarray:
+    """Returns a column of tags, or of columns "a,b" the tags "a=value|b=value" of each row."""
+    names = [part.strip() for part in name.split(",")]
+    if len(names) == 1:
+        return _column(source, name, "tags")
+    columns = [_column(source, part, "tags") for part in names]
+    pairs = [[f"{n}={v}" if str(v) else "" for v in c] for n, c in zip(names, columns, strict=True)]
+    return text(["|".join(filter(None, row)) for row in zip(*pairs, strict=True)])
 
 
 def _column(source: Source, name: str, option: str) -> np.ndarray:

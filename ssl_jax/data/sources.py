@@ -4,7 +4,8 @@
 
 Keys of every kind: `kind`; `path`; `weight` (how often its rows are drawn: 1.0 = once an epoch);
 `label` (the column that holds the class; by default "label" where there is one); `tags` (in its
-place, the column of any number of classes, divided by "|"); `target` (one column or more, of the
+place, the column of any number of classes, divided by "|"; or columns divided by commas, whose
+values are then the classes `column=value`); `target` (one column or more, of the
 numbers to be predicted; an empty field is unknown); `transcript` (the column of what is said, in
 units that config.data.spelling names; see ssl_jax/data/transcripts.py); `where` (keep rows whose
 columns have these values, {"split": "train", "speaker": ("a", "b")}); `part` (lo, hi): keep the

@@ -40,7 +40,7 @@ def _truth(pooled: Pooled, fields: Mapping[str, np.ndarray], kind: str) -> marbl
     if kind == "label":
         known = pooled.labelled()
         return known.features, known.labels
-    truth = fields[kind][pooled.ids]
+    truth = fields["tags" if kind == "slots" else kind][pooled.ids]
     real = ~np.isnan(truth).all(-1)
     return pooled.features[real], truth[real]
 

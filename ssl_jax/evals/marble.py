@@ -2,10 +2,12 @@
 
 One hidden layer on a single hidden state or on the learned softmax mix of all, every learning
 rate of a grid, early stopping on the validation score: all members of the grid train together.
-Classes, tags (several at once) and numbers to regress are three kinds of the same task.
+Classes, tags (several at once), one of each of several slots, and numbers to regress are kinds of
+the same task. Without its ReLU the hidden layer is the projection of SUPERB (2105.01051), whose
+heads of utterances are linear, so that they read the average as well as the frames.
 
-Features are standardized by the training rows first, an affine map that the first layer could
-undo; in MARBLE they are taken as they are, which suits some rates and layers better than others.
+By default features are standardized by the training rows first, an affine map that the first layer
+could undo; in MARBLE they are taken as they are, which suits some rates and layers better.
 """
 
 import dataclasses
@@ -30,13 +32,17 @@ Params = dict[str, Array]
 SCORES = {
     "label": ("accuracy", "weighted_key"),
     "tags": ("roc_auc", "average_precision"),
+    "slots": ("all_slots",),
     "target": ("r2",),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is predicted. kind: label | tags | target. names: of the classes, tags or targets.
+    """What is predicted. kind: label | tags | slots | target. names: of classes, tags or targets.
+
+    Slots are tags named `slot=value`, of which each row has one value a slot (an intent as action,
+    object and place); a row is right where all of its slots are.
 
     scores: some of SCORES[kind]; members and epochs are chosen by the first.
     """
@@ -52,12 +58,24 @@ class Task:
         if not self.scores or any(name not in known for name in self.scores):
             raise ValueError(f"task.scores is {self.scores}: use some of {', '.join(known)}")
 
+    @property
+    def slots(self) -> tuple[tuple[int, ...], ...]:
+        """The places of the values of each slot among the names; () where there are no slots."""
+        if self.kind != "slots":
+            return ()
+        places: dict[str, list[int]] = {}
+        for i, name in enumerate(self.names):
+            places.setdefault(name.partition("=")[0], []).append(i)
+        return tuple(map(tuple, places.values()))
+
     def judge(self, outputs: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         """Returns every score of outputs (N, C) of a head."""
         found: dict[str, float] = {}
         for name in self.scores:
             if name == "weighted_key":
                 found[name] = scores_lib.weighted_key_score(outputs, truth, self.names)
+            elif name == "all_slots":
+                found[name] = scores_lib.all_slots(outputs, truth, self.slots)
             elif name == "r2":
                 each = scores_lib.r2(outputs, truth)
                 found[name] = float(each.mean())
@@ -75,7 +93,8 @@ def task_of(classes: tuple[str, ...], fields: Mapping[str, Any], given: Mapping[
     classes: the names of the labels or, where there are tags, of those. fields: the arrays of
     the data, such as tags (n, C) or target (n, K), whose columns `names` may name.
     """
-    have = {"tags": classes} if "tags" in fields else {"label": classes}
+    tagged = {"tags": classes, "slots": classes}
+    have = tagged if "tags" in fields else {"label": classes}
     if len(classes) < 2:
         have = {}
     if "target" in fields:
@@ -85,7 +104,7 @@ def task_of(classes: tuple[str, ...], fields: Mapping[str, Any], given: Mapping[
     if kind not in have:
         raise ValueError(
             f"config.data.train has no {kind} to predict: name the column, as in "
-            f"config.data.train.<name>.{kind}='...'"
+            f"config.data.train.<name>.{'tags' if kind == 'slots' else kind}='...'"
         )
     return Task(kind, have[kind], tuple(given.get("scores") or SCORES[kind][:1]))
 
@@ -95,7 +114,12 @@ class Options:
     """The head and the grid: those of MARBLE's constrained track."""
 
     width: int = 512  # hidden units
+    activation: str = "relu"  # of them; none: with the last layer they are one linear map
     dropout: float = 0.2
+    standardize: bool = True  # features, by the training rows
+    clip: float = 0.0  # norm of the gradient; 0: none
+    balance: bool = False  # every class is drawn equally often; of labels
+    steps: int = 0  # between two validations, which are what `epochs` counts; 0: an epoch
     rates: tuple[float, ...] = (1e-2, 5e-3, 1e-3, 5e-4, 1e-4, 5e-5)
     layers: tuple[int, ...] | None = None  # None: each one, and the mix of all (-1)
     batch_size: int = 64
@@ -107,6 +131,12 @@ class Options:
         for name in ("width", "batch_size", "epochs", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"probe.{name} is {getattr(self, name)}: use 1 or more")
+        if self.activation not in ("relu", "none"):
+            raise ValueError(f"probe.activation is {self.activation!r}: use 'relu' or 'none'")
+        if self.clip < 0 or self.steps < 0:
+            raise ValueError(
+                f"probe.clip is {self.clip} and probe.steps {self.steps}: use 0 up, such as 1.0"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"probe.dropout is {self.dropout}: use 0 to below 1, such as 0.2")
 
@@ -161,19 +191,24 @@ def init(key: Array, states: int, features: int, width: int, outputs: int) -> Pa
     }
 
 
-def head(params: Params, x: Array, layer: Array, dropout: float = 0.0, key: Any = None) -> Array:
+def head(params: Params, x: Array, layer: Array, o: Options, key: Any = None) -> Array:
     """Returns the outputs (B, C) for x (B, L + 1, D); `key` drops hidden units, in training."""
     pooled = head_input(x, params["mix"], layer)
     hidden = jnp.dot(pooled, params["hidden"], precision="highest") + params["hidden_bias"]
-    hidden = jax.nn.relu(hidden)
-    if key is not None and dropout:
-        kept = jax.random.bernoulli(key, 1 - dropout, hidden.shape)
-        hidden = jnp.where(kept, hidden / (1 - dropout), 0)
+    if o.activation == "relu":
+        hidden = jax.nn.relu(hidden)
+    if key is not None and o.dropout:
+        kept = jax.random.bernoulli(key, 1 - o.dropout, hidden.shape)
+        hidden = jnp.where(kept, hidden / (1 - o.dropout), 0)
     return jnp.dot(hidden, params["kernel"], precision="highest") + params["bias"]
 
 
-def loss(kind: str, outputs: Array, truth: Array) -> Array:
-    """Returns cross-entropy of classes or of tags, or the squared error of known targets."""
+def loss(kind: str, outputs: Array, truth: Array, slots: tuple[tuple[int, ...], ...] = ()) -> Array:
+    """Returns cross-entropy of classes, of tags, or summed over slots, or the squared error of
+    known targets."""
+    if kind == "slots":
+        parts = [(outputs[:, list(s)], truth[:, list(s)]) for s in slots]
+        return sum((optax.softmax_cross_entropy(*part).mean() for part in parts), jnp.zeros(()))
     if kind == "label":
         return optax.softmax_cross_entropy_with_integer_labels(outputs, truth).mean()
     if kind == "tags":
@@ -186,7 +221,7 @@ def loss(kind: str, outputs: Array, truth: Array) -> Array:
 _ADAM = optax.scale_by_adam()
 
 
-@functools.partial(jax.jit, static_argnames=("kind", "dropout"), donate_argnums=(0,))
+@functools.partial(jax.jit, static_argnames=("task", "o"), donate_argnums=(0,))
 def _epoch(
     state: tuple[Params, Any],
     member: Member,
@@ -195,18 +230,21 @@ def _epoch(
     order: Array,
     key: Array,
     *,
-    kind: str,
-    dropout: float,
+    task: Task,
+    o: Options,
 ) -> tuple[Params, Any]:
     """Takes every member through the batches order (steps, B) of x (N, L + 1, D), y."""
 
     def of_batch(params: Params, layer: Array, rows: Array, truth: Array, key: Array) -> Array:
-        return loss(kind, head(params, rows, layer, dropout, key), truth)
+        return loss(task.kind, head(params, rows, layer, o, key), truth, task.slots)
 
     def one(
         params: Params, adam: Any, member: Member, rows: Array, truth: Array, key: Array
     ) -> tuple[Params, Any]:
         gradient = jax.grad(of_batch)(params, member.layer, rows, truth, key)
+        if o.clip:
+            norm = optax.global_norm(gradient)
+            gradient = jax.tree.map(lambda g: g * jnp.minimum(1, o.clip / norm), gradient)
         change, adam = _ADAM.update(gradient, adam)
         return jax.tree.map(lambda p, c: p - member.rate * c, params, change), adam
 
@@ -222,10 +260,10 @@ def _epoch(
     return state
 
 
-@jax.jit
-def _outputs(params: Params, x: Array, layer: Array) -> Array:
+@functools.partial(jax.jit, static_argnames=("o",))
+def _outputs(params: Params, x: Array, layer: Array, o: Options) -> Array:
     """Returns the outputs (M, N, C) of all members, one after another to bound memory."""
-    return jax.lax.map(lambda member: head(member[0], x, member[1]), (params, layer))
+    return jax.lax.map(lambda member: head(member[0], x, member[1], o), (params, layer))
 
 
 @functools.partial(jax.jit, donate_argnums=(0,))
@@ -247,7 +285,9 @@ def probe(
     layers = (*range(states), MIX) if o.layers is None else o.layers
     if not layers or any(not MIX <= layer < states for layer in layers):
         raise ValueError(f"probe.layers is {layers}: use 0 to {states - 1}, or {MIX} for the mix")
-    features = standardize(train[0], select[0], test[0])
+    features = [train[0], select[0], test[0]]
+    if o.standardize:
+        features = standardize(*features)
     truths = [truth for _, truth in (train, select, test)]
     splits = list(zip(features, truths, strict=True))
     progress = Progress("probe: epoch", o.epochs * len(o.seeds))
@@ -288,17 +328,21 @@ def _one_seed(
     state, best = (params, jax.vmap(_ADAM.init)(params)), jax.tree.map(jnp.copy, params)
 
     def judge(params: Params, split: Split) -> Judged:
-        outputs = np.asarray(_outputs(params, split[0], member.layer)) * std + mean
+        outputs = np.asarray(_outputs(params, split[0], member.layer, o)) * std + mean
         return [task.judge(output, split[1]) for output in outputs]
 
     size = min(o.batch_size, len(x))
-    steps = max(1, len(x) // size)
-    orders = epoch_order(seed, len(x), size, steps * o.epochs).reshape(o.epochs, steps, size)
+    steps = o.steps or max(1, len(x) // size)
+    if o.balance:
+        order = balanced_order(seed, y, size, steps * o.epochs)
+    else:
+        order = epoch_order(seed, len(x), size, steps * o.epochs)
+    orders = order.reshape(o.epochs, steps, size)
     judged: Judged = []
     value, since = np.full(len(rate), -np.inf), np.zeros(len(rate), int)
     for epoch, order in enumerate(orders):
         own = jax.random.fold_in(key, epoch)
-        state = _epoch(state, member, x, y, order, own, kind=task.kind, dropout=o.dropout)
+        state = _epoch(state, member, x, y, order, own, task=task, o=o)
         new = judge(state[0], select)
         # a member that diverged has no score
         now = np.nan_to_num([m[task.scores[0]] for m in new], nan=-np.inf)
@@ -310,6 +354,15 @@ def _one_seed(
         if (since >= o.patience).all():
             break
     return judged, judge(best, test)
+
+
+def balanced_order(seed: int, labels: np.ndarray, size: int, steps: int) -> np.ndarray:
+    """Returns row numbers (steps, size), drawn with replacement so that classes are as frequent."""
+    _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    share = 1 / counts[place.reshape(-1)]
+    draw = np.random.default_rng(seed)
+    chosen = draw.choice(len(labels), (steps, size), p=share / share.sum())
+    return chosen.astype(np.int32)
 
 
 def _scale(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

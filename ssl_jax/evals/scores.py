@@ -100,6 +100,15 @@ def average_precision(scores: np.ndarray, tags: np.ndarray) -> float:
     return _macro(found)
 
 
+def all_slots(outputs: np.ndarray, truth: np.ndarray, slots: Sequence[Sequence[int]]) -> float:
+    """Returns the share of rows whose largest output of every slot is the true one.
+
+    outputs, truth (N, C); slots: the places in C of the values of each.
+    """
+    right = [np.argmax(outputs[:, s], -1) == np.argmax(truth[:, s], -1) for s in map(list, slots)]
+    return float(np.mean(np.all(right, 0)))
+
+
 def r2(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Returns the coefficient of determination of each target: (N, K), (N, K) -> (K,).
 

@@ -34,6 +34,7 @@ from ssl_jax.nn import build, heads, run, sharding
 from ssl_jax.ops import ctc, losses, masks
 
 SCOPES = ("frontend", "mask", "encoder", "predictor", "loss")
+UNMASKED = ("frontend", "encoder", "predictor", "loss")
 FROZEN = ("none", "convs", "encoder")
 
 
@@ -97,7 +98,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         frames=encoder.frames,
         batch=run.batch_spec(encoder) | spoken,
         rules=sharding.RULES,
-        scopes=SCOPES,
+        scopes=SCOPES if options.mask.prob or options.mask.channel_prob else UNMASKED,
     )
 
 
@@ -170,8 +171,8 @@ class Ctc:
         with jax.named_scope("frontend"):
             x, valid = run.frontend(self.encoder, encoder, batch)
 
-        with jax.named_scope("mask"):
-            if train:
+        if train:
+            with jax.named_scope("mask"):
                 x = self._hide(params, streams, x, valid)
 
         noise = streams if train else None

@@ -72,7 +72,7 @@ def test_a_member_of_the_grid_is_a_probe_of_its_own(xor_result):
 def test_the_best_epoch_is_kept_and_training_stops(monkeypatch):
     seen = []
     quality = iter([0.5, 0.7, 0.6, 0.6, 0.6, 0.9, 0.1])
-    monkeypatch.setattr(marble, "_outputs", lambda params, x, layer: jnp.zeros((1, 3, 2)))
+    monkeypatch.setattr(marble, "_outputs", lambda params, x, layer, o: jnp.zeros((1, 3, 2)))
     task = marble.Task("label", ("a", "b"), ("accuracy",))
 
     def judge(self, outputs, truth):
@@ -94,9 +94,10 @@ def test_the_head_by_hand_and_its_dropout():
     x = np.random.default_rng(0).normal(size=(4, 2, 3)).astype(np.float32)
     hidden = np.maximum(x.mean(1) @ np.asarray(params["hidden"]) + params["hidden_bias"], 0)
     want = hidden @ np.asarray(params["kernel"]) + params["bias"]
-    np.testing.assert_allclose(marble.head(params, x, jnp.int32(MIX)), want, atol=1e-5)
+    o = marble.Options(dropout=0.2)
+    np.testing.assert_allclose(marble.head(params, x, jnp.int32(MIX), o), want, atol=1e-5)
     keys = jax.random.split(jax.random.key(1), 200)
-    drawn = jax.vmap(lambda key: marble.head(params, x, jnp.int32(MIX), 0.2, key))(keys)
+    drawn = jax.vmap(lambda key: marble.head(params, x, jnp.int32(MIX), o, key))(keys)
     np.testing.assert_allclose(drawn.mean(0), want, atol=0.03)
     assert drawn.std(0).min() > 0.005
 
@@ -111,10 +112,12 @@ def test_the_loss_of_targets_counts_what_is_known():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: marble.Task("class", ("a",), ("accuracy",)), "label, tags, target"),
+        (lambda: marble.Task("class", ("a",), ("accuracy",)), "label, tags, slots, target"),
         (lambda: marble.Task("tags", ("a",), ("accuracy",)), "roc_auc, average_precision"),
         (lambda: marble.Options(epochs=0), "probe.epochs is 0: use 1 or more"),
         (lambda: marble.Options(dropout=1.0), "such as 0.2"),
+        (lambda: marble.Options(activation="gelu"), "probe.activation is 'gelu': use 'relu'"),
+        (lambda: marble.Options(clip=-1.0), "probe.clip is -1.0"),
     ],
 )
 def test_a_wrong_option_is_named(make, text):
@@ -128,3 +131,62 @@ def test_an_unknown_layer_is_an_error():
     with pytest.raises(ValueError, match="use 0 to 1"):
         marble.probe(split, split, split, task=task, options=marble.Options(layers=(2,)))
     assert standardize(split[0])[0].shape == (10, 2, 2)
+
+
+def intents(rows, seed):
+    """Features (N, 2, 4) whose last layer holds two slots, and their tags (N, 5)."""
+    rng = np.random.default_rng(seed)
+    first, second = rng.integers(0, 2, rows), rng.integers(0, 3, rows)
+    x = rng.normal(0, 0.3, (rows, 2, 4)).astype(np.float32)
+    x[:, 1, 0] += 2 * first
+    x[:, 1, 1] += second == 0
+    x[:, 1, 2] += second == 1
+    truth = np.concatenate([np.eye(2)[first], np.eye(3)[second]], 1)
+    return x, truth.astype(np.float32)
+
+
+def test_slots_are_each_one_of_their_values_and_all_must_be_right():
+    names = ("act=on", "act=off", "room=a", "room=b", "room=c")
+    task = marble.Task("slots", names, ("all_slots",))
+    assert task.slots == ((0, 1), (2, 3, 4))
+    splits = [intents(rows, seed) for rows, seed in ((400, 1), (100, 2), (200, 3))]
+    linear = {"activation": "none", "dropout": 0.0, "standardize": False, "clip": 1.0}
+    options = marble.Options(width=8, rates=(1e-2,), layers=(1, MIX), epochs=15, **linear)
+    found = marble.probe(*splits, task=task, options=options)
+    assert found.by_layer()[1][0] > 0.85
+    outputs = np.array([[9, 0, 0, 5, 0], [9, 0, 0, 0, 5]])
+    truth = np.array([[1, 0, 0, 1, 0], [1, 0, 0, 1, 0]])
+    assert task.judge(outputs, truth) == {"all_slots": 0.5}
+    loss = marble.loss("slots", jnp.asarray(outputs, float), jnp.asarray(truth), task.slots)
+    by_hand = [np.log(1 + np.exp(-9)) + np.log(np.exp(5) + 2) - v for v in (5, 0)]
+    np.testing.assert_allclose(loss, np.mean(by_hand), rtol=1e-5)
+
+
+def test_without_relu_averaging_over_time_may_come_first():
+    frames = jax.random.normal(jax.random.key(0), (4, 3, 7, 6))  # (B, L + 1, S, D)
+    params = marble.init(jax.random.key(1), 3, 6, 5, 2)
+    params["mix"] = jnp.array([0.3, -1.0, 2.0])
+    for activation, same in (("none", True), ("relu", False)):
+        o = marble.Options(activation=activation)
+        late = [marble.head(params, frames[:, :, s], jnp.int32(MIX), o) for s in range(7)]
+        first = marble.head(params, frames.mean(2), jnp.int32(MIX), o)
+        assert np.allclose(np.mean(late, 0), first, atol=1e-5) is same
+
+
+def test_a_balanced_order_draws_classes_equally_often():
+    labels = np.array([0] * 900 + [1] * 90 + [2] * 10)
+    order = marble.balanced_order(0, labels, 32, 100)
+    assert order.shape == (100, 32) and order.dtype == np.int32
+    shares = np.bincount(labels[order].ravel()) / order.size
+    np.testing.assert_allclose(shares, 1 / 3, atol=0.03)
+
+
+def test_validations_come_after_as_many_steps_as_asked_and_gradients_are_cut():
+    splits = [xor(rows, seed) for rows, seed in ((64, 1), (32, 2), (32, 3))]
+    task = marble.Task("label", ("no", "yes"), ("accuracy",))
+    base = {"width": 8, "rates": (1e-2,), "layers": (1,), "epochs": 1, "batch_size": 32}
+    one, many, cut = (
+        marble.probe(*splits, task=task, options=marble.Options(**base, **more)).select["accuracy"]
+        for more in ({"steps": 1}, {"steps": 300}, {"steps": 300, "clip": 1e-12})
+    )
+    assert many > 0.75 and many > max(one, cut) + 0.1

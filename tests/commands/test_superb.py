@@ -1,0 +1,74 @@
+"""SUPERB's protocols: their numbers, and that they run over tables as they describe them."""
+
+import numpy as np
+import pytest
+import soundfile
+from run_folder import make_run
+
+from ssl_jax import evaluate
+from ssl_jax.core import config as config_lib
+from ssl_jax.core import options as options_lib
+from ssl_jax.data import corpus as corpus_lib
+from ssl_jax.evals import marble
+
+FILE = "configs/superb/utterances.py"
+
+
+def protocol(root, arg):
+    return config_lib.load(str(root / f"{FILE}:{arg}"), (), "get_protocol")
+
+
+@pytest.mark.parametrize("arg", ["ks", "sid", "ic", "er1", "er5"])
+def test_the_head_is_that_of_the_protocol(root, arg):
+    given = protocol(root, arg)
+    o = options_lib.read(marble.Options, given.probe, "probe")
+    assert (o.width, o.activation, o.layers, o.rates) == (256, "none", (-1,), (1e-4,))
+    assert (o.batch_size, o.clip, o.standardize, o.dropout) == (32, 1.0, False, 0.0)
+    assert o.steps * o.epochs == (30_000 if arg.startswith("er") else 200_000)
+    assert o.patience >= o.epochs and o.balance is (arg == "ks")
+
+
+def test_emotions_are_tested_on_one_session_and_validated_on_a_fifth_of_the_others(root):
+    data = protocol(root, "er2").data
+    assert data.test.er.where.session == "2" and data.test.er.part == (0.0, 1.0)
+    assert data.train.er.where.session == data.valid.er.where.session == ("1", "3", "4", "5")
+    assert (data.train.er.part, data.valid.er.part) == ((0.0, 0.8), (0.8, 1.0))
+
+
+@pytest.fixture
+def intents(tmp_path):
+    """Writes tones whose pitch is the action and whose loudness the object; returns the folder."""
+    draw = np.random.default_rng(0)
+    t = np.arange(8000) / 16000
+    lines = ["path\tsplit\taction\tobject\tlocation"]
+    for i in range(36):
+        action, thing = i % 2, i // 2 % 2
+        x = (0.1, 0.5)[thing] * np.sin(2 * np.pi * (300, 1500)[action] * draw.uniform(0.9, 1.1) * t)
+        soundfile.write(tmp_path / f"{i}.wav", x + 0.01 * draw.standard_normal(8000), 16000)
+        split = ("train", "train", "valid", "test")[i // 4 % 4]
+        lines.append(f"{i}.wav\t{split}\t{('on', 'off')[action]}\t{('lamp', 'fan')[thing]}\tnone")
+    (tmp_path / "index.tsv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def paths(folder):
+    return [f"config.data.{split}.ic.path={folder}" for split in ("train", "valid", "test")]
+
+
+def test_tags_of_several_columns_are_named_after_them(root, intents):
+    given = config_lib.load(str(root / f"{FILE}:ic"), paths(intents), "get_protocol")
+    corpus = corpus_lib.open_split(given.data, "train")
+    names = ("action=off", "action=on", "location=none", "object=fan", "object=lamp")
+    assert corpus.classes == names
+    assert corpus.fields["tags"][np.arange(2)].tolist() == [[0, 1, 1, 0, 1], [1, 0, 1, 0, 1]]
+
+
+@pytest.mark.slow
+def test_intents_are_judged_by_a_command(root, intents, tmp_path):
+    run = make_run(str(root / "configs/data2vec/audio.py:toy"), tmp_path / "run")
+    short = ["config.probe.steps=50", "config.probe.epochs=4", "config.probe.rates=(1e-2,)"]
+    short.append("config.data.buckets=(0.5,)")
+    found = evaluate.run(run, protocol=str(root / f"{FILE}:ic"), overrides=paths(intents) + short)
+    row = found["results"][0]
+    assert row["score"] == "all_slots" and row["layer"] == -1
+    assert row["test"][0] >= 0.5  # a quarter by chance
