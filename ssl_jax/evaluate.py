@@ -13,7 +13,7 @@ report test (validation where there is no test). `mlp` also predicts tags and nu
 config.data has them in place of labels. A protocol brings its own data and the options of its
 probe; one with a section `units` has no probe, but says how far clusters of each layer are phones.
 A run of configs/ctc is judged by what it hears in validation and test: error rates, and the worst
-recordings aligned with what was said.
+recordings aligned with what was said. One of configs/superb/verification.py is judged by trials.
 Prints a table and writes RUN/evaluation.json.
 """
 
@@ -37,8 +37,9 @@ from ssl_jax.engine import splits as splits_lib
 from ssl_jax.engine import start as start_lib
 from ssl_jax.evals import compare, health, marble, transcribe
 from ssl_jax.evals import units as units_lib
+from ssl_jax.evals import verify as verify_lib
 from ssl_jax.evals.baselines import Encoder
-from ssl_jax.stages import decode, embed
+from ssl_jax.stages import decode, embed, verify
 from ssl_jax.stages import units as units_stage
 
 PROBES = (*compare.PROBES, compare.MLP)
@@ -70,6 +71,9 @@ def run(
     if model.method.emissions is not None and not protocol:
         heard = decode.judge(model.method, model.params, config, model.classes, mesh, folder)
         return _written(folder, {**_about(model, config, start), "results": heard})
+    if model.method.embed is not None and not protocol:
+        told = verify.judge(model.method, model.params, config, model.classes, mesh, folder)
+        return _written(folder, {**_about(model, config, start), "results": told})
     corpora = embed.open_splits(config, folder, mesh.size)
     if "units" in given:
         rows = _units(model, corpora, given, mesh, folder)
@@ -175,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     first = result["results"][0] if result["results"] else {}
-    modules = {"pnmi": units_lib, "worst": transcribe}
+    modules = {"pnmi": units_lib, "worst": transcribe, "eer": verify_lib}
     module: Any = next((m for key, m in modules.items() if key in first), compare)
     print(module.report(result))
     print(f"\nwritten to {Path(args.run) / 'evaluation.json'}")

@@ -86,6 +86,7 @@ class Method:
     predict(params, batch) -> (B, K), the answers of a method that learns from labels; else None.
     emissions(params, batch) -> (log-probabilities (B, S, V) float32, frames (B,) int32) of a method
     that transcribes; else None. frames(samples (n,)) -> (n,): how many these are.
+    embed(params, batch) -> (B, W): vectors that are near where the speaker is the same; else None.
     update(params, extra, step) -> extra, after each optimizer step; `step` counts from 1.
     batch: the arrays the method reads. rules: sharding of params (a teacher's path contains
     its student's, so it inherits the rule). scopes: the named scopes of its loss, in order.
@@ -101,3 +102,4 @@ class Method:
     predict: Callable[[Tree, Batch], Array] | None = None
     emissions: Callable[[Tree, Batch], tuple[Array, Array]] | None = None
     frames: Callable[[Any], Any] | None = None
+    embed: Callable[[Tree, Batch], Array] | None = None

@@ -1,11 +1,13 @@
 """SUPERB's protocols: their numbers, and that they run over tables as they describe them."""
 
+import json
+
 import numpy as np
 import pytest
 import soundfile
 from run_folder import make_run
 
-from ssl_jax import evaluate
+from ssl_jax import evaluate, train
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import options as options_lib
 from ssl_jax.data import corpus as corpus_lib
@@ -72,3 +74,32 @@ def test_intents_are_judged_by_a_command(root, intents, tmp_path):
     row = found["results"][0]
     assert row["score"] == "all_slots" and row["layer"] == -1
     assert row["test"][0] >= 0.5  # a quarter by chance
+
+
+@pytest.mark.slow
+def test_speakers_are_verified_by_trials(root, tmp_path, capsys):
+    draw, t = np.random.default_rng(0), np.arange(8000) / 16000
+    lines, trials = ["path\tspeaker\tpart"], []
+    for speaker, hz in enumerate((200, 500, 1100, 2500)):
+        for take in range(8):
+            x = 0.3 * np.sin(2 * np.pi * hz * draw.uniform(0.95, 1.05) * t)
+            name = f"s{speaker}_{take}.wav"
+            soundfile.write(tmp_path / name, x + 0.01 * draw.standard_normal(8000), 16000)
+            lines.append(f"{name}\ts{speaker}\t{'train' if speaker < 3 and take < 6 else 'test'}")
+    (tmp_path / "index.tsv").write_text("\n".join(lines) + "\n")
+    for a, b in (("s0_6", "s0_7"), ("s3_0", "s3_1"), ("s1_6", "s2_6"), ("s3_2", "s0_6")):
+        trials.append(f"{int(a[:2] == b[:2])} {a}.wav {b}.wav")
+    (tmp_path / "trials.txt").write_text("\n".join(trials) + "\n")
+    config = config_lib.load(str(root / "configs/superb/verification.py:toy")).unlock()
+    source = {"kind": "table", "path": str(tmp_path)}
+    config.data.train.vox = type(config)(source | {"label": "speaker", "where": {"part": "train"}})
+    config.data.test.vox = type(config)(source | {"where": {"part": "test"}})
+    config.eval.trials = str(tmp_path / "trials.txt")
+    config.optim.lr, config.train.duration = 3e-3, "60 steps"
+    run = tmp_path / "run"
+    last = train.run(config.lock(), run)
+    assert last["accuracy"] == 1
+    evaluate.main(["--run", str(run)])
+    assert "eer" in capsys.readouterr().out
+    row = json.loads((run / "evaluation.json").read_text())["results"][0]
+    assert row["trials"] == 4 and row["recordings"] == 14 and row["eer"] == 0

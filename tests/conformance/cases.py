@@ -50,8 +50,8 @@ def load(path: str, arg: str = "") -> Any:
 
 def toy_params() -> list:
     """Returns one parameter per config; one config per method is in the fast tests."""
-    # that of CTC, an encoder of data2vec with another loss, is slow
-    seen = {load(path, "toy").method.name for path in FAST} | {"ctc"}
+    # those of CTC and speakers, encoders of data2vec with other losses, are slow
+    seen = {load(path, "toy").method.name for path in FAST} | {"ctc", "speaker"}
     out = []
     for path in config_paths():
         method = load(path, "toy").method.name

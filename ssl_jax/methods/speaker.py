@@ -1,0 +1,148 @@
+"""Speaker verification: a frozen encoder of speech, an x-vector, softmax with a margin.
+
+The task of SUPERB (2105.01051, section 3.2): speakers are classified in training, with the additive
+margin of Wang et al. (1801.05599) on the cosine to the right one; then two recordings have the same
+speaker when the cosine of their embeddings is above a threshold. The speakers of the test are not
+those of training. The encoder has its place in the parameters as in pre-training, so that
+`config.init_from` takes it over by path.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ssl_jax.core import options as options_lib
+from ssl_jax.core.config import ConfigError
+from ssl_jax.core.rng import Streams
+from ssl_jax.core.types import Array, Batch, Features, Method, Output, Spec, Tree
+from ssl_jax.nn import build, run, sharding
+from ssl_jax.nn.transformer import Encoded
+from ssl_jax.nn.xvector import XVector, XVectorOptions
+from ssl_jax.ops import losses
+
+SCOPES = ("frontend", "encoder", "predictor", "loss")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The section config.method of speaker."""
+
+    name: str
+    encoder: Mapping  # see ssl_jax/nn/build.py
+    head: XVectorOptions = dataclasses.field(default_factory=XVectorOptions)
+    scale: float = 30.0  # of the cosines, which are the logits
+    margin: float = 0.4  # taken off the cosine of the right speaker, in training
+
+    def __post_init__(self) -> None:
+        if self.scale <= 0 or self.margin < 0:
+            raise ConfigError(
+                f"config.method.scale is {self.scale} and config.method.margin {self.margin}: use "
+                f"above 0 and 0 up, such as 30.0 and 0.4"
+            )
+
+
+def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: int) -> Method:
+    """Returns the method that config.method describes; the classes are the speakers."""
+    options = options_lib.read(Options, config)
+    encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
+    if "audio" not in encoder.reads or encoder.grid:
+        raise ConfigError(
+            f"config.method.encoder.kind is {options.encoder.get('kind')!r}: an x-vector needs the "
+            f"frames of a recording, so use 'waveform' or 'keyword_transformer'"
+        )
+    if num_classes < 2:
+        raise ConfigError(
+            f"the training split has {num_classes} speakers: set config.data.train.<name>.label to "
+            f"the column of the speaker"
+        )
+    method = Speaker(options, encoder, num_classes)
+    return Method(
+        init=method.init,
+        loss=method.loss,
+        features=method.features,
+        embed=method.embed,
+        batch=run.batch_spec(encoder) | {"label": Spec((), "int32")},
+        rules=sharding.RULES,
+        scopes=SCOPES,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Speaker:
+    """The functions of the method over one encoder. params: encoder, head, speakers (W, K)."""
+
+    options: Options
+    encoder: Any
+    speakers: int
+
+    @property
+    def head(self) -> XVector:
+        """From hidden states to embeddings."""
+        return XVector(self.options.head)
+
+    def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
+        """Returns (params, {})."""
+        keys = jax.random.split(key, 3)
+        encoder, encoded = run.init(self.encoder, keys[0], batch)
+        hidden = encoded.hidden[:, :, encoded.prefix :]
+        head = self.head.init(keys[1], hidden, jnp.full((hidden.shape[1],), hidden.shape[2]))
+        shape = (self.options.head.width, self.speakers)
+        speakers = jax.nn.initializers.xavier_normal()(keys[2], shape)
+        return {
+            "encoder": encoder,
+            "head": head["params"],
+            "speakers": {"kernel": speakers},
+        }, {}
+
+    def features(self, params: Tree, batch: Batch) -> Features:
+        """Returns the hidden states of the whole recording."""
+        return run.features(self.encoder, params["encoder"], batch)
+
+    def embed(self, params: Tree, batch: Batch) -> Array:
+        """Returns the embeddings of the speakers (B, W) float32."""
+        x, valid = run.frontend(self.encoder, params["encoder"], batch)
+        encoded = run.encode(self.encoder, params["encoder"], x, valid)
+        return self._vectors(params, encoded, valid)[0]
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
+    ) -> Output:
+        """Returns the mean cross-entropy of the rows whose speaker is known."""
+        del streams  # nothing is drawn
+        o, label = self.options, batch["label"]
+        encoder = jax.lax.stop_gradient(params["encoder"])
+
+        with jax.named_scope("frontend"):
+            x, valid = run.frontend(self.encoder, encoder, batch)
+
+        with jax.named_scope("encoder"):
+            encoded = run.encode(self.encoder, encoder, x, valid)
+
+        with jax.named_scope("predictor"):
+            _, vector = self._vectors(params, encoded, valid)
+            kernel = _unit(params["speakers"]["kernel"], 0)
+            cosine = jnp.matmul(_unit(vector, -1), kernel, precision="highest")
+
+        with jax.named_scope("loss"):
+            margin = o.margin if train else 0.0
+            logits = o.scale * (cosine - margin * jax.nn.one_hot(label, self.speakers))
+            each = losses.cross_entropy(logits, label)
+            loss, terms = losses.masked_mean(each, batch["weight"] * (label >= 0))
+
+        accuracy = losses.accuracy(cosine, label, batch["weight"])
+        return Output(loss, terms, {"loss": (loss * terms, terms), "accuracy": accuracy}, extra)
+
+    def _vectors(self, params: Tree, encoded: Encoded, valid: Array) -> tuple[Array, Array]:
+        """Returns the embeddings, and the vectors behind them that training compares; (B, W)."""
+        hidden, variables = encoded.hidden[:, :, encoded.prefix :], {"params": params["head"]}
+        return self.head.apply(variables, hidden, valid.sum(1))  # type: ignore
+
+
+def _unit(x: Array, axis: int) -> Array:
+    """Returns x with vectors of length 1 along an axis; those of length 0 stay."""
+    square = jnp.square(x).sum(axis, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
