@@ -150,6 +150,7 @@ class Model:
         else:
             self._extractor = Examples(features, self.params)
         self._classify: Any = None
+        self._listener: Any = None
 
     def __repr__(self) -> str:
         return f"ssl_jax.Model({self.config.method.name}, step {self.step})"
@@ -217,6 +218,24 @@ class Model:
         named = [dict(zip(self.classes, c.mean(0).tolist(), strict=True)) for c in clips]
         return named if isinstance(example, list | tuple) else named[0]
 
+    def transcribe(self, waveform: Waveform | list[Waveform], rate: int) -> Any:
+        """Returns the text that a run of configs/ctc hears in a waveform, or those of a list.
+
+        As `config.eval.decode` says: the best path, or a beam search with its language model. Long
+        recordings are heard in windows, whose frames are joined before they are read. Raises
+        ValueError unless the run transcribes.
+        """
+        if self.method.emissions is None:
+            raise ValueError(
+                f"a run of {self.config.method.name!r} does not transcribe: fine-tune it with "
+                f"configs/ctc/speech.py, with config.init_from set to this run"
+            )
+        self._listener = self._listener or _listener(self)
+        extract, read = self._listener
+        found = extract.run([self._mono16(w, rate) for w in _listed(waveform)])
+        texts = [read(log_probs[0]) for log_probs in found]
+        return texts if isinstance(waveform, list | tuple) else texts[0]
+
     def _mono16(self, waveform: Waveform, rate: int | None) -> np.ndarray:
         from ssl_jax.data import inputs
 
@@ -252,6 +271,28 @@ def _exact(features: Any, precision: str) -> Any:
             return features(params, batch)
 
     return apply
+
+
+def _listener(model: Model) -> tuple[Any, Any]:
+    """Returns an Extractor of log-probabilities (1, T, V), and from those (T, V) to text."""
+    from ssl_jax.core.types import Features
+    from ssl_jax.evals import transcribe
+    from ssl_jax.evals.extract import Extractor
+
+    method = model.method
+
+    def features(params: Any, batch: Any) -> Features:
+        # the hidden states, which are not used, are not computed twice
+        found, (log_probs, _) = method.features(params, batch), method.emissions(params, batch)
+        return Features(log_probs[None], found.mask, found.rate)
+
+    extractor = Extractor(
+        _exact(features, model._precision),
+        model.params,
+        sample_rate=model.sample_rate,
+        window_s=float(model.config.data.buckets[-1]),
+    )
+    return extractor, transcribe.reader(model.config, model.classes)
 
 
 def _classifier(method: Any, precision: str) -> Any:

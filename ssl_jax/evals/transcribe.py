@@ -1,5 +1,6 @@
 """What a model hears in recordings, against what was said: word, character and phone errors."""
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -7,11 +8,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 
+from ssl_jax.core import options as options_lib
 from ssl_jax.core.mesh import batch_sharding
 from ssl_jax.core.types import Array, Batch, Method, TrainState, Tree
 from ssl_jax.data import transcripts
-from ssl_jax.evals import edits, table
+from ssl_jax.evals import decode, edits, table
 from ssl_jax.ops import ctc
 
 Batches = Iterable[Mapping[str, Any]]
@@ -28,6 +31,29 @@ class Spoken(NamedTuple):
     id: int
     said: str
     heard: str
+
+
+def search_of(config: ConfigDict, vocabulary: Sequence[str]) -> Search | None:
+    """Returns the beam search that config.eval.decode asks for; None for the best path."""
+    options = options_lib.read(decode.Options, config.eval.get("decode", {}), "config.eval.decode")
+    if not options.beam:
+        return None
+    return decode.BeamSearch(options, vocabulary, config.data.spelling)
+
+
+def reader(config: ConfigDict, vocabulary: Sequence[str]) -> Callable[[np.ndarray], str]:
+    """Returns what turns log-probabilities (S, V) of one recording into text, on the host."""
+    search = search_of(config, vocabulary)
+
+    def read(log_probs: np.ndarray) -> str:
+        if search is not None:
+            units = search(log_probs)
+        else:
+            path = (unit for unit, _ in itertools.groupby(log_probs.argmax(-1).tolist()))
+            units = [unit for unit in path if unit != ctc.BLANK]
+        return transcripts.join((vocabulary[u] for u in units), config.data.spelling)
+
+    return read
 
 
 def sides(row: Spoken, score: str) -> tuple[list[str], list[str]]:

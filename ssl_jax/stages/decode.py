@@ -6,10 +6,9 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ssl_jax.core import options as options_lib
 from ssl_jax.core.types import Method, Tree
 from ssl_jax.engine import splits as splits_lib
-from ssl_jax.evals import decode, edits, transcribe
+from ssl_jax.evals import edits, transcribe
 from ssl_jax.evals.transcribe import Spoken
 
 
@@ -30,16 +29,15 @@ def judge(
     with config.unlocked():
         config.data.batch_size = -(-config.data.batch_size // mesh.size) * mesh.size
         config.data.constant_seconds = False
-    options = options_lib.read(decode.Options, config.eval.get("decode", {}), "config.eval.decode")
-    spelling = config.data.spelling
-    search = decode.BeamSearch(options, vocabulary, spelling) if options.beam else None
+    spelling, worst = config.data.spelling, config.eval.get("decode", {}).get("worst", 5)
+    search = transcribe.search_of(config, vocabulary)
     transcriber = transcribe.Transcriber(method, mesh, vocabulary, spelling, search)
     found = []
     for name in ("valid", "test"):
         if len(config.data[name]):
             split = splits_lib.open_split(config, folder / "features", name, vocabulary)
             spoken = transcriber(params, split.in_order(mesh.size, method.batch)())
-            found.append({"split": name, **_row(spoken, split, spelling, options.worst)})
+            found.append({"split": name, **_row(spoken, split, spelling, worst)})
     if not found:
         raise ValueError("config.data.test names no source, nor does config.data.valid: name one")
     return found

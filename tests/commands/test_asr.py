@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import ssl_jax
 from ssl_jax import evaluate, train
 from ssl_jax.core import config as config_lib
 from ssl_jax.data.errors import BadFile
@@ -64,6 +65,15 @@ def test_from_a_pretrained_toy_to_no_word_errors(root, corpus, tmp_path, capsys)
     result = evaluate.run(folder)
     assert [row["wer"] for row in result["results"]] == [0, 0]
     assert result["results"][0]["worst"] == []
+    model = ssl_jax.load(folder)
+    heard = [soundfile.read(corpus / f"{i}.wav", dtype="int16")[0] for i in range(len(TEXTS))]
+    assert model.transcribe(heard, RATE) == list(TEXTS)
+    assert model.transcribe(heard[0], RATE) == TEXTS[0]
+    long = np.concatenate(heard)  # heard in windows of 0.6 s, whose frames are joined
+    assert set(model.transcribe(long, RATE)) <= set("ABC ")
+    assert model._listener[0].run([long])[0].shape == (1, model.method.frames(len(long)), 5)
+    with pytest.raises(ValueError, match="'data2vec' does not transcribe: fine-tune it"):
+        ssl_jax.load(pretrained).transcribe(heard[0], RATE)
 
 
 @pytest.mark.slow

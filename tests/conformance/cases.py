@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 4
 # of methods with several configs, the one that compiles fastest
 FAST = ("configs/data2vec/kws.py", "configs/data2vec2/image.py", "configs/supervised/kws.py")
-# the encoder is that of wav2vec 2.0
-SLOW = ("configs/hubert/audio.py",)
+# the encoder is that of wav2vec 2.0 or data2vec
+SLOW = ("configs/ctc/speech.py", "configs/hubert/audio.py", "configs/superb/verification.py")
 
 
 def config_paths() -> list[str]:
@@ -50,8 +50,7 @@ def load(path: str, arg: str = "") -> Any:
 
 def toy_params() -> list:
     """Returns one parameter per config; one config per method is in the fast tests."""
-    # those of CTC and speakers, encoders of data2vec with other losses, are slow
-    seen = {load(path, "toy").method.name for path in FAST} | {"ctc", "speaker"}
+    seen = {load(path, "toy").method.name for path in FAST}
     out = []
     for path in config_paths():
         method = load(path, "toy").method.name
