@@ -181,6 +181,7 @@ def test_a_balanced_order_draws_classes_equally_often():
     np.testing.assert_allclose(shares, 1 / 3, atol=0.03)
 
 
+@pytest.mark.slow
 def test_validations_come_after_as_many_steps_as_asked_and_gradients_are_cut():
     splits = [xor(rows, seed) for rows, seed in ((64, 1), (32, 2), (32, 3))]
     task = marble.Task("label", ("no", "yes"), ("accuracy",))

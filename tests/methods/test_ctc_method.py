@@ -86,6 +86,7 @@ def test_masks_are_of_training_alone(masks):
     assert abs(train(0) - quiet) > 1e-4 and abs(train(0) - train(1)) > 1e-4
 
 
+@pytest.mark.slow
 def test_channels_are_zero_in_all_frames_and_masked_frames_are_the_vector():
     setup = made(**{"mask.prob": 0.5, "mask.channel_prob": 0.5, "mask.channel_length": 4})
     method = setup.method.loss.__self__

@@ -46,6 +46,7 @@ def test_a_batch_without_enough_frames_is_named():
         jax.eval_shape(head.init, jax.random.key(0), jnp.zeros((2, 1, 14, 4)), jnp.array([14]))
 
 
+@pytest.mark.slow
 def test_loss_has_the_margin_in_training_alone(setup):
     def both(batch):
         x = setup.loss(batch=batch), setup.loss(batch=batch, train=False)
