@@ -22,6 +22,8 @@ from ssl_jax.evals import ngram
 from ssl_jax.ops.ctc import BLANK
 
 _NEVER = -math.inf
+Beam = dict[int, tuple[float, float]]
+"""Of each prefix the log-probabilities of its paths that end in the blank, and in its last unit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,45 +131,38 @@ class BeamSearch:
     def __call__(self, log_probs: np.ndarray) -> list[int]:
         """log_probs (S, V) of one recording -> its units."""
         tree = _Prefixes(self)
-        # of each prefix the log-probabilities of its paths that end in the blank, or in a unit
-        beam = {0: (0.0, _NEVER)}
+        beam: Beam = {0: (0.0, _NEVER)}
         for frame in np.asarray(log_probs, np.float64):
-            tried = np.flatnonzero(frame >= frame.max() - self.options.unit_threshold).tolist()
-            beam = self._kept(tree, self._step(tree, beam, frame.tolist(), tried))
-        best = max(beam, key=lambda node: _add(*beam[node]) + tree.final(node))
+            beam = self._kept(tree, self._step(tree, beam, frame))
+        best = max(beam, key=lambda place: _add(*beam[place]) + tree.final(place))
         return tree.units(best)
 
-    def _step(
-        self,
-        tree: _Prefixes,
-        beam: dict[int, tuple[float, float]],
-        frame: list[float],
-        tried: list[int],
-    ) -> dict[int, tuple[float, float]]:
-        """Extends every prefix by one frame."""
-        new: dict[int, tuple[float, float]] = {}
-
-        def put(node: int, blank: float, unit: float) -> None:
-            old = new.get(node, (_NEVER, _NEVER))
-            new[node] = _add(old[0], blank), _add(old[1], unit)
-
-        for node, (blank, unit) in beam.items():
-            both = _add(blank, unit)
-            for u in tried:
-                p = frame[u]
-                if u == BLANK:
-                    put(node, both + p, _NEVER)
-                elif u == tree.nodes[node].unit:
-                    # the same unit again is still the same one, unless a blank stood between
-                    put(node, _NEVER, unit + p)
-                    put(tree.child(node, u), _NEVER, blank + p)
-                else:
-                    put(tree.child(node, u), _NEVER, both + p)
+    def _step(self, tree: _Prefixes, beam: Beam, frame: np.ndarray) -> Beam:
+        """Extends the prefixes by one frame: each stays as it is, and the best `beam` of all that
+        are one unit longer are added."""
+        frame = np.where(frame < frame.max() - self.options.unit_threshold, _NEVER, frame)
+        places, pairs = list(beam), np.array(list(beam.values()))
+        last = np.array([tree.nodes[place].unit for place in places])
+        both = np.logaddexp(pairs[:, 0], pairs[:, 1])
+        # the same unit again is still the same one, unless a blank stood between
+        again = np.where(last == BLANK, _NEVER, pairs[:, 1] + frame[last])
+        stay = np.stack([both + frame[BLANK], again], 1).tolist()
+        new = {place: (blank, unit) for place, (blank, unit) in zip(places, stay, strict=True)}
+        grown = both[:, None] + frame
+        rows = np.arange(len(places))
+        grown[rows, last] = pairs[:, 0] + frame[last]
+        grown[:, BLANK] = _NEVER
+        score = grown + np.array([tree.nodes[place].score for place in places])[:, None]
+        order = np.argsort(-score, axis=None)[: self.options.beam]
+        for row, unit in zip(*np.unravel_index(order, score.shape), strict=True):
+            if score[row, unit] == _NEVER:
+                break
+            child = tree.child(places[row], int(unit))
+            blank, old = new.get(child, (_NEVER, _NEVER))
+            new[child] = blank, _add(old, float(grown[row, unit]))
         return new
 
-    def _kept(
-        self, tree: _Prefixes, beam: dict[int, tuple[float, float]]
-    ) -> dict[int, tuple[float, float]]:
+    def _kept(self, tree: _Prefixes, beam: Beam) -> Beam:
         """Returns the best prefixes: as many, and as near to the best, as the options say."""
         scores = {node: _add(*pair) + tree.nodes[node].score for node, pair in beam.items()}
         order = sorted(scores, key=scores.__getitem__, reverse=True)[: self.options.beam]
