@@ -266,6 +266,18 @@ def kmeans_speed() -> str:
         row = {"frames per second": size}
         row |= {name: f"{speeds[name]:,.0f}" for name in speeds["runs"]}
         rows.append(row | {"over scikit-learn": f"{speeds['ratio']:.2f}"})
+
+
+def wav2vec2() -> str:
+    """Returns the table of wav2vec 2.0 as published and with two mistakes of ports."""
+    found = _read("wav2vec2/results.json")
+    rows = []
+    for name, metrics in found["arms"].items():
+        row = {"wav2vec 2.0": name}
+        row[f"codes in use, of {found['codes']}"] = table.cell(metrics["code_perplexity"], 1)
+        for key in ("distinct_negatives", "contrastive_accuracy", "contrastive_loss"):
+            row[key.replace("_", " ")] = table.cell(metrics[key])
+        rows.append(row | {"seeds": str(len(metrics["code_perplexity"]))})
     return markdown(rows)
 
 
@@ -299,6 +311,7 @@ TABLES = {
         "gains": once_run("hubert/results.json", unit_gains),
         "recognition": once_run("hubert/results.json", recognition),
     },
+    "wav2vec2/README.md": {"codes": once_run("wav2vec2/results.json", wav2vec2)},
     "kws/README.md": {"shares": shares, "long_spans": long_spans, "speakers": speakers},
     "music2vec/README.md": {part: functools.partial(music, part) for part in MUSIC_PARTS},
 }

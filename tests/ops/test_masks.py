@@ -105,6 +105,17 @@ def test_span_mask_covers_the_published_share():
     assert abs(np.asarray(got).mean() - 0.485) < 0.01
 
 
+@pytest.mark.parametrize(("prob", "share"), [(0.65, 0.46), (0.80, 0.53)])
+def test_batches_of_eight_hide_the_published_share(prob, share):
+    """wav2vec 2.0 and HuBERT: crops of 15.6 s, rows trimmed to the fewest masked frames."""
+    draw = jax.jit(
+        jax.vmap(lambda k: masks.span_mask(k, jnp.full((8,), 781), 781, prob, 10, min_spans=2))
+    )
+    got = np.asarray(draw(keys_of(8 * 24).reshape(24, 8)))
+    assert (got.sum(2) == got.sum(2)[:, :1]).all()
+    assert abs(got.mean() - share) < 0.01
+
+
 def test_span_mask_of_transformers_shares_the_number_of_spans():
     rows, rng = 3000, np.random.default_rng(2)
     lengths = np.where(np.arange(rows) % 2, 98, 50)
