@@ -20,6 +20,26 @@ def token_std(y: Array, mask: Array | None = None, eps: float = 1e-6) -> Array:
     return jnp.sqrt(square / jnp.maximum(count - 1, 1) + eps).mean()
 
 
+def own_share(y: Array, mask: Array) -> Array:
+    """Returns the share of the variance of y (B, S, D) that is not common to all examples, ().
+
+    mask (B, S): the tokens that count. Targets that tell nothing but the place in the example give
+    0 although their deviation is healthy: a collapse that `token_std` does not show. Targets
+    without regard to the place give 1 on average, whatever B (variances are unbiased). Places
+    with fewer than two tokens do not count; 1 where no place counts.
+    """
+    real = mask[..., None].astype(jnp.float32)
+    count = real.sum(0)  # (S, 1), examples that have this place
+    real = real * (count > 1)
+    y = jnp.where(real > 0, y.astype(jnp.float32), 0)
+    tokens = real.sum()
+    centred = jnp.where(real > 0, y - y.sum(0) / jnp.maximum(count, 1), 0)
+    within = (jnp.square(centred).sum(0) / jnp.maximum(count - 1, 1) * real.sum(0)).sum()
+    spread = jnp.where(real > 0, y - y.sum((0, 1)) / jnp.maximum(tokens, 1), 0)
+    total = jnp.square(spread).sum() * tokens / jnp.maximum(tokens - 1, 1)
+    return jnp.where(total > 0, within / jnp.where(total > 0, total, 1), 1.0)
+
+
 def rankme(features: Array, eps: float = 1e-7) -> Array:
     """Returns the effective rank of features (N, D), from 1 (collapsed) to min(N, D).
 

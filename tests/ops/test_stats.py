@@ -1,5 +1,7 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ssl_jax.ops import stats
 
@@ -68,3 +70,22 @@ def test_usage_entropy_is_that_of_the_counted_ids():
     np.testing.assert_allclose(entropy(ids, 8, ids == 0), 0, atol=1e-7)
     np.testing.assert_allclose(entropy(ids, 8, ids == 7), 0, atol=1e-7)
     np.testing.assert_allclose(entropy(np.arange(8), 8, np.ones(8, bool)), np.log(8), rtol=1e-6)
+
+
+def test_own_share_tells_the_place_from_the_example():
+    noise = np.random.default_rng(0)
+    place, own = noise.normal(size=(1, 40, 8)), noise.normal(size=(6, 40, 8))
+    mask = np.arange(40) < np.array([40, 40, 30, 40, 12, 1])[:, None]
+
+    def share(y):
+        return float(stats.own_share(jnp.asarray(y), jnp.asarray(mask)))
+
+    assert share(np.broadcast_to(place, own.shape)) == pytest.approx(0, abs=1e-6)
+    assert share(own) == pytest.approx(1, abs=0.05)
+    # two sources of equal variance
+    assert share(place + own) == pytest.approx(0.5, abs=0.05)
+    far = np.where(mask[..., None], place + own, 1e6)
+    assert share(far) == pytest.approx(share(place + own), rel=1e-5)
+    lone = np.zeros_like(mask)
+    lone[0] = True
+    assert float(stats.own_share(jnp.asarray(own), jnp.asarray(lone))) == 1.0
