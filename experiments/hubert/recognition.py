@@ -102,7 +102,8 @@ def _digits(pipe: Pipe, data: ConfigDict) -> ConfigDict:
     else:
         folder = steps.synthesized(pipe, "digits", counts)
     data = ConfigDict(data.to_dict())
-    for split in ("train", "valid", "test"):
+    data.valid = ConfigDict({})
+    for split in ("train", "test"):
         data[split].read.path = str(folder)
     return data
 

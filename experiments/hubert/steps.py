@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import ssl_jax
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.mesh import make_mesh
 from ssl_jax.data import corpus as corpus_lib
-from ssl_jax.data import read_speech
+from ssl_jax.data import read_speech, sources
 from ssl_jax.engine import splits
 from ssl_jax.evals import units
 from ssl_jax.evals.baselines import Encoder, random_encoder
@@ -23,7 +24,6 @@ from ssl_jax.stages import units as units_stage
 from ssl_jax.stages.graph import Stage
 
 MFCC = "MFCC"
-LONGEST = 7.0  # seconds of an utterance
 
 
 def synthesized(pipe: Pipe, kind: str, clips: dict[str, int]) -> pathlib.Path:
@@ -40,9 +40,16 @@ def synthesized(pipe: Pipe, kind: str, clips: dict[str, int]) -> pathlib.Path:
 
 
 def whole(data: ConfigDict, share: float) -> ConfigDict:
-    """Returns the data as whole recordings, a share of the training ones."""
+    """Returns the data as whole recordings of the source `read`, a share of the training ones."""
     data = ConfigDict(data.to_dict())
-    data.update({"buckets": (LONGEST / 2, LONGEST), "batch_size": 8})
+    longest = max(
+        float((source.samples / source.rates).max())
+        for split in corpus_lib.SPLITS
+        if len(data[split])
+        for source in [sources.open_source(f"{split}.read", data[split].read.to_dict())]
+    )
+    longest = math.ceil(10 * longest) / 10
+    data.update({"buckets": (longest / 2, longest), "batch_size": 8})
     for source in data.train.values():
         source.part = (0.0, share)
     return data

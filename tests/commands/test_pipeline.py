@@ -86,7 +86,7 @@ def test_labels_of_stages_are_those_of_the_run(tmp_path, monkeypatch):
 def test_hubert_runs_two_iterations_judges_both_and_goes_on_after_a_kill(tmp_path, monkeypatch):
     pytest.importorskip("espeakng_loader")
     monkeypatch.chdir(ROOT)
-    options = {"train": 24, "test": 6, "digits": 16, "steps": 3, "seeds": 1, "clusters": 8}
+    options = {"train": 60, "test": 6, "digits": 16, "steps": 3, "seeds": 1, "clusters": 8}
     options |= {"labels": 8, "finetune_steps": 2, "layer": 1, "out": tmp_path}
     overrides = [f"--{k}={v}" for k, v in options.items()]
     program, root = "experiments/hubert/pipeline.py", str(tmp_path / "hubert")
