@@ -82,6 +82,12 @@ def main(pipe: Pipe) -> None:
     o = pipe.options
     if o["iterations"] < 1:
         raise config_lib.ConfigError(f"iterations is {o['iterations']}: use 1 or more")
+    spoken = min(o["train"], o["digits"])
+    if o["finetune_steps"] and o["labels"] * o["seeds"] > spoken:
+        raise config_lib.ConfigError(
+            f"labels is {o['labels']}, and {o['seeds']} seeds have labels of their own among "
+            f"{spoken} utterances: use at most {spoken // o['seeds']}"
+        )
     data, found = read_data(pipe), Found()
     for seed in range(o["seeds"]):
         iterate(pipe, data, seed, found)

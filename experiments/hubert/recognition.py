@@ -9,7 +9,7 @@ import steps
 from ml_collections import ConfigDict
 
 from ssl_jax.core import config as config_lib
-from ssl_jax.data import audio, read_speech, sources
+from ssl_jax.data import alignments, audio, read_speech, sources, transcripts
 from ssl_jax.pipeline import Pipe
 from ssl_jax.stages import report
 from ssl_jax.stages.graph import Stage
@@ -73,6 +73,9 @@ def _config(
         for source in split.values():
             source.transcript = column
     (source,) = config.data.train.values()
+    if spelling == "phones":  # all that the synthesizer has: few labels do not show every one
+        known = alignments.read_ctm(pathlib.Path(source.path) / "phones.ctm").names
+        config.data.classes = (transcripts.BLANK, *known[1:])
     share = o["labels"] / _count(source)
     source.part = (seed * share, (seed + 1) * share)
     config.method.encoder.preset = "wav2vec2_base"
@@ -120,7 +123,7 @@ def sequences(folder: pathlib.Path, path: str, counts: Mapping[str, int]) -> Non
             continue
         table = {"kind": "table", "path": path, "where": {"split": split}}
         source = sources.open_source(f"{split}.digits", table)
-        speakers, digits = (source.columns[n].astype(str) for n in ("speaker", "digit"))
+        speakers, digits = (np.array([*map(str, source.columns[n])]) for n in ("speaker", "digit"))
         for i in range(count):
             speaker = rng.choice(np.unique(speakers))
             own = np.flatnonzero(speakers == speaker)
