@@ -24,6 +24,7 @@ Config = Mapping[str, Any]
 SPELLINGS = ("letters", "characters", "phones")
 BLANK, WORD_END = "<blank>", "|"
 SPECIAL = (BLANK, "<pad>", "</s>", "<unk>")
+SILENT = (*SPECIAL, "<s>")  # units that say nothing; the last is of other vocabularies
 LETTERS = (*SPECIAL, WORD_END, *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
 
 
@@ -134,7 +135,7 @@ def spell(text: str, kind: str) -> Sequence[str]:
 
 def join(units: Iterable[str], kind: str) -> str:
     """Returns the text of units, in which a special one is nothing: undoes `spell`."""
-    real = [unit for unit in units if unit not in SPECIAL]
+    real = [unit for unit in units if unit not in SILENT]
     if kind == "phones":
         return " ".join(real)
     return " ".join("".join(real).replace(WORD_END, " ").split())

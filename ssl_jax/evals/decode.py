@@ -82,7 +82,7 @@ class _Prefixes:
         name, node = self._search.vocabulary[unit], self.nodes[place]
         ends = name == transcripts.WORD_END or self._search.whole
         word = node.word
-        if name not in (transcripts.WORD_END, *transcripts.SPECIAL):
+        if name not in (transcripts.WORD_END, *transcripts.SILENT):
             word += name
         added, state = self._search.say(node.state, word) if ends else (0.0, node.state)
         self.nodes.append(_Node(unit, place, "" if ends else word, state, node.score + added))

@@ -46,7 +46,7 @@ def test_letters_are_those_of_wav2vec2():
 )
 def test_spell_and_join(kind, text, units, again):
     assert list(transcripts.spell(text, kind)) == units
-    assert transcripts.join(["<blank>", *units, "<pad>"], kind) == again
+    assert transcripts.join(["<blank>", *units, "<pad>", "<s>"], kind) == again
 
 
 def test_batches_hold_units_and_their_number(spoken):
