@@ -32,7 +32,8 @@ LETTERS = (*SPECIAL, WORD_END, *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
 class Transcripts:
     """Units of n rows as an array (n, L) int32 that is made row by row, -1 behind the end.
 
-    The units of row i are codes[starts[i] : starts[i + 1]]; L is the length of the longest.
+    The units of row i are codes[starts[i] : starts[i + 1]], in as few bytes as the vocabulary
+    needs, since every worker has a copy; L is the length of the longest.
     """
 
     starts: np.ndarray
@@ -53,7 +54,7 @@ class Transcripts:
     def needed(self) -> np.ndarray:
         """Frames (n,) that CTC needs for each row: its units, and a blank inside every repeat."""
         again = np.zeros(len(self.codes) + 1, np.int64)
-        again[1:] = np.cumsum(np.diff(self.codes, prepend=-1) == 0)
+        again[2:] = np.cumsum(self.codes[1:] == self.codes[:-1])
         # a unit that equals the last one of the row before is no repeat
         first = np.minimum(self.starts[:-1] + 1, self.starts[1:])
         return self.lengths + again[self.starts[1:]] - again[first]
@@ -146,7 +147,8 @@ def encode(
 ) -> tuple[Transcripts, dict[int, str]]:
     """Turns columns of text into units -> (Transcripts, {row: why it cannot be used})."""
     number = {unit: i for i, unit in enumerate(vocabulary)}
-    codes = [np.zeros(0, np.int32)]
+    small = np.min_scalar_type(len(vocabulary))
+    codes = [np.zeros(0, small)]
     counts, refused = [0], {}
     for text in (str(text) for column in texts for text in column):
         units = spell(text, kind)
@@ -161,6 +163,6 @@ def encode(
                 f"config.data.classes)"
             )
             own = []
-        codes.append(np.array(own, np.int32))
+        codes.append(np.array(own, small))
         counts.append(len(own))
     return Transcripts(np.cumsum(counts), np.concatenate(codes)), refused

@@ -13,6 +13,9 @@ from ssl_jax.core import tree as tree_lib
 # predictor and mask vector included: the published encoders have 93,164,288 parameters, and
 # 559,011 + 64 with the head and the mask vector; those of MAE count their fixed positions
 SIZES = {
+    # the published encoder with its mask vector, and a Linear layer to 35 units
+    "ctc/speech.py:base_100h": 94_371_712 + 769 * 35,
+    "ctc/speech.py:toy": None,
     "data2vec/audio.py:base": 93_754_880,
     "data2vec/audio.py:large": 314_326_016,
     "data2vec/audio.py:mini": 2_327_168,
