@@ -21,7 +21,7 @@ from ssl_jax.data.synth import RATE
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 KINDS = ("sentences", "digits")
 _ACCENT = "en-us"
-_VERSION = 2
+_VERSION = 3
 _TAIL = 0.05  # seconds of room that are kept behind the last phone
 _SUBJECTS = (
     "the old farmer|a young teacher|my cousin|the quiet girl|our neighbor|the brown dog|a tall "
@@ -124,7 +124,7 @@ def record(speech: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, in
     clip /= np.sqrt(np.mean(clip**2)) + 1e-9
     clip = synth.convolve(clip, synth.room(rng.uniform(0.03, 0.25), rng))[: len(clip)]
     noise = synth.coloured_noise(len(clip), rng.uniform(0.0, 2.0), rng)
-    mixed = clip + 10 ** (-rng.uniform(15.0, 35.0) / 20) * noise
+    mixed = clip + 10 ** (-rng.uniform(3.0, 20.0) / 20) * noise
     level = 10 ** (rng.uniform(-42.0, -12.0) / 20)
     return np.clip(mixed * level * 32767, -32768, 32767).astype(np.int16), before
 
