@@ -196,7 +196,7 @@ def _config(pipe: Pipe, data: ConfigDict, path: str, updates: int, seed: int) ->
     every = max(1, updates // 10)
     config.eval.every = f"{every} steps"
     config.log.every = f"{max(1, updates // 30)} steps"
-    config.checkpoint.update({"every": f"{updates} steps", "best_metric": ""})
+    config.checkpoint.update({"every": f"{max(1, updates // 4)} steps", "best_metric": ""})
     config.guard.after = updates
     return config
 

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 import ssl_jax
@@ -143,19 +144,10 @@ def _untrained(pipe: Pipe, of: Stage | None, split: splits.Split) -> Encoder:
     assert of is not None
     model = ssl_jax.load(pipe.folder(of))
     given = split.corpus.specs(split.corpus.buckets[-1])
-    shapes = {n: _abstract(shape, kind) for n, (shape, kind) in given.items()}
-    if "units" in model.method.batch:
-        sets = len(model.config.method.units.classes)
-        shapes["units"] = _abstract((sets, 1), "int32")
+    shapes = {n: jax.ShapeDtypeStruct((1, *shape), kind) for n, (shape, kind) in given.items()}
     params = random_encoder(model.method, model.config.seed, shapes)
     key = f"{config_lib.sign(model.config)} untrained"
     return Encoder("random encoder", model.method.features, params, key)
-
-
-def _abstract(shape: tuple[int, ...], kind: str) -> Any:
-    import jax
-
-    return jax.ShapeDtypeStruct((1, *shape), kind)
 
 
 def _run(data: ConfigDict) -> ConfigDict:
