@@ -325,10 +325,14 @@ def test_every_gradient_is_that_of_transformers(pair):
 def test_one_update_is_that_of_transformers(pair):
     (_, gradients, theirs), (_, _, ours) = pair
     wanted, slopes = (dict(tree_lib.named_leaves(t)) for t in (theirs, gradients))
+    compared = 0
     for name, x in tree_lib.named_leaves(ours):
         if name.endswith("key/bias"):
             continue
-        # the first step of Adam is the sign of the gradient, which noise decides near zero
+        # the first step of Adam is the sign of the gradient, which noise decides near zero; codes
+        # that nobody chose and taps beyond the end of the clips have none
         sure = np.abs(slopes[name]) > 1e-3 * np.abs(slopes[name]).max()
         np.testing.assert_allclose(x[sure], wanted[name][sure], atol=1e-5, err_msg=name)
-        assert sure.mean() > 0.5, name
+        assert sure.any(), name
+        compared += sure.sum()
+    assert compared > 0.5 * tree_lib.count(ours)
