@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ssl_jax.core.config import suggest
-from ssl_jax.hub import speech, text, vision
+from ssl_jax.hub import conformer, speech, text, vision
 from ssl_jax.hub.speech import Config, Options
 from ssl_jax.hub.table import Arrays, Row, WeightsError
 
@@ -98,6 +98,19 @@ FAMILIES: dict[str, Family] = {
             sizes={1024: "large"},
         ),
         Family(
+            "wav2vec2-conformer",
+            "waveform",
+            "Wav2Vec2ConformerModel",
+            "wav2vec2_conformer.",
+            conformer,
+            "configs/wav2vec2/conformer.py",
+            {
+                "wav2vec2": Head("Wav2Vec2ConformerForPreTraining", *_QUANTIZER),
+                **_ctc("Wav2Vec2ConformerForCTC"),
+            },
+            sizes={1024: "large"},
+        ),
+        Family(
             "data2vec-audio",
             "waveform",
             "Data2VecAudioModel",
@@ -174,6 +187,8 @@ def of_run(method: Any, o: Any, family: str = "") -> Family:
 
 def _fitting(method: str, kind: str, o: Any) -> str:
     """Returns the model type of an encoder here."""
+    if kind == "waveform" and o.blocks == "conformer":
+        return "wav2vec2-conformer"
     if kind == "waveform" and o.positions == "stack":
         return "data2vec-audio"
     if kind == "waveform":

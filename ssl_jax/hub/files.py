@@ -119,7 +119,7 @@ def write(folder: Path, arrays: Arrays, texts: dict[str, Config]) -> None:
     """Writes a folder that transformers loads: weights, and the JSON files that are not empty."""
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{WEIGHTS}.part"
-    whole = {k: np.ascontiguousarray(x, np.float32) for k, x in arrays.items()}
+    whole = {k: np.ascontiguousarray(x).reshape(x.shape) for k, x in arrays.items()}
     save_file(whole, part, metadata={"format": "pt"})
     part.rename(folder / WEIGHTS)
     for name, value in texts.items():

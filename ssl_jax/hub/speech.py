@@ -103,6 +103,7 @@ def config_of(o: Any, model_type: str) -> Config:
     Raises WeightsError, naming the key, for an encoder that the family does not have.
     """
     wanted = {
+        "blocks": "transformer",
         "positions": "stack" if model_type == "data2vec-audio" else "weight_norm",
         "alibi": "none",
         "qkv_bias": True,
@@ -117,6 +118,20 @@ def config_of(o: Any, model_type: str) -> Config:
             f"config.method.encoder.norm {o.norm!r} with final_norm {o.final_norm}: "
             f"{model_type} has 'pre' and 'post' with final_norm=None"
         )
+    found = shape_config(o, model_type)
+    if model_type == "data2vec-audio":
+        _check_data2vec(o)
+        found["num_conv_pos_embeddings"] = o.position_depth
+        found["conv_pos_kernel_size"] = o.position_kernel
+    else:
+        found["num_conv_pos_embeddings"] = o.position_kernel
+        found["feat_extract_norm"] = o.conv_norm
+        found["do_stable_layer_norm"] = o.norm == "pre"
+    return found
+
+
+def shape_config(o: Any, model_type: str) -> Config:
+    """Returns the keys of config.json that all families of speech have in common."""
     layers = len(o.conv_kernels)
     found: Config = {theirs: getattr(o, ours) for theirs, ours in SIZES}
     found |= {
@@ -130,14 +145,6 @@ def config_of(o: Any, model_type: str) -> Config:
         "activation_dropout": o.activation_dropout,
         "layerdrop": o.layerdrop,
     }
-    if model_type == "data2vec-audio":
-        _check_data2vec(o)
-        found["num_conv_pos_embeddings"] = o.position_depth
-        found["conv_pos_kernel_size"] = o.position_kernel
-    else:
-        found["num_conv_pos_embeddings"] = o.position_kernel
-        found["feat_extract_norm"] = o.conv_norm
-        found["do_stable_layer_norm"] = o.norm == "pre"
     return found
 
 

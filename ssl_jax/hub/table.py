@@ -43,6 +43,8 @@ LAYOUTS: dict[str, tuple[Callable, Callable]] = {
     "patches": (_patches, _kernel),
     # a convolution of one tap (out, in, 1) -> (in, out)
     "pointwise": (lambda x: x[..., 0].T, lambda x: x.T[..., None]),
+    # taps of each channel (D, 1, k) -> (k, D)
+    "depthwise": (lambda x: x[:, 0].T, lambda x: x.T[:, None]),
     # a learned token (1, 1, D) -> (D,)
     "token": (lambda x: x[0, 0], lambda x: x[None, None]),
 }

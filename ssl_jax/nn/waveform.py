@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core.types import AUDIO, Spec
+from ssl_jax.nn.conformer import Conformer, ConformerOptions
 from ssl_jax.nn.conv import (
     KERNELS,
     STRIDES,
@@ -47,6 +48,7 @@ _LARGE = {"depth": 24, "width": 1024, "heads": 16, "mlp_width": 4096}
 _WAV2VEC2 = {"positions": "weight_norm", "position_kernel": 128}
 # those trained on 60k hours: pre-norm, a norm in every layer of the front end, no dropout
 _STABLE = {**_WAV2VEC2, "norm": "pre", "embed_dropout": 0.0}
+_CONFORMER = {"blocks": "conformer", "conv_bias": True, "norm": "pre"}
 PRESETS: dict[str, dict[str, Any]] = {
     "base": {**_BASE, **_REGULARIZATION},
     "large": {**_LARGE, **_REGULARIZATION},
@@ -62,14 +64,21 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "wav2vec2_large": {**_LARGE, **_STABLE, "conv_bias": True},
     "hubert_large": {**_LARGE, **_STABLE},
+    "conformer_base": {**_BASE, **_REGULARIZATION, **_CONFORMER, "input_dropout": 0.1},
+    "conformer_large": {**_LARGE, **_CONFORMER, "embed_dropout": 0.0},
     "hubert_xlarge": {"depth": 48, "width": 1280, "heads": 16, "mlp_width": 5120, **_STABLE},
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class WaveformOptions:
-    """From samples to frames: the options of a WaveformEncoder beside its blocks."""
+class WaveformOptions(ConformerOptions):
+    """From samples to frames: the options of a WaveformEncoder beside its blocks.
 
+    The fields that come from ConformerOptions count where `blocks` says so.
+    """
+
+    # transformer | conformer: with positions in the attention, and none of convolutions
+    blocks: str = "transformer"
     normalize: bool = True  # each clip to mean 0, variance 1
     conv_channels: int = 512
     conv_kernels: tuple[int, ...] = KERNELS
@@ -92,6 +101,11 @@ class WaveformOptions:
     embed_dropout: float = 0.1  # before the first block
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.blocks not in ("transformer", "conformer"):
+            raise ValueError(
+                f"config.method.encoder.blocks is {self.blocks!r}: use 'transformer' or 'conformer'"
+            )
         if self.conv_norm not in ("layer", "group"):
             raise ValueError(
                 f"config.method.encoder.conv_norm is {self.conv_norm!r}: use 'layer' or 'group'"
@@ -171,6 +185,13 @@ class WaveformEncoder(nn.Module):
 
     def setup(self) -> None:
         o, blocks = self.options, self.transformer_options
+        if blocks.norm != "pre":  # pre-norm blocks begin with a norm of their own
+            self.norm = layer_norm(blocks.eps, self.dtype)
+        self.dropout = nn.Dropout(o.embed_dropout)
+        if o.blocks == "conformer":
+            self.transformer: nn.Module = Conformer(blocks, o, self.dtype)
+            nn.share_scope(self, self.transformer)
+            return
         kernel, groups = o.position_kernel, o.position_groups
         if o.positions == "weight_norm":
             self.positions: nn.Module = WeightNormConv(kernel, groups, self.dtype)
@@ -178,13 +199,9 @@ class WaveformEncoder(nn.Module):
             self.positions = PositionConvs(
                 o.position_depth, kernel, groups, o.mask_each, self.dtype
             )
-        # Pre-norm blocks begin with a norm of their own.
-        if blocks.norm != "pre":
-            self.norm = layer_norm(blocks.eps, self.dtype)
         if o.alibi == "learned":
             ones = nn.initializers.ones
             self.alibi_scale = self.param("alibi_scale", ones, (blocks.heads,), jnp.float32)
-        self.dropout = nn.Dropout(o.embed_dropout)
         self.transformer = Transformer(blocks, self.dtype)
         nn.share_scope(self, self.transformer)
 
@@ -217,8 +234,10 @@ class WaveformEncoder(nn.Module):
         """x (B, S, D), valid (B, S) -> Encoded of T = S frames, or of the V named by `keep`.
 
         keep (B, V) int32. The positions come from the whole clip, in which the frames that are
-        not kept are zeros.
+        not kept are zeros. Raises ValueError on `keep` where the blocks are a Conformer's.
         """
+        if self.options.blocks == "conformer":
+            return self._conform(x, valid, train, keep)
         if keep is not None:
             kept = (keep[:, :, None] == jnp.arange(x.shape[1])).any(1)
             x = jnp.where(kept[..., None], x, 0)
@@ -229,6 +248,17 @@ class WaveformEncoder(nn.Module):
             x = self.norm(x)
         x = self.dropout(x, deterministic=not train)
         return self.transformer(x, valid, train, self._bias(x.shape[1], keep))
+
+    def _conform(self, x: Array, valid: Array, train: bool, keep: Array | None) -> Encoded:
+        if keep is not None:
+            raise ValueError(
+                "config.method.encoder.blocks is 'conformer', whose convolutions need all frames, "
+                "and config.method shows it some: use 'transformer', or another method"
+            )
+        if self.transformer_options.norm != "pre":
+            x = self.norm(x)
+        x = self.dropout(jnp.where(valid[..., None], x, 0), deterministic=not train)
+        return self.transformer(x, valid, train)
 
     def _bias(self, size: int, keep: Array | None) -> Array | None:
         """Returns what is added to the scores of all blocks, (B or 1, H, T, T), or None."""
@@ -249,11 +279,34 @@ class WaveformEncoder(nn.Module):
 def make(
     options: WaveformOptions, blocks: TransformerOptions, *, dtype: jnp.dtype, sample_rate: int
 ) -> WaveformEncoder:
-    """Returns the encoder for audio at `sample_rate`; raises ValueError on a bad group count."""
-    if blocks.width % options.position_groups:
+    """Returns the encoder for audio at `sample_rate`; raises ValueError on options that clash."""
+    if options.blocks == "conformer":
+        _check_conformer(options, blocks)
+    elif blocks.width % options.position_groups:
         raise ValueError(
             f"config.method.encoder.position_groups {options.position_groups} does not divide "
             f"config.method.encoder.width {blocks.width}: use a divisor, such as 1"
         )
     frontend = WaveformFrontEnd(options, blocks.width, dtype)
     return WaveformEncoder(frontend, options, blocks, sample_rate, dtype)
+
+
+def _check_conformer(options: WaveformOptions, blocks: TransformerOptions) -> None:
+    """Raises ValueError on the options of a Transformer that a Conformer does not have."""
+    plain = TransformerOptions(norm="pre")
+    for key in ("qkv_bias", "key_bias", "out_proj", "layer_scale", "drop_path", "final_norm"):
+        if getattr(blocks, key) != getattr(plain, key):
+            raise ValueError(
+                f"config.method.encoder.{key} is {getattr(blocks, key)}, which a Conformer does "
+                f"not have: set it to {getattr(plain, key)}"
+            )
+    if blocks.norm == "res_post" or options.alibi != "none":
+        raise ValueError(
+            f"config.method.encoder.norm is {blocks.norm!r} and alibi {options.alibi!r}: a "
+            f"Conformer has 'pre' or 'post', and 'none'"
+        )
+    if options.attention_positions == "rotary" and blocks.width // blocks.heads % 2:
+        raise ValueError(
+            f"config.method.encoder.width {blocks.width} over heads {blocks.heads} is odd, and "
+            f"rotary positions turn pairs: use an even number of each head"
+        )

@@ -25,6 +25,7 @@ from ssl_jax.hub.files import Source
 from ssl_jax.hub.table import Arrays, WeightsError
 from ssl_jax.nn import build
 
+STATISTICS = "/running_norm/(mean|var)$"
 FORMATS = ("transformers", "s3prl")
 # heads of other tasks, which a method here may not have
 HEADS = re.compile(
@@ -112,6 +113,8 @@ def _config(family: Family, found: Source, recipe: str, overrides: Sequence[str]
     with config.unlocked():
         config.method.encoder.update(ConfigDict(options))
         config.method.update(ConfigDict(family.section(config.method, found.config)))
+        if options.get("depthwise_norm") == "batch":  # statistics, which decay would shrink
+            config.optim.frozen = (*config.optim.frozen, STATISTICS)
         if config.method.name == "ctc":
             config.data.classes = _units(found)
     return config_lib.override(config, overrides)

@@ -37,6 +37,16 @@ CASES = {
     "hubert ctc": ("HubertForCTC", SPEECH | {"vocab_size": 32}, "configs/ctc/speech.py"),
     "wav2vec2": ("Wav2Vec2ForPreTraining", SPEECH | CODES, "configs/wav2vec2/audio.py"),
     "wav2vec2 large": ("Wav2Vec2Model", SPEECH | LARGE, AUDIO),
+    "conformer": (
+        "Wav2Vec2ConformerForPreTraining",
+        SPEECH | CODES | {"hidden_act": "swish", "conv_depthwise_kernel_size": 5},
+        "configs/wav2vec2/audio.py",
+    ),
+    "conformer rotary": (
+        "Wav2Vec2ConformerModel",
+        SPEECH | LARGE | {"hidden_act": "swish", "position_embeddings_type": "rotary"},
+        AUDIO,
+    ),
     "data2vec audio": (
         "Data2VecAudioModel",
         {**BLOCKS, **CONVS, "num_conv_pos_embeddings": 2, "num_conv_pos_embedding_groups": 4},
@@ -95,6 +105,9 @@ def random_model(name: str, **more):
                 weight[0, 1:], weight[0, 0] = torch.tensor(table), 0
             else:
                 weight.add_(torch.randn_like(weight) * 0.05)
+        for key, x in model.named_buffers():
+            if key.endswith(("running_mean", "running_var")):
+                x.add_(torch.rand_like(x))
     return model
 
 

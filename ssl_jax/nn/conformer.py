@@ -1,0 +1,269 @@
+"""Conformer blocks (Gulati et al., 2005.08100) in the form of wav2vec 2.0's Conformer.
+
+Half a feed-forward layer, attention, a convolution, the other half, a LayerNorm. Order comes from
+relative positions in the attention (Transformer-XL, 1901.02860), from rotated inputs of query and
+key (2104.09864), or from the convolutions alone.
+
+Axes: B examples, T frames, D width, H heads, K taps, L layers.
+"""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax.nn.transformer import (
+    REMAT,
+    Encoded,
+    TransformerOptions,
+    dense,
+    layer_norm,
+)
+
+Array = jax.Array
+
+POSITIONS = ("relative", "rotary", "none")
+NORMS = ("batch", "layer")
+
+
+@dataclasses.dataclass(frozen=True)
+class ConformerOptions:
+    """What a Conformer's blocks have beside the options of a Transformer's."""
+
+    depthwise_kernel: int = 31
+    # after the depthwise convolution. batch: by running statistics, those of imported weights, in
+    # training too, where they stand still | layer: over channels, for training from scratch
+    depthwise_norm: str = "layer"
+    attention_positions: str = "relative"  # relative | rotary | none
+    # padded frames are zeroed before the depthwise convolution, so that padding changes nothing;
+    # false: as in the published code, frames near the end of a padded clip differ
+    mask_depthwise: bool = True
+
+    def __post_init__(self) -> None:
+        key = "config.method.encoder"
+        for name, choices in (("depthwise_norm", NORMS), ("attention_positions", POSITIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{key}.{name} is {getattr(self, name)!r}: use one of {', '.join(choices)}"
+                )
+        if self.depthwise_kernel < 1 or self.depthwise_kernel % 2 == 0:
+            raise ValueError(
+                f"{key}.depthwise_kernel is {self.depthwise_kernel}: use an odd number, such as 31"
+            )
+
+
+def relative_table(size: int, width: int) -> np.ndarray:
+    """Returns (2 size - 1, width): sinusoids of the offsets size - 1 down to -(size - 1).
+
+    Even columns are sines, odd ones cosines, of offset * 10000^(-column / width).
+    """
+    offsets = np.arange(size - 1, -size, -1.0)[:, None]
+    angle = offsets * np.exp(np.arange(0, width, 2) * -(math.log(10000.0) / width))
+    table = np.stack([np.sin(angle), np.cos(angle)], -1).reshape(len(offsets), -1)
+    return table[:, :width].astype(np.float32)
+
+
+def skew(scores: Array) -> Array:
+    """scores (..., T, 2 T - 1) by offset -> (..., T, T) by key: [i, j] is that of offset i - j."""
+    *lead, size, offsets = scores.shape
+    padded = jnp.pad(scores, [(0, 0)] * (len(lead) + 1) + [(1, 0)])
+    turned = padded.reshape(*lead, offsets + 1, size)[..., 1:, :]
+    return turned.reshape(*lead, size, offsets)[..., :size]
+
+
+def rotated(x: Array, heads: int) -> Array:
+    """x (B, T, D) -> each head's pairs (k, k + half) turned by an angle that grows with time."""
+    half = x.shape[-1] // heads // 2
+    angle = np.arange(x.shape[1])[:, None] * 10000.0 ** (-np.arange(half) / half)
+    cos, sin = (jnp.asarray(f(angle), x.dtype)[:, None] for f in (np.cos, np.sin))
+    first, second = jnp.split(x.reshape(*x.shape[:2], heads, -1), 2, axis=-1)
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    return jnp.concatenate(turned, -1).reshape(x.shape)
+
+
+class RelativeAttention(nn.Module):
+    """Self-attention that knows how far two frames are apart; the softmax is in float32."""
+
+    options: TransformerOptions
+    positions: str = "relative"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, valid: Array, train: bool) -> Array:
+        """x (B, T, D), valid (B, T) -> (B, T, D)."""
+        o = self.options
+        head = o.width // o.heads
+        place = rotated(x, o.heads) if self.positions == "rotary" else x
+        query, key, value = (
+            dense(o.width, o, self.dtype, name)(y).reshape(*x.shape[:2], o.heads, head)
+            for name, y in (("query", place), ("key", place), ("value", x))
+        )
+        if self.positions == "relative":
+            scores = self._relative(query, key)
+        else:
+            scores = _products(query, key)
+        scores = jnp.where(valid[:, None, None, :], scores * head**-0.5, jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(scores, axis=-1)
+        weights = nn.Dropout(o.attention_dropout, deterministic=not train)(weights)
+        y = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(self.dtype), value).reshape(x.shape)
+        return dense(o.width, o, self.dtype, "out")(y)
+
+    def _relative(self, query: Array, key: Array) -> Array:
+        """Returns what a query says to a key, and to its offset, (B, H, T, T) float32."""
+        o, shape = self.options, query.shape[2:]
+        init = nn.initializers.xavier_uniform()
+        to_key, to_offset = (
+            self.param(name, init, shape, jnp.float32).astype(self.dtype)
+            for name in ("bias_u", "bias_v")
+        )
+        table = jnp.asarray(relative_table(query.shape[1], o.width), self.dtype)
+        offsets = dense(o.width, o, self.dtype, "offset", False)(table).reshape(-1, *shape)
+        by_offset = jnp.einsum(
+            "bqhd,rhd->bhqr", query + to_offset, offsets, preferred_element_type=jnp.float32
+        )
+        return _products(query + to_key, key) + skew(by_offset)
+
+
+def _products(query: Array, key: Array) -> Array:
+    return jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+
+
+class RunningNorm(nn.Module):
+    """BatchNorm by running statistics, which are parameters without a gradient.
+
+    Name them in config.optim.frozen, as `(mean|var)$`: weight decay would shrink them.
+    """
+
+    eps: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (B, T, D) -> (B, T, D)."""
+        ones, zeros = nn.initializers.ones, nn.initializers.zeros
+        inits = {"scale": ones, "bias": zeros, "mean": zeros, "var": ones}
+        p = {n: self.param(n, init, x.shape[-1:], jnp.float32) for n, init in inits.items()}
+        mean, var = jax.lax.stop_gradient((p["mean"], p["var"]))
+        y = (x.astype(jnp.float32) - mean) * jax.lax.rsqrt(var + self.eps)
+        return (y * p["scale"] + p["bias"]).astype(self.dtype)
+
+
+class ConvModule(nn.Module):
+    """LayerNorm, a gated linear unit, a convolution of each channel, a norm, swish, Linear."""
+
+    options: TransformerOptions
+    conformer: ConformerOptions
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, valid: Array, train: bool) -> Array:
+        """x (B, T, D), valid (B, T) -> (B, T, D)."""
+        o, c = self.options, self.conformer
+        x = layer_norm(o.eps, self.dtype, name="norm")(x)
+        x = nn.glu(dense(2 * o.width, o, self.dtype, "widen", False)(x))
+        if c.mask_depthwise:
+            x = jnp.where(valid[..., None], x, 0)
+        x = self._depthwise(x)
+        if c.depthwise_norm == "batch":
+            x = RunningNorm(dtype=self.dtype, name="running_norm")(x)
+        else:
+            x = layer_norm(o.eps, self.dtype, name="depthwise_norm")(x)
+        x = dense(o.width, o, self.dtype, "narrow", False)(nn.swish(x))
+        return nn.Dropout(o.dropout, deterministic=not train)(x)
+
+    def _depthwise(self, x: Array) -> Array:
+        """Convolves each channel with its own taps; as sums of shifted frames, which XLA fuses.
+
+        Grouped convolutions are slow on CPU, and their gradient wrong on some meshes.
+        """
+        taps, width = self.conformer.depthwise_kernel, x.shape[-1]
+        init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=0, out_axis=())
+        kernel = self.param("depthwise", init, (taps, width), jnp.float32).astype(x.dtype)
+        size, half = x.shape[1], taps // 2
+        padded = jnp.pad(x, ((0, 0), (half, half), (0, 0)))
+        shifted = (jax.lax.slice_in_dim(padded, k, k + size, axis=1) for k in range(taps))
+        return sum(kernel[k] * frames for k, frames in enumerate(shifted))  # type: ignore
+
+
+class FeedForward(nn.Module):
+    """LayerNorm, Linear, swish, Linear."""
+
+    options: TransformerOptions
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """x (B, T, D) -> (B, T, D), before dropout."""
+        o = self.options
+        x = layer_norm(o.eps, self.dtype, name="norm")(x)
+        x = nn.swish(dense(o.mlp_width, o, self.dtype, "up")(x))
+        x = nn.Dropout(o.activation_dropout, deterministic=not train)(x)
+        return dense(o.width, o, self.dtype, "down")(x)
+
+
+class ConformerBlock(nn.Module):
+    """One layer."""
+
+    options: TransformerOptions
+    conformer: ConformerOptions
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, valid: Array, train: bool) -> tuple[Array, Array]:
+        """x (B, T, D) -> (output, raw output of the second feed-forward half), both (B, T, D)."""
+        o, c, skipped = self.options, self.conformer, x
+        dropout = nn.Dropout(o.dropout, deterministic=not train)
+        x = x + 0.5 * dropout(FeedForward(o, self.dtype, name="first")(x, train))
+        attention = RelativeAttention(o, c.attention_positions, self.dtype, name="attention")
+        normed = layer_norm(o.eps, self.dtype, name="attention_norm")(x)
+        x = x + dropout(attention(normed, valid, train))
+        x = x + ConvModule(o, c, self.dtype, name="conv")(x, valid, train)
+        ffn = FeedForward(o, self.dtype, name="second")(x, train)
+        x = layer_norm(o.eps, self.dtype, name="norm")(x + 0.5 * dropout(ffn))
+        if train and o.layerdrop:
+            keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - o.layerdrop)
+            x = jnp.where(keep, x, skipped)
+        return x, ffn
+
+
+class Conformer(nn.Module):
+    """A stack of blocks whose parameters are stacked along a leading layer axis.
+
+    With options.norm `pre` a LayerNorm follows the last block.
+    """
+
+    options: TransformerOptions
+    conformer: ConformerOptions = ConformerOptions()
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        self.blocks = ConformerBlock(self.options, self.conformer, self.dtype)
+        if self.options.norm == "pre":
+            self.final_norm = layer_norm(self.options.eps, self.dtype)
+
+    def __call__(self, x: Array, valid: Array, train: bool) -> Encoded:
+        """x (B, T, D), valid (B, T) -> Encoded."""
+        o = self.options
+        unroll = jax.default_backend() == "cpu" if o.unroll is None else o.unroll
+
+        def layer(block: ConformerBlock, x: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
+            y, ffn = block(x, valid, train)
+            return y, (y, ffn)
+
+        if o.remat != "none":
+            layer = nn.remat(layer, policy=REMAT[o.remat], prevent_cse=unroll)
+        scan = nn.scan(
+            layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            length=o.depth,
+            unroll=o.depth if unroll else 1,
+        )
+        x = x.astype(self.dtype)
+        y, (outputs, ffn) = scan(self.blocks, x, None)
+        if o.norm == "pre":
+            outputs = outputs.at[-1].set(self.final_norm(y))
+        return Encoded(jnp.concatenate([x[None], outputs]), ffn, valid)

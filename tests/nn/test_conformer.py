@@ -1,0 +1,146 @@
+"""Conformer blocks: offsets and rotations against loops, padding, and what is refused.
+
+Numbers of whole encoders are compared with transformers in tests/hub.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssl_jax.nn import build, conformer
+
+TINY = {
+    "kind": "waveform",
+    "preset": "conformer_base",
+    "depth": 2,
+    "width": 8,
+    "heads": 2,
+    "mlp_width": 16,
+    "conv_channels": 4,
+    "conv_kernels": (10, 8),
+    "conv_strides": (5, 8),
+    "depthwise_kernel": 3,
+}
+
+
+def encoder(**options):
+    return build.encoder(TINY | options, precision="float32", sample_rate=16000)
+
+
+def test_scores_by_offset_land_at_query_minus_key():
+    size = 4
+    offsets = np.arange(size - 1, -size, -1.0)
+    by_offset = np.broadcast_to(offsets, (2, size, 2 * size - 1))
+    want = np.arange(size)[:, None] - np.arange(size)
+    np.testing.assert_array_equal(conformer.skew(jnp.asarray(by_offset))[1], want)
+
+
+def test_table_holds_sines_and_cosines_of_offsets():
+    table = conformer.relative_table(3, 6)
+    for row, offset in enumerate((2, 1, 0, -1, -2)):
+        for column in range(6):
+            angle = offset / 10000 ** (2 * (column // 2) / 6)
+            want = np.cos(angle) if column % 2 else np.sin(angle)
+            np.testing.assert_allclose(table[row, column], want, atol=1e-6)
+
+
+def test_rotation_turns_pairs_and_keeps_products_of_equal_distance():
+    x = np.random.default_rng(0).standard_normal((1, 5, 8)).astype(np.float32)
+    got = np.asarray(conformer.rotated(jnp.asarray(x), 2)).reshape(5, 2, 4)
+    for t in range(5):
+        for k in range(2):
+            angle = t / 10000 ** (k / 2)
+            a, b = x[0, t, 4 + k], x[0, t, 6 + k]  # of the second head
+            np.testing.assert_allclose(
+                (got[t, 1, k], got[t, 1, 2 + k]),
+                (a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)),
+                atol=1e-5,
+            )
+    same = np.asarray(conformer.rotated(jnp.ones((1, 5, 8)), 2))[0]
+    np.testing.assert_allclose(same[1] @ same[3], same[2] @ same[4], rtol=1e-5)
+
+
+def test_depthwise_taps_are_a_convolution():
+    options = conformer.ConformerOptions(depthwise_kernel=3)
+    blocks = build.TransformerOptions(width=4, heads=1)
+    module = conformer.ConvModule(blocks, options)
+    x, valid = np.random.default_rng(0).standard_normal((1, 6, 4)), jnp.ones((1, 6), bool)
+    params = module.init(jax.random.key(0), jnp.asarray(x), valid, False)["params"]
+    bound = module.bind({"params": params})
+    seen = []
+
+    def spy(call, args, kwargs, context):
+        out = call(*args, **kwargs)
+        if context.module.name == "depthwise_norm":
+            seen.append((args[0], out))
+        return out
+
+    with nn.intercept_methods(spy):
+        bound(jnp.asarray(x), valid, False)
+    h = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    a, b = np.split(h @ np.asarray(params["widen"]["kernel"]), 2, -1)
+    h = np.pad((a / (1 + np.exp(-b)))[0], ((1, 1), (0, 0)))
+    taps = np.asarray(params["depthwise"])
+    want = sum(taps[k] * h[k : k + 6] for k in range(3))
+    np.testing.assert_allclose(seen[0][0][0], want, atol=1e-4)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_padding_changes_nothing_where_it_is_masked(masked):
+    module = encoder(mask_depthwise=masked, normalize=False)
+    audio = np.random.default_rng(0).standard_normal((1, 600)).astype(np.float32)
+    length = jnp.array([600])
+    params = module.init(jax.random.key(0), jnp.asarray(audio), length)
+    apply = jax.jit(module.apply)
+    alone = apply(params, jnp.asarray(audio), length)
+    padded = apply(params, jnp.pad(jnp.asarray(audio), ((0, 0), (0, 400))), length)
+    real = int(padded.valid.sum())
+    assert real == alone.valid.sum() > 2
+    off = np.abs(padded.hidden[:, :, :real] - alone.hidden).max()
+    assert bool(off < 1e-4) is masked
+    assert set(params["params"]) == {"frontend", "blocks", "final_norm"}
+
+
+def test_running_statistics_are_used_and_get_no_gradient():
+    module = encoder(depthwise_norm="batch", depth=1)
+    audio, length = jnp.ones((1, 600)) * jnp.arange(600) % 7, jnp.array([600])
+    params = module.init(jax.random.key(0), audio, length)["params"]
+    norm = params["blocks"]["conv"]["running_norm"]
+    moved = jax.tree.map(lambda x: x, params)
+    moved["blocks"]["conv"]["running_norm"] = norm | {"mean": norm["mean"] + 1}
+
+    def last(params):
+        return jnp.square(module.apply({"params": params}, audio, length).hidden[-1][..., 0]).sum()
+
+    value, gradients = jax.jit(jax.value_and_grad(last))(params)
+    assert abs(value - jax.jit(last)(moved)) > 1e-6
+    found = gradients["blocks"]["conv"]["running_norm"]
+    assert not found["mean"].any() and not found["var"].any() and found["scale"].any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"blocks": "rnn"}, "blocks is 'rnn': use 'transformer' or 'conformer'"),
+        ({"depthwise_norm": "group"}, "depthwise_norm is 'group': use one of batch, layer"),
+        ({"attention_positions": "abs"}, "attention_positions is 'abs'"),
+        ({"depthwise_kernel": 4}, "depthwise_kernel is 4: use an odd number"),
+        ({"layer_scale": 0.1}, "layer_scale is 0.1, which a Conformer does not have"),
+        ({"alibi": "fixed"}, "alibi 'fixed'"),
+        ({"attention_positions": "rotary", "width": 6}, "use an even number"),
+    ],
+)
+def test_options_that_clash_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        encoder(**options)
+
+
+def test_a_method_that_shows_some_frames_only_is_refused():
+    module = encoder()
+    audio, length = jnp.zeros((1, 600)), jnp.array([600])
+    params = module.init(jax.random.key(0), audio, length)
+    x, valid, keep = jnp.zeros((1, 4, 8)), jnp.ones((1, 4), bool), jnp.zeros((1, 2), int)
+    with pytest.raises(ValueError, match="whose convolutions need all frames"):
+        module.apply(params, x, valid, False, keep, method="encode")
