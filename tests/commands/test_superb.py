@@ -1,5 +1,6 @@
 """SUPERB's protocols: their numbers, and that they run over tables as they describe them."""
 
+import itertools
 import json
 
 import numpy as np
@@ -87,7 +88,8 @@ def test_speakers_are_verified_by_trials(root, tmp_path, capsys):
             soundfile.write(tmp_path / name, x + 0.01 * draw.standard_normal(8000), 16000)
             lines.append(f"{name}\ts{speaker}\t{'train' if speaker < 3 and take < 6 else 'test'}")
     (tmp_path / "index.tsv").write_text("\n".join(lines) + "\n")
-    for a, b in (("s0_6", "s0_7"), ("s3_0", "s3_1"), ("s1_6", "s2_6"), ("s3_2", "s0_6")):
+    heard = [f"s{speaker}_{take}" for speaker in range(3) for take in (6, 7)]
+    for a, b in itertools.combinations(heard, 2):
         trials.append(f"{int(a[:2] == b[:2])} {a}.wav {b}.wav")
     (tmp_path / "trials.txt").write_text("\n".join(trials) + "\n")
     config = config_lib.load(str(root / "configs/superb/verification.py:toy")).unlock()
@@ -102,4 +104,4 @@ def test_speakers_are_verified_by_trials(root, tmp_path, capsys):
     evaluate.main(["--run", str(run)])
     assert "eer" in capsys.readouterr().out
     row = json.loads((run / "evaluation.json").read_text())["results"][0]
-    assert row["trials"] == 4 and row["recordings"] == 14 and row["eer"] == 0
+    assert row["trials"] == 15 and row["recordings"] == 14 and row["eer"] < 0.3
