@@ -1,0 +1,73 @@
+"""An imported model goes on training at once: in its own folder, or as the start of another run."""
+
+import numpy as np
+import pytest
+from hub_cases import config_json, golden
+
+import ssl_jax
+from ssl_jax import train
+from ssl_jax.core import config as config_lib
+from ssl_jax.core import tree
+from ssl_jax.data import audio
+from ssl_jax.engine import checkpoint
+from ssl_jax.hub import files
+from ssl_jax.stages import weights
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def sound(tmp_path):
+    """A folder of eight short recordings in two classes."""
+    draw = np.random.default_rng(0)
+    for i in range(8):
+        path = tmp_path / "sound" / ("no", "yes")[i % 2] / f"{i}.flac"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(
+            audio.encode_flac(draw.integers(-9000, 9000, 8000).astype(np.int16), 16000)
+        )
+    return tmp_path / "sound"
+
+
+def source(folder, name):
+    """Writes small weights of a case, in half precision, and returns the folder."""
+    draw = np.random.default_rng(0)
+    arrays = {k: 0.1 * draw.standard_normal(s) for k, s in golden(name).items()}
+    half = {k: x.astype(np.float16) for k, x in arrays.items()}
+    files.write(folder, half, {"config.json": config_json(name)})
+    return folder
+
+
+def finite_loss(metrics):
+    """Says whether there are losses, and all are finite."""
+    losses = [x for name, x in metrics.items() if name.endswith("/loss")]
+    return bool(losses) and np.isfinite(losses).all()
+
+
+def test_pretraining_goes_on_in_the_folder_and_fine_tuning_starts_from_it(tmp_path, sound):
+    name, run = "wav2vec2", tmp_path / "run"
+    here = {"kind": "folder", "path": str(sound), "label": "folder"}
+    config = tmp_path / "recipe.py"
+    config.write_text(
+        "from configs.wav2vec2 import audio\n"
+        "def get_config():\n"
+        "    c = audio.get_config('toy')\n"
+        f"    c.data.train = c.data.valid = c.data.test = dict(a={here!r})\n"
+        "    return c\n"
+    )
+    weights.import_run(source(tmp_path / "in", name), run, str(config), (), lambda text: None)
+    before = dict(tree.named_leaves(checkpoint.restore_params(run)))
+    found = train.run(config_lib.load(str(run / "config.json")), run)
+    assert finite_loss(found)
+    after = dict(tree.named_leaves(checkpoint.restore_params(run)))
+    assert ssl_jax.load(run).step == 4 and before.keys() == after.keys()
+    assert not np.array_equal(before["quantizer/codes"], after["quantizer/codes"])
+    tuned = config_lib.load(str(run / "config.json")).copy_and_resolve_references().unlock()
+    tuned.method = {"name": "supervised", "encoder": tuned.method.encoder.to_dict()}
+    tuned.method["encoder"]["input_dropout"] = 0.0
+    tuned.init_from = str(run)
+    tuned.guard.floors = {}
+    found = train.run(config_lib.override(tuned, ()), tmp_path / "tuned")
+    assert finite_loss(found)
+    clip = np.random.default_rng(1).standard_normal(8000).astype(np.float32) / 10
+    assert set(ssl_jax.load(tmp_path / "tuned").predict(clip, 16000)) == {"no", "yes"}
