@@ -27,7 +27,7 @@ def test_steps_take_turns_and_a_loss_that_is_not_finite_ends_them():
     order = []
     runs = {name: lambda name=name: order.append(name) or 0.5 for name in ("a", "b")}
     seconds, cores = stepping.in_turns(runs, 2)
-    assert order == [*"aabb", *"abab"]
+    assert order == [*"aabb", *"aabb", *"aabb"]
     assert [len(times) for times in (*seconds.values(), *cores.values())] == [2] * 4
     with pytest.raises(SystemExit, match="the loss of c is not finite"):
         stepping.in_turns({"c": lambda: float("nan")}, 1)
@@ -127,8 +127,9 @@ def test_warm_cache_compiles_less_and_depth_does_not_matter(monkeypatch):
 def test_a_run_in_a_process_of_its_own_answers_and_its_end_is_told():
     makers = {"a": functools.partial(_counter, 3), "b": functools.partial(_counter, 1)}
     with stepping.processes(makers) as runs:
-        first, seconds, cores = runs["a"]()
-        assert first == 2.0 and seconds >= 0 and cores >= 0  # the second step of its turn
+        assert [runs["a"]()[0] for _ in range(3)] == [1.0, 2.0, 3.0]
+        loss, seconds, cores = runs["b"]()
+        assert loss == 1.0 and seconds >= 0 and cores >= 0
         runs["b"]()
         with pytest.raises(SystemExit, match="the process of b ended"):
             runs["b"]()

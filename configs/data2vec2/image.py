@@ -10,8 +10,8 @@ Command: python -m ssl_jax.train --config configs/data2vec2/image.py:base --work
   huge14  32 blocks of width 1280, patches of 14, 64 of 256 visible. TPU v4-64 (32 chips): about 45
           hours. A table of results on the web names 87.4 %; its setting could not be seen.
   mini    4 blocks of width 96 on 32 x 32 images in patches of 4 (CIFAR-10 in a tar, or any images
-          by --config.data.train.images.path), 8 masks, 1k updates of 32 images: two cores, about a
-          quarter of an hour at the 0.8 seconds of an update that experiments/data2vec2 measures;
+          by --config.data.train.images.path), 8 masks, 1k updates of 32 images: two cores, a
+          few minutes at the 0.2 seconds of an update that experiments/data2vec2 measures;
           no published number.
 
 The class loss is weighted as what the original's 0.01 comes to with its images per device; see

@@ -56,7 +56,8 @@ def in_turns(
     """Returns ({name: seconds of each round}, the same in core-seconds of its process).
 
     Each runs twice before, to compile and to fill caches; then they take turns, so that a load on
-    the machine meets all alike. A run answers with its loss, or, as those of `processes`, with
+    the machine meets all alike. A turn is two steps of which the second counts: the first brings
+    back memory and caches, which a training run would have kept. A run answers with its loss, or, as those of `processes`, with
     (loss, seconds, core-seconds) of its own. Raises SystemExit where a loss is not finite.
     """
     for name, run in runs.items():
@@ -66,6 +67,7 @@ def in_turns(
     cores: dict[Name, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
+            run()
             _, took, busy = clocked(run)
             seconds[name].append(took)
             cores[name].append(busy)
@@ -119,12 +121,11 @@ def _asking(name: Name, pipe: Connection) -> Callable[[], tuple[float, float, fl
 
 
 def _serve(make: Callable[[], Callable[[], float]], pipe: Connection) -> None:
-    """Steps on each message, until the other end closes; answers with the last of its steps."""
+    """Steps once for each message, until the other end closes."""
     run = make()
     while True:
         try:
             pipe.recv()
         except EOFError:
             return
-        run()  # brings its memory back, which a training run would have kept
         pipe.send(clocked(run))
