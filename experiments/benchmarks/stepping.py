@@ -57,8 +57,9 @@ def in_turns(
 
     Each runs twice before, to compile and to fill caches; then they take turns, so that a load on
     the machine meets all alike. A turn is two steps of which the second counts: the first brings
-    back memory and caches, which a training run would have kept. A run answers with its loss, or, as those of `processes`, with
-    (loss, seconds, core-seconds) of its own. Raises SystemExit where a loss is not finite.
+    back memory and caches, which a training run would have kept. A run answers with its loss, or,
+    as those of `processes`, with (loss, seconds, core-seconds) of its own. Raises SystemExit where
+    a loss is not finite.
     """
     for name, run in runs.items():
         if not np.isfinite([clocked(run)[0], clocked(run)[0]]).all():

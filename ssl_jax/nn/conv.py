@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssl_jax.nn.transformer import INITS, gelu, layer_norm
 from ssl_jax.ops import norms
@@ -59,13 +60,54 @@ def grouped_conv(
     """`lax.conv_general_dilated` over channels last; on CPU, one convolution for each group.
 
     There XLA (0.10) computes the kernel's gradient of a grouped convolution without its matrix
-    products, 10 to 30 times slower than those of its groups.
+    products, 10 to 30 times slower than those of its groups. See also `wide_conv`.
     """
     groups = feature_group_count if jax.default_backend() == "cpu" else 1
     rest = {"feature_group_count": feature_group_count // groups, **options}
     parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
     done = [jax.lax.conv_general_dilated(a, b, *args, **rest) for a, b in parts]
     return jnp.concatenate(done, -1) if groups > 1 else done[0]
+
+
+def wide_conv(x: Array, kernel: Array, groups: int, padding: int) -> Array:
+    """A grouped convolution of stride 1 with a kernel of many taps: x (B, S, C) -> (B, S', D).
+
+    kernel (K, C / groups, D); `padding` zeros stand at both ends. On CPU the kernel's gradient is
+    one matrix product over unfolded frames: as a convolution whose window is the whole clip, XLA
+    (0.10) computes it 40 times slower, most of a step of HuBERT.
+    """
+    x = jnp.pad(x, ((0, 0), (padding, padding), (0, 0)))
+    if jax.default_backend() != "cpu":
+        return _conv(x, kernel, groups)
+    parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+    return jnp.concatenate([_unfolding_conv(a, b) for a, b in parts], -1)
+
+
+def _conv(x: Array, kernel: Array, groups: int = 1) -> Array:
+    names = ("NWC", "WIO", "NWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1,), "VALID", dimension_numbers=names, feature_group_count=groups
+    )
+
+
+@jax.custom_vjp
+def _unfolding_conv(x: Array, kernel: Array) -> Array:
+    return _conv(x, kernel)
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _conv(x, kernel), (x, kernel)
+
+
+def _backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = kept
+    (to_x,) = jax.vjp(lambda x: _conv(x, kernel), x)[1](gradient)
+    taps, frames = len(kernel), gradient.shape[1]
+    unfolded = x[:, np.arange(frames)[:, None] + np.arange(taps)]  # (B, S', K, C)
+    return to_x, jnp.einsum("btkc,btd->kcd", unfolded, gradient)
+
+
+_unfolding_conv.defvjp(_forward, _backward)
 
 
 class ChannelNorm(nn.Module):
@@ -179,13 +221,11 @@ class WeightNormConv(nn.Module):
         norm = jnp.sqrt(jnp.square(kernel).sum((1, 2), keepdims=True))
         gain = self.param("gain", lambda key: norm)  # the kernel begins as it is
         bias = self.param("bias", nn.initializers.zeros, (width,), jnp.float32)
-        y = grouped_conv(
+        y = wide_conv(
             jnp.where(valid[..., None], x, 0).astype(self.dtype),
             (kernel * (gain / norm)).astype(self.dtype),
-            (1,),
-            [(half, half)],
-            dimension_numbers=("NWC", "WIO", "NWC"),
-            feature_group_count=self.groups,
+            self.groups,
+            half,
         )
         # An even kernel gives one frame too many.
         return gelu(y[:, : x.shape[1]] + bias.astype(self.dtype))

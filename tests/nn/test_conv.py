@@ -121,3 +121,25 @@ def test_group_by_group_is_the_grouped_convolution(shape, stride):
     for a, b in zip(ours(x, kernel), plain(x, kernel), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
     assert "feature_group_count=3" not in str(jax.make_jaxpr(ours)(x, kernel))
+
+
+def test_wide_convolution_and_its_gradients_are_those_of_xla():
+    noise = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(noise.normal(size=s), jnp.float32) for s in ((2, 11, 12), (6, 4, 12)))
+
+    def xla(x, kernel):
+        names = ("NWC", "WIO", "NWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1,), [(3, 3)], dimension_numbers=names, feature_group_count=3
+        )
+
+    def ours(x, kernel):
+        return conv.wide_conv(x, kernel, 3, 3)
+
+    np.testing.assert_allclose(ours(x, kernel), xla(x, kernel), atol=1e-5)
+    weight = jnp.asarray(noise.normal(size=(2, 12, 12)), jnp.float32)
+    got, want = (
+        jax.grad(lambda *a, f=f: (weight * f(*a)).sum(), (0, 1))(x, kernel) for f in (ours, xla)
+    )
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
