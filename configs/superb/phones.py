@@ -3,9 +3,9 @@ r"""SUPERB (2105.01051), phone recognition: CTC on the hidden states of a frozen
 Command: python -m ssl_jax.train --config configs/superb/phones.py:base --workdir runs/pr \
            --config.init_from=runs/pretrained
   base   wav2vec 2.0 or HuBERT Base. 100k updates of 32 utterances of LibriSpeech train-clean-100;
-         one accelerator, an estimate of 8 hours, not measured. Published phone error rate on
-         test-clean: wav2vec 2.0 Base 5.74, HuBERT Base 5.41, wav2vec 2.0 Large 4.75, HuBERT Large
-         3.53; log-mel 82.01.
+         one accelerator, an estimate of 8 hours, not measured. Published (unverified) phone error
+         rate on test-clean: wav2vec 2.0 Base 5.74, HuBERT Base 5.41, wav2vec 2.0 Large 4.75,
+         HuBERT Large 3.53; log-mel 82.01.
   large  the same from a Large encoder; --config.method.encoder.preset=hubert_large for HuBERT.
   mini   from configs/data2vec/audio.py:mini, 1k updates: a laptop, an estimate of 1 hour.
 Table: index.tsv with the columns path, phones (such as `HH AH L OW`) and split (train, valid,

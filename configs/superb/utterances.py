@@ -3,7 +3,8 @@ r"""SUPERB (2105.01051): one answer for an utterance from a frozen encoder of sp
 Command: python -m ssl_jax.evaluate --run RUN --protocol configs/superb/utterances.py:ks \
              --config.data.train.ks.path=PATH (and valid, test)
   ks          Speech Commands V1, 12 classes (ten words, unknown, silence), equally often drawn;
-              accuracy. Published: wav2vec 2.0 Base 96.23, HuBERT Base 96.30, HuBERT Large 95.29
+              accuracy. Published (here and below unverified): wav2vec 2.0 Base 96.23, HuBERT Base
+              96.30, HuBERT Large 95.29
   sid         VoxCeleb1, 1,251 speakers; accuracy. 75.18, 81.42, 90.33
   ic          Fluent Speech Commands: action, object and location, all of which must be right;
               accuracy. 92.35, 98.34, 98.76

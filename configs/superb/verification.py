@@ -4,8 +4,8 @@ Command: python -m ssl_jax.train --config configs/superb/verification.py:base --
            --config.init_from=runs/pretrained
          python -m ssl_jax.evaluate --run runs/asv
   base   wav2vec 2.0 or HuBERT Base. 200k updates of 50 crops of 8 s, 1,211 speakers; one
-         accelerator, an estimate of 20 hours, not measured. Published equal error rate: wav2vec 2.0
-         Base 6.02 %, HuBERT Base 5.11 %, HuBERT Large 5.98 %; log-mel 9.56 %.
+         accelerator, an estimate of 20 hours, not measured. Published (unverified) equal error
+         rate: wav2vec 2.0 Base 6.02 %, HuBERT Base 5.11 %, HuBERT Large 5.98 %; log-mel 9.56 %.
   large  the same from a Large encoder; --config.method.encoder.preset=hubert_large for HuBERT.
   mini   from configs/data2vec/audio.py:mini, 1k updates of 8 crops: a laptop, about 1 hour, an
          estimate.
