@@ -266,6 +266,7 @@ def kmeans_speed() -> str:
         row = {"frames per second": size}
         row |= {name: f"{speeds[name]:,.0f}" for name in speeds["runs"]}
         rows.append(row | {"over scikit-learn": f"{speeds['ratio']:.2f}"})
+    return markdown(rows)
 
 
 def wav2vec2() -> str:
