@@ -293,13 +293,13 @@ class _Work:
     def _seeded(self, key: Array, rows: Array, weight: Array) -> kmeans.State:
         o = self.options
 
-        def one(x: Array) -> Array:
-            return kmeans.best_seed(key, x, weight, o.clusters, o.tries)[0]
+        def every(key: Array, rows: Array, weight: Array) -> kmeans.State:
+            def one(x: Array) -> Array:
+                return kmeans.best_seed(key, x, weight, o.clusters, o.tries)[0]
 
-        def every(rows: Array) -> kmeans.State:
             return jax.vmap(kmeans.init)(jax.lax.map(one, rows))
 
-        return jax.jit(every, out_shardings=self._whole)(rows)
+        return jax.jit(every, out_shardings=self._whole)(key, rows, weight)
 
 
 @jax.jit
