@@ -39,6 +39,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         {"kind": "waveform", "preset": "large" if size == "large" else "base", "layerdrop": 0.05}
     )
     config.method.ema.rules = EMA_RULES
+    # over clips of unequal lengths the fewest would hide far less of the longer ones
+    config.method.mask.same_count = False
     config.data = common.librispeech(192)
     _optim(config.optim)
     config.train.duration = "400k steps"
