@@ -34,7 +34,7 @@ def test_a_config_dict_with_lists_gives_a_hashable_module():
     [
         ({"kind": "waveforms"}, "config.method.encoder.kind is 'waveforms': use one of keyword_t"),
         ({}, "config.method.encoder.kind is None"),
-        ({"kind": "waveform", "preset": "huge"}, "encoder.preset is 'huge': use one of base, larg"),
+        ({"kind": "waveform", "preset": "huge"}, "encoder.preset is 'huge': use one of base, conf"),
         ({**TINY, "detph": 2}, "config.method.encoder.detph does not exist: did you mean 'depth'"),
         ({**TINY, "conv_norm": "layer"}, "encoder.conv_norm does not exist"),
         ({**TINY, "zzzzzz": 1}, "encoder.zzzzzz does not exist: use one of .*embed_dropout"),
