@@ -90,9 +90,9 @@ def processes(
 ) -> Iterator[dict[Name, Callable[[], tuple[float, float, float]]]]:
     """Gives {name: a run for `in_turns`}, each made and called in a process of its own.
 
-    Two frameworks in one process share its threads and its heap, and slow each other. A maker is
-    pickled: a function of a module, or a `functools.partial` of one. Processes end with the block.
-    On Linux all get large pages, without which a fifth of a step on CPU is page faults.
+    Two frameworks in one process would share its threads and its heap. A maker is pickled: a
+    function of a module, or a `functools.partial` of one. Processes end with the block. On Linux
+    all get large pages, without which a step on CPU spends much of its time on page faults.
     """
     context, made = multiprocessing.get_context("spawn"), {}
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")

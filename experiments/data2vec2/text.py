@@ -94,8 +94,8 @@ def _config(pipe: Pipe, corpus: pathlib.Path) -> ConfigDict:
     method.targets.layers = o["target_layers"]
     method.ema.update({"start": o["ema_start"], "anneal": steps})
     config.optim.lr = o["lr"]
-    # learned positions outgrow the vectors of bytes, until the targets tell the place alone
-    # (`target_own_share` 0.16 after 100 updates at a rate of 1e-3; here it stays above 0.6)
+    # learned positions outgrow the vectors of bytes, until the targets tell little but the place
+    # (the metric `target_own_share`)
     config.optim.frozen = ("^encoder/positions",)
     config.eval.valid = False
     config.log.every = f"{max(1, steps // 40)} steps"

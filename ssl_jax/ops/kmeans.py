@@ -68,7 +68,7 @@ def _nearest(x: Array, centres: Array) -> tuple[Array, Array]:
     middle = centres.mean(0)
     offset = centres - middle
     near = jnp.square(offset).sum(1) - 2 * jnp.matmul(x - middle, offset.T, precision=HIGHEST)
-    # the first of the nearest; XLA's argmin on CPU takes half as long again
+    # the first of the nearest, without argmin, which XLA computes slowly on CPU
     places, last = jnp.arange(near.shape[1], dtype=jnp.int32), near.shape[1] - 1
     label = jnp.where(near <= near.min(1, keepdims=True), places, last).min(1)
     return label, jnp.square(x - centres[label]).sum(1)
