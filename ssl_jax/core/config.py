@@ -6,6 +6,7 @@ A config is a tree of sections whose values are bool, int, float, str, None, or 
 import ast
 import contextlib
 import difflib
+import functools
 import hashlib
 import inspect
 import json
@@ -13,7 +14,7 @@ import math
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,11 @@ def load(path: str, overrides: Sequence[str] = (), function: str = "get_config")
         if not Path(path).is_file():
             raise ConfigError(f"no config file {path}: give the config.json of a run folder")
         return override(from_json(Path(path).read_text(encoding="utf-8")), overrides)
-    return override(_run_file(path, function), overrides)
+    config = call(path, function)
+    if not isinstance(config, ConfigDict):
+        kind = type(config).__name__
+        raise ConfigError(f"{function} of {path} returns {kind}: return a ConfigDict")
+    return override(config.unlock(), overrides)
 
 
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
@@ -59,6 +64,17 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     config = ConfigDict(_plain(config))
     for text in overrides:
         _override(config, text)
+    return _locked(config)
+
+
+def change(config: ConfigDict, values: Mapping[str, Value]) -> ConfigDict:
+    """Returns a locked copy with keys changed to values: {"optim.lr": 1e-3}.
+
+    A key must exist and its value be of the type it has. Raises ConfigError.
+    """
+    config = ConfigDict(_plain(config))
+    for key, value in values.items():
+        _set(config, key, functools.partial(_fitted, value))
     return _locked(config)
 
 
@@ -90,8 +106,11 @@ def _leaf(value: Any, name: str) -> Value:
     )
 
 
-def _run_file(path: str, function: str) -> ConfigDict:
-    """Returns what a function of a file returns, unlocked; names the line where it fails."""
+def call(path: str, function: str, *given: Any) -> Any:
+    """Returns function(*given) of `configs/x.py`, or function(*given, arg) of `configs/x.py:arg`.
+
+    Raises ConfigError, naming the line where it fails.
+    """
     name, _, arg = path.partition(".py:")
     file = Path(f"{name}.py" if arg or path.endswith(".py:") else path)
     if not file.is_file():
@@ -101,22 +120,19 @@ def _run_file(path: str, function: str) -> ConfigDict:
             # not an import: no cached byte code, no name taken in sys.modules
             space: dict[str, Any] = {"__name__": file.stem, "__file__": str(file)}
             exec(compile(file.read_text(), str(file), "exec"), space)
-            get_config = space.get(function)
-            if get_config is None:
-                raise ConfigError(f"{file} has no function {function}(arg=None): add one")
-            if arg and not inspect.signature(get_config).parameters:
+            found = space.get(function)
+            if found is None:
+                names = ", ".join(["s"] * len(given) + ["arg=None"])
+                raise ConfigError(f"{file} has no function {function}({names}): add one")
+            if arg and len(inspect.signature(found).parameters) <= len(given):
                 raise ConfigError(f"{function}() of {file} takes no argument: drop ':{arg}'")
-            config = get_config(arg) if arg else get_config()
+            return found(*given, arg) if arg else found(*given)
     except ConfigError:
         raise
     except Exception as error:  # whatever the file raises, say where
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if _same(f, file)]
         where = f" line {lines[-1]}" if lines else ""
         raise ConfigError(f"{file}{where}: {type(error).__name__}: {error}") from error
-    if not isinstance(config, ConfigDict):
-        kind = type(config).__name__
-        raise ConfigError(f"{function} of {file} returns {kind}: return a ConfigDict")
-    return config.unlock()
 
 
 def _same(frame: traceback.FrameSummary, file: Path) -> bool:
@@ -168,22 +184,39 @@ def _override(config: ConfigDict, text: str) -> None:
     key = key.strip().removeprefix("--").removeprefix("config.")
     if not equals or not key:
         raise ConfigError(f"override {text!r}: write --config.section.key=value")
+    _set(config, key, functools.partial(_parse, value))
+
+
+def _set(config: ConfigDict, key: str, new: Callable[[str, Value], Value]) -> None:
+    """Sets one key of an unlocked config to new(name of the key in errors, old value)."""
     *sections, last = key.split(".")
     section: Any = config
     for i, part in enumerate(sections):
-        _check_key(section, part, sections[:i])
+        _check_key(config, section, part, sections[:i], last)
         section = section[part]
         if not isinstance(section, SECTION):
             name = ".".join(["config", *sections[: i + 1]])
             raise ConfigError(f"{name} is a value and has no keys: set it as --{name}={section!r}")
-    _check_key(section, last, sections)
-    section[last] = _parse(f"config.{key}", value, section[last])
+    _check_key(config, section, last, sections, last)
+    name, old = f"config.{key}", section[last]
+    if isinstance(old, SECTION):
+        use = f"set its keys, such as {name}.{min(old)}" if old else "fill it in the config file"
+        raise ConfigError(f"{name} is a section: {use}")
+    section[last] = new(name, old)
 
 
-def _check_key(section: Mapping[str, Any], key: str, parents: Sequence[str]) -> None:
-    if key not in section:
-        where = ".".join(["config", *parents])
-        raise ConfigError(f"{where}.{key} does not exist: {suggest(key, list(section))}")
+def _check_key(
+    config: ConfigDict, section: Mapping[str, Any], key: str, parents: Sequence[str], last: str
+) -> None:
+    """Raises ConfigError unless `section` of `config` has `key`; `last` ends the whole name."""
+    if key in section:
+        return
+    hint = suggest(key, list(section))
+    elsewhere = [name for name in flatten(config) if name.split(".")[-1] == last]
+    if elsewhere and not hint.startswith("did"):
+        hint = f"did you mean {'config.' + elsewhere[0]!r}?"
+    where = ".".join(["config", *parents])
+    raise ConfigError(f"{where}.{key} does not exist: {hint}")
 
 
 def suggest(key: str, known: Sequence[str]) -> str:
@@ -197,17 +230,18 @@ def suggest(key: str, known: Sequence[str]) -> str:
     return f"use one of {', '.join(names[:12])}" + (", ..." if len(names) > 12 else "")
 
 
-def _parse(name: str, text: str, old: Value) -> Value:
+def _parse(text: str, name: str, old: Value) -> Value:
     """Returns the value of an override, of the type that the key has now."""
-    if isinstance(old, SECTION):
-        use = f"set its keys, such as {name}.{min(old)}" if old else "fill it in the config file"
-        raise ConfigError(f"{name} is a section: {use}")
     try:
         value = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = {"true": True, "false": False, "none": None}.get(text.strip().lower(), text)
     if isinstance(old, str):
         return value if isinstance(value, str) else text
+    return _fitted(value, name, old)
+
+
+def _fitted(value: Any, name: str, old: Value) -> Value:
     return _leaf(_fit(name, value, old), name)
 
 

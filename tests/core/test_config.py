@@ -303,3 +303,33 @@ def test_a_rounding_error_adds_no_step():
 def test_a_wrong_duration_is_one_error(duration, changes, words):
     with pytest.raises(ConfigError, match=rf"config\.train\.duration is .*{words}"):
         steps(duration, **changes)
+
+
+def test_change_sets_values_by_their_dotted_names(file):
+    config = config_lib.load(str(file))
+    changed = config_lib.change(config, {"optim.betas": [0.5, 1], "lr": 2, "none": "x"})
+    assert (changed.optim.betas, changed.lr, changed.none) == ((0.5, 1.0), 2.0, "x")
+    assert changed.is_locked and config.lr == 1.0
+    for values, message in (
+        ({"lr": "high"}, "config.lr is of type float"),
+        ({"optim": 1}, "config.optim is a section: set its keys, such as config.optim.betas"),
+        ({"optim.beta": 1}, "config.optim.beta does not exist: did you mean 'betas'"),
+        ({"warmup": 1}, "config.warmup does not exist: did you mean 'config.optim.warmup'"),
+        ({"seed": float("nan")}, "config.seed is of type int"),
+        ({"none": object()}, "config.none is <object"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            config_lib.change(config, values)
+
+
+def test_call_hands_a_function_what_it_is_given_and_the_argument(tmp_path):
+    text = "def sweep(s, arg='none'):\n    return s, arg\ndef alone(s):\n    return s.missing\n"
+    path = write(tmp_path, text)
+    assert config_lib.call(path, "sweep", 5) == (5, "none")
+    assert config_lib.call(f"{path}:toy", "sweep", 5) == (5, "toy")
+    with pytest.raises(ConfigError, match=r"alone\(\) of .* takes no argument: drop ':toy'"):
+        config_lib.call(f"{path}:toy", "alone", 5)
+    with pytest.raises(ConfigError, match=r"line 4: AttributeError: .* no attribute 'missing'"):
+        config_lib.call(path, "alone", 5)
+    with pytest.raises(ConfigError, match=r"has no function swep\(s, arg=None\): add one"):
+        config_lib.call(path, "swep", 5)
