@@ -33,6 +33,7 @@ import ssl_jax
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import options as options_lib
 from ssl_jax.core.mesh import make_mesh
+from ssl_jax.engine import hosts as hosts_lib
 from ssl_jax.engine import splits as splits_lib
 from ssl_jax.engine import start as start_lib
 from ssl_jax.evals import compare, health, marble, transcribe
@@ -173,16 +174,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--probe", default=",".join(compare.PROBES), help="some of the default")
     parser.add_argument("--protocol", default="", help="configs/x.py:task with get_protocol")
     parser.add_argument("--step", type=int, help="a saved step (default: the newest)")
+    hosts_lib.add_flags(parser)
     args, overrides = parser.parse_known_args(argv)
-    try:
-        result = run(args.run, args.probe.split(","), args.step, overrides, args.protocol)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+    with hosts_lib.session(args):
+        try:
+            result = run(args.run, args.probe.split(","), args.step, overrides, args.protocol)
+        except (ValueError, FileNotFoundError) as error:
+            sys.exit(f"error: {error}")
+    if jax.process_index() == 0:
+        _tell(result, args.run)
+
+
+def _tell(result: dict[str, Any], folder: str) -> None:
+    """Prints the tables."""
     first = result["results"][0] if result["results"] else {}
     modules = {"pnmi": units_lib, "worst": transcribe, "eer": verify_lib}
     module: Any = next((m for key, m in modules.items() if key in first), compare)
     print(module.report(result))
-    print(f"\nwritten to {Path(args.run) / 'evaluation.json'}")
+    print(f"\nwritten to {Path(folder) / 'evaluation.json'}")
 
 
 if __name__ == "__main__":

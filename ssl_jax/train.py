@@ -9,8 +9,6 @@ import argparse
 import importlib
 import pkgutil
 import re
-import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import Method, TrainState, Tree
 from ssl_jax.data import corpus as corpus_lib
-from ssl_jax.engine import hooks, log, loop, optim, splits, start
+from ssl_jax.engine import hooks, hosts, log, loop, optim, splits, start
 from ssl_jax.engine import step as step_lib
 from ssl_jax.engine.checkpoint import Checkpoints
 from ssl_jax.evals import judge
@@ -43,6 +41,7 @@ def run(
     """
     workdir = Path(workdir)
     start.use_compilation_cache()
+    hosts.check_same_run(config)
     mesh = mesh_lib.make_mesh(config.mesh)
     mesh_lib.check_batch(mesh, config.data.batch_size)
     train = splits.open_split(config, workdir, "train")
@@ -69,7 +68,8 @@ def run(
     compiled = step_lib.compile_step(step, mesh, shardings, (state, shapes))
     every = to_steps(config.eval.every, "config.eval.every")
     asked = [*evaluations(config, workdir, method, mesh, shardings, train, every), *watchers]
-    rows = train.rows(plan, method.batch, start=first, stop=total, workers=config.data.workers)
+    workers = config.data.workers
+    rows = train.rows(plan, method.batch, mesh, start=first, stop=total, workers=workers)
     options = loop_options(config, to_steps, total)
     try:
         done = loop.fit(state, compiled, rows, mesh, options, checkpoints, logger, asked)
@@ -125,7 +125,7 @@ def evaluations(
     evaluate = step_lib.compile_eval_step(step_lib.make_eval_step(method), mesh, shardings)
 
     def judged(split: splits.Split, how_often: int) -> None:
-        rows, scores = split.in_order(unit, method.batch), config.eval.scores
+        rows, scores = split.in_order(unit, method.batch, mesh), config.eval.scores
         found.append((hooks.validation(evaluate, rows, mesh, split.name), how_often))
         if scores:
             spoken = split.corpus.classes, config.data.get("spelling", "")
@@ -140,7 +140,7 @@ def evaluations(
         if monitors:
             sides = {"train": train, "valid": valid}
             read = sorted({*method.batch, "id", "weight", "label"})
-            batches = {k: v.in_order(unit, read) for k, v in sides.items()}
+            batches = {k: v.in_order(unit, read, mesh) for k, v in sides.items()}
             count = len(train.corpus.classes)
             watch = Monitor(monitors, method.features, **batches, classes=count, mesh=mesh)
             found.append((watch, every))
@@ -183,14 +183,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m ssl_jax.train", description=__doc__)
     parser.add_argument("--config", required=True, help="configs/x.py, or configs/x.py:argument")
     parser.add_argument("--workdir", required=True, help="the run folder, new or to go on in")
+    hosts.add_flags(parser)
     known, overrides = parser.parse_known_args(arguments)
-    try:
+    with hosts.session(known):
         run(config_lib.load(known.config, overrides), known.workdir)
-    except (ValueError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        if Path(__file__).parent not in Path(frames[-1].filename).parents:
-            raise
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Device mesh (slice, data, fsdp, model) and sharding by rule."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -39,6 +40,16 @@ def make_mesh(sizes: Mapping[str, int], devices: list | None = None) -> Mesh:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of a batch: examples over every axis but `model`."""
     return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def local_parts(mesh: Mesh) -> tuple[tuple[int, ...], int]:
+    """Returns (parts, of): which of `of` equal parts of a batch the devices of this process hold.
+
+    Hosts share a part where the axis `model` spans them.
+    """
+    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    held = batch_sharding(mesh).addressable_devices_indices_map((ways,)).values()
+    return tuple(sorted({index[0].indices(ways)[0] for index in held if index})), ways
 
 
 def check_batch(mesh: Mesh, size: int) -> None:

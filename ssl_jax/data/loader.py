@@ -21,21 +21,20 @@ from ssl_jax.data.plan import Plan
 
 @dataclasses.dataclass(frozen=True)
 class StepReader:
-    """Reads one host's rows of any step."""
+    """Reads one host's rows of any step: some of `of` equal parts, in their order."""
 
     corpus: Corpus
     plan: Plan
-    host: int = 0
-    hosts: int = 1
+    parts: tuple[int, ...] = (0,)
+    of: int = 1
 
     def __call__(self, step: int) -> tuple[Arrays, list[Bad]]:
         """Returns the arrays of `corpus.specs`, example axis first, such as id (b,) uint32,
         weight (b,) float32, label (b,) int32 and audio (b, N) int16 with audio_len (b,) int32,
         and the rows that could not be used: their weight is 0."""
         draw = self.plan[step]
-        size = len(draw.ids) // self.hosts
-        mine = slice(self.host * size, (self.host + 1) * size)
-        ids, weight = draw.ids[mine], draw.weight[mine].copy()
+        mine = np.arange(len(draw.ids)).reshape(self.of, -1)[list(self.parts)].reshape(-1)
+        ids, weight, size = draw.ids[mine], draw.weight[mine], len(mine)
         corpus, seconds = self.corpus, self.plan.buckets[draw.bucket]
         shapes = corpus.shapes(seconds)
         arrays = {name: np.zeros((size, *shape), kind) for name, (shape, kind) in shapes.items()}
@@ -67,28 +66,28 @@ def batches(
     start: int = 0,
     stop: int | None = None,
     *,
-    host: int = 0,
-    hosts: int = 1,
+    parts: tuple[int, ...] = (0,),
+    of: int = 1,
     workers: int = 0,
     threads: int = 2,
 ) -> Iterator[tuple[Arrays, list[Bad]]]:
-    """Yields this host's part of steps [start, stop): (arrays, skipped rows); see StepReader.
+    """Yields this host's parts of steps [start, stop): (arrays, skipped rows); see StepReader.
 
     stop=None: without end for a training plan, to the end of its epoch for an evaluation.
     workers: processes that read ahead, each with `threads` threads; 0 = threads of this process,
     which is as fast for sound files, as decoding runs outside the interpreter's lock. A script
     that uses workers needs the usual guard around its main part.
-    Raises DataError if the hosts do not divide the batch, and for a bad file with on_bad="raise".
+    Raises DataError if the parts do not divide the batch, and for a bad file with on_bad="raise".
     """
-    if any(size % hosts for size in plan.batch_sizes) or not 0 <= host < hosts:
+    if any(size % of for size in plan.batch_sizes):
         raise DataError(
-            f"config.data.batch_size gives batches of {plan.batch_sizes} rows, which host {host} "
-            f"of {hosts} cannot share: use a multiple of {hosts}"
+            f"config.data.batch_size gives batches of {plan.batch_sizes} rows, which have no {of} "
+            f"equal parts: use a multiple of {of}"
         )
     if stop is None:
         # Grain counts in C integers.
         stop = sys.maxsize if plan.shuffle else plan.steps_per_epoch
-    reader = StepReader(corpus, plan, host, hosts)
+    reader = StepReader(corpus, plan, parts, of)
     return _iterate(reader, start, stop, workers, threads)
 
 

@@ -56,7 +56,8 @@ def feed(
                 rows = next(source, None)
                 if rows is None:
                     break
-                offer(Fed(to_global(rows, sharding), *_counts(rows, sample_rate)))
+                batch = to_global(rows, sharding)
+                offer(Fed(batch, *_counts(rows, sample_rate, batch["weight"].size)))
             offer(_END)
         except Exception as e:  # handed to the consumer, which raises it
             offer(e)
@@ -76,11 +77,11 @@ def feed(
         worker.join()
 
 
-def _counts(rows: Mapping[str, np.ndarray], sample_rate: int) -> tuple[float, float]:
-    """Returns (real examples, seconds of audio) of a batch over all hosts, from this one's."""
+def _counts(rows: Mapping[str, np.ndarray], sample_rate: int, size: int) -> tuple[float, float]:
+    """Returns (real examples, seconds of audio) of a batch of `size`, from this host's rows."""
     real = rows["weight"] > 0
     seconds = 0.0
     if sample_rate and "audio_len" in rows:
         seconds = float(rows["audio_len"][real].sum()) / sample_rate
-    hosts = jax.process_count()
-    return float(real.sum()) * hosts, seconds * hosts
+    share = size / len(real)
+    return float(real.sum()) * share, seconds * share

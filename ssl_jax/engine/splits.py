@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ssl_jax.data import corpus as corpus_lib
 from ssl_jax.data import errors, loader
 from ssl_jax.data.base import Corpus
 from ssl_jax.data.plan import Plan
+from ssl_jax.engine import hosts
 
 # batches are multiples of this where config.data.batch_size is, so that a run reads the same
 # ones on any number of devices up to it
@@ -47,21 +49,22 @@ class Split:
     tally: errors.BadTally
     name: str = "train"
 
-    def rows(self, plan: Plan, names: Iterable[str], **options: int) -> Rows:
-        """Yields this host's rows of the arrays `names`, batch by batch."""
+    def rows(self, plan: Plan, names: Iterable[str], mesh: Mesh, **options: Any) -> Rows:
+        """Yields the rows of the arrays `names` that this host's devices hold, batch by batch."""
         names = tuple(names)
         check_names(self.corpus, names, self.name)
-        host = {"host": jax.process_index(), "hosts": jax.process_count()}
-        threads = self.config.data.threads
-        for rows, bads in loader.batches(self.corpus, plan, threads=threads, **host, **options):
+        parts, of = mesh_lib.local_parts(mesh)
+        options |= {"parts": parts, "of": of, "threads": self.config.data.threads}
+        for rows, bads in loader.batches(self.corpus, plan, **options):
             self.tally.add(bads)
             yield {name: rows[name] for name in names}
 
-    def in_order(self, multiple: int, names: Iterable[str]) -> Callable[[], Rows]:
-        """Returns a function giving every row once, in batches that are multiples of `multiple`."""
+    def in_order(self, multiple: int, names: Iterable[str], mesh: Mesh) -> Callable[[], Rows]:
+        """Returns a function giving every row once over all hosts, in batches that are multiples
+        of `multiple`."""
         data = self.config.data
         plan = corpus_lib.make_plan(self.corpus, data, seed=0, shuffle=False, multiple=multiple)
-        return lambda: self.rows(plan, names)
+        return lambda: self.rows(plan, names, mesh)
 
 
 def open_split(
@@ -76,6 +79,8 @@ def open_split(
     path = workdir / ".".join([*filter(None, parts), "jsonl"])
     tally = errors.BadTally(config.data.max_bad_share, len(corpus), path)
     tally.add(corpus.known_bads)
+    rows = {"rows": len(corpus), "lengths (their CRC-32)": zlib.crc32(corpus.lengths.tobytes())}
+    hosts.check_same({f"{k} of config.data.{name}": str(v) for k, v in rows.items()})
     return Split(config, corpus, tally, name)
 
 

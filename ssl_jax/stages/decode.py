@@ -36,7 +36,7 @@ def judge(
     for name in ("valid", "test"):
         if len(config.data[name]):
             split = splits_lib.open_split(config, folder / "features", name, vocabulary)
-            spoken = transcriber(params, split.in_order(mesh.size, method.batch)())
+            spoken = transcriber(params, split.in_order(mesh.size, method.batch, mesh)())
             found.append({"split": name, **_row(spoken, split, spelling, worst)})
     if not found:
         raise ValueError("config.data.test names no source, nor does config.data.valid: name one")

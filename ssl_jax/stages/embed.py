@@ -88,7 +88,7 @@ def pooled(encoder: Encoder, corpora: Splits, mesh: Mesh, folder: Path) -> dict[
     def compute(name: str, split: splits_lib.Split) -> Pooled:
         given = split.corpus.specs(1.0)
         names = [n for n in SIGNALS if n in given]
-        rows = split.in_order(mesh.size, ("id", "weight", "label", *names))()
+        rows = split.in_order(mesh.size, ("id", "weight", "label", *names), mesh)()
         total = -(-len(split.corpus) // split.config.data.batch_size)
         label = f"{encoder.name}, {name}: batch"
         return pool(apply, encoder.params, rows, mesh=mesh, total=total, name=label)

@@ -206,7 +206,7 @@ class _Work:
         given = self.split.corpus.shapes(1.0)
         names = ("id", "weight", *(n for n in embed.SIGNALS if n in given))
         more = {} if stop is None else {"stop": stop}
-        rows = self.split.rows(self.plan, names, start=start, **more)
+        rows = self.split.rows(self.plan, names, self.mesh, start=start, **more)
         return feed.feed(rows, batch_sharding(self.mesh))
 
     def update(self, state: kmeans.State, stream: Iterator[feed.Fed]) -> kmeans.State:

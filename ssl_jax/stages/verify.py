@@ -37,7 +37,8 @@ def judge(
         config.data.buckets = tuple(buckets)
     split = splits_lib.open_split(config, folder / "features", "test", speakers)
     corpus: Any = split.corpus
-    ids, vectors = verify.Embedder(method, mesh)(params, split.in_order(mesh.size, method.batch)())
+    rows = split.in_order(mesh.size, method.batch, mesh)()
+    ids, vectors = verify.Embedder(method, mesh)(params, rows)
     # without the name of the source in front
     place = {corpus.key(int(i)).partition("/")[2]: row for row, i in enumerate(ids)}
     rate, threshold = verify.eer(*verify.score(trials, place, vectors))

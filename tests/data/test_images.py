@@ -133,7 +133,7 @@ def test_any_number_of_threads_hosts_and_starts_gives_the_same_bits(archive, ima
         assert_equal(reference, collect(config, **options))
     assert_equal(reference[5:], collect(config, 5))
     assert_equal(reference, collect({**config, "keep_mb": 0}))
-    parts = [collect(config, host=h, hosts=2) for h in range(2)]
+    parts = [collect(config, parts=(h,), of=2) for h in range(2)]
     joined = [{k: np.concatenate([p[s][k] for p in parts]) for k in parts[0][s]} for s in range(9)]
     assert_equal(reference, joined)
 

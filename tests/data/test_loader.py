@@ -94,15 +94,24 @@ def test_a_bad_file_in_a_worker_is_named(opened, tmp_path):
 def test_hosts_together_read_the_global_batch(opened, hosts):
     corpus, plan = opened()
     whole = collect(corpus, plan, 0, 9)
-    parts = [collect(corpus, plan, 0, 9, host=h, hosts=hosts) for h in range(hosts)]
+    parts = [collect(corpus, plan, 0, 9, parts=(h,), of=hosts) for h in range(hosts)]
     joined = [{k: np.concatenate([p[s][k] for p in parts]) for k in whole[s]} for s in range(9)]
     assert_equal(whole, joined)
 
 
-def test_hosts_must_divide_the_batch(opened):
+def test_a_host_may_hold_parts_that_are_no_neighbours(opened):
     corpus, plan = opened()
-    with pytest.raises(DataError, match=r"config.data.batch_size .* host 0 of 3 .* multiple of 3"):
-        batches(corpus, plan, hosts=3)
+    whole, mine = collect(corpus, plan, 0, 9), collect(corpus, plan, 0, 9, parts=(0, 3), of=4)
+    for batch, part in zip(whole, mine, strict=True):
+        quarter = len(batch["id"]) // 4
+        rows = np.r_[:quarter, 3 * quarter : 4 * quarter]
+        assert_equal([{k: v[rows] for k, v in batch.items()}], [part])
+
+
+def test_parts_must_divide_the_batch(opened):
+    corpus, plan = opened()
+    with pytest.raises(DataError, match=r"config.data.batch_size .* no 3 equal .* multiple of 3"):
+        batches(corpus, plan, of=3)
 
 
 def test_crops_differ_by_epoch_and_seed_but_evaluation_starts_at_zero(opened):

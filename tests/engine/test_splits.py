@@ -11,6 +11,7 @@ from PIL import Image
 
 from configs import common
 from ssl_jax.core.config import ConfigError
+from ssl_jax.core.mesh import make_mesh
 from ssl_jax.core.types import Spec
 from ssl_jax.data.corpus import make_plan
 from ssl_jax.data.errors import DataError
@@ -84,7 +85,7 @@ def test_rows_of_images_and_durations(images, tmp_path):
     assert to_steps("100%") == 9 and to_steps("1 epochs") == 3 and to_steps("8 examples") == 4
     with pytest.raises(ConfigError, match="the batches have no length in seconds"):
         to_steps("1 hours")
-    rows = list(split.rows(plan, ("image", "weight"), start=0, stop=3))
+    rows = list(split.rows(plan, ("image", "weight"), make_mesh({"data": 1}), start=0, stop=3))
     assert list(rows[0]) == ["image", "weight"] and rows[0]["image"].shape == (2, 8, 8, 3)
     assert np.concatenate([r["weight"] for r in rows]).sum() == 5
     assert len(split.tally) == 1

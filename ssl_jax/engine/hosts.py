@@ -1,0 +1,206 @@
+"""Many hosts: how processes find each other, make sure that they run the same thing, and part."""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from ssl_jax.core import config as config_lib
+
+HEARTBEAT = 100
+"""Seconds after which a host that is not heard of counts as lost."""
+LOST = (
+    "another host was lost, or a message between hosts (above); start the same command again, on "
+    "any number of hosts: it goes on from the newest checkpoint"
+)
+FORESEEN = (ValueError, OSError, ImportError, ArithmeticError, RuntimeError)
+_ENVIRONMENT = {
+    "coordinator": "JAX_COORDINATOR_ADDRESS",
+    "processes": "JAX_NUM_PROCESSES",
+    "process": "JAX_PROCESS_ID",
+}
+_OWN = ("data.workers", "data.threads")  # every host may have its own
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that `connect` reads; none is needed where the cluster is known to JAX."""
+    group = parser.add_argument_group(
+        "many hosts", "not needed on TPU pods, GKE, Slurm and Open MPI; or $JAX_COORDINATOR_ADDRESS"
+    )
+    group.add_argument("--coordinator", help="address:port of process 0")
+    group.add_argument("--processes", help="how many there are, or $JAX_NUM_PROCESSES")
+    group.add_argument("--process", help="number of this one, from 0, or $JAX_PROCESS_ID")
+    group.add_argument(
+        "--heartbeat", type=int, default=HEARTBEAT, help="seconds after which a host is lost"
+    )
+
+
+@contextlib.contextmanager
+def session(flags: argparse.Namespace) -> Iterator[None]:
+    """Runs a command as one process of a run; `flags` are those of `add_flags`.
+
+    An error that this package foresees becomes one line, without a traceback. On one of many hosts
+    any error ends its process at once: the usual end of Python would wait for the others, which
+    wait for this one inside a step. So they notice that it is gone, and end too.
+    """
+    try:
+        connect(flags.coordinator, flags.processes, flags.process, flags.heartbeat)
+        yield
+    except BaseException as error:
+        foreseen = isinstance(error, FORESEEN) and _ours(error)
+        told = f"error: {error}" if foreseen else error
+        if jax.distributed.is_initialized() and not _is_success(error):
+            _leave(told)
+        if foreseen:
+            sys.exit(str(told))
+        raise
+
+
+def _ours(error: BaseException) -> bool:
+    """Says whether an error was raised by this package itself."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return Path(__file__).parents[1] in Path(frames[-1].filename).parents
+
+
+def _is_success(error: BaseException) -> bool:
+    return isinstance(error, SystemExit) and not error.code
+
+
+def _leave(told: str | BaseException) -> None:
+    """Tells an error and ends this process without farewell."""
+    if isinstance(told, str):
+        print(told, file=sys.stderr)
+    elif isinstance(told, SystemExit):
+        print(told.code, file=sys.stderr)
+    else:
+        traceback.print_exception(told)
+    if isinstance(told, jax.errors.JaxRuntimeError):
+        print(f"error: process {jax.process_index()}: {LOST}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def connect(
+    coordinator: str | None = None,
+    processes: str | int | None = None,
+    process: str | int | None = None,
+    heartbeat: int = HEARTBEAT,
+) -> None:
+    """Joins the processes of a run; call it before anything else of jax.
+
+    Without arguments the environment decides: the variables JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID, else what JAX knows of TPU pods, GKE, Slurm and Open MPI;
+    where there is none, this process is alone. Raises ConfigError for a part of the three.
+    """
+    if jax.distributed.is_initialized():
+        return
+    values = zip(_ENVIRONMENT.items(), (coordinator, processes, process), strict=True)
+    found = {
+        name: os.environ.get(variable, "") if value is None else str(value)
+        for (name, variable), value in values
+    }
+    given = {name: value for name, value in found.items() if value}
+    if given:
+        address, count, index = _checked(given)
+        if count > 1:
+            jax.distributed.initialize(address, count, index, heartbeat_timeout_seconds=heartbeat)
+    elif os.environ.get("SLURM_NTASKS") != "1":  # which would leave one GPU to the only task
+        _detect(heartbeat)
+
+
+def _checked(given: Mapping[str, str]) -> tuple[str, int, int]:
+    """Returns (address, processes, process); raises ConfigError where they make no sense."""
+    use = "give --coordinator=10.0.0.1:8476 --processes=2 --process=0 (1 on the other host)"
+    missing = [f"--{name} (or ${_ENVIRONMENT[name]})" for name in _ENVIRONMENT if name not in given]
+    if missing:
+        raise config_lib.ConfigError(f"many hosts need {' and '.join(missing)} too: {use}")
+    for name in ("processes", "process"):
+        if not given[name].isdigit():
+            raise config_lib.ConfigError(f"--{name} is {given[name]!r}, not a number: {use}")
+    count, index = int(given["processes"]), int(given["process"])
+    if index >= count:
+        raise config_lib.ConfigError(f"--process is {index} of --processes={count}: {use}")
+    host, _, port = given["coordinator"].rpartition(":")
+    if not host or not port.isdigit():
+        raise config_lib.ConfigError(f"--coordinator is {given['coordinator']!r}: {use}")
+    return given["coordinator"], count, index
+
+
+def _detect(heartbeat: int) -> None:
+    """Joins the cluster that JAX finds, if it finds one."""
+    try:
+        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
+    except ValueError as error:
+        if "coordinator_address" not in str(error):
+            raise
+    except RuntimeError as error:
+        # a session in which jax was used already, such as a notebook, is alone
+        if "before any JAX calls" not in str(error).replace("\n", " "):
+            raise
+
+
+def check_same(what: Mapping[str, str]) -> None:
+    """Raises ConfigError on every host, naming what differs, unless `what` is equal on all.
+
+    `what` maps names to texts. Every host has to call it.
+    """
+    if jax.process_count() == 1:
+        return
+    texts = _gather(json.dumps(dict(what)))
+    first = json.loads(texts[0])
+    for process, text in enumerate(texts[1:], 1):
+        other = json.loads(text)
+        wrong = [n for n in sorted({*first, *other}) if first.get(n) != other.get(n)]
+        if wrong:
+            lines = [
+                f"  {n}: {first.get(n, 'absent')} on process 0, {other.get(n, 'absent')} on "
+                f"process {process}"
+                for n in wrong[:10]
+            ]
+            more = f"\n  and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+            raise config_lib.ConfigError(
+                "the hosts do not run the same thing:\n" + "\n".join(lines) + more + "\n"
+                "start the same command, from the same code, on every one of them"
+            )
+
+
+def _gather(text: str) -> list[str]:
+    """Returns the text of every process."""
+    data = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(len(data)))
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: len(data)] = data
+    rows = multihost_utils.process_allgather(padded)
+    return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+def check_same_run(config: ConfigDict) -> None:
+    """Raises ConfigError on every host unless all have this config, code and packages."""
+    if jax.process_count() > 1:
+        check_same(_identity(config))
+
+
+def _identity(config: ConfigDict) -> dict[str, str]:
+    """Returns what must be equal on all hosts: the config, the code, the versions under it."""
+    flat = config_lib.flatten(config)
+    found = {f"config.{key}": repr(value) for key, value in flat.items() if key not in _OWN}
+    root = Path(__file__).resolve().parents[1]
+    for path in sorted(root.rglob("*.py")):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        found[f"code ssl_jax/{path.relative_to(root)}"] = digest
+    found |= {f"package {name}": metadata.version(name) for name in _PACKAGES}
+    return found | {"python": platform.python_version()}
