@@ -57,7 +57,7 @@ def run(
     params, _ = jax.eval_shape(method.init, jax.random.key(0), shapes)
     check_mesh(mesh, params)
     tx, schedule = optim.make(
-        config.optim, params, total_steps=total, to_steps=to_steps, depth=_depth(params)
+        config.optim, params, total_steps=total, to_steps=to_steps, depth=optim.depth(params)
     )
     checkpoints = Checkpoints(workdir, config)
     state, shardings = start.begin(config, method, tx, mesh, shapes, checkpoints)
@@ -70,7 +70,7 @@ def run(
     asked = [*evaluations(config, workdir, method, mesh, shardings, train, every), *watchers]
     workers = config.data.workers
     rows = train.rows(plan, method.batch, mesh, start=first, stop=total, workers=workers)
-    options = loop_options(config, to_steps, total)
+    options = loop_options(config, method, to_steps, total)
     try:
         done = loop.fit(state, compiled, rows, mesh, options, checkpoints, logger, asked)
     finally:
@@ -153,7 +153,9 @@ def evaluations(
     return found
 
 
-def loop_options(config: ConfigDict, to_steps: Callable[..., int], total: int) -> loop.Options:
+def loop_options(
+    config: ConfigDict, method: Method, to_steps: Callable[..., int], total: int
+) -> loop.Options:
     """Returns the durations and guards of the loop, in steps."""
 
     def every(section: str, key: str = "every") -> int:
@@ -169,13 +171,8 @@ def loop_options(config: ConfigDict, to_steps: Callable[..., int], total: int) -
         best_metric=config.checkpoint.best_metric,
         sample_rate=config.data.sample_rate,
         profile=config.log.profile,
+        scopes=method.scopes,
     )
-
-
-def _depth(params: Tree) -> int:
-    """Returns the number of blocks, the first axis of their stacked parameters."""
-    named = tree_lib.named_leaves(params)
-    return next((x.shape[0] for name, x in named if re.search(optim.BLOCKS, name)), 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -183,8 +180,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m ssl_jax.train", description=__doc__)
     parser.add_argument("--config", required=True, help="configs/x.py, or configs/x.py:argument")
     parser.add_argument("--workdir", required=True, help="the run folder, new or to go on in")
+    parser.add_argument("--profile", default="", help="trace these steps, 100:110 for one")
     hosts.add_flags(parser)
     known, overrides = parser.parse_known_args(arguments)
+    overrides += [f"log.profile={known.profile}"] if known.profile else []
     with hosts.session(known):
         run(config_lib.load(known.config, overrides), known.workdir)
 

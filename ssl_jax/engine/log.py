@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, TensorBoard, W&B, the progress line, parameters, a profile."""
+"""What a run tells: metrics.jsonl, TensorBoard, W&B, the progress line, parameters."""
 
 import json
 import math
@@ -211,38 +211,3 @@ def parameter_table(params: Tree) -> str:
         f"{n:<{widths[0]}}  {s:<{widths[1]}}  {c:>{widths[2]}}  {split}".rstrip()
         for n, s, c, split in rows
     )
-
-
-class Profile:
-    """Traces steps first to last of `spec` = "first:last" into <workdir>/profile ("" = never)."""
-
-    def __init__(self, spec: str, workdir: str | Path):
-        self.first, self.last = parse_range(spec) if spec else (-1, -1)
-        self.folder = Path(workdir) / "profile"
-        self._on = False
-
-    def before(self, step: int) -> None:
-        """Starts the trace when `step` is the first to be traced."""
-        if step == self.first:
-            jax.profiler.start_trace(str(self.folder))
-            self._on = True
-
-    def after(self, step: int, loss: jax.Array) -> None:
-        """Ends the trace once the last step, whose loss is given, has run on the device."""
-        if self._on and step >= self.last:
-            loss.block_until_ready()
-            self.close()
-
-    def close(self) -> None:
-        """Ends a trace that is still on."""
-        if self._on:
-            jax.profiler.stop_trace()
-            self._on = False
-
-
-def parse_range(spec: str) -> tuple[int, int]:
-    """Returns (first, last) of "100:110"; raises ValueError on anything else."""
-    first, colon, last = spec.partition(":")
-    if not (colon and first.isdigit() and last.isdigit() and 0 < int(first) <= int(last)):
-        raise ValueError(f'config.log.profile is {spec!r}: give steps as "100:110"')
-    return int(first), int(last)

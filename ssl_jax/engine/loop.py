@@ -16,6 +16,7 @@ from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core.types import TrainState
 from ssl_jax.engine import hooks as hooks_lib
 from ssl_jax.engine import log as log_lib
+from ssl_jax.engine import profile as profile_lib
 from ssl_jax.engine.checkpoint import Checkpoints
 from ssl_jax.engine.feed import Fed, feed
 from ssl_jax.engine.step import NEVER, TrainStep
@@ -28,7 +29,8 @@ class Options:
     """The loop's durations, in steps, and its guards.
 
     floors: least values of metrics, watched after `guard_after` steps. best_metric: a name as in
-    metrics.jsonl. sample_rate: for the hours of audio per second.
+    metrics.jsonl. sample_rate: for the hours of audio per second. profile: "100:110", the steps
+    to be traced, whose time is told by `scopes`, those of the method.
     """
 
     total: int
@@ -40,6 +42,7 @@ class Options:
     best_metric: str = ""
     sample_rate: int = 0
     profile: str = ""
+    scopes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +86,7 @@ def fit(
         stack.enter_context(jax.transfer_guard("disallow"))
         done = start
         for done in range(start + 1, options.total + 1):
-            state = run.advance(done, state, _next(fed, done))
+            state = run.advance(done, state, fed)
             stopped = signal.asked(done) and done < options.total
             run.look_around(done, state, stopped)
             if stopped:
@@ -115,24 +118,30 @@ class _Run:
         self.step, self.options, self.hooks = step, options, hooks
         self.checkpoints, self.logger = checkpoints, logger
         self.progress = log_lib.Progress(start, options.total, out)
-        self.profile = log_lib.Profile(options.profile, logger.path.parent)
+        folder = logger.path.parent
+        self.profile = profile_lib.Profile(options.profile, folder, options.scopes, options.total)
         self.totals = step.zeros()
         self.pending: tuple[int, Any, dict[str, float]] | None = None
         self.running: collections.deque[jax.Array] = collections.deque()
         self.shapes: set[tuple] = set()
 
-    def advance(self, done: int, state: TrainState, fed: Fed) -> TrainState:
+    def advance(self, done: int, state: TrainState, batches: Iterator[Fed]) -> TrainState:
         """Gives step number `done` to the device; writes the numbers of the interval before."""
-        self.profile.before(done)
+        self.profile.before(done, self.running)
+        with self.profile.waiting():
+            fed = _next(batches, done)
         shapes = tuple(sorted((k, v.shape) for k, v in fed.batch.items()))
         before = time.monotonic()
-        state, self.totals, loss = self.step.run(state, self.totals, fed.batch)
+        given = (state, self.totals, fed.batch)
+        with self.profile.running(done, shapes, self.step.run, *given):
+            state, self.totals, loss = self.step.run(*given)
         compiled = time.monotonic() - before if shapes not in self.shapes else 0.0
         self.running.append(loss)
         if len(self.running) > DISPATCHED:
             self.running.popleft().block_until_ready()
         self.drain()
-        self.profile.after(done, loss)
+        if told := self.profile.after(done, loss):
+            self.progress.note(told)
         self.progress.update(done, fed.examples, fed.seconds)
         if compiled:
             self.shapes.add(shapes)

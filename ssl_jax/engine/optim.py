@@ -92,6 +92,12 @@ def make(
     return _in_float32(optax.chain(*parts)), schedule
 
 
+def depth(params: Tree) -> int:
+    """Returns the number of blocks, the first axis of their stacked parameters."""
+    named = tree_lib.named_leaves(params)
+    return next((x.shape[0] for name, x in named if re.search(BLOCKS, name)), 0)
+
+
 def make_schedule(config: ConfigDict, *, total_steps: int, to_steps: ToSteps) -> Schedule:
     """Returns the learning rate, step -> float, that config.optim names. Raises ConfigError."""
     name, lr = config.schedule, config.lr

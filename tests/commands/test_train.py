@@ -177,3 +177,11 @@ def test_the_command_pretrains_resumes_and_fine_tunes(tmp_path, corpus):
     tune = command(tmp_path / "tune", corpus, KWS, init_from=tmp_path / "pre")
     done = subprocess.run(tune, env=env, cwd=root, check=True, capture_output=True, text=True)
     assert "fresh ones: head/" in done.stderr
+
+
+def test_the_flag_profile_traces_steps(tmp_path, corpus, quick):
+    folder = tmp_path / "run"
+    where = ["--config", KWS, "--workdir", str(folder), "--profile", "2:3"]
+    train.main([*where, *corpora.overrides(corpus)])
+    assert list((folder / "profile").rglob("*.xplane.pb"))
+    assert json.loads((folder / "scopes.json").read_text())["steps"] == 2

@@ -120,10 +120,3 @@ def test_the_parameter_table_counts_and_shows_shardings():
     assert lines["total"] == ["total", str(128 + 8 + 128)]
     whole = log.parameter_table({"a": np.zeros((2, 3))}).splitlines()[1].split()
     assert whole == ["a", "2x3", "6", "whole"]
-
-
-@pytest.mark.parametrize("spec", ["100", "10:5", "a:b", "0:3"])
-def test_a_profile_range_is_checked(spec):
-    with pytest.raises(ValueError, match=r"config.log.profile is .*100:110"):
-        log.parse_range(spec)
-    assert log.parse_range("100:110") == (100, 110)
