@@ -1,7 +1,8 @@
 """The one place that says in which types a run computes."""
 
-import jax
 import jax.numpy as jnp
+
+from ssl_jax.core import platform
 
 
 def compute_dtype(name: str) -> jnp.dtype:
@@ -10,7 +11,7 @@ def compute_dtype(name: str) -> jnp.dtype:
     'auto' is bfloat16 on an accelerator and float32 on CPU, which has no bfloat16 units.
     """
     if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        name = "float32" if platform.name() == "cpu" else "bfloat16"
     if name not in ("float32", "bfloat16"):
         raise ValueError(f"config.precision is {name!r}: use 'auto', 'bfloat16' or 'float32'")
     return jnp.dtype(name)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.core import platform
 from ssl_jax.nn.transformer import INITS, gelu, layer_norm
 from ssl_jax.ops import norms
 
@@ -62,7 +63,7 @@ def grouped_conv(
     There XLA (0.10) computes the kernel's gradient of a grouped convolution without its matrix
     products, 10 to 30 times slower than those of its groups. See also `wide_conv`.
     """
-    groups = feature_group_count if jax.default_backend() == "cpu" else 1
+    groups = feature_group_count if platform.name() == "cpu" else 1
     rest = {"feature_group_count": feature_group_count // groups, **options}
     parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
     done = [jax.lax.conv_general_dilated(a, b, *args, **rest) for a, b in parts]
@@ -77,7 +78,7 @@ def wide_conv(x: Array, kernel: Array, groups: int, padding: int) -> Array:
     (0.10) computes it so slowly that a step of HuBERT takes half as long again.
     """
     x = jnp.pad(x, ((0, 0), (padding, padding), (0, 0)))
-    if jax.default_backend() != "cpu":
+    if platform.name() != "cpu":
         return _conv(x, kernel, groups)
     parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
     return jnp.concatenate([_unfolding_conv(a, b) for a, b in parts], -1)

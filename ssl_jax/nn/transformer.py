@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.core import platform
+
 Array = jax.Array
 
 NORMS = ("pre", "post", "res_post")
@@ -256,7 +258,7 @@ class Transformer(nn.Module):
     ) -> Encoded:
         """x (B, T, D), valid (B, T) -> Encoded; `bias` is added to the scores of every layer."""
         o = self.options
-        unroll = jax.default_backend() == "cpu" if o.unroll is None else o.unroll
+        unroll = platform.name() == "cpu" if o.unroll is None else o.unroll
 
         def layer(block: Block, x: Array, drop_path: Array) -> tuple[Array, tuple[Array, Array]]:
             y, ffn = block(x, valid, bias, drop_path, train)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.core import platform
 from ssl_jax.core.types import Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -97,7 +98,7 @@ def power_spectrum(x: Array, n_fft: int, dft: str = "auto") -> Array:
     dft: "rfft", "matmul" (two products with full precision, the fast way on TPU), or "auto".
     """
     if dft == "auto":
-        dft = "matmul" if jax.default_backend() == "tpu" else "rfft"
+        dft = "matmul" if platform.name() == "tpu" else "rfft"
     if dft == "rfft":
         spectrum = jnp.fft.rfft(x, n_fft)
         return jnp.square(spectrum.real) + jnp.square(spectrum.imag)

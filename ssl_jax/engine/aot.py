@@ -1,0 +1,188 @@
+"""The train step of a config ahead of time: traced and compiled without data or devices."""
+
+import dataclasses
+import importlib.util
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ssl_jax.core import chips, platform
+from ssl_jax.core import config as config_lib
+from ssl_jax.core import mesh as mesh_lib
+from ssl_jax.core.types import Method, TrainState, Tree
+from ssl_jax.engine import collectives, flops, optim, shapes
+from ssl_jax.engine import step as step_lib
+
+# of a run over data of unknown size; only the schedule, which costs nothing, reads it
+EXAMPLES = 10_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A train step over devices that need not exist; everything in it is abstract.
+
+    state and shardings: all arrays of training and where they lie. batch: one global batch of
+    the longest bucket. jitted: the function that the loop calls, as run(state, totals, batch).
+    platform: what it is traced for.
+    """
+
+    mesh: Mesh
+    state: TrainState
+    shardings: TrainState
+    totals: Tree
+    batch: dict[str, jax.ShapeDtypeStruct]
+    jitted: Any
+    platform: str
+
+    def trace(self) -> Any:
+        """Returns the jaxpr of one step over the global batch."""
+        return self._traced().jaxpr
+
+    def flops(self) -> float:
+        """Returns the floating-point operations of one step, of all chips together."""
+        return flops.count(self.trace())
+
+    def compile(self) -> "Compiled":
+        """Compiles the step for the devices of the mesh."""
+        with platform.planned(self.platform):
+            done = self._traced().lower().compile()
+        return Compiled(done, memory(done), collectives.parse(done.as_text(), self.mesh.size))
+
+    def held(self) -> dict[str, int]:
+        """Returns the bytes a chip holds between steps: parameters, optimizer, extra, batch."""
+        state = self.state
+        places = self.shardings
+        parts = {
+            "parameters": (state.params, places.params),
+            "optimizer": (state.opt_state, places.opt_state),
+            "extra": (state.extra, places.extra),
+            "batch": (self.batch, mesh_lib.batch_sharding(self.mesh)),
+        }
+        return {name: chip_bytes(*part) for name, part in parts.items()}
+
+    def _traced(self) -> Any:
+        with platform.planned(self.platform):
+            return self.jitted.trace(self.state, self.totals, self.batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A compiled step, its memory by kind and its collectives, all of one chip."""
+
+    executable: Any
+    memory: dict[str, int]
+    collectives: list[collectives.Collective]
+
+
+def build(
+    config: ConfigDict,
+    make_method: Callable[[], Method],
+    devices: Sequence[Any],
+    platform_name: str,
+    examples: int = EXAMPLES,
+) -> Program:
+    """Returns the train step of `config` over `devices`, as the train command would compile it.
+
+    make_method: builds the method, when what it is built for is known. platform_name: cpu, gpu
+    or tpu, which may differ from that of `devices`. Raises ValueError where the mesh does not
+    cover the devices or the batch does not divide over them.
+    """
+    mesh = mesh_lib.make_mesh(config.mesh, list(devices))
+    check_batch(config, mesh)
+    with platform.planned(platform_name):
+        method = step_lib.gather_when_used(make_method(), mesh)
+        batch = shapes.global_batch(config, method)
+        tx, schedule = _optimizer(config, method, batch, examples)
+        state = step_lib.abstract_state(method, tx, batch)
+        shardings = step_lib.state_sharding(state, method.rules, mesh)
+        step = step_lib.make_step(method, tx, schedule, config.train.accumulate)
+        compiled: Any = step_lib.compile_step(step, mesh, shardings, (state, batch))
+        totals = jax.eval_shape(compiled.zeros)
+    return Program(mesh, state, shardings, totals, batch, compiled.run, platform_name)
+
+
+def devices_of(topology: chips.Topology) -> list[Any]:
+    """Returns the devices of a topology: of a TPU as libtpu describes it, else those of JAX.
+
+    Raises ImportError without libtpu, ConfigError with fewer devices than chips.
+    """
+    chip = topology.chip
+    if chip.platform == "tpu":
+        if importlib.util.find_spec("libtpu") is None:
+            raise ImportError(
+                f"to compile for {chip.name} install the package libtpu, which needs no TPU"
+            )
+        options: dict[str, Any] = {"num_slices": topology.slices} if topology.slices > 1 else {}
+        if chip.name == "v4":  # its two cores are one device
+            options["chip_config_name"] = "megacore"
+        name = f"{chip.name}:{topology.shape}"
+        return list(topologies.get_topology_desc(name, "tpu", **options).devices)
+    found = jax.devices()
+    if len(found) < topology.chips:
+        raise config_lib.ConfigError(
+            f"{len(found)} devices stand for {topology.chips} chips: start the process with "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={topology.chips}"
+        )
+    return found[: topology.chips]
+
+
+def check_batch(config: ConfigDict, mesh: Mesh) -> None:
+    """Raises ValueError unless every micro-batch of the global batch divides over the mesh."""
+    size, parts = config.data.batch_size, config.train.accumulate
+    mesh_lib.check_batch(mesh, size)
+    ways = math.prod(mesh.shape[axis] for axis in mesh_lib.BATCH_AXES)
+    if size % (ways * parts):
+        near = max(ways * parts, size // (ways * parts) * ways * parts)
+        raise config_lib.ConfigError(
+            f"config.train.accumulate {parts} makes micro-batches of config.data.batch_size "
+            f"{size} that do not divide over {ways} data ways: use config.data.batch_size={near}"
+        )
+
+
+def memory(executable: Any) -> dict[str, int]:
+    """Returns bytes of one chip: arguments, outputs beside those in place, temporaries, code."""
+    found = executable.memory_analysis()
+    return {
+        "arguments": found.argument_size_in_bytes,
+        "outputs": found.output_size_in_bytes - found.alias_size_in_bytes,
+        "temporaries": found.temp_size_in_bytes,
+        "code": found.generated_code_size_in_bytes,
+    }
+
+
+def chip_bytes(tree: Tree, shardings: Tree) -> int:
+    """Returns the bytes of a tree on one chip; `shardings` is a tree, or one for all leaves."""
+    if isinstance(shardings, jax.sharding.Sharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+    sizes = jax.tree.map(
+        lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, tree, shardings
+    )
+    return sum(jax.tree.leaves(sizes))
+
+
+def _optimizer(config: ConfigDict, method: Method, batch: Tree, examples: int) -> tuple:
+    params, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
+    seconds = config.data.batch_size * float(config.data.buckets[-1])
+
+    def to_steps(duration: int | str, total: int | None = None) -> int:
+        return config_lib.steps(
+            duration,
+            batch_size=config.data.batch_size,
+            examples=examples,
+            seconds_per_step=seconds,
+            total=total,
+        )
+
+    whole = to_steps(config.train.duration)
+    return optim.make(
+        config.optim,
+        params,
+        total_steps=whole,
+        to_steps=lambda duration: to_steps(duration, whole),
+        depth=optim.depth(params),
+    )

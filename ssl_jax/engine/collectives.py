@@ -1,0 +1,145 @@
+"""What chips send each other in a step: the collectives of a compiled program, from its text.
+
+A collective inside a loop counts as often as the loop runs. The text is that of
+`compiled.as_text()`, one program that every chip runs, so sizes are those of one chip.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Sequence
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+WIDTHS = {"pred": 1, "c64": 8, "c128": 16, "token": 0}
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+_SHAPE = re.compile(r"\b([a-z]+\d*(?:e\d\w*)?)\[([\d,]*)\]")
+_CALLED = re.compile(r"\b(calls|to_apply|body|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)")
+_CONSTANT = re.compile(r"^s(?:32|64)\[\][^ ]* constant\((-?\d+)\)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One exchange: its kind, what a chip puts in, among how many chips, how often a step."""
+
+    kind: str
+    bytes: int
+    group: int
+    times: float
+
+    @property
+    def sent(self) -> float:
+        """Bytes that a chip sends in a step, by the ring algorithms."""
+        others = self.group - 1
+        factor = {
+            "all-reduce": 2 * others / self.group,
+            "all-gather": others,
+            "reduce-scatter": others / self.group,
+            "all-to-all": others / self.group,
+            "collective-permute": 1.0,
+        }
+        return self.times * self.bytes * factor[self.kind]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    name: str
+    type: str
+    opcode: str
+    rest: str
+
+
+def parse(text: str, chips: int) -> list[Collective]:
+    """Returns the collectives of a compiled program over `chips` chips, those of one chip left
+    out. Raises ValueError for a loop around one whose length the text does not say."""
+    computations, entry = _read(text)
+    types = {line.name: line.type for lines in computations.values() for line in lines}
+    found = []
+    for line, times in _walk(computations, entry, 1.0):
+        kind = next((k for k in KINDS if line.opcode in (k, f"{k}-start")), None)
+        if kind is None:
+            continue
+        operands = re.findall(r"%([\w.\-]+)", line.rest.split("), ")[0])
+        group = _group(line.rest, chips)
+        if group > 1:
+            size = sum(size_of(types[name]) for name in operands)
+            found.append(Collective(kind, size, group, times))
+    return found
+
+
+def totals(found: Sequence[Collective]) -> dict[str, dict[str, float]]:
+    """Returns {kind: count, bytes a chip puts in, bytes it sends} of one step."""
+    out: dict[str, dict[str, float]] = {}
+    for c in found:
+        row = out.setdefault(c.kind, {"count": 0.0, "bytes": 0.0, "sent": 0.0})
+        row["count"] += c.times
+        row["bytes"] += c.times * c.bytes
+        row["sent"] += c.sent
+    return out
+
+
+def size_of(type_text: str) -> int:
+    """Returns the bytes of an array type such as f32[8,64]{1,0}, or of a tuple of them."""
+    total = 0
+    for kind, shape in _SHAPE.findall(type_text):
+        bits = re.search(r"\d+", kind)
+        width = WIDTHS[kind] if kind in WIDTHS else int(bits[0]) / 8 if bits else 0
+        total += math.ceil(width * math.prod(int(n) for n in shape.split(",") if n))
+    return total
+
+
+def _read(text: str) -> tuple[dict[str, list[_Line]], str]:
+    """Returns the instructions of each computation, and the name of the first to run."""
+    computations: dict[str, list[_Line]] = {}
+    entry, lines = "", []
+    for row in text.splitlines():
+        if head := _COMPUTATION.match(row):
+            lines = computations.setdefault(head[2], [])
+            entry = head[2] if head[1] else entry
+        elif part := _INSTRUCTION.match(row):
+            lines.append(_Line(*part.groups()))
+    return computations, entry
+
+
+def _walk(
+    computations: dict[str, list[_Line]], name: str, times: float
+) -> Iterator[tuple[_Line, float]]:
+    for line in computations[name]:
+        yield line, times
+        if line.opcode.endswith(("-done", "-update")):
+            continue  # names again what its start ran
+        for role, called in _CALLED.findall(line.rest):
+            for inner in re.findall(r"[\w.\-]+", called):
+                inside = list(_walk(computations, inner, 1.0))
+                if not any(x.opcode.startswith(KINDS) for x, _ in inside):
+                    continue
+                often = _trips(line, computations) if role == "body" else 1.0
+                yield from ((x, times * often * n) for x, n in inside)
+
+
+def _trips(loop: _Line, computations: dict[str, list[_Line]]) -> float:
+    """Returns how often a loop runs: stated by the compiler, or counted up to a constant."""
+    if stated := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest):
+        return float(stated[1])
+    condition = re.search(r"\bcondition=%?([\w.\-]+)", loop.rest)
+    lines = computations[condition[1]] if condition else []
+    ends = [_CONSTANT.match(f"{x.type} {x.opcode}({x.rest}") for x in lines]
+    numbers = {int(m[1]) for m in ends if m}
+    if len(numbers) != 1:
+        raise ValueError(f"the loop {loop.name} has collectives and no known length")
+    return float(numbers.pop())
+
+
+def _group(attributes: str, chips: int) -> int:
+    """Returns how many chips exchange: replica_groups as a list, as an iota, or as mesh axes."""
+    if re.search(r"source_target_pairs=\{\{", attributes):
+        return 2
+    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
+        return len(listed[1].split(","))
+    if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
+        return int(iota[1])
+    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\].*? \{([^}]*)\}", attributes):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", mesh[2]))
+    return chips

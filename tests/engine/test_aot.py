@@ -1,0 +1,144 @@
+"""The step of a config is built from the config alone, as the train command would build it."""
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from ssl_jax import plan
+from ssl_jax.core import chips, config
+from ssl_jax.core.config import ConfigError
+
+
+def load(root, name, *overrides):
+    return config.load(str(root / "configs" / name), overrides)
+
+
+def test_state_and_batch_have_the_bytes_of_their_arrays(root):
+    toy = load(root, "data2vec2/image.py:toy")
+    made = plan.program(toy, "h100:1")
+    count = sum(math.prod(x.shape) for x in jax.tree.leaves(made.state.params))
+    held = made.held()
+    assert held["parameters"] == 4 * count
+    assert held["optimizer"] >= 2 * held["parameters"]  # two moments, and counters
+    assert 0 < held["extra"] <= held["parameters"]  # the teacher's average
+    assert held["batch"] == 4 * (16 * 16 * 3 + 4 + 4)
+    assert made.batch["image"] == jax.ShapeDtypeStruct((4, 16, 16, 3), "uint8")
+
+
+def test_a_gpu_computes_in_bfloat16_and_loops_over_its_layers(root):
+    toy = load(root, "mae/image.py:toy", "config.precision=auto")
+    on = {name: str(plan.program(toy, name).trace()) for name in ("h100:1", "cpu:1")}
+    assert "bf16[" in on["h100:1"] and "bf16[" not in on["cpu:1"]
+    assert "unroll=2" not in on["h100:1"] and "unroll=2" in on["cpu:1"]
+
+
+def test_shapes_come_from_the_config(root):
+    made = plan.program(load(root, "hubert/audio.py", "config.data.batch_size=2"), "h100:1")
+    assert made.batch["audio"].shape == (2, 250_000)
+    assert made.batch["units"].shape == (2, 1, round(15.625 * 100))
+    spoken = plan.program(load(root, "ctc/speech.py:toy"), "cpu:1")
+    assert spoken.batch["transcript"].shape[0] == spoken.batch["audio"].shape[0]
+
+
+def test_compiled_step_has_memory_and_no_collective_on_one_device(root):
+    made = plan.program(load(root, "mae/image.py:toy"), "cpu:1")
+    compiled = made.compile()
+    assert compiled.memory["arguments"] >= sum(made.held().values())
+    assert compiled.memory["temporaries"] > 0
+    assert compiled.collectives == []
+
+
+@pytest.mark.parametrize(
+    ("topology", "words"),
+    [
+        ("v5e:3x3", "there is no topology 'v5e:3x3'.*v5e:2x4"),
+        ("v9:2x2", "there is no topology 'v9:2x2'.*v5e:1x1 to v5e:16x16.*h100:N"),
+        ("h100:0", "there is no topology 'h100:0': use h100:8"),
+        ("cpu:4096", "1 devices stand for 4096 chips.*device_count=4096"),
+    ],
+)
+def test_a_topology_that_does_not_exist_is_named_with_those_that_do(root, topology, words):
+    with pytest.raises(ConfigError, match=words):
+        plan.program(load(root, "mae/image.py:toy"), topology)
+
+
+def test_names_of_topologies():
+    assert chips.topology("v5e:16x16").chips == 256
+    two = chips.topology("2xv5p:2x2x4")
+    assert (two.chip.name, two.shape, two.slices, two.chips) == ("v5p", "2x2x4", 2, 32)
+    assert chips.of_device("NVIDIA H100 80GB HBM3").name == "h100"
+    assert chips.of_device("TPU v5 lite").name == "v5e"
+    assert chips.of_device("TPU v5").name == "v5p"
+    assert chips.of_device("unheard of") is None
+
+
+def test_a_mesh_or_batch_that_does_not_fit_is_named(root):
+    devices = np.array(jax.devices() * 8)  # stand for eight
+    toy = "mae/image.py:toy"
+    with pytest.raises(ValueError, match=r"config\.mesh .*does not divide 8 devices"):
+        plan.program(load(root, toy, "config.mesh.fsdp=3"), "h100:8", devices)
+    with pytest.raises(ValueError, match=r"config\.data\.batch_size 4 does not divide.*such as 8"):
+        plan.program(load(root, toy), "h100:8", devices)
+    one = load(root, toy, "config.train.accumulate=3")
+    with pytest.raises(ConfigError, match=r"config\.train\.accumulate 3.*batch_size=3"):
+        plan.program(one, "h100:1")
+
+
+PROGRAM = """
+import json, sys
+from ssl_jax import plan
+from ssl_jax.core import config
+from ssl_jax.engine import collectives
+made = plan.program(config.load(sys.argv[1], sys.argv[3:]), sys.argv[2])
+done = made.compile()
+found = {"held": made.held(), "memory": done.memory, "flops": made.flops()}
+print(json.dumps(found | {"sent": collectives.totals(done.collectives)}))
+"""
+
+
+def compiled(root, name, topology, devices, *overrides):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(root / "configs" / name), topology, *overrides],
+        cwd=root,
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "TPU_SKIP_MDS_QUERY": "1",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_pieces_are_gathered_and_gradients_summed_on_eight_devices(root):
+    batch = "config.data.batch_size=8"
+    whole = compiled(root, "mae/image.py:toy", "cpu:8", 8, batch)
+    pieces = compiled(root, "mae/image.py:toy", "cpu:8", 8, batch, "config.mesh.fsdp=8")
+    # every chip sums the gradient of each parameter, once
+    assert whole["sent"]["all-reduce"]["bytes"] >= whole["held"]["parameters"]
+    assert whole["sent"]["all-reduce"]["bytes"] < 1.5 * whole["held"]["parameters"]
+    assert "all-gather" not in whole["sent"]
+    assert pieces["sent"]["all-gather"]["bytes"] > 0
+    assert pieces["held"]["parameters"] < 0.6 * whole["held"]["parameters"]
+    assert pieces["flops"] == whole["flops"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_a_step_compiles_for_a_tpu_that_is_not_there(root):
+    batch = "config.data.batch_size=8"
+    found = compiled(root, "mae/image.py:toy", "v5e:2x2", 1, batch, "config.mesh.fsdp=2")
+    assert found["memory"]["temporaries"] > 0
+    assert found["sent"]["all-gather"]["bytes"] > 0
