@@ -46,8 +46,12 @@ EXTRAS = {
     # torch reads and writes the files of other toolkits; pinned, since a newer one brings CUDA
     "interop": ["torch==2.13.0", "transformers>=5"],
     "log": ["tensorboardX>=2.6.4", "wandb>=0.20"],
+    # nbclient and ipykernel run the notebooks
     "test": [
+        "ipykernel>=6.29",
         "jiwer>=4.0",
+        "nbclient>=0.10",
+        "nbformat>=5.10",
         "pytest>=8.3",
         "pytest-xdist>=3.6",
         "scikit-learn>=1.6",

@@ -15,7 +15,8 @@ def base() -> ConfigDict:
             "precision": "auto",
             # -1: all devices that the other axes leave
             "mesh": {"slice": 1, "data": -1, "fsdp": 1, "model": 1},
-            # name: the module in ssl_jax/methods; the rest is its options
+            # name: the module in ssl_jax/methods, or one of your own that Python can import;
+            # the rest is its options
             "method": ConfigDict({"name": ""}),
             # a run folder whose parameters start this run, by equal path ('' = none)
             "init_from": "",

@@ -118,18 +118,16 @@ class Model:
         precision: str = "float32",
     ):
         """Builds the method that config names and restores its parameters; see `load`."""
-        import importlib
-
         import jax
 
+        from ssl_jax import methods
         from ssl_jax.engine import checkpoint
         from ssl_jax.evals.extract import Examples, Extractor
 
         self.config, self.step, self.classes = config, step, classes
         self.sample_rate = int(config.data.sample_rate)
         self._precision = precision
-        module = importlib.import_module(f"ssl_jax.methods.{config.method.name}")
-        self.method = module.make(
+        self.method = methods.find(config.method.name).make(
             config.method,
             precision=precision,
             sample_rate=self.sample_rate,

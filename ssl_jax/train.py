@@ -6,8 +6,6 @@ metrics.jsonl, skipped.jsonl (files that could not be used) and checkpoints/.
 """
 
 import argparse
-import importlib
-import pkgutil
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -83,13 +81,8 @@ def run(
 
 
 def make_method(config: ConfigDict, num_classes: int) -> Method:
-    """Returns the method of ssl_jax/methods/<config.method.name>.py."""
-    name = config.method.name
-    known = sorted(m.name for m in pkgutil.iter_modules(methods.__path__))
-    if name not in known:
-        hint = config_lib.suggest(name, known)
-        raise config_lib.ConfigError(f"config.method.name is {name!r}: {hint}")
-    return importlib.import_module(f"ssl_jax.methods.{name}").make(
+    """Returns the method of the module that config.method.name names; see `methods.find`."""
+    return methods.find(config.method.name).make(
         config.method,
         precision=config.precision,
         sample_rate=config.data.sample_rate,

@@ -201,7 +201,7 @@ UNLIKE = {"faiss": "faiss-cpu"}
     [
         ("ssl_jax", ("", "synth", "audio", "video", "music", "text", "eval", "interop", "log")),
         ("configs", ("",)),
-        ("experiments", ("", "synth", "eval", "interop")),
+        ("experiments", ("", "synth", "eval", "interop", "test")),
         ("tests", ("", "test", "synth", "interop", "log")),
     ],
 )

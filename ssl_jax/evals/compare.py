@@ -46,8 +46,9 @@ def _truth(pooled: Pooled, fields: Mapping[str, np.ndarray], kind: str) -> marbl
 
 
 def row(features: str, name: str, splits: Mapping[str, Pooled], classes: int) -> dict[str, Any]:
-    """Runs one of PROBES -> {features, probe, layer, selection, test}: accuracies, one per seed.
+    """Runs one of PROBES -> {features, probe, layer, selection, test, layers}: one value per seed.
 
+    Values are accuracies; `layers` has those of the test split by layer, each at its own options.
     splits: labelled features of train, valid, test. Layer and options are chosen on valid and
     test is reported; without test, valid is, and a fifth of train chooses. Raises ValueError
     with neither.
@@ -63,6 +64,7 @@ def row(features: str, name: str, splits: Mapping[str, Pooled], classes: int) ->
         )
         layer = scores.layer
         selection, tested = [float(scores.select[layer])], [float(scores.test[layer])]
+        layers = {n: [float(value)] for n, value in enumerate(scores.test)}
     else:
         if select is None:
             out = held_out(train[1])
@@ -71,12 +73,14 @@ def row(features: str, name: str, splits: Mapping[str, Pooled], classes: int) ->
         rate, place = grid.best()
         layer, tested = grid.layers[place], grid.chosen().tolist()
         selection = grid.select[:, rate, place].tolist()
+        layers = {n: values.tolist() for n, values in grid.by_layer().items()}
     return {
         "features": features,
         "probe": name,
         "layer": layer,
         "selection": selection,
         "test": tested,
+        "layers": {layer_name(n): values for n, values in layers.items()},
     }
 
 

@@ -1,7 +1,6 @@
 """Weights of other libraries as run folders of this one, and back; the maps are in `hub`."""
 
 import dataclasses
-import importlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from ssl_jax import methods
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import tree as tree_lib
@@ -142,8 +142,7 @@ def _units(found: Source) -> tuple[str, ...]:
 
 
 def _method(config: ConfigDict) -> Method:
-    module = importlib.import_module(f"ssl_jax.methods.{config.method.name}")
-    return module.make(
+    return methods.find(config.method.name).make(
         config.method,
         precision=config.precision,
         sample_rate=config.data.sample_rate,

@@ -21,6 +21,7 @@ def test_test_is_reported_and_validation_chooses(splits, name):
     assert (row["features"], row["probe"]) == ("x", name)
     assert row["layer"] in (2, probe.MIX)
     assert min(row["test"]) > 0.97 and len(row["test"]) == len(row["selection"])
+    assert row["layers"][compare.layer_name(row["layer"])] == row["test"] and len(row["layers"]) > 1
     shuffled = Pooled(test.features, test.ids, np.roll(test.labels, 1))
     other = compare.row("x", name, {"train": train, "valid": valid, "test": shuffled}, 5)
     assert max(other["test"]) < 0.5 and other["selection"] == row["selection"]

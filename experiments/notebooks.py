@@ -1,0 +1,139 @@
+"""Runs the notebooks and keeps what they show: python experiments/notebooks.py [notebooks/x.ipynb]
+
+Without a name, all of them. Every notebook runs from its first cell in a new kernel; its outputs
+are shortened, freed from what is of this machine alone, and written back into the file. Needs the
+extra `test`. A notebook's cell with the tag "parameters" says what it costs; the tests run it with
+smaller ones.
+"""
+
+import argparse
+import ast
+import base64
+import io
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+HERE = ROOT / "notebooks"
+LOG_LINES = 4  # of a longer error stream only the last ones are kept
+COLOURS = 128  # of a kept picture
+_NOISE = re.compile(r"^(WARNING:absl|I\d{4} |W\d{4} |E\d{4} )")
+
+
+def names() -> list[Path]:
+    """Returns the notebooks in the order of their names."""
+    return sorted(HERE.glob("*.ipynb"))
+
+
+def run(path: Path, parameters: Mapping[str, Any], timeout: float = 600.0) -> Any:
+    """Returns the notebook executed from a new kernel, with other values of its parameters.
+
+    timeout: seconds of a cell. Raises KeyError for a parameter that it does not have, and
+    nbclient's CellExecutionError where a cell fails.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    cell = parameter_cell(notebook)
+    kept = cell.source
+    unknown = set(parameters) - set(assigned(kept))
+    if unknown:
+        raise KeyError(f"{path.name} has no parameter {sorted(unknown)}: {assigned(kept)}")
+    cell.source += "".join(f"\n{name} = {value!r}" for name, value in parameters.items())
+    where = {"metadata": {"path": str(path.parent)}}
+    client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources=where)
+    client.execute()
+    cell.source = kept
+    return notebook
+
+
+def parameter_cell(notebook: Any) -> Any:
+    """Returns the one cell with the tag "parameters"."""
+    (cell,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", ())]
+    return cell
+
+
+def assigned(source: str) -> list[str]:
+    """Returns the names that the lines of a cell assign."""
+    nodes = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    return [target.id for node in nodes for target in node.targets if isinstance(target, ast.Name)]
+
+
+def tidy(notebook: Any, root: Path = ROOT) -> None:
+    """Makes the outputs fit to be kept: short logs, small pictures, no path of this machine."""
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if "outputs" in cell:
+            cell.outputs = _joined(cell.outputs)
+        for output in cell.get("outputs", ()):
+            if output.output_type == "stream":
+                output.text = _short(_local(output.text, root), output.name == "stderr")
+            for kind, value in output.get("data", {}).items():
+                if kind == "image/png":
+                    output.data[kind] = _small(value)
+                elif isinstance(value, str):
+                    output.data[kind] = _local(value, root)
+        if "outputs" in cell:
+            cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.text]
+    notebook.metadata.language_info = {"name": "python"}
+
+
+def _joined(outputs: Sequence[Any]) -> list[Any]:
+    """Returns the outputs of a cell with one stream of each name, where the first of it was."""
+    kept: list[Any] = []
+    for output in outputs:
+        same = [o for o in kept if output.output_type == "stream" and o.get("name") == output.name]
+        if same:
+            same[0].text += output.text
+        else:
+            kept.append(output)
+    return kept
+
+
+def _local(text: str, root: Path) -> str:
+    """Returns text with paths as seen from the root of the repository, or from home."""
+    for place, name in ((str(root), "."), (str(Path.home()), "~"), (os.uname().nodename, "host")):
+        text = text.replace(place, name)
+    return text
+
+
+def _short(text: str, is_log: bool) -> str:
+    """Returns what a terminal would show of a stream; of a long log the end."""
+    lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
+    lines = [line for line in lines if not _NOISE.match(line)]
+    while lines and not lines[-1]:
+        lines.pop()
+    if is_log and len(lines) > LOG_LINES:
+        lines = ["...", *lines[-LOG_LINES:]]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _small(picture: str) -> str:
+    """Returns a PNG in base64 with a palette, a third as large."""
+    image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
+    out = io.BytesIO()
+    image.quantize(COLOURS, dither=Image.Dither.NONE).save(out, "png", optimize=True)
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the named notebooks and writes them back."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("notebooks", nargs="*", type=Path, default=names())
+    for path in parser.parse_args(argv).notebooks:
+        start = time.monotonic()
+        notebook = run(path, {})
+        tidy(notebook)
+        nbformat.write(notebook, path)
+        size = path.stat().st_size / 1000
+        print(f"{path.name}: {time.monotonic() - start:.0f} s, {size:.0f} kB", flush=True)
+
+
+if __name__ == "__main__":
+    main()

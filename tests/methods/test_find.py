@@ -1,0 +1,50 @@
+"""What config.method.name finds: a file of ssl_jax/methods, or a module of the user's own."""
+
+import pytest
+
+from ssl_jax import methods
+from ssl_jax.core.config import ConfigError
+
+OWN = "def make(config, *, precision, sample_rate, num_classes):\n    return {kind!r}, config\n"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of PYTHONPATH."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_a_file_of_the_package_by_its_name():
+    assert methods.find("data2vec").__name__ == "ssl_jax.methods.data2vec"
+
+
+def test_a_module_of_ones_own_alone_or_in_a_package(folder):
+    (folder / "own_method_a.py").write_text(OWN.format(kind="alone"))
+    (folder / "own_package").mkdir()
+    (folder / "own_package" / "inner.py").write_text(OWN.format(kind="inner"))
+    options = {"precision": "float32", "sample_rate": 16000, "num_classes": 0}
+    assert methods.find("own_method_a").make(3, **options) == ("alone", 3)
+    assert methods.find("own_package.inner").make(4, **options) == ("inner", 4)
+
+
+def test_the_package_goes_before_a_module_of_the_same_name(folder):
+    (folder / "data2vec.py").write_text(OWN.format(kind="impostor"))
+    assert methods.find("data2vec").__name__ == "ssl_jax.methods.data2vec"
+
+
+@pytest.mark.parametrize("name", ["data2vek", "no_such.method", "", ".data2vec"])
+def test_a_name_of_nothing_is_one_error(name):
+    with pytest.raises(ConfigError, match=r"config\.method\.name is .*or a module of yours"):
+        methods.find(name)
+
+
+def test_a_typing_error_names_the_closest():
+    with pytest.raises(ConfigError, match="did you mean 'data2vec'"):
+        methods.find("data2vek")
+
+
+def test_a_module_without_make_says_what_to_write(folder):
+    (folder / "own_method_b.py").write_text("WIDTH = 3\n")
+    with pytest.raises(ConfigError, match=r"own_method_b\.py has no function make: write make"):
+        methods.find("own_method_b")

@@ -1,0 +1,150 @@
+"""The notebooks: in order as they are kept, and running from the first cell to the last, small."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from experiments import notebooks as experiment
+
+ROOT = Path(__file__).resolve().parents[1]
+KILOBYTES = 300
+LOG_LINES = 12
+# the parameters with which a notebook runs here, and how many pictures it shows
+TOYS = {
+    "quickstart": ({"CLIPS": {"train": 60, "valid": 20, "test": 20}, "STEPS": 8}, 4),
+}
+
+
+def _install():
+    """Returns the module of the first cells, which stands outside the package."""
+    path = ROOT / "notebooks" / "install.py"
+    spec = importlib.util.spec_from_file_location("install", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+install = _install()
+PATHS = experiment.names()
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+def notebook(request):
+    """Every notebook as it is kept."""
+    return nbformat.read(request.param, as_version=4)
+
+
+def outputs(notebook):
+    """Yields every output of a notebook."""
+    for cell in notebook.cells:
+        yield from cell.get("outputs", ())
+
+
+def test_every_notebook_is_run_by_the_tests():
+    assert [path.stem for path in PATHS] == sorted(TOYS)
+
+
+def test_a_notebook_is_valid_small_and_without_errors(notebook, request):
+    nbformat.validate(notebook)
+    path = request.node.callspec.params["notebook"]
+    assert path.stat().st_size < KILOBYTES * 1000
+    assert not [o for o in outputs(notebook) if o.output_type == "error"]
+    streams = [o for o in outputs(notebook) if o.output_type == "stream"]
+    long = [o.text for o in streams if len(o.text.splitlines()) > LOG_LINES and o.name == "stderr"]
+    assert not long
+
+
+def test_a_notebook_names_no_place_of_one_machine(notebook):
+    text = nbformat.writes(notebook)
+    places = (str(ROOT), str(Path.home()), "/tmp/", "/content/", "/usr/")
+    assert not [place for place in places if place in text]
+    assert not re.search(r"https?://(localhost|127|10\.|192\.168)", text)
+
+
+def test_a_notebook_says_what_it_is_and_installs_first(notebook):
+    title, first, *rest = notebook.cells
+    assert title.cell_type == "markdown" and title.source.startswith("# ")
+    assert "Colab" in title.source and "REPO" in title.source
+    code = nbformat.read(PATHS[0], as_version=4).cells[1]
+    assert first.cell_type == "code" and first.source == code.source
+    assert first.source.count('REPO = ""') == 1 and "install.ready()" in first.source
+    assert "RUNS" in experiment.assigned(experiment.parameter_cell(notebook).source)
+    assert len(rest) > 3
+
+
+def test_outputs_are_made_fit_to_be_kept():
+    log = "a parameter\n" * 30 + "step 1\rstep 2\rstep 3   \nWARNING:absl: x\nlast\n"
+    stream = nbformat.v4.new_output("stream", name="stderr", text=log)
+    more = nbformat.v4.new_output("stream", name="stderr", text=f"in {ROOT}/runs\n\n")
+    shown = nbformat.v4.new_output("stream", name="stdout", text="table\n" * 30)
+    cell = nbformat.v4.new_code_cell("1", outputs=[stream, more, shown])
+    found = nbformat.v4.new_notebook(cells=[cell])
+    experiment.tidy(found)
+    logged, table = found.cells[0].outputs
+    assert logged.text.splitlines() == ["...", "a parameter", "step 3", "last", "in ./runs"]
+    assert table.text == "table\n" * 30
+
+
+@pytest.mark.parametrize(
+    ("here", "wanted", "kept"),
+    [
+        ({}, [], []),
+        ({"jax": "0.10.2", "jaxlib": "0.10.2"}, [], ["jax==0.10.2", "jaxlib==0.10.2"]),
+        ({"jax": "0.12.0.1", "libtpu": "0.0.50"}, [], ["jax==0.12.0.1"]),
+        ({"jax": "0.7.2", "jax-cuda12-plugin": "0.7.2"}, ["jax[cuda12]>=0.10.2"], []),
+        ({"jax": "0.7.2", "libtpu": "0.0.17"}, ["jax[tpu]>=0.10.2"], []),
+        ({"jax": "0.7.2"}, ["jax>=0.10.2"], []),
+    ],
+)
+def test_a_jax_that_will_do_stays(here, wanted, kept):
+    assert install.plan(here, "0.10.2") == (wanted, kept)
+
+
+def test_the_oldest_jax_is_that_of_setup():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", install.lowest((ROOT / "setup.py").read_text()))
+
+
+@pytest.mark.parametrize("missing", ["ssl_jax", "espeakng-loader", None])
+def test_pip_is_called_only_for_what_is_missing(monkeypatch, missing):
+    here = {name: "1.0" for name in install.NEEDED if name != missing} | {"jax": "99.0"}
+    calls = []
+
+    def pip(command, check):
+        calls.append((command, Path(command[command.index("--constraint") + 1]).read_text()))
+
+    monkeypatch.setattr(install, "versions", lambda: here)
+    monkeypatch.setattr(install.subprocess, "run", pip)
+    install.ready()
+    assert len(calls) == (missing is not None)
+    for command, constraints in calls:
+        assert command[:3] == [sys.executable, "-m", "pip"]
+        assert f"{ROOT}[synth]" in command and constraints == "jax==99.0\n"
+
+
+def test_what_was_imported_before_it_was_renewed_asks_for_a_restart(monkeypatch):
+    monkeypatch.setattr(install, "NEEDED", ("no-such-distribution",))
+    monkeypatch.setattr(install.subprocess, "run", lambda command, check: None)
+    install.ready()  # nothing changed
+    monkeypatch.setattr(install, "imported", lambda: {"numpy": "1.0"})
+    with pytest.raises(RuntimeError, match=r"numpy was renewed .* restart the session"):
+        install.ready()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(TOYS))
+def test_a_notebook_runs_from_its_first_cell_to_its_last(name, tmp_path):
+    parameters, pictures = TOYS[name]
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    found = experiment.run(path, parameters | {"RUNS": str(tmp_path)})
+    shown = [o for o in outputs(found) if "image/png" in o.get("data", {})]
+    assert len(shown) == pictures
+    assert list(tmp_path.iterdir())
+
+
+def test_an_unknown_parameter_is_an_error():
+    with pytest.raises(KeyError, match=r"no parameter .*STAPS"):
+        experiment.run(PATHS[0], {"STAPS": 3})
