@@ -15,6 +15,7 @@ KILOBYTES = 300
 LOG_LINES = 12
 # the parameters with which a notebook runs here, and how many pictures it shows
 TOYS = {
+    "own_method": ({"CLIPS": {"train": 60, "valid": 20, "test": 20}, "STEPS": 8}, 2),
     "quickstart": ({"CLIPS": {"train": 60, "valid": 20, "test": 20}, "STEPS": 8}, 4),
 }
 

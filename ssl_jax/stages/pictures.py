@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from ssl_jax.stages.report import COLOURS
 
@@ -80,7 +81,7 @@ def layers(
         ax.plot(list(found), values.mean(1), "o-", color=colour, label=name)
         ax.fill_between(list(found), values.min(1), values.max(1), color=colour, alpha=0.2, lw=0)
     ax.set(title=title, xlabel="layer (0: input of the first block)", ylabel=label)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False)
 
 
@@ -102,7 +103,7 @@ def embedding_map(
             continue
         colour = colours[i % len(colours)]
         ax.plot(*own.T, "o" if i < len(colours) else "^", color=colour, ms=3, alpha=0.5, mew=0)
-        middle = np.median(own, 0)
+        x, y = np.median(own, 0)
         box = {"facecolor": "white", "edgecolor": colour, "pad": 1.5, "alpha": 0.85}
-        ax.text(*middle, name, ha="center", va="center", fontsize=9, bbox=box)
+        ax.text(x, y, name, ha="center", va="center", fontsize=9, bbox=box)
     ax.set(title=title, xticks=[], yticks=[])
