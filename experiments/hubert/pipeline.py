@@ -26,7 +26,7 @@ from ssl_jax.stages.graph import Stage
 
 OPTIONS = {
     # utterances of about 3 s that are synthesized, and those of digits
-    "train": 900,
+    "train": 3000,
     "test": 100,
     "digits": 300,
     "speech": "",  # more speech to pre-train on: a folder with index.tsv
@@ -34,12 +34,12 @@ OPTIONS = {
     "iterations": 2,
     "seeds": 3,
     # updates of the first iteration; wav2vec 2.0 has as many as all iterations together
-    "steps": 1200,
+    "steps": 6000,
     "later": 1.6,  # times as many for each later iteration, as in the paper
     "batch": 4,  # crops of 2 s
     "lr": 2e-3,
     "clusters": 100,
-    "layer": 2,  # whose features are clustered, from 1; 0: the best of the iteration by PNMI
+    "layer": 3,  # whose features are clustered, from 1; 0: the best of the iteration by PNMI
     "labels": 60,  # utterances with a transcript
     "finetune_steps": 300,  # 0: neither wav2vec 2.0 nor recognition
     "out": "",
@@ -47,13 +47,12 @@ OPTIONS = {
 HERE = pathlib.Path(__file__).resolve().parent
 CROP = 2.0  # seconds
 # of all encoders: one frame every 20 ms, as in the paper. A first convolution of stride 20, not 5,
-# halves the time of a step, and pre-norm blocks on normalized clips learn in fewer of them.
+# halves the time of a step, and normalized clips are learned in fewer of them.
 SIZE = {"depth": 3, "width": 96, "heads": 4, "mlp_width": 384, "conv_channels": 64}
 SIZE |= {"conv_kernels": (80, 8, 4), "conv_strides": (20, 4, 4), "position_kernel": 32}
-SIZE |= {"norm": "pre", "conv_norm": "layer", "normalize": True, "grad_mult": 1.0}
+SIZE |= {"norm": "post", "conv_norm": "layer", "normalize": True, "grad_mult": 1.0}
 QUIET = ("dropout", "attention_dropout", "embed_dropout", "input_dropout", "layerdrop")
-# of masked frames alone nothing is learned in so few updates, but how frequent each unit is; nor of
-# spans of 10 frames
+# of masked frames alone hardly more is learned in so few updates than how frequent each unit is
 LOSS = {"unmasked": 1.0, "penalty": 0.1}
 MASK = {"prob": 0.5, "length": 5}
 SHARES = (0.1, 0.2)  # of the training utterances that are clustered: of MFCC, of a model's features

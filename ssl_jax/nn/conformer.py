@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.core import platform
 from ssl_jax.nn.transformer import (
     REMAT,
     Encoded,
     TransformerOptions,
     dense,
     layer_norm,
+    unrolled,
 )
 
 Array = jax.Array
@@ -248,7 +248,7 @@ class Conformer(nn.Module):
     def __call__(self, x: Array, valid: Array, train: bool) -> Encoded:
         """x (B, T, D), valid (B, T) -> Encoded."""
         o = self.options
-        unroll = platform.name() == "cpu" if o.unroll is None else o.unroll
+        unroll = unrolled(o)
 
         def layer(block: ConformerBlock, x: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
             y, ffn = block(x, valid, train)

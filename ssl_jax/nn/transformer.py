@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.core import platform
+from ssl_jax.nn import attention
 
 Array = jax.Array
 
@@ -59,7 +60,7 @@ class TransformerOptions:
     eps: float = 1e-5
     init: str = "bert"
     remat: str = "none"  # none | full | dots | dots_no_batch
-    unroll: bool | None = None  # None: one compiled block per layer on CPU, a loop elsewhere
+    unroll: bool | None = None  # None: see `unrolled`
 
     def __post_init__(self) -> None:
         for key, choices in (("norm", NORMS), ("init", INITS), ("remat", ("none", *REMAT))):
@@ -78,6 +79,19 @@ class TransformerOptions:
                 f"config.method.encoder.heads {self.heads} does not divide "
                 f"config.method.encoder.width {self.width}: use a divisor, such as 1"
             )
+
+
+def unrolled(options: TransformerOptions) -> bool:
+    """Returns whether every layer is compiled for itself, in place of a loop over one block.
+
+    A loop compiles in the time of one layer, and is what a TPU wants. On CPU it costs speed; on a
+    GPU too, which copies parameters and activations in and out at every turn (a fifth of a step
+    of data2vec 2.0 on an H100), so that stacks of up to 24 layers are unrolled there.
+    """
+    if options.unroll is not None:
+        return options.unroll
+    device = platform.name()
+    return device == "cpu" or (device == "gpu" and options.depth <= 24)
 
 
 def check_share(key: str, value: float) -> None:
@@ -157,6 +171,10 @@ class Attention(nn.Module):
                 ("value", o.qkv_bias),
             )
         )
+        dropout = o.attention_dropout if train else 0.0
+        if attention.has_kernel(head, self.dtype, bias, dropout):
+            y = attention.in_one_kernel(query, key, value, valid).reshape(x.shape)
+            return self._out(y)
         scores = jnp.einsum(
             "bqhd,bkhd->bhqk", query * head**-0.5, key, preferred_element_type=jnp.float32
         )
@@ -167,6 +185,10 @@ class Attention(nn.Module):
         weights = jax.nn.softmax(scores, axis=-1)
         weights = nn.Dropout(o.attention_dropout, deterministic=not train)(weights)
         y = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(self.dtype), value).reshape(x.shape)
+        return self._out(y)
+
+    def _out(self, y: Array) -> Array:
+        o = self.options
         return dense(o.width, o, self.dtype, "out")(y) if o.out_proj else y
 
 
@@ -200,7 +222,7 @@ class Block(nn.Module):
         `drop_path` () is the probability that an example skips a branch of this layer.
         """
         o, skipped = self.options, x
-        attention = Attention(o, self.dtype, name="attention")
+        attend = Attention(o, self.dtype, name="attention")
         mlp = MLP(o, self.dtype, name="mlp")
         norm1 = layer_norm(o.eps, self.dtype, name="norm1")
         norm2 = layer_norm(o.eps, self.dtype, name="norm2")
@@ -213,15 +235,15 @@ class Block(nn.Module):
             return self._drop_path(branch, drop_path) if train and o.drop_path else branch
 
         if o.norm == "pre":
-            x = x + path(dropout(attention(norm1(x), valid, bias, train)), "scale1")
+            x = x + path(dropout(attend(norm1(x), valid, bias, train)), "scale1")
             ffn = mlp(norm2(x), train)
             x = x + path(dropout(ffn), "scale2")
         elif o.norm == "post":
-            x = norm1(x + path(dropout(attention(x, valid, bias, train)), "scale1"))
+            x = norm1(x + path(dropout(attend(x, valid, bias, train)), "scale1"))
             ffn = mlp(x, train)
             x = norm2(x + path(dropout(ffn), "scale2"))
         else:
-            x = x + path(norm1(dropout(attention(x, valid, bias, train))), "scale1")
+            x = x + path(norm1(dropout(attend(x, valid, bias, train))), "scale1")
             ffn = mlp(x, train)
             x = x + path(norm2(dropout(ffn)), "scale2")
         if train and o.layerdrop:
@@ -258,7 +280,7 @@ class Transformer(nn.Module):
     ) -> Encoded:
         """x (B, T, D), valid (B, T) -> Encoded; `bias` is added to the scores of every layer."""
         o = self.options
-        unroll = platform.name() == "cpu" if o.unroll is None else o.unroll
+        unroll = unrolled(o)
 
         def layer(block: Block, x: Array, drop_path: Array) -> tuple[Array, tuple[Array, Array]]:
             y, ffn = block(x, valid, bias, drop_path, train)

@@ -102,8 +102,10 @@ def test_groups_of_the_position_convolutions_do_not_mix_in_the_first_layer():
     assert params["params"]["conv0"]["kernel"].shape == (3, 2, 4)
 
 
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
 @pytest.mark.parametrize(("shape", "stride"), [((9,), (2,)), ((5, 4), (1, 1))])
-def test_group_by_group_is_the_grouped_convolution(shape, stride):
+def test_group_by_group_is_the_grouped_convolution(shape, stride, device, monkeypatch):
+    monkeypatch.setattr(conv.platform, "name", lambda: device)
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((2, *shape, 6)), jnp.float32)
     kernel = jnp.asarray(rng.standard_normal((*[3] * len(shape), 2, 9)), jnp.float32)
@@ -123,7 +125,28 @@ def test_group_by_group_is_the_grouped_convolution(shape, stride):
     assert "feature_group_count=3" not in str(jax.make_jaxpr(ours)(x, kernel))
 
 
-def test_wide_convolution_and_its_gradients_are_those_of_xla():
+@pytest.mark.parametrize("blocks", [1, 2, 4, 8])
+def test_merged_groups_are_the_same_convolution(blocks):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, 9, 16)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal((3, 2, 24)), jnp.float32)
+    merged = conv.merge_groups(kernel, 8, blocks)
+    assert merged.shape == (3, 16 // blocks, 24)
+    np.testing.assert_allclose(
+        conv._conv(x, merged, blocks), conv._conv(x, kernel, 8), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "blocks"), [(768, 16, 4), (384, 16, 2), (96, 16, 1), (512, 1, 1)]
+)
+def test_blocks_have_enough_channels(channels, groups, blocks):
+    assert conv.block_count(channels, groups) == blocks
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_wide_convolution_and_its_gradients_are_those_of_xla(device, monkeypatch):
+    monkeypatch.setattr(conv.platform, "name", lambda: device)
     noise = np.random.default_rng(0)
     x, kernel = (jnp.asarray(noise.normal(size=s), jnp.float32) for s in ((2, 11, 12), (6, 4, 12)))
 

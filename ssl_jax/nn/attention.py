@@ -1,0 +1,43 @@
+"""Attention in one kernel, on the devices that have one.
+
+Axes: B examples, T tokens, H heads, E channels of a head.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def has_kernel(head: int, dtype: jnp.dtype, bias: Array | None, dropout: float) -> bool:
+    """Returns whether the device computes such attention in one kernel of cuDNN.
+
+    Written out, a GPU moves the scores (B, H, T, T) through its memory in float32 several times.
+    The kernel takes half precision, heads of up to 128 channels in eights, no dropout of the
+    weights, and a bias only without its gradient, so none here. Its softmax is in float32.
+    """
+    # the device that is there, not one that is planned for: without it cuDNN cannot be traced
+    if jax.default_backend() != "gpu":
+        return False
+    return dtype == jnp.bfloat16 and bias is None and not dropout and not head % 8 and head <= 128
+
+
+def in_one_kernel(
+    query: Array,
+    key: Array,
+    value: Array,
+    valid: Array,
+    implementation: Literal["cudnn", "xla"] = "cudnn",
+) -> Array:
+    """query, key, value (B, T, H, E), valid (B, T) of the keys -> (B, T, H, E)."""
+    tokens = query.shape[1]
+    odd = tokens % 2  # the kernel's gradient wants an even number of tokens
+    pad = ((0, 0), (0, odd), (0, 0), (0, 0))
+    query, key, value = (jnp.pad(x, pad) for x in (query, key, value))
+    valid = jnp.pad(valid, ((0, 0), (0, odd)))
+    size = tokens + odd
+    mask = jnp.broadcast_to(valid[:, None, None, :], (len(valid), 1, size, size))
+    y = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation=implementation)
+    return y[:, :tokens]
