@@ -267,6 +267,7 @@ def compare(system: str, depth: int, rounds: int, rows: int, clones: int, compil
     if compiled:
         makers["compiled"] = functools.partial(theirs, system, config, batch, True)
     with stepping.processes(makers) as runs:
+        stepping.warm(runs)
         seconds, cores = stepping.in_turns(runs, rounds)
     medians = {name: statistics.median(s) for name, s in seconds.items()}
     best = min(s for name, s in medians.items() if name != "ours")

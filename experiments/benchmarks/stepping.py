@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -48,6 +49,13 @@ def engine_step(config: ConfigDict, batch: Mapping[str, np.ndarray]) -> Callable
         return float(loss)
 
     return run
+
+
+def warm(runs: Mapping[Name, Callable[[], Any]]) -> None:
+    """Calls every run of `processes` once, all at the same time: compiling takes minutes."""
+    with ThreadPoolExecutor(len(runs)) as pool:
+        for done in [pool.submit(run) for run in runs.values()]:
+            done.result()
 
 
 def in_turns(
