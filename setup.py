@@ -45,6 +45,8 @@ EXTRAS = {
     "eval": ["faiss-cpu>=1.10", "jiwer>=4.0", "rapidfuzz>=3.9", "scikit-learn>=1.6"],
     # torch reads and writes the files of other toolkits; pinned, since a newer one brings CUDA
     "interop": ["torch==2.13.0", "transformers>=5"],
+    # jobs of a sweep on a Slurm cluster
+    "slurm": ["submitit>=1.5"],
     "log": ["tensorboardX>=2.6.4", "wandb>=0.20"],
     # nbclient and ipykernel run the notebooks
     "test": [

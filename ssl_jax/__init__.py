@@ -10,6 +10,7 @@ Importing this package imports neither jax nor anything that needs it; `load` do
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,14 +73,20 @@ def load(
 ) -> "Model":
     """Returns the model of a run, from its newest checkpoint or that of `step`.
 
+    run_folder: a folder; or the beginning of a run's signature, which is searched for below
+    $SSL_JAX_RUNS (by default runs), "3f9a" or "3f9a@" and the version of the code it was made with.
     A recording longer than `window` seconds (default: the longest bucket of the run's config) is
     processed in windows that give each frame `overlap` seconds of context on either side
     (default: an eighth of the window). A longer window sees more and needs more memory.
-    Raises FileNotFoundError for what is no run folder and for a step that was not saved.
+    Raises FileNotFoundError for what is no run folder and for a step that was not saved, and
+    ValueError, listing the candidates, where several signatures begin so.
     """
     from ssl_jax.core import config as config_lib
+    from ssl_jax.stages import runs
 
     folder = Path(run_folder)
+    if re.fullmatch(r"[0-9a-f]{2,16}(@[0-9a-f]*)?", str(run_folder)) and not folder.exists():
+        folder = runs.find(str(run_folder))
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{folder} is no run folder: it has no config.json. Pass the --workdir of "
@@ -87,7 +94,10 @@ def load(
         )
     config = config_lib.from_json((folder / "config.json").read_text())
     step = _step(folder, step)
-    return Model(config, step, _classes(folder, config), folder, window, overlap, precision)
+    try:
+        return Model(config, step, _classes(folder, config), folder, window, overlap, precision)
+    except config_lib.ConfigError as error:
+        raise config_lib.ConfigError(f"{error}{runs.told_apart(folder)}") from error
 
 
 def _step(folder: Path, step: int | None) -> int:

@@ -1,7 +1,7 @@
 """Trains one model: python -m ssl_jax.train --config configs/x.py --workdir runs/x
 
 Keys are changed with --config.optim.lr=1e-3. The same command goes on from the newest checkpoint
-of the run folder, which holds config.json, signature.txt, classes.json, parameters.txt,
+of the run folder, which holds config.json, signature.txt, code.txt, classes.json, parameters.txt,
 metrics.jsonl, skipped.jsonl (files that could not be used) and checkpoints/.
 """
 

@@ -199,10 +199,13 @@ UNLIKE = {"faiss": "faiss-cpu"}
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("ssl_jax", ("", "synth", "audio", "video", "music", "text", "eval", "interop", "log")),
+        (
+            "ssl_jax",
+            ("", "synth", "audio", "video", "music", "text", "eval", "interop", "log", "slurm"),
+        ),
         ("configs", ("",)),
         ("experiments", ("", "synth", "eval", "interop", "test")),
-        ("tests", ("", "test", "synth", "interop", "log")),
+        ("tests", ("", "test", "synth", "interop", "log", "slurm")),
     ],
 )
 def test_every_import_is_declared_in_setup(folder, extras):
@@ -223,7 +226,7 @@ def test_base_install_needs_no_extra_and_no_other_framework():
     """Imports every module with the optional packages absent."""
     absent = ["tensorflow", "torch", "torchaudio", "transformers", "espeakng_loader"]
     absent += ["av", "jiwer", "rapidfuzz", "tensorboardX", "wandb", "pytest"]
-    absent += ["midirenderer", "pretty_midi", "tokenizers"]
+    absent += ["midirenderer", "pretty_midi", "submitit", "tokenizers"]
     program = f"""
 import importlib, pkgutil, sys
 class Absent:

@@ -12,6 +12,8 @@ paper's own division cannot be repeated (it followed a hash seed); this one is f
 config.data.train.sc.part. Other known differences: PyTorch's schedule also cycles the first beta;
 the paper's pre-training began its mel bands at 0 Hz and its fine-tuning at 20 Hz, here both do at
 20 Hz; a clip shorter than a second is masked after its end, not filled with silent frames.
+
+Sweep: python -m ssl_jax.sweep --config configs/data2vec/kws.py:mini; see docs/sweeps.md.
 """
 
 from ml_collections import ConfigDict
@@ -39,6 +41,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if size == "toy":
         common.toy(config)
     return config
+
+
+def sweep(s):
+    """Returns eight runs: learning rate by the teacher's first decay, two seeds of each."""
+    return s.product(
+        {"optim.lr": (1e-3, 3e-3), "method.ema.start": (0.99, 0.998), "seed": range(2)},
+    )
 
 
 def _mini() -> ConfigDict:

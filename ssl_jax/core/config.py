@@ -109,7 +109,8 @@ def _leaf(value: Any, name: str) -> Value:
 def call(path: str, function: str, *given: Any) -> Any:
     """Returns function(*given) of `configs/x.py`, or function(*given, arg) of `configs/x.py:arg`.
 
-    Raises ConfigError, naming the line where it fails.
+    A function that is given something may do without the argument. Raises ConfigError, naming the
+    line where it fails.
     """
     name, _, arg = path.partition(".py:")
     file = Path(f"{name}.py" if arg or path.endswith(".py:") else path)
@@ -124,9 +125,10 @@ def call(path: str, function: str, *given: Any) -> Any:
             if found is None:
                 names = ", ".join(["s"] * len(given) + ["arg=None"])
                 raise ConfigError(f"{file} has no function {function}({names}): add one")
-            if arg and len(inspect.signature(found).parameters) <= len(given):
+            takes = len(inspect.signature(found).parameters) > len(given)
+            if arg and not takes and not given:
                 raise ConfigError(f"{function}() of {file} takes no argument: drop ':{arg}'")
-            return found(*given, arg) if arg else found(*given)
+            return found(*given, arg) if arg and takes else found(*given)
     except ConfigError:
         raise
     except Exception as error:  # whatever the file raises, say where

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ssl_jax.core import code
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.types import Method, TrainState
 from ssl_jax.engine import checkpoint, log
@@ -53,7 +54,10 @@ def begin(
 def write_folder(
     workdir: Path, config: ConfigDict, classes: Sequence[str], state: TrainState
 ) -> None:
-    """Writes config.json, signature.txt, classes.json and parameters.txt; prints the last."""
+    """Writes config.json, signature.txt, classes.json and parameters.txt, and prints the last.
+
+    code.txt gets a line, "<version of the code> <step>", where the code has changed.
+    """
     table = log.parameter_table(state.params)
     log.say(table)
     if jax.process_index() != 0:
@@ -67,3 +71,10 @@ def write_folder(
     }
     for name, text in texts.items():
         (workdir / name).write_text(text, encoding="utf-8")
+    known = workdir / "code.txt"
+    lines = known.read_text().splitlines() if known.exists() else []
+    if not lines or lines[-1].split()[0] != code.version():
+        step = int(jax.device_get(state.step))
+        if lines:
+            log.say(f"begun by code {lines[0].split()[0]}, goes on with {code.version()}")
+        known.write_text("\n".join([*lines, f"{code.version()} {step}"]) + "\n")

@@ -1,5 +1,6 @@
 """`ssl_jax.load`: features of a run in a notebook."""
 
+import json
 import subprocess
 import sys
 import tracemalloc
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 from run_folder import NAMES, RATE, make_run
 
 import ssl_jax
+from ssl_jax.core import config as config_lib
 from ssl_jax.core import rng
 from ssl_jax.data import corpus
 from ssl_jax.evals.extract import audio_batch
@@ -168,6 +170,26 @@ def test_another_step_is_another_model(run, model):
 def test_a_wider_window_needs_positions(run):
     with pytest.raises(ValueError, match="max_seconds"):
         ssl_jax.load(run, window=2.0)
+
+
+def test_a_run_is_reopened_by_its_signature(run, model, monkeypatch):
+    monkeypatch.setenv("SSL_JAX_RUNS", str(run.parent))
+    sign = config_lib.sign(model.config)
+    assert ssl_jax.load(sign[:6], 2).step == 2
+    with pytest.raises(FileNotFoundError, match=f"(?s)'{'0' * 8}' is no folder.*{sign}"):
+        ssl_jax.load("0" * 8)
+
+
+def test_a_run_of_another_version_is_told(run, tmp_path):
+    config = json.loads((run / "config.json").read_text())
+    config["method"]["ema"]["begin"] = config["method"]["ema"].pop("start")
+    old = tmp_path / "old"
+    (old / "checkpoints" / "4").mkdir(parents=True)
+    (old / "config.json").write_text(json.dumps(config))
+    (old / "code.txt").write_text("0123456789ab 0\n")
+    message = r"config.method.ema.begin does not exist.*was made by code 0123456789ab, and this is"
+    with pytest.raises(ValueError, match=message):
+        ssl_jax.load(old)
 
 
 def test_what_is_no_run_is_said(run, tmp_path):

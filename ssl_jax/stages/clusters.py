@@ -1,0 +1,118 @@
+"""Runs of a sweep on a cluster: Slurm through submitit, TPU pods on GKE through xpk."""
+
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ssl_jax.core.config import ConfigError
+from ssl_jax.stages import runs
+from ssl_jax.stages.launch import Command, Say
+from ssl_jax.stages.sweep import Run
+
+XPK_NEEDS = {"cluster": "my-cluster", "tpu-type": "v5litepod-16"}
+
+
+class Job:
+    """What Slurm runs: one process. A preempted one saves, and is queued again."""
+
+    def __init__(self, command: Sequence[str]):
+        self.command = list(command)
+        self.process: subprocess.Popen | None = None
+
+    def __call__(self) -> None:
+        """Runs the process to its end. Raises RuntimeError when it fails."""
+        self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL)
+        status = self.process.wait()
+        if status != 0:
+            raise RuntimeError(f"{shlex.join(self.command)} ended with status {status}")
+
+    def checkpoint(self) -> Any:
+        """Called by submitit before the job's time is up: asks the run to save, and comes again."""
+        from submitit.helpers import DelayedSubmission
+
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait()
+        return DelayedSubmission(Job(self.command))
+
+
+def slurm(
+    found: Sequence[Run],
+    command: Command,
+    parallel: int,
+    say: Say,
+    root: Path,
+    options: Mapping[str, str],
+) -> list[Any]:
+    """Submits one job for each run that is neither done nor at work, and returns the jobs.
+
+    options: what submitit's executor takes, such as timeout_min=600, gpus_per_node=1,
+    slurm_partition=gpu; cluster=local runs the jobs here, without Slurm. `parallel` bounds the
+    jobs at work at a time. Raises ImportError without submitit, ConfigError on a wrong option.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise ImportError(
+            "--launch slurm needs the package submitit, which is not installed: "
+            "pip install 'ssl_jax[slurm]'"
+        ) from error
+    given = {name: _number(text) for name, text in options.items() if name != "cluster"}
+    executor = submitit.AutoExecutor(root / "jobs", cluster=options.get("cluster", "slurm"))
+    if executor.cluster == "slurm":
+        given.setdefault("slurm_array_parallelism", parallel)
+    try:
+        executor.update_parameters(name=root.name, **given)
+    except (NameError, TypeError, AssertionError) as error:
+        raise ConfigError(f"--option: {error}; see submitit's AutoExecutor") from error
+    open_ = [run for run in found if runs.state(run.folder) not in ("done", "running")]
+    jobs = []
+    with executor.batch():  # one array
+        jobs = [executor.submit(Job(command(run))) for run in open_]
+    for run, job in zip(open_, jobs, strict=True):
+        say(f"run {run.index} ({run.label}) is job {job.job_id}")
+    return jobs
+
+
+def _number(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def xpk(
+    found: Sequence[Run],
+    command: Command,
+    say: Say,
+    root: Path,
+    options: Mapping[str, str],
+) -> Path:
+    """Writes xpk.sh, with one workload for each run that is not done; submits them if it can.
+
+    options: flags of `xpk workload create`, such as cluster, tpu-type, num-slices and
+    docker-image. Returns the path of xpk.sh. Raises ConfigError where a flag that xpk needs is
+    missing, and CalledProcessError when xpk fails.
+    """
+    for name, example in XPK_NEEDS.items():
+        if name not in options:
+            raise ConfigError(f"--launch xpk needs --option {name}=..., such as {name}={example}")
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    open_ = [run for run in found if runs.state(run.folder) not in ("done", "running")]
+    commands = []
+    for run in open_:
+        # names of workloads are of lower case letters, digits and dashes, at most 40 of them
+        name = f"--workload=ssl-{run.index}-{run.label}"
+        line = ["xpk", "workload", "create", name, *flags, f"--command={shlex.join(command(run))}"]
+        commands.append(line)
+    path = root / "xpk.sh"
+    text = "".join(shlex.join(line) + "\n" for line in commands)
+    path.write_text("#!/bin/sh\nset -e\n" + text, encoding="utf-8")
+    path.chmod(0o755)
+    if shutil.which("xpk") is None:
+        say(f"xpk is not installed here: {path} holds the {len(commands)} commands that submit")
+        return path
+    for run, line in zip(open_, commands, strict=True):
+        say(f"run {run.index} ({run.label}): submitting")
+        subprocess.run(line, check=True)
+    return path

@@ -1,0 +1,205 @@
+"""Run folders: what they are, where they are found, and what became of the work in them.
+
+A run is the signature of its resolved config and the version of its code. Its folder says both in
+signature.txt and code.txt. Work that is done once in a folder leaves DONE or FAILED there.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import platform
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from ssl_jax.core import code as code_lib
+from ssl_jax.core import config as config_lib
+from ssl_jax.core.config import ConfigError
+
+SHORT = 8  # digits of a signature that a folder's name and a table show
+STATES = ("done", "failed", "running", "stopped", "waiting")
+MANY = 12  # candidates that an error lists
+PATIENCE = 1.0  # seconds, with a folder that another process only looks at
+
+
+class Busy(RuntimeError):
+    """Another process works in the folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A run folder, its signature (16 digits), and the versions of the code that worked on it."""
+
+    folder: Path
+    signature: str
+    code: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.signature}  code {' then '.join(self.code) or 'unknown'}  {self.folder}"
+
+
+def roots() -> list[Path]:
+    """Returns the folders that are searched for runs: $SSL_JAX_RUNS (a:b), by default runs."""
+    named = os.environ.get("SSL_JAX_RUNS", "")
+    return [Path(name).expanduser() for name in named.split(os.pathsep) if name] or [Path("runs")]
+
+
+def walk(root: Path) -> Iterator[Found]:
+    """Yields the run folders below a folder, in the order of their names."""
+    for place, folders, files in os.walk(root):
+        folders.sort()
+        if "config.json" in files:
+            folders.clear()  # a run has no run inside, but many files
+            folder = Path(place)
+            yield Found(folder, signature(folder), code(folder))
+
+
+def signature(folder: Path) -> str:
+    """Returns the signature of a run folder's config, '' where the config can not be read."""
+    file = folder / "signature.txt"
+    if file.is_file():
+        return file.read_text(encoding="utf-8").strip()
+    try:
+        text = (folder / "config.json").read_text(encoding="utf-8")
+        return config_lib.sign(config_lib.from_json(text))
+    except (ConfigError, OSError, UnicodeDecodeError):
+        return ""
+
+
+def code(folder: Path) -> tuple[str, ...]:
+    """Returns the versions of the code that a run was made with, oldest first; () if unknown."""
+    file = folder / "code.txt"
+    if not file.is_file():
+        return ()
+    return tuple(line.split()[0] for line in file.read_text().splitlines() if line.strip())
+
+
+def told_apart(folder: Path) -> str:
+    """Returns what to add to an error where other code made the run, else ''."""
+    made = code(folder)
+    if not made or made[-1] == code_lib.version():
+        return ""
+    return f" (the run was made by code {made[-1]}, and this is {code_lib.version()})"
+
+
+def find(prefix: str) -> Path:
+    """Returns the one run folder below `roots` whose signature begins with `prefix`.
+
+    "<prefix>@<prefix>" names the version of the code too. Raises FileNotFoundError when there is
+    none, and ValueError, listing the candidates, when there are several.
+    """
+    start, _, version = prefix.partition("@")
+    places = [str(root) for root in roots()]
+    known = [found for root in roots() for found in walk(root)]
+    fits = [f for f in known if start and f.signature.startswith(start)]
+    if version:
+        fits = [f for f in fits if f.code and f.code[-1].startswith(version)]
+    if len(fits) == 1:
+        return fits[0].folder
+    if fits:
+        lines = "\n".join(f"  {f}" for f in fits[:MANY])
+        raise ValueError(
+            f"{prefix!r} begins the signatures of {len(fits)} runs: give more digits, "
+            f"signature@code, or the folder\n{lines}"
+        )
+    near = "\n".join(f"  {f}" for f in known[:MANY]) or "  none"
+    raise FileNotFoundError(
+        f"{prefix!r} is no folder, and no signature of a run below {', '.join(places)}: set "
+        f"SSL_JAX_RUNS to the folder of your runs, or give one of\n{near}"
+    )
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a folder; a process that dies lets it go. Raises Busy.
+
+    On a file system without locks nothing keeps them out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as file:
+        deadline = time.monotonic() + PATIENCE
+        while not _locked(file):
+            if time.monotonic() > deadline:
+                raise Busy(f"{holder(folder)} works in {folder}: wait for it, or end it")
+            time.sleep(PATIENCE / 20)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
+def holder(folder: Path) -> str:
+    """Returns who held the folder last: "process 17 on node3"."""
+    return (folder / "lock").read_text(encoding="utf-8") or "another process"
+
+
+def busy(folder: Path) -> bool:
+    """Says whether a process, another or this one, holds the folder."""
+    if not (folder / "lock").exists():
+        return False
+    with (folder / "lock").open("a") as file:
+        return not _locked(file)  # held for an instant, for which `hold` has patience
+
+
+def _locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    return True
+
+
+def state(folder: Path) -> str:
+    """Returns one of STATES; stopped: begun, and neither ended nor running."""
+    if (folder / "DONE").exists():
+        return "done"
+    if busy(folder):
+        return "running"
+    if (folder / "FAILED").exists():
+        return "failed"
+    return "stopped" if (folder / "lock").exists() else "waiting"
+
+
+def once(folder: Path, work: Callable[[], Any]) -> bool:
+    """Calls work() unless the folder is done, and leaves DONE there; says whether it called.
+
+    Leaves FAILED, with the error, when work raises one. An interrupted one leaves neither: it is
+    called again, and may go on from what it left. Raises Busy.
+    """
+    with hold(folder):
+        if (folder / "DONE").exists():
+            return False
+        (folder / "FAILED").unlink(missing_ok=True)
+        start = time.monotonic()
+        try:
+            work()
+        except Exception as error:
+            fail(folder, f"{type(error).__name__}: {error}", traceback.format_exc())
+            raise
+        _write(folder / "DONE", {"seconds": round(time.monotonic() - start, 1)})
+        return True
+
+
+def fail(folder: Path, error: str, trace: str = "") -> None:
+    """Leaves FAILED: `error` says why, for people."""
+    _write(folder / "FAILED", {"error": error, "trace": trace})
+
+
+def failure(folder: Path) -> str:
+    """Returns why a run failed, '' when it did not."""
+    file = folder / "FAILED"
+    return json.loads(file.read_text(encoding="utf-8"))["error"] if file.is_file() else ""
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)

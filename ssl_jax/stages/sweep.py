@@ -1,0 +1,161 @@
+"""A sweep: the runs that a config file's sweep() asks for, each in a folder of its signature."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ssl_jax.core import config as config_lib
+from ssl_jax.core import sweep as algebra
+from ssl_jax.core.config import ConfigError, Value
+from ssl_jax.stages import runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of a sweep.
+
+    values: {dotted name: value} of all that the sweep changes in any of its runs.
+    """
+
+    index: int
+    signature: str
+    values: dict[str, Value]
+    config: ConfigDict
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        """The signature's first digits."""
+        return self.signature[: runs.SHORT]
+
+
+def read(path: str, overrides: Sequence[str], root: Path) -> list[Run]:
+    """Returns the runs of a config file's sweep(), whose folders are below `root`.
+
+    overrides: texts such as "data.train.sc.path=...", of every run; what the sweep names wins.
+    Raises ConfigError on a key that does not exist, a value of another type, two runs that are the
+    same, and a file without sweep().
+    """
+    base = config_lib.load(path, overrides)
+    points = config_lib.call(path, "sweep", algebra)
+    where = f"sweep() of {path}"
+    if not _are_points(points):
+        raise ConfigError(f"{where} returns {points!r}: return what s.product(...) gives, or alike")
+    names = list(dict.fromkeys(name for point in points for name in point))
+    found: list[Run] = []
+    for i, point in enumerate(points):
+        try:
+            config = config_lib.change(base, point)
+        except ConfigError as error:
+            raise ConfigError(f"{where}, run {i}: {error}") from error
+        flat, sign = config_lib.flatten(config), config_lib.sign(config)
+        values = {name: flat[name] for name in names}
+        found.append(Run(i, sign, values, config, root / sign[: runs.SHORT]))
+    _no_run_twice(found, where)
+    return found
+
+
+def _are_points(points: Any) -> bool:
+    return isinstance(points, list) and all(isinstance(p, dict) for p in points) and bool(points)
+
+
+def _no_run_twice(found: Sequence[Run], where: str) -> None:
+    seen: dict[str, Run] = {}
+    for run in found:
+        first = seen.setdefault(run.label, run)
+        if first is not run:
+            same = ", ".join(f"{name}={value!r}" for name, value in run.values.items())
+            raise ConfigError(
+                f"{where}: runs {first.index} and {run.index} have one signature, {run.label}: "
+                f"both are {same or 'the config as it is'}; take one of them out"
+            )
+
+
+def default_root(path: str) -> Path:
+    """Returns the folder of a sweep: configs/kws/tiny.py:toy -> runs/kws-tiny-toy."""
+    name, _, arg = path.partition(".py:")
+    file = Path(name).with_suffix("")
+    parts = [file.parent.name, file.name, arg]
+    return Path("runs") / "-".join(part for part in parts if part and part != "configs")
+
+
+def write(root: Path, found: Sequence[Run], about: Mapping[str, Any]) -> None:
+    """Writes sweep.json and the config.json of every run, from which `reopen` reads them.
+
+    A run that was begun keeps its files: they are the same by its signature.
+    """
+    for run in found:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        file = run.folder / "config.json"
+        if not file.exists():
+            _replace(file, config_lib.to_json(run.config))
+    rows = [{"signature": run.signature, "values": run.values} for run in found]
+    _replace(root / "sweep.json", json.dumps({**about, "runs": rows}, indent=1) + "\n")
+
+
+def reopen(root: Path) -> list[Run]:
+    """Returns the runs of a sweep that was begun, as they were then, whatever the file says now.
+
+    Raises FileNotFoundError for a folder without a sweep.
+    """
+    file = root / "sweep.json"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{root} holds no sweep: give --config, or the --workdir of a sweep that was begun"
+        )
+    rows = json.loads(file.read_text(encoding="utf-8"))["runs"]
+    found = []
+    for i, row in enumerate(rows):
+        folder = root / row["signature"][: runs.SHORT]
+        config = config_lib.from_json((folder / "config.json").read_text(encoding="utf-8"))
+        if config_lib.sign(config) != row["signature"]:
+            raise ConfigError(
+                f"{folder}/config.json is not that of run {i}, whose signature is "
+                f"{row['signature']}: it was changed; delete it, and give --config"
+            )
+        values = {name: config_lib.flatten(config)[name] for name in row["values"]}
+        found.append(Run(i, row["signature"], values, config, folder))
+    return found
+
+
+def pick(found: Sequence[Run], name: str) -> Run:
+    """Returns the run of an index, or of a signature or its beginning. Raises ConfigError."""
+    if name.isdigit() and len(name) < runs.SHORT:
+        if int(name) < len(found):
+            return found[int(name)]
+        raise ConfigError(f"--run {name}: the sweep has runs 0 to {len(found) - 1}")
+    fits = [run for run in found if run.signature.startswith(name)]
+    if len(fits) == 1:
+        return fits[0]
+    known = ", ".join(run.label for run in found[: runs.MANY])
+    raise ConfigError(f"--run {name!r} is the beginning of {len(fits)} signatures: use {known}")
+
+
+def strangers(root: Path, found: Sequence[Run]) -> list[Path]:
+    """Returns the run folders below `root` that are of no run of the sweep."""
+    own = {run.folder.resolve() for run in found}
+    return [other.folder for other in runs.walk(root) if other.folder.resolve() not in own]
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Returns dotted name -> its last two words, or as many as no other name ends with."""
+    names = list(names)
+
+    def end(name: str) -> str:
+        words = name.split(".")
+        ends = [".".join(words[i:]) for i in range(max(len(words) - 2, 0), -1, -1)]
+        alone = (e for e in ends if sum(f".{n}".endswith(f".{e}") for n in names) == 1)
+        return next(alone, name)
+
+    return {name: end(name) for name in names}
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)

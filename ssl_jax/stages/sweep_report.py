@@ -1,0 +1,267 @@
+"""What a sweep found: one CSV, a ranking with intervals over seeds, and a page with plots."""
+
+import csv
+import dataclasses
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssl_jax.core.config import ConfigError, Value, suggest
+from ssl_jax.engine import log
+from ssl_jax.evals import table
+from ssl_jax.stages import html, plots, runs, sweep
+from ssl_jax.stages.sweep import Run
+
+LOWER = ("loss", "wer", "cer", "per", "eer", "error", "perplexity")
+"""Last words of metrics of which less is better; of all others more is."""
+DRAWN = html.SERIES  # groups in a plot, the best ones
+CURVES = ("train/loss", "train/accuracy")  # drawn beside the metric, where they are
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run left: rows are those of metrics.jsonl, error says why it failed."""
+
+    run: Run
+    state: str
+    error: str
+    code: tuple[str, ...]
+    rows: list[dict[str, Any]]
+
+    def last(self, metric: str) -> float:
+        """Returns the last value of a metric, NaN where there is none."""
+        found = [row[metric] for row in self.rows if row.get(metric) is not None]
+        return float(found[-1]) if found else math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seeds alone. values: what they share; scores: of those done."""
+
+    values: dict[str, Value]
+    results: list[Result]
+    scores: list[float]
+
+    @property
+    def mean(self) -> float:
+        """The mean score, NaN without one."""
+        return table.interval(self.scores)[0] if self.scores else math.nan
+
+
+def collect(found: Sequence[Run]) -> list[Result]:
+    """Returns what each run left so far."""
+    results = []
+    for run in found:
+        file = run.folder / "metrics.jsonl"
+        rows = log.read(file) if file.is_file() else []
+        state, why = runs.state(run.folder), runs.failure(run.folder)
+        results.append(Result(run, state, why, runs.code(run.folder), rows))
+    return results
+
+
+def is_seed(name: str) -> bool:
+    """Says whether a key is a seed, over which results are averaged: seed, data.label_seed."""
+    last = name.split(".")[-1]
+    return last == "seed" or last.endswith("_seed")
+
+
+def choose(results: Sequence[Result], metric: str = "", best: str = "") -> tuple[str, str]:
+    """Returns the metric to rank by, and whether its "max" or "min" is best.
+
+    By default that of config.checkpoint, else the loss. Raises ConfigError for a metric that no
+    run has, where any run has one.
+    """
+    known = sorted({name for r in results for row in r.rows for name in row} - {"step", "time"})
+    about = results[0].run.config.get("checkpoint", {})
+    own = about.get("best_metric", "")
+    if not metric:
+        metric = next((m for m in (own, "valid/loss", "train/loss") if m in known), "")
+    if known and metric not in known:
+        raise ConfigError(f"--metric {metric or 'is not given'}: {suggest(metric, known)}")
+    if not best and metric == own:
+        best = about.get("best_mode", "")
+    least = not metric or metric.split("/")[-1].split("_")[-1] in LOWER
+    return metric or "train/loss", best or ("min" if least else "max")
+
+
+def rank(results: Sequence[Result], metric: str, best: str) -> list[Group]:
+    """Returns the runs grouped over seeds, best mean first; groups without a score are last.
+
+    The score of a run is the last value of `metric`; one that is not done has none.
+    """
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        values = {n: v for n, v in result.run.values.items() if not is_seed(n)}
+        groups.setdefault(repr(values), []).append(result)
+    found = []
+    for members in groups.values():
+        values = {n: v for n, v in members[0].run.values.items() if not is_seed(n)}
+        scores = [r.last(metric) for r in members if r.state == "done"]
+        found.append(Group(values, members, [s for s in scores if math.isfinite(s)]))
+    sign = -1 if best == "max" else 1
+    return sorted(found, key=lambda g: (not g.scores, sign * g.mean if g.scores else 0.0))
+
+
+def ranking(groups: Sequence[Group], metric: str) -> list[dict[str, Any]]:
+    """Returns the table: rank, what the runs share, the mean with its 95 % interval, the seeds."""
+    short = sweep.short_names(groups[0].values)
+    rows = []
+    for i, group in enumerate(groups):
+        row: dict[str, Any] = {"rank": i + 1 if group.scores else "-"}
+        row |= {short[name]: value for name, value in group.values.items()}
+        row[metric] = _cell(group.scores)
+        states = [r.state for r in group.results if r.state != "done"]
+        words = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))
+        row["runs"] = f"{len(group.scores)} of {len(group.results)}" + (words and f", {words}")
+        rows.append(row)
+    return rows
+
+
+def _cell(scores: Sequence[float]) -> str:
+    if not scores:
+        return "-"
+    mean, half = table.interval(scores)
+    return f"{mean:.4g}" if math.isnan(half) else f"{mean:.4g} ± {half:.2g}"
+
+
+def notes(root: Path, results: Sequence[Result]) -> list[str]:
+    """Returns what a reader must know: failures, other code, folders of no run of the sweep."""
+    said = [f"run {r.run.index} ({r.run.label}) failed: {r.error}" for r in results if r.error]
+    by_code: dict[str, list[int]] = {}
+    for r in results:
+        if r.code:
+            by_code.setdefault(" then ".join(r.code), []).append(r.run.index)
+    if len(by_code) > 1:
+        which = "; ".join(f"{c} made runs {_listed(i)}" for c, i in by_code.items())
+        said.append(f"the code changed between the runs: {which}")
+    strangers = sweep.strangers(root, [r.run for r in results])
+    if strangers:
+        names = _listed(p.name for p in strangers)
+        said.append(
+            f"{len(strangers)} run folders are of another version of this sweep, and not in this "
+            f"report; they stay as they are: {names}"
+        )
+    return said
+
+
+def _listed(items: Iterable[object]) -> str:
+    words = [str(item) for item in items]
+    return ", ".join(words[: runs.MANY]) + (", ..." if len(words) > runs.MANY else "")
+
+
+def write_csv(path: Path, results: Sequence[Result]) -> None:
+    """Writes every row of every metrics.jsonl, with the run's number, signature and values."""
+    names = list(results[0].run.values)
+    metrics = sorted({k for r in results for row in r.rows for k in row} - {"step", "time"})
+    part = path.with_suffix(".part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["run", "signature", "state", *names, "step", "time", *metrics])
+        for r in results:
+            about = [r.run.index, r.run.signature, r.state, *(r.run.values[n] for n in names)]
+            for row in r.rows:
+                writer.writerow([*about, *(row.get(k) for k in ("step", "time", *metrics))])
+    os.replace(part, path)
+
+
+def page(
+    title: str,
+    results: Sequence[Result],
+    groups: Sequence[Group],
+    metric: str,
+    best: str,
+    said: Sequence[str],
+) -> str:
+    """Returns the page: the ranking, plots, every run, and what else there is to know."""
+    counts = {s: sum(r.state == s for r in results) for s in runs.STATES}
+    words = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
+    way = "more is better" if best == "max" else "less is better"
+    lead = f"<p>{len(results)} runs: {words}. Ranked by the last {html.text(metric)}; {way}.</p>"
+    sections = {
+        "Ranking": html.table(ranking(groups, metric), marked=[0] if groups[0].scores else [])
+    }
+    if said:
+        sections["Notes"] = "".join(f'<p class="bad">{html.text(line)}</p>' for line in said)
+    sections["Plots"] = _plots(groups, metric)
+    sections["Runs"] = html.table([_about(r, metric) for r in results])
+    return html.page(title, sections, lead)
+
+
+def _about(result: Result, metric: str) -> dict[str, Any]:
+    short = sweep.short_names(result.run.values)
+    values = {short[n]: v for n, v in result.run.values.items()}
+    found = {metric: result.last(metric), "state": result.state}
+    code = {"code": " then ".join(result.code) or "–"}
+    return {"run": result.run.index, "signature": result.run.signature} | values | found | code
+
+
+def _plots(groups: Sequence[Group], metric: str) -> str:
+    drawn = [g for g in groups if any(r.rows for r in g.results)][:DRAWN]
+    more = len(groups) - len(drawn)
+    note = f"the best {len(drawn)} of {len(groups)}" if more > 0 else ""
+    names = [_named(g, f"#{i + 1}") for i, g in enumerate(drawn)]
+    figures = []
+    for each in dict.fromkeys((metric, *CURVES)):
+        lines = [_curve(g, each, n) for g, n in zip(drawn, names, strict=True)]
+        shown = [line for line in lines if line is not None]
+        if shown:
+            band = "bands from the least to the greatest of the seeds"
+            figures.append(plots.lines(shown, each, note=", ".join(x for x in (note, band) if x)))
+    scored = {n: {metric: g.scores} for g, n in zip(drawn, names, strict=True) if g.scores}
+    if scored:
+        about = "mean over seeds, 95 % intervals, a dot each"
+        figures.append(plots.bars(scored, f"{metric} at the end", note=about))
+    return html.grid(figures) + _parallel(groups, metric)
+
+
+def _parallel(groups: Sequence[Group], metric: str) -> str:
+    short = sweep.short_names(groups[0].values)
+    rows = [
+        {short[n]: v if isinstance(v, int | float | str) else str(v) for n, v in g.values.items()}
+        | ({metric: g.mean} if g.scores else {})
+        for g in groups
+    ]
+    if not short:
+        return ""
+    axes = [*short.values(), metric]
+    return plots.parallel(rows, axes, "Every group of runs", colour=metric, note="mean over seeds")
+
+
+def _named(group: Group, prefix: str) -> str:
+    short = sweep.short_names(group.values)
+    return " ".join([prefix, *(f"{short[n]}={html.short(v)}" for n, v in group.values.items())])
+
+
+def _curve(group: Group, metric: str, name: str) -> plots.Line | None:
+    """Returns the mean over the runs of a group, at the steps that all of them have."""
+    curves: list[Mapping[int, float]] = []
+    for result in group.results:
+        points = {r["step"]: r[metric] for r in result.rows if r.get(metric) is not None}
+        if points:
+            curves.append(points)
+    if not curves:
+        return None
+    steps = sorted(set.intersection(*(set(c) for c in curves)))
+    values = np.array([[curve[step] for step in steps] for curve in curves])
+    if len(curves) == 1:
+        return plots.Line(name, steps, values[0])
+    return plots.Line(name, steps, values.mean(0), values.min(0), values.max(0))
+
+
+def write(
+    root: Path, found: Sequence[Run], metric: str = "", best: str = ""
+) -> tuple[list[dict[str, Any]], list[str], str]:
+    """Writes metrics.csv and report.html below `root`; returns the ranking, notes and metric.
+
+    Raises ConfigError for a metric that no run has.
+    """
+    results = collect(found)
+    metric, best = choose(results, metric, best)
+    groups, said = rank(results, metric, best), notes(root, results)
+    write_csv(root / "metrics.csv", results)
+    html.write(root / "report.html", page(str(root), results, groups, metric, best, said))
+    return ranking(groups, metric), said, metric

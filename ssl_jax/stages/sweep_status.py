@@ -1,0 +1,88 @@
+"""How far the runs of a sweep are, read from their folders while others work in them."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ssl_jax.core import config as config_lib
+from ssl_jax.core.config import ConfigError
+from ssl_jax.stages import runs, sweep
+from ssl_jax.stages.sweep import Run
+
+TAIL = 1 << 16  # bytes of metrics.jsonl that are read: the last few rows
+
+
+def table(found: Sequence[Run]) -> list[dict[str, Any]]:
+    """Returns a row per run: what it changes, its state, step, training loss and time left."""
+    short = sweep.short_names(found[0].values)
+    rows = []
+    for run in found:
+        row = {"run": run.index, "signature": run.label}
+        row |= {short[name]: value for name, value in run.values.items()}
+        state = runs.state(run.folder)
+        row["state"] = state
+        if state != "waiting":
+            row |= _progress(run, state)
+        if state == "failed":
+            row["error"] = runs.failure(run.folder).splitlines()[0][:80]
+        rows.append(row)
+    return rows
+
+
+def summary(found: Sequence[Run]) -> str:
+    """Returns how many runs are in which state: "8 runs: 3 done, 2 running, 3 waiting"."""
+    states = [runs.state(run.folder) for run in found]
+    words = ", ".join(f"{states.count(s)} {s}" for s in runs.STATES if s in states)
+    return f"{len(found)} runs: {words}"
+
+
+def _progress(run: Run, state: str) -> dict[str, Any]:
+    rows = _tail(run.folder / "metrics.jsonl")
+    if not rows:
+        return {}
+    step, total = rows[-1]["step"], _total(run)
+    found = {"step": f"{step}/{total}" if total else str(step)}
+    losses = [row["train/loss"] for row in rows if row.get("train/loss") is not None]
+    if losses:
+        found["loss"] = f"{losses[-1]:.4g}"
+    done, spent = step - rows[0]["step"], rows[-1]["time"] - rows[0]["time"]
+    if state == "running" and total and done > 0:
+        found["left"] = clock(spent / done * (total - step))
+    return found
+
+
+def _tail(path: Path) -> list[dict[str, Any]]:
+    """Returns the last whole rows of a metrics.jsonl, which may be written to meanwhile."""
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        begun = file.tell() > 0
+        lines = file.read().decode("utf-8", "replace").split("\n")
+    # the last has no end yet, and the first may lack its beginning
+    return [json.loads(line) for line in lines[int(begun) : -1]]
+
+
+def _total(run: Run) -> int | None:
+    """Returns the steps of a run, None where only its data tell, as with epochs."""
+    config = run.config
+    try:
+        return config_lib.steps(
+            config.train.duration,
+            batch_size=config.data.batch_size,
+            examples=0,
+            seconds_per_step=0.0,
+            total=None,
+        )
+    except ConfigError:
+        return None
+
+
+def clock(seconds: float) -> str:
+    """Returns a duration for people: 42s, 17m, 2h07m."""
+    if not math.isfinite(seconds) or seconds < 99:
+        return f"{seconds:.0f}s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60}h{minutes % 60:02d}m" if minutes >= 60 else f"{minutes}m"

@@ -1,0 +1,161 @@
+"""Runs the sweep of a config: python -m ssl_jax.sweep --config configs/x.py
+
+    python -m ssl_jax.sweep --config C                    # the runs, their signatures and cost
+    python -m ssl_jax.sweep --config C --run 3            # one of them, here
+    python -m ssl_jax.sweep --config C --launch local --parallel 2
+    python -m ssl_jax.sweep --config C --status           # a live table
+    python -m ssl_jax.sweep --config C --report --metric valid/loss
+
+The config file defines sweep(s), see docs/sweeps.md; keys of every run are changed with
+--config.optim.lr=1e-3. The same command goes on: what is done stays, what was interrupted resumes
+from its newest checkpoint, what failed is tried again. A run is the signature of its config, and so
+is its folder below --workdir. Once begun, --workdir alone names a sweep.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ssl_jax.core import code
+from ssl_jax.core.config import ConfigError
+from ssl_jax.evals.table import text_table
+from ssl_jax.stages import clusters, launch, runs, sweep_report
+from ssl_jax.stages import sweep as sweep_lib
+from ssl_jax.stages import sweep_status as status
+from ssl_jax.stages.sweep import Run
+
+
+def say(text: str) -> None:
+    """Prints a line to the error stream at once."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def watch(found: Sequence[Run], every: float = 2.0) -> None:
+    """Prints the table of states; on a terminal again and again, while a run is at work."""
+    live = sys.stdout.isatty()
+    while True:
+        text = f"{text_table(status.table(found))}\n\n{status.summary(found)}"
+        print(("\033[H\033[2J" if live else "") + text, flush=True)
+        if not live or not any(runs.busy(run.folder) for run in found):
+            return
+        time.sleep(every)
+
+
+def report(root: Path, found: Sequence[Run], metric: str, best: str) -> None:
+    """Writes metrics.csv and report.html, and prints the ranking and what else there is to know."""
+    rows, said, metric = sweep_report.write(root, found, metric, best)
+    print("\n".join([text_table(rows), *(f"\n{line}" for line in said)]))
+    print(f"\nranked by {metric}; {root / 'metrics.csv'}  {root / 'report.html'}")
+
+
+def execute(run: Run, any_code: bool = False) -> bool:
+    """Trains one run in its folder unless it is done; says whether it did anything.
+
+    Raises ConfigError for a run that other code began, and what the training raises.
+    """
+    from ssl_jax import train
+
+    before = runs.code(run.folder)
+    if before and before[-1] != code.version() and not any_code:
+        if runs.state(run.folder) == "done":
+            return False
+        raise ConfigError(
+            f"{run.folder} was begun by code {before[-1]}, and this is {code.version()}: check "
+            f"that out to go on, or pass --any-code to go on with this one, or give another "
+            f"--workdir; nothing was changed"
+        )
+    return runs.once(run.folder, lambda: train.run(run.config, run.folder))
+
+
+def start(found: Sequence[Run], root: Path, args: argparse.Namespace, extra: list[str]) -> None:
+    """Launches what is not done; extra: the rest of the command line, that changes configs."""
+    go_on = ["--any-code"] if args.any_code else []
+    options = dict(_pair(text) for text in args.option)
+
+    def here(run: Run) -> list[str]:
+        # by its folder: what becomes of the config file meanwhile is no matter
+        one = ["--workdir", str(root), "--run", run.signature, *go_on]
+        return [sys.executable, "-m", "ssl_jax.sweep", *one]
+
+    def there(run: Run) -> list[str]:
+        # by the config: that of the image, which does not see this folder
+        one = ["--config", args.config, "--workdir", str(root), "--run", run.signature, *go_on]
+        return ["python", "-m", "ssl_jax.sweep", *one, *extra]
+
+    if args.launch == "local":
+        devices = args.devices.split(",") if args.devices else ()
+        launch.local(found, here, len(devices) or args.parallel, say, devices)
+    elif args.launch == "slurm":
+        clusters.slurm(found, here, args.parallel, say, root, options)
+    elif not args.config:
+        raise ConfigError("--launch xpk needs --config: the pods read it from their image")
+    else:
+        clusters.xpk(found, there, say, root, options)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--option {text}: write --option name=value")
+    return name, value
+
+
+def _open(args: argparse.Namespace, overrides: Sequence[str]) -> tuple[Path, list[Run]]:
+    """Returns the folder and the runs of the sweep that the command line names."""
+    if not args.config:
+        if not args.workdir:
+            raise ConfigError("name a sweep: --config configs/x.py, or --workdir of one begun")
+        if overrides:
+            raise ConfigError(f"{overrides[0]}: give --config too, or leave the sweep as it is")
+        return Path(args.workdir), sweep_lib.reopen(Path(args.workdir))
+    root = Path(args.workdir or sweep_lib.default_root(args.config))
+    return root, sweep_lib.read(args.config, overrides, root)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command; an error that this package foresees is one line, without a traceback."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ssl_jax.sweep",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", default="", help="configs/x.py, or configs/x.py:argument")
+    parser.add_argument("--workdir", default="", help="default: runs/<name of the config>")
+    parser.add_argument("--run", default="", help="execute one: its number or signature")
+    parser.add_argument("--launch", choices=("local", "slurm", "xpk"))
+    parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
+    parser.add_argument("--devices", default="", help="0,1,2: a GPU for each run at a time")
+    parser.add_argument("--option", action="append", default=[], help="name=value, of the cluster")
+    parser.add_argument("--status", action="store_true", help="a table, live on a terminal")
+    parser.add_argument("--report", action="store_true", help="a ranking, metrics.csv, report.html")
+    parser.add_argument("--metric", default="", help="of the report, as in metrics.jsonl")
+    parser.add_argument("--best", default="", choices=("max", "min"), help="default: by its name")
+    parser.add_argument("--any-code", action="store_true", help="go on with what other code began")
+    args, overrides = parser.parse_known_args(argv)
+    try:
+        if args.parallel < 1:
+            raise ConfigError(f"--parallel {args.parallel}: use 1 or more")
+        root, found = _open(args, overrides)
+        if args.config and (args.run or args.launch):
+            sweep_lib.write(root, found, {"config": args.config, "overrides": overrides})
+        if args.run:
+            execute(sweep_lib.pick(found, args.run), args.any_code)
+        elif args.launch:
+            start(found, root, args, overrides)
+        elif args.report:
+            report(root, found, args.metric, args.best)
+        else:
+            watch(found)
+    except runs.Busy as error:
+        say(f"error: {error}")
+        sys.exit(launch.BUSY)
+    except (ValueError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Run folders: work done once, states, locks, and finding a run by its signature."""
+
+import json
+
+import pytest
+
+from ssl_jax.core import config as config_lib
+from ssl_jax.stages import runs
+
+
+def folder_of(root, name, seed, code="aaaa00001111"):
+    """Writes what a run folder says of itself."""
+    config = config_lib.from_json(json.dumps({"seed": seed}))
+    folder = root / name
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(config_lib.to_json(config))
+    (folder / "code.txt").write_text(f"{code} 0\n")
+    return config_lib.sign(config)
+
+
+def test_work_is_done_once_and_a_failure_is_kept_and_tried_again(tmp_path):
+    calls = []
+
+    def breaks():
+        calls.append("breaks")
+        assert runs.state(tmp_path) == "running"
+        raise ValueError("no such clip")
+
+    assert runs.state(tmp_path) == "waiting"
+    with pytest.raises(ValueError, match="no such clip"):
+        runs.once(tmp_path, breaks)
+    assert runs.state(tmp_path) == "failed"
+    assert runs.failure(tmp_path) == "ValueError: no such clip"
+    assert "in breaks" in json.loads((tmp_path / "FAILED").read_text())["trace"]
+    assert runs.once(tmp_path, lambda: calls.append("works"))
+    assert runs.state(tmp_path) == "done" and runs.failure(tmp_path) == ""
+    assert not runs.once(tmp_path, breaks)
+    assert calls == ["breaks", "works"]
+
+
+def test_an_interrupted_run_is_stopped_and_goes_on(tmp_path):
+    def interrupted():
+        raise SystemExit(0)
+
+    with pytest.raises(SystemExit):
+        runs.once(tmp_path, interrupted)
+    assert runs.state(tmp_path) == "stopped"
+    assert runs.once(tmp_path, lambda: None)
+
+
+def test_a_folder_is_held_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "PATIENCE", 0.02)
+    with runs.hold(tmp_path):
+        assert runs.busy(tmp_path)
+        with (
+            pytest.raises(runs.Busy, match=r"process \d+ on .* works in .*: wait for it"),
+            runs.hold(tmp_path),
+        ):
+            raise AssertionError
+    assert not runs.busy(tmp_path)
+    with runs.hold(tmp_path):
+        assert runs.state(tmp_path) == "running"
+
+
+def test_a_run_is_found_by_the_beginning_of_its_signature(tmp_path, monkeypatch):
+    places = [tmp_path / "a", tmp_path / "b"]
+    monkeypatch.setenv("SSL_JAX_RUNS", f"{places[0]}:{places[1]}")
+    signs = [folder_of(places[i % 2], f"kws/{i}", seed=i) for i in range(4)]
+    (places[0] / "kws/0/checkpoints/4").mkdir(parents=True)
+    (places[0] / "kws/0/checkpoints/config.json").write_text("{}")  # of no run
+    assert len(list(runs.walk(places[0]))) == 2
+    for i, sign in enumerate(signs):
+        assert runs.find(sign[:9]) == places[i % 2] / f"kws/{i}"
+    again = folder_of(places[0], "again", seed=3, code="bbbb00001111")
+    with pytest.raises(
+        ValueError, match=r"begins the signatures of 2 runs(.|\n)*again(.|\n)*kws/3"
+    ):
+        runs.find(again[:9])
+    assert runs.find(f"{again[:9]}@bb") == places[0] / "again"
+    with pytest.raises(FileNotFoundError, match=r"(?s)'0000'.*SSL_JAX_RUNS.*" + signs[0]):
+        runs.find("0000")
+
+
+def test_a_config_that_can_not_be_read_has_no_signature(tmp_path):
+    sign = folder_of(tmp_path, "run", 0)
+    assert runs.signature(tmp_path / "run") == sign
+    (tmp_path / "run" / "config.json").write_text("{broken")
+    assert [f.signature for f in runs.walk(tmp_path)] == [""]

@@ -1,0 +1,175 @@
+"""The report of a sweep: ranking over seeds, failures, other code, the CSV, the page."""
+
+import csv
+import json
+
+import pytest
+from page_checks import Page
+
+from ssl_jax.core.config import ConfigError
+from ssl_jax.evals import table
+from ssl_jax.stages import runs, sweep, sweep_report, sweep_status
+
+FILE = """
+from ml_collections import ConfigDict
+
+def get_config(arg=None):
+    return ConfigDict({
+        "seed": 0, "optim": {"lr": 1.0, "name": "sgd"}, "data": {"batch_size": 4},
+        "train": {"duration": "2 steps"},
+        "checkpoint": {"best_metric": "", "best_mode": "min"},
+    })
+
+def sweep(s):
+    return s.product({"optim.lr": (1, 2, 3), "seed": range(3)})
+"""
+# of the last step, by lr and seed
+ACCURACY = {1.0: (0.5, 0.6, 0.7), 2.0: (0.9, 0.8, 0.85), 3.0: (0.1, 0.2, 0.3)}
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """Returns (root, runs) of a sweep whose runs are done but one that failed and one stopped."""
+    (tmp_path / "tiny.py").write_text(FILE)
+    root = tmp_path / "root"
+    found = sweep.read(str(tmp_path / "tiny.py"), [], root)
+    sweep.write(root, found, {})
+    for run in found:
+        lr, seed = run.values["optim.lr"], run.values["seed"]
+        rows = [{"step": i, "time": 100.0 + i, "train/loss": lr / i} for i in (1, 2)]
+        rows.append({"step": 2, "time": 103.0, "valid/accuracy": ACCURACY[lr][seed]})
+        (run.folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        (run.folder / "code.txt").write_text("aaaa00001111 0\n")
+        (run.folder / "lock").touch()
+        if (lr, seed) == (3.0, 0):
+            runs.fail(run.folder, "CollapseError: the targets <collapsed>")
+        elif (lr, seed) != (3.0, 1):
+            (run.folder / "DONE").write_text("{}")
+    return root, found
+
+
+def test_runs_are_ranked_by_their_mean_over_seeds(begun):
+    found = begun[1]
+    results = sweep_report.collect(found)
+    metric, best = sweep_report.choose(results, "valid/accuracy")
+    assert best == "max"
+    groups = sweep_report.rank(results, metric, best)
+    assert [g.values["optim.lr"] for g in groups] == [2.0, 1.0, 3.0]
+    assert groups[0].scores == [0.9, 0.8, 0.85] and groups[2].scores == [0.3]
+    assert [g.values["optim.lr"] for g in sweep_report.rank(results, metric, "min")] == [3, 1, 2]
+    rows = sweep_report.ranking(groups, metric)
+    _, half = table.interval([0.9, 0.8, 0.85])
+    assert rows[0] == {
+        "rank": 1,
+        "optim.lr": 2.0,
+        "valid/accuracy": f"0.85 ± {half:.2g}",
+        "runs": "3 of 3",
+    }
+    assert rows[2]["valid/accuracy"] == "0.3"
+    assert rows[2]["runs"] == "1 of 3, 1 failed, 1 stopped"
+
+
+def test_the_metric_and_its_better_end_are_chosen_or_named(begun):
+    results = sweep_report.collect(begun[1])
+    assert sweep_report.choose(results) == ("train/loss", "min")
+    assert sweep_report.choose(results, "valid/accuracy", "min") == ("valid/accuracy", "min")
+    with pytest.raises(ConfigError, match=r"--metric valid/acuracy: did you mean 'valid/acc"):
+        sweep_report.choose(results, "valid/acuracy")
+    own = results[0].run.config
+    with own.unlocked():
+        own.checkpoint.best_metric, own.checkpoint.best_mode = "valid/accuracy", "max"
+    assert sweep_report.choose(results) == ("valid/accuracy", "max")
+    for name, best in (("valid/word_wer", "min"), ("a/perplexity", "min"), ("a/std", "max")):
+        results[0].rows.append({"step": 3, name: 1.0})
+        assert sweep_report.choose(results, name) == (name, best)
+
+
+def test_the_report_says_what_failed_and_what_is_of_another_version(begun):
+    root, found = begun
+    (found[4].folder / "code.txt").write_text("aaaa00001111 0\nbbbb00001111 1\n")
+    stranger = root / "0123abcd"
+    stranger.mkdir()
+    (stranger / "config.json").write_text("{}")
+    rows, said, metric = sweep_report.write(root, found, "valid/accuracy")
+    assert rows[0]["rank"] == 1 and metric == "valid/accuracy"
+    text = "\n".join(said)
+    assert f"run 6 ({found[6].label}) failed: CollapseError: the targets <collapsed>" in text
+    assert "aaaa00001111 then bbbb00001111 made runs 4" in text
+    assert "1 run folders are of another version of this sweep" in text and "0123abcd" in text
+    assert stranger.is_dir()
+    words = " ".join(Page((root / "report.html").read_text()).words)
+    for line in said:
+        assert line in words
+    assert "7 done, 1 failed, 1 stopped" in words and "more is better" in words
+
+
+def test_the_csv_has_every_row_of_every_run(begun):
+    root, found = begun
+    sweep_report.write(root, found)
+    with (root / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 27
+    assert rows[2] == {
+        "run": "0",
+        "signature": found[0].signature,
+        "state": "done",
+        "optim.lr": "1.0",
+        "seed": "0",
+        "step": "2",
+        "time": "103.0",
+        "train/loss": "",
+        "valid/accuracy": "0.5",
+    }
+
+
+def test_the_page_stands_alone_and_has_every_plot(begun):
+    root, found = begun
+    sweep_report.write(root, found, "valid/accuracy")
+    page = Page((root / "report.html").read_text())
+    labels = [a["aria-label"] for tag, a in page.tags if tag == "svg"]
+    assert labels == [
+        "valid/accuracy",
+        "train/loss",
+        "valid/accuracy at the end",
+        "Every group of runs",
+    ]
+    assert "http" not in (root / "report.html").read_text()
+    links = [a for tag, a in page.tags if tag in ("script", "img", "iframe")]
+    assert not links
+
+
+def test_a_sweep_without_a_number_is_reported_too(begun):
+    root, found = begun
+    for run in found:
+        (run.folder / "metrics.jsonl").unlink()
+    rows, said, metric = sweep_report.write(root, found)
+    assert [row["rank"] for row in rows] == ["-"] * 3 and metric == "train/loss"
+    assert len(said) == 1 and "run 6" in said[0]
+    Page((root / "report.html").read_text())
+
+
+def test_the_status_follows_the_files(begun):
+    found = begun[1]
+    (found[0].folder / "DONE").unlink()
+    with (found[0].folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "time": 104.0, "trai')  # being written
+    with runs.hold(found[0].folder):
+        rows = sweep_status.table(found)
+        words = sweep_status.summary(found)
+    assert words == "9 runs: 6 done, 1 failed, 1 running, 1 stopped"
+    assert rows[0]["state"] == "running" and rows[0]["step"] == "2/2"
+    assert rows[0]["loss"] == "0.5" and rows[0]["left"] == "0s"
+    assert rows[6]["error"] == "CollapseError: the targets <collapsed>"
+
+
+def test_the_time_left_is_that_of_the_pace(begun):
+    found = begun[1]
+    run = found[0]
+    with run.config.unlocked():
+        run.config.train.duration = "100 steps"
+    rows = [{"step": i, "time": 10.0 * i, "train/loss": 1.0} for i in (5, 10)]
+    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (run.folder / "DONE").unlink()
+    with runs.hold(run.folder):
+        assert sweep_status.table(found)[0]["left"] == "15m"
+    assert [sweep_status.clock(s) for s in (42, 3600, 7620)] == ["42s", "1h00m", "2h07m"]
