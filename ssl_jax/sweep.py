@@ -18,8 +18,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+
+from ssl_jax import train
 from ssl_jax.core import code
 from ssl_jax.core.config import ConfigError
+from ssl_jax.engine import hosts
 from ssl_jax.evals.table import text_table
 from ssl_jax.stages import clusters, launch, runs, sweep_report
 from ssl_jax.stages import sweep as sweep_lib
@@ -53,20 +57,32 @@ def report(root: Path, found: Sequence[Run], metric: str, best: str) -> None:
 def execute(run: Run, any_code: bool = False) -> bool:
     """Trains one run in its folder unless it is done; says whether it did anything.
 
-    Raises ConfigError for a run that other code began, and what the training raises.
+    Raises Busy, ConfigError for a run that other code began, and what the training raises.
     """
-    from ssl_jax import train
-
+    if runs.state(run.folder) == "done":
+        say(f"run {run.index} ({run.label}) is done, and stays as it is")
+        return False
     before = runs.code(run.folder)
     if before and before[-1] != code.version() and not any_code:
-        if runs.state(run.folder) == "done":
-            return False
         raise ConfigError(
             f"{run.folder} was begun by code {before[-1]}, and this is {code.version()}: check "
             f"that out to go on, or pass --any-code to go on with this one, or give another "
             f"--workdir; nothing was changed"
         )
+    if jax.process_index() != 0:  # the first host keeps the folder for all
+        train.run(run.config, run.folder)
+        return True
     return runs.once(run.folder, lambda: train.run(run.config, run.folder))
+
+
+def execute_here(run: Run, args: argparse.Namespace) -> None:
+    """Trains one run as one of its hosts; exits with `launch.BUSY` where another works on it."""
+    with hosts.session(args):
+        try:
+            execute(run, args.any_code)
+        except runs.Busy as error:
+            say(f"error: {error}")
+            sys.exit(launch.BUSY)
 
 
 def start(found: Sequence[Run], root: Path, args: argparse.Namespace, extra: list[str]) -> None:
@@ -133,6 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--metric", default="", help="of the report, as in metrics.jsonl")
     parser.add_argument("--best", default="", choices=("max", "min"), help="default: by its name")
     parser.add_argument("--any-code", action="store_true", help="go on with what other code began")
+    hosts.add_flags(parser)
     args, overrides = parser.parse_known_args(argv)
     try:
         if args.parallel < 1:
@@ -141,17 +158,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.config and (args.run or args.launch):
             sweep_lib.write(root, found, {"config": args.config, "overrides": overrides})
         if args.run:
-            execute(sweep_lib.pick(found, args.run), args.any_code)
+            execute_here(sweep_lib.pick(found, args.run), args)
         elif args.launch:
             start(found, root, args, overrides)
         elif args.report:
             report(root, found, args.metric, args.best)
         else:
             watch(found)
-    except runs.Busy as error:
-        say(f"error: {error}")
-        sys.exit(launch.BUSY)
-    except (ValueError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command goes on")

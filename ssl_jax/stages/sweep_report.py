@@ -257,8 +257,10 @@ def write(
 ) -> tuple[list[dict[str, Any]], list[str], str]:
     """Writes metrics.csv and report.html below `root`; returns the ranking, notes and metric.
 
-    Raises ConfigError for a metric that no run has.
+    Raises ConfigError for a metric that no run has, FileNotFoundError where none was begun.
     """
+    if not root.is_dir():
+        raise FileNotFoundError(f"no run of the sweep was begun in {root}: give --launch local")
     results = collect(found)
     metric, best = choose(results, metric, best)
     groups, said = rank(results, metric, best), notes(root, results)
