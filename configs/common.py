@@ -67,7 +67,8 @@ def audio_data() -> ConfigDict:
         {
             # audio | image | text
             "modality": "audio",
-            # named sources, each {kind, path, weight, ...}; see ssl_jax/data/sources.py
+            # named sources, each {kind, path, weight, ...}; see ssl_jax/data/sources.py; path ''
+            # in valid or test is that of the source of the same name in train
             "train": ConfigDict({}),
             "valid": ConfigDict({}),
             "test": ConfigDict({}),
@@ -443,6 +444,19 @@ def librispeech(batch: int) -> ConfigDict:
         )
     data.update({"buckets": (4.0, 8.0, 12.0, 14.0, 16.0, 20.0), "min_seconds": 2.0})
     data.update({"batch_size": batch, "constant_seconds": True, "workers": 8})
+    return data
+
+
+def own_audio(batch: int) -> ConfigDict:
+    """Returns a data section: a folder of sound, `batch` clips of 4 s or as much of shorter.
+
+    Every twentieth file is for validation. Files that cannot be read are skipped and listed.
+    """
+    data = audio_data()
+    for split, part in (("train", (0.0, 0.95)), ("valid", (0.95, 1.0))):
+        data[split].own = ConfigDict({"kind": "folder", "path": "", "part": part, "weight": 1.0})
+    data.update({"buckets": (1.0, 2.0, 4.0), "min_seconds": 0.2, "batch_size": batch})
+    data.update({"constant_seconds": True, "on_bad": "skip", "max_bad_share": 0.1})
     return data
 
 

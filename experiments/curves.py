@@ -1,9 +1,11 @@
 """Is my curve normal? Overlays a run on reference curves: mean, least and most over seeds.
 
-    python -m experiments.curves --run RUN --reference experiments/hubert/curves.json [--out a.png]
+    python -m experiments.curves --run RUN --reference experiments/data2vec2/curves.json
+    python -m experiments.curves --runs speech=RUN,RUN,RUN [text=RUN,RUN] --save curves.json
 
 Prints, for every metric that both have, where the run stands at its last common step, and writes a
-picture. The references are of the runs of an experiment, written by its program.
+picture. The references are of the runs of an experiment: the second line makes one of several
+seeds. docs/metrics.md says what each metric means.
 """
 
 import argparse
@@ -18,6 +20,10 @@ import numpy as np
 
 from ssl_jax.evals import table
 from ssl_jax.stages import report
+
+# what tells a healthy run; those that a method does not log are left out
+METRICS = ("loss", "target_std", "prediction_std", "frontend_std", "target_own_share")
+METRICS += ("teacher_student_cosine", "masked_accuracy", "contrastive_accuracy", "code_perplexity")
 
 Curves = dict[str, dict[str, list[float]]]
 """metric -> {step, mean, least, most}, each (n,)."""
@@ -95,21 +101,48 @@ def bands(ax: Any, band: Mapping[str, Sequence[float]], name: str, colour: str) 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, prints the table, writes the picture."""
     parser = argparse.ArgumentParser(prog="python -m experiments.curves", description=__doc__)
-    parser.add_argument("--run", required=True, type=pathlib.Path, help="a run folder")
-    parser.add_argument("--reference", required=True, type=pathlib.Path, help="a curves.json")
-    parser.add_argument("--out", type=pathlib.Path, help="default: RUN/curves.png")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--run", type=pathlib.Path, help="a run folder, to be compared")
+    what.add_argument("--runs", nargs="+", metavar="NAME=RUN,RUN", help="seeds, to be a reference")
+    parser.add_argument("--reference", type=pathlib.Path, help="a curves.json")
+    parser.add_argument("--save", type=pathlib.Path, help="the reference to write")
+    parser.add_argument("--out", type=pathlib.Path, help="of the picture; default: RUN/curves.png")
     args = parser.parse_args(argv)
-    for path in (args.run / "metrics.jsonl", args.reference):
-        if not path.is_file():
-            sys.exit(f"error: there is no {path}")
-    reference = json.loads(args.reference.read_text())
-    rows = compare(args.run, reference)
+    if (args.reference is None) == (args.save is None) or bool(args.run) != bool(args.reference):
+        sys.exit("error: give --run with --reference, or --runs with --save")
+    if args.runs:
+        save(args.runs, args.save)
+    else:
+        _compare(args.run, args.reference, args.out or args.run / "curves.png")
+
+
+def save(named: Sequence[str], out: pathlib.Path) -> None:
+    """Writes the bands of runs, given as "name=folder,folder"; exits where one has no metrics."""
+    found: dict[str, Curves] = {}
+    for text in named:
+        name, _, folders = text.partition("=")
+        runs = [pathlib.Path(folder) for folder in filter(None, folders.split(","))]
+        absent = [run for run in runs if not (run / "metrics.jsonl").is_file()]
+        if absent or len(runs) < 2:
+            why = f"{absent[0]} is no run folder" if absent else "a band needs two runs or more"
+            sys.exit(f"error: --runs {text}: {why}")
+        found[name] = of_runs(runs, [f"train/{metric}" for metric in METRICS])
+    out.write_text(json.dumps(found) + "\n")
+    print(f"written to {out}")
+
+
+def _compare(run: pathlib.Path, path: pathlib.Path, out: pathlib.Path) -> None:
+    """Prints the table of a run beside a reference, and draws it."""
+    for file in (run / "metrics.jsonl", path):
+        if not file.is_file():
+            sys.exit(f"error: there is no {file}")
+    reference = json.loads(path.read_text())
+    rows = compare(run, reference)
     if not rows:
         have = sorted({m for of_one in reference.values() for m in of_one})
-        sys.exit(f"error: {args.run} logs none of {', '.join(have)}: is it of another method?")
+        sys.exit(f"error: {run} logs none of {', '.join(have)}: is it of another method?")
     print(table.text_table(rows))
-    out = args.out or args.run / "curves.png"
-    draw(out, args.run, reference)
+    draw(out, run, reference)
     print(f"\nwritten to {out}")
 
 

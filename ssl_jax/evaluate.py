@@ -2,6 +2,7 @@ r"""Judges the frozen features of a run by probes, beside the baselines it must 
 
     python -m ssl_jax.evaluate --run runs/d2v [--probe ridge,knn,linear,mlp] [--step 1000] \
         [--config.data.test.sc.path=...]
+    python -m ssl_jax.evaluate --run runs/own --labels labels.csv [--label COLUMN] [--group SPEAKER]
     python -m ssl_jax.evaluate --run runs/m2v --protocol configs/music2vec/marble.py:gtzan
     python -m ssl_jax.evaluate --run runs/hubert --protocol configs/hubert/quality.py
     python -m ssl_jax.evaluate --run runs/asr [--config.eval.decode.beam=50 ...lm=4gram.arpa]
@@ -9,8 +10,9 @@ r"""Judges the frozen features of a run by probes, beside the baselines it must 
 Features of every split are taken once per model and cached in RUN/features; clips longer than
 the last of config.data.buckets count with their beginning. Probes fit on the training split,
 choose layer and options on validation (a held-out fifth of training where there is none) and
-report test (validation where there is no test). `mlp` also predicts tags and numbers, where
-config.data has them in place of labels. A protocol brings its own data and the options of its
+report test (validation where there is no test). --labels brings a table with the columns path and
+label in place of config.data (ssl_jax/data/label_files.py). `mlp` also predicts tags and numbers,
+where config.data has them in place of labels. A protocol brings its own data and the options of its
 probe; one with a section `units` has no probe, but says how far clusters of each layer are phones.
 A run of configs/ctc is judged by what it hears in validation and test: error rates, and the worst
 recordings aligned with what was said. One of configs/superb/verification.py is judged by trials.
@@ -18,6 +20,7 @@ Prints a table and writes RUN/evaluation.json.
 """
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -31,16 +34,16 @@ from ml_collections import ConfigDict
 
 import ssl_jax
 from ssl_jax.core import config as config_lib
-from ssl_jax.core import options as options_lib
 from ssl_jax.core.mesh import make_mesh
 from ssl_jax.engine import hosts as hosts_lib
 from ssl_jax.engine import splits as splits_lib
 from ssl_jax.engine import start as start_lib
-from ssl_jax.evals import compare, health, marble, transcribe
+from ssl_jax.evals import compare, transcribe
 from ssl_jax.evals import units as units_lib
 from ssl_jax.evals import verify as verify_lib
 from ssl_jax.evals.baselines import Encoder
 from ssl_jax.stages import decode, embed, verify
+from ssl_jax.stages import probes as probes_stage
 from ssl_jax.stages import units as units_stage
 
 PROBES = (*compare.PROBES, compare.MLP)
@@ -52,13 +55,15 @@ def run(
     step: int | None = None,
     overrides: Sequence[str] = (),
     protocol: str = "",
+    labels: embed.Labels | None = None,
 ) -> dict[str, Any]:
     """Evaluates a run folder and returns what it writes to evaluation.json.
 
-    overrides: texts such as "data.test.sc.path=...", of the run's config or the protocol's.
-    Raises ValueError on an unknown probe, and on data without labels, of fewer than two classes,
-    or without validation and test.
+    overrides: such as "data.test.sc.path=...", of the run's config or the protocol's. Raises
+    ValueError on an unknown probe, and on data without labels, of one class, or without a test.
     """
+    if labels and protocol:
+        raise ValueError("--labels and --protocol each bring their own data: give one of them")
     unknown = [name for name in probes if name not in PROBES]
     if unknown:
         raise ValueError(f"--probe has {unknown}: use some of {','.join(PROBES)}")
@@ -67,12 +72,15 @@ def run(
     folder, model = Path(folder), ssl_jax.load(folder, step)
     given = config_lib.load(protocol, overrides, "get_protocol") if protocol else ConfigDict({})
     config = _config(model.config, given, () if protocol else overrides)
+    if labels:
+        config, given = embed.labelled(config, labels, folder)
     mesh = make_mesh({"data": -1})
+    own = not protocol and not labels
     alive: dict[str, dict[str, float]] = {}
-    if model.method.emissions is not None and not protocol:
+    if model.method.emissions is not None and own:
         heard = decode.judge(model.method, model.params, config, model.classes, mesh, folder)
         return _written(folder, {**_about(model, config, start), "results": heard})
-    if model.method.embed is not None and not protocol:
+    if model.method.embed is not None and own:
         told = verify.judge(model.method, model.params, config, model.classes, mesh, folder)
         return _written(folder, {**_about(model, config, start), "results": told})
     corpora = embed.open_splits(config, folder, mesh.size)
@@ -80,7 +88,9 @@ def run(
         rows = _units(model, corpora, given, mesh, folder)
     else:
         chosen = (compare.MLP,) if protocol else probes
-        rows, alive = _judge(model, corpora, given, chosen, mesh, folder)
+        window = given.get("window_seconds", 0.0)
+        encoders = functools.partial(_encoders, model, corpora["train"], window, mesh)
+        rows, alive = probes_stage.judge(encoders, corpora, given, chosen, mesh, folder)
     result = {
         "classes": list(corpora["train"].corpus.classes),
         "clips": {name: len(split.corpus) for name, split in corpora.items()},
@@ -99,43 +109,6 @@ def _written(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
     if jax.process_index() == 0:
         (folder / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
     return result
-
-
-def _judge(
-    model: ssl_jax.Model,
-    corpora: embed.Splits,
-    given: ConfigDict,
-    probes: Sequence[str],
-    mesh: Mesh,
-    folder: Path,
-) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
-    """Returns the rows of every probe on every kind of features, and the health of the encoders."""
-    train = corpora["train"].corpus
-    if len(train.classes) < 2 and set(probes) != {compare.MLP}:
-        raise ValueError(
-            f"config.data.train has {len(train.classes)} classes and a probe needs two or more: "
-            f"set config.data.train.<name>.label to the column of the classes"
-        )
-    task = None
-    if compare.MLP in probes:
-        task = marble.task_of(train.classes, train.fields, given.get("task", {}))
-    options = options_lib.read(marble.Options, given.get("probe", {}), "probe")
-    fields = {name: split.corpus.fields for name, split in corpora.items()}
-    rows, alive = [], {}
-    for encoder in _encoders(model, corpora["train"], given.get("window_seconds", 0.0), mesh):
-        pooled = embed.pooled(encoder, corpora, mesh, folder)
-        rows += compare.rows(
-            encoder.name,
-            probes,
-            pooled,
-            fields,
-            classes=len(train.classes),
-            task=task,
-            options=options,
-        )
-        if encoder.params:
-            alive[encoder.name] = health.report(pooled.get("valid", pooled["train"]).features)
-    return rows, alive
 
 
 def _units(
@@ -173,12 +146,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", required=True, help="the --workdir of a train command")
     parser.add_argument("--probe", default=",".join(compare.PROBES), help="some of the default")
     parser.add_argument("--protocol", default="", help="configs/x.py:task with get_protocol")
+    parser.add_argument("--labels", default="", help="a table with a header: path,label")
+    parser.add_argument("--label", default="label", help="its column of the class")
+    parser.add_argument("--group", default="", help="its column of what no two splits share")
     parser.add_argument("--step", type=int, help="a saved step (default: the newest)")
     hosts_lib.add_flags(parser)
     args, overrides = parser.parse_known_args(argv)
+    labels = embed.Labels(Path(args.labels), args.label, args.group) if args.labels else None
+    probes = args.probe.split(",")
     with hosts_lib.session(args):
         try:
-            result = run(args.run, args.probe.split(","), args.step, overrides, args.protocol)
+            result = run(args.run, probes, args.step, overrides, args.protocol, labels)
         except (ValueError, FileNotFoundError) as error:
             sys.exit(f"error: {error}")
     if jax.process_index() == 0:

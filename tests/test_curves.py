@@ -54,3 +54,24 @@ def test_what_cannot_be_compared_is_one_clear_error(reference, tmp_path):
     path.write_text(json.dumps(reference))
     with pytest.raises(SystemExit, match="logs none of train/loss"):
         curves.main(["--run", str(run), "--reference", str(path)])
+
+
+def test_seeds_become_a_reference(tmp_path, capsys):
+    runs = [write_run(tmp_path / f"r{i}", [4 - i, 3 - i]) for i in (0, 1)]
+    out = tmp_path / "curves.json"
+    named = "speech=" + ",".join(map(str, runs))
+    curves.main(["--runs", named, "--save", str(out)])
+    assert json.loads(out.read_text())["speech"]["train/loss"]["mean"] == [3.5, 2.5]
+    curves.main(["--run", str(runs[0]), "--reference", str(out)])
+    assert "inside" in capsys.readouterr().out
+
+
+def test_a_reference_that_cannot_be_made_is_one_clear_error(tmp_path):
+    run = str(write_run(tmp_path / "r", [4]))
+    out = str(tmp_path / "curves.json")
+    for named, message in ((f"a={run}", "two runs or more"), (f"a={run},gone", "gone is no run")):
+        with pytest.raises(SystemExit, match=message):
+            curves.main(["--runs", named, "--save", out])
+    for flags in (["--run", run, "--save", out], ["--runs", run], ["--run", run]):
+        with pytest.raises(SystemExit, match="give --run with --reference, or --runs with --save"):
+            curves.main(flags)

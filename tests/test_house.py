@@ -156,7 +156,7 @@ def test_everything_public_has_a_docstring(path):
 
 
 def test_no_path_of_one_machine():
-    folders = [ROOT / folder for folder in (*CODE, "notebooks", ".ci", ".github")]
+    folders = [ROOT / folder for folder in (*CODE, "notebooks", "docs", ".ci", ".github")]
     paths = [
         p for folder in folders for p in folder.rglob("*") if p.suffix in TEXT or p.name == "run"
     ]
@@ -183,6 +183,7 @@ def test_test_files_have_different_names():
 
 def test_top_level_is_what_the_design_says():
     allowed = {"setup.py", "README.md", "LICENSE", "ssl_jax", "configs", "experiments", "tests"}
+    allowed |= {"docs"}
     made_by_runs = {"runs", "build", "dist", "ssl_jax.egg-info"}
     here = {p.name for p in ROOT.iterdir() if not p.name.startswith((".", "__"))}
     assert here - allowed - made_by_runs <= {"notebooks"}

@@ -1,6 +1,8 @@
 r"""data2vec 2.0 on 16 kHz speech, LibriSpeech 960 h (2212.07525, sections 3 and 4.2).
 
 Command: python -m ssl_jax.train --config configs/data2vec2/audio.py:base --workdir runs/d2v2_base
+         python -m ssl_jax.train --config configs/data2vec2/audio.py:own --workdir runs/own \
+             --config.data.train.own.path=FOLDER
   base   12 blocks of width 768, 8 masks a clip, half of the frames visible. 400k updates of 16
          minutes of speech (48 clips of 20 s; the paper: 16 GPUs with 62.5 s each). TPU v4-32 (16
          chips): about 9 hours, from 5.6e19 FLOP at 40 % of peak, not measured; the paper: 43
@@ -12,6 +14,8 @@ Command: python -m ssl_jax.train --config configs/data2vec2/audio.py:base --work
          from 60k hours of Libri-Light: for those replace config.data.train by that corpus.
   mini   4 blocks of width 128 on Mini LibriSpeech (openslr.org/31, 0.3 GB), 8 masks, 1k
          updates: two cores, under an hour, an estimate; no published number.
+  own    like mini on any folder of sound, at any rate (docs/data.md); no published number.
+  own_base  base on the same, for an accelerator.
 
 Batches are cut to length buckets and padding is masked, where the original crops every batch to
 its shortest clip. The released runs decay all parameters, as here.
@@ -27,9 +31,9 @@ EMA_RULES = (("^encoder/frontend/", "absent"), (".*", "average"))
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the run of `arg`: base (default), large, mini or toy."""
+    """Returns the run of `arg`: base (default), large, mini, own, own_base, toy or own_toy."""
     size = arg or "base"
-    common.check(size, ("base", "large", "mini", "toy"))
+    common.check(size, ("base", "large", "mini", "own", "own_base", "toy", "own_toy"))
     config = common.base()
     config.method = common.data2vec2()
     config.method.encoder = ConfigDict(
@@ -48,7 +52,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
         _large(config)
     if size == "mini":
         _mini(config)
-    if size == "toy":
+    if size == "own":
+        _own(config)
+    if size == "own_base":
+        config.data = common.own_audio(48)
+    if size == "own_toy":
+        config.data = common.own_audio(8)
+    if size in ("toy", "own_toy"):
         _toy(config)
     return config
 
@@ -79,6 +89,15 @@ def _mini(config: ConfigDict) -> None:
     config.train.duration = "1k steps"
     config.checkpoint.every = config.eval.every = "250 steps"
     config.guard.after = 500
+
+
+def _own(config: ConfigDict) -> None:
+    _mini(config)
+    config.data = common.own_audio(8)
+    # five position convolutions and a faster teacher end, at this size, in targets that tell
+    # nothing but the place in the crop (experiments/data2vec2/audio.py)
+    config.method.encoder.update({"position_depth": 1, "conv_channels": 64})
+    config.method.ema.start = 0.999
 
 
 def _toy(config: ConfigDict) -> None:

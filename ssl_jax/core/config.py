@@ -27,6 +27,10 @@ Value = Any
 SECTION = (ConfigDict, Mapping)  # a ConfigDict is no Mapping
 
 
+# where configs/ lies that came with the package: installed beside it, or the root of a clone
+ROOTS = tuple(Path(__file__).resolve().parents[1:3])
+
+
 class ConfigError(ValueError):
     """A config that can not be run; the message names the key and a value that would work."""
 
@@ -113,7 +117,7 @@ def call(path: str, function: str, *given: Any) -> Any:
     line where it fails.
     """
     name, _, arg = path.partition(".py:")
-    file = Path(f"{name}.py" if arg or path.endswith(".py:") else path)
+    file = _beside(Path(f"{name}.py" if arg or path.endswith(".py:") else path))
     if not file.is_file():
         raise ConfigError(f"no config file {file}{_nearby(file)}")
     try:
@@ -137,6 +141,12 @@ def call(path: str, function: str, *given: Any) -> Any:
         raise ConfigError(f"{file}{where}: {type(error).__name__}: {error}") from error
 
 
+def _beside(file: Path) -> Path:
+    """Returns the file; where there is none, that of the same name which came with the package."""
+    found = [root / file for root in ROOTS if (root / file).is_file()]
+    return found[0] if found and not file.is_file() else file
+
+
 def _same(frame: traceback.FrameSummary, file: Path) -> bool:
     return Path(frame.filename) == file
 
@@ -157,7 +167,7 @@ def _root(file: Path) -> Path:
             return folder.parent
         if (folder / "configs").is_dir():
             return folder
-    return file.parent.parent
+    return next((root for root in ROOTS if (root / "configs").is_dir()), file.parent.parent)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ def open_split(
     """
     _check_config(config, split)
     modality = MODALITIES[config.get("modality", "audio")]
-    named = {f"{split}.{k}": config[split][k] for k in config[split]}
+    named = {f"{split}.{k}": _source(config, split, k) for k in config[split]}
     sources = modality.open_sources(config, named)
     options = list(named.values())
     columns, tags = labels.class_columns(sources, options), labels.tag_columns(sources, options)
@@ -85,6 +85,16 @@ def _fields(
         found, refused = transcripts.encode(spoken, classes, config["spelling"])
         fields |= {"transcript": found, "transcript_len": found.lengths}
     return {"fields": fields, "refused": refused}
+
+
+def _source(config: Mapping[str, Any], split: str, name: str) -> dict[str, Any]:
+    """Returns the options of a source; one without a path lies where that of train does."""
+    options = dict(config[split][name])
+    if split != "train" and not options.get("path") and name in config["train"]:
+        options["path"] = config["train"][name].get("path", "")
+        if not options["path"]:
+            raise DataError(f"config.data.train.{name}.path is empty: give the folder of the data")
+    return options
 
 
 def _classes_of_train(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Corpora whose folder layout says what each recording is."""
 
+import collections
 import os
 import pathlib
 
@@ -16,6 +17,10 @@ def folder(path: pathlib.Path, options: dict) -> Rows:
     """Reads every sound file below a folder; column `folder` is the name of its parent."""
     del options
     paths = find(path)
+    if not paths:
+        there = collections.Counter(os.path.splitext(p)[1] or p for p in find(path, ("",)))
+        names = ", ".join(f"{n} {kind}" for kind, n in there.most_common(5)) or "nothing"
+        raise DataError(f"no sound file ({', '.join(EXTENSIONS)}) below it: it holds {names}")
     parents = [os.path.basename(os.path.dirname(os.path.join(path, p))) for p in paths]
     return _rows(path, paths, {"folder": text(parents)})
 

@@ -199,7 +199,7 @@ def read_table(path: pathlib.Path, needed: str = "") -> tuple[dict[str, list[str
     A .csv has commas and quotes, anything else tabs. Raises DataError without a column `needed`.
     """
     comma = path.suffix.lower() == ".csv"
-    with path.open(encoding="utf-8", newline="") as f:
+    with path.open(encoding="utf-8-sig", newline="") as f:  # spreadsheets begin with a mark
         tabs = csv.reader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
         reader = csv.reader(f) if comma else tabs
         names = next(reader, [])

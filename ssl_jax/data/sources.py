@@ -2,7 +2,8 @@
 
     config.data.train.sc = dict(kind="speech_commands", path="data/sc", weight=1.0)
 
-Keys of every kind: `kind`; `path`; `weight` (how often its rows are drawn: 1.0 = once an epoch);
+Keys of every kind: `kind`; `path` ("" in valid or test: that of the source of this name in train);
+`weight` (how often its rows are drawn: 1.0 = once an epoch);
 `label` (the column that holds the class; by default "label" where there is one); `tags` (in its
 place, the column of any number of classes, divided by "|"; or columns divided by commas, whose
 values are then the classes `column=value`); `target` (one column or more, of the
@@ -197,7 +198,10 @@ def _select(key: str, source: S, options: dict, what: str) -> S:
     order = hashing.permutation(n, _PART_SEED)
     kept = np.sort(order[round(low * n) : round(high * n)])
     if not len(kept):
-        raise DataError(f"{key}.part={(low, high)} leaves none of its {n} rows")
+        raise DataError(
+            f"{key}.part={(low, high)} leaves none of its {n} rows: use a wider part, such as "
+            f"(0.0, 0.5) for train and (0.5, 1.0) for valid"
+        )
     return source.take(kept)
 
 

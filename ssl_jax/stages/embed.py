@@ -2,8 +2,11 @@
 
 import dataclasses
 import functools
+import math
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -11,7 +14,10 @@ from ml_collections import ConfigDict
 
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.types import Method, Tree
+from ssl_jax.data import label_files
 from ssl_jax.data.corpus import SPLITS
+from ssl_jax.data.source import Recordings
+from ssl_jax.engine import log
 from ssl_jax.engine import splits as splits_lib
 from ssl_jax.evals import baselines
 from ssl_jax.evals.baselines import Encoder
@@ -21,6 +27,7 @@ SIGNALS = ("audio", "audio_len", "image", "tokens", "tokens_len")
 # keys of a source that name columns on which no feature depends
 TRUTH = ("label", "tags", "target", "transcript")
 Splits = dict[str, splits_lib.Split]
+WINDOWS = (1, 2, 4, 8, 16)  # of a clip in a table of labels, averaged
 
 
 def open_splits(config: ConfigDict, folder: Path, devices: int) -> Splits:
@@ -45,6 +52,59 @@ def open_splits(config: ConfigDict, folder: Path, devices: int) -> Splits:
             classes = found["train"].corpus.classes if found else None
             found[name] = splits_lib.open_split(config, folder / "features", name, classes)
     return found
+
+
+class Labels(NamedTuple):
+    """A table of labels, its column of the class, and one whose values no two splits share."""
+
+    path: Path
+    column: str = "label"
+    group: str = ""
+
+
+def labelled(config: ConfigDict, labels: Labels, folder: Path) -> tuple[ConfigDict, ConfigDict]:
+    """Returns the config with a table of labels as its data, and the options of the probe.
+
+    The rows, with their splits, are written to folder/labels.tsv. The encoder hears windows as long
+    as in the run's own data, and averages up to 16 of a clip. Paths may be relative to the
+    run's own folders. Raises ValueError as `label_files.read` does, and for a run of no sound.
+    """
+    if config.data.get("modality", "audio") != "audio":
+        raise ValueError("--labels is for runs of sound: name a source in config.data.test instead")
+    found = label_files.read(*labels, _folders(config))
+    rows = folder / "labels.tsv"
+    found.write(rows)
+    window = float(config.data.buckets[-1])
+    seconds = found.samples / found.rates
+    trained = max(s for s, split in zip(seconds, found.splits, strict=True) if split == "train")
+    lengths = (*config.data.buckets[:-1], *(n * window for n in WINDOWS))
+    # no batch is silence for the most part
+    lengths = tuple(n for n in lengths if n < 2 * trained) or (math.ceil(10 * trained) / 10,)
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        for split in SPLITS:
+            source = {"kind": "table", "path": str(rows), "label": "label"}
+            source["where"] = ConfigDict({"split": split})
+            named = {"labels": ConfigDict(source)} if split in found.splits else {}
+            config.data[split] = ConfigDict(named)
+        config.data.update(
+            {"buckets": lengths, "classes": (), "labels_per_class": 0, "label_share": 1.0}
+        )
+    counts = ", ".join(f"{found.splits.count(split)} {split}" for split in SPLITS)
+    notes = [*found.notes, f"{counts}: the rows are listed in {rows}"]
+    if seconds.max() > lengths[-1] + 0.1:
+        notes.append(
+            f"of clips longer than {lengths[-1]:g} s, the first {lengths[-1]:g} s are heard"
+        )
+    for note in notes:
+        log.say(note)
+    return config, ConfigDict({"window_seconds": window})
+
+
+def _folders(config: ConfigDict) -> Sequence[Path]:
+    """Returns the folders in which a run's own recordings lie."""
+    paths = [Path(config.data.train[k].get("path", "")).expanduser() for k in config.data.train]
+    return [p if p.is_dir() else p.parent for p in paths if str(p) != "."]
 
 
 def encoders(
@@ -95,7 +155,7 @@ def pooled(encoder: Encoder, corpora: Splits, mesh: Mesh, folder: Path) -> dict[
 
     found = {}
     for name, split in corpora.items():
-        key = signature(encoder.name, encoder.key, name, *contents(split))
+        key = signature(encoder.name, encoder.key, name, _names(split), *contents(split))
         kept = cached(folder / "features", key, functools.partial(compute, name, split))
         found[name] = dataclasses.replace(kept, labels=split.corpus.labels[kept.ids])
     return found
@@ -104,6 +164,16 @@ def pooled(encoder: Encoder, corpora: Splits, mesh: Mesh, folder: Path) -> dict[
 def contents(split: splits_lib.Split) -> tuple[int, str]:
     """Returns what tells the examples of a split from others; the truth of them is no part."""
     return zlib.crc32(split.corpus.lengths.tobytes()), _unlabelled(split.config.data)
+
+
+def _names(split: splits_lib.Split) -> int:
+    """Returns what changes when a table of the same name lists other recordings."""
+    found = 0
+    for source in split.corpus.sources:
+        if isinstance(source, Recordings):
+            text = "\n".join(source.reader.row_key(row) for row in source.rows.tolist())
+            found = zlib.crc32(text.encode(), found)
+    return found
 
 
 def _unlabelled(data: ConfigDict) -> str:

@@ -80,6 +80,19 @@ def test_load_of_a_file_outside_any_repository(tmp_path):
     assert config_lib.load(write(tmp_path, text)).a == 1
 
 
+def test_configs_that_came_with_the_package_are_found_from_any_folder(tmp_path, monkeypatch, root):
+    monkeypatch.chdir(tmp_path)
+    own = "from configs.supervised import kws\ndef get_config():\n    return kws.get_config('toy')"
+    expected = config_lib.load(str(root / "configs/supervised/kws.py:toy"))
+    for path in ("configs/supervised/kws.py:toy", write(tmp_path, own)):
+        assert config_lib.sign(config_lib.load(path)) == config_lib.sign(expected)
+    # a file that is there comes first
+    (tmp_path / "configs/supervised").mkdir(parents=True)
+    (tmp_path / "configs/supervised/kws.py").write_text("def get_config(arg): return None")
+    with pytest.raises(ConfigError, match="returns NoneType"):
+        config_lib.load("configs/supervised/kws.py:toy")
+
+
 @pytest.mark.parametrize(
     ("text", "suffix", "words"),
     [

@@ -36,6 +36,33 @@ def test_valid_takes_the_classes_of_train(words, data_config):
     assert open_split(config, "valid", classes=("yes",)).labels.tolist() == [0] * 10
 
 
+def test_valid_without_a_path_lies_where_train_does(words, data_config):
+    config = data_config({"own": {**words, "part": (0.0, 0.8)}})
+    config["valid"] = {"own": {**words, "path": "", "part": (0.8, 1.0)}}
+    sides = [open_split(config, split) for split in ("train", "valid")]
+    rows = [{side.where(i) for i in range(len(side))} for side in sides]
+    assert list(map(len, rows)) == [16, 4] and not rows[0] & rows[1]
+    config["train"]["own"]["path"] = ""
+    with pytest.raises(DataError, match=r"config\.data\.train\.own\.path is empty: give"):
+        open_split(config, "valid")
+    config["train"] = {"other": words}
+    with pytest.raises(DataError, match=r"config\.data\.valid\.own\.path='' does not exist"):
+        open_split(config, "valid")
+
+
+def test_a_mixture_draws_by_weight(words, tmp_path, write, data_config):
+    for i in range(20):
+        write(tmp_path.parent / "music" / f"{i}.wav", 0.02)
+    music = {"kind": "folder", "path": str(tmp_path.parent / "music"), "weight": 3.0}
+    corpus = open_split(data_config({"words": words, "music": music}), "train")
+    plan = make_plan(corpus, data_config({}), seed=0)
+    ids = np.concatenate([plan[step].ids for step in range(20 * len(plan))])
+    # 20 rows each: music is heard three times as often, and every row as often as its fellows
+    assert (ids >= 20).mean() == pytest.approx(0.75, abs=0.01)
+    counts = np.bincount(ids, minlength=40)
+    assert counts[:20].std() < 2 and counts[20:].std() < 2
+
+
 def test_a_label_outside_the_classes_names_the_row(words, data_config):
     config = data_config({"w": words}, classes=("no", "yes"))
     with pytest.raises(DataError, match=r"train.w: .*up/0.wav, row 5: label 'up' is not among"):

@@ -244,7 +244,15 @@ def test_config_errors_name_the_key(tmp_path, write):
 
 
 def test_an_empty_folder_is_an_error(tmp_path):
-    with pytest.raises(DataError, match=r"config.data.train.x.path=.* has no recordings"):
+    with pytest.raises(DataError, match=r"config.data.train.x.path=.* it holds nothing"):
+        opened("folder", tmp_path)
+
+
+def test_a_folder_of_other_files_says_what_is_there(tmp_path):
+    for name in ("a.txt", "b/c.txt", "b/d.xyz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("no sound")
+    with pytest.raises(DataError, match=r"no sound file \(.wav, .*it holds 2 .txt, 1 .xyz"):
         opened("folder", tmp_path)
 
 

@@ -1,0 +1,190 @@
+"""A table of labels that people keep beside their recordings, made ready for a probe.
+
+    path,label
+    anna/take 1.mp3,yes
+
+Paths are relative to the table or to a folder of recordings, or absolute.
+"""
+
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ssl_jax.data.errors import DataError
+from ssl_jax.data.files import headers
+from ssl_jax.data.manifests import read_table
+from ssl_jax.data.source import text
+
+PATHS = ("path", "file", "filename", "file_name")  # names of the column of the sound files
+SPLITS = {"train": "train", "valid": "valid", "test": "test"}
+SPLITS |= {"val": "valid", "validation": "valid", "dev": "valid"}
+SHARES = (0.6, 0.8)  # where train and valid end
+
+
+class Labelled(NamedTuple):
+    """Rows of a table, n each, and what to tell of those that were left out."""
+
+    paths: list[str]
+    labels: list[str]
+    splits: list[str]
+    samples: np.ndarray
+    rates: np.ndarray
+    notes: list[str]
+
+    def write(self, path: pathlib.Path) -> None:
+        """Writes a table for sources of the kind `table`; paths in it are absolute."""
+        columns = (self.paths, self.labels, self.splits, self.samples, self.rates)
+        rows = [("path", "label", "split", "samples", "rate"), *zip(*columns, strict=True)]
+        lines = ["\t".join(map(str, row)) for row in rows]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def read(
+    path: pathlib.Path, column: str, group: str, folders: Sequence[pathlib.Path], seed: int = 0
+) -> Labelled:
+    """Reads a table with a header: .csv with commas, else tabs.
+
+    column: that of the class; rows in which it is empty are left out, and so are files without a
+    readable header. group: a column whose values, such as speakers, are kept whole in one split
+    ('': none). folders: where paths that are not relative to the table are looked for. A column
+    `split` with train, valid and test divides the rows; without it, 60 % of each class train, 20 %
+    validate and 20 % test. Raises DataError for a column or a file that is not there, for a file
+    listed twice, and for fewer than two classes.
+    """
+    if not path.is_file():
+        raise DataError(f"--labels {path} is no file (looked from {pathlib.Path.cwd()})")
+    columns, lines = read_table(path)
+    files = _column(path, columns, next((n for n in PATHS if n in columns), PATHS[0]), "")
+    labels = [v.strip() for v in _column(path, columns, column, "--label")]
+    groups = _column(path, columns, group, "--group") if group else []
+    found = _find(path, files, lines, [path.parent, *folders])
+    samples, rates = headers("", text(found))
+    keep = [i for i, label in enumerate(labels) if label and rates[i]]
+    notes = _left_out(path, labels, rates, lines)
+    kept = [labels[i] for i in keep]
+    if len(set(kept)) < 2:
+        raise DataError(
+            f"{path}: column {column!r} has {sorted(set(kept))} for the {len(keep)} files that can "
+            f"be read, and a probe needs two classes: name another of {sorted(columns)} by --label"
+        )
+    if "split" in columns:
+        splits = _given(path, [columns["split"][i] for i in keep], [lines[i] for i in keep])
+    else:
+        by = [groups[i] for i in keep] if group else None
+        splits = divide(kept, seed) if by is None else divide_groups(by, seed)
+    _check_splits(path, kept, splits)
+    return Labelled([found[i] for i in keep], kept, splits, samples[keep], rates[keep], notes)
+
+
+def _column(path: pathlib.Path, columns: dict[str, list[str]], name: str, flag: str) -> list[str]:
+    if name in columns:
+        return columns[name]
+    names = list(columns)
+    hint = f"name one of them by {flag}" if flag else f"call that of the sound files {name!r}"
+    if len(names) == 1 and any(mark in names[0] for mark in ",;\t"):
+        hint = "a .csv has commas between its fields, any other file tabs"
+    raise DataError(f"{path}, row 1: no column {name!r} among {names}: {hint}")
+
+
+def _find(
+    path: pathlib.Path, files: list[str], lines: list[int], folders: Sequence[pathlib.Path]
+) -> list[str]:
+    """Returns the absolute path of every row; an absolute one stays as it is."""
+    found: list[str] = []
+    missing: list[int] = []
+    seen: dict[str, int] = {}
+    for i, name in enumerate(files):
+        places = [folder / name.strip().replace("\\", "/") for folder in folders]
+        here = next((str(p.resolve()) for p in places if p.is_file()), "")
+        found.append(here)
+        if not here:
+            missing.append(i)
+        elif here in seen:
+            raise DataError(
+                f"{path}, row {lines[i]}: {name} was listed before, in row {seen[here]}"
+            )
+        seen[here] = lines[i]
+    if missing:
+        i = missing[0]
+        more = f" (and {len(missing) - 1} more rows)" if len(missing) > 1 else ""
+        where = ", nor below ".join(dict.fromkeys(str(f.resolve()) for f in folders))
+        raise DataError(f"{path}, row {lines[i]}{more}: there is no {files[i]} below {where}")
+    return found
+
+
+def _left_out(
+    path: pathlib.Path, labels: list[str], rates: np.ndarray, lines: list[int]
+) -> list[str]:
+    """Says how many rows are not used, and why."""
+    reasons = {
+        "have no label": [i for i, label in enumerate(labels) if not label],
+        "cannot be read": [i for i, label in enumerate(labels) if label and not rates[i]],
+    }
+    return [
+        f"{len(rows)} of {len(labels)} rows of {path} {why} and are left out, the first is row "
+        f"{lines[rows[0]]}"
+        for why, rows in reasons.items()
+        if rows
+    ]
+
+
+def _given(path: pathlib.Path, values: list[str], lines: list[int]) -> list[str]:
+    """Returns a column `split` in the words of config.data."""
+    for value, line in zip(values, lines, strict=True):
+        if value.strip() not in SPLITS:
+            raise DataError(f"{path}, row {line}: split is {value!r}: use train, valid or test")
+    return [SPLITS[value.strip()] for value in values]
+
+
+def divide(labels: Sequence[str], seed: int) -> list[str]:
+    """Returns train, valid or test for each row: of every class the same shares.
+
+    A class of one row trains; one of two is tested as well; one of three or more has a row in each.
+    """
+    rng = np.random.default_rng(seed)
+    out = np.full(len(labels), "train", object)
+    values = np.array(labels)
+    for name in sorted(set(labels)):
+        rows = rng.permutation(np.flatnonzero(values == name))
+        n = len(rows)
+        tested = max(1, round((1 - SHARES[1]) * n)) if n > 1 else 0
+        chosen = max(1, round((SHARES[1] - SHARES[0]) * n)) if n > 2 else 0
+        out[rows[:tested]] = "test"
+        out[rows[tested : tested + chosen]] = "valid"
+    return out.tolist()
+
+
+def divide_groups(groups: Sequence[str], seed: int) -> list[str]:
+    """Returns train, valid or test for each row: whole groups, in about the same shares of rows."""
+    names = sorted(set(groups))
+    if len(names) < 3:
+        raise DataError(f"--group has the values {names}: three are needed, one for each split")
+    count = np.array([groups.count(name) for name in names])
+    order = np.random.default_rng(seed).permutation(len(names))
+    # a group that is larger than a split belongs to train
+    order = order[np.argsort(count[order] <= (1 - SHARES[1]) * len(groups), kind="stable")]
+    middle = (np.cumsum(count[order]) - count[order] / 2) / len(groups)
+    place = np.searchsorted(SHARES, middle)
+    place[-1] = 2
+    if 1 not in place:
+        place[-2] = 1
+    place[0] = 0
+    split = {names[i]: ("train", "valid", "test")[k] for i, k in zip(order, place, strict=True)}
+    return [split[g] for g in groups]
+
+
+def _check_splits(path: pathlib.Path, labels: list[str], splits: list[str]) -> None:
+    trained = {label for label, split in zip(labels, splits, strict=True) if split == "train"}
+    if not trained:
+        raise DataError(f"{path}: no row has the split train")
+    if set(splits) == {"train"}:
+        raise DataError(f"{path}: no row has the split valid or test")
+    unknown = sorted(set(labels) - trained)
+    if unknown:
+        raise DataError(
+            f"{path}: class {unknown[0]!r} has no row in train, so no probe can know it: divide "
+            f"the rows otherwise by a column 'split', or leave the class out"
+        )

@@ -1,0 +1,54 @@
+"""Probes of the frozen features of several encoders, over the same splits of labelled data."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ssl_jax.core import options as options_lib
+from ssl_jax.evals import compare, health, marble
+from ssl_jax.evals.baselines import Encoder
+from ssl_jax.stages import embed
+
+
+def judge(
+    encoders: Callable[[], Sequence[Encoder]],
+    corpora: embed.Splits,
+    given: ConfigDict,
+    probes: Sequence[str],
+    mesh: Mesh,
+    folder: Path,
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
+    """Returns the rows of every probe on every kind of features, and the health of the encoders.
+
+    given: what a protocol says of its `task` and `probe`. Raises ValueError on fewer than two
+    classes, before it asks for the encoders.
+    """
+    train = corpora["train"].corpus
+    if len(train.classes) < 2 and set(probes) != {compare.MLP}:
+        raise ValueError(
+            f"config.data.train has {len(train.classes)} classes and a probe needs two or more: "
+            f"set config.data.train.<name>.label to the column of the classes"
+        )
+    task = None
+    if compare.MLP in probes:
+        task = marble.task_of(train.classes, train.fields, given.get("task", {}))
+    options = options_lib.read(marble.Options, given.get("probe", {}), "probe")
+    fields = {name: split.corpus.fields for name, split in corpora.items()}
+    rows, alive = [], {}
+    for encoder in encoders():
+        pooled = embed.pooled(encoder, corpora, mesh, folder)
+        rows += compare.rows(
+            encoder.name,
+            probes,
+            pooled,
+            fields,
+            classes=len(train.classes),
+            task=task,
+            options=options,
+        )
+        if encoder.params:
+            alive[encoder.name] = health.report(pooled.get("valid", pooled["train"]).features)
+    return rows, alive

@@ -1,0 +1,166 @@
+"""From a folder of any sound and a table of labels to a model and a probe, and what goes wrong."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from run_folder import make_run
+
+from ssl_jax import evaluate, train
+from ssl_jax.core import config as config_lib
+from ssl_jax.data import corpus as corpus_lib
+from ssl_jax.engine import log
+from ssl_jax.stages import embed
+
+CONFIG = "configs/data2vec2/audio.py:own_toy"
+RATES = {"wav": 8000, "mp3": 44100, "ogg": 48000, "flac": 22050}
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Forty clips of 0.4 to 0.7 s in four formats and rates, in nested folders, half stereo; a
+    file that is no sound, one cut short, one empty; and labels.csv beside the folder."""
+    folder = tmp_path_factory.mktemp("own")
+    draw = np.random.default_rng(0)
+    lines = ["path,pitch,speaker"]
+    for i in range(40):
+        kind = list(RATES)[i % 4]
+        rate, pitch = RATES[kind], ("low", "high")[i // 4 % 2]
+        t = np.arange(round(draw.uniform(0.4, 0.7) * rate)) / rate
+        x = 0.3 * np.sin(2 * np.pi * (300 if pitch == "low" else 1200) * t)
+        x = x + 0.01 * draw.standard_normal(len(t))
+        name = f"s{i % 5}/day {i % 3}/{i}.{kind}"
+        (folder / "sound" / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / "sound" / name, np.stack([x, 0.5 * x], 1) if i % 2 else x, rate)
+        lines.append(f"{name},{pitch},s{i % 5}")
+    (folder / "sound" / "broken.wav").write_bytes(b"RIFF no sound")
+    (folder / "sound" / "empty.mp3").write_bytes(b"")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def overrides(folder):
+    return [f"data.train.own.path={folder / 'sound'}"]
+
+
+def test_the_preset_skips_what_is_broken_and_holds_out_a_twentieth(root, recordings):
+    config = config_lib.load(str(root / CONFIG), overrides(recordings))
+    sides = [corpus_lib.open_split(config.data, split) for split in ("train", "valid")]
+    assert [len(side) for side in sides] == [40, 2]
+    assert config.data.on_bad == "skip"
+
+
+@pytest.fixture(scope="module")
+def run(root, recordings, tmp_path_factory):
+    """The folder of an untrained run over the recordings."""
+    folder = tmp_path_factory.mktemp("run")
+    return make_run(str(root / CONFIG), folder, overrides=overrides(recordings))
+
+
+def test_labels_become_the_data_of_the_probe(recordings, run):
+    config = config_lib.from_json((run / "config.json").read_text())
+    labels = embed.Labels(recordings / "labels.csv", "pitch", "speaker")
+    found, given = embed.labelled(config, labels, run)
+    assert given.window_seconds == 0.5
+    # a clip of 0.7 s is two windows
+    assert found.data.buckets == (0.5, 1.0)
+    sides = {s: corpus_lib.open_split(found.data, s) for s in ("train", "valid", "test")}
+    speakers = {
+        s: {side.where(i).split("/s")[-1][0] for i in range(len(side))} for s, side in sides.items()
+    }
+    assert [len(speakers[s]) for s in sides] == [3, 1, 1]
+    assert sides["train"].classes == ("high", "low")
+    assert sum(map(len, sides.values())) == 40
+
+
+def test_short_clips_are_not_padded_to_the_window_of_the_run(recordings, run):
+    config = config_lib.from_json((run / "config.json").read_text())
+    config = config_lib.override(config, ["data.buckets=(1.0, 2.0, 4.0)"])
+    found, _ = embed.labelled(config, embed.Labels(recordings / "labels.csv", "pitch"), run)
+    assert found.data.buckets == (1.0,)
+
+
+def main_error(module, capsys, *arguments):
+    with pytest.raises(SystemExit) as stopped:
+        module.main(arguments)
+    return str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("nowhere", "config.data.train.own.path='nowhere' does not exist (looked from "),
+        ("", "config.data.train.own.path='' does not exist"),
+        ("texts", "no sound file (.wav, .flac"),
+        ("few", "config.data.valid.own.part=(0.95, 1.0) leaves none of its 3 rows: use a wider"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, capsys, path, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("no sound")
+    (tmp_path / "few").mkdir()
+    for i in range(3):
+        soundfile.write(tmp_path / "few" / f"{i}.wav", 0.1 * np.sin(np.arange(8000)), 8000)
+    given = f"--config.data.train.own.path={path}"
+    monkeypatch.setattr(train.start, "use_compilation_cache", lambda: None)
+    if path == "few":
+        config = config_lib.load(CONFIG, [given])
+        with pytest.raises(ValueError, match="leaves none of its 3 rows: use a wider part"):
+            corpus_lib.open_split(config.data, "valid")
+        return
+    told = main_error(train, capsys, "--config", CONFIG, "--workdir", "run", given)
+    assert told.startswith("error: ") and message in told and "\n" not in told
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--labels", "gone.csv"), "--labels gone.csv is no file"),
+        (("--labels", "labels.csv"), "no column 'label' among ['path', 'pitch', 'speaker']"),
+        (("--labels", "labels.csv", "--label", "tone"), "name one of them by --label"),
+        (("--labels", "labels.csv", "--label", "pitch", "--group", "who"), "by --group"),
+        (("--labels", "labels.csv", "--protocol", CONFIG), "give one of them"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_one_line(
+    recordings, run, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.chdir(recordings)
+    monkeypatch.setattr(evaluate.start_lib, "use_compilation_cache", lambda: None)
+    told = main_error(evaluate, capsys, "--run", str(run), *arguments)
+    assert told.startswith("error: ") and message in told and "\n" not in told
+
+
+def test_a_run_of_images_takes_no_labels_of_sound(root, recordings, tmp_path):
+    config = config_lib.load(str(root / "configs/mae/image.py:toy"))
+    with pytest.raises(ValueError, match="--labels is for runs of sound"):
+        embed.labelled(config, embed.Labels(recordings / "labels.csv"), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_model_and_a_probe_in_two_commands(recordings, tmp_path, monkeypatch, capsys):
+    """From an empty folder, as docs/data.md says; features of other rows are not confused."""
+    monkeypatch.chdir(tmp_path)
+    flags = [f"--config.{o}" for o in overrides(recordings)]
+    train.main(["--config", CONFIG, "--workdir", "run", *flags])
+    listed = log.read("run/skipped.jsonl")
+    assert {row["where"].split("/")[-1].split(",")[0] for row in listed} <= {
+        "broken.wav",
+        "empty.mp3",
+    }
+    labels = ["--labels", str(recordings / "labels.csv"), "--label", "pitch", "--probe", "ridge"]
+    evaluate.main(["--run", "run", *labels])
+    told = capsys.readouterr()
+    rows = json.loads((tmp_path / "run" / "evaluation.json").read_text())["results"]
+    assert [row["features"] for row in rows] == ["this run", "random encoder", "log-mel"]
+    assert rows[-1]["test"][0] > 0.9 and "log-mel" in told.out
+    assert "24 train, 8 valid, 8 test: the rows are listed in run/labels.tsv" in told.err
+    # the same command over as many other rows of the same lengths takes features anew
+    kept = len(list((tmp_path / "run" / "features").glob("*.npz")))
+    evaluate.main(["--run", "run", *labels, "--group", "speaker"])
+    assert len(list((tmp_path / "run" / "features").glob("*.npz"))) == kept + 9
+    with pytest.raises(SystemExit, match=r"made with another config:\n.*config\.optim\.lr"):
+        train.main(["--config", CONFIG, "--workdir", "run", *flags, "--config.optim.lr=1e-2"])
