@@ -5,6 +5,7 @@ r"""Judges the frozen features of a run by probes, beside the baselines it must 
     python -m ssl_jax.evaluate --run runs/own --labels labels.csv [--label COLUMN] [--group SPEAKER]
     python -m ssl_jax.evaluate --run runs/m2v --protocol configs/music2vec/marble.py:gtzan
     python -m ssl_jax.evaluate --run runs/hubert --protocol configs/hubert/quality.py
+    python -m ssl_jax.evaluate --runs 'kws/*'   # what configs and results differ in
     python -m ssl_jax.evaluate --run runs/asr [--config.eval.decode.beam=50 ...lm=4gram.arpa]
 
 Features of every split are taken once per model and cached in RUN/features; clips longer than
@@ -42,7 +43,7 @@ from ssl_jax.evals import compare, transcribe
 from ssl_jax.evals import units as units_lib
 from ssl_jax.evals import verify as verify_lib
 from ssl_jax.evals.baselines import Encoder
-from ssl_jax.stages import decode, embed, verify
+from ssl_jax.stages import decode, differ, embed, verify
 from ssl_jax.stages import probes as probes_stage
 from ssl_jax.stages import units as units_stage
 
@@ -143,7 +144,9 @@ def _encoders(
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, evaluates, prints the tables."""
     parser = argparse.ArgumentParser(prog="python -m ssl_jax.evaluate", description=__doc__)
-    parser.add_argument("--run", required=True, help="the --workdir of a train command")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", help="the --workdir of a train command")
+    which.add_argument("--runs", help="'kws/*': compares runs, and evaluates none")
     parser.add_argument("--probe", default=",".join(compare.PROBES), help="some of the default")
     parser.add_argument("--protocol", default="", help="configs/x.py:task with get_protocol")
     parser.add_argument("--labels", default="", help="a table with a header: path,label")
@@ -156,6 +159,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     probes = args.probe.split(",")
     with hosts_lib.session(args):
         try:
+            if args.runs:
+                print(differ.text(differ.expand(args.runs)))
+                return
             result = run(args.run, probes, args.step, overrides, args.protocol, labels)
         except (ValueError, FileNotFoundError) as error:
             sys.exit(f"error: {error}")

@@ -1,0 +1,130 @@
+"""Runs beside each other: what their configs differ in, and what their results differ in."""
+
+import json
+from collections.abc import Mapping, Sequence
+from numbers import Number
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssl_jax.core import config as config_lib
+from ssl_jax.core.config import ConfigError
+from ssl_jax.engine import log
+from ssl_jax.evals.table import text_table
+from ssl_jax.stages import runs
+
+WIDE = 6  # runs that stand in columns; more stand in rows
+SPLITS = ("valid/", "test/")
+NAMES = ("split", "features", "probe", "layer")  # of evaluation.json: what a row is about
+
+
+def expand(patterns: str) -> list[Path]:
+    """Returns the run folders of patterns such as "kws/*,3f9a", in this order, each once.
+
+    A pattern is looked for here and below `runs.roots`; the beginning of a signature will do.
+    Raises FileNotFoundError for one that is of no run.
+    """
+    found: dict[Path, Path] = {}
+    for pattern in patterns.split(","):
+        places = [Path(), *runs.roots()]
+        hits = [p for root in places for p in _glob(root, pattern.strip())]
+        own = [p for p in hits if (p / "config.json").is_file()]
+        for folder in own or [runs.find(pattern.strip())]:
+            found.setdefault(folder.resolve(), folder)
+    return list(found.values())
+
+
+def _glob(root: Path, pattern: str) -> list[Path]:
+    if Path(pattern).is_absolute():
+        root, pattern = Path(Path(pattern).anchor), str(Path(pattern).relative_to("/"))
+    return sorted(root.glob(pattern)) if pattern else []
+
+
+def results(folder: Path) -> dict[str, float]:
+    """Returns name -> number: the last of every metric, and what evaluation.json says."""
+    found: dict[str, float] = {}
+    if (folder / "metrics.jsonl").is_file():
+        for row in log.read(folder / "metrics.jsonl"):
+            found["step"] = row["step"]
+            found |= {
+                name: value
+                for name, value in row.items()
+                if value is not None and (name.startswith(SPLITS) or name == "train/loss")
+            }
+    file = folder / "evaluation.json"
+    if file.is_file():
+        for row in json.loads(file.read_text(encoding="utf-8"))["results"]:
+            about = " ".join(str(row[name]) for name in NAMES[: _named(row)] if name in row)
+            found |= {f"{about} {k}": v for k, v in _numbers(row).items()}
+    return found
+
+
+def _named(row: Mapping[str, Any]) -> int:
+    """Returns how many of NAMES tell rows apart: a probe chooses its layer itself."""
+    return len(NAMES) - ("probe" in row)
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the numbers of a row, means of lists of them."""
+    found = {}
+    for name, value in row.items():
+        values = value if isinstance(value, list) else [value]
+        if name not in NAMES and values and all(isinstance(v, Number) for v in values):
+            found[name] = float(np.mean(values))
+    return found
+
+
+def compare(folders: Sequence[Path]) -> tuple[dict[str, list[Any]], dict[str, list[Any]], int]:
+    """Returns what differs: {key: value per run} of configs, of results, and how many keys agree.
+
+    A run without a value has `ABSENT`. Raises ConfigError for fewer than two runs.
+    """
+    if len(folders) < 2:
+        raise ConfigError(
+            f"--runs is of {len(folders)} runs ({', '.join(map(str, folders))}): name two or more, "
+            f"such as 'kws/*' or 'runs/a,runs/b'"
+        )
+    texts = [(folder / "config.json").read_text(encoding="utf-8") for folder in folders]
+    configs = _beside([config_lib.flatten(config_lib.from_json(text)) for text in texts])
+    different = {key: values for key, values in configs.items() if _differ(values)}
+    codes = [" then ".join(runs.code(folder)) or config_lib.ABSENT for folder in folders]
+    agreed = len(configs) - len(different)
+    if _differ(codes):
+        different["code"] = codes
+    found = _beside([results(folder) for folder in folders])
+    return different, {k: v for k, v in found.items() if _differ(v)}, agreed
+
+
+def _beside(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name, config_lib.ABSENT) for row in rows] for name in names}
+
+
+def _differ(values: Sequence[Any]) -> bool:
+    return any(repr(value) != repr(values[0]) for value in values)
+
+
+def text(folders: Sequence[Path]) -> str:
+    """Returns the tables of `compare`: runs in columns, or many of them in rows."""
+    different, found, agreed = compare(folders)
+    names = [folder.as_posix() for folder in folders]
+    rows = [{"": "signature"} | dict(zip(names, map(_label, folders), strict=True))]
+    for part, keys in (("config.", different), ("", found)):
+        for key, values in keys.items():
+            title = key if key == "code" else part + key
+            rows.append({"": title} | dict(zip(names, map(_short, values), strict=True)))
+    if len(folders) > WIDE:
+        rows = [{"run": name} | {row[""]: row[name] for row in rows} for name in names]
+    words = f"{agreed} keys of the configs are the same in all"
+    return f"{text_table(rows)}\n\n{words}"
+
+
+def _label(folder: Path) -> str:
+    return runs.signature(folder)[: runs.SHORT]
+
+
+def _short(value: Any) -> str:
+    if value is config_lib.ABSENT:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
