@@ -6,7 +6,6 @@ metrics.jsonl, skipped.jsonl (files that could not be used) and checkpoints/.
 """
 
 import argparse
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,15 +16,13 @@ from ml_collections import ConfigDict
 from ssl_jax import methods
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
-from ssl_jax.core import tree as tree_lib
-from ssl_jax.core.types import Method, TrainState, Tree
+from ssl_jax.core.types import Method, TrainState
 from ssl_jax.data import corpus as corpus_lib
 from ssl_jax.engine import hooks, hosts, log, loop, optim, splits, start
 from ssl_jax.engine import step as step_lib
 from ssl_jax.engine.checkpoint import Checkpoints
 from ssl_jax.evals import judge
 from ssl_jax.evals.monitor import Monitor
-from ssl_jax.nn import sharding
 
 
 def run(
@@ -53,7 +50,6 @@ def run(
     shapes = splits.batch_shapes(method, plan, corpus)
     train = splits.without_short(train, method)
     params, _ = jax.eval_shape(method.init, jax.random.key(0), shapes)
-    check_mesh(mesh, params)
     tx, schedule = optim.make(
         config.optim, params, total_steps=total, to_steps=to_steps, depth=optim.depth(params)
     )
@@ -88,17 +84,6 @@ def make_method(config: ConfigDict, num_classes: int) -> Method:
         sample_rate=config.data.sample_rate,
         num_classes=num_classes,
     )
-
-
-def check_mesh(mesh: Mesh, params: Tree) -> None:
-    """Raises ConfigError for a mesh on which the gradients of these parameters are wrong."""
-    names = [name for name, _ in tree_lib.named_leaves(params)]
-    grouped = next((n for n in names if re.search(sharding.GROUPED, n)), None)
-    if grouped and mesh.shape["model"] > 1:
-        raise config_lib.ConfigError(
-            f"config.mesh.model is {mesh.shape['model']}: the gradient of the grouped convolution "
-            f"{grouped} is wrong on such a mesh; use config.mesh.model=1 and config.mesh.fsdp"
-        )
 
 
 def evaluations(

@@ -1,5 +1,7 @@
-"""Device mesh (slice, data, fsdp, model) and sharding by rule."""
+"""Device mesh (slice, data, fsdp, model), sharding by rule, and the mesh to trace for."""
 
+import contextlib
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -7,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ssl_jax.core import tree as tree_lib
@@ -63,7 +65,7 @@ def check_batch(mesh: Mesh, size: int) -> None:
         )
 
 
-def spec_for(name: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) -> P:
+def spec_for(name: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh | AbstractMesh) -> P:
     """Returns the partition of one array by the first rule whose regex is found in its name.
 
     An axis that the mesh axis does not divide is left whole. Scalars are replicated.
@@ -87,3 +89,77 @@ def tree_sharding(tree: Tree, rules: Rules, mesh: Mesh) -> Tree:
     return tree_lib.map_named(
         lambda name, x: NamedSharding(mesh, spec_for(name, x.shape, rules, mesh)), tree
     )
+
+
+def using(mesh: Mesh) -> contextlib.AbstractContextManager:
+    """Within it, code is traced for `mesh`: see `by_example` and `gather`."""
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def size(axis: str) -> int:
+    """Returns the size of an axis of the mesh in use, 1 without one."""
+    return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
+
+
+def spread() -> bool:
+    """Returns whether the mesh in use has more than one device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and mesh.size > 1
+
+
+def ways() -> int:
+    """Returns over how many devices of the mesh in use the examples of a batch are spread."""
+    return math.prod(size(axis) for axis in BATCH_AXES)
+
+
+def by_example(x: jax.Array) -> jax.Array:
+    """Pins x (B, ...) to the mesh in use: examples over every axis but `model`, the rest whole.
+
+    XLA (jax 0.10 to 0.12) cuts what it is not told to leave whole, and on a mesh with `fsdp` and
+    `model` may then lose a part of a gradient.
+    """
+    if not spread() or len(x) % ways():
+        return x
+    return jax.lax.with_sharding_constraint(x, P(BATCH_AXES))
+
+
+def gather(tree: Tree, rules: Rules, dtype: Any = None) -> Tree:
+    """Returns a tree of parameters with their `fsdp` pieces put together, for a moment's use.
+
+    Pieces are cast to `dtype` before they travel, and their gradients come back as pieces. What
+    is not cut over `fsdp` on the mesh in use is returned as it is.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if size("fsdp") == 1:
+        return tree
+
+    def whole(name: str, x: jax.Array) -> jax.Array:
+        pieces = spec_for(name, x.shape, rules, mesh)
+        if "fsdp" not in pieces:
+            return x
+        return _put_together(x if dtype is None else x.astype(dtype), pieces)
+
+    return tree_lib.map_named(whole, tree)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _put_together(x: jax.Array, pieces: P) -> jax.Array:
+    x = jax.lax.with_sharding_constraint(x, pieces)
+    whole = P(*(None if axis == "fsdp" else axis for axis in pieces))
+    return jax.lax.with_sharding_constraint(x, whole)
+
+
+def _put_together_forward(x: jax.Array, pieces: P) -> tuple[jax.Array, None]:
+    return _put_together(x, pieces), None
+
+
+def _put_together_backward(pieces: P, _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    return (jax.lax.with_sharding_constraint(gradient, pieces),)
+
+
+_put_together.defvjp(_put_together_forward, _put_together_backward)
+
+
+def keeps_pieces(primitive: Any, *_: Any, **__: Any) -> bool:
+    """The policy of `jax.checkpoint` that keeps all values but parameters put together."""
+    return primitive.name != "sharding_constraint"

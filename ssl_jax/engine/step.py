@@ -24,6 +24,7 @@ Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
 MUST_BE_FINITE = ("loss", "gradient_norm", "parameter_norm")
 NEVER = jnp.iinfo(jnp.int32).max
+LAYERED = "/blocks/"  # in the names of stacked parameters, which a scan takes layer by layer
 
 
 def state_sharding(state: TrainState, rules: Rules, mesh: Mesh) -> TrainState:
@@ -41,25 +42,24 @@ def state_sharding(state: TrainState, rules: Rules, mesh: Mesh) -> TrainState:
 
 
 def gather_when_used(method: Method, mesh: Mesh) -> Method:
-    """Returns the method with the `fsdp` pieces of parameters and extra put together in its loss.
+    """Returns the method with its functions traced for `mesh`, and `fsdp` pieces put together.
 
-    At rest all stays in pieces, gradients and moments too. Left to itself, XLA (jax 0.10 to 0.12)
-    may cut a product over `fsdp` and `model` at once and then lose a part of the gradient; the
-    update on 8 devices would silently differ from that on 1.
+    At rest all stays in pieces, gradients and moments too. In a loss, what stands before and
+    after the blocks is put together at its start; a block when it runs (`nn.transformer`).
     """
-    if mesh.shape["fsdp"] == 1:
-        return method
-
-    def whole(name: str, x: Array) -> Array:
-        spec = mesh_lib.spec_for(name, x.shape, method.rules, mesh)
-        spec = P(*(None if axis == "fsdp" else axis for axis in spec))
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
     def loss(params: Tree, extra: Tree, batch: Batch, streams: rng.Streams, train: bool) -> Output:
-        params, extra = tree_lib.map_named(whole, params), tree_lib.map_named(whole, extra)
-        return method.loss(params, extra, batch, streams, train)
+        with mesh_lib.using(mesh):
+            params, extra = (_gather(tree, method.rules) for tree in (params, extra))
+            return method.loss(params, extra, batch, streams, train)
 
     return dataclasses.replace(method, loss=loss)
+
+
+def _gather(tree: Tree, rules: Rules) -> Tree:
+    """Puts together all parameters but those of blocks."""
+    whole = mesh_lib.gather(tree, rules)
+    return tree_lib.map_named(lambda name, x, y: x if LAYERED in name else y, tree, whole)
 
 
 def abstract_state(

@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.nn.transformer import (
-    REMAT,
     Encoded,
     TransformerOptions,
     dense,
     layer_norm,
-    unrolled,
+    over_layers,
 )
 
 Array = jax.Array
@@ -215,7 +215,8 @@ class ConformerBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, valid: Array, train: bool) -> tuple[Array, Array]:
         """x (B, T, D) -> (output, raw output of the second feed-forward half), both (B, T, D)."""
-        o, c, skipped = self.options, self.conformer, x
+        o, c, x = self.options, self.conformer, mesh_lib.by_example(x)
+        skipped = x
         dropout = nn.Dropout(o.dropout, deterministic=not train)
         x = x + 0.5 * dropout(FeedForward(o, self.dtype, name="first")(x, train))
         attention = RelativeAttention(o, c.attention_positions, self.dtype, name="attention")
@@ -248,21 +249,12 @@ class Conformer(nn.Module):
     def __call__(self, x: Array, valid: Array, train: bool) -> Encoded:
         """x (B, T, D), valid (B, T) -> Encoded."""
         o = self.options
-        unroll = unrolled(o)
 
         def layer(block: ConformerBlock, x: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
             y, ffn = block(x, valid, train)
             return y, (y, ffn)
 
-        if o.remat != "none":
-            layer = nn.remat(layer, policy=REMAT[o.remat], prevent_cse=unroll)
-        scan = nn.scan(
-            layer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            length=o.depth,
-            unroll=o.depth if unroll else 1,
-        )
+        scan = over_layers(layer, o, self.dtype)
         x = x.astype(self.dtype)
         y, (outputs, ffn) = scan(self.blocks, x, None)
         if o.norm == "pre":

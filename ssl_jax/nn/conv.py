@@ -3,13 +3,16 @@
 Axes: B examples, N samples, T frames of the layer at hand, S frames at the end, C channels.
 """
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 
+from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import platform
 from ssl_jax.nn.transformer import INITS, gelu, layer_norm
 from ssl_jax.ops import norms
@@ -64,13 +67,16 @@ def grouped_conv(
     convolution without its matrix products, 10 to 30 times slower than those of its groups. On a
     GPU one for a few groups at a time, see `merge_groups`. See also `wide_conv`.
     """
-    groups = feature_group_count
-    parts = _blocks(x, kernel, groups)
-    if parts is None:
-        options["feature_group_count"] = groups
-        return jax.lax.conv_general_dilated(x, kernel, *args, **options)
-    done = [jax.lax.conv_general_dilated(a, b, *args, **options) for a, b in parts]
-    return jnp.concatenate(done, -1) if len(done) > 1 else done[0]
+
+    def conv(x: Array, kernel: Array, groups: int) -> Array:
+        parts = _blocks(x, kernel, groups)
+        if parts is None:
+            more = {**options, "feature_group_count": groups}
+            return jax.lax.conv_general_dilated(x, kernel, *args, **more)
+        done = [jax.lax.conv_general_dilated(a, b, *args, **options) for a, b in parts]
+        return jnp.concatenate(done, -1) if len(done) > 1 else done[0]
+
+    return _by_group(conv, x, kernel, feature_group_count)
 
 
 def wide_conv(x: Array, kernel: Array, groups: int, padding: int) -> Array:
@@ -81,11 +87,39 @@ def wide_conv(x: Array, kernel: Array, groups: int, padding: int) -> Array:
     (0.10) computes it so slowly that a step of HuBERT takes half as long again.
     """
     x = jnp.pad(x, ((0, 0), (padding, padding), (0, 0)))
-    parts = _blocks(x, kernel, groups)
-    if parts is None:
-        return _conv(x, kernel, groups)
-    one = _unfolding_conv if platform.name() == "cpu" else _conv
-    return jnp.concatenate([one(a, b) for a, b in parts], -1)
+
+    def conv(x: Array, kernel: Array, groups: int) -> Array:
+        parts = _blocks(x, kernel, groups)
+        if parts is None:
+            return _conv(x, kernel, groups)
+        one = _unfolding_conv if platform.name() == "cpu" else _conv
+        return jnp.concatenate([one(a, b) for a, b in parts], -1)
+
+    return _by_group(conv, x, kernel, groups)
+
+
+def _by_group(
+    conv: Callable[[Array, Array, int], Array], x: Array, kernel: Array, groups: int
+) -> Array:
+    """Returns conv(x, kernel, groups), each device with its examples and, of these, its groups.
+
+    Left to itself, XLA (jax 0.10) cuts the convolution that is the kernel's gradient wrongly on a
+    mesh with a `model` axis: all of it may be lost. Without a mesh nothing is cut.
+    """
+    if not mesh_lib.spread():
+        return conv(x, kernel, groups)
+    ways = mesh_lib.size("model")
+    channels = "model" if groups % ways == 0 else None
+    examples = mesh_lib.BATCH_AXES if len(x) % mesh_lib.ways() == 0 else ()
+    of_x = P(examples, *[None] * (x.ndim - 2), channels)
+    of_kernel = P(*[None] * (x.ndim - 1), channels)
+
+    def local(x: Array, kernel: Array) -> Array:
+        kernel = jax.lax.pcast(kernel, examples, to="varying")
+        return conv(x, kernel, groups // ways if channels else groups)
+
+    y = jax.shard_map(local, in_specs=(of_x, of_kernel), out_specs=of_x)(x, kernel)
+    return mesh_lib.by_example(y)
 
 
 def merge_groups(kernel: Array, groups: int, blocks: int) -> Array:

@@ -2,18 +2,14 @@
 
 from ssl_jax.core.types import Rules
 
-# Kernels of grouped convolutions. With a `model` axis of more than one, XLA (jax 0.10) loses a
-# part of their gradient, whole or in pieces; `ssl_jax.train` refuses such a mesh.
-GROUPED = r"(positions|decoder)/(conv\d+/)?kernel"
-
 # The last axes of each array are named; a leading layer axis stays whole. Matrices into heads
 # and hidden units are cut by column over `model`, those back out by row, so that a block needs
-# one reduction per branch; the other side is spread over `fsdp` and gathered when used.
+# one reduction per branch; the other side is spread over `fsdp`
+# and put together when used, layer by layer.
 RULES: Rules = (
     (r"(query|key|value|up)/kernel", ("fsdp", "model")),
     (r"(query|key|value|up)/bias", ("model",)),
     (r"(out|down)/kernel", ("model", "fsdp")),
-    (GROUPED, ()),
     (r"kernel", ("fsdp",)),
     (r".*", ()),
 )

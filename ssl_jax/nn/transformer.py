@@ -4,6 +4,7 @@ Axes: B examples, T tokens, D width, H heads, L layers.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -12,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import platform
-from ssl_jax.nn import attention
+from ssl_jax.nn import attention, sharding
 
 Array = jax.Array
 
@@ -21,7 +23,8 @@ NORMS = ("pre", "post", "res_post")
 
 # What a layer keeps for the backward pass; everything else is computed again.
 REMAT: dict[str, Callable | None] = {
-    "full": None,
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_saveable,
     "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
@@ -63,7 +66,7 @@ class TransformerOptions:
     unroll: bool | None = None  # None: see `unrolled`
 
     def __post_init__(self) -> None:
-        for key, choices in (("norm", NORMS), ("init", INITS), ("remat", ("none", *REMAT))):
+        for key, choices in (("norm", NORMS), ("init", INITS), ("remat", REMAT)):
             if getattr(self, key) not in choices:
                 raise ValueError(
                     f"config.method.encoder.{key} is {getattr(self, key)!r}: "
@@ -221,7 +224,8 @@ class Block(nn.Module):
 
         `drop_path` () is the probability that an example skips a branch of this layer.
         """
-        o, skipped = self.options, x
+        o, x = self.options, mesh_lib.by_example(x)
+        skipped = x
         attend = Attention(o, self.dtype, name="attention")
         mlp = MLP(o, self.dtype, name="mlp")
         norm1 = layer_norm(o.eps, self.dtype, name="norm1")
@@ -259,6 +263,30 @@ class Block(nn.Module):
         return jnp.where(keep, branch / (1.0 - rate).astype(branch.dtype), 0)
 
 
+def over_layers(layer: Callable, options: TransformerOptions, dtype: jnp.dtype) -> Callable:
+    """Returns layer(block, x, of the layer) -> (x, outputs) as a scan over stacked blocks.
+
+    Each layer's parameters are put together from their pieces when it runs, once more in its
+    backward pass, and never kept: of a model whose parameters do not fit a chip, one layer does.
+    """
+    unroll = unrolled(options)
+    policy = REMAT[options.remat]
+    if mesh_lib.size("fsdp") > 1:
+        gather = functools.partial(mesh_lib.gather, rules=sharding.RULES, dtype=dtype)
+        layer = nn.map_variables(layer, "params", trans_in_fn=gather)
+        policy = policy or mesh_lib.keeps_pieces
+    if policy is not None:
+        # Outside a loop the compiler would merge the second computation into the first.
+        layer = nn.remat(layer, policy=policy, prevent_cse=unroll)
+    return nn.scan(
+        layer,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        length=options.depth,
+        unroll=options.depth if unroll else 1,
+    )
+
+
 class Transformer(nn.Module):
     """A stack of blocks whose parameters are stacked along a leading layer axis.
 
@@ -280,22 +308,12 @@ class Transformer(nn.Module):
     ) -> Encoded:
         """x (B, T, D), valid (B, T) -> Encoded; `bias` is added to the scores of every layer."""
         o = self.options
-        unroll = unrolled(o)
 
         def layer(block: Block, x: Array, drop_path: Array) -> tuple[Array, tuple[Array, Array]]:
             y, ffn = block(x, valid, bias, drop_path, train)
             return y, (y, ffn)
 
-        if o.remat != "none":
-            # Outside a loop the compiler would merge the second computation into the first.
-            layer = nn.remat(layer, policy=REMAT[o.remat], prevent_cse=unroll)
-        scan = nn.scan(
-            layer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            length=o.depth,
-            unroll=o.depth if unroll else 1,
-        )
+        scan = over_layers(layer, o, self.dtype)
         x = x.astype(self.dtype)
         rates = jnp.asarray(np.linspace(0.0, o.drop_path, o.depth), jnp.float32)
         y, (outputs, ffn) = scan(self.blocks, x, rates)

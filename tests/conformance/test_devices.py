@@ -7,12 +7,7 @@ import subprocess
 import sys
 
 import cases
-import jax
 import pytest
-
-from ssl_jax import train
-from ssl_jax.core import mesh as mesh_lib
-from ssl_jax.core.config import ConfigError
 
 PROGRAM = cases.ROOT / "tests" / "conformance" / "devices_program.py"
 
@@ -42,14 +37,6 @@ def test_one_device_equals_eight(path):
         assert row["loss"] < 1e-5, (mesh, row)
         assert row["gradient"][0] < 1e-5, (mesh, row)
         assert row["params"][0] < 1e-5, (mesh, row)
-
-
-def test_a_mesh_that_breaks_grouped_convolutions_is_refused():
-    mesh = jax.sharding.AbstractMesh((1, 1, 1, 2), mesh_lib.AXES)
-    kernel = {"encoder": {"positions": {"conv0": {"kernel": jax.ShapeDtypeStruct((), "float32")}}}}
-    with pytest.raises(ConfigError, match=r"config\.mesh\.model is 2.*config\.mesh\.fsdp"):
-        train.check_mesh(mesh, kernel)
-    train.check_mesh(mesh, {"encoder": {"blocks": kernel["encoder"]["positions"]["conv0"]}})
 
 
 @pytest.mark.slow
