@@ -33,11 +33,11 @@ def names() -> list[Path]:
     return sorted(HERE.glob("*.ipynb"))
 
 
-def run(path: Path, parameters: Mapping[str, Any], timeout: float = 600.0) -> Any:
+def run(path: Path, parameters: Mapping[str, Any], timeout: float | None = None) -> Any:
     """Returns the notebook executed from a new kernel, with other values of its parameters.
 
-    timeout: seconds of a cell. Raises KeyError for a parameter that it does not have, and
-    nbclient's CellExecutionError where a cell fails.
+    timeout: seconds that a cell may take (None: any). Raises KeyError for a parameter that it does
+    not have, and nbclient's CellExecutionError where a cell fails.
     """
     notebook = nbformat.read(path, as_version=4)
     cell = parameter_cell(notebook)

@@ -1,12 +1,15 @@
 """The notebooks: in order as they are kept, and running from the first cell to the last, small."""
 
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from experiments import notebooks as experiment
 
@@ -15,21 +18,21 @@ KILOBYTES = 300
 LOG_LINES = 12
 # the parameters with which a notebook runs here, and how many pictures it shows
 TOYS = {
+    "features": ({"CLIPS": {"train": 12, "valid": 2, "test": 6}, "STEPS": 4, "CLUSTERS": 8}, 3),
     "own_method": ({"CLIPS": {"train": 60, "valid": 20, "test": 20}, "STEPS": 8}, 2),
     "quickstart": ({"CLIPS": {"train": 60, "valid": 20, "test": 20}, "STEPS": 8}, 4),
 }
 
 
-def _install():
-    """Returns the module of the first cells, which stands outside the package."""
-    path = ROOT / "notebooks" / "install.py"
-    spec = importlib.util.spec_from_file_location("install", path)
+def _module(path):
+    """Returns the module of a file that no import finds."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-install = _install()
+install = _module(ROOT / "notebooks" / "install.py")
 PATHS = experiment.names()
 
 
@@ -140,10 +143,29 @@ def test_what_was_imported_before_it_was_renewed_asks_for_a_restart(monkeypatch)
 def test_a_notebook_runs_from_its_first_cell_to_its_last(name, tmp_path):
     parameters, pictures = TOYS[name]
     path = ROOT / "notebooks" / f"{name}.ipynb"
-    found = experiment.run(path, parameters | {"RUNS": str(tmp_path)})
+    found = experiment.run(path, parameters | {"RUNS": str(tmp_path)}, timeout=600)
     shown = [o for o in outputs(found) if "image/png" in o.get("data", {})]
     assert len(shown) == pictures
     assert list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_features_of_weights_of_transformers(tmp_path):
+    cases = _module(ROOT / "tests" / "hub" / "hub_cases.py")
+    theirs = tmp_path / "hubert-tiny"
+    theirs.mkdir()
+    (theirs / "config.json").write_text(json.dumps(cases.config_json("hubert")))
+    noise = np.random.default_rng(0)
+    arrays = {
+        name: noise.normal(0, 0.1, shape).astype(np.float32)
+        for name, shape in cases.golden("hubert").items()
+    }
+    save_file(arrays, theirs / "model.safetensors")
+    parameters = TOYS["features"][0] | {"MODEL": str(theirs), "RUNS": str(tmp_path / "runs")}
+    found = experiment.run(ROOT / "notebooks" / "features.ipynb", parameters, timeout=600)
+    said = "".join(o.text for o in outputs(found) if o.output_type == "stream")
+    assert "ssl_jax.Model(hubert, step 0) - 3 layers of" in said
+    assert (tmp_path / "runs" / "imported" / "hubert-tiny" / "config.json").is_file()
 
 
 def test_an_unknown_parameter_is_an_error():

@@ -33,14 +33,14 @@ def phones(ax: Axes, spans: Sequence[tuple[float, float, str]], bands: int) -> N
 
 
 def units(
-    ax: Axes, rows: Mapping[str, np.ndarray], rate: float, bands: int, names: bool = False
+    ax: Axes, rows: Mapping[str, tuple[np.ndarray, float]], bands: int, numbers: bool = False
 ) -> None:
-    """Draws, below the `bands` of a spectrogram, a row of colours for each of name -> units (T,).
+    """Draws, below the `bands` of a spectrogram, a row of colours for each name.
 
-    rate: units per second. names: also writes the number of every unit that lasts long enough.
+    rows: name -> (units (T,), units per second). numbers: of units that last long enough too.
     """
     seconds = ax.get_xlim()[1]
-    for n, (name, row) in enumerate(rows.items()):
+    for n, (name, (row, rate)) in enumerate(rows.items()):
         own = np.asarray(row)[: round(seconds * rate)]
         low = -bands * (_STRIP + _GAP) * (n + 1)
         high = low + bands * _STRIP
@@ -49,7 +49,7 @@ def units(
         extent = (0, len(own) / rate, low, high)
         ax.imshow(colour[None], aspect="auto", cmap="hsv", extent=extent, vmin=0, vmax=1)
         ax.text(1.01 * seconds, (low + high) / 2, name, va="center", fontsize=8)
-        for start, end in _runs(own) if names else ():
+        for start, end in _runs(own) if numbers else ():
             if (end - start) / rate > 0.02 * seconds:
                 middle = (start + end) / 2 / rate
                 number = str(own[start])

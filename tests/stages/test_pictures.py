@@ -21,7 +21,7 @@ def ax():
 def test_units_stand_below_the_spectrogram_they_are_of(ax):
     level = np.random.default_rng(0).normal(size=(100, 8))
     pictures.spectrogram(ax, level, 2.0, "a clip")
-    pictures.units(ax, {"layer 2": np.array([3, 3, 5, 5, 5, 3])}, 3.0, 8, names=True)
+    pictures.units(ax, {"layer 2": (np.array([3, 3, 5, 5, 5, 3]), 3.0)}, 8, numbers=True)
     shown, row = ax.images
     assert shown.get_extent() == [0, 2.0, 0, 8] and shown.get_array().shape == (8, 100)
     left, right, low, high = row.get_extent()
