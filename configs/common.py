@@ -55,6 +55,8 @@ def base() -> ConfigDict:
                 "after": 5000,
                 "floors": ConfigDict({}),
                 "nan": True,
+                # end with an error when no step, evaluation or save ends for so long (0 = never)
+                "stall_seconds": 1800.0,
             },
             "log": {"every": "50 steps", "tensorboard": False, "wandb": "", "profile": ""},
         }

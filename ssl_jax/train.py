@@ -37,6 +37,7 @@ def run(
     workdir = Path(workdir)
     start.use_compilation_cache()
     hosts.check_same_run(config)
+    start.check_writable(workdir)
     mesh = mesh_lib.make_mesh(config.mesh)
     mesh_lib.check_batch(mesh, config.data.batch_size)
     train = splits.open_split(config, workdir, "train")
@@ -150,6 +151,7 @@ def loop_options(
         sample_rate=config.data.sample_rate,
         profile=config.log.profile,
         scopes=method.scopes,
+        stall_seconds=config.guard.get("stall_seconds", 0.0),  # older runs have no such key
     )
 
 

@@ -1,11 +1,14 @@
 """Checkpoints of a run: asynchronous, sharded, whole or absent, and never of another run.
 
 A checkpoint is a folder <workdir>/checkpoints/<step> with the items `params`, `rest` (the other
-fields of TrainState) and `about` (config, signature, shapes). It is written under a temporary
-name and renamed when complete, so a killed process leaves no half of one.
+fields of TrainState), `about` (config, signature, shapes) and `sums` (of the bits of each array).
+It is written under a temporary name and renamed when complete, so a killed process leaves no half
+of one; one that storage damaged later is noticed by its sums, and the one before is used.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +21,28 @@ from orbax.checkpoint import checkpoint_managers
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import TrainState
+from ssl_jax.engine import hosts, intact, log
+from ssl_jax.engine.intact import Damaged
 
 Tree = Any
 
 FREE_TO_CHANGE = (
     "log.",  # what is told of a run does not feed back into it
     "checkpoint.",  # nor does when it is saved
+    "guard.stall_seconds",  # nor how long it may stand still
     "eval.",  # nor do evaluations, which never touch the state
     "data.workers",  # a batch is a function of (seed, step), whoever reads it
     "data.threads",
     "mesh.",  # the layout of the same arrays; equal up to the order of sums
 )
 """Keys that may differ on resume because they cannot change the numbers of a run."""
+
+
+ITEMS = ("params", "rest", "about", "sums")
+
+
+class SaveError(OSError):
+    """A checkpoint could not be written; those before it are as they were."""
 
 
 class Checkpoints:
@@ -64,7 +77,8 @@ class Checkpoints:
         """Saves a state while training goes on; does nothing where `step` is saved already.
 
         `metric` is the value of config.checkpoint.best_metric at this step. The arrays are
-        copied before the call returns, so the caller may donate them.
+        copied before the call returns, so the caller may donate them. Raises SaveError, also for
+        the save before, which is written in the background.
         """
         if step == self.latest():
             return
@@ -75,51 +89,103 @@ class Checkpoints:
         }
         metric = math.nan if metric is None else float(metric)
         finite = math.isfinite(metric)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                rest=ocp.args.StandardSave(_rest(state)),
-                about=ocp.args.JsonSave(about),
-            ),
-            metrics={"best": metric} if finite else None,
-            force=True,
-        )
+        with self._telling():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(state.params),
+                    rest=ocp.args.StandardSave(_rest(state)),
+                    about=ocp.args.JsonSave(about),
+                    sums=ocp.args.StandardSave({"sums": intact.sums(state)}),
+                ),
+                metrics={"best": metric} if finite else None,
+                force=True,
+            )
         if finite and self.beats_best(metric):
             self._best = (step, metric)
 
     def restore(self, state: TrainState, shardings: TrainState) -> TrainState:
         """Returns the newest state, laid out by `shardings`, whatever mesh it was saved from.
 
-        `state` gives shapes and types, and may be abstract. Raises ValueError when the config of
-        the run has changed (naming keys and values) or the checkpoint is of another model.
+        `state` gives shapes and types, and may be abstract. A damaged checkpoint is told of and
+        moved to <workdir>/damaged, and the one before is used. Raises ValueError when the config of
+        the run has changed (naming keys and values) or the checkpoint is of another model, and
+        Damaged when none can be read.
         """
-        step = self.latest()
-        if step is None:
+        self.wait()
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if not steps:
             raise FileNotFoundError(f"{self.folder} holds no complete checkpoint to resume from")
-        about = _about(self._manager, step)
-        check_same_config(config_lib.from_json(about["config"]), self.config, self.folder)
-        check_same_arrays(about["arrays"], _shapes(state), self.folder / str(step))
-        target = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
+        reasons: dict[int, str] = {}
+        for step in steps:
+            found, reason = self._try(step, state, shardings)
+            if hosts.all_of(found is not None) and found is not None:
+                self._set_aside(reasons, step)
+                return found
+            reasons[step] = reason or "another host could not read it"
+        told = "\n".join(f"  {step}: {reason}" for step, reason in reasons.items())
+        raise Damaged(
+            f"no checkpoint in {self.folder} can be read:\n{told}\nmove the folder away to begin "
+            f"anew, or give another --workdir"
         )
-        found = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(target.params),
-                rest=ocp.args.StandardRestore(_rest(target)),
-            ),
-        )
-        return TrainState(params=found.params, **found.rest)
+
+    def _try(
+        self, step: int, state: TrainState, shardings: TrainState
+    ) -> tuple[TrainState | None, str]:
+        """Returns (state, ""), or (None, what is wrong with the checkpoint)."""
+        folder = self.folder / str(step)
+        try:
+            about = intact.about(folder)
+            check_same_config(config_lib.from_json(about["config"]), self.config, self.folder)
+            check_same_arrays(about["arrays"], _shapes(state), folder)
+            target = jax.tree.map(
+                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
+            )
+            params = intact.read(folder / "params", target.params)
+            found = TrainState(params=params, **intact.read(folder / "rest", _rest(target)))
+            intact.check_sums(folder, found)
+        except Damaged as error:
+            return None, str(error)
+        return found, ""
+
+    def _set_aside(self, reasons: dict[int, str], good: int) -> None:
+        """Moves damaged checkpoints out of the way of those to come."""
+        for step, reason in reasons.items():
+            aside = self.folder.parent / "damaged" / str(step)
+            log.say(f"{reason}. It is moved to {aside}; going on from step {good}")
+            if jax.process_index() == 0:
+                aside.parent.mkdir(exist_ok=True)
+                (self.folder / str(step)).replace(intact.unused(aside))
+        if reasons:
+            hosts.all_of(True)  # only now has process 0 moved them
+            self._manager.reload()
+            self._best = _best(self._manager, self.config.checkpoint.best_mode)
 
     def wait(self) -> None:
-        """Waits until what was saved is complete on disk; raises what went wrong there."""
-        self._manager.wait_until_finished()
+        """Waits until what was saved is complete on disk; raises SaveError."""
+        with self._telling():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for the last save and lets the folder go."""
         self.wait()
         self._manager.close()
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Turns what goes wrong with a save into a SaveError that says what is left."""
+        try:
+            yield
+        except Exception as error:  # from whatever layer of storage it comes
+            if isinstance(error, jax.errors.JaxRuntimeError):
+                raise  # of the step before, or of another host
+            kept = sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdigit())
+            raise SaveError(
+                f"a checkpoint could not be written to {self.folder}: {intact.first_line(error)}. "
+                f"Kept: {', '.join(map(str, kept)) or 'none'}. Make room (config.checkpoint."
+                f"keep_last is {self.config.checkpoint.keep_last}) or mend the storage, and the "
+                f"same command goes on"
+            ) from error
 
 
 def _manager(folder: Path, options: ConfigDict | None) -> ocp.CheckpointManager:
@@ -127,7 +193,7 @@ def _manager(folder: Path, options: ConfigDict | None) -> ocp.CheckpointManager:
     if options is None:
         return ocp.CheckpointManager(
             folder,
-            item_names=("params", "rest", "about"),
+            item_names=ITEMS,
             options=ocp.CheckpointManagerOptions(read_only=True),
         )
     if options.best_mode not in ("max", "min"):
@@ -144,7 +210,7 @@ def _manager(folder: Path, options: ConfigDict | None) -> ocp.CheckpointManager:
         )
     return ocp.CheckpointManager(
         folder,
-        item_names=("params", "rest", "about"),
+        item_names=ITEMS,
         options=ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             best_fn=_metric if options.best_metric else None,  # without it no metric is written
@@ -170,11 +236,6 @@ def _rest(state: TrainState) -> dict[str, Tree]:
 def _shapes(state: TrainState) -> dict[str, list]:
     arrays = tree_lib.named_leaves(state)
     return {name: [list(x.shape), np.dtype(x.dtype).name] for name, x in arrays}
-
-
-def _about(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    args = ocp.args.Composite(about=ocp.args.JsonRestore())
-    return manager.restore(step, args=args).about
 
 
 def _best(manager: ocp.CheckpointManager, mode: str) -> tuple[int, float] | None:
@@ -222,12 +283,16 @@ def restore_params(run_dir: str | Path, step: int | str | None = None) -> Tree:
     `step` is a number, "best", or None for the newest. Raises FileNotFoundError naming the steps
     there are.
     """
-    return _arrays(_step_folder(run_dir, step) / "params")
+    folder = _step_folder(run_dir, step)
+    with intact.reading(folder):
+        return _arrays(folder / "params")
 
 
 def restore_extra(run_dir: str | Path, step: int | str | None = None) -> Tree:
     """Returns `TrainState.extra` of a run, such as its teacher; see `restore_params`."""
-    return _arrays(_step_folder(run_dir, step) / "rest", "extra")
+    folder = _step_folder(run_dir, step)
+    with intact.reading(folder):
+        return _arrays(folder / "rest", "extra")
 
 
 def _step_folder(run_dir: str | Path, step: int | str | None) -> Path:
@@ -237,7 +302,7 @@ def _step_folder(run_dir: str | Path, step: int | str | None) -> Path:
     manager = _manager(folder, None)
     try:
         steps = sorted(manager.all_steps())
-        chosen = _choose(manager, steps, step)
+        chosen = _choose(manager, folder, steps, step)
         if chosen not in steps:
             raise FileNotFoundError(f"{folder} has no checkpoint {step!r}: it has {steps}")
     finally:
@@ -257,9 +322,11 @@ def _arrays(path: Path, part: str = "") -> Tree:
     return found[part] if part else found
 
 
-def _choose(manager: ocp.CheckpointManager, steps: list[int], step: int | str | None) -> int:
+def _choose(
+    manager: ocp.CheckpointManager, folder: Path, steps: list[int], step: int | str | None
+) -> int:
     if step == "best" and steps:
-        config = config_lib.from_json(_about(manager, steps[-1])["config"])
+        config = config_lib.from_json(intact.about(folder / str(steps[-1]))["config"])
         best = _best(manager, config.checkpoint.best_mode)
         return best[0] if best else -1
     if step is None:

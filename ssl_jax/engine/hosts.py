@@ -188,6 +188,13 @@ def _gather(text: str) -> list[str]:
     return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
 
 
+def all_of(good: bool) -> bool:
+    """Says whether all hosts say so; every one of them has to ask, and waits for the others."""
+    if jax.process_count() == 1:
+        return good
+    return bool(multihost_utils.process_allgather(np.int32(good)).min())
+
+
 def check_same_run(config: ConfigDict) -> None:
     """Raises ConfigError on every host unless all have this config, code and packages."""
     if jax.process_count() > 1:

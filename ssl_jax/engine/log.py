@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 import jax
 from ml_collections import ConfigDict
@@ -15,6 +15,9 @@ from ml_collections import ConfigDict
 from ssl_jax.core import tree as tree_lib
 
 Tree = Any
+
+
+_GO_ON = "Make room or mend the storage: the same command goes on from the newest checkpoint"
 
 
 class Logger:
@@ -31,27 +34,32 @@ class Logger:
         self.latest: dict[str, float] = {}
         self._writers: list[Callable[[int, Mapping[str, float]], None]] = []
         self._closers: list[Callable[[], None]] = []
-        self._file: TextIO | None = None
+        self._file: IO[bytes] | None = None
         if jax.process_index() != 0:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for row in truncate(self.path, start):
             self.latest |= {k: v for k, v in row.items() if k not in ("step", "time")}
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = self.path.open("ab", buffering=0)  # nothing is left behind by a full disk
         if config.tensorboard:
             self._open_tensorboard(start)
         if config.wandb:
             self._open_wandb(config.wandb)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Appends one row."""
+        """Appends one row; raises OSError naming the file."""
         self.latest |= metrics
         if self._file is None:
             return
         values = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
         row = {"step": step, "time": round(time.time(), 3), **values}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        line = (json.dumps(row) + "\n").encode()
+        try:
+            written = self._file.write(line)
+        except OSError as error:
+            raise OSError(f"cannot write to {self.path}: {error}. {_GO_ON}") from error
+        if written != len(line):
+            raise OSError(f"cannot write to {self.path}: no space left on device. {_GO_ON}")
         for writer in self._writers:
             writer(step, metrics)
 

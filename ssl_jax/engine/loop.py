@@ -20,7 +20,13 @@ from ssl_jax.engine import profile as profile_lib
 from ssl_jax.engine.checkpoint import Checkpoints
 from ssl_jax.engine.feed import Fed, feed
 from ssl_jax.engine.step import NEVER, TrainStep
+from ssl_jax.engine.watch import Watchdog
 
+_ADVICE = (
+    "A host may be lost, a message between hosts stuck, or storage out of reach. The same command "
+    "goes on from the newest checkpoint in {}. Where it takes so long in earnest, set "
+    "config.guard.stall_seconds higher (0: wait for ever)"
+)
 DISPATCHED = 4  # steps given to the device ahead of it: enough to hide the host, few batches held
 
 
@@ -30,7 +36,8 @@ class Options:
 
     floors: least values of metrics, watched after `guard_after` steps. best_metric: a name as in
     metrics.jsonl. sample_rate: for the hours of audio per second. profile: "100:110", the steps
-    to be traced, whose time is told by `scopes`, those of the method.
+    to be traced, whose time is told by `scopes`, those of the method. stall_seconds: the longest
+    time in which nothing moves; past it the process ends with status watch.STALLED (0: never).
     """
 
     total: int
@@ -43,6 +50,7 @@ class Options:
     sample_rate: int = 0
     profile: str = ""
     scopes: tuple[str, ...] = ()
+    stall_seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +85,7 @@ def fit(
     stopped = False
     with ExitStack() as stack:
         signal = stack.enter_context(hooks_lib.StopSignal())
+        stack.enter_context(run.watch)
         stack.callback(checkpoints.wait)
         stack.callback(run.profile.close)
         if start >= options.total:
@@ -120,6 +129,7 @@ class _Run:
         self.progress = log_lib.Progress(start, options.total, out)
         folder = logger.path.parent
         self.profile = profile_lib.Profile(options.profile, folder, options.scopes, options.total)
+        self.watch = Watchdog(options.stall_seconds, _ADVICE.format(checkpoints.folder), out)
         self.totals = step.zeros()
         self.pending: tuple[int, Any, dict[str, float]] | None = None
         self.running: collections.deque[jax.Array] = collections.deque()
@@ -128,8 +138,10 @@ class _Run:
     def advance(self, done: int, state: TrainState, batches: Iterator[Fed]) -> TrainState:
         """Gives step number `done` to the device; writes the numbers of the interval before."""
         self.profile.before(done, self.running)
+        self.watch.beat(f"the batch of step {done}")
         with self.profile.waiting():
             fed = _next(batches, done)
+        self.watch.beat(f"step {done}, or one of the {DISPATCHED} before it")
         shapes = tuple(sorted((k, v.shape) for k, v in fed.batch.items()))
         before = time.monotonic()
         given = (state, self.totals, fed.batch)
@@ -193,12 +205,14 @@ class _Run:
         with jax.transfer_guard("allow"):
             found: dict[str, float] = {}
             for fn in due:
+                self.watch.beat(f"an evaluation after step {done}")
                 found |= fn(done, state) or {}
             if found:
                 self.logger.write(done, found)
                 self.progress.note(f"step {done}: " + "  ".join(_show(found)))
             best = self._best(found, all_ran=len(due) == len(self.hooks))
             if healthy and (save or (best is not None and self.checkpoints.beats_best(best))):
+                self.watch.beat(f"the checkpoint of step {done}, or of the save before")
                 self.checkpoints.save(done, state, best)
         if due:
             self.progress.restart(done)

@@ -25,6 +25,20 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def check_writable(workdir: Path) -> None:
+    """Makes the run folder; raises ConfigError, before any work, where nothing can be written."""
+    probe = workdir / f".writable-{jax.process_index()}"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe.write_text("yes\n")
+        probe.unlink()
+    except OSError as error:
+        raise config_lib.ConfigError(
+            f"--workdir {workdir} cannot be written ({error}): give a folder that you may write "
+            f"to, on a disk with room, such as --workdir runs/{workdir.name}"
+        ) from error
+
+
 def begin(
     config: ConfigDict,
     method: Method,
