@@ -11,6 +11,8 @@ BASE = [
     "array_record>=0.8.3",
     "etils[epath]>=1.12",
     "flax>=0.12.8",
+    # files of object stores, beside etils.epath
+    "fsspec>=2025.9",
     "grain>=0.2.18",
     # tensorflow-datasets reads its metadata with it and does not declare it for every Python
     "importlib_resources>=6",
@@ -41,6 +43,8 @@ EXTRAS = {
     "music": ["midirenderer>=0.1.3", "pretty_midi>=0.2.11"],
     # reads a tokenizer.json; the tokenizer of bytes needs no package
     "text": ["tokenizers>=0.21"],
+    # gs:// paths
+    "gcs": ["gcsfs>=2025.9"],
     # faiss: a yardstick of the benchmark of k-means
     "eval": ["faiss-cpu>=1.10", "jiwer>=4.0", "rapidfuzz>=3.9", "scikit-learn>=1.6"],
     # torch reads and writes the files of other toolkits; pinned, since a newer one brings CUDA

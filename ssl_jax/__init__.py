@@ -82,9 +82,10 @@ def load(
     ValueError, listing the candidates, where several signatures begin so.
     """
     from ssl_jax.core import config as config_lib
+    from ssl_jax.core import paths
     from ssl_jax.stages import runs
 
-    folder = Path(run_folder)
+    folder = paths.of(run_folder)
     if re.fullmatch(r"[0-9a-f]{2,16}(@[0-9a-f]*)?", str(run_folder)) and not folder.exists():
         folder = runs.find(str(run_folder))
     if not (folder / "config.json").is_file():

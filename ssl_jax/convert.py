@@ -18,13 +18,13 @@ what transformers or s3prl load.
 
 import argparse
 import json
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ssl_jax.core import paths
 from ssl_jax.data import shards
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.source import Source
@@ -70,7 +70,7 @@ def _run_data(args: argparse.Namespace) -> None:
     sources = _opened({f"{args.split}.{name}": c for name, c in configs.items()}, modality)
     written = shards.write(
         sources,
-        pathlib.Path(args.to),
+        paths.of(args.to),
         shards=args.shards,
         what={"split": args.split, "sources": configs},
         on_bad=on_bad,

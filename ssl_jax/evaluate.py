@@ -35,6 +35,7 @@ from ml_collections import ConfigDict
 
 import ssl_jax
 from ssl_jax.core import config as config_lib
+from ssl_jax.core import paths
 from ssl_jax.core.mesh import make_mesh
 from ssl_jax.engine import hosts as hosts_lib
 from ssl_jax.engine import splits as splits_lib
@@ -70,28 +71,29 @@ def run(
         raise ValueError(f"--probe has {unknown}: use some of {','.join(PROBES)}")
     start = time.monotonic()
     start_lib.use_compilation_cache()
-    folder, model = Path(folder), ssl_jax.load(folder, step)
+    folder, model = paths.of(folder), ssl_jax.load(folder, step)
     given = config_lib.load(protocol, overrides, "get_protocol") if protocol else ConfigDict({})
     config = _config(model.config, given, () if protocol else overrides)
+    kept = paths.scratch(folder)
     if labels:
-        config, given = embed.labelled(config, labels, folder)
+        config, given = embed.labelled(config, labels, kept)
     mesh = make_mesh({"data": -1})
     own = not protocol and not labels
     alive: dict[str, dict[str, float]] = {}
     if model.method.emissions is not None and own:
-        heard = decode.judge(model.method, model.params, config, model.classes, mesh, folder)
+        heard = decode.judge(model.method, model.params, config, model.classes, mesh, kept)
         return _written(folder, {**_about(model, config, start), "results": heard})
     if model.method.embed is not None and own:
-        told = verify.judge(model.method, model.params, config, model.classes, mesh, folder)
+        told = verify.judge(model.method, model.params, config, model.classes, mesh, kept)
         return _written(folder, {**_about(model, config, start), "results": told})
-    corpora = embed.open_splits(config, folder, mesh.size)
+    corpora = embed.open_splits(config, kept, mesh.size)
     if "units" in given:
-        rows = _units(model, corpora, given, mesh, folder)
+        rows = _units(model, corpora, given, mesh, kept)
     else:
         chosen = (compare.MLP,) if protocol else probes
         window = given.get("window_seconds", 0.0)
         encoders = functools.partial(_encoders, model, corpora["train"], window, mesh)
-        rows, alive = probes_stage.judge(encoders, corpora, given, chosen, mesh, folder)
+        rows, alive = probes_stage.judge(encoders, corpora, given, chosen, mesh, kept)
     result = {
         "classes": list(corpora["train"].corpus.classes),
         "clips": {name: len(split.corpus) for name, split in corpora.items()},
@@ -175,7 +177,7 @@ def _tell(result: dict[str, Any], folder: str) -> None:
     modules = {"pnmi": units_lib, "worst": transcribe, "eer": verify_lib}
     module: Any = next((m for key, m in modules.items() if key in first), compare)
     print(module.report(result))
-    print(f"\nwritten to {Path(folder) / 'evaluation.json'}")
+    print(f"\nwritten to {paths.of(folder) / 'evaluation.json'}")
 
 
 if __name__ == "__main__":

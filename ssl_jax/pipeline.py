@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax import train as train_command
 from ssl_jax.core import config as config_lib
+from ssl_jax.core import paths
 from ssl_jax.data.corpus import SPLITS
 from ssl_jax.engine import log
 from ssl_jax.stages.graph import Graph, Stage
@@ -134,7 +135,7 @@ def run(path: str, workdir: str = "", overrides: Sequence[str] = ()) -> pathlib.
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     options = config_lib.override(ConfigDict(module.OPTIONS), overrides)
-    root = pathlib.Path(workdir or f"runs/{name}")
+    root = paths.local(workdir or f"runs/{name}", "--workdir")
     module.main(Pipe(root, options.to_dict()))
     return root
 

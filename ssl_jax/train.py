@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from ssl_jax import methods
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
+from ssl_jax.core import paths
 from ssl_jax.core.types import Method, TrainState
 from ssl_jax.data import corpus as corpus_lib
 from ssl_jax.engine import hooks, hosts, log, loop, optim, splits, start
@@ -34,7 +35,7 @@ def run(
     config.eval names. Raises ValueError and its kin on a config or data that cannot be used,
     NotFiniteError, CollapseError, and SystemExit(0) after SIGTERM.
     """
-    workdir = Path(workdir)
+    workdir = paths.of(workdir)
     start.use_compilation_cache()
     hosts.check_same_run(config)
     start.check_writable(workdir)

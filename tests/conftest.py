@@ -26,6 +26,15 @@ def root() -> Path:
     return Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Returns the objects of an object store in memory, which gs:// means until the test ends."""
+    import object_store
+
+    monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "cache"))
+    return object_store.install(monkeypatch)
+
+
 def group_of(nodeid: str) -> str:
     """Returns what must run in one process with a test: its file, or its config of conformance."""
     path, _, test = nodeid.partition("::")

@@ -21,6 +21,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ssl_jax.core import paths
+
 Value = Any
 """bool, int, float, str, None, or a tuple of values."""
 
@@ -53,9 +55,9 @@ def load(path: str, overrides: Sequence[str] = (), function: str = "get_config")
     Raises ConfigError.
     """
     if path.endswith(".json"):
-        if not Path(path).is_file():
+        if not paths.of(path).is_file():
             raise ConfigError(f"no config file {path}: give the config.json of a run folder")
-        return override(from_json(Path(path).read_text(encoding="utf-8")), overrides)
+        return override(from_json(paths.of(path).read_text(encoding="utf-8")), overrides)
     config = call(path, function)
     if not isinstance(config, ConfigDict):
         kind = type(config).__name__
@@ -117,11 +119,11 @@ def call(path: str, function: str, *given: Any) -> Any:
     line where it fails.
     """
     name, _, arg = path.partition(".py:")
-    file = _beside(Path(f"{name}.py" if arg or path.endswith(".py:") else path))
-    if not file.is_file():
-        raise ConfigError(f"no config file {file}{_nearby(file)}")
+    named = f"{name}.py" if arg or path.endswith(".py:") else path
+    file = _local(named)
+    root = Path.cwd() if paths.is_remote(named) else _root(file.resolve())
     try:
-        with _importable(_root(file.resolve())):
+        with _importable(root):
             # not an import: no cached byte code, no name taken in sys.modules
             space: dict[str, Any] = {"__name__": file.stem, "__file__": str(file)}
             exec(compile(file.read_text(), str(file), "exec"), space)
@@ -145,6 +147,19 @@ def _beside(file: Path) -> Path:
     """Returns the file; where there is none, that of the same name which came with the package."""
     found = [root / file for root in ROOTS if (root / file).is_file()]
     return found[0] if found and not file.is_file() else file
+
+
+def _local(path: str) -> Path:
+    """Returns a config file, or the copy of one in an object store."""
+    if paths.is_remote(path):
+        try:
+            return paths.fetched(path)
+        except FileNotFoundError as error:
+            raise ConfigError(f"no config file {path}") from error
+    file = _beside(Path(path))
+    if not file.is_file():
+        raise ConfigError(f"no config file {file}{_nearby(file)}")
+    return file
 
 
 def _same(frame: traceback.FrameSummary, file: Path) -> bool:

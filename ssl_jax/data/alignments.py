@@ -11,6 +11,7 @@ import re
 
 import numpy as np
 
+from ssl_jax.core import paths
 from ssl_jax.data.errors import DataError
 
 SILENCE = "SIL"
@@ -60,7 +61,7 @@ def read_ctm(
 
     Raises DataError naming file and row for a line of other fields, and for phones that overlap.
     """
-    file = pathlib.Path(path)
+    file = paths.of(path)
     if not file.is_file():
         raise DataError(f"{path} is no file (looked from {pathlib.Path.cwd()}): give a CTM file")
     found: dict[str, list[tuple[float, float, str]]] = {}

@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ssl_jax.core import paths
+
 
 class DataError(ValueError):
     """Data or its config is wrong; the text names the config key, or the file and row."""
@@ -42,7 +44,7 @@ class BadTally:
     """
 
     def __init__(self, max_share: float, rows: int, path: str | pathlib.Path):
-        self.max_share, self.rows, self.path = max_share, rows, pathlib.Path(path)
+        self.max_share, self.rows, self.path = max_share, rows, paths.of(path)
         self._ids: set[int] = set()
         if self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines()
@@ -58,8 +60,8 @@ class BadTally:
             return
         self._ids.update(new)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as f:
-            f.writelines(json.dumps(b._asdict(), ensure_ascii=False) + "\n" for b in new.values())
+        lines = (json.dumps(b._asdict(), ensure_ascii=False) + "\n" for b in new.values())
+        paths.append(self.path, "".join(lines))
         if len(self._ids) > self.max_share * self.rows:
             last = list(new.values())[-1]
             raise DataError(

@@ -13,6 +13,7 @@ import warnings
 import numpy as np
 import tqdm
 
+from ssl_jax.core import paths as paths_lib
 from ssl_jax.data import audio
 from ssl_jax.data.errors import Unreadable
 
@@ -38,7 +39,7 @@ class Files:
 
     def path(self, row: int) -> str:
         """Returns the path of a row's file."""
-        return os.path.join(self.root, self.paths[row])
+        return paths_lib.join(self.root, self.paths[row])
 
     def row_key(self, row: int) -> str:
         """Names the row for good: its path below the root, and where in the file it begins."""
@@ -71,7 +72,9 @@ class Files:
 
 
 def opened(path: str) -> str | io.BytesIO:
-    """Returns the path, or the bytes that `archive:offset:bytes` names."""
+    """Returns the path, or the bytes that `archive:offset:bytes` or a URL names."""
+    if paths_lib.is_remote(path):
+        return io.BytesIO(_downloaded(path))
     part = None if os.path.exists(path) else _SLICE.fullmatch(path)
     if part is None:
         return path
@@ -83,27 +86,33 @@ def opened(path: str) -> str | io.BytesIO:
         raise Unreadable(str(e)) from e
 
 
+def _downloaded(path: str) -> bytes:
+    """Returns an object of a store, or the slice of one."""
+    part = _SLICE.fullmatch(path)
+    whole, span = (path, (None, None)) if part is None else (part[1], (int(part[2]), int(part[3])))
+    try:
+        return paths_lib.read(whole, *span)
+    except OSError as e:
+        raise Unreadable(f"{path}: {e}") from e
+
+
 def headers(root: str, paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns samples (n,) int64 and rates (n,) int32 of files, 0 where a header is broken.
 
     Headers are read once: an index in the cache folder is found again while every file keeps its
-    name, size and time of change. Progress is shown when it takes more than two seconds.
+    name, size and time of change. Progress is shown when it takes more than two seconds. From an
+    object store whole files are read for it: there a table with samples and rates is better.
     """
-    files = [os.path.join(root, p) for p in paths]
+    files = [paths_lib.join(root, p) for p in paths]
     if len(files) < CACHE_FROM:
         return _read_headers(files)
-    index = cache_folder() / f"headers-{fingerprint(files)}.npz"
+    index = paths_lib.cache() / f"headers-{fingerprint(files)}.npz"
     if index.exists():
         with np.load(index) as found:
             return found["samples"], found["rates"]
     samples, rates = _read_headers(files)
     save_index(index, samples=samples, rates=rates)
     return samples, rates
-
-
-def cache_folder() -> pathlib.Path:
-    """Returns where indices are kept: $SSL_JAX_CACHE, or ~/.cache/ssl_jax."""
-    return pathlib.Path(os.environ.get("SSL_JAX_CACHE") or "~/.cache/ssl_jax").expanduser()
 
 
 def save_index(index: pathlib.Path, **arrays: np.ndarray) -> None:
@@ -134,13 +143,19 @@ def _read_headers(files: list[str]) -> tuple[np.ndarray, np.ndarray]:
     return found[:, 0].copy(), found[:, 1].astype(np.int32)
 
 
+def _state(path: str) -> str:
+    if paths_lib.is_remote(path):
+        return paths_lib.state(path)
+    stat = os.stat(path)
+    return f"{stat.st_size}\0{stat.st_mtime_ns}"
+
+
 def fingerprint(files: list[str]) -> str:
     """Returns what changes with the name, size or time of change of any of the files."""
     digest = hashlib.sha256()
     for path in files:
         try:
-            stat = os.stat(path)
-            digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+            digest.update(f"{path}\0{_state(path)}\n".encode())
         except OSError:
             digest.update(f"{path}\0-\n".encode())
     return digest.hexdigest()[:24]

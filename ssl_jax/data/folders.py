@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 
+from ssl_jax.core import paths as paths_lib
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.files import Files, headers
 from ssl_jax.data.source import Rows, text
@@ -94,6 +95,9 @@ def _transcripts(chapter: pathlib.Path) -> dict[str, str]:
 
 def find(path: pathlib.Path, extensions: tuple[str, ...] = EXTENSIONS) -> list[str]:
     """Lists the files of some kind below a folder, sorted, relative, with forward slashes."""
+    if paths_lib.is_remote(path):
+        found = paths_lib.files_below(path)
+        return [n for n in found if n.lower().endswith(extensions) and n.split("/")[-1][0] != "."]
     out = []
     for base, _, names in os.walk(path, followlinks=True):
         inside = os.path.relpath(base, path).replace(os.sep, "/")

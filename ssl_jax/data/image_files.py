@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import tqdm
 
+from ssl_jax.core import paths
 from ssl_jax.data import files, folders, manifests
 from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.source import Items, text
@@ -34,9 +35,9 @@ _KEPT_OPEN = 128
 def image_folder(path: pathlib.Path, options: dict) -> Items:
     """Reads every image below a folder; column `label` is the name of its parent folder."""
     del options
-    paths = folders.find(path, EXTENSIONS)
-    parents = [os.path.basename(os.path.dirname(os.path.join(path, p))) for p in paths]
-    return Items(files.Files(str(path), text(paths)), len(paths), {"label": text(parents)})
+    found = folders.find(path, EXTENSIONS)
+    parents = [os.path.basename(os.path.dirname(os.path.join(path, p))) for p in found]
+    return Items(files.Files(str(path), text(found)), len(found), {"label": text(parents)})
 
 
 def image_tar(path: pathlib.Path, options: dict) -> Items:
@@ -46,6 +47,7 @@ def image_tar(path: pathlib.Path, options: dict) -> Items:
     tar; `archive` is that name. Where each image lies is read once and kept in the cache folder.
     """
     del options
+    path = paths.fetched(path)
     archives = sorted(path.glob("*.tar")) if path.is_dir() else [path]
     found = _index([str(a) for a in archives])
     names = found.pop("names").tobytes().decode().split("\0")[:-1]
@@ -109,7 +111,7 @@ class Tar:
 
 def _index(archives: list[str]) -> dict[str, np.ndarray]:
     """Returns where the images of the archives lie, from the cache or by reading the headers."""
-    index = files.cache_folder() / f"tar-{files.fingerprint(archives)}.npz"
+    index = paths.cache() / f"tar-{files.fingerprint(archives)}.npz"
     if index.exists():
         with np.load(index) as kept:
             return dict(kept)

@@ -9,6 +9,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from ssl_jax.core import paths
 from ssl_jax.data import audio, images, tokenizers, transforms
 from ssl_jax.data.errors import Unreadable
 
@@ -24,7 +25,7 @@ def image_row(image: Any, config: Mapping[str, Any]) -> Row:
     """
     where = str(image) if isinstance(image, str | Path) else "the image"
     if isinstance(image, str | Path):
-        pixels: Any = Path(image).expanduser().read_bytes()
+        pixels: Any = paths.expanded(image).read_bytes()
     else:
         pixels = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
         if pixels.dtype != np.uint8 or not _picture(pixels.shape):

@@ -1,11 +1,14 @@
 """Corpora that a text file lists: fairseq .tsv, tables with a header, Kaldi directories."""
 
 import csv
+import io
 import pathlib
 from collections.abc import Iterator
+from typing import TextIO
 
 import numpy as np
 
+from ssl_jax.core import paths
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.files import Files, headers
 from ssl_jax.data.source import Rows, text
@@ -18,7 +21,7 @@ def fairseq_tsv(path: pathlib.Path, options: dict) -> Rows:
     (option `rate`, in Hz, saves even that). Option `labels` names parallel files: ("km", "ltr")
     reads <manifest>.km and <manifest>.ltr, one line per row, as columns of those names.
     """
-    paths, samples = [], []
+    names, samples = [], []
     lines = _lines(path)
     root = next(lines, (0, ""))[1]
     if not root or "\t" in root:
@@ -28,17 +31,17 @@ def fairseq_tsv(path: pathlib.Path, options: dict) -> Rows:
         name, tab, count = line.partition("\t")
         if not tab or not count.strip().isdecimal():
             raise DataError(f"{path}, row {n}: expected 'path<tab>samples', found {line[:80]!r}")
-        paths.append(name)
+        names.append(name)
         samples.append(int(count))
         numbers.append(n)
     columns = {}
     for extension in options["labels"]:
         columns[extension] = _parallel(path.with_suffix(f".{extension}"), path, numbers)
     # A relative root is taken from the manifest, so that a folder can be moved as a whole.
-    root = str(path.parent / root)
-    files = Files(root, text(paths), path.name, np.array(numbers, np.int32))
+    root = paths.join(path.parent, root)
+    files = Files(root, text(names), path.name, np.array(numbers, np.int32))
     rate = options["rate"] or _first_rate(path, files)
-    n = len(paths)
+    n = len(names)
     return Rows(files, np.array(samples, np.int64), np.full(n, rate, np.int32), columns)
 
 
@@ -147,6 +150,14 @@ def _segments(
     return Rows(reader, length, rates[index], {"utterance": text(keys)}), index
 
 
+def _opened(path: pathlib.Path) -> TextIO:
+    """Opens a table with its ends of lines as they are."""
+    mark = "utf-8-sig"  # with which spreadsheets begin
+    if paths.is_remote(path):
+        return io.StringIO(paths.read(path).decode(mark), newline="")
+    return path.open(encoding=mark, newline="")
+
+
 def _lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
     """Yields (row from 1, line) for the lines that are not empty."""
     with path.open(encoding="utf-8") as f:
@@ -199,7 +210,7 @@ def read_table(path: pathlib.Path, needed: str = "") -> tuple[dict[str, list[str
     A .csv has commas and quotes, anything else tabs. Raises DataError without a column `needed`.
     """
     comma = path.suffix.lower() == ".csv"
-    with path.open(encoding="utf-8-sig", newline="") as f:  # spreadsheets begin with a mark
+    with _opened(path) as f:
         tabs = csv.reader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
         reader = csv.reader(f) if comma else tabs
         names = next(reader, [])

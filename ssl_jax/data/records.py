@@ -8,6 +8,7 @@ A shard holds one msgpack map per row: audio (bytes of a FLAC file), samples and
 import dataclasses
 import io
 import pathlib
+import tempfile
 from collections.abc import Iterable
 
 import msgpack
@@ -15,6 +16,7 @@ import numpy as np
 import tqdm
 from array_record.python import array_record_data_source, array_record_module
 
+from ssl_jax.core import paths
 from ssl_jax.data import audio
 from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.source import Items, Rows, text
@@ -76,6 +78,7 @@ def array_record_images(path: pathlib.Path, options: dict) -> Items:
 
 def _opened(path: pathlib.Path, needed: str, modality: str) -> tuple[Records, dict[str, list]]:
     """Returns the shards of a folder and their columns, of which one is `needed`."""
+    path = paths.fetched(path)  # the library reads local files only
     shards = sorted(path.glob(f"*{SUFFIX}"))
     if not shards:
         raise DataError(f"{path} has no *{SUFFIX} files; make them by `ssl_jax.convert data`")
@@ -124,6 +127,13 @@ def _write(
     names: list[str],
 ) -> None:
     """Writes (payload, what is known of it, columns) and the index of all but the payload."""
+    if paths.is_remote(path):
+        with tempfile.TemporaryDirectory() as folder:
+            here = pathlib.Path(folder) / path.name
+            _write(here, records, own, names)
+            paths.put(_index_path(here), _index_path(path))
+            paths.put(here, path)
+        return
     part = path.with_suffix(".part")
     columns: dict[str, list] = {n: [] for n in [*own, *names]}
     writer = array_record_module.ArrayRecordWriter(str(part), "group_size:1")

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax.core import paths
 from ssl_jax.data import folders, hashing, image_files, manifests, text_files
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.source import Items, Recordings, Rows, S, Source
@@ -162,7 +163,7 @@ def _same_type(value: Any, default: Any) -> bool:
 
 
 def _path(key: str, given: str) -> pathlib.Path:
-    path = pathlib.Path(given).expanduser()
+    path = paths.expanded(given)
     if not given or not path.exists():
         raise DataError(
             f"{key}.path={given!r} does not exist (looked from {pathlib.Path.cwd()}): "

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import tqdm
 
+from ssl_jax.core import paths
 from ssl_jax.data import files, manifests
 from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.source import Items, text
@@ -30,6 +31,7 @@ def text_files(path: pathlib.Path, options: dict) -> Items:
     patterns, kind = tuple(options["pattern"]), options["documents"]
     if kind not in ("file", "paragraph"):
         raise DataError(f"documents is {kind!r}: use 'file' or 'paragraph'")
+    path = paths.fetched(path)
     names = _find(path, patterns) if path.is_dir() else [str(path)]
     if not names:
         raise DataError(f"no file below it matches pattern={patterns}: use such as ('*.py',)")
@@ -157,7 +159,7 @@ def _find(path: pathlib.Path, patterns: tuple[str, ...]) -> list[str]:
 
 def _paragraphs(names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns file, start and stop (n,) of the paragraphs, found once and kept in the cache."""
-    index = files.cache_folder() / f"paragraphs-{files.fingerprint(names)}.npz"
+    index = paths.cache() / f"paragraphs-{files.fingerprint(names)}.npz"
     if index.exists():
         with np.load(index) as kept:
             return kept["number"], kept["start"], kept["stop"]

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import tqdm
 
+from ssl_jax.core import paths
 from ssl_jax.data import audio
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.files import cache_folder, save_index
+from ssl_jax.data.files import save_index
 from ssl_jax.data.source import Items, Rows, Text
 
 _SPLITS = {"train": "train", "valid": "validation", "test": "test"}
@@ -110,7 +111,7 @@ def tfds_images(path: pathlib.Path, options: dict) -> Items:
 def _opened(library: Any, path: pathlib.Path, options: dict) -> tuple[Any, str]:
     """Returns the builder of a prepared dataset and the name of its split."""
     try:
-        builder = library.builder_from_directory(str(path))
+        builder = library.builder_from_directory(str(paths.fetched(path)))
     except Exception as e:  # the library raises many types for a folder it does not know
         raise DataError(f"{path} is not a prepared TFDS dataset: {e}") from e
     split = _SPLITS.get(options["split"], options["split"])
@@ -171,7 +172,7 @@ def _scan(
     info = (path / "dataset_info.json").stat()
     parts = (str(path.resolve()), split, key, rate, len(source), info.st_mtime_ns)
     sign = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
-    index = cache_folder() / f"tfds-{sign}.npz"
+    index = paths.cache() / f"tfds-{sign}.npz"
     if index.exists():
         with np.load(index) as kept:
             return dict(kept)

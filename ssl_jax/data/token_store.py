@@ -12,6 +12,7 @@ from typing import IO
 import numpy as np
 import tqdm
 
+from ssl_jax.core import paths
 from ssl_jax.data import files
 from ssl_jax.data.errors import Bad, BadFile, DataError, Unreadable
 from ssl_jax.data.source import Source
@@ -58,7 +59,7 @@ def open_store(source: Source, tokenizer: Tokenizer, on_bad: str) -> TokenStore:
     dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
     parts = (_FORMAT, source.reader.sign(source.rows), tokenizer.sign, dtype)
     name = f"tokens-{hashlib.sha256(repr(parts).encode()).hexdigest()[:24]}"
-    folder = files.cache_folder()
+    folder = paths.cache()
     tokens, index = folder / f"{name}.bin", folder / f"{name}.npz"
     if not (tokens.exists() and index.exists()):
         starts, broken = _write(source, tokenizer, dtype, tokens)

@@ -1,12 +1,12 @@
 """From text to token ids: bytes, or any JSON file of the Hugging Face library `tokenizers`."""
 
 import hashlib
-import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ssl_jax.core import paths
 from ssl_jax.data.errors import DataError
 
 # Names of the special tokens in use; the first that a vocabulary has is taken.
@@ -65,7 +65,7 @@ class JsonTokenizer:
     def __init__(self, path: str):
         library = _library()
         try:
-            text = pathlib.Path(path).expanduser().read_text(encoding="utf-8")
+            text = paths.expanded(path).read_text(encoding="utf-8")
             self._tokenizer = library.Tokenizer.from_str(text)
         except OSError as e:
             raise DataError(

@@ -28,6 +28,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from ssl_jax.core import paths
 from ssl_jax.data.errors import DataError, Unreadable
 
 _FORMAT = 1
@@ -50,7 +51,7 @@ class Writer:
     def __init__(
         self, path: str | os.PathLike, *, rate: float, vocab_size: int, signature: str
     ) -> None:
-        self.path = pathlib.Path(path)
+        self.path = paths.local(path, "the folder of the frame labels")
         self._part = self.path.with_name(self.path.name + ".part")
         if self.path.exists():
             raise DataError(f"{self.path} is there already: remove it, or use another folder")
@@ -192,7 +193,7 @@ class UnitStore:
 
 def open_store(path: str | os.PathLike) -> UnitStore:
     """Opens a complete store; raises DataError for a folder that is none, or is damaged."""
-    folder = pathlib.Path(path)
+    folder = paths.fetched(path)
     if not (folder / _HEADER).exists():
         begun = folder.with_name(folder.name + ".part").exists()
         hint = "its writer did not finish: run it again" if begun else "make the labels first"

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from ssl_jax.core import config as config_lib
+from ssl_jax.core import paths
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import TrainState
 from ssl_jax.engine import hosts, intact, log
@@ -54,7 +55,7 @@ class Checkpoints:
 
     def __init__(self, workdir: str | Path, config: ConfigDict):
         self.config = config
-        self.folder = Path(workdir).resolve() / "checkpoints"
+        self.folder = paths.absolute(workdir) / "checkpoints"
         self._manager = _manager(self.folder, config.checkpoint)
         self._best = _best(self._manager, config.checkpoint.best_mode)
 
@@ -155,7 +156,7 @@ class Checkpoints:
             log.say(f"{reason}. It is moved to {aside}; going on from step {good}")
             if jax.process_index() == 0:
                 aside.parent.mkdir(exist_ok=True)
-                (self.folder / str(step)).replace(intact.unused(aside))
+                paths.move(self.folder / str(step), intact.unused(aside))
         if reasons:
             hosts.all_of(True)  # only now has process 0 moved them
             self._manager.reload()
@@ -296,7 +297,7 @@ def restore_extra(run_dir: str | Path, step: int | str | None = None) -> Tree:
 
 
 def _step_folder(run_dir: str | Path, step: int | str | None) -> Path:
-    folder = Path(run_dir).resolve() / "checkpoints"
+    folder = paths.absolute(run_dir) / "checkpoints"
     if not folder.is_dir():
         raise FileNotFoundError(f"{run_dir} is no run folder: it has no checkpoints/")
     manager = _manager(folder, None)

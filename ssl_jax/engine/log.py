@@ -2,16 +2,16 @@
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import Any, TextIO
 
 import jax
 from ml_collections import ConfigDict
 
+from ssl_jax.core import paths
 from ssl_jax.core import tree as tree_lib
 
 Tree = Any
@@ -30,17 +30,18 @@ class Logger:
 
     def __init__(self, workdir: str | Path, config: ConfigDict, start: int = 0):
         """Opens the run folder at step `start`; rows past it, of a run cut off, are dropped."""
-        self.path = Path(workdir) / "metrics.jsonl"
+        self.path = paths.of(workdir) / "metrics.jsonl"
         self.latest: dict[str, float] = {}
         self._writers: list[Callable[[int, Mapping[str, float]], None]] = []
         self._closers: list[Callable[[], None]] = []
-        self._file: IO[bytes] | None = None
+        self._file: paths.Lines | None = None
         if jax.process_index() != 0:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        for row in truncate(self.path, start):
+        before = truncate(self.path, start)
+        for row in before:
             self.latest |= {k: v for k, v in row.items() if k not in ("step", "time")}
-        self._file = self.path.open("ab", buffering=0)  # nothing is left behind by a full disk
+        self._file = paths.Lines(self.path, [json.dumps(row) for row in before])
         if config.tensorboard:
             self._open_tensorboard(start)
         if config.wandb:
@@ -53,15 +54,17 @@ class Logger:
             return
         values = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
         row = {"step": step, "time": round(time.time(), 3), **values}
-        line = (json.dumps(row) + "\n").encode()
         try:
-            written = self._file.write(line)
+            self._file.add(json.dumps(row))
         except OSError as error:
             raise OSError(f"cannot write to {self.path}: {error}. {_GO_ON}") from error
-        if written != len(line):
-            raise OSError(f"cannot write to {self.path}: no space left on device. {_GO_ON}")
         for writer in self._writers:
             writer(step, metrics)
+
+    def flush(self) -> None:
+        """Makes every row visible, which in an object store takes a moment of its own."""
+        if self._file is not None:
+            self._file.flush()
 
     def close(self) -> None:
         """Closes every writer."""
@@ -89,8 +92,9 @@ class Logger:
             import wandb
         except ImportError as e:
             raise ImportError(_missing("wandb", "wandb", '""')) from e
-        folder = self.path.parent.resolve()
-        run = wandb.init(project=project, name=folder.name, dir=str(folder), resume="allow")
+        folder = paths.absolute(self.path.parent)
+        own = None if paths.is_remote(folder) else str(folder)
+        run = wandb.init(project=project, name=folder.name, dir=own, resume="allow")
         self._closers.append(run.finish)
         self._writers.append(lambda step, metrics: run.log(dict(metrics), step=step))
 
@@ -105,7 +109,7 @@ def _missing(key: str, package: str, off: str) -> str:
 def read(path: str | Path) -> list[dict[str, Any]]:
     """Returns the rows of a metrics.jsonl; a last line cut off by a crash is left out."""
     rows = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for line in paths.of(path).read_text(encoding="utf-8").splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
@@ -115,13 +119,11 @@ def read(path: str | Path) -> list[dict[str, Any]]:
 
 def truncate(path: str | Path, step: int) -> list[dict[str, Any]]:
     """Drops the rows past `step`, in one atomic replacement; returns those that stay."""
-    path = Path(path)
+    path = paths.of(path)
     if not path.exists():
         return []
     rows = [row for row in read(path) if row["step"] <= step]
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    os.replace(fresh, path)
+    paths.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 

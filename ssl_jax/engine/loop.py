@@ -211,6 +211,7 @@ class _Run:
                 self.logger.write(done, found)
                 self.progress.note(f"step {done}: " + "  ".join(_show(found)))
             best = self._best(found, all_ran=len(due) == len(self.hooks))
+            self.logger.flush()  # before the state: a resumed run drops only what is past it
             if healthy and (save or (best is not None and self.checkpoints.beats_best(best))):
                 self.watch.beat(f"the checkpoint of step {done}, or of the save before")
                 self.checkpoints.save(done, state, best)

@@ -1,6 +1,7 @@
 """A trace of some steps that xprof opens, and the table of their time by named scope."""
 
 import json
+import tempfile
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import jax
 
+from ssl_jax.core import paths
 from ssl_jax.engine import scopes as scopes_lib
 
 
@@ -26,7 +28,9 @@ class Profile:
                 f"config.log.profile is {spec!r}, and the run ends after step {total}: "
                 f'use such as "{max(1, total - 2)}:{total}"'
             )
-        self.folder, self.scopes = Path(workdir) / "profile", tuple(scopes)
+        self.folder, self.scopes = paths.of(workdir) / "profile", tuple(scopes)
+        # the profiler writes local files; those of an object store are copied there at the end
+        self._local = Path(tempfile.mkdtemp()) if spec and paths.is_remote(workdir) else self.folder
         self._on = False
         self._calls: dict[Hashable, tuple] = {}
 
@@ -39,7 +43,7 @@ class Profile:
             jax.block_until_ready(list(running))
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0  # tracing calls would slow the loop that it shows
-            jax.profiler.start_trace(str(self.folder), profiler_options=options)
+            jax.profiler.start_trace(str(self._local), profiler_options=options)
             self._on = True
 
     def waiting(self) -> AbstractContextManager:
@@ -66,9 +70,11 @@ class Profile:
         if self._on:
             jax.profiler.stop_trace()
             self._on = False
+            if self._local != self.folder:
+                paths.put(self._local, self.folder)
 
     def _write(self) -> str:
-        trace = max(self.folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+        trace = max(self._local.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
         data = jax.profiler.ProfileData.from_file(str(trace))
         try:
             # nothing is compiled again, and arrays that were donated still have their shapes

@@ -6,10 +6,10 @@ this was written. A model of a few million n-grams fits in memory; prune larger 
 
 import math
 import os
-import pathlib
 import re
 from typing import NamedTuple
 
+from ssl_jax.core import paths
 from ssl_jax.data.errors import DataError
 
 State = tuple[str, ...]
@@ -56,7 +56,7 @@ class NGram(NamedTuple):
 
 def read_arpa(path: str | os.PathLike) -> NGram:
     """Reads an ARPA file. Raises DataError, naming file and row, for what is none."""
-    path = pathlib.Path(path)
+    path = paths.of(path)
     if not path.is_file():
         raise DataError(f"{path} does not exist: give an ARPA file, as lmplz of KenLM writes")
     table: dict[State, tuple[float, float]] = {}

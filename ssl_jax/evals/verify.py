@@ -1,7 +1,6 @@
 """Do two recordings have the same speaker? Trials, their scores and the equal error rate."""
 
 import os
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ssl_jax.core import paths
 from ssl_jax.core.mesh import batch_sharding
 from ssl_jax.core.types import Array, Batch, Method, Tree
 from ssl_jax.data.errors import DataError
@@ -27,7 +27,7 @@ class Trial(NamedTuple):
 
 def read_trials(path: str | os.PathLike) -> list[Trial]:
     """Reads lines of `1 path path` (the same speaker) or `0 path path`, as VoxCeleb has them."""
-    path = pathlib.Path(path)
+    path = paths.of(path)
     if not path.is_file():
         raise DataError(f"config.eval.trials: {path} does not exist: give a list of `1 path path`")
     found = []

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from ssl_jax import methods
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
+from ssl_jax.core import paths
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import Method, TrainState
 from ssl_jax.engine import checkpoint, optim, start
@@ -49,10 +50,10 @@ def import_run(
     family, `base`); the weights decide what its encoder is. Adam's moments and the teacher are
     those of the source, where it has them. Raises WeightsError and ConfigError.
     """
-    run = Path(run)
+    run = paths.of(run)
     if (run / "checkpoints").is_dir() and any((run / "checkpoints").iterdir()):
         raise WeightsError(f"{run} has checkpoints already: give --to a new folder")
-    found = _read(Path(source))
+    found = _read(paths.fetched(source))
     family = families.by_type(found.config["model_type"], found.where)
     found = _plain(family, found)
     config = _config(family, found, recipe, overrides)
@@ -289,7 +290,7 @@ def export_run(
     """
     if to_format not in FORMATS:
         raise WeightsError(f"--to-format is {to_format!r}: use one of {', '.join(FORMATS)}")
-    run, folder = Path(run), Path(folder)
+    run, folder = paths.of(run), paths.local(folder, "--to")
     if not (run / "config.json").is_file():
         raise WeightsError(f"{run} is no run folder: it has no config.json; give a --workdir")
     config = config_lib.from_json((run / "config.json").read_text())

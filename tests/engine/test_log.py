@@ -120,3 +120,20 @@ def test_the_parameter_table_counts_and_shows_shardings():
     assert lines["total"] == ["total", str(128 + 8 + 128)]
     whole = log.parameter_table({"a": np.zeros((2, 3))}).splitlines()[1].split()
     assert whole == ["a", "2x3", "6", "whole"]
+
+
+def test_a_log_in_an_object_store_is_whole_whenever_it_is_flushed(bucket):
+    run = "gs://bucket/run"
+    logger = toy.open_logger(run)
+    for step in (2, 4):
+        logger.write(step, {"train/loss": 1.0 / step})
+    assert not bucket.objects
+    logger.flush()
+    assert [row["step"] for row in log.read(f"{run}/metrics.jsonl")] == [2, 4]
+    logger.write(6, {"train/loss": 0.1})
+    logger.close()
+    again = toy.open_logger(run, start_step=4)  # a run cut off after step 4
+    assert again.latest == {"train/loss": 0.25}
+    again.write(5, {"train/loss": 0.2})
+    again.close()
+    assert [row["step"] for row in log.read(f"{run}/metrics.jsonl")] == [2, 4, 5]

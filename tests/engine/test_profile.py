@@ -174,7 +174,7 @@ def test_the_table_of_a_real_run(tmp_path, capsys):
         time.sleep(0.06 if n >= 3 else 0)  # a few are read ahead while the trace starts
         return batch
 
-    options = toy.options(8, profile="3:8", scopes=method.scopes)
+    options = toy.options(8, profile="3:8", scopes=method.scopes, save_every=100)
     checkpoints, logger = Checkpoints(tmp_path, toy.make_config()), toy.open_logger(tmp_path)
     loop.fit(state, compiled, toy.stream(0, 8, slow), mesh, options, checkpoints, logger)
     logger.close()

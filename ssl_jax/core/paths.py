@@ -1,0 +1,266 @@
+"""Paths of the local file system and of object stores, such as gs://bucket/run.
+
+A local path is a pathlib.Path, as fast as ever. Another is one of etils.epath, whose methods bear
+the same names. What an object store cannot do, append to an object or map it into memory, has its
+place here: files that grow are kept and written again, and files to be mapped are copied once.
+"""
+
+import hashlib
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import IO, Any, cast
+
+Given = str | os.PathLike
+Path = pathlib.Path
+"""Or, where it is of an object store, an epath.Path, which is used in the same way."""
+
+WRITE_EVERY = 30.0
+"""Seconds between two writes of an object that grows; a store takes one a second at most."""
+_URL = re.compile(r"([a-z][a-z0-9+.-]+)://")
+_MANGLED = re.compile(r"[a-z][a-z0-9+.-]+:/[^/]")
+# the name of a scheme in fsspec, and the extra of setup.py that brings it
+_SCHEMES = {"gs": ("gcs", "gcs"), "s3": ("s3", ""), "az": ("az", "")}
+
+
+def is_remote(path: Given) -> bool:
+    """Says whether a path is that of an object store."""
+    return bool(_URL.match(os.fspath(path)))
+
+
+def of(path: Given) -> Path:
+    """Returns a path to work with: pathlib's for a local one, etils.epath's for an object store's.
+
+    Raises ValueError for a scheme that is not known or a URL that went through pathlib, and
+    ImportError where the package that speaks to the store is missing.
+    """
+    text = os.fspath(path)
+    found = _URL.match(text)
+    if not found:
+        if _MANGLED.match(text):
+            raise ValueError(f"{text!r} has lost a slash: give a URL such as gs://bucket/run")
+        return pathlib.Path(path)
+    _check(text, found[1])
+    from etils import epath  # slow to import, and of no use for local paths
+
+    return cast(Path, epath.Path(path))
+
+
+def _check(text: str, scheme: str) -> None:
+    """Raises an error unless the store of a scheme can be reached from here."""
+    import fsspec
+
+    if scheme not in _SCHEMES:
+        known = ", ".join(f"{name}://" for name in _SCHEMES)
+        raise ValueError(f"{text}: use a local path, or one of {known}")
+    name, extra = _SCHEMES[scheme]
+    # others write the same objects, so a listing is never remembered
+    fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
+    try:
+        fsspec.get_filesystem_class(name)
+    except ImportError as error:
+        how = f"pip install 'ssl_jax[{extra}]'" if extra else str(error)
+        raise ImportError(f"{text} needs a package that is not installed: {how}") from error
+
+
+def absolute(path: Given) -> Path:
+    """Returns a path that does not depend on the working directory."""
+    return of(path) if is_remote(path) else pathlib.Path(path).resolve()
+
+
+def expanded(path: Given) -> Path:
+    """Returns a path with ~ put in full."""
+    return of(path) if is_remote(path) else of(path).expanduser()
+
+
+def local(path: Given, name: str) -> pathlib.Path:
+    """Returns a local path; raises ValueError for another, naming the flag or key it came from."""
+    if is_remote(path):
+        raise ValueError(
+            f"{name} is {os.fspath(path)}, and this needs a local folder: write there, then copy "
+            f"it with `gcloud storage cp -r`"
+        )
+    return of(path)
+
+
+def join(root: Given, name: str) -> str:
+    """Returns the path of a file whose name is relative to `root`, absolute, or a URL."""
+    return name if is_remote(name) else os.path.join(root, name)
+
+
+def files_below(root: Given) -> dict[str, str]:
+    """Returns the files below the folder of an object store: relative name -> what changes with it.
+
+    One listing, whatever the number of folders. Sorted by name.
+    """
+    import fsspec
+
+    store, top = fsspec.core.url_to_fs(os.fspath(of(root)))
+    found = store.find(top, detail=True)
+    start = len(top.rstrip("/")) + 1
+    return {name[start:]: _state(about) for name, about in sorted(found.items())}
+
+
+def _state(about: dict[str, Any]) -> str:
+    """Returns what changes when an object does: its size, and what the store tells of a version."""
+    told = (about.get(key) for key in ("generation", "etag", "ETag", "mtime", "created", "updated"))
+    return f"{about['size']}:" + ":".join(str(value) for value in told if value is not None)
+
+
+def state(path: Given) -> str:
+    """Returns what changes when a file of an object store does; raises OSError without it."""
+    import fsspec
+
+    store, name = fsspec.core.url_to_fs(os.fspath(of(path)))
+    return _state(store.info(name))
+
+
+def read(path: Given, start: int | None = None, size: int | None = None) -> bytes:
+    """Returns an object of a store, or `size` bytes of it from `start`, in one request."""
+    import fsspec
+
+    store, name = fsspec.core.url_to_fs(os.fspath(path))
+    return store.cat_file(name, start=start, end=None if size is None else (start or 0) + size)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole file in one replacement, so that no reader finds half of it."""
+    if is_remote(path):
+        path.write_text(text)  # an object appears when it is complete
+        return
+    fresh = path.with_name(path.name + ".tmp")
+    fresh.write_text(text, encoding="utf-8")
+    os.replace(fresh, path)
+
+
+def append(path: Path, text: str) -> None:
+    """Adds to the end of a file that seldom grows; of an object, by writing it again."""
+    if is_remote(path):
+        before = path.read_text() if path.exists() else ""
+        path.write_text(before + text)
+        return
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+class Lines:
+    """A text file that grows by lines, which others may read at any time.
+
+    `before` are the lines that it holds. Locally every line is written at once; of one that a full
+    disk has no room for, nothing is kept back for later. An object cannot grow: its lines are
+    kept, and all written again on `flush`, on `close`, and by the first line that comes
+    WRITE_EVERY seconds after the last time.
+    """
+
+    def __init__(self, path: Path, before: Sequence[str] = ()):
+        self.path = path
+        self._file: IO[bytes] | None = None
+        self._lines, self._written, self._at = list(before), len(before), time.monotonic()
+        if not is_remote(path):
+            self._lines.clear()
+            self._file = path.open("ab", buffering=0)
+
+    def add(self, line: str) -> None:
+        """Adds a line, given without its end. Raises OSError where it cannot be written whole."""
+        if self._file is not None:
+            data = (line + "\n").encode()
+            if self._file.write(data) != len(data):
+                raise OSError("no space left on device")
+            return
+        self._lines.append(line)
+        if time.monotonic() - self._at >= WRITE_EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Makes every line visible to others."""
+        if self._file is None and self._written < len(self._lines):
+            self.path.write_text("".join(line + "\n" for line in self._lines))
+            self._written, self._at = len(self._lines), time.monotonic()
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+
+
+def cache() -> pathlib.Path:
+    """Returns where copies and indices are kept: $SSL_JAX_CACHE, or ~/.cache/ssl_jax."""
+    given = os.environ.get("SSL_JAX_CACHE") or "~/.cache/ssl_jax"
+    if is_remote(given):
+        raise ValueError(f"SSL_JAX_CACHE is {given}: files are mapped from it, use a local folder")
+    return pathlib.Path(given).expanduser()
+
+
+def scratch(folder: Path) -> pathlib.Path:
+    """Returns where what is computed from a run is kept: its folder, or one in the cache."""
+    if not is_remote(folder):
+        return of(folder)
+    return cache() / "runs" / hashlib.sha256(os.fspath(folder).encode()).hexdigest()[:24]
+
+
+def fetched(path: Given) -> pathlib.Path:
+    """Returns a local copy of a file or folder of an object store, and a local path as it is.
+
+    The copy is made once, in the cache folder, and again when the original changes. Raises OSError
+    for a path that is not there, and before a copy that the disk has no room for.
+    """
+    if not is_remote(path):
+        return of(path)
+    import fsspec
+
+    source = of(path)
+    store, top = fsspec.core.url_to_fs(os.fspath(source))
+    found = files_below(path) or {"": state(path)}
+    sign = hashlib.sha256(repr((str(source), sorted(found.items()))).encode()).hexdigest()[:24]
+    target = cache() / "objects" / sign / source.name
+    if target.exists():
+        return target
+    size = sum(int(about.partition(":")[0]) for about in found.values())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(target.parent).free
+    if size > free:
+        raise OSError(
+            f"{source} has {size / 1e9:.1f} GB and {cache()} room for {free / 1e9:.1f} GB: set "
+            "SSL_JAX_CACHE to a larger disk, or mount the bucket (gcsfuse) and give that path"
+        )
+    with tempfile.TemporaryDirectory(dir=target.parent) as part:
+        copy = pathlib.Path(part) / source.name
+        there = [f"{top}/{name}".rstrip("/") for name in found]
+        here = [str(copy / name) if name else str(copy) for name in found]
+        for name in here:
+            os.makedirs(os.path.dirname(name), exist_ok=True)
+        bar = {"desc": f"copying {source}", "unit": "file", "delay": 2}
+        store.get(there, here, callback=fsspec.callbacks.TqdmCallback(tqdm_kwargs=bar))
+        if not target.exists():  # another process may have been faster
+            os.replace(copy, target)
+    return target
+
+
+def put(source: pathlib.Path, target: Path) -> None:
+    """Copies a local file, or all files below a local folder, to a folder or object of a store."""
+    import fsspec
+
+    store, top = fsspec.core.url_to_fs(os.fspath(of(target)))
+    if source.is_file():
+        store.put_file(str(source), top)
+        return
+    for file in sorted(p for p in source.rglob("*") if p.is_file()):
+        store.put_file(str(file), f"{top}/{file.relative_to(source).as_posix()}")
+
+
+def move(source: Path, target: Path) -> None:
+    """Gives a folder another name; in an object store by copying what is below it."""
+    if not is_remote(source):
+        source.replace(target)
+        return
+    import fsspec
+
+    store, top = fsspec.core.url_to_fs(os.fspath(source))
+    for name in files_below(source):
+        store.cp_file(f"{top}/{name}", fsspec.core.url_to_fs(os.fspath(target / name))[1])
+    store.rm(top, recursive=True)
