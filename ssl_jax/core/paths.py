@@ -261,6 +261,7 @@ def move(source: Path, target: Path) -> None:
     import fsspec
 
     store, top = fsspec.core.url_to_fs(os.fspath(source))
-    for name in files_below(source):
+    names = list(files_below(source))
+    for name in names:
         store.cp_file(f"{top}/{name}", fsspec.core.url_to_fs(os.fspath(target / name))[1])
-    store.rm(top, recursive=True)
+    store.rm([f"{top}/{name}" for name in names])  # last: a killed move leaves it in both places
