@@ -1,14 +1,35 @@
 """The sweep command: one run, all of them, what it says, and its report after it was killed."""
 
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 import train_corpus as corpora
 
 from ssl_jax import sweep, train
 from ssl_jax.core import code
+from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.stages import launch, runs
 from ssl_jax.stages import sweep as sweep_lib
 
+# seven runs, and one in their middle that no training can begin
+SWEEP = """
+import json
+from ml_collections import ConfigDict
+
+def get_config():
+    return ConfigDict(json.loads(CONFIG))
+
+def sweep(s):
+    rates = s.product({"optim.lr": (1e-3, 1e-2), "seed": range(2)})
+    broken = {"checkpoint.best_mode": ("high",)}
+    return s.chain(rates, broken, {"seed": (2, 3, 4)})
+"""
 KWS = str(corpora.CONFIGS / "data2vec" / "kws.py") + ":toy"
 
 
@@ -96,3 +117,79 @@ def test_a_wrong_command_is_one_line(tmp_path, monkeypatch, line, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=f"^error: .*{message}"):
         sweep.main(line)
+
+
+def slow_sweep(tmp_path) -> str:
+    """Returns a config file whose runs save every second step and train at once."""
+    corpus = corpora.write_corpus(tmp_path / "tones")
+    supervised = str(corpora.CONFIGS / "supervised" / "kws.py") + ":toy"
+    changes = {"train.duration": "24 steps", "checkpoint.every": "2 steps", "eval.every": "8 steps"}
+    config = config_lib.load(supervised, corpora.overrides(corpus, **changes))
+    with config.unlocked():
+        config.method = {"name": "loudness_method"}
+    path = tmp_path / "loud.py"
+    path.write_text(SWEEP.replace("CONFIG", repr(config_lib.to_json(config))))
+    return str(path)
+
+
+def numbers(root) -> list[dict]:
+    """Returns the rows of metrics.csv, without what a clock wrote there."""
+    with (root / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in r.items() if k != "time" and "per_second" not in k} for r in rows]
+
+
+def saved(run) -> list[int]:
+    return [int(p.name) for p in (run.folder / "checkpoints").glob("*") if p.name.isdigit()]
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_ends_with_the_report_of_an_undisturbed_one(tmp_path, monkeypatch, capsys):
+    path, killed, whole = slow_sweep(tmp_path), tmp_path / "killed", tmp_path / "whole"
+    for run in sweep_lib.read(path, [], whole):
+        if run.config.checkpoint.best_mode == "high":
+            with pytest.raises(ValueError, match="best_mode"):
+                sweep.execute(run)
+        else:
+            sweep.execute(run)
+    monkeypatch.setenv(
+        "PYTHONPATH", f"{corpora.CONFIGS.parent}{os.pathsep}{os.path.dirname(__file__)}"
+    )
+    line = ["--config", path, "--workdir", str(killed)]
+    launcher = [
+        sys.executable,
+        "-m",
+        "ssl_jax.sweep",
+        *line,
+        "--launch",
+        "local",
+        "--parallel",
+        "2",
+    ]
+    process = subprocess.Popen(launcher, stderr=subprocess.PIPE, text=True)
+    found = sweep_lib.read(path, [], killed)
+    while True:  # until one is done, and one is in the middle
+        assert process.poll() is None
+        working = [run for run in found if runs.busy(run.folder)]
+        halfway = [run for run in working if 2 <= max(saved(run), default=0) <= 16]
+        done = [run for run in found if runs.state(run.folder) == "done"]
+        if done and halfway:
+            break
+        time.sleep(0.01)
+    process.kill()
+    for run in working:
+        os.kill(int(runs.holder(run.folder).split()[1]), signal.SIGKILL)
+    process.wait()
+    assert runs.state(halfway[0].folder) == "stopped"
+    again = subprocess.run(launcher, stderr=subprocess.PIPE, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert "resuming" in (halfway[0].folder / "log.txt").read_text()
+    assert all((run.folder / "log.txt").read_text().count("$ ") == 1 for run in done)
+    capsys.readouterr()
+    printed = []
+    for root in (killed, whole):
+        sweep.main(["--config", path, "--workdir", str(root), "--report", "--metric", "valid/loss"])
+        printed.append(capsys.readouterr().out.partition("\nranked")[0])
+    assert printed[0] == printed[1]
+    assert "run 4 " in printed[0] and "config.checkpoint.best_mode is 'high'" in printed[0]
+    assert numbers(killed) == numbers(whole) and len(numbers(whole)) > 7 * 24

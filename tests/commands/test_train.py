@@ -8,14 +8,14 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
+import loudness_method
 import numpy as np
 import pytest
 import train_corpus as corpora
 
 from ssl_jax import train
 from ssl_jax.core import config as config_lib
-from ssl_jax.core.types import Method, Output, Spec
+from ssl_jax.core.types import Method
 from ssl_jax.engine import checkpoint, log, start
 
 KWS = str(corpora.CONFIGS / "supervised" / "kws.py") + ":toy"
@@ -27,29 +27,7 @@ def corpus(tmp_path_factory):
 
 
 def tiny(config, num_classes: int) -> Method:
-    """Returns a linear classifier of the loudness of a clip, which compiles at once."""
-
-    def loss(params, extra, batch, streams, train):
-        x = jnp.abs(batch["audio"].astype(jnp.float32)).mean(1, keepdims=True) / 1e4
-        logits = x @ params["encoder"]["kernel"]
-        each = -jax.nn.log_softmax(logits)[jnp.arange(len(x)), batch["label"]]
-        weight = batch["weight"].sum()
-        value = (each * batch["weight"]).sum() / jnp.maximum(weight, 1)
-        return Output(value, weight, {"target_std": (0.05, 1.0), "accuracy": (0.5, 1.0)}, extra)
-
-    return Method(
-        init=lambda key, batch: ({"encoder": {"kernel": jnp.zeros((1, num_classes))}}, {}),
-        loss=loss,
-        features=lambda params, batch: None,
-        batch={
-            "id": Spec((), "uint32"),
-            "weight": Spec((), "float32"),
-            "audio": Spec((None,), "int16"),
-            "label": Spec((), "int32"),
-        },
-        rules=((".*", ()),),
-        scopes=(),
-    )
+    return loudness_method.make(config.method, num_classes=num_classes)
 
 
 @pytest.fixture
