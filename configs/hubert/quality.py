@@ -9,6 +9,9 @@ Command: python -m ssl_jax.evaluate --run RUN --protocol configs/hubert/quality.
 Any run of waveforms will do. The phones come from a forced aligner, as CTM: `utterance 1 start
 seconds phone`; utterances are named as their files.
 
+--config.units.abx=100 adds the ABX error of the features themselves, of the phones in a hundred
+recordings (lower is better, 0.5 is chance).
+
 Beside the layers of the run stand those of an untrained encoder and MFCC. Published cluster
 purity, phone purity and PNMI: MFCC, 100 clusters 0.099, 0.335, 0.255; 500 clusters 0.031, 0.356,
 0.287; PNMI of layer 6 of the first iteration, 500 clusters 0.680, of layer 9 of the second 0.704.
@@ -25,7 +28,12 @@ def get_protocol(arg: str | None = None) -> ConfigDict:
     name = arg or "c100"
     common.check(name, ("c50", "c100", "c500", "read"))
     data = common.librispeech(32)
-    units = {"alignments": "data/LibriSpeech/dev.ctm", "layers": (), "kmeans": ConfigDict({})}
+    units = {
+        "alignments": "data/LibriSpeech/dev.ctm",
+        "layers": (),
+        "abx": 0,
+        "kmeans": ConfigDict({}),
+    }
     clusters = 100 if name == "read" else int(name[1:])
     units["kmeans"].update({"clusters": clusters, "batch_frames": 10_000, "seed_frames": 0})
     units["kmeans"].update({"tries": 20, "epochs": 100, "patience": 100, "seed": 0})

@@ -34,15 +34,19 @@ class Alignments:
 
         Where no phone is there is silence. Raises DataError for a recording that is not listed.
         """
+        start, end, phone = self.spans(recording)
+        place = np.searchsorted(start, times, "right") - 1
+        inside = (place >= 0) & (times < end[np.maximum(place, 0)])
+        return np.where(inside, phone[np.maximum(place, 0)], 0).astype(np.int32)
+
+    def spans(self, recording: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the row of a recording; raises DataError for one that is not listed."""
         if recording not in self.rows:
             some = ", ".join(list(self.rows)[:3])
             raise DataError(
                 f"{self.path} has no phones of {recording!r}: its recordings are {some}, ..."
             )
-        start, end, phone = self.rows[recording]
-        place = np.searchsorted(start, times, "right") - 1
-        inside = (place >= 0) & (times < end[np.maximum(place, 0)])
-        return np.where(inside, phone[np.maximum(place, 0)], 0).astype(np.int32)
+        return self.rows[recording]
 
     def phones(self, recording: str) -> list[str]:
         """Returns the names of the phones of a recording in order, without silence."""

@@ -65,6 +65,11 @@ def read_lot(
     reader: Extractor, corpus: AudioCorpus, rows: list[int]
 ) -> list[tuple[int, np.ndarray]]:
     """Returns (row, units (L, T) int32) of the rows that can be used; raises BadFile otherwise."""
+    return [(i, x[..., 0].astype(np.int32)) for i, x in hear(reader, corpus, rows)]
+
+
+def hear(reader: Extractor, corpus: AudioCorpus, rows: list[int]) -> list[tuple[int, np.ndarray]]:
+    """Returns (row, hidden states (L, T, D)) of the rows that can be used; raises BadFile."""
     clips, used = [], []
     for i in rows:
         try:
@@ -81,8 +86,7 @@ def read_lot(
             continue
         clips.append(clip)
         used.append(i)
-    found = reader.run(clips)
-    return [(i, x[..., 0].astype(np.int32)) for i, x in zip(used, found, strict=True)]
+    return list(zip(used, reader.run(clips), strict=True))
 
 
 def _kept(path: str | os.PathLike, header: dict[str, Any]) -> unit_store.UnitStore:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -14,8 +15,9 @@ from ssl_jax.core.config import ConfigError
 from ssl_jax.data import alignments
 from ssl_jax.data.recordings import AudioCorpus
 from ssl_jax.engine.splits import Split
-from ssl_jax.evals import units
+from ssl_jax.evals import abx, units
 from ssl_jax.evals.baselines import Encoder
+from ssl_jax.evals.extract import Extractor
 from ssl_jax.evals.pool import signature
 from ssl_jax.evals.progress import Progress
 from ssl_jax.stages import kmeans as kmeans_lib
@@ -31,6 +33,11 @@ class Options:
     alignments: str  # a CTM file with the phones of the test split
     kmeans: kmeans_lib.Options = dataclasses.field(default_factory=kmeans_lib.Options)
     layers: tuple[int, ...] = ()  # (): all
+    abx: int = 0  # recordings of the test split whose phones ABX compares; 0: none
+
+    def __post_init__(self) -> None:
+        if self.abx < 0:
+            raise ConfigError(f"config.units.abx is {self.abx}: use 0 for no ABX, or 100")
 
 
 def judge(
@@ -45,6 +52,7 @@ def judge(
     """Returns a row per encoder and layer: what `units.Counts.rows` gives, beside `features`.
 
     Every layer is clustered on its own, on the training split. splits: train and test (or valid).
+    With config.units.abx rows also hold `abx`, the error of the features before any clustering.
     """
     options = options_lib.read(Options, section, "config.units")
     heard = splits.get("test", splits.get("valid"))
@@ -59,8 +67,47 @@ def judge(
         place.mkdir(parents=True, exist_ok=True)
         book = kmeans_lib.fit(encoder, layers, splits["train"], options.kmeans, mesh, place)
         rows = count(encoder, book, heard, phones, window_s).rows(book.layers, book.rate)
+        if options.abx:
+            errors = compare(encoder, book.layers, heard, phones, window_s, options.abx)
+            rows = [row | {"abx": error} for row, error in zip(rows, errors, strict=True)]
         found += [{"features": encoder.name} | row for row in rows]
     return found
+
+
+def compare(
+    encoder: Encoder,
+    layers: Sequence[int],
+    split: Split,
+    phones: alignments.Alignments,
+    window_s: float,
+    recordings: int,
+) -> list[float]:
+    """Returns the ABX error of layers by the phones of so many recordings, spread over a split.
+
+    Their frames are held in memory, in half precision.
+    """
+    corpus = _audio(split)
+    reader = Extractor(
+        encoder.features, encoder.params, sample_rate=corpus.sample_rate, window_s=window_s
+    )
+    tokens, chosen = abx.Tokens(), np.linspace(0, len(corpus), recordings, endpoint=False)
+    rows = sorted({int(i) for i in chosen})
+    progress = Progress(f"{encoder.name}, ABX: recording", len(rows))
+    for first in range(0, len(rows), _LOT):
+        lot = rows[first : first + _LOT]
+        for i, hidden in label.hear(reader, corpus, lot):
+            spans = phones.spans(alignments.name_of(corpus.key(i)))
+            tokens.add(hidden[list(layers)], reader.times(hidden.shape[1]), *spans)
+        progress.step(len(lot))
+    progress.close()
+    return tokens.errors()
+
+
+def _audio(split: Split) -> AudioCorpus:
+    corpus = split.corpus
+    if not isinstance(corpus, AudioCorpus):
+        raise ConfigError("units are of sound: set config.data.modality to 'audio'")
+    return corpus
 
 
 def _states(encoder: Encoder, split: Split) -> int:
@@ -81,9 +128,7 @@ def count(
 
     Raises DataError for a recording without phones.
     """
-    corpus = split.corpus
-    if not isinstance(corpus, AudioCorpus):
-        raise ConfigError("units are of sound: set config.data.modality to 'audio'")
+    corpus = _audio(split)
     reader = label.units(encoder, book, corpus.sample_rate, window_s)
     found = units.Counts(len(book.layers), len(phones.names), book.clusters)
     progress = Progress(f"{encoder.name}, units: recording", len(corpus))

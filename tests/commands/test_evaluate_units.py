@@ -40,11 +40,16 @@ def test_every_layer_stands_beside_the_untrained_encoder_and_mfcc(root, tmp_path
     folder = make_run(f"{root}/configs/data2vec/audio.py:toy", tmp_path / "run")
     texts = [f"data.{split}.read.path={corpus}" for split in ("train", "test")]
     texts += [f"units.alignments={corpus}/phones.ctm", "units.kmeans.clusters=6"]
-    texts += ["data.buckets=(0.9,)", "units.kmeans.batch_frames=200", "units.kmeans.epochs=20"]
+    texts += [
+        "data.buckets=(0.9,)",
+        "units.abx=6",
+        "units.kmeans.batch_frames=200",
+        "units.kmeans.epochs=20",
+    ]
     protocol = f"{root}/configs/hubert/quality.py:read"
     evaluate.main(["--run", str(folder), "--protocol", protocol, *(f"--config.{t}" for t in texts)])
     out = capsys.readouterr().out
-    assert "random encoder" in out and "phone_purity" in out
+    assert "random encoder" in out and "phone_purity" in out and "ABX error" in out
     found = json.loads((folder / "evaluation.json").read_text())["results"]
     pairs = [(row["features"], row["layer"]) for row in found]
     kinds = [("this run", 3), ("random encoder", 3), ("MFCC", 1)]
@@ -53,6 +58,8 @@ def test_every_layer_stands_beside_the_untrained_encoder_and_mfcc(root, tmp_path
     assert found[-1]["phone_purity"] > 0.85 and found[-1]["pnmi"] > 0.6
     for row in found:
         assert 0 <= row["pnmi"] <= 1 and row["used"] <= 6 and row["segment"] > 0
+    assert found[-1]["abx"] < 0.1
+    assert all(0 <= row["abx"] <= 1 for row in found)
     again = evaluate.run(folder, overrides=texts, protocol=protocol)
     assert again["results"] == found
     with pytest.raises(SystemExit, match="use some of 0 to 2"):
