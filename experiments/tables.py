@@ -120,6 +120,30 @@ def step_vs_torch() -> str:
     return f"{markdown(rows)}\n{report['precision']} on {report['machine']}.\n"
 
 
+def step_vs_torch_gpu() -> str:
+    """Returns the table of whole pre-training steps on a GPU against torch there."""
+    report, rows = _read("benchmarks/step_vs_torch_gpu.json"), []
+    for system, found in report["systems"].items():
+        row = {"step": STEPS[system], "batch": f"{found['rows']} x {found['masks']} masks"}
+        for arm, seconds in found["seconds"].items():
+            row[arm if arm == "ours" else f"torch, {arm}"] = f"{1000 * seconds:.0f} ms"
+        row["over the better torch"] = f"{found['ratio']:.2f}"
+        row["model FLOPs utilization"] = f"{found['utilization']:.2f}"
+        rows.append(row)
+    about = f"{report['precision']} on {report['machine']}; jax {report['jax']}"
+    return f"{markdown(rows)}\n{about}, torch {report['torch']}.\n"
+
+
+def extraction() -> str:
+    """Returns the table of audio through a frozen encoder by library."""
+    found = _read("benchmarks/extraction.json")
+    row = {"HuBERT": f"{found['clips']} clips of {found['seconds']:g} s, {found['depth']} blocks"}
+    for arm, rate in found["hours_per_second"].items():
+        row[arm if arm == "ours" else f"transformers, {arm}"] = f"{rate:.4f} h/s"
+    row["over the better torch"] = f"{found['ratio']:.2f}"
+    return f"{markdown([row])}\nfloat32 on {found['machine']}, at a load of {found['load']:.0f}.\n"
+
+
 def amortization() -> str:
     """Returns the table of what a mask of data2vec 2.0 costs by their number."""
     found, rows = _read("benchmarks/amortization.json"), []
@@ -296,6 +320,8 @@ TABLES = {
         "quickstart": quickstart,
         "benchmarks": benchmarks,
         "steps": once_run("benchmarks/step_vs_torch.json", step_vs_torch),
+        "steps_gpu": once_run("benchmarks/step_vs_torch_gpu.json", step_vs_torch_gpu),
+        "extraction": once_run("benchmarks/extraction.json", extraction),
         "kmeans": once_run("benchmarks/kmeans.json", kmeans_speed),
         "amortization": once_run("benchmarks/amortization.json", amortization),
     },

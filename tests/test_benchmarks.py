@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.benchmarks import amortization, loop, startup, step_vs_torch, stepping
+from experiments.benchmarks import amortization, extraction, loop, startup, step_vs_torch, stepping
 from experiments.data2vec2 import levels
 
 
@@ -139,3 +139,11 @@ def _counter(steps):
     """A run that counts its calls and fails after one more than `steps`."""
     calls = iter(range(1, steps + 2))
     return lambda: float(next(calls))
+
+
+@pytest.mark.interop
+def test_extraction_gives_a_rate_for_every_arm():
+    found = extraction.measure(1, 1.0, depth=1, rounds=1, compiled=False)
+    rates = found["hours_per_second"]
+    assert set(rates) == {"ours", "eager"} and min(rates.values()) > 0
+    assert found["ratio"] == pytest.approx(rates["ours"] / rates["eager"], rel=0.05)

@@ -82,7 +82,7 @@ def measure(clips: int, seconds: float, depth: int, rounds: int, compiled: bool)
         "clips": clips,
         "seconds": seconds,
         "depth": depth,
-        "hours_per_second": {name: round(r, 5) for name, r in rate.items()},
+        "hours_per_second": {name: float(f"{r:.4g}") for name, r in rate.items()},
         "ratio": round(rate["ours"] / best, 3),
         "load": round(os.getloadavg()[0], 1),
         "machine": step_vs_torch.machine(),
