@@ -2,7 +2,8 @@
 
 Keys are changed with --config.optim.lr=1e-3. The same command goes on from the newest checkpoint
 of the run folder, which holds config.json, signature.txt, code.txt, classes.json, parameters.txt,
-metrics.jsonl, skipped.jsonl (files that could not be used) and checkpoints/.
+environment.jsonl, metrics.jsonl, report.html, skipped.jsonl (files that could not be used) and
+checkpoints/.
 """
 
 import argparse
@@ -24,16 +25,21 @@ from ssl_jax.engine import step as step_lib
 from ssl_jax.engine.checkpoint import Checkpoints
 from ssl_jax.evals import judge
 from ssl_jax.evals.monitor import Monitor
+from ssl_jax.stages import run_report
 
 
 def run(
-    config: ConfigDict, workdir: str | Path, watchers: Sequence[hooks.Hook] = ()
+    config: ConfigDict,
+    workdir: str | Path,
+    watchers: Sequence[hooks.Hook] = (),
+    source: str = "",
 ) -> dict[str, float]:
     """Trains `config` in `workdir`, or goes on there, and returns the last value of each metric.
 
     `watchers` are (fn(step, state) -> metrics or None, every so many steps), beside those that
-    config.eval names. Raises ValueError and its kin on a config or data that cannot be used,
-    NotFiniteError, CollapseError, and SystemExit(0) after SIGTERM.
+    config.eval names. `source` is the config file that `config` was made from, as --config has
+    it: the report marks what differs. Raises ValueError and its kin on a config or data that
+    cannot be used, NotFiniteError, CollapseError, and SystemExit(0) after SIGTERM.
     """
     workdir = paths.of(workdir)
     start.use_compilation_cache()
@@ -67,13 +73,15 @@ def run(
     workers = config.data.workers
     rows = train.rows(plan, method.batch, mesh, start=first, stop=total, workers=workers)
     options = loop_options(config, method, to_steps, total)
+    about = {"step": first, "total": total, **run_report.origin(config, source)}
     try:
-        done = loop.fit(state, compiled, rows, mesh, options, checkpoints, logger, asked)
+        with run_report.telling(workdir, config, method, params, corpus, logger, **about):
+            done = loop.fit(state, compiled, rows, mesh, options, checkpoints, logger, asked)
+            if done.stopped:
+                raise SystemExit(0)
     finally:
         logger.close()
         checkpoints.close()
-    if done.stopped:
-        raise SystemExit(0)
     log.say(f"{total} steps are done. Start another run from this one: config.init_from={workdir}")
     return dict(logger.latest)
 
@@ -166,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known, overrides = parser.parse_known_args(arguments)
     overrides += [f"log.profile={known.profile}"] if known.profile else []
     with hosts.session(known):
-        run(config_lib.load(known.config, overrides), known.workdir)
+        run(config_lib.load(known.config, overrides), known.workdir, source=known.config)
 
 
 if __name__ == "__main__":

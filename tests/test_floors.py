@@ -19,7 +19,7 @@ FLOORS = {
     "stages": 4,
     "commands": 5,
 }
-COMMANDS = {"__init__", "train", "evaluate", "plan", "sweep", "pipeline", "convert"}
+COMMANDS = {"__init__", "train", "evaluate", "plan", "sweep", "pipeline", "convert", "report"}
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 
 

@@ -129,11 +129,16 @@ def read(path: Given, start: int | None = None, size: int | None = None) -> byte
 
 def write_text(path: Path, text: str) -> None:
     """Writes a whole file in one replacement, so that no reader finds half of it."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a whole file in one replacement, as `write_text` does."""
     if is_remote(path):
-        path.write_text(text)  # an object appears when it is complete
+        path.write_bytes(data)  # an object appears when it is complete
         return
     fresh = path.with_name(path.name + ".tmp")
-    fresh.write_text(text, encoding="utf-8")
+    fresh.write_bytes(data)
     os.replace(fresh, path)
 
 

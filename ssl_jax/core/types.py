@@ -87,6 +87,8 @@ class Method:
     emissions(params, batch) -> (log-probabilities (B, S, V) float32, frames (B,) int32) of a method
     that transcribes; else None. frames(samples (n,)) -> (n,): how many these are.
     embed(params, batch) -> (B, W): vectors that are near where the speaker is the same; else None.
+    masks(params, batch, streams) -> (B, M, S) bool, or (B, M, rows, columns) of patches in a grid:
+    what an update hides of each of M views of an example; None of a method that hides nothing.
     update(params, extra, step) -> extra, after each optimizer step; `step` counts from 1.
     batch: the arrays the method reads. rules: sharding of params (a teacher's path contains
     its student's, so it inherits the rule). scopes: the named scopes of its loss, in order.
@@ -103,3 +105,4 @@ class Method:
     emissions: Callable[[Tree, Batch], tuple[Array, Array]] | None = None
     frames: Callable[[Any], Any] | None = None
     embed: Callable[[Tree, Batch], Array] | None = None
+    masks: Callable[[Tree, Batch, Streams], Array] | None = None

@@ -18,6 +18,8 @@ _NAMES = {
     "mask": ("<mask>", "[MASK]"),
 }
 
+_BYTES = {0: b"<s>", 1: b"<pad>", 2: b"</s>", 3: b"<unk>", 260: b"<mask>"}
+
 
 class Special(NamedTuple):
     """Ids of the special tokens: start of a block, end of a text, filling, unknown, masked.
@@ -43,6 +45,10 @@ class Tokenizer(Protocol):
         """Returns the ids (n,) of each text, without special tokens."""
         ...
 
+    def decode(self, ids: np.ndarray) -> str:
+        """Returns the text of ids (n,), special tokens by their names."""
+        ...
+
 
 class ByteTokenizer:
     """The bytes of UTF-8, in the order of RoBERTa's vocabulary: <s> 0, <pad> 1, </s> 2, <unk> 3,
@@ -57,6 +63,11 @@ class ByteTokenizer:
         # Half of a surrogate pair is no character, but files of subtitles hold them.
         raw = [np.frombuffer(t.encode("utf-8", "replace"), np.uint8) for t in texts]
         return [r.astype(np.uint32) + 4 for r in raw]
+
+    def decode(self, ids: np.ndarray) -> str:
+        """Returns the text of ids (n,), special tokens by their names."""
+        raw = (_BYTES.get(int(i)) or bytes([int(i) - 4]) for i in ids)
+        return b"".join(raw).decode("utf-8", "replace")
 
 
 class JsonTokenizer:
@@ -100,6 +111,10 @@ class JsonTokenizer:
         """Returns the ids (n,) of each text, without special tokens."""
         found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(f.ids, np.uint32) for f in found]
+
+    def decode(self, ids: np.ndarray) -> str:
+        """Returns the text of ids (n,), special tokens by their names."""
+        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
 
 
 def open_tokenizer(name: str) -> Tokenizer:

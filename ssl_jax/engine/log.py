@@ -66,6 +66,10 @@ class Logger:
         if self._file is not None:
             self._file.flush()
 
+    def listen(self, fn: Callable[[int, Mapping[str, float]], None]) -> None:
+        """Calls fn(step, metrics) after each row, on the first process."""
+        self._writers.append(fn)
+
     def close(self) -> None:
         """Closes every writer."""
         if self._file is not None:

@@ -122,9 +122,9 @@ def layer_name(layer: int) -> str:
     return "mix" if layer == probe.MIX else str(layer)
 
 
-def report(result: dict[str, Any]) -> str:
-    """Returns the tables of an evaluation as text."""
-    shown = [
+def shown(results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Returns the rows of an evaluation as people read them."""
+    return [
         {
             "features": row["features"],
             "probe": row["probe"],
@@ -133,12 +133,16 @@ def report(result: dict[str, Any]) -> str:
             "test": table.cell(row["test"]),
         }
         | {name: table.cell(values) for name, values in row.get("scores", {}).items()}
-        for row in result["results"]
+        for row in results
     ]
+
+
+def report(result: dict[str, Any]) -> str:
+    """Returns the tables of an evaluation as text."""
     layers = [
         {"features": name, "layer": key.rpartition("layer")[2]}
         | {k: f"{values[f'{k}/{key}']:.3f}" for k in ("std", "rankme")}
         for name, values in result["health"].items()
         for key in [k.partition("/")[2] for k in values if k.startswith("std/")]
     ]
-    return f"{table.text_table(shown)}\n\n{table.text_table(layers)}"
+    return f"{table.text_table(shown(result['results']))}\n\n{table.text_table(layers)}"

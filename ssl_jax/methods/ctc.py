@@ -94,6 +94,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         init=method.init,
         loss=method.loss,
         features=method.features,
+        masks=method.masks if options.mask.prob else None,
         emissions=method.emissions,
         frames=encoder.frames,
         batch=run.batch_spec(encoder) | spoken,
@@ -162,6 +163,10 @@ class Ctc:
         x, valid = run.frontend(self.encoder, params["encoder"], batch)
         return self._answer(params, self._encode(params["encoder"], x, valid)), valid.sum(1)
 
+    def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
+        """Returns which frames an update does not see, (B, 1, S) bool."""
+        return self._spans(streams, run.real(self.encoder, params["encoder"], batch))[:, None]
+
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
     ) -> Output:
@@ -207,15 +212,18 @@ class Ctc:
         held = jax.lax.stop_gradient(frontend["convs"])
         return {**encoder, "frontend": {**frontend, "convs": held}}
 
+    def _spans(self, streams: Streams, valid: Array) -> Array:
+        """valid (B, S) -> bool (B, S), true at the frames that a training step does not see."""
+        o, keys = self.options.mask, streams.for_examples("mask")
+        lengths, size = valid.sum(1), valid.shape[1]
+        return masks.span_mask(keys, lengths, size, o.prob, o.length, o.min_spans, same_count=False)
+
     def _hide(self, params: Tree, streams: Streams, x: Array, valid: Array) -> Array:
         """Returns frames x (B, S, D) with spans of them masked, and spans of channels zero."""
-        o, (rows, size, width) = self.options.mask, x.shape
+        o, (rows, _, width) = self.options.mask, x.shape
         if o.prob:
-            keys, vector = streams.for_examples("mask"), params["mask"]["vector"].astype(x.dtype)
-            hidden = masks.span_mask(
-                keys, valid.sum(1), size, o.prob, o.length, o.min_spans, same_count=False
-            )
-            x = jnp.where(hidden[..., None], vector, x)
+            vector = params["mask"]["vector"].astype(x.dtype)
+            x = jnp.where(self._spans(streams, valid)[..., None], vector, x)
         if o.channel_prob:
             keys, lengths = streams.for_examples("channels"), jnp.full((rows,), width)
             silent = masks.span_mask(

@@ -121,6 +121,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         init=method.init,
         loss=method.loss,
         features=method.features,
+        masks=method.masks,
         update=method.update,
         batch=run.batch_spec(encoder),
         rules=sharding.RULES,
@@ -200,6 +201,12 @@ class Data2Vec:
     def features(self, params: Tree, batch: Batch) -> Features:
         """Returns the student's hidden states of the whole example, without prefix tokens."""
         return run.features(self.encoder, params["encoder"], batch)
+
+    def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
+        """Returns what an update hides, (B, 1, S) or (B, 1, rows, columns) bool."""
+        real = run.real(self.encoder, params["encoder"], batch, run.weights(batch))
+        places = run.places(self.encoder, real.shape[1])
+        return self._mask(streams, real).reshape(len(real), 1, *places)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool

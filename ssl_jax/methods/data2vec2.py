@@ -131,6 +131,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         init=method.init,
         loss=method.loss,
         features=method.features,
+        masks=method.masks,
         update=method.update,
         batch=run.batch_spec(encoder),
         rules=sharding.RULES,
@@ -164,7 +165,7 @@ class Data2Vec2:
                 "config.method.encoder.kind has not: set it to 0.0"
             )
         x = encoded.hidden[-1][:, encoded.prefix :]
-        x = x.reshape(1, *self._places(x.shape[1]), x.shape[-1])
+        x = x.reshape(1, *run.places(self.encoder, x.shape[1]), x.shape[-1])
         flags = jnp.zeros(x.shape[:-1], bool)
         params = {
             "encoder": encoder,
@@ -180,6 +181,13 @@ class Data2Vec2:
     def features(self, params: Tree, batch: Batch) -> Features:
         """Returns the student's hidden states of the whole example, without prefix tokens."""
         return run.features(self.encoder, params["encoder"], batch)
+
+    def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
+        """Returns what each view hides, (B, M, S) or (B, M, rows, columns) bool."""
+        real = run.real(self.encoder, params["encoder"], batch, run.weights(batch))
+        _, hidden = self._mask(streams, real)
+        places = run.places(self.encoder, real.shape[1])
+        return hidden.reshape(len(real), self.options.clones, *places)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
@@ -252,7 +260,7 @@ class Data2Vec2:
         if o.kind == "random":
             counts = [max(o.visible(n), min(n, 1)) for n in range(size + 1)]
             return masks.random_visible(keys, real, counts)
-        shape, lengths = self._places(size), real.sum(1)
+        shape, lengths = run.places(self.encoder, size), real.sum(1)
         hidden = masks.block_mask(keys, shape, o.ratio, o.adjust, o.block, o.inverse, lengths)
         return masks.order_of(hidden, real), hidden
 
@@ -279,7 +287,7 @@ class Data2Vec2:
         else:
             hidden = jnp.zeros_like(hidden)  # the noise went through the encoder
         views, size = hidden.shape
-        places = self._places(size)
+        places = run.places(self.encoder, size)
         spread = (a.reshape(views, *places, *a.shape[2:]) for a in (x, noise, hidden, valid))
         rngs = None if dropout is None else {"dropout": dropout}
         variables = {"params": params["decoder"]}
@@ -304,11 +312,6 @@ class Data2Vec2:
         token = student.hidden[-1][:, 0].reshape(len(mean), -1, mean.shape[-1])
         distance = self._distance(token, mean[:, None])
         return losses.masked_mean(distance, jnp.broadcast_to(weight[:, None], distance.shape))
-
-    def _places(self, size: int) -> tuple[int, ...]:
-        """Returns the shape of `size` tokens: a sequence (S,), or a grid (rows, columns)."""
-        grid = self.encoder.grid
-        return (size // grid[1], grid[1]) if len(grid) == 2 else (size,)
 
     def _modes(self, params: Tree) -> dict[str, str]:
         return ema.modes_of(_student(params), self.options.ema.rules)

@@ -120,6 +120,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         init=method.init,
         loss=method.loss,
         features=method.features,
+        masks=method.masks,
         batch={**run.batch_spec(encoder), "units": units},
         rules=sharding.RULES,
         scopes=SCOPES,
@@ -155,6 +156,11 @@ class Hubert:
     def features(self, params: Tree, batch: Batch) -> Features:
         """Returns the hidden states of the whole example, nothing masked: layers for k-means."""
         return run.features(self.encoder, params["encoder"], batch)
+
+    def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
+        """Returns what an update hides, (B, 1, S) bool."""
+        real = run.real(self.encoder, params["encoder"], batch, run.weights(batch))
+        return self._mask(streams, real)[:, None]
 
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool

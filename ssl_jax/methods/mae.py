@@ -79,6 +79,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         init=method.init,
         loss=method.loss,
         features=method.features,
+        masks=method.masks,
         batch=run.batch_spec(encoder),
         rules=sharding.RULES,
         scopes=SCOPES,
@@ -101,13 +102,25 @@ class MAE:
         last, places = encoded.hidden[-1], jnp.arange(size)[None]
         everywhere = jnp.ones(places.shape, bool)
         decoder = self._decoder(numbers).init(
-            keys[1], last, places, everywhere, everywhere, self._grid(size), encoded.prefix
+            keys[1],
+            last,
+            places,
+            everywhere,
+            everywhere,
+            run.places(self.encoder, size),
+            encoded.prefix,
         )
         return {"encoder": encoder, "decoder": decoder["params"]}, {}
 
     def features(self, params: Tree, batch: Batch) -> Features:
         """Returns the encoder's hidden states of whole examples, without the class token."""
         return run.features(self.encoder, params["encoder"], batch)
+
+    def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
+        """Returns what an update hides, (B, 1, rows, columns) bool."""
+        real = run.real(self.encoder, params["encoder"], batch, batch["weight"])
+        _, hidden = self._mask(streams, real)
+        return hidden.reshape(len(real), 1, *run.places(self.encoder, real.shape[1]))
 
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
@@ -119,10 +132,8 @@ class MAE:
             x, valid = run.frontend(self.encoder, params["encoder"], batch)
 
         with jax.named_scope("mask"):
-            counts = self.visible(x.shape[1])
-            keys = streams.for_examples("mask")
-            order, mask = masks.random_visible(keys, valid, counts)
-            keep = order[:, : counts[-1]]
+            order, mask = self._mask(streams, valid)
+            keep = order[:, : self.visible(x.shape[1])[-1]]
 
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train else None
@@ -150,6 +161,11 @@ class MAE:
             "masked_share": ((mask & heard).sum(), (valid & heard).sum()),
         }
         return Output(loss, terms, metrics, extra)
+
+    def _mask(self, streams: Streams, valid: Array) -> tuple[Array, Array]:
+        """valid (B, S) -> order (B, S), visible ids first; masked patches (B, S) bool."""
+        counts = self.visible(valid.shape[1])
+        return masks.random_visible(streams.for_examples("mask"), valid, counts)
 
     def visible(self, size: int) -> list[int]:
         """Returns how many patches of a row with 0 to `size` real ones the encoder sees.
@@ -186,7 +202,7 @@ class MAE:
     ) -> Array:
         """Returns the predictions (B, S, P) of every patch, float32; P is `numbers`."""
         variables, last = {"params": params["decoder"]}, encoded.hidden[-1]
-        grid = self._grid(valid.shape[1])
+        grid = run.places(self.encoder, valid.shape[1])
         return self._decoder(numbers).apply(  # type: ignore
             variables, last, order, seen, valid, grid, encoded.prefix
         )
@@ -203,8 +219,3 @@ class MAE:
             unroll=blocks.unroll,
         )
         return PatchDecoder(numbers, options, self.encoder.dtype)
-
-    def _grid(self, size: int) -> tuple[int, int]:
-        """Returns (rows, columns) of so many patches."""
-        columns = self.encoder.grid[1]
-        return size // columns, columns

@@ -136,6 +136,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         init=method.init,
         loss=method.loss,
         features=method.features,
+        masks=method.masks,
         batch=run.batch_spec(encoder),
         rules=sharding.RULES,
         scopes=SCOPES,
@@ -182,6 +183,11 @@ class Wav2Vec2:
     def features(self, params: Tree, batch: Batch) -> Features:
         """Returns the hidden states of the whole clip."""
         return run.features(self.encoder, params["encoder"], batch)
+
+    def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
+        """Returns what an update hides, (B, 1, S) bool."""
+        real = run.real(self.encoder, params["encoder"], batch, run.weights(batch))
+        return self.options.mask.draw(streams.for_examples("mask"), real)[:, None]
 
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool

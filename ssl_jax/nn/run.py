@@ -66,6 +66,19 @@ def frontend(
     return encoder.apply({"params": params}, *arrays, train, *alter, method=_frontend)
 
 
+def real(encoder: Any, params: Tree, batch: Batch, weight: Array | None = None) -> Array:
+    """Returns which tokens are real, (B, S) bool; with a weight (B,), those of examples that
+    count."""
+    _, valid = frontend(encoder, params, batch)
+    return valid if weight is None else valid & (weight > 0)[:, None]
+
+
+def places(encoder: Any, size: int) -> tuple[int, ...]:
+    """Returns the shape of `size` tokens: a sequence (S,), or a grid (rows, columns)."""
+    grid = encoder.grid
+    return (size // grid[1], grid[1]) if len(grid) == 2 else (size,)
+
+
 def tapped_frontend(
     encoder: Any, params: Tree, batch: Batch, dropout: Array | None = None
 ) -> tuple[Array, Array, dict[str, Array]]:

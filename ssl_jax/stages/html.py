@@ -7,10 +7,8 @@ import base64
 import html
 import io
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -75,11 +73,13 @@ figcaption b{color:var(--ink);font-weight:600}
 svg{display:block;width:100%;height:auto;overflow:visible;font:11px system-ui,sans-serif}
 svg text{fill:var(--soft);paint-order:stroke;stroke:var(--paper);stroke-width:3px}
 svg .frame{stroke:var(--line);fill:none}
-svg .curve{fill:none;stroke-width:1.6;stroke-linejoin:round}
-svg .band{stroke:none;fill-opacity:.2}
+svg g,svg rect{fill:currentColor;stroke:none}
+svg .none{color:var(--soft);stroke-dasharray:3 3}
+svg .curve{fill:none;stroke:currentColor;stroke-width:1.6;stroke-linejoin:round}
+svg .band{fill-opacity:.2}
 svg .dot{fill:var(--ink);fill-opacity:.55}
 svg .whisker{stroke:var(--ink);fill:none}
-svg .masked{fill:var(--paper);fill-opacity:.78}
+svg .hidden{fill:#8b929c;fill-opacity:.86}
 svg image{image-rendering:pixelated}
 .legend{display:flex;flex-wrap:wrap;gap:0 .9rem;font-size:13px;color:var(--soft)}
 .legend i{display:inline-block;width:.8rem;height:.8rem;border-radius:2px;margin-right:.3rem;
@@ -90,8 +90,12 @@ vertical-align:-.1rem;background:currentColor}
 body:has(#log:checked) .log{display:block}
 body:has(#log:checked) .linear{display:none}
 details>summary{cursor:pointer;color:var(--soft)}
+.whole{grid-column:1/-1}
+.views{display:grid;grid-template-columns:repeat(auto-fill,minmax(7rem,1fr));gap:.4rem}
+.whole svg+svg{margin-top:.3rem}
 .tokens{font:13px/1.9 ui-monospace,monospace;overflow-wrap:anywhere}
-.tokens span{background:var(--panel);border-radius:3px;padding:.1rem .15rem;margin-right:1px}
+.tokens{white-space:pre-wrap;max-width:none}
+.tokens span{border-radius:3px;padding:.1rem .1rem;margin-right:1px}
 .tokens span.hid{background:var(--c0);color:var(--paper)}
 """
 
@@ -102,11 +106,7 @@ def _style() -> str:
         return ";".join(f"--{name}:{value}" for name, value in named.items())
 
     light, dark = variables(_LIGHT, _SERIES_LIGHT), variables(_DARK, _SERIES_DARK)
-    classes = "".join(
-        f".c{i}{{color:var(--c{i})}}svg .curve.c{i}{{stroke:var(--c{i})}}"
-        f"svg .band.c{i},svg .bar.c{i}{{fill:var(--c{i})}}"
-        for i in range(SERIES)
-    )
+    classes = "".join(f".c{i}{{color:var(--c{i})}}" for i in range(SERIES))
     return _STYLE.replace("LIGHT", light).replace("DARK", dark).replace("\n", "") + classes
 
 
@@ -149,14 +149,6 @@ def page(title: str, sections: Mapping[str, str], lead: str = "") -> str:
 def anchor(heading: str) -> str:
     """Returns the id of a section: "Time per scope" -> "time-per-scope"."""
     return re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
-
-
-def write(path: str | Path, content: str) -> None:
-    """Writes a page whole or not at all, so that a reader never meets half of one."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(content, encoding="utf-8")
-    os.replace(part, path)
 
 
 def table(rows: Sequence[Mapping[str, object]], marked: Iterable[int] = ()) -> str:

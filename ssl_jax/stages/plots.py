@@ -24,7 +24,8 @@ FEW = 6  # values of an axis of parallel coordinates that are all named
 class Line:
     """A curve: x and y (n,), and where there is a band its edges low and high (n,).
 
-    colour: which of `html.SERIES`, by default its place among the lines.
+    colour: which of `html.SERIES`, by default its place among the lines. share: in place of it, a
+    colour from that of the least (0) to that of the greatest (1) of an order.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Line:
     low: Sequence[float] | np.ndarray | None = None
     high: Sequence[float] | np.ndarray | None = None
     colour: int | None = None
+    share: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +79,7 @@ def lines(
     log_switch: `html.LOG_SWITCH` of the page turns y to a logarithmic scale; a plot with values
     that are not positive stays as it is.
     """
-    shown = [(line.colour if line.colour is not None else i, line) for i, line in enumerate(series)]
+    shown = [(_paint(line, i), line) for i, line in enumerate(series)]
     values = np.concatenate([np.zeros(0), *(_values(line) for _, line in shown)])
     x = np.concatenate([np.zeros(0), *(np.asarray(line.x, float) for _, line in shown)])
     values, x = values[np.isfinite(values)], x[np.isfinite(x)]
@@ -91,7 +93,9 @@ def lines(
         drawing = f'<div class="linear">{drawing}</div><div class="log">' + (
             _lines_svg(shown, title, xlabel, across, axis) + "</div>"
         )
-    return html.figure(drawing + _legend([(c, s.name) for c, s in shown]), title, note)
+    return html.figure(
+        drawing + _legend([(paint, line.name) for paint, line in shown]), title, note
+    )
 
 
 def bars(
@@ -129,7 +133,7 @@ def bars(
             parts += [_dot(x + width / 2, axis(v)) for v in values]
     for i, name in enumerate(groups):
         parts.append(_words(name, LEFT + room * (i + 0.5), HEIGHT - BOTTOM + 14, "middle", room))
-    legend = _legend(list(enumerate(names))) if len(names) > 1 else ""
+    legend = _legend([(_series(i), name) for i, name in enumerate(names)])
     return html.figure(_svg(title, parts) + legend, title, note)
 
 
@@ -216,13 +220,28 @@ def _row_line(points: Sequence[tuple[float, float]], share: float, tip: str) -> 
     if not points:
         return ""
     if math.isfinite(share):
-        style = f"stroke:color-mix(in oklab,var(--high) {100 * share:.0f}%,var(--low))"
+        paint = _between(share)
     else:
-        style = "stroke:var(--soft);stroke-dasharray:3 3"
+        paint = 'class="none"'
     return (
-        f'<path class="curve" style="{style};stroke-opacity:.8" d="{path}">'
-        f"<title>{html.text(tip)}</title></path>"
+        f'<g {paint}><path class="curve" stroke-opacity=".8" d="{path}">'
+        f"<title>{html.text(tip)}</title></path></g>"
     )
+
+
+def _paint(line: Line, place: int) -> str:
+    """Returns the attribute that colours a line, which is number `place` of its plot."""
+    if line.share is not None:
+        return _between(line.share)
+    return _series(place if line.colour is None else line.colour)
+
+
+def _series(number: int) -> str:
+    return f'class="c{number % html.SERIES}"'
+
+
+def _between(share: float) -> str:
+    return f'style="color:color-mix(in oklab,var(--high) {100 * share:.0f}%,var(--low))"'
 
 
 def _values(line: Line) -> np.ndarray:
@@ -257,21 +276,20 @@ def _linear_ticks(low: float, high: float) -> list[float]:
 
 
 def _lines_svg(
-    shown: Sequence[tuple[int, Line]], title: str, xlabel: str, across: _Axis, up: _Axis
+    shown: Sequence[tuple[str, Line]], title: str, xlabel: str, across: _Axis, up: _Axis
 ) -> str:
     parts = [_frame(up, across)]
-    for colour, line in shown:
+    for paint, line in shown:
         x, y = across(np.asarray(line.x, float)), up(np.asarray(line.y, float))
-        kind = f"c{colour % html.SERIES}"
         if line.low is not None and line.high is not None:
             low, high = up(np.asarray(line.low, float)), up(np.asarray(line.high, float))
-            parts.append(_band(x, low, high, kind))
-        parts.append(_curve(x, y, kind, line.name))
+            parts.append(_band(x, low, high, paint))
+        parts.append(_curve(x, y, paint, line.name))
     middle = (LEFT + WIDTH - RIGHT) / 2
     return _svg(title, [*parts, _words(xlabel, middle, HEIGHT - 4, "middle")])
 
 
-def _curve(x: np.ndarray, y: np.ndarray, kind: str, name: str) -> str:
+def _curve(x: np.ndarray, y: np.ndarray, paint: str, name: str) -> str:
     """Returns the path of a line, broken where a value is not finite; lone points are dots."""
     tip = f"<title>{html.text(name)}</title>"
     pieces, path, dots = np.flatnonzero(~np.isfinite(x + y)), "", ""
@@ -279,11 +297,12 @@ def _curve(x: np.ndarray, y: np.ndarray, kind: str, name: str) -> str:
         piece = piece[np.isfinite(x[piece] + y[piece])]
         if len(piece) == 1:
             i = piece[0]
-            dots += f'<circle class="bar {kind}" cx="{x[i]:.1f}" cy="{y[i]:.1f}" r="2.5"/>'
+            dots += f'<circle cx="{x[i]:.1f}" cy="{y[i]:.1f}" r="2.5"/>'
         elif len(piece):
             kept = piece[_thinned(y[piece])]
             path += "M" + "L".join(f"{x[i]:.1f} {y[i]:.1f}" for i in kept)
-    return (f'<path class="curve {kind}" d="{path}">{tip}</path>' if path else "") + dots
+    line = f'<path class="curve" d="{path}">{tip}</path>' if path else ""
+    return f"<g {paint}>{line}{dots}</g>"
 
 
 def _thinned(y: np.ndarray) -> np.ndarray:
@@ -296,18 +315,19 @@ def _thinned(y: np.ndarray) -> np.ndarray:
     return np.array(sorted(kept))
 
 
-def _band(x: np.ndarray, low: np.ndarray, high: np.ndarray, kind: str) -> str:
+def _band(x: np.ndarray, low: np.ndarray, high: np.ndarray, paint: str) -> str:
     real = np.flatnonzero(np.isfinite(x + low + high))
     kept = real[np.linspace(0, len(real) - 1, min(len(real), POINTS)).round().astype(int)]
     there = [f"{x[i]:.1f} {low[i]:.1f}" for i in kept]
     back = [f"{x[i]:.1f} {high[i]:.1f}" for i in kept[::-1]]
-    return f'<path class="band {kind}" d="M{"L".join(there + back)}Z"/>' if there else ""
+    band = f'<path class="band" d="M{"L".join(there + back)}Z"/>' if there else ""
+    return f"<g {paint}>{band}</g>"
 
 
 def _bar(x: float, width: float, axis: _Axis, value: float, colour: int, tip: str) -> str:
     zero, end = float(axis(0.0)), float(axis(value))
     return (
-        f'<rect class="bar c{colour % html.SERIES}" x="{x + 0.04 * width:.1f}" '
+        f'<rect {_series(colour)} x="{x + 0.04 * width:.1f}" '
         f'y="{min(zero, end):.1f}" width="{0.92 * width:.1f}" height="{abs(zero - end):.1f}">'
         f"<title>{html.text(tip)}</title></rect>"
     )
@@ -357,11 +377,10 @@ def _words(word: str, x: float, y: float, anchor: str, room: float = 0.0) -> str
     )
 
 
-def _legend(entries: Sequence[tuple[int, str]]) -> str:
+def _legend(entries: Sequence[tuple[str, str]]) -> str:
     if len(entries) < 2:
         return ""
     items = "".join(
-        f'<span class="c{colour % html.SERIES}"><i></i><b>{html.text(name)}</b></span>'
-        for colour, name in entries
+        f"<span {paint}><i></i><b>{html.text(name)}</b></span>" for paint, name in entries
     )
     return f'<div class="legend">{items}</div>'

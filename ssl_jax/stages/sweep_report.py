@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax.core import paths
 from ssl_jax.core.config import ConfigError, Value, suggest
 from ssl_jax.engine import log
 from ssl_jax.evals import table
@@ -265,5 +266,5 @@ def write(
     metric, best = choose(results, metric, best)
     groups, said = rank(results, metric, best), notes(root, results)
     write_csv(root / "metrics.csv", results)
-    html.write(root / "report.html", page(str(root), results, groups, metric, best, said))
+    paths.write_text(root / "report.html", page(str(root), results, groups, metric, best, said))
     return ranking(groups, metric), said, metric

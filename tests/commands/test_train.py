@@ -17,6 +17,8 @@ from ssl_jax import train
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.types import Method
 from ssl_jax.engine import checkpoint, log, start
+from ssl_jax.engine import environment as environment_lib
+from ssl_jax.stages import run_report
 
 KWS = str(corpora.CONFIGS / "supervised" / "kws.py") + ":toy"
 
@@ -52,6 +54,33 @@ def test_a_run_leaves_a_folder_that_describes_it(tmp_path, corpus, quick):
     assert [r["step"] for r in log.read(folder / "metrics.jsonl")] == [1, 2, 3, 4, 4]
     assert metrics["valid/loss"] > 0 and metrics["train/lr"] == pytest.approx(1e-3)
     assert list(checkpoint.restore_params(folder)["encoder"]) == ["kernel"]
+    report = (folder / "report.html").read_text()
+    assert "step 4 of 4" in report and "The method hides nothing" in report
+    assert (folder / "examples.npz").is_file()
+
+
+def test_the_report_of_a_run_is_of_every_start_and_end(
+    tmp_path, corpus, quick, monkeypatch, capsys
+):
+    def fail(step, state):
+        raise RuntimeError("the disk is full\nand more")
+
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        train.run(load(corpus), tmp_path, [(fail, 2)])
+    assert "RuntimeError: the disk is full<" in (tmp_path / "report.html").read_text()
+
+    def page(*args):
+        raise ValueError("no ink")
+
+    monkeypatch.setattr(run_report, "page", page)
+    metrics = train.run(load(corpus), tmp_path, source=KWS)
+    assert metrics["valid/loss"] > 0
+    assert "report.html is not written: ValueError: no ink" in capsys.readouterr().err
+    first, failed, second, done = environment_lib.read(tmp_path)
+    assert (first["step"], second["step"], first["total"]) == (0, 0, 4)
+    assert failed["how"] == "RuntimeError: the disk is full" and done["how"] == "done"
+    assert "changed" not in first and second["source"] == KWS
+    assert second["changed"]["data.train.sc.path"] == "'data/speech_commands_v2'"
 
 
 def test_a_longer_run_is_another_run_and_the_same_one_resumes(tmp_path, corpus, quick):

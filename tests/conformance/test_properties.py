@@ -118,6 +118,22 @@ def test_a_clip_without_sound_spoils_no_step(toy):
         np.testing.assert_allclose(output.loss, without.loss, rtol=1e-5)
 
 
+def test_masks_are_those_of_the_loss_and_need_no_parameters(toy):
+    if toy.method.masks is None:
+        pytest.skip("this method hides nothing")
+    batch = toy.batch(2)
+    streams = toy.streams(batch)
+    blank = jax.tree.map(jnp.zeros_like, toy.params)
+    # operation by operation: to compile them takes longer
+    hidden = np.asarray(toy.method.masks(blank, batch, streams))
+    found = jax.eval_shape(toy.method.features, toy.params, batch)
+    assert hidden.shape[0] == 2 and hidden[0, 0].size == found.mask.shape[1]
+    assert 0 < hidden.sum() < hidden.size
+    output, _ = toy.gradients(toy.params, toy.extra, batch, streams)
+    if "masked_share" in output.metrics:
+        assert hidden.sum() == output.metrics["masked_share"][0]
+
+
 def test_what_lies_behind_the_end_of_an_example_changes_nothing(toy):
     batch = toy.batch(2)
     signal, length = _with_length(batch)

@@ -1,0 +1,112 @@
+"""What a run ran on, how it was started and how it ended: environment.jsonl of its folder.
+
+A run that was cut off and went on has a row for each of its starts; one that was killed outright
+has no row for its end.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ssl_jax.core import code, paths
+from ssl_jax.engine import log
+
+FILE = "environment.jsonl"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
+# the folder of a person, on any system; the names are those below which there is one for each
+_PEOPLE = re.compile(
+    r"(?<![\w.])(?:/(?:home|Users)/[^/\s\"'<&]+|[A-Z]:\\Users\\[^\\\s\"'<&]+|/root(?=[/\s\"'<&]|$))"
+)
+
+
+def began(workdir: Path, **more: Any) -> None:
+    """Adds the row of a start: time, command, code, packages, devices; and `more`."""
+    devices = jax.devices()
+    row = {
+        "event": "start",
+        "command": command(),
+        "code": code.version(),
+        "commit": commit(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "platform": devices[0].platform,
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "processes": jax.process_count(),
+    }
+    _append(workdir, row | more)
+
+
+def ended(workdir: Path, how: str) -> None:
+    """Adds the row of an end: "done", or what ended the run before that."""
+    _append(workdir, {"event": "end", "how": without_people(how)})
+
+
+def read(workdir: Path) -> list[dict[str, Any]]:
+    """Returns the rows in order, each with its event and its time in unix seconds."""
+    path = workdir / FILE
+    return log.read(path) if path.is_file() else []
+
+
+def seconds(rows: list[dict[str, Any]], last: float) -> float:
+    """Returns how long a run ran, from its rows; `last` is the time of its last sign of life.
+
+    A start without an end, of a run that was killed, counts up to the last sign of life before
+    the next one, which is not known any more: up to nothing.
+    """
+    total, since = 0.0, None
+    for row in rows:
+        if row["event"] == "start":
+            since = row["time"]
+        elif since is not None:
+            total, since = total + row["time"] - since, None
+    return total + (max(last - since, 0.0) if since is not None else 0.0)
+
+
+def command() -> str:
+    """Returns the command line of this process, without the folder of the person who typed it."""
+    given = [word if re.fullmatch(r"[\w./:=,+-]+", word) else repr(word) for word in sys.orig_argv]
+    return without_people(" ".join(["python", *given[1:]]))
+
+
+def without_people(text: str) -> str:
+    """Returns a text with "~" for the home folder of whoever it names."""
+    home = str(Path.home())
+    if len(home) > 1:
+        text = re.sub(r"(?<![\w.])" + re.escape(home) + r"(?![\w.-])", "~", text)
+    return _PEOPLE.sub("~", text)
+
+
+def commit() -> str:
+    """Returns the commit of this code, with "+" where files differ from it; "" if unknown."""
+    root = Path(__file__).parents[2]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel") or "/") != root.resolve():
+            return ""  # installed, perhaps below the repository of something else
+        return git("rev-parse", "--short=12", "HEAD") + "+" * bool(git("status", "--porcelain"))
+    except OSError:  # no git on this machine
+        return ""
+
+
+def _append(workdir: Path, row: Mapping[str, Any]) -> None:
+    if jax.process_index() != 0:
+        return
+    line = json.dumps({**row, "time": round(time.time(), 3)}) + "\n"
+    paths.append(workdir / FILE, line)

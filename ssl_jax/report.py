@@ -1,0 +1,32 @@
+"""Writes the report of a run anew: python -m ssl_jax.report --run runs/x
+
+Training writes RUN/report.html by itself; this is for a run of before, and for one to lay over
+reference curves: --reference experiments/hubert/curves.json. Several runs: --run runs/*.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from ssl_jax.core import paths
+from ssl_jax.core.config import ConfigError
+from ssl_jax.stages import run_report
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads the command line, writes the reports, prints where they are."""
+    parser = argparse.ArgumentParser(prog="python -m ssl_jax.report", description=__doc__)
+    parser.add_argument("--run", required=True, nargs="+", help="a --workdir of a train command")
+    parser.add_argument("--reference", default="", help="curves of another run, a curves.json")
+    args = parser.parse_args(argv)
+    try:
+        bands = json.loads(paths.of(args.reference).read_text()) if args.reference else None
+        for run in args.run:
+            print(f"written to {run_report.write(run, bands)}")
+    except (ConfigError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

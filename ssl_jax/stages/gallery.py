@@ -1,0 +1,252 @@
+"""A few examples of a run with what the method hides of them: examples.npz, and its pictures.
+
+Written when a run starts, so that its report needs neither the data nor a checkpoint later. Masks
+are those of the first update, drawn by the method's own function; they need no parameters.
+"""
+
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from ssl_jax.core import paths, rng
+from ssl_jax.core.types import Method, Tree
+from ssl_jax.data.base import Corpus
+from ssl_jax.data.errors import BadFile
+from ssl_jax.data.tokenizers import open_tokenizer
+from ssl_jax.ops import dsp
+from ssl_jax.stages import html
+
+FILE = "examples.npz"
+COUNT = {"audio": 4, "image": 6, "text": 3}
+VIEWS = {"audio": 3, "image": 4, "text": 2}  # masks shown of one example
+COLUMNS, BANDS, SIDE, TOKENS = 640, 80, 224, 400  # of a picture, of a text: more are not needed
+# dark to light as the level grows, in both themes
+_LEVELS = np.array([[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252, 253, 191]])
+
+
+class Example(NamedTuple):
+    """One example: its picture (H, W, 3) uint8 and masks (V, S) or (V, rows, columns) bool.
+
+    name: of its file or row, and what it is labelled. seconds: of sound. rate: tokens (or rows of
+    a grid) per second. texts: of each view, its pieces, and whether each is hidden.
+    """
+
+    name: str
+    picture: np.ndarray
+    masks: np.ndarray
+    seconds: float
+    rate: float
+    texts: list[list[tuple[str, bool]]]
+
+
+def write(workdir: Path, config: ConfigDict, method: Method, params: Tree, corpus: Corpus) -> None:
+    """Writes examples.npz of a split: examples from all over it, and their masks.
+
+    params: those of the method, abstract.
+    """
+    kind = config.data.get("modality", "audio")
+    arrays, ids = _rows(corpus, COUNT[kind])
+    if not len(ids):
+        return
+    masks, rate = _masks(config.seed, method, params, arrays)
+    about: list[dict[str, Any]] = []
+    stored: dict[str, Any] = {}
+    for i, row in enumerate(ids):
+        own = {name: value[i] for name, value in arrays.items()}
+        hidden = masks[i, : VIEWS[kind]]
+        example: dict[str, Any] = {"name": _name(corpus, int(row)), "rate": rate, "seconds": 0.0}
+        if kind == "text":
+            example["texts"], hidden = _texts(config, own, hidden), hidden[:0]
+        elif kind == "audio":
+            example["seconds"] = float(own["audio_len"]) / config.data.sample_rate
+            level = _log_mel(own["audio"][: own["audio_len"]], config.data.sample_rate)
+            stored[f"picture{i}"] = level
+        else:
+            step = -(-max(own["image"].shape[:2]) // SIDE)
+            stored[f"picture{i}"] = own["image"][::step, ::step]
+        stored[f"mask{i}"] = hidden
+        about.append(example)
+    file = io.BytesIO()
+    np.savez_compressed(file, about=np.array(json.dumps(about)), **stored)
+    paths.write_bytes(workdir / FILE, file.getvalue())
+
+
+def read(workdir: Path) -> list[Example]:
+    """Returns the examples of a run folder, none where it has no examples.npz."""
+    path = workdir / FILE
+    if not path.is_file():
+        return []
+    with np.load(io.BytesIO(path.read_bytes())) as stored:
+        about, nothing = json.loads(str(stored["about"])), np.zeros((0, 0, 3), np.uint8)
+        return [
+            Example(
+                one["name"],
+                stored.get(f"picture{i}", nothing),
+                stored[f"mask{i}"],
+                one["seconds"],
+                one["rate"],
+                [[(str(t), bool(h)) for t, h in view] for view in one.get("texts", [])],
+            )
+            for i, one in enumerate(about)
+        ]
+
+
+def draw(examples: Sequence[Example]) -> str:
+    """Returns the examples as HTML: spectrograms, images or texts, hidden parts covered."""
+    return html.grid(_wide(e) if e.texts or e.seconds else _figure(e) for e in examples)
+
+
+def _wide(example: Example) -> str:
+    return f'<div class="whole">{_figure(example)}</div>'
+
+
+def _figure(example: Example) -> str:
+    if example.texts:
+        drawing = "".join(map(_text, example.texts))
+        return html.figure(drawing, example.name)
+    height, width = example.picture.shape[:2]
+    address = html.png(example.picture)
+    size = (width, height)
+    if example.seconds:
+        size = (960, 160 if example.masks.ndim == 3 else 110)
+    views = [_svg(address, size, _covered(mask, example, size)) for mask in example.masks]
+    if example.seconds:
+        # a mask lets its sound through dimly; without one, the sound alone
+        drawing = "".join(views or [_svg(address, size, "")])
+        return html.figure(drawing, example.name, f"{example.seconds:.2f} s")
+    drawing = "".join([_svg(address, size, ""), *views])
+    return html.figure(f'<div class="views">{drawing}</div>', example.name)
+
+
+def _svg(address: str, size: tuple[int, int], covered: str) -> str:
+    width, height = size
+    path = f'<path class="hidden" d="{covered}"/>' if covered else ""
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="example">'
+        f'<image href="{address}" width="{width}" height="{height}" '
+        f'preserveAspectRatio="none"/>{path}</svg>'
+    )
+
+
+def _covered(mask: np.ndarray, example: Example, size: tuple[int, int]) -> str:
+    """Returns the path of the hidden parts of a picture of `size` (width, height).
+
+    mask: (S,) along time; (rows, columns) of an image, or of sound, whose rows are times and whose
+    columns are frequencies from low to high.
+    """
+    width, height = size
+    if example.seconds:
+        step = width / (example.seconds * example.rate)
+        cells = mask[:, None] if mask.ndim == 1 else mask
+        cells = cells.T[::-1]
+    else:
+        cells, step = mask, width / mask.shape[1]
+    tall = height / len(cells)
+    parts = []
+    for y, line in enumerate(cells):
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], line.astype(np.int8), [0]])))
+        for first, last in zip(edges[::2], edges[1::2], strict=True):
+            left, right = (min(edge * step, width) for edge in (first, last))
+            if right > left:
+                wide = right - left
+                parts.append(f"M{left:.1f} {y * tall:.1f}h{wide:.1f}v{tall:.1f}h{-wide:.1f}z")
+    return "".join(parts)
+
+
+def _text(pieces: Sequence[tuple[str, bool]]) -> str:
+    spans = (
+        f'<span class="{"hid" if hidden else "seen"}">{html.text(piece)}</span>'
+        for piece, hidden in pieces
+    )
+    return f'<p class="tokens">{"".join(spans)}</p>'
+
+
+def _rows(corpus: Corpus, count: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Returns the arrays of up to `count` usable rows from all over a corpus, and their ids."""
+    seconds = corpus.buckets[-1]
+    shapes = corpus.shapes(seconds)
+    arrays = {name: np.zeros((count, *shape), kind) for name, (shape, kind) in shapes.items()}
+    ids: list[int] = []
+    tried = np.unique(np.linspace(0, len(corpus) - 1, 4 * count + 1).round().astype(int))
+    # every fourth first, so that a good one is found near a bad one
+    for i in sorted(tried.tolist(), key=lambda i: np.searchsorted(tried, i) % 4):
+        if len(ids) == count:
+            break
+        (key,) = corpus.keys(np.array([i]), np.zeros(1, np.int64), seconds, None)
+        try:
+            corpus.refuse(i)
+            corpus.fill(i, key, arrays, len(ids))
+        except BadFile:  # the run itself counts and names it
+            for array in arrays.values():
+                array[len(ids)] = 0
+            continue
+        ids.append(i)
+    found = np.array(ids, np.uint32)
+    arrays = {name: value[: len(ids)] for name, value in arrays.items()}
+    return {**arrays, "id": found, "weight": np.ones(len(ids), np.float32)}, found
+
+
+def _masks(
+    seed: int, method: Method, params: Tree, arrays: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, float]:
+    """Returns what the first update hides of each row, (B, M, S) or (B, M, rows, columns), and
+    how many tokens (or rows of a grid) a second has. M is 0 where the method hides nothing."""
+    if method.masks is None:
+        return np.zeros((len(arrays["id"]), 0, 1), bool), 0.0
+    batch: Any = {name: arrays[name] for name in method.batch if name in arrays}
+    rate, draw = jax.eval_shape(method.features, params, batch).rate, method.masks
+
+    def masks(batch: Any) -> jax.Array:
+        # the compiler drops all that reads the parameters
+        blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params)
+        streams = rng.Streams(rng.key_data(seed), jnp.zeros((), jnp.int32), batch["id"])
+        return draw(blank, batch, streams)
+
+    found = np.asarray(jax.jit(masks)(batch))
+    return found, rate / found.shape[3] if found.ndim == 4 else rate
+
+
+def _texts(
+    config: ConfigDict, row: Mapping[str, np.ndarray], masks: np.ndarray
+) -> list[list[tuple[str, bool]]]:
+    """Returns of each view its pieces, neighbours that are alike joined; the whole without one."""
+    tokenizer = open_tokenizer(config.data.tokenizer)
+    length = min(int(row["tokens_len"]), TOKENS)
+    ids, found = row["tokens"][:length], []
+    for mask in masks if len(masks) else np.zeros((1, length), bool):
+        edges = np.flatnonzero(np.diff(mask[:length])) + 1
+        starts = [0, *edges.tolist()]
+        pieces = zip(starts, [*starts[1:], length], strict=True)
+        found.append([(tokenizer.decode(ids[a:b]), bool(mask[a])) for a, b in pieces])
+    return found
+
+
+def _name(corpus: Corpus, row: int) -> str:
+    """Returns the last part of a row's file, and its label."""
+    name = re.split(r"[/\\]", corpus.where(row))[-1]
+    label = int(corpus.labels[row])
+    return f"{name}: {corpus.classes[label]}" if 0 <= label < len(corpus.classes) else name
+
+
+def _log_mel(audio: np.ndarray, rate: int) -> np.ndarray:
+    """audio (n,) int16 -> its levels as a picture (BANDS, T, 3) uint8, low frequencies below."""
+    window, hop = round(0.03 * rate), round(0.01 * rate)
+    x = np.pad(audio.astype(np.float32) / 32768, (0, max(window - len(audio), 0)))
+    frames = np.lib.stride_tricks.sliding_window_view(x, window)[::hop]
+    power = np.abs(np.fft.rfft(frames * np.hanning(window))) ** 2
+    level = 10 * np.log10(power @ dsp.slaney_mel(BANDS, window, rate, 0.0, rate / 2) + 1e-10)
+    wide = -(-len(level) // COLUMNS)
+    starts = np.arange(0, len(level), wide)
+    level = np.add.reduceat(level, starts) / np.diff(starts, append=len(level))[:, None]
+    top = np.quantile(level, 0.998)
+    share = ((level - top + 70) / 70).clip(0, 1).T[::-1]
+    places = np.linspace(0, 1, len(_LEVELS))
+    return np.stack([np.interp(share, places, c) for c in _LEVELS.T], -1).round().astype(np.uint8)

@@ -1,0 +1,183 @@
+"""The numbers of metrics.jsonl as plots: curves, signs of a collapse, probes, speed."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ssl_jax.stages import html, plots
+
+Row = Mapping[str, Any]
+Series = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Metric -> (steps, values), both (n,); a value that was not finite is NaN."""
+Bands = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
+"""Name -> metric -> {step, mean, least, most}, as in a curves.json of an experiment."""
+
+SPLITS = ("train", "valid", "test")
+SPEED = ("examples_per_second", "audio_hours_per_second")
+# what shows that a representation dies, beside all that ends in _std
+HEALTH = (
+    "target_own_share",
+    "teacher_student_cosine",
+    "code_perplexity",
+    "soft_perplexity",
+    "prediction_entropy",
+    "target_entropy",
+    "blank_share",
+)
+FIRST = ("loss", "accuracy")  # these plots stand first
+SHOWN = 6  # evaluations of which a plot by layer shows the lines
+_LAYER = re.compile(r"monitor/(?P<what>.+?)[/_]layer(?P<layer>\d+)")
+
+
+def series(rows: Sequence[Row]) -> Series:
+    """Returns every metric of the rows of a metrics.jsonl."""
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name in ("step", "time"):
+                continue
+            steps, values = found.setdefault(name, ([], []))
+            steps.append(row["step"])
+            values.append(np.nan if value is None else float(value))
+    return {name: (np.array(s), np.array(v)) for name, (s, v) in found.items()}
+
+
+def curves(found: Series, bands: Bands | None = None) -> str:
+    """Returns a plot for each metric that is no sign of health, its splits together."""
+    names = [n for n in _groups(found) if not is_health(n) and n not in SPEED]
+    names.sort(key=lambda n: (FIRST.index(n) if n in FIRST else len(FIRST), n))
+    if not names:
+        return '<p class="soft">no step was logged yet</p>'
+    figures = [_plot(found, name, bands or {}) for name in names]
+    return f"<p>{html.LOG_SWITCH}</p>{html.grid(figures)}"
+
+
+def health(found: Series, judged: Mapping[str, Mapping[str, float]]) -> str:
+    """Returns the plots that show a collapse: over steps, and by layer.
+
+    judged: features -> health of its layers, as evaluation.json has it.
+    """
+    figures = [_plot(found, name, {}) for name in _groups(found) if is_health(name)]
+    layers = _by_layer(found)
+    for what in ("std", "rankme", "teacher_cosine"):
+        if what in layers:
+            figures.append(_layers_plot(what, layers[what]))
+    figures += [_judged_plot(what, judged) for what in ("std", "rankme") if judged]
+    if not figures:
+        return '<p class="soft">the method logs no sign of a collapse</p>'
+    hint = ""
+    if "rankme" not in layers and not judged:
+        hint = (
+            '<p class="soft">The deviation and the effective rank (RankMe) of each layer are '
+            "measured with <code>config.eval.monitors=('collapse',)</code>, and by "
+            "<code>python -m ssl_jax.evaluate</code>.</p>"
+        )
+    return html.grid(figures) + hint
+
+
+def probes(found: Series) -> str:
+    """Returns the plots of the probes that ran while the model trained."""
+    named = {m[1] for n in found if (m := re.fullmatch(r"monitor/(\w+)/accuracy", n))}
+    figures = []
+    if named:
+        lines = [plots.Line(name, *found[f"monitor/{name}/accuracy"]) for name in sorted(named)]
+        figures.append(plots.lines(lines, "accuracy of probes on validation"))
+    layers = _by_layer(found)
+    figures += [
+        _layers_plot(what, layers[what]) for what in sorted(layers) if what.endswith("/accuracy")
+    ]
+    return html.grid(figures) if figures else ""
+
+
+def speed(found: Series) -> str:
+    """Returns the plots of examples, and hours of audio, per second."""
+    figures = []
+    for name in SPEED:
+        steps, values = found.get(f"train/{name}", (np.zeros(0), np.zeros(0)))
+        if np.any(values > 0):
+            figures.append(plots.lines([plots.Line(name, steps, values)], _title(name)))
+    return html.grid(figures) if figures else '<p class="soft">no step was timed yet</p>'
+
+
+def last(found: Series) -> list[dict[str, object]]:
+    """Returns the last value of the metrics of each split as rows of a table."""
+    rows: list[dict[str, object]] = []
+    for name, splits in _groups(found).items():
+        if name not in SPEED:
+            ends = {split: html.short(found[f"{split}/{name}"][1][-1]) for split in splits}
+            rows.append({"metric": name, **ends})
+    return rows
+
+
+def is_health(name: str) -> bool:
+    """Says whether a metric, without its split, shows if the model is alive."""
+    return name.endswith("_std") or name in HEALTH
+
+
+def _groups(found: Series) -> dict[str, list[str]]:
+    """Returns metric -> the splits that have it."""
+    groups: dict[str, list[str]] = {}
+    for split in SPLITS:
+        for name in sorted(found):
+            if name.startswith(f"{split}/"):
+                groups.setdefault(name.partition("/")[2], []).append(split)
+    return groups
+
+
+def _plot(found: Series, name: str, bands: Bands) -> str:
+    lines = [
+        plots.Line(split, *found[f"{split}/{name}"], colour=SPLITS.index(split))
+        for split in _groups(found)[name]
+    ]
+    colour = len(SPLITS)
+    for reference, metrics in bands.items():
+        for split in SPLITS:
+            band = metrics.get(f"{split}/{name}")
+            if band is not None:
+                edges = {"low": band["least"], "high": band["most"], "colour": colour}
+                label = f"{reference}, {split}"
+                lines.append(plots.Line(label, band["step"], band["mean"], **edges))  # type: ignore
+                colour += 1
+    alone = "" if len(lines) > 1 else f", {lines[0].name}"
+    return plots.lines(lines, _title(name) + alone, log_switch=True)
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _by_layer(found: Series) -> dict[str, dict[int, tuple[np.ndarray, np.ndarray]]]:
+    """Returns what is measured by layer -> layer -> (steps, values)."""
+    out: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
+    for name, pair in found.items():
+        if match := _LAYER.fullmatch(name):
+            out.setdefault(match["what"], {})[int(match["layer"])] = pair
+    return out
+
+
+def _layers_plot(what: str, layers: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> str:
+    """Returns what was measured over layers, a line for some of the evaluations."""
+    order = sorted(layers)
+    steps = layers[order[0]][0]
+    chosen = np.unique(np.linspace(0, len(steps) - 1, min(SHOWN, len(steps))).round().astype(int))
+    lines = []
+    for place, i in enumerate(chosen):
+        values = [layers[n][1][i] if i < len(layers[n][1]) else np.nan for n in order]
+        share = place / max(len(chosen) - 1, 1)
+        lines.append(plots.Line(f"step {steps[i]}", order, values, share=share))
+    return plots.lines(lines, f"{_names(what)} by layer", xlabel="layer")
+
+
+def _judged_plot(what: str, judged: Mapping[str, Mapping[str, float]]) -> str:
+    lines = []
+    for name, values in judged.items():
+        own = {int(k.rpartition("layer")[2]): v for k, v in values.items() if k.startswith(what)}
+        order = sorted(own)
+        lines.append(plots.Line(name, order, [own[n] for n in order]))
+    return plots.lines(lines, f"{_names(what)} by layer, evaluated", xlabel="layer")
+
+
+def _names(what: str) -> str:
+    return {"std": "deviation", "rankme": "RankMe, the effective rank"}.get(what, _title(what))

@@ -1,0 +1,271 @@
+"""The report of a run: one page, made of the files in its folder and of nothing else.
+
+So an interrupted run has one too, and an old one gets it by `python -m ssl_jax.report --run R`.
+"""
+
+import contextlib
+import datetime
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from ssl_jax.core import config as config_lib
+from ssl_jax.core import paths
+from ssl_jax.core.types import Method, Tree
+from ssl_jax.data.base import Corpus
+from ssl_jax.engine import environment, log
+from ssl_jax.evals import compare, transcribe, units, verify
+from ssl_jax.stages import gallery, html, metrics
+
+FILE = "report.html"
+EVERY = 60.0  # seconds between two reports where no evaluation asks for one
+Rows = list[dict[str, Any]]
+
+
+@contextlib.contextmanager
+def telling(
+    workdir: Path,
+    config: ConfigDict,
+    method: Method,
+    params: Tree,
+    corpus: Corpus,
+    logger: log.Logger,
+    **more: Any,
+) -> Iterator[None]:
+    """Keeps the report of a run up to date while it trains within, and tells how it ended.
+
+    params: abstract. more: what the row of its start says, such as step and total. Only the first
+    process writes. What cannot be drawn is said, and stops nothing.
+    """
+    environment.began(workdir, **more)
+    _or_say(gallery.FILE, lambda: gallery.write(workdir, config, method, params, corpus))
+    told = time.monotonic()
+
+    def tell(step: int, found: Mapping[str, float]) -> None:
+        nonlocal told
+        evaluated = any(not name.startswith("train/") for name in found)
+        if evaluated or time.monotonic() - told > EVERY:
+            _or_say(FILE, lambda: write(workdir))
+            told = time.monotonic()
+
+    logger.listen(tell)
+    how = "done"
+    try:
+        yield
+    except BaseException as error:
+        words = str(error).splitlines() or [""]
+        how = "SIGTERM" if isinstance(error, SystemExit) else f"{type(error).__name__}: {words[0]}"
+        raise
+    finally:
+        environment.ended(workdir, how)
+        logger.flush()
+        _or_say(FILE, lambda: write(workdir))
+
+
+def origin(config: ConfigDict, source: str) -> dict[str, Any]:
+    """Returns the config file that a config was made from, and what it has in place of the keys
+    that differ; nothing where it is not known."""
+    if not source:
+        return {}
+    pairs = config_lib.diff(config_lib.load(source), config)
+    return {"source": source, "changed": {key: repr(old) for key, (old, _) in pairs.items()}}
+
+
+def _or_say(name: str, work: Callable[[], object]) -> None:
+    """Does the work on the first process; an error is told, since a picture stops no training."""
+    if jax.process_index() != 0:
+        return
+    try:
+        work()
+    except Exception as error:
+        log.say(f"{name} is not written: {type(error).__name__}: {error}")
+
+
+def write(folder: str | Path, bands: metrics.Bands | None = None) -> Path:
+    """Writes report.html of a run folder and returns its path.
+
+    bands: reference curves to lay the run over. Raises FileNotFoundError for what is no run folder.
+    """
+    folder = paths.of(folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} is no run folder: it has no config.json. Pass the --workdir of "
+            f"`python -m ssl_jax.train`"
+        )
+    paths.write_text(folder / FILE, environment.without_people(page(folder, bands)))
+    return folder / FILE
+
+
+def page(folder: Path, bands: metrics.Bands | None = None) -> str:
+    """Returns the page of a run folder."""
+    config = config_lib.from_json((folder / "config.json").read_text(encoding="utf-8"))
+    path = folder / "metrics.jsonl"
+    rows = log.read(path) if path.is_file() else []
+    found, story = metrics.series(rows), environment.read(folder)
+    judged = _json(folder / "evaluation.json")
+    sections = {
+        "Curves": metrics.curves(found, bands),
+        "Collapse": metrics.health(found, judged.get("health", {})),
+        "Examples and masks": _examples(folder),
+        "Probes": _probes(found, judged),
+        "Time": metrics.speed(found) + _scopes(_json(folder / "scopes.json")),
+        "Config": _config(config, story),
+        "Environment": _environment(folder, rows, story),
+    }
+    lead = _lead(folder, config, rows, story, found)
+    return html.page(paths.absolute(folder).name, sections, lead)
+
+
+def _lead(folder: Path, config: ConfigDict, rows: Rows, story: Rows, found: metrics.Series) -> str:
+    """Returns what a reader wants to know first: what, how far, how it ended, the last numbers."""
+    signature = folder / "signature.txt"
+    sign = signature.read_text().strip() if signature.is_file() else config_lib.sign(config)
+    starts = [row for row in story if row["event"] == "start"]
+    total = starts[-1].get("total", "?") if starts else "?"
+    step = rows[-1]["step"] if rows else 0
+    how = story[-1].get("how", "") if story else ""
+    state = how or ("running, or killed" if starts else "")
+    bad = how not in ("", "done", "SIGTERM")
+    kind = "bad" if bad else "soft"
+    words = [f"{config.method.name}", f"step {step} of {total}", f"run {sign}"]
+    told = f'<p class="{kind}">{html.text(state)}</p>' if state else ""
+    table = html.details("last values", html.table(metrics.last(found)))
+    return f'<p class="soft">{html.text(" · ".join(words))}</p>{told}{table}'
+
+
+def _examples(folder: Path) -> str:
+    examples = gallery.read(folder)
+    if not examples:
+        return f'<p class="soft">{gallery.FILE} is written at a start; there is none.</p>'
+    hides = any(e.masks.any() or any(h for view in e.texts for _, h in view) for e in examples)
+    note = (
+        "What the first update hides, drawn by the method's own function, is covered."
+        if hides
+        else "The method hides nothing."
+    )
+    return f'<p class="soft">{note}</p>{gallery.draw(examples)}'
+
+
+def _probes(found: metrics.Series, judged: Mapping[str, Any]) -> str:
+    parts = [metrics.probes(found)]
+    results = judged.get("results", [])
+    if results:
+        parts.append(f"<p>Evaluated at step {html.text(judged.get('step', '?'))}.</p>")
+        if "probe" in results[0]:
+            parts.append(html.table(compare.shown(results)))
+        else:
+            parts.append(f"<pre>{html.text(reporter(judged)(judged))}</pre>")
+    if not any(parts):
+        return (
+            '<p class="soft">None ran. <code>python -m ssl_jax.evaluate --run</code> this folder '
+            "probes it beside a random encoder and raw features; "
+            "<code>config.eval.monitors=('ridge', 'knn')</code> probes it while it trains.</p>"
+        )
+    return "".join(parts)
+
+
+def reporter(result: Mapping[str, Any]) -> Callable[[Any], str]:
+    """Returns the function that writes an evaluation of this kind as text."""
+    first = result["results"][0] if result["results"] else {}
+    modules = {"pnmi": units, "worst": transcribe, "eer": verify}
+    module: Any = next((m for key, m in modules.items() if key in first), compare)
+    return module.report
+
+
+def _scopes(about: Mapping[str, Any]) -> str:
+    """Returns the table of scopes.json: where the time of the traced steps went."""
+    if not about:
+        return (
+            '<p class="soft">Where the time of a step goes, by scope, is told after a run with '
+            "<code>config.log.profile='100:110'</code>.</p>"
+        )
+    step = float(about["step"])
+    ways = {name: dict(each) for name, each in about["scopes"].items() if sum(each.values())}
+    ways |= {"data wait": {"": about["data_wait"]}, "idle": {"": about["idle"]}}
+    rows: list[dict[str, object]] = []
+    for name, each in ways.items():
+        whole = sum(each.values())
+        cells = {f"{way}, ms": f"{ms:.3f}" for way, ms in each.items() if way}
+        share = f"{whole / step:.1%}" if step else "0"
+        rows.append({"scope": name, **cells, "both, ms": f"{whole:.3f}", "share": share})
+    rows.append({"scope": "step", "both, ms": f"{step:.3f}", "share": "100%"})
+    title = f"<h3>A step of {about['first']} to {about['last']}, on each device</h3>"
+    return title + html.table(rows)
+
+
+def _config(config: ConfigDict, story: Rows) -> str:
+    """Returns every key; those that differ from the defaults of the config file are marked."""
+    starts = [row for row in story if row["event"] == "start"]
+    source, changed = "", None
+    if starts:
+        source, changed = starts[-1].get("source", ""), starts[-1].get("changed")
+    rows: list[dict[str, object]] = []
+    marked = []
+    for key, value in config_lib.flatten(config).items():
+        row: dict[str, object] = {"key": key, "value": repr(value)}
+        if changed and key in changed:
+            marked.append(len(rows))
+            row[f"default of {source}"] = changed[key]
+        rows.append(row)
+    note = ""
+    if changed is not None:
+        note = f"<p>{len(marked)} keys differ from {html.text(source)}.</p>"
+        note += html.table([rows[i] for i in marked]) if marked else ""
+    return note + html.details(f"all {len(rows)} keys", html.table(rows, marked), changed is None)
+
+
+def _environment(folder: Path, rows: Rows, story: Rows) -> str:
+    if not story:
+        return f'<p class="soft">{environment.FILE} is written at a start; there is none.</p>'
+    last = rows[-1]["time"] if rows else story[-1]["time"]
+    spent = log.clock_text(environment.seconds(story, last))
+    found: list[dict[str, object]] = []
+    for row in story:
+        when = datetime.datetime.fromtimestamp(row["time"], datetime.UTC)
+        found.append({"event": row["event"], "time": f"{when:%Y-%m-%d %H:%M:%S} UTC"})
+        if row["event"] == "start":
+            found[-1] |= {"what": f"from step {row.get('step', '?')}: {row['command']}"}
+        else:
+            found[-1] |= {"what": row["how"]}
+    last_start = [row for row in story if row["event"] == "start"][-1]
+    return (
+        f"<p>{spent} in all</p>{html.table(found)}<h3>Machine</h3>"
+        + html.table([{"": k, " ": v} for k, v in _machine(last_start).items()])
+        + _files(folder)
+    )
+
+
+def _machine(row: Mapping[str, Any]) -> dict[str, object]:
+    packages = ", ".join(f"{k} {v}" for k, v in row["packages"].items())
+    return {
+        "devices": f"{row['devices']} x {row['device']} ({row['platform']})",
+        "processes": row["processes"],
+        "machine": f"{row['system']}, {row['cores']} cores",
+        "Python": row["python"],
+        "packages": packages,
+        "code": f"{row['code']}" + (f", commit {row['commit']}" if row["commit"] else ""),
+    }
+
+
+def _files(folder: Path) -> str:
+    """Returns the parameters, and the files that could not be used."""
+    parts = []
+    parameters = folder / "parameters.txt"
+    if parameters.is_file():
+        text = parameters.read_text(encoding="utf-8")
+        parts.append(html.details("parameters", f"<pre>{html.text(text)}</pre>"))
+    for path in sorted(folder.glob("skipped*.jsonl")):
+        rows = log.read(path)
+        if rows:
+            title = f"{len(rows)} rows of {path.name}: files that could not be used"
+            parts.append(html.details(title, html.table(rows[:200])))
+    return "".join(parts)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

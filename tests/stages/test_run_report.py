@@ -1,0 +1,187 @@
+"""The report of a run: made of its files alone, whole or cut off, well formed, without a path of
+anybody's home."""
+
+import json
+import shutil
+
+import numpy as np
+import page_checks
+import pytest
+
+from ssl_jax import report
+from ssl_jax.core import config as config_lib
+from ssl_jax.engine import environment
+from ssl_jax.stages import gallery, metrics, run_report
+
+HEADINGS = ["curves", "collapse", "examples-and-masks", "probes", "time", "config", "environment"]
+HOME = "/".join(["", "home", "ann"])
+
+
+def make_folder(folder, root, steps=100):
+    """Writes what a run of data2vec leaves, with numbers that are made up."""
+    folder.mkdir()
+    config = config_lib.load(str(root / "configs/data2vec/kws.py:toy"))
+    changed = config_lib.override(config, ["optim.lr=0.5", f"data.train.sc.path={HOME}/clips"])
+    (folder / "config.json").write_text(config_lib.to_json(changed))
+    (folder / "signature.txt").write_text(config_lib.sign(changed) + "\n")
+    (folder / "parameters.txt").write_text("encoder/a<b  10\n")
+    rows = []
+    for step in range(10, steps + 1, 10):
+        each = {"loss": 3 / step, "target_std": 1.0, "lr": 0.1, "examples_per_second": 90.0}
+        rows.append({"step": step, "time": 50.0 + step, **{f"train/{k}": each[k] for k in each}})
+        if step % 50 == 0:
+            layers = {f"monitor/rankme/layer{i}": 9.0 + i for i in range(3)}
+            layers |= {f"monitor/ridge/accuracy_layer{i}": 0.5 for i in range(3)}
+            found = {"valid/loss": 4 / step, "monitor/ridge/accuracy": 0.5, **layers}
+            rows.append({"step": step, "time": 51.0 + step, **found})
+    rows[3]["train/loss"] = None  # was not finite
+    lines = [json.dumps(row) + "\n" for row in rows]
+    (folder / "metrics.jsonl").write_text("".join(lines) + '{"step": 99, "ti')
+    start = {
+        "event": "start",
+        "time": 40.0,
+        "step": 0,
+        "total": 100,
+        "command": f"python -m ssl_jax.train --workdir {HOME}/runs/x",
+        "code": "0123456789ab",
+        "commit": "abc+",
+        "python": "3.11",
+        "packages": {"jax": "0.10"},
+        "system": "Linux",
+        "cores": 2,
+        "platform": "cpu",
+        "device": "cpu",
+        "devices": 1,
+        "processes": 1,
+        "source": "configs/data2vec/kws.py:toy",
+        "changed": {"optim.lr": "0.001", "data.train.sc.path": "'data/speech_commands_v2'"},
+    }
+    (folder / "environment.jsonl").write_text(json.dumps(start) + "\n")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path, root):
+    return make_folder(tmp_path / "run", root)
+
+
+def add_evaluation(folder):
+    result = {
+        "step": 100,
+        "results": [
+            {"features": f, "probe": "ridge", "layer": 2, "selection": [0.5], "test": [value]}
+            for f, value in (("this run", 0.75), ("random encoder", 0.25), ("log-mel", 0.5))
+        ],
+        "health": {
+            name: {f"{what}/layer{i}": 1.0 for what in ("std", "rankme") for i in range(3)}
+            for name in ("this run", "random encoder")
+        },
+    }
+    (folder / "evaluation.json").write_text(json.dumps(result))
+
+
+def add_examples(folder):
+    mask = np.zeros((2, 10), bool)
+    mask[0, 2:5] = True
+    about = [
+        {"name": "a.wav: yes", "rate": 10.0, "seconds": 1.0},
+        {"name": "t", "rate": 0.0, "seconds": 0.0, "texts": [[["<s>ab", False], ["cd", True]]]},
+        {"name": "cat.jpg", "rate": 0.0, "seconds": 0.0},
+    ]
+    arrays = {"picture0": np.zeros((8, 20, 3), np.uint8), "mask0": mask, "mask1": mask[:0]}
+    arrays |= {"picture2": np.zeros((6, 6, 3), np.uint8), "mask2": np.eye(3, dtype=bool)[None]}
+    np.savez(folder / "examples.npz", about=np.array(json.dumps(about)), **arrays)
+
+
+def test_a_report_shows_what_the_folder_holds(folder):
+    add_evaluation(folder)
+    add_examples(folder)
+    scopes = {"encoder": {"forward": 2.0, "backward": 5.0}, "mask": {"forward": 1.0}}
+    about = {"first": 5, "last": 9, "scopes": scopes, "data_wait": 0.5, "idle": 1.5, "step": 10.0}
+    (folder / "scopes.json").write_text(json.dumps(about))
+    page = page_checks.check(run_report.write(folder))
+    assert page.headings() == HEADINGS
+    words = " ".join(page.words)
+    for told in ("step 100 of 100", "loss", "target std", "RankMe", "random encoder 0 ridge"):
+        assert told.replace(" 0 ", " ") in words, told
+    # two rows of layers, curves with a twin each, pictures
+    assert page.count("svg") >= 10 and page.count("image") == 2 + 2
+    assert page.count("span", class_="hid") == 1
+    assert "encoder 2.000 5.000 7.000 70.0%" in words
+    assert "idle – – 1.500 15.0%" in words
+    # both keys that differ are marked, in the list of all keys too
+    assert "2 keys differ from configs/data2vec/kws.py:toy" in words
+    assert page.count("tr", class_="mark") == 2
+    assert "encoder/a<b 10" in words.replace("  ", " ")
+    assert "2m40s in all" not in words and "1m51s in all" in words
+
+
+def test_nobody_s_home_is_in_a_report(folder):
+    content = run_report.write(folder).read_text()
+    assert "ann" not in content.replace("channel", "").replace("anneal", "")
+    assert "~/runs/x" in content and "~/clips" in content
+
+
+def test_a_run_that_was_cut_off_or_is_old_has_a_report_too(folder):
+    for name in ("metrics.jsonl", "environment.jsonl", "parameters.txt", "signature.txt"):
+        (folder / name).unlink()
+        page = page_checks.check(run_report.write(folder))
+        assert page.headings() == HEADINGS
+    words = " ".join(page.words)
+    assert "no step was logged yet" in words and "None ran." in words
+
+
+def test_the_command_writes_several_and_names_what_is_no_run(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "other")
+    band = {"step": [10, 100], "mean": [0.3, 0.03], "least": [0.2, 0.02], "most": [0.4, 0.04]}
+    (tmp_path / "curves.json").write_text(json.dumps({"ours": {"train/loss": band}}))
+    reference = ["--reference", str(tmp_path / "curves.json")]
+    report.main(["--run", str(folder), str(tmp_path / "other"), *reference])
+    assert capsys.readouterr().out.count("report.html") == 2
+    page = page_checks.check(tmp_path / "other" / "report.html")
+    assert "ours, train" in page.words and page.count("path", class_="band") == 2
+    with pytest.raises(SystemExit, match=r"error: .*nothing is no run folder: it has no config"):
+        report.main(["--run", str(tmp_path / "nothing")])
+    with pytest.raises(SystemExit, match=r"error: .*none.json"):
+        report.main(["--run", str(folder), "--reference", str(tmp_path / "none.json")])
+
+
+def test_seconds_are_those_between_starts_and_ends():
+    rows = [
+        {"event": "start", "time": 10.0},
+        {"event": "end", "time": 14.0},
+        {"event": "start", "time": 100.0},
+        {"event": "start", "time": 200.0},
+    ]
+    assert environment.seconds(rows[:2], 13.0) == 4
+    assert environment.seconds(rows[:3], 107.0) == 11
+    assert environment.seconds(rows, 203.0) == 7
+
+
+def test_a_command_and_an_error_have_no_home():
+    assert environment.without_people(f"cp {HOME}/a.b '{HOME}' x") == "cp ~/a.b '~' x"
+    root = "/" + "root"
+    assert environment.without_people(f"{root}/x {root}ed /a{root}/x") == f"~/x {root}ed /a{root}/x"
+
+
+def test_masks_cover_what_they_hide():
+    picture = np.zeros((4, 4, 3), np.uint8)
+    image = gallery.Example("a", picture, np.zeros((0, 1)), 0.0, 0.0, [])
+    mask = np.array([[True, True], [False, True]])
+    path = gallery._covered(mask, image, (100, 40))
+    assert path == "M0.0 0.0h100.0v20.0h-100.0zM50.0 20.0h50.0v20.0h-50.0z"
+    sound = image._replace(seconds=0.5, rate=4.0)
+    # ten tokens a batch, two of them in this clip, the second longer than what is heard
+    found = gallery._covered(np.array([False, True, True, False]), sound, (100, 40))
+    assert found == "M50.0 0.0h50.0v40.0h-50.0z"
+    # the grid of a spectrogram: rows are times, columns frequencies from low to high
+    assert gallery._covered(mask, sound, (100, 40)) == (
+        "M0.0 0.0h100.0v20.0h-100.0zM0.0 20.0h50.0v20.0h-50.0z"
+    )
+
+
+def test_the_last_layer_is_not_mistaken_for_another_metric():
+    steps = {"monitor/std/layer10": ([5], [0.5]), "monitor/std/layer2": ([5], [0.1])}
+    found = {k: (np.array(s), np.array(v)) for k, (s, v) in steps.items()}
+    assert set(metrics._by_layer(found)["std"]) == {2, 10}
+    assert metrics.is_health("target_std") and not metrics.is_health("loss")
