@@ -59,6 +59,8 @@ EXTRAS = {
         "nbclient>=0.10",
         "nbformat>=5.10",
         "pytest>=8.3",
+        # the manifest of a run on GKE
+        "pyyaml>=6",
         "pytest-xdist>=3.6",
         "scikit-learn>=1.6",
         "tensorboardX>=2.6.4",
