@@ -21,6 +21,7 @@ TOYS = {
     "features": ({"CLIPS": {"train": 12, "valid": 2, "test": 6}, "STEPS": 4, "CLUSTERS": 8}, 3),
     "own_method": ({"CLIPS": {"train": 60, "valid": 20, "test": 20}, "STEPS": 8}, 2),
     "quickstart": ({"CLIPS": {"train": 60, "valid": 20, "test": 20}, "STEPS": 8}, 4),
+    "sweep": ({"CLIPS": {"train": 40, "valid": 20, "test": 10}, "STEPS": 4, "COUNT": 2}, 1),
 }
 
 
