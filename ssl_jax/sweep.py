@@ -14,14 +14,15 @@ is its folder below --workdir. Once begun, --workdir alone names a sweep.
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 
-from ssl_jax import train
-from ssl_jax.core import code
+from ssl_jax import plan, train
+from ssl_jax.core import chips, code
+from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.engine import hosts
 from ssl_jax.evals.table import text_table
@@ -30,21 +31,46 @@ from ssl_jax.stages import sweep as sweep_lib
 from ssl_jax.stages import sweep_status as status
 from ssl_jax.stages.sweep import Run
 
+FREE = ("seed", "optim.lr", "init_", "method.ema.", "data.label", "eval.", "log.", "checkpoint.")
+"""Keys on which the operations of a step do not depend."""
+MESH = ("mesh.slice", "mesh.data", "mesh.fsdp", "mesh.model")
+
 
 def say(text: str) -> None:
     """Prints a line to the error stream at once."""
     print(text, file=sys.stderr, flush=True)
 
 
-def watch(found: Sequence[Run], every: float = 2.0) -> None:
-    """Prints the table of states; on a terminal again and again, while a run is at work."""
-    live = sys.stdout.isatty()
-    while True:
-        text = f"{text_table(status.table(found))}\n\n{status.summary(found)}"
-        print(("\033[H\033[2J" if live else "") + text, flush=True)
-        if not live or not any(runs.busy(run.folder) for run in found):
-            return
-        time.sleep(every)
+def costs(found: Sequence[Run], chip: chips.Chip, examples: int = 0) -> str:
+    """Returns the table of runs: what each changes, its state, steps, FLOPs and hours of a chip.
+
+    The hours are those of its products at the peak of the chip: a run can not take less. What is
+    not known is said below the table.
+    """
+    known: dict[str, float] = {}
+    missing: dict[str, None] = {}
+    rows = status.table(found)
+    for run, row in zip(found, rows, strict=True):
+        try:
+            steps = status.steps(run.config, examples)
+            flops = steps * _step_flops(run.config, known)
+        except (ValueError, TypeError, ImportError, OSError) as error:
+            missing[f"not planned: {error}"] = None
+            row["FLOPs"] = "not planned"
+            continue
+        hours = f"{flops / chip.flops / 3600:.2g}"
+        row |= {"steps": f"{steps:,}", "FLOPs": f"{flops:.3g}", f"{chip.name} hours >=": hours}
+    return "\n".join([text_table(rows), *missing])
+
+
+def _step_flops(config: ConfigDict, known: dict[str, float]) -> float:
+    """Returns the operations of one step; `known` keeps those of configs that cost the same."""
+    flat = config_lib.flatten(config)
+    key = repr({k: v for k, v in flat.items() if not k.startswith(FREE)})
+    if key not in known:
+        one = config_lib.change(config, dict.fromkeys(MESH, 1))
+        known[key] = plan.program(one, "cpu:1", jax.devices()[:1]).flops()
+    return known[key]
 
 
 def report(root: Path, found: Sequence[Run], metric: str, best: str) -> None:
@@ -88,7 +114,7 @@ def execute_here(run: Run, args: argparse.Namespace) -> None:
 def start(found: Sequence[Run], root: Path, args: argparse.Namespace, extra: list[str]) -> None:
     """Launches what is not done; extra: the rest of the command line, that changes configs."""
     go_on = ["--any-code"] if args.any_code else []
-    options = dict(_pair(text) for text in args.option)
+    options = clusters.parsed(args.option)
 
     def here(run: Run) -> list[str]:
         # by its folder: what becomes of the config file meanwhile is no matter
@@ -109,13 +135,6 @@ def start(found: Sequence[Run], root: Path, args: argparse.Namespace, extra: lis
         raise ConfigError("--launch xpk needs --config: the pods read it from their image")
     else:
         clusters.xpk(found, there, say, root, options)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--option {text}: write --option name=value")
-    return name, value
 
 
 def _open(args: argparse.Namespace, overrides: Sequence[str]) -> tuple[Path, list[Run]]:
@@ -144,6 +163,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
     parser.add_argument("--devices", default="", help="0,1,2: a GPU for each run at a time")
     parser.add_argument("--option", action="append", default=[], help="name=value, of the cluster")
+    parser.add_argument("--topology", default="v5e:2x4", help="whose hours to plan, as of plan")
+    parser.add_argument("--examples", type=int, default=0, help="in the data, to plan epochs")
     parser.add_argument("--status", action="store_true", help="a table, live on a terminal")
     parser.add_argument("--report", action="store_true", help="a ranking, metrics.csv, report.html")
     parser.add_argument("--metric", default="", help="of the report, as in metrics.jsonl")
@@ -163,8 +184,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             start(found, root, args, overrides)
         elif args.report:
             report(root, found, args.metric, args.best)
+        elif args.status:
+            status.watch(found)
         else:
-            watch(found)
+            print(costs(found, chips.topology(args.topology).chip, args.examples))
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

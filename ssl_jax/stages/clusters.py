@@ -15,6 +15,15 @@ from ssl_jax.stages.sweep import Run
 XPK_NEEDS = {"cluster": "my-cluster", "tpu-type": "v5litepod-16"}
 
 
+def parsed(texts: Sequence[str]) -> dict[str, str]:
+    """Returns the options of texts "name=value"; raises ConfigError for another text."""
+    pairs = [text.partition("=") for text in texts]
+    for name, equals, _ in pairs:
+        if not equals:
+            raise ConfigError(f"--option {name}: write --option name=value")
+    return {name: value for name, _, value in pairs}
+
+
 class Job:
     """What Slurm runs: one process. A preempted one saves, and is queued again."""
 

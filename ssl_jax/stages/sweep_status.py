@@ -2,12 +2,17 @@
 
 import json
 import math
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
+from ssl_jax.evals.table import text_table
 from ssl_jax.stages import runs, sweep
 from ssl_jax.stages.sweep import Run
 
@@ -29,6 +34,17 @@ def table(found: Sequence[Run]) -> list[dict[str, Any]]:
             row["error"] = runs.failure(run.folder).splitlines()[0][:80]
         rows.append(row)
     return rows
+
+
+def watch(found: Sequence[Run], every: float = 2.0) -> None:
+    """Prints the table of states; on a terminal again and again, while a run is at work."""
+    live = sys.stdout.isatty()
+    while True:
+        text = f"{text_table(table(found))}\n\n{summary(found)}"
+        print(("\033[H\033[2J" if live else "") + text, flush=True)
+        if not live or not any(runs.busy(run.folder) for run in found):
+            return
+        time.sleep(every)
 
 
 def summary(found: Sequence[Run]) -> str:
@@ -67,17 +83,27 @@ def _tail(path: Path) -> list[dict[str, Any]]:
 
 def _total(run: Run) -> int | None:
     """Returns the steps of a run, None where only its data tell, as with epochs."""
-    config = run.config
     try:
-        return config_lib.steps(
-            config.train.duration,
-            batch_size=config.data.batch_size,
-            examples=0,
-            seconds_per_step=0.0,
-            total=None,
-        )
+        return steps(run.config)
     except ConfigError:
-        return None
+        return None  # in epochs
+
+
+def steps(config: ConfigDict, examples: int = 0) -> int:
+    """Returns the steps of a config over so many examples; batches are of the longest bucket.
+
+    Raises ConfigError where the duration is in epochs and `examples` is 0.
+    """
+    data = config.data
+    clip = float(data.buckets[-1]) if data.get("modality") == "audio" else 0.0
+    return config_lib.steps(
+        config.train.duration,
+        batch_size=data.batch_size,
+        examples=examples,
+        seconds_per_step=data.batch_size * clip,
+        total=None,
+        key="config.train.duration",
+    )
 
 
 def clock(seconds: float) -> str:

@@ -10,7 +10,7 @@ import time
 import pytest
 import train_corpus as corpora
 
-from ssl_jax import sweep, train
+from ssl_jax import plan, sweep, train
 from ssl_jax.core import code
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
@@ -60,6 +60,25 @@ def test_a_sweep_of_a_config_of_this_repository(tmp_path, trained, capsys):
     assert trained[1][0].seed == 1 and trained[1][0].optim.lr == 3e-3
     sweep.main(["--workdir", str(tmp_path), "--status"])
     assert table(capsys)[-1] == "8 runs: 2 done, 6 waiting"
+
+
+def test_the_table_of_runs_says_what_they_cost(tmp_path, capsys):
+    line = ["--config", KWS, "--workdir", str(tmp_path), "--topology", "h100:8"]
+    sweep.main([*line, "--config.train.duration=500 steps"])
+    printed = table(capsys)
+    assert printed[0].split()[5:] == ["state", "steps", "FLOPs", "h100", "hours", ">="]
+    *_, state, steps, flops, hours = printed[2].split()
+    assert (state, steps) == ("waiting", "500")
+    one = config_lib.change(config_lib.load(KWS), {"mesh.data": 1})
+    per_step = plan.program(one, "cpu:1").flops()
+    assert float(flops) == pytest.approx(500 * per_step, rel=0.01)
+    assert float(hours) == pytest.approx(float(flops) / 989e12 / 3600, rel=0.05)
+    sweep.main([*line, "--config.train.duration=3 epochs"])
+    printed = table(capsys)
+    assert "not planned" in printed[2]
+    assert [x for x in printed if "config.train.duration is '3 epochs'" in x] == printed[-1:]
+    sweep.main([*line, "--config.train.duration=3 epochs", "--examples", "1000"])
+    assert table(capsys)[2].split()[6] == "750"
 
 
 def test_other_code_goes_on_only_when_it_is_told_to(tmp_path, trained):
