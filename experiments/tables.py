@@ -155,6 +155,16 @@ def amortization() -> str:
     return f"{markdown(rows)}\n{size}, at a load of {found['load']:.0f}.\n"
 
 
+def checkpoint() -> str:
+    """Returns the table of what a save and a restore take at Base width."""
+    found = _read("benchmarks/checkpoint.json")
+    seconds = {f"{name}, s": f"{value:.3f}" for name, value in found["seconds"].items()}
+    row = {"state": f"{found['gigabytes']:.2f} GB", **seconds}
+    row["blocked over a step"] = f"{found['share']:.1%}"
+    about = f"{found['system']}, {found['depth']} blocks, batch of {found['rows']}"
+    return f"{markdown([row])}\n{about}, on {found['machine']}, at a load of {found['load']:.0f}.\n"
+
+
 def music(part: str) -> str:
     """Returns the table of a part of the music experiment: "probes" or "ablations"."""
     found, rows = _read("music2vec/results.json")[part], []
@@ -325,6 +335,7 @@ TABLES = {
         "kmeans": once_run("benchmarks/kmeans.json", kmeans_speed),
         "amortization": once_run("benchmarks/amortization.json", amortization),
     },
+    "../docs/faults.md": {"checkpoint": once_run("benchmarks/checkpoint.json", checkpoint)},
     "data2vec2/README.md": {
         "levels": levels,
         "image_probes": image_probes,

@@ -21,7 +21,7 @@ from ssl_jax import train as train_command
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import paths
 from ssl_jax.data.corpus import SPLITS
-from ssl_jax.engine import log
+from ssl_jax.engine import hosts, log
 from ssl_jax.stages.graph import Graph, Stage
 
 
@@ -145,11 +145,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m ssl_jax.pipeline", description=__doc__)
     parser.add_argument("program", help="such as experiments/quickstart.py")
     parser.add_argument("--workdir", default="", help="default: runs/<program>")
+    hosts.add_flags(parser)
     known, rest = parser.parse_known_args(argv)
-    try:
-        run(known.program, known.workdir, rest)
-    except config_lib.ConfigError as e:
-        sys.exit(f"error: {e}")
+    with hosts.session(known):
+        try:
+            run(known.program, known.workdir, rest)
+        except config_lib.ConfigError as e:
+            sys.exit(f"error: {e}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,15 @@ import json
 import numpy as np
 import pytest
 
-from experiments.benchmarks import amortization, extraction, loop, startup, step_vs_torch, stepping
+from experiments.benchmarks import (
+    amortization,
+    checkpoint,
+    extraction,
+    loop,
+    startup,
+    step_vs_torch,
+    stepping,
+)
 from experiments.data2vec2 import levels
 
 
@@ -21,6 +29,16 @@ def test_small_config_is_the_quickstart_s_size():
     assert config.is_locked
     assert config.method.encoder.depth == config.method.targets.layers == 3
     assert config.method.encoder.width == loop.ENCODER["width"]
+
+
+@pytest.mark.slow
+def test_a_save_and_a_restore_are_timed():
+    batch = loop.make_batches(1, 4, 16_000)[0]
+    report = checkpoint.measure(loop.small_config(depth=1), batch, saves=2)
+    seconds = report["seconds"]
+    assert 0 < seconds["blocked"] < seconds["written"] and seconds["restore"] > 0
+    assert report["share"] == pytest.approx(seconds["blocked"] / seconds["step"], rel=0.1)
+    assert "blocked" in checkpoint.line(report) and report["gigabytes"] >= 0
 
 
 def test_steps_take_turns_and_a_loss_that_is_not_finite_ends_them():

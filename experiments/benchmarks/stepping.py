@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax.core import mesh as mesh_lib
+from ssl_jax.core.types import TrainState
 from ssl_jax.engine import optim, step
 
 Name = TypeVar("Name", bound=Hashable)
@@ -22,6 +23,13 @@ Name = TypeVar("Name", bound=Hashable)
 
 def engine_step(config: ConfigDict, batch: Mapping[str, np.ndarray]) -> Callable[[], float]:
     """Returns a function that makes one update of `config` on `batch` and returns its loss."""
+    return engine(config, batch)[0]
+
+
+def engine(
+    config: ConfigDict, batch: Mapping[str, np.ndarray]
+) -> tuple[Callable[[], float], dict[str, Any], TrainState]:
+    """Returns (run, held, shardings): `run` is that of `engine_step`, held["state"] its state."""
     module: Any = importlib.import_module(f"ssl_jax.methods.{config.method.name}")
     method = module.make(
         config.method,
@@ -41,14 +49,14 @@ def engine_step(config: ConfigDict, batch: Mapping[str, np.ndarray]) -> Callable
     update = step.make_step(method, tx, schedule)
     compiled = step.compile_step(update, mesh, shardings, (state, shapes))
     placed = jax.device_put(dict(batch), mesh_lib.batch_sharding(mesh))
-    held = {"state": state, "totals": compiled.zeros()}
+    held: dict[str, Any] = {"state": state, "totals": compiled.zeros()}
 
     def run() -> float:
         held["state"], held["totals"], loss = compiled.run(held["state"], held["totals"], placed)
         jax.block_until_ready((held, loss))
         return float(loss)
 
-    return run
+    return run, held, shardings
 
 
 def warm(runs: Mapping[Name, Callable[[], Any]]) -> None:

@@ -190,9 +190,21 @@ def _gather(text: str) -> list[str]:
 
 def all_of(good: bool) -> bool:
     """Says whether all hosts say so; every one of them has to ask, and waits for the others."""
-    if jax.process_count() == 1:
+    if not jax.distributed.is_initialized():
         return good
     return bool(multihost_utils.process_allgather(np.int32(good)).min())
+
+
+def of_first(value: bool) -> bool:
+    """Returns what process 0 says, on every host; every one of them has to ask."""
+    if not jax.distributed.is_initialized():
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def is_first() -> bool:
+    """Says whether this is process 0, which writes for all; starts no device where it is alone."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def check_same_run(config: ConfigDict) -> None:

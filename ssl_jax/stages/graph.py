@@ -1,4 +1,8 @@
-"""Multi-stage programs as ordinary Python: a stage that is complete is not run again."""
+"""Multi-stage programs as ordinary Python: a stage that is complete is not run again.
+
+On many hosts all call the same stages, on a folder that all of them see. Process 0 keeps the books,
+and alone does what needs no device (ALONE).
+"""
 
 import dataclasses
 import hashlib
@@ -8,7 +12,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ssl_jax.engine import hosts
+
 KINDS = ("data", "import", "train", "embed", "kmeans", "label", "decode", "eval", "export")
+ALONE = ("data", "import", "export")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Graph:
 
     def done(self, stage: Stage) -> bool:
         """Says whether this very work was completed here before."""
-        return (self.folder(stage) / "DONE").exists()
+        return hosts.of_first((self.folder(stage) / "DONE").exists())
 
     def run(self, stage: Stage, work: Callable[[pathlib.Path], None]) -> pathlib.Path:
         """Calls work(folder) unless the stage is complete; returns the folder.
@@ -67,14 +74,20 @@ class Graph:
         if self.done(stage):
             self._say(f"[{stage.name}] complete, skipped")
             return folder
+        first = hosts.is_first()
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(stage.config, indent=1, sort_keys=True)
-        (folder / "stage.json").write_text(text)
+        if first:
+            text = json.dumps(stage.config, indent=1, sort_keys=True)
+            (folder / "stage.json").write_text(text)
         self._say(f"[{stage.name}] {stage.kind} in {folder}")
         start = time.monotonic()
-        work(folder)
+        if first or stage.kind not in ALONE:
+            work(folder)
+        hosts.all_of(True)  # only now is the work of every host done
         seconds = time.monotonic() - start
-        (folder / "DONE").write_text(json.dumps({"seconds": round(seconds, 1)}))
+        if first:
+            (folder / "DONE").write_text(json.dumps({"seconds": round(seconds, 1)}))
+        hosts.all_of(True)  # none reads DONE before it is there
         self._say(f"[{stage.name}] done in {seconds:.0f} s")
         return folder
 

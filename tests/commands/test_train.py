@@ -139,6 +139,23 @@ def test_skipped_files_are_listed(tmp_path, quick):
     assert "00000005" in row["where"]
 
 
+def test_files_that_vanish_in_mid_run_are_named_and_no_state_is_lost(tmp_path, quick):
+    folder = corpora.write_corpus(tmp_path / "tones")
+    durations = {"train.duration": "24 steps", "eval.every": "24 steps", "checkpoint.every": 4}
+    config = load(folder, **durations)
+    whole = train.run(config, tmp_path / "whole")
+
+    def vanish(step, state):
+        if step == 6:
+            (folder / "low").rename(tmp_path / "low")
+
+    with pytest.raises(ValueError, match=r"low/\w+\.wav, row \d+: Error opening "):
+        train.run(config, tmp_path / "run", [(vanish, 1)])
+    assert checkpoint.restore_params(tmp_path / "run")
+    (tmp_path / "low").rename(folder / "low")
+    assert train.run(config, tmp_path / "run")["valid/loss"] == whole["valid/loss"]
+
+
 def test_the_cache_folder_follows_the_environment(tmp_path, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "xla"))

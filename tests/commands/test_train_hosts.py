@@ -13,7 +13,7 @@ import pytest
 import train_corpus as corpora
 
 from ssl_jax.core import tree
-from ssl_jax.engine import checkpoint, hosts, log, watch
+from ssl_jax.engine import checkpoint, hosts, log
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 
@@ -56,7 +56,7 @@ def together(herd: Herd, count: int, given: list[str], other=(), pause: float = 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         where = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
-    where = [*given, where, f"--processes={count}", "--heartbeat=20"]
+    where = [*given, where, f"--processes={count}", "--heartbeat=10"]
     last = count - 1
     return [
         herd.start(*where, f"--process={n}", *(other if n == last else ()), pause=pause)
@@ -84,7 +84,8 @@ def test_processes_come_and_go_and_the_result_is_that_of_one(tmp_path, corpus, h
     first[0].until(lambda: newest(folder) >= 4)
     first[1].signal(signal.SIGKILL)
     assert first[0].wait() != 0, first[0].text()
-    assert hosts.LOST in first[0].text() or "heartbeat" in first[0].text(), first[0].text()
+    told = first[0].text()  # by this package, or by that of jax which ends the process
+    assert hosts.LOST in told or "heartbeat" in told or "terminating process" in told, told
 
     # four, of which two hold the same rows; SIGTERM to one of them
     before = newest(folder)
@@ -95,15 +96,6 @@ def test_processes_come_and_go_and_the_result_is_that_of_one(tmp_path, corpus, h
     assert ends(second) == [0] * 4, second[0].text()
     saved = newest(folder)
     assert f"SIGTERM: saved step {saved}" in second[0].text() and saved < STEPS
-
-    # two, of which one stands still
-    given = arguments(folder, corpus, **{"guard.stall_seconds": 8.0})
-    third = together(herd, 2, given, pause=0.1)
-    third[0].until(lambda: newest(folder) > saved)
-    third[1].signal(signal.SIGSTOP)
-    assert third[0].wait() == watch.STALLED, third[0].text()
-    assert "nothing has moved for 8 s; waiting for" in third[0].text()
-    third[1].signal(signal.SIGKILL)
 
     last = together(herd, 2, arguments(folder, corpus))
     assert ends(last) == [0, 0], last[0].text()
@@ -133,23 +125,27 @@ def test_hosts_with_different_configs_all_end_naming_the_difference(tmp_path, co
 
 
 def test_thirty_kills_change_no_bit(tmp_path, corpus, herd):
-    changes = {"train.duration": "200 steps", "eval.every": "200 steps", "checkpoint.every": 2}
-    command = arguments(tmp_path / "whole", corpus, **changes)
+    changes = {"train.duration": "400 steps", "eval.every": "400 steps", "checkpoint.every": 5}
     start = time.monotonic()
-    whole = herd.start(*command, pause=0.02)
+    whole = herd.start(*arguments(tmp_path / "whole", corpus, **changes))
     whole.until(lambda: newest(tmp_path / "whole") > 0)
     ready = time.monotonic() - start
     assert whole.wait() == 0, whole.text()
     folder, draw = tmp_path / "killed", random.Random(0)
     command = arguments(folder, corpus, **changes)
-    reached = []
-    for _ in range(30):
-        child = herd.start(*command, pause=0.02)
-        time.sleep(draw.uniform(0, 1.5 * ready))
+    reached = [0]
+    for life in range(30):
+        child = herd.start(*command, pause=0.02)  # not too fast, so that it lives to be killed
+        if life % 2:  # while it starts, at the latest with its first save
+            late = time.monotonic() + draw.uniform(0, ready)
+            child.until(lambda late=late: time.monotonic() > late or newest(folder) > reached[-1])
+        else:  # while it trains and saves
+            child.until(lambda: newest(folder) > reached[-1])
+            time.sleep(draw.uniform(0, 0.2))
         child.signal(signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL, child.text()
         reached.append(newest(folder))
-    assert reached == sorted(reached) and len(set(reached)) > 3 and reached[-1] < 200, reached
+    assert reached == sorted(reached) and len(set(reached)) > 15 and reached[-1] < 400, reached
     last = herd.start(*command)
     assert last.wait() == 0, last.text()
     assert f"at step {reached[-1]}" in last.text()
@@ -159,6 +155,6 @@ def test_thirty_kills_change_no_bit(tmp_path, corpus, herd):
 
 def _state(folder: Path) -> dict[str, bytes]:
     """Returns every array of the last state."""
-    last = folder / "checkpoints" / "200"
+    last = folder / "checkpoints" / "400"
     found = {part: checkpoint._arrays(last / part) for part in ("params", "rest")}
     return {name: np.asarray(x).tobytes() for name, x in tree.named_leaves(jax.device_get(found))}

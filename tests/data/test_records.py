@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ssl_jax.data import records
-from ssl_jax.data.errors import DataError
+from ssl_jax.data.errors import BadFile, DataError
 from ssl_jax.data.sources import open_source
 
 
@@ -40,3 +40,12 @@ def test_a_missing_index_and_an_empty_folder_are_named(shards, tmp_path_factory)
         open_source("train.x", {"kind": "array_record", "path": str(shards)})
     with pytest.raises(DataError, match=r"has no .*array_record files"):
         open_source("train.x", {"kind": "array_record", "path": str(tmp_path_factory.mktemp("no"))})
+
+
+def test_a_shard_that_vanishes_is_named(shards):
+    source = open_source("train.x", {"kind": "array_record", "path": str(shards)})
+    source.read(0)
+    (shards / "data-1.array_record").unlink()
+    source.read(1)
+    with pytest.raises(BadFile, match=r"data-1.array_record, row 2: .*No such file"):
+        source.read(4)

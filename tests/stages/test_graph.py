@@ -2,6 +2,7 @@
 
 import pytest
 
+from ssl_jax.engine import hosts
 from ssl_jax.stages.graph import Graph, Stage
 
 
@@ -56,3 +57,18 @@ def test_a_need_that_is_not_complete_is_named(graph):
 def test_an_unknown_kind_is_named():
     with pytest.raises(ValueError, match="'cook'"):
         Stage("cook", "a", {})
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_on_many_hosts_the_first_keeps_the_books_and_does_what_needs_no_device(
+    graph, monkeypatch, first
+):
+    asked, calls = [], []
+    monkeypatch.setattr(hosts, "is_first", lambda: first)
+    monkeypatch.setattr(hosts, "of_first", lambda value: asked.append(value) or value)
+    monkeypatch.setattr(hosts, "all_of", lambda good: asked.append(good) or good)
+    for kind in ("data", "train"):
+        folder = graph.run(Stage(kind, kind, {}), _count(calls))
+        assert (folder / "stage.json").exists() == (folder / "DONE").exists() == first
+    assert len(calls) == (2 if first else 1)
+    assert asked == [False, True, True] * 2  # all hosts ask the same, in the same order

@@ -1,0 +1,97 @@
+"""What a checkpoint costs: how long a save holds up the loop, against a step, and a restore.
+
+    python -m experiments.benchmarks.checkpoint [--system data2vec2_audio] [--depth 12] [--rows 2] \
+        [--out experiments/benchmarks/checkpoint.json]
+
+The state is that of a system of step_vs_torch.py at Base width, of which data2vec 2.0 has the
+largest, as it holds a teacher. "blocked" is the time in `Checkpoints.save` once the step before
+has ended: the loop stands still for it, and the share is that of a step. What is left is written
+in the background; the step beside it is timed too. At most 5 % of a step is asked for.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments.benchmarks import step_vs_torch, stepping
+from ssl_jax.engine import checkpoint
+
+CEILING = 0.05
+STEPS = 5
+
+
+def measure(config: ConfigDict, batch: Mapping[str, np.ndarray], saves: int) -> dict[str, Any]:
+    """Returns the medians over `saves`, the first of which, that compiles, does not count."""
+    run, held, shardings = stepping.engine(config, batch)
+    run()
+    step = statistics.median(stepping.clocked(run)[1] for _ in range(STEPS))
+    blocked, beside, written = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = checkpoint.Checkpoints(folder, config)
+        for number in range(saves + 1):
+            start = time.perf_counter()
+            checkpoints.save(number, held["state"])
+            blocked.append(time.perf_counter() - start)
+            beside.append(stepping.clocked(run)[1])
+            checkpoints.wait()
+            written.append(time.perf_counter() - start)
+        expected = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), held["state"])
+        size = sum(x.nbytes for x in jax.tree.leaves(held.pop("state")))
+        start = time.perf_counter()
+        jax.block_until_ready(checkpoints.restore(expected, shardings))
+        restore = time.perf_counter() - start
+        checkpoints.close()
+    seconds = {"step": step, "blocked": statistics.median(blocked[1:])}
+    seconds |= {"step beside": statistics.median(beside[1:])}
+    seconds |= {"written": statistics.median(written[1:]), "restore": restore}
+    return {
+        "seconds": {name: round(value, 4) for name, value in seconds.items()},
+        "share": round(seconds["blocked"] / step, 4),
+        "gigabytes": round(size / 1e9, 3),
+        "saves": saves,
+        "load": round(os.getloadavg()[0], 1),
+        "machine": step_vs_torch.machine(),
+        "jax": jax.__version__,
+    }
+
+
+def line(report: Mapping[str, Any]) -> str:
+    """Returns the report for a terminal."""
+    s = report["seconds"]
+    return (
+        f"{report['gigabytes']:.2f} GB: a step {s['step']:.3f} s, blocked {s['blocked']:.3f} s, "
+        f"{report['share']:.1%} of it (at most {CEILING:.0%}); written after {s['written']:.2f} s, "
+        f"restored in {s['restore']:.2f} s"
+    )
+
+
+def main() -> None:
+    """Measures, prints and writes; exits with 1 above the ceiling."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--system", default="data2vec2_audio", choices=tuple(step_vs_torch.SYSTEMS))
+    parser.add_argument("--depth", type=int, default=12)
+    parser.add_argument("--rows", type=int, default=2)
+    parser.add_argument("--clones", type=int, default=4)
+    parser.add_argument("--saves", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    o = parser.parse_args()
+    config = step_vs_torch.base_config(o.system, o.depth, o.clones)
+    report = measure(config, step_vs_torch.make_batch(o.system, o.rows), o.saves)
+    report |= {"system": o.system, "depth": o.depth, "rows": o.rows}
+    o.out.write_text(json.dumps(report, indent=2) + "\n")
+    print(line(report))
+    raise SystemExit(report["share"] > CEILING)
+
+
+if __name__ == "__main__":
+    main()
