@@ -51,6 +51,8 @@ EXTRAS = {
     "interop": ["torch==2.13.0", "transformers>=5"],
     # jobs of a sweep on a Slurm cluster
     "slurm": ["submitit>=1.5"],
+    # opens reports in a real browser, in a test; Chromium comes with apt or `playwright install`
+    "browser": ["playwright>=1.50"],
     "log": ["tensorboardX>=2.6.4", "wandb>=0.20"],
     # nbclient and ipykernel run the notebooks
     "test": [

@@ -40,11 +40,10 @@ from ssl_jax.core.mesh import make_mesh
 from ssl_jax.engine import hosts as hosts_lib
 from ssl_jax.engine import splits as splits_lib
 from ssl_jax.engine import start as start_lib
-from ssl_jax.evals import compare, transcribe
+from ssl_jax.evals import compare
 from ssl_jax.evals import units as units_lib
-from ssl_jax.evals import verify as verify_lib
 from ssl_jax.evals.baselines import Encoder
-from ssl_jax.stages import decode, differ, embed, verify
+from ssl_jax.stages import decode, differ, embed, run_report, verify
 from ssl_jax.stages import probes as probes_stage
 from ssl_jax.stages import units as units_stage
 
@@ -111,6 +110,7 @@ def _about(model: ssl_jax.Model, config: ConfigDict, start: float) -> dict[str, 
 def _written(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
     if jax.process_index() == 0:
         (folder / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
+        run_report.refresh(folder)
     return result
 
 
@@ -173,10 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _tell(result: dict[str, Any], folder: str) -> None:
     """Prints the tables."""
-    first = result["results"][0] if result["results"] else {}
-    modules = {"pnmi": units_lib, "worst": transcribe, "eer": verify_lib}
-    module: Any = next((m for key, m in modules.items() if key in first), compare)
-    print(module.report(result))
+    print(run_report.reporter(result)(result))
     print(f"\nwritten to {paths.of(folder) / 'evaluation.json'}")
 
 

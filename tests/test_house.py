@@ -206,7 +206,7 @@ UNLIKE = {"faiss": "faiss-cpu"}
         ),
         ("configs", ("",)),
         ("experiments", ("", "synth", "eval", "interop", "test")),
-        ("tests", ("", "test", "synth", "interop", "log", "slurm")),
+        ("tests", ("", "test", "synth", "interop", "log", "browser", "slurm")),
     ],
 )
 def test_every_import_is_declared_in_setup(folder, extras):

@@ -101,14 +101,17 @@ def read(workdir: Path) -> list[Example]:
 
 def draw(examples: Sequence[Example]) -> str:
     """Returns the examples as HTML: spectrograms, images or texts, hidden parts covered."""
-    return html.grid(_wide(e) if e.texts or e.seconds else _figure(e) for e in examples)
+    longest = max((e.seconds for e in examples), default=0.0)
+    figures = []
+    for example in examples:
+        drawn = _figure(example, max(example.seconds / longest, 0.2) if longest else 1.0)
+        wide = example.texts or example.seconds
+        figures.append(f'<div class="whole">{drawn}</div>' if wide else drawn)
+    return html.grid(figures)
 
 
-def _wide(example: Example) -> str:
-    return f'<div class="whole">{_figure(example)}</div>'
-
-
-def _figure(example: Example) -> str:
+def _figure(example: Example, share: float) -> str:
+    """Returns one example; sound is as wide as its `share` of the longest."""
     if example.texts:
         drawing = "".join(map(_text, example.texts))
         return html.figure(drawing, example.name)
@@ -116,11 +119,12 @@ def _figure(example: Example) -> str:
     address = html.png(example.picture)
     size = (width, height)
     if example.seconds:
-        size = (960, 160 if example.masks.ndim == 3 else 110)
+        size = (round(960 * share), 160 if example.masks.ndim == 3 else 110)
     views = [_svg(address, size, _covered(mask, example, size)) for mask in example.masks]
     if example.seconds:
         # a mask lets its sound through dimly; without one, the sound alone
         drawing = "".join(views or [_svg(address, size, "")])
+        drawing = f'<div style="width:{100 * share:.1f}%">{drawing}</div>'
         return html.figure(drawing, example.name, f"{example.seconds:.2f} s")
     drawing = "".join([_svg(address, size, ""), *views])
     return html.figure(f'<div class="views">{drawing}</div>', example.name)

@@ -26,7 +26,7 @@ _LIGHT = {
     "mark": "#fff0b8",
     "bad": "#b3261e",
     "low": "#2b5fa8",
-    "high": "#d9822b",
+    "high": "#b8650f",
 }
 _DARK = {
     "ink": "#e4e8ed",
@@ -62,7 +62,7 @@ pre{background:var(--panel);padding:.8rem 1rem;overflow-x:auto;border-radius:4px
 .wide{overflow-x:auto}
 table{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.2rem .9rem .2rem 0;border-bottom:1px solid var(--line);
-vertical-align:top;overflow-wrap:anywhere}
+vertical-align:top;overflow-wrap:break-word}
 th{font-weight:600;color:var(--soft)}
 td.n,th.n{text-align:right}
 tr.mark td{background:var(--mark)}
@@ -80,6 +80,7 @@ svg .band{fill-opacity:.2}
 svg .dot{fill:var(--ink);fill-opacity:.55}
 svg .whisker{stroke:var(--ink);fill:none}
 svg .hidden{fill:#8b929c;fill-opacity:.86}
+img{max-width:100%;background:#fff}
 svg image{image-rendering:pixelated}
 .legend{display:flex;flex-wrap:wrap;gap:0 .9rem;font-size:13px;color:var(--soft)}
 .legend i{display:inline-block;width:.8rem;height:.8rem;border-radius:2px;margin-right:.3rem;

@@ -47,7 +47,9 @@ def series(rows: Sequence[Row]) -> Series:
 def curves(found: Series, bands: Bands | None = None) -> str:
     """Returns a plot for each metric that is no sign of health, its splits together."""
     names = [n for n in _groups(found) if not is_health(n) and n not in SPEED]
-    names.sort(key=lambda n: (FIRST.index(n) if n in FIRST else len(FIRST), n))
+    judged = {name.partition("/")[2] for name in found if not name.startswith("train/")}
+    places = {name: FIRST.index(name) if name in FIRST else len(FIRST) for name in names}
+    names.sort(key=lambda name: (places[name], name not in judged, name))
     if not names:
         return '<p class="soft">no step was logged yet</p>'
     figures = [_plot(found, name, bands or {}) for name in names]
@@ -83,7 +85,8 @@ def probes(found: Series) -> str:
     figures = []
     if named:
         lines = [plots.Line(name, *found[f"monitor/{name}/accuracy"]) for name in sorted(named)]
-        figures.append(plots.lines(lines, "accuracy of probes on validation"))
+        title = ", ".join(sorted(named))
+        figures.append(plots.lines(lines, f"accuracy on validation by {title}"))
     layers = _by_layer(found)
     figures += [
         _layers_plot(what, layers[what]) for what in sorted(layers) if what.endswith("/accuracy")

@@ -1,7 +1,6 @@
 """Pictures and pages of a program's results: curves, a masked spectrogram, bars with intervals."""
 
 import base64
-import html
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -10,16 +9,18 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from ssl_jax.core import paths
+from ssl_jax.engine import log
 from ssl_jax.evals import table
+from ssl_jax.stages import html, metrics
 
 COLOURS = ("#3b6fb6", "#d1495b", "#66a182", "#edae49", "#7d5ba6")
 
 
 def read_metrics(run: pathlib.Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns (steps, values) of one metric of a run's metrics.jsonl, both (n,)."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    rows = [r for r in rows if name in r]
-    return np.array([r["step"] for r in rows]), np.array([r[name] for r in rows])
+    found = metrics.series(log.read(run / "metrics.jsonl"))
+    return found.get(name, (np.zeros(0), np.zeros(0)))
 
 
 def curves(
@@ -79,17 +80,14 @@ def bars(
 def page(path: pathlib.Path, title: str, picture: pathlib.Path, text: str, next_: str) -> None:
     """Writes one self-contained HTML page: the picture, the table as text, what to try next."""
     image = base64.b64encode(picture.read_bytes()).decode()
-    path.write_text(
-        f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title>"
-        "<style>body{font:16px/1.5 system-ui;max-width:70em;margin:2em auto;padding:0 1em}"
-        "img{max-width:100%}pre{background:#f4f4f4;padding:1em;overflow-x:auto}</style>"
-        f"<h1>{html.escape(title)}</h1><img alt='results' src='data:image/png;base64,{image}'>"
-        f"<pre>{html.escape(text)}</pre><h2>Next</h2><pre>{html.escape(next_)}</pre>"
-    )
+    sections = {
+        "Results": f'<img alt="results" src="data:image/png;base64,{image}">',
+        "Numbers": f"<pre>{html.text(text)}</pre>",
+        "Next": f"<pre>{html.text(next_)}</pre>",
+    }
+    paths.write_text(path, html.page(title, sections))
 
 
 def write_results(path: pathlib.Path, results: Mapping[str, Any]) -> None:
     """Writes results.json whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(results, indent=1) + "\n")
-    part.rename(path)
+    paths.write_text(path, json.dumps(results, indent=1) + "\n")

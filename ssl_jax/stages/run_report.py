@@ -20,7 +20,7 @@ from ssl_jax.core.types import Method, Tree
 from ssl_jax.data.base import Corpus
 from ssl_jax.engine import environment, log
 from ssl_jax.evals import compare, transcribe, units, verify
-from ssl_jax.stages import gallery, html, metrics
+from ssl_jax.stages import gallery, html, metrics, plots
 
 FILE = "report.html"
 EVERY = 60.0  # seconds between two reports where no evaluation asks for one
@@ -50,7 +50,7 @@ def telling(
         nonlocal told
         evaluated = any(not name.startswith("train/") for name in found)
         if evaluated or time.monotonic() - told > EVERY:
-            _or_say(FILE, lambda: write(workdir))
+            refresh(workdir)
             told = time.monotonic()
 
     logger.listen(tell)
@@ -64,7 +64,7 @@ def telling(
     finally:
         environment.ended(workdir, how)
         logger.flush()
-        _or_say(FILE, lambda: write(workdir))
+        refresh(workdir)
 
 
 def origin(config: ConfigDict, source: str) -> dict[str, Any]:
@@ -74,6 +74,11 @@ def origin(config: ConfigDict, source: str) -> dict[str, Any]:
         return {}
     pairs = config_lib.diff(config_lib.load(source), config)
     return {"source": source, "changed": {key: repr(old) for key, (old, _) in pairs.items()}}
+
+
+def refresh(folder: Path) -> None:
+    """Writes report.html anew after what is in the folder changed; says if that fails."""
+    _or_say(FILE, lambda: write(folder))
 
 
 def _or_say(name: str, work: Callable[[], object]) -> None:
@@ -132,10 +137,10 @@ def _lead(folder: Path, config: ConfigDict, rows: Rows, story: Rows, found: metr
     state = how or ("running, or killed" if starts else "")
     bad = how not in ("", "done", "SIGTERM")
     kind = "bad" if bad else "soft"
-    words = [f"{config.method.name}", f"step {step} of {total}", f"run {sign}"]
-    told = f'<p class="{kind}">{html.text(state)}</p>' if state else ""
+    words = " · ".join([f"{config.method.name}", f"step {step} of {total}", f"run {sign}"])
+    told = f' · <b class="{kind}">{html.text(state)}</b>' if state else ""
     table = html.details("last values", html.table(metrics.last(found)))
-    return f'<p class="soft">{html.text(" · ".join(words))}</p>{told}{table}'
+    return f'<p class="soft">{html.text(words)}{told}</p>{table}'
 
 
 def _examples(folder: Path) -> str:
@@ -158,6 +163,10 @@ def _probes(found: metrics.Series, judged: Mapping[str, Any]) -> str:
         parts.append(f"<p>Evaluated at step {html.text(judged.get('step', '?'))}.</p>")
         if "probe" in results[0]:
             parts.append(html.table(compare.shown(results)))
+            groups: dict[str, dict[str, Any]] = {}
+            for row in results:
+                groups.setdefault(row["probe"], {})[row["features"]] = row["test"]
+            parts.append(html.grid([plots.bars(groups, "test score of the probes")]))
         else:
             parts.append(f"<pre>{html.text(reporter(judged)(judged))}</pre>")
     if not any(parts):
