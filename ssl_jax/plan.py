@@ -1,5 +1,17 @@
-"""Plans a run before it is paid for: python -m ssl_jax.plan --config C --topology v5e:16x16."""
+"""Plans a run before it is paid for: python -m ssl_jax.plan --config C --topology v5e:16x16
 
+Traces the real train step without data and without the chips, and prints parameters, memory of a
+chip against its limit, FLOPs, exchanged bytes, a predicted time, and what the whole run takes. For
+a TPU the step is also compiled where the package libtpu is installed, which needs no TPU. Keys are
+changed with --config.data.batch_size=64, as of ssl_jax.train. See docs/plan.md.
+"""
+
+import argparse
+import functools
+import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +19,9 @@ from ml_collections import ConfigDict
 
 from ssl_jax import train
 from ssl_jax.core import chips
-from ssl_jax.engine import aot, shapes
+from ssl_jax.core import config as config_lib
+from ssl_jax.core.types import Method
+from ssl_jax.engine import aot, budget, estimate, recipe, shapes
 
 
 def program(config: ConfigDict, topology: str, devices: Sequence[Any] | None = None) -> aot.Program:
@@ -19,6 +33,130 @@ def program(config: ConfigDict, topology: str, devices: Sequence[Any] | None = N
     that does not divide over it.
     """
     asked = chips.topology(topology)
-    classes = shapes.classes_of(config) or shapes.CLASSES
     found = aot.devices_of(asked) if devices is None else devices
-    return aot.build(config, lambda: train.make_method(config, classes), found, asked.chip.platform)
+    made = aot.build(config, lambda: make_method(config), found, asked.chip.platform)
+    return made
+
+
+def make_method(config: ConfigDict, classes: int = 0) -> Method:
+    """Returns the method of a config, for so many classes where it does not name them."""
+    return train.make_method(config, shapes.classes_of(config) or classes or shapes.CLASSES)
+
+
+def step(config: ConfigDict, topology: str, compiles: bool = False) -> estimate.Estimate:
+    """Returns the estimate of one step of `config` on a topology; see `program` for devices."""
+    asked = chips.topology(topology)
+    return estimate.of_step(config, make_method, asked, stand_ins(asked, compiles), compiles)
+
+
+def stand_ins(topology: chips.Topology, compiles: bool) -> list[Any]:
+    """Returns devices of a topology, or of this process in their place where none compiles."""
+    if not compiles and topology.chip.platform == "tpu":
+        topology = chips.topology(f"cpu:{topology.chips}")
+    return aot.devices_of(topology)
+
+
+def answer(options: argparse.Namespace, config: ConfigDict) -> str:
+    """Returns what the command prints, in a process that has a device for every chip."""
+    asked = chips.topology(options.topology)
+    devices = stand_ins(asked, options.compiles)
+    make = functools.partial(make_method, classes=options.classes)
+    estimated = functools.partial(estimate.of_step, make=make)
+    run = budget.whole_run(config, options.examples, options.hours)
+    notes = assumptions(config, options.classes)
+    if asked.slices > 1 and config.mesh.slice != asked.slices:
+        raise config_lib.ConfigError(
+            f"config.mesh.slice is {config.mesh.slice} and {asked.name} has {asked.slices} slices: "
+            f"set --config.mesh.slice={asked.slices}"
+        )
+    if options.chips:
+        return on_fewer(options, config, asked, estimated, devices)
+    found = estimated(config, topology=asked, devices=devices, compiles=options.compiles)
+    lines = [budget.text(options.config, config, asked, found, run, notes)]
+    if options.search:
+        tried = []
+        for changes in recipe.variants(config, asked.chips):
+            one = recipe.change(config, changes)
+            tried.append((changes, estimated(one, topology=asked, devices=devices)))
+        lines += ["", "what would change it, by predicted time:", budget.table(tried)]
+    return "\n".join(lines)
+
+
+def on_fewer(
+    options: argparse.Namespace,
+    config: ConfigDict,
+    asked: chips.Topology,
+    estimated: Any,
+    devices: list[Any],
+) -> str:
+    """Returns the changes for options.chips chips, and the plan with them."""
+    fewer = chips.smaller(asked, options.chips)
+    devices = devices[: options.chips]
+
+    def fits(one: ConfigDict) -> bool:
+        return estimated(one, topology=fewer, devices=devices).spare >= 0
+
+    changes = recipe.for_chips(config, options.chips, fits)
+    one = recipe.change(config, changes)
+    found = estimated(one, topology=fewer, devices=devices)
+    run = budget.whole_run(one, options.examples, options.hours)
+    plan = budget.text(options.config, one, fewer, found, run, assumptions(one, options.classes))
+    flags = " ".join(f"--config.{k}={v!r}" for k, v in changes.items()) or "no change"
+    same = "the same updates" if "data.batch_size" not in changes else "the closest updates"
+    return f"{same} on {options.chips} chips: {flags}\n\n{plan}"
+
+
+def assumptions(config: ConfigDict, classes: int) -> list[str]:
+    """Returns what the config does not say and the plan assumes."""
+    found = []
+    if not shapes.classes_of(config) and config.method.name in ("supervised", "ctc", "speaker"):
+        found.append(f"{classes or shapes.CLASSES} classes, since the data are not read: --classes")
+    if len(config.data.buckets) > 1:
+        found.append(f"every batch as of the longest bucket, {config.data.buckets[-1]} s")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command: asks a process of its own, in which there is a device for every chip."""
+    parser = argparse.ArgumentParser(prog="python -m ssl_jax.plan", description=__doc__)
+    parser.add_argument("--config", required=True, help="configs/x.py, or configs/x.py:argument")
+    parser.add_argument("--topology", default="v5e:2x4", help=f"one of {chips.listing()}")
+    parser.add_argument("--search", action="store_true", help="try remat, fsdp and micro-batches")
+    parser.add_argument("--chips", type=int, default=0, help="the same updates on so many chips")
+    parser.add_argument("--examples", type=int, default=0, help="in the training data")
+    parser.add_argument("--hours", type=float, default=0.0, help="of audio in the training data")
+    parser.add_argument("--classes", type=int, default=0, help="where the config names none")
+    parser.add_argument("--no-compile", dest="compiles", action="store_false")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    options, overrides = parser.parse_known_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        asked = chips.topology(options.topology)
+        compiles = asked.chip.platform == "tpu" and bool(importlib.util.find_spec("libtpu"))
+        options.compiles &= compiles and not options.chips
+        if options.inside:
+            print(answer(options, config_lib.load(options.config, overrides)))
+            return
+        config_lib.load(options.config, overrides)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    sys.exit(inside(arguments, asked.chips, options.compiles))
+
+
+def inside(arguments: Sequence[str], count: int, compiles: bool) -> int:
+    """Runs the command in a new process with `count` devices or, where it compiles, libtpu's."""
+    # libtpu ends the process at flags of the CPU compiler
+    flags = "" if compiles else f"--xla_force_host_platform_device_count={count}"
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "XLA_FLAGS": flags}
+    command = [sys.executable, "-m", "ssl_jax.plan", "--inside", *arguments]
+    done = subprocess.run(command, env=env, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        # libtpu's own log stands before the error
+        lines = done.stderr.strip().splitlines()
+        known = [line for line in lines if line.startswith("error: ")]
+        print("\n".join(known[-1:] or lines), file=sys.stderr)
+    return done.returncode
+
+
+if __name__ == "__main__":
+    main()

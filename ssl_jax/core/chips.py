@@ -3,8 +3,9 @@
 Figures are those of the makers: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x} (v4 also
 2304.01433, table 4; v4 and v5p with the two cores of a chip as one device), and the data sheets of
 NVIDIA's cards (dense, without sparsity). What one chip sends is half of the stated two-way
-bandwidth. The vector units of TPUs are those of jax-ml.github.io/scaling-book/tpus. The figures of
-a CPU core are an order of magnitude.
+bandwidth. The vector units of TPUs are those of jax-ml.github.io/scaling-book/tpus. The memory is
+what a program can use (of a TPU as its compiler says, of a card without what the driver holds), in
+GiB. The figures of a CPU core are an order of magnitude.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import re
 
 from ssl_jax.core.config import ConfigError
 
-GB, TERA, GIGA = 2**30, 1e12, 1e9
+GIB, TERA, GIGA = 2**30, 1e12, 1e9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,16 +34,16 @@ class Chip:
     per_link: int = 0  # chips that link_rate connects; 0: a whole slice
 
 
-# name, platform, bf16, f32, vector (T/s), HBM (GB), HBM, links, network (GB/s), tile, linked
+# name, platform, bf16, f32, vector (T/s), HBM (GiB), HBM, links, network (GB/s), tile, linked
 _ROWS = (
-    ("v4", "tpu", 275, 275, 4.3, 32, 1200, 300, 3.1, 128, 0),
-    ("v5e", "tpu", 197, 197, 6.1, 16, 819, 200, 3.1, 128, 0),
-    ("v5p", "tpu", 459, 459, 14.0, 95, 2765, 600, 6.2, 128, 0),
-    ("v6e", "tpu", 918, 918, 7.0, 32, 1638, 400, 12.5, 256, 0),
-    ("a100", "gpu", 312, 156, 9.7, 80, 2039, 300, 25.0, 64, 8),
-    ("h100", "gpu", 989, 495, 33.5, 80, 3350, 450, 50.0, 64, 8),
-    ("h200", "gpu", 989, 495, 33.5, 141, 4800, 450, 50.0, 64, 8),
-    ("l4", "gpu", 121, 60, 15.1, 24, 300, 32, 6.2, 64, 8),
+    ("v4", "tpu", 275, 275, 4.3, 30.75, 1200, 300, 3.1, 128, 0),
+    ("v5e", "tpu", 197, 197, 6.1, 15.75, 819, 200, 3.1, 128, 0),
+    ("v5p", "tpu", 459, 459, 14.0, 95.73, 2765, 600, 6.2, 128, 0),
+    ("v6e", "tpu", 918, 918, 7.0, 31.24, 1638, 400, 12.5, 256, 0),
+    ("a100", "gpu", 312, 156, 9.7, 78, 2039, 300, 25.0, 64, 8),
+    ("h100", "gpu", 989, 495, 33.5, 78, 3350, 450, 50.0, 64, 8),
+    ("h200", "gpu", 989, 495, 33.5, 139, 4800, 450, 50.0, 64, 8),
+    ("l4", "gpu", 121, 60, 15.1, 22, 300, 32, 6.2, 64, 8),
     ("cpu", "cpu", 0.05, 0.05, 0.02, 16, 20, 10, 1.0, 16, 0),
 )
 CHIPS = {
@@ -52,7 +53,7 @@ CHIPS = {
         bf16 * TERA,
         f32 * TERA,
         vector * TERA,
-        hbm * GB,
+        hbm * GIB,
         rate * GIGA,
         links * GIGA,
         network * GIGA,
@@ -90,6 +91,12 @@ class Topology:
     slices: int = 1
 
     @property
+    def name(self) -> str:
+        """As it is asked for."""
+        several = f"{self.slices}x" if self.slices > 1 else ""
+        return f"{several}{self.chip.name}:{self.shape}"
+
+    @property
     def chips(self) -> int:
         """Chips of all slices."""
         return self.slices * math.prod(int(n) for n in self.shape.split("x"))
@@ -112,6 +119,16 @@ def topology(name: str) -> Topology:
         sizes = ", ".join(f"{chip.name}:{s}" for s in SHAPES[chip.name])
         raise ConfigError(f"there is no topology {name!r}: use one of {sizes}")
     return Topology(chip, shape, slices)
+
+
+def smaller(asked: Topology, chips: int) -> Topology:
+    """Returns `chips` of the same kind. Raises ConfigError where no slice has so many."""
+    if asked.chip.platform != "tpu":
+        return dataclasses.replace(asked, shape=str(chips))
+    found = {Topology(asked.chip, s).chips: s for s in SHAPES[asked.chip.name]}
+    if chips not in found:
+        raise ConfigError(f"no slice of {asked.chip.name} has {chips} chips: use one of {[*found]}")
+    return Topology(asked.chip, found[chips])
 
 
 def of_device(kind: str) -> Chip | None:

@@ -165,6 +165,11 @@ def chip_bytes(tree: Tree, shardings: Tree) -> int:
     return sum(jax.tree.leaves(sizes))
 
 
+def whole_bytes(tree: Tree) -> int:
+    """Returns the bytes of a tree that is not divided."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
 def _optimizer(config: ConfigDict, method: Method, batch: Tree, examples: int) -> tuple:
     params, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
     seconds = config.data.batch_size * float(config.data.buckets[-1])

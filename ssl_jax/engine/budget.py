@@ -1,0 +1,143 @@
+"""The plan of a run in words and numbers: one step, the whole run, and what would change it."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from ssl_jax.core import config as config_lib
+from ssl_jax.core.chips import GIB, Topology
+from ssl_jax.engine import collectives
+from ssl_jax.engine.estimate import Estimate
+
+NAMES = {"extra": "teacher and extra", "temporaries": "activations and buffers"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A whole run: its steps, or why they are not known, and what it sees, in words."""
+
+    steps: int
+    missing: str
+    sees: str
+
+
+def whole_run(config: ConfigDict, examples: int = 0, hours: float = 0.0) -> Run:
+    """Returns the length of the run of `config` over data of so many examples or hours of audio.
+
+    Every batch counts as full clips of the longest bucket, so hours of audio are at most those.
+    """
+    data = config.data
+    clip = float(data.buckets[-1]) if data.modality == "audio" else 0.0
+    if hours and clip and not examples:
+        examples = max(round(hours * 3600 / clip), 1)
+    try:
+        steps = config_lib.steps(
+            config.train.duration,
+            batch_size=data.batch_size,
+            examples=examples,
+            seconds_per_step=data.batch_size * clip,
+            total=None,
+            key="config.train.duration",
+        )
+    except config_lib.ConfigError:
+        need = "--examples N, or --hours H of audio" if clip else "--examples N"
+        return Run(0, f"{config.train.duration}; how many steps these are takes {need}", "")
+    seen = steps * data.batch_size
+    if clip:
+        sees = f"at most {seen * clip / 3600:,.0f} hours of audio in {seen:,} clips"
+    elif data.modality == "text":
+        sees = f"{seen * data.block_tokens:,} tokens in {seen:,} blocks"
+    else:
+        sees = f"{seen:,} images"
+    return Run(steps, "", sees)
+
+
+def text(
+    title: str, config: ConfigDict, topology: Topology, found: Estimate, run: Run, notes: Sequence
+) -> str:
+    """Returns the plan as lines of text."""
+    chip, times = topology.chip, found.times
+    rows = [("parameters", f"{found.parameters:,}")]
+    rows += [("memory per chip", _memory(found))]
+    per_chip = found.flops / found.chips
+    intensity = per_chip / max(found.moved, 1)
+    rows += [
+        (
+            "work per step",
+            f"{found.flops:.4g} FLOP; per chip {per_chip:.4g}, over {found.moved / 1e9:.1f} GB of "
+            f"memory traffic: {intensity:.0f} FLOP/byte, where {chip.name} balances at "
+            f"{chip.flops / chip.hbm_rate:.0f}",
+        ),
+        ("exchange per chip", _exchange(found)),
+        (
+            "time per step",
+            f"{times.total * 1e3:.1f} ms: products {times.dot * 1e3:.1f}, convolutions "
+            f"{times.conv * 1e3:.1f}, the rest {(times.fused + times.move) * 1e3:.1f}, gaps between "
+            f"kernels {times.gaps * 1e3:.1f}, exchange {times.exchange * 1e3:.1f} (none hidden)",
+        ),
+        (
+            "utilization",
+            f"{found.utilization(chip.flops):.1%} of peak compute, "
+            f"{found.moved / times.total / chip.hbm_rate:.1%} of memory bandwidth, "
+            f"{sum(c.sent for c in found.collectives) / times.total / chip.link_rate:.1%} of links",
+        ),
+        ("whole run", _run(found, run)),
+    ]
+    rows += [("note", note) for note in notes]
+    mesh = ", ".join(f"{axis} {size}" for axis, size in config.mesh.items())
+    head = f"{title} on {topology.name}, {found.chips} chips (config.mesh: {mesh})"
+    return "\n".join([head, *(f"  {name:<18} {value}" for name, value in rows)])
+
+
+def table(rows: Sequence[tuple[dict, Estimate]]) -> str:
+    """Returns the variants of a search by predicted time, those that do not fit behind."""
+    ranked = sorted(rows, key=lambda row: (row[1].spare < 0, row[1].times.total))
+    lines = [("rank", "remat", "fsdp", "accumulate", "ms per step", "GiB per chip", "")]
+    for i, (changes, found) in enumerate(ranked, 1):
+        used = (found.limit - found.spare) / GIB
+        short = -found.spare / GIB
+        lines.append(
+            (
+                str(i),
+                str(changes.get("method.encoder.remat", "-")),
+                str(changes["mesh.fsdp"]),
+                str(changes["train.accumulate"]),
+                f"{found.times.total * 1e3:.1f}",
+                f"{used:.2f}",
+                "fits" if found.spare >= 0 else f"does not fit, by {short:.2f} GiB",
+            )
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(7)]
+    return "\n".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _memory(found: Estimate) -> str:
+    parts = ", ".join(
+        f"{NAMES.get(k, k)} {v / GIB:.2f}" for k, v in found.memory.items() if v > GIB / 200
+    )
+    used, limit = sum(found.memory.values()) / GIB, found.limit / GIB
+    fits = f"fits, {limit - used:.2f} to spare"
+    if found.spare < 0:
+        fits = f"DOES NOT FIT, by {used - limit:.2f}"
+    source = "as compiled" if found.compiled else "estimated from shapes"
+    return f"{parts}; {used:.2f} of {limit:.2f} GiB: {fits} ({source})"
+
+
+def _exchange(found: Estimate) -> str:
+    totals = collectives.totals(found.collectives)
+    if not totals:
+        return "nothing"
+    return ", ".join(
+        f"{kind} {row['bytes'] / GIB:.3g} GiB in {row['count']:.0f}" for kind, row in totals.items()
+    )
+
+
+def _run(found: Estimate, run: Run) -> str:
+    if run.missing:
+        return run.missing
+    hours = run.steps * found.times.total / 3600
+    return f"{run.steps:,} steps: {hours:,.1f} hours, {hours * found.chips:,.0f} chip-hours; {run.sees}"

@@ -1,0 +1,310 @@
+"""What a traced program computes and moves through memory, kernel by kernel, as if well fused.
+
+A model of what XLA makes of a step, from the jaxpr alone:
+- A product, a convolution, a sort or a gather is a kernel of its own, which reads its operands from
+  memory and writes its result.
+- Everything between two of these is fused into one kernel that reads each of its inputs once.
+  A reduction over the last axis (softmax, norms) is fused too; one over other axes ends a kernel.
+- What a later kernel needs of a fused one is written to memory, unless it is cheap to compute
+  again from no more bytes than it has itself (masks, broadcasts, casts of weights).
+- Reshapes and transposes are free. A loop is its body, so many times; what it takes from and
+  gives to the rest of the program lies in memory.
+"""
+
+import dataclasses
+import math
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+from jax.extend import core
+
+from ssl_jax.engine import flops as flops_lib
+
+Jaxpr = Any
+Equation = Any
+
+VIEWS = {"reshape", "squeeze", "expand_dims", "transpose", "stop_gradient", "copy", "copy_p"}
+VIEWS |= {"sharding_constraint", "optimization_barrier", "pvary", "reduce_precision"}
+REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or", "reduce_prod"}
+REDUCTIONS |= {"argmax", "argmin"}
+PRODUCTS = {"dot_general", "conv_general_dilated"}
+OWN_KERNEL = {"sort", "top_k", "cumsum", "cumlogsumexp", "cummax", "cumprod", "gather", "scatter"}
+OWN_KERNEL |= {
+    "scatter-add",
+    "scatter_add",
+    "scatter-mul",
+    "fft",
+    "cholesky",
+    "dynamic_update_slice",
+}
+OWN_KERNEL |= {"reduce_window_sum", "reduce_window_max", "select_and_scatter_add"}
+# simple operations that a number costs; what is not named costs one
+COSTS = {"exp": 8, "exp2": 8, "log": 10, "log1p": 12, "expm1": 12, "tanh": 20, "logistic": 12}
+COSTS |= {"erf": 25, "erf_inv": 40, "erfc": 40, "div": 8, "rem": 8, "sqrt": 8, "rsqrt": 4}
+COSTS |= {"pow": 20, "sin": 20, "cos": 20, "random_bits": 75, "threefry2x32": 75}
+COSTS |= {"broadcast_in_dim": 0, "convert_element_type": 0, "iota": 0, "slice": 0}
+LONGEST_ROW = 16_384  # a longer row is not reduced inside a fused kernel
+
+
+@dataclasses.dataclass
+class Kernel:
+    """One kernel of a chip: dot, conv, fused, or move (sort, gather, ...).
+
+    flops: those of products, exactly. simple: operations outside products. bytes: read and
+    written. sizes: (m, n, k) of a product, of one of its groups. wide: its operands are float32;
+    exact: it asks for all of float32's digits. groups: of a convolution. times: how often a step.
+    """
+
+    kind: str
+    bytes: float = 0.0
+    flops: float = 0.0
+    simple: float = 0.0
+    sizes: tuple[float, float, float] = (1, 1, 1)
+    wide: bool = False
+    exact: bool = False
+    groups: int = 1
+    times: float = 1.0
+    scope: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Flow:
+    """All kernels of a step, and the most bytes alive at once beside its arguments."""
+
+    kernels: list[Kernel]
+    peak: float
+
+
+@dataclasses.dataclass
+class _Node:
+    """An equation of a flat program; inputs and outputs are numbers of values."""
+
+    eqn: Equation
+    reads: list[int]
+    makes: list[int]
+
+
+def of(closed: core.ClosedJaxpr) -> Flow:
+    """Returns the kernels of a traced program without what it never uses."""
+    return _Region(flops_lib.without_unused(closed)).flow()
+
+
+class _Region:
+    """A straight-line program: the whole of it, or the body of a loop."""
+
+    def __init__(self, jaxpr: Jaxpr, sliced: int | None = None):
+        """`sliced`: from which input on they are slices of stacked arrays, None: none are."""
+        self.nodes: list[_Node] = []
+        self.sizes: list[float] = []  # bytes of each value
+        names: dict[Any, int] = {}
+        self.inputs = [self._new(v.aval) for v in (*jaxpr.constvars, *jaxpr.invars)]
+        names |= dict(zip((*jaxpr.constvars, *jaxpr.invars), self.inputs, strict=True))
+        first = len(self.inputs) if sliced is None else sliced + len(jaxpr.constvars)
+        self.slices = set(self.inputs[first:])
+        self.in_loop = sliced is not None
+        outs = self._flatten(jaxpr, names)
+        self.outputs = [i for i in outs if i >= 0]
+        self._place()
+
+    def _new(self, aval: Any) -> int:
+        self.sizes.append(_bytes(aval))
+        return len(self.sizes) - 1
+
+    def _flatten(self, jaxpr: Jaxpr, names: dict[Any, int]) -> list[int]:
+        """Adds the equations of `jaxpr`, those of programs that it calls in their place."""
+
+        def number(v: Any) -> int:
+            return -1 if isinstance(v, core.Literal) else names[v]
+
+        for eqn in jaxpr.eqns:
+            reads = [number(v) for v in eqn.invars]
+            kind = eqn.primitive.name
+            inner = [getattr(j, "jaxpr", j) for j in core.jaxprs_in_params(eqn.params)]
+            if kind in VIEWS:
+                makes = [i if i >= 0 else self._new(v.aval) for i, v in _pairs(reads, eqn)]
+            elif inner and kind == "cond":
+                body = max(inner, key=lambda j: len(j.eqns))
+                makes = self._inline(body, reads[1:])
+            elif inner and kind not in ("scan", "while", *REDUCTIONS, "scatter-add", "sort"):
+                makes = self._inline(inner[0], reads)
+            else:
+                makes = [self._new(v.aval) for v in eqn.outvars]
+                self.nodes.append(_Node(eqn, reads, makes))
+            names |= dict(zip(eqn.outvars, makes, strict=True))
+        return [number(v) for v in jaxpr.outvars]
+
+    def _inline(self, jaxpr: Jaxpr, reads: list[int]) -> list[int]:
+        names = {v: self._new(v.aval) for v in jaxpr.constvars}
+        for v, i in zip(jaxpr.invars, reads[-len(jaxpr.invars) :], strict=True):
+            names[v] = i if i >= 0 else self._new(v.aval)
+        return [
+            i if i >= 0 else self._new(v.aval)
+            for i, v in zip(self._flatten(jaxpr, names), jaxpr.outvars, strict=True)
+        ]
+
+    def _place(self) -> None:
+        """Finds the kernel (a level) of every fused equation and which values lie in memory."""
+        level: dict[int, int] = defaultdict(int)
+        self.at: list[int] = []
+        for node in self.nodes:
+            here = max((level[i] for i in node.reads if i >= 0), default=0)
+            self.at.append(here)
+            for i in node.makes:
+                level[i] = here + _ends_kernel(node.eqn)
+        consumers: dict[int, list[int]] = defaultdict(list)
+        for j, node in enumerate(self.nodes):
+            for i in node.reads:
+                consumers[i].append(j)
+        self.stored = set(self.inputs) | {
+            i for i, size in enumerate(self.sizes) if size <= 64
+        }  # numbers travel for free
+        self.roots: dict[int, frozenset[int]] = {}
+        kept, costly = set(self.outputs), set()
+        for j, node in enumerate(self.nodes):
+            own = not _is_fused(node.eqn)
+            below = frozenset().union(*(self._roots(i) for i in node.reads if i >= 0))
+            hard = COSTS.get(node.eqn.primitive.name, 1) > 4 or any(
+                i in costly and i not in self.stored for i in node.reads
+            )
+            for i in node.makes:
+                later = [c for c in consumers[i] if self.at[c] > self.at[j]]
+                into = any(not _is_fused(self.nodes[c].eqn) for c in consumers[i])
+                again = sum(self.sizes[r] for r in below)
+                if own or i in kept or into or (later and (hard or again >= self.sizes[i])):
+                    self.stored.add(i)
+                else:
+                    self.roots[i] = below
+                    if hard:
+                        costly.add(i)
+
+    def _roots(self, i: int) -> frozenset[int]:
+        """Returns the values in memory that a fused kernel reads to have value i."""
+        return frozenset((i,)) if i in self.stored else self.roots.get(i, frozenset())
+
+    def flow(self) -> Flow:
+        """Returns the kernels of the region, and its peak of bytes alive."""
+        fused: dict[int, Kernel] = defaultdict(lambda: Kernel("fused"))
+        reads: dict[int, set[int]] = defaultdict(set)
+        kernels, inner = [], {}
+        for j, node in enumerate(self.nodes):
+            eqn, at = node.eqn, self.at[j]
+            if eqn.primitive.name == "scan":
+                body = _loop(eqn)
+                inner[j] = body.peak
+                kernels += body.kernels
+            elif not _is_fused(eqn):
+                kernels.append(_own_kernel(eqn, self._copies(node)))
+            else:
+                size = max(math.prod(v.aval.shape) for v in (*eqn.outvars, *_arrays(eqn)))
+                fused[at].simple += size * COSTS.get(eqn.primitive.name, 1)
+                fused[at].scope = fused[at].scope or _scope(eqn)
+                for i in node.reads:
+                    reads[at] |= self._roots(i) if i >= 0 else frozenset()
+                made = [i for i in node.makes if i in self.stored]
+                fused[at].bytes += sum(self.sizes[i] for i in made)
+        for at, values in reads.items():
+            fused[at].bytes += sum(self.sizes[i] for i in values)
+        return Flow(kernels + list(fused.values()), self._peak(inner))
+
+    def _copies(self, node: _Node) -> float:
+        """Returns bytes of copies: a product takes no slice of a stack, and gives none."""
+        taken = [i for i in node.reads if i in self.slices]
+        given = [i for i in node.makes if self.in_loop and i in self.outputs]
+        return 2.0 * sum(self.sizes[i] for i in (*taken, *given))
+
+    def _peak(self, inner: dict[int, float]) -> float:
+        """Returns the most bytes alive at once, of values that equations of the region made."""
+        last: dict[int, int] = {}
+        for j, node in enumerate(self.nodes):
+            for i in node.reads:
+                for root in self._roots(i) if i >= 0 else ():
+                    last[root] = j
+        born: dict[int, int] = {}
+        for j, node in enumerate(self.nodes):
+            born |= {i: j for i in node.makes if i in self.stored and i not in born}
+        change = np.zeros(len(self.nodes) + 2)
+        outputs = set(self.outputs)
+        for i, j in born.items():
+            end = len(self.nodes) if i in outputs else last.get(i, j)
+            change[j] += self.sizes[i]
+            change[end + 1] -= self.sizes[i]
+        alive = np.cumsum(change)
+        for j, more in inner.items():
+            alive[j] += more
+        return float(alive.max())
+
+
+def _loop(eqn: Equation) -> Flow:
+    """Returns the kernels of a scan, with how often they run, and the peak inside its body."""
+    p = eqn.params
+    body = _Region(p["jaxpr"].jaxpr, p["num_consts"] + p["num_carry"]).flow()
+    for kernel in body.kernels:
+        kernel.times *= p["length"]
+    return body
+
+
+def _own_kernel(eqn: Equation, copies: float) -> Kernel:
+    kind, shapes = eqn.primitive.name, [v.aval for v in _arrays(eqn)]
+    out = sum(_bytes(v.aval) for v in eqn.outvars)
+    moved = sum(_bytes(a) for a in shapes) + out
+    if kind in ("gather", "dynamic_update_slice"):  # only what is taken or put is moved
+        moved = 2 * (out if kind == "gather" else _bytes(shapes[1]))
+    kernel = Kernel("move", moved + copies, scope=_scope(eqn))
+    if kind in PRODUCTS:
+        kernel.kind = "dot" if kind == "dot_general" else "conv"
+        kernel.flops = flops_lib.equation_flops(eqn)
+        kernel.wide = min(a.dtype.itemsize for a in shapes) > 2
+        kernel.exact = "HIGHEST" in str(eqn.params["precision"])
+        kernel.sizes, kernel.groups = _dot(eqn) if kind == "dot_general" else _conv(eqn)
+    return kernel
+
+
+def _dot(eqn: Equation) -> tuple[tuple[float, float, float], int]:
+    (contracted, _), (batch, _) = eqn.params["dimension_numbers"]
+    left, out = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+    k, b = (math.prod(left[i] for i in axes) for axes in (contracted, batch))
+    m = math.prod(left) // max(k * b, 1)
+    return (m, math.prod(out) / max(m * b, 1), k), 1
+
+
+def _conv(eqn: Equation) -> tuple[tuple[float, float, float], int]:
+    """The product that a convolution is: (places, features of a group, taps * inputs)."""
+    p = eqn.params
+    numbers, right, out = p["dimension_numbers"], eqn.invars[1].aval.shape, eqn.outvars[0].aval
+    groups = p["feature_group_count"] * p["batch_group_count"]
+    features = right[numbers.rhs_spec[0]]
+    k = math.prod(right) // features
+    return (math.prod(out.shape) / features, features / groups, k), groups
+
+
+def _ends_kernel(eqn: Equation) -> bool:
+    """Says whether what uses the results is in a later kernel."""
+    if eqn.primitive.name in REDUCTIONS:
+        shape, axes = eqn.invars[0].aval.shape, eqn.params["axes"]
+        last = tuple(axes) == (len(shape) - 1,)
+        return not (last and shape[-1] <= LONGEST_ROW) and math.prod(shape) > 1
+    return not _is_fused(eqn)
+
+
+def _is_fused(eqn: Equation) -> bool:
+    return eqn.primitive.name not in PRODUCTS | OWN_KERNEL | {"scan"}
+
+
+def _pairs(reads: list[int], eqn: Equation) -> list[tuple[int, Any]]:
+    return list(zip(reads[: len(eqn.outvars)], eqn.outvars, strict=True))
+
+
+def _arrays(eqn: Equation) -> list[Any]:
+    return [v for v in eqn.invars if hasattr(v.aval, "shape")]
+
+
+def _bytes(aval: Any) -> float:
+    if not hasattr(aval, "shape"):
+        return 0.0
+    width = getattr(aval.dtype, "itemsize", 8)  # a random key: two words
+    return float(math.prod(aval.shape) * width)
+
+
+def _scope(eqn: Equation) -> str:
+    return str(eqn.source_info.name_stack)

@@ -1,0 +1,159 @@
+"""What a step of a config takes on a topology: memory, operations, exchanged bytes, seconds."""
+
+import copy
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ssl_jax.core import mesh as mesh_lib
+from ssl_jax.core import tree as tree_lib
+from ssl_jax.core.chips import Topology
+from ssl_jax.core.types import Method
+from ssl_jax.engine import aot, collectives, dataflow, roofline
+
+MakeMethod = Callable[[ConfigDict], Method]
+ONE = {"slice": 1, "data": 1, "fsdp": 1, "model": 1}
+# what works on parameters and not on examples: of these a chip has its pieces only
+OF_PARAMETERS = re.compile(r"^(optimizer|update)\b")
+_NEEDED = re.compile(r"temporaries \(([\d.]+)([KMGT])\)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """One step on one chip of a topology; flops are those of all chips together.
+
+    memory: bytes by kind, of which `temporaries` are activations, gradients and buffers.
+    compiled: memory and collectives are the compiler's, else they follow from shapes and rules.
+    """
+
+    chips: int
+    parameters: int
+    memory: dict[str, float]
+    limit: float
+    flops: float
+    moved: float
+    collectives: list[collectives.Collective]
+    times: roofline.Times
+    compiled: bool
+
+    @property
+    def spare(self) -> float:
+        """Bytes of a chip that stay free; negative where the step does not fit."""
+        return self.limit - sum(self.memory.values())
+
+    def utilization(self, peak: float) -> float:
+        """Returns the share of the chips' peak FLOP/s that the products are."""
+        return self.flops / self.chips / self.times.total / peak
+
+
+def of_step(
+    config: ConfigDict,
+    make: MakeMethod,
+    topology: Topology,
+    devices: Sequence[Any],
+    compiles: bool = False,
+) -> Estimate:
+    """Returns the estimate of a step of `config` over `devices`, which stand for the chips.
+
+    With `compiles` the compiler is asked, which takes minutes for a large model; where it finds
+    that the step does not fit, memory is as it says.
+    """
+    whole = aot.build(config, lambda: make(config), devices, topology.chip.platform)
+    one = of_one_chip(config, whole.mesh)
+    alone = aot.build(one, lambda: make(one), devices[:1], topology.chip.platform)
+    flow = dataflow.of(alone.trace())
+    held = whole.held()
+    pieces = held["parameters"] / max(alone.held()["parameters"], 1)
+    kernels = [_of_chip(k, pieces, whole.mesh.shape["model"]) for k in flow.kernels]
+    found, temporaries = None, flow.peak / whole.mesh.shape["model"] + gathered(whole)
+    if compiles:
+        found, temporaries = _compile(whole)
+    sent = expected(whole, config.train.accumulate) if found is None else found.collectives
+    flops = sum(k.flops * k.times for k in flow.kernels) * topology.chips
+    return Estimate(
+        chips=topology.chips,
+        parameters=tree_lib.count(whole.state.params),
+        memory={**held, "temporaries": temporaries},
+        limit=topology.chip.hbm,
+        flops=flops / whole.mesh.shape["model"],
+        moved=sum(k.bytes * k.times for k in kernels),
+        collectives=sent,
+        times=roofline.predict(kernels, sent, topology.chip, topology.slices),
+        compiled=compiles,
+    )
+
+
+def of_one_chip(config: ConfigDict, mesh: Mesh) -> ConfigDict:
+    """Returns the config of what one chip computes: its share of the batch, no mesh."""
+    one = ConfigDict(copy.deepcopy(config.to_dict()))
+    one.data.batch_size = config.data.batch_size // ways(mesh)
+    one.mesh = ConfigDict(ONE)
+    return one
+
+
+def ways(mesh: Mesh) -> int:
+    """Returns over how many chips, or groups of them, the batch is divided."""
+    return math.prod(mesh.shape[axis] for axis in mesh_lib.BATCH_AXES)
+
+
+def gathered(program: aot.Program) -> float:
+    """Returns the bytes of parameters and extra that a chip puts together for use, over `fsdp`."""
+    if program.mesh.shape["fsdp"] == 1:
+        return 0.0
+    held, state = program.held(), program.state
+    whole = aot.whole_bytes((state.params, state.extra)) / program.mesh.shape["model"]
+    return whole - held["parameters"] - held["extra"]
+
+
+def expected(program: aot.Program, accumulate: int) -> list[collectives.Collective]:
+    """Returns the collectives that the sharding rules ask for, without compiling.
+
+    Gradients of whole parameters are summed over all that share the batch; pieces over `fsdp` of
+    parameters and extra are gathered. Both once for each micro-batch. Small sums of metrics and
+    what `model` exchanges are left out.
+    """
+    mesh, found = program.mesh, []
+    state, places = program.state, program.shardings
+    share = ways(mesh)
+    model = mesh.shape["model"]
+    if share > 1:
+        size = aot.whole_bytes(state.params) // model
+        found.append(collectives.Collective("all-reduce", size, share, accumulate))
+    if mesh.shape["fsdp"] > 1:
+        leaves = zip(
+            jax.tree.leaves((state.params, state.extra)),
+            jax.tree.leaves((places.params, places.extra)),
+            strict=True,
+        )
+        pieces = sum(
+            math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize
+            for x, s in leaves
+            if "fsdp" in s.spec
+        )
+        found.append(collectives.Collective("all-gather", pieces, mesh.shape["fsdp"], accumulate))
+    return found
+
+
+def _of_chip(kernel: dataflow.Kernel, pieces: float, model: int) -> dataflow.Kernel:
+    """Returns a kernel of the whole model as one of a chip that holds `pieces` of it."""
+    share = pieces if OF_PARAMETERS.search(kernel.scope) else 1 / model
+    scaled = {name: getattr(kernel, name) * share for name in ("bytes", "flops", "simple")}
+    return dataclasses.replace(kernel, **scaled)
+
+
+def _compile(program: aot.Program) -> tuple[aot.Compiled | None, float]:
+    """Returns (compiled step, bytes of temporaries), without the first where it does not fit."""
+    try:
+        found = program.compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed = _NEEDED.search(str(error))
+        if "RESOURCE_EXHAUSTED" not in str(error) or not needed:
+            raise
+        return None, float(needed[1]) * 1024 ** (1 + "KMGT".index(needed[2]))
+    return found, found.memory["temporaries"] + found.memory["outputs"] + found.memory["code"]

@@ -1,0 +1,118 @@
+"""The same run on another number of chips: what changes in its config, and what else would help."""
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ssl_jax.core.config import ConfigError, flatten
+from ssl_jax.nn.transformer import REMAT
+
+Changes = dict[str, Any]
+"""Dotted key of a config -> its new value."""
+
+
+def change(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    """Returns a locked copy with dotted keys set; keys of config.method.encoder may be new."""
+    out = ConfigDict(copy.deepcopy(config.to_dict()))
+    for key, value in changes.items():
+        section = out
+        *path, last = key.split(".")
+        for part in path:
+            section = section[part]
+        section[last] = value
+    return out.lock()
+
+
+def for_chips(config: ConfigDict, chips: int, fits: Callable[[ConfigDict], bool]) -> Changes:
+    """Returns the changes with which `chips` chips make the same updates as config's own.
+
+    The global batch stays and is accumulated in as few micro-batches as fit, first with whole
+    parameters or the pieces that the config asks for, then with pieces over all chips. Where no
+    micro-batches of the batch divide over the chips, the nearest batch that does is taken, and
+    `for_batch` says what keeps its updates closest. Raises ConfigError where one example a chip
+    does not fit.
+    """
+    mesh = config.mesh
+    free = chips // mesh.model
+    if chips % mesh.model or not free:
+        raise ConfigError(f"config.mesh.model {mesh.model} does not divide {chips} chips")
+    size = config.data.batch_size
+    near = size if size % free == 0 else max(free, round(size / free) * free)
+    scaled = for_batch(config, near)
+    for fsdp in dict.fromkeys((math.gcd(mesh.fsdp, free), free)):
+        for parts in divisors(near // free):
+            changes = scaled | {
+                "mesh.slice": 1,
+                "mesh.data": -1,
+                "mesh.fsdp": fsdp,
+                "train.accumulate": parts,
+            }
+            if fits(change(config, changes)):
+                return _news(config, changes)
+    raise ConfigError(
+        f"one example a chip does not fit on {chips} chips: raise --chips, or add "
+        f"config.method.encoder.remat='full'"
+    )
+
+
+def for_batch(config: ConfigDict, size: int) -> Changes:
+    """Returns what keeps training alike with another global batch, k times as large.
+
+    The same examples: durations in steps are divided by k. The learning rate is multiplied by
+    sqrt(k) under Adam and its kin (Malladi et al., 2205.10287), else by k; the decay of a
+    teacher becomes its k-th power (Busbridge et al., 2307.13813).
+    """
+    k = size / config.data.batch_size
+    if k == 1:
+        return {}
+    adaptive = config.optim.name in ("adamw", "adam_l2", "lamb")
+    changes: Changes = {"data.batch_size": size}
+    changes["optim.lr"] = config.optim.lr * (math.sqrt(k) if adaptive else k)
+    for key in ("train.duration", "optim.warmup", "optim.freeze_until"):
+        steps = _steps(flatten(config)[key])
+        if steps:
+            changes[key] = f"{round(steps / k)} steps"
+    if "ema" in config.method:
+        ema = config.method.ema
+        changes |= {f"method.ema.{name}": ema[name] ** k for name in ("start", "end")}
+        changes["method.ema.anneal"] = round(ema.anneal / k)
+    return changes
+
+
+def variants(config: ConfigDict, chips: int) -> Iterator[Changes]:
+    """Yields what a search tries: remat policy, pieces over `fsdp`, micro-batches."""
+    free = chips // config.mesh.model
+    per_chip = config.data.batch_size // free
+    pieces = sorted({1, math.gcd(config.mesh.fsdp, free), min(free, 8), free} & set(divisors(free)))
+    parts = [n for n in divisors(per_chip) if n & (n - 1) == 0][:4]
+    for remat, fsdp, accumulate in itertools.product(("none", *REMAT), pieces, parts):
+        yield {
+            "method.encoder.remat": remat,
+            "mesh.data": -1,
+            "mesh.fsdp": fsdp,
+            "train.accumulate": accumulate,
+        }
+
+
+def divisors(n: int) -> list[int]:
+    """Returns the divisors of n in order."""
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def _news(config: ConfigDict, changes: Changes) -> Changes:
+    """Returns the changes that change something; a free data axis is none."""
+    old = flatten(config)
+    return {k: v for k, v in changes.items() if old.get(k) != v and k != "mesh.data"}
+
+
+def _steps(duration: Any) -> int:
+    """Returns the steps of "8k steps" or 8000, and 0 of any other duration."""
+    number, _, unit = str(duration).partition(" ")
+    scale = {"k": 1_000, "M": 1_000_000}.get(number[-1:], 1)
+    if unit not in ("", "steps", "step"):
+        return 0
+    return round(float(number.rstrip("kM").replace("_", "")) * scale)

@@ -1,0 +1,103 @@
+"""How long a chip takes for the kernels of a step: each by what limits it, compute or memory."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from ssl_jax.core.chips import Chip
+from ssl_jax.engine.collectives import Collective
+from ssl_jax.engine.dataflow import Kernel
+
+
+@dataclasses.dataclass(frozen=True)
+class Attainable:
+    """Shares of the peak rates that good kernels reach, and the seconds between two kernels."""
+
+    dot: float
+    conv: float
+    grouped: float  # convolutions of several groups
+    vector: float
+    hbm: float
+    links: float
+    gap: float
+
+
+ATTAINABLE = {
+    "tpu": Attainable(0.80, 0.60, 0.40, 0.6, 0.80, 0.9, 0.2e-6),
+    "gpu": Attainable(0.65, 0.45, 0.15, 0.5, 0.75, 0.8, 2.5e-6),
+    "cpu": Attainable(0.80, 0.50, 0.40, 0.5, 0.70, 0.8, 5.0e-6),
+}
+"""Assumptions, not measurements; docs/plan.md compares what follows from them with the clock."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """Seconds of one step of one chip by kind of kernel; `exchange`: collectives, none hidden."""
+
+    dot: float
+    conv: float
+    fused: float
+    move: float
+    gaps: float
+    exchange: float
+
+    @property
+    def compute(self) -> float:
+        """Seconds without the exchange between chips."""
+        return self.dot + self.conv + self.fused + self.move + self.gaps
+
+    @property
+    def total(self) -> float:
+        """Seconds of a step."""
+        return self.compute + self.exchange
+
+
+def predict(
+    kernels: Sequence[Kernel], collectives: Sequence[Collective], chip: Chip, slices: int = 1
+) -> Times:
+    """Returns the predicted times of a step on `chip`."""
+    times = dict.fromkeys(("dot", "conv", "fused", "move"), 0.0)
+    for kernel in kernels:
+        times[kernel.kind] += kernel.times * seconds(kernel, chip)
+    count = sum(k.times for k in kernels if k.bytes > 0)
+    gaps = count * ATTAINABLE[chip.platform].gap
+    exchange = sum(exchange_seconds(c, chip, slices) for c in collectives)
+    return Times(**times, gaps=gaps, exchange=exchange)
+
+
+def seconds(kernel: Kernel, chip: Chip) -> float:
+    """Returns the seconds of a kernel: the slowest of products, other operations and memory."""
+    share = ATTAINABLE[chip.platform]
+    memory = kernel.bytes / (share.hbm * chip.hbm_rate)
+    vector = kernel.simple / (share.vector * chip.vector)
+    return max(memory, vector, product_seconds(kernel, chip))
+
+
+def product_seconds(kernel: Kernel, chip: Chip) -> float:
+    """Returns the seconds of a product whose axes are filled up to whole tiles."""
+    if not kernel.flops:
+        return 0.0
+    share = ATTAINABLE[chip.platform]
+    peak = chip.flops32 if kernel.wide else chip.flops
+    if kernel.exact and kernel.wide:  # six passes of bfloat16, or no tensor cores
+        peak = chip.flops / 6 if chip.platform == "tpu" else 2 * chip.vector
+    reached = share.dot if kernel.kind == "dot" else share.conv
+    if kernel.groups > 1:
+        reached = share.grouped
+    filled = math.prod(math.ceil(n / chip.tile) * chip.tile / n for n in kernel.sizes)
+    return kernel.flops * filled / (reached * peak)
+
+
+def exchange_seconds(collective: Collective, chip: Chip, slices: int) -> float:
+    """Returns the seconds that a chip sends, to its neighbours and to other slices or hosts."""
+    share = ATTAINABLE[chip.platform].links
+    near, far = chip.per_link or collective.group, slices
+    if chip.per_link:
+        far = math.ceil(collective.group / chip.per_link)
+    inside = collective.sent / (share * chip.link_rate)
+    if far == 1 or collective.group <= near // 2:
+        return inside
+    # what has been summed up inside a slice crosses once between slices
+    per_slice = max(collective.group / far, 1)
+    crossing = collective.times * collective.bytes * 2 * (far - 1) / far / per_slice
+    return inside + crossing / (share * chip.network_rate)
