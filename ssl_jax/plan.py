@@ -24,7 +24,9 @@ from ssl_jax.core.types import Method
 from ssl_jax.engine import aot, budget, estimate, recipe, shapes
 
 
-def program(config: ConfigDict, topology: str, devices: Sequence[Any] | None = None) -> aot.Program:
+def program(
+    config: ConfigDict, topology: str, devices: Sequence[Any] | None = None, classes: int = 0
+) -> aot.Program:
     """Returns the train step of `config` for a topology such as v5e:16x16, h100:8 or cpu:8.
 
     A TPU needs the package libtpu and no TPU; otherwise as many devices of this process stand
@@ -34,7 +36,8 @@ def program(config: ConfigDict, topology: str, devices: Sequence[Any] | None = N
     """
     asked = chips.topology(topology)
     found = aot.devices_of(asked) if devices is None else devices
-    made = aot.build(config, lambda: make_method(config), found, asked.chip.platform)
+    method = functools.partial(make_method, config, classes)
+    made = aot.build(config, method, found, asked.chip.platform)
     return made
 
 
@@ -59,9 +62,8 @@ def stand_ins(topology: chips.Topology, compiles: bool) -> list[Any]:
 def answer(options: argparse.Namespace, config: ConfigDict) -> str:
     """Returns what the command prints, in a process that has a device for every chip."""
     asked = chips.topology(options.topology)
-    devices = stand_ins(asked, options.compiles)
     make = functools.partial(make_method, classes=options.classes)
-    estimated = functools.partial(estimate.of_step, make=make)
+    estimated = functools.partial(estimate.of_step, make=make, flows={})
     run = budget.whole_run(config, options.examples, options.hours)
     notes = assumptions(config, options.classes)
     if asked.slices > 1 and config.mesh.slice != asked.slices:
@@ -70,7 +72,9 @@ def answer(options: argparse.Namespace, config: ConfigDict) -> str:
             f"set --config.mesh.slice={asked.slices}"
         )
     if options.chips:
-        return on_fewer(options, config, asked, estimated, devices)
+        return on_fewer(options, config, chips.smaller(asked, options.chips), estimated)
+    devices = stand_ins(asked, options.compiles)
+    program(config, options.topology, devices, options.classes)  # raises where it may not be run
     found = estimated(config, topology=asked, devices=devices, compiles=options.compiles)
     lines = [budget.text(options.config, config, asked, found, run, notes)]
     if options.search:
@@ -85,13 +89,11 @@ def answer(options: argparse.Namespace, config: ConfigDict) -> str:
 def on_fewer(
     options: argparse.Namespace,
     config: ConfigDict,
-    asked: chips.Topology,
+    fewer: chips.Topology,
     estimated: Any,
-    devices: list[Any],
 ) -> str:
     """Returns the changes for options.chips chips, and the plan with them."""
-    fewer = chips.smaller(asked, options.chips)
-    devices = devices[: options.chips]
+    devices = stand_ins(fewer, False)
 
     def fits(one: ConfigDict) -> bool:
         return estimated(one, topology=fewer, devices=devices).spare >= 0
@@ -140,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config_lib.load(options.config, overrides)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
-    sys.exit(inside(arguments, asked.chips, options.compiles))
+    sys.exit(inside(arguments, options.chips or asked.chips, options.compiles))
 
 
 def inside(arguments: Sequence[str], count: int, compiles: bool) -> int:

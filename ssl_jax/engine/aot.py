@@ -28,7 +28,7 @@ class Program:
 
     state and shardings: all arrays of training and where they lie. batch: one global batch of
     the longest bucket. jitted: the function that the loop calls, as run(state, totals, batch).
-    platform: what it is traced for.
+    optimizer: with its learning rate, as `optim.make` gives them. platform: what it is traced for.
     """
 
     mesh: Mesh
@@ -37,6 +37,7 @@ class Program:
     totals: Tree
     batch: dict[str, jax.ShapeDtypeStruct]
     jitted: Any
+    optimizer: tuple
     platform: str
 
     def trace(self) -> Any:
@@ -97,13 +98,13 @@ def build(
     with platform.planned(platform_name):
         method = step_lib.gather_when_used(make_method(), mesh)
         batch = shapes.global_batch(config, method)
-        tx, schedule = _optimizer(config, method, batch, examples)
+        tx, schedule = optimizer = _optimizer(config, method, batch, examples)
         state = step_lib.abstract_state(method, tx, batch)
         shardings = step_lib.state_sharding(state, method.rules, mesh)
         step = step_lib.make_step(method, tx, schedule, config.train.accumulate)
         compiled: Any = step_lib.compile_step(step, mesh, shardings, (state, batch))
         totals = jax.eval_shape(compiled.zeros)
-    return Program(mesh, state, shardings, totals, batch, compiled.run, platform_name)
+    return Program(mesh, state, shardings, totals, batch, compiled.run, optimizer, platform_name)
 
 
 def devices_of(topology: chips.Topology) -> list[Any]:

@@ -10,6 +10,15 @@ from ssl_jax.core.chips import GIB, Topology
 from ssl_jax.engine import collectives
 from ssl_jax.engine.estimate import Estimate
 
+PARTS = {
+    "dot": "products",
+    "conv": "convolutions",
+    "attention": "attention in one kernel",
+    "fused": "what is fused between (norms, softmax, optimizer)",
+    "move": "sorts and gathers",
+    "gaps": "gaps between kernels",
+    "exchange": "exchange, none of it hidden",
+}
 NAMES = {"extra": "teacher and extra", "temporaries": "activations and buffers"}
 
 
@@ -72,9 +81,8 @@ def text(
         ("exchange per chip", _exchange(found)),
         (
             "time per step",
-            f"{times.total * 1e3:.1f} ms: products {times.dot * 1e3:.1f}, convolutions "
-            f"{times.conv * 1e3:.1f}, the rest {(times.fused + times.move) * 1e3:.1f}, gaps between "
-            f"kernels {times.gaps * 1e3:.1f}, exchange {times.exchange * 1e3:.1f} (none hidden)",
+            f"{times.total * 1e3:.1f} ms: "
+            + ", ".join(f"{PARTS[k]} {v * 1e3:.1f}" for k, v in vars(times).items() if v),
         ),
         (
             "utilization",
@@ -140,4 +148,5 @@ def _run(found: Estimate, run: Run) -> str:
     if run.missing:
         return run.missing
     hours = run.steps * found.times.total / 3600
-    return f"{run.steps:,} steps: {hours:,.1f} hours, {hours * found.chips:,.0f} chip-hours; {run.sees}"
+    spent = f"{hours:,.1f} hours, {hours * found.chips:,.0f} chip-hours"
+    return f"{run.steps:,} steps: {spent}; {run.sees}"

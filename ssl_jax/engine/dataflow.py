@@ -8,7 +8,7 @@ A model of what XLA makes of a step, from the jaxpr alone:
 - What a later kernel needs of a fused one is written to memory, unless it is cheap to compute
   again from no more bytes than it has itself (masks, broadcasts, casts of weights).
 - Reshapes and transposes are free. A loop is its body, so many times; what it takes from and
-  gives to the rest of the program lies in memory.
+  gives to the rest of the program lies in memory. A loop that is unrolled is no loop.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from ssl_jax.engine import flops as flops_lib
 Jaxpr = Any
 Equation = Any
 
-VIEWS = {"reshape", "squeeze", "expand_dims", "transpose", "stop_gradient", "copy", "copy_p"}
+VIEWS = {"reshape", "squeeze", "expand_dims", "transpose", "stop_gradient", "copy", "name"}
 VIEWS |= {"sharding_constraint", "optimization_barrier", "pvary", "reduce_precision"}
 REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or", "reduce_prod"}
 REDUCTIONS |= {"argmax", "argmin"}
@@ -44,12 +44,15 @@ COSTS = {"exp": 8, "exp2": 8, "log": 10, "log1p": 12, "expm1": 12, "tanh": 20, "
 COSTS |= {"erf": 25, "erf_inv": 40, "erfc": 40, "div": 8, "rem": 8, "sqrt": 8, "rsqrt": 4}
 COSTS |= {"pow": 20, "sin": 20, "cos": 20, "random_bits": 75, "threefry2x32": 75}
 COSTS |= {"broadcast_in_dim": 0, "convert_element_type": 0, "iota": 0, "slice": 0}
+ONE_KERNEL = "one_kernel"  # how functions that are a kernel are called, see nn.attention
 LONGEST_ROW = 16_384  # a longer row is not reduced inside a fused kernel
+# operations that take as long as to write and read a byte: more are not computed again
+WORTH = 24
 
 
 @dataclasses.dataclass
 class Kernel:
-    """One kernel of a chip: dot, conv, fused, or move (sort, gather, ...).
+    """One kernel of a chip: dot, conv, attention, fused, or move (sort, gather, ...).
 
     flops: those of products, exactly. simple: operations outside products. bytes: read and
     written. sizes: (m, n, k) of a product, of one of its groups. wide: its operands are float32;
@@ -78,11 +81,34 @@ class Flow:
 
 @dataclasses.dataclass
 class _Node:
-    """An equation of a flat program; inputs and outputs are numbers of values."""
+    """An equation of a flat program; inputs and outputs are numbers of values.
+
+    joins: it only puts the answers of an unrolled loop side by side.
+    """
 
     eqn: Equation
     reads: list[int]
     makes: list[int]
+    joins: bool = False
+
+    @property
+    def kind(self) -> str:
+        return "concatenate" if self.joins else self.eqn.primitive.name
+
+    @property
+    def fused(self) -> bool:
+        """Whether it is computed together with its neighbours."""
+        own = self.kind in PRODUCTS | OWN_KERNEL | {"scan"}
+        return self.joins or not (own or _is_attention(self.eqn))
+
+    @property
+    def ends(self) -> bool:
+        """Whether what uses the results is in a later kernel."""
+        if self.kind not in REDUCTIONS:
+            return not self.fused
+        shape, axes = self.eqn.invars[0].aval.shape, self.eqn.params["axes"]
+        last = tuple(axes) == (len(shape) - 1,)
+        return not (last and shape[-1] <= LONGEST_ROW) and math.prod(shape) > 1
 
 
 def of(closed: core.ClosedJaxpr) -> Flow:
@@ -97,6 +123,7 @@ class _Region:
         """`sliced`: from which input on they are slices of stacked arrays, None: none are."""
         self.nodes: list[_Node] = []
         self.sizes: list[float] = []  # bytes of each value
+        self.stacks: dict[int, list[int]] = {}  # value -> those that it was joined of
         names: dict[Any, int] = {}
         self.inputs = [self._new(v.aval) for v in (*jaxpr.constvars, *jaxpr.invars)]
         names |= dict(zip((*jaxpr.constvars, *jaxpr.invars), self.inputs, strict=True))
@@ -123,6 +150,13 @@ class _Region:
             inner = [getattr(j, "jaxpr", j) for j in core.jaxprs_in_params(eqn.params)]
             if kind in VIEWS:
                 makes = [i if i >= 0 else self._new(v.aval) for i, v in _pairs(reads, eqn)]
+            elif _is_attention(eqn):
+                makes = [self._new(v.aval) for v in eqn.outvars]
+                # query, key, value, mask, gradient; the rest is constant
+                real = [i for i, v in zip(reads, eqn.invars, strict=True) if v.aval.ndim == 4]
+                self.nodes.append(_Node(eqn, real, makes))
+            elif kind == "scan" and eqn.params["unroll"] >= eqn.params["length"]:
+                makes = self._unroll(eqn, reads)
             elif inner and kind == "cond":
                 body = max(inner, key=lambda j: len(j.eqns))
                 makes = self._inline(body, reads[1:])
@@ -133,6 +167,36 @@ class _Region:
                 self.nodes.append(_Node(eqn, reads, makes))
             names |= dict(zip(eqn.outvars, makes, strict=True))
         return [number(v) for v in jaxpr.outvars]
+
+    def _unroll(self, eqn: Equation, reads: list[int]) -> list[int]:
+        """Adds every turn of a loop, each with its slices of what is stacked."""
+        p = eqn.params
+        body, turns = p["jaxpr"].jaxpr, range(p["length"])
+        held = p["num_consts"], p["num_consts"] + p["num_carry"]
+        consts, carry, stacked = reads[: held[0]], reads[held[0] : held[1]], reads[held[1] :]
+        slices = [
+            self._slices(i, v.aval, len(turns))
+            for i, v in zip(stacked, body.invars[held[1] :], strict=True)
+        ]
+        answers: dict[int, list[int]] = {}
+        for turn in reversed(turns) if p["reverse"] else turns:
+            outs = self._inline(body, [*consts, *carry, *(s[turn] for s in slices)])
+            carry, answers[turn] = outs[: p["num_carry"]], outs[p["num_carry"] :]
+        joined = []
+        for place, v in enumerate(eqn.outvars[p["num_carry"] :]):
+            parts = [answers[turn][place] for turn in turns]
+            made = self._new(v.aval)
+            self.stacks[made] = parts
+            self.nodes.append(_Node(eqn, parts, [made], joins=True))
+            joined.append(made)
+        return [*carry, *joined]
+
+    def _slices(self, stack: int, aval: Any, turns: int) -> list[int]:
+        """Returns the values that a stacked one holds; of an argument they lie in memory."""
+        if stack not in self.stacks:
+            self.stacks[stack] = [self._new(aval) for _ in range(turns)]
+            self.inputs += self.stacks[stack]
+        return self.stacks[stack]
 
     def _inline(self, jaxpr: Jaxpr, reads: list[int]) -> list[int]:
         names = {v: self._new(v.aval) for v in jaxpr.constvars}
@@ -151,7 +215,7 @@ class _Region:
             here = max((level[i] for i in node.reads if i >= 0), default=0)
             self.at.append(here)
             for i in node.makes:
-                level[i] = here + _ends_kernel(node.eqn)
+                level[i] = here + node.ends
         consumers: dict[int, list[int]] = defaultdict(list)
         for j, node in enumerate(self.nodes):
             for i in node.reads:
@@ -160,23 +224,20 @@ class _Region:
             i for i, size in enumerate(self.sizes) if size <= 64
         }  # numbers travel for free
         self.roots: dict[int, frozenset[int]] = {}
-        kept, costly = set(self.outputs), set()
+        kept, work = set(self.outputs), dict.fromkeys(range(len(self.sizes)), 0.0)
         for j, node in enumerate(self.nodes):
-            own = not _is_fused(node.eqn)
             below = frozenset().union(*(self._roots(i) for i in node.reads if i >= 0))
-            hard = COSTS.get(node.eqn.primitive.name, 1) > 4 or any(
-                i in costly and i not in self.stored for i in node.reads
-            )
+            again = sum(self.sizes[r] for r in below)
+            own = _work(node)
+            own += max((work[i] for i in node.reads if i not in self.stored and i >= 0), default=0)
             for i in node.makes:
-                later = [c for c in consumers[i] if self.at[c] > self.at[j]]
-                into = any(not _is_fused(self.nodes[c].eqn) for c in consumers[i])
-                again = sum(self.sizes[r] for r in below)
-                if own or i in kept or into or (later and (hard or again >= self.sizes[i])):
+                later = any(self.at[c] > self.at[j] for c in consumers[i])
+                into = any(not self.nodes[c].fused for c in consumers[i])
+                worth = own > WORTH * self.sizes[i] or again >= 2 * self.sizes[i]
+                if not node.fused or i in kept or into or (later and worth):
                     self.stored.add(i)
                 else:
-                    self.roots[i] = below
-                    if hard:
-                        costly.add(i)
+                    self.roots[i], work[i] = below, own
 
     def _roots(self, i: int) -> frozenset[int]:
         """Returns the values in memory that a fused kernel reads to have value i."""
@@ -186,24 +247,26 @@ class _Region:
         """Returns the kernels of the region, and its peak of bytes alive."""
         fused: dict[int, Kernel] = defaultdict(lambda: Kernel("fused"))
         reads: dict[int, set[int]] = defaultdict(set)
+        made_at: dict[int, set[int]] = defaultdict(set)
         kernels, inner = [], {}
         for j, node in enumerate(self.nodes):
             eqn, at = node.eqn, self.at[j]
-            if eqn.primitive.name == "scan":
+            if node.kind == "scan":
                 body = _loop(eqn)
                 inner[j] = body.peak
                 kernels += body.kernels
-            elif not _is_fused(eqn):
+            elif not node.fused:
                 kernels.append(_own_kernel(eqn, self._copies(node)))
             else:
-                size = max(math.prod(v.aval.shape) for v in (*eqn.outvars, *_arrays(eqn)))
-                fused[at].simple += size * COSTS.get(eqn.primitive.name, 1)
+                fused[at].simple += _work(node)
                 fused[at].scope = fused[at].scope or _scope(eqn)
-                for i in node.reads:
-                    reads[at] |= self._roots(i) if i >= 0 else frozenset()
                 made = [i for i in node.makes if i in self.stored]
+                made_at[at].update(made)
                 fused[at].bytes += sum(self.sizes[i] for i in made)
+                for i in node.reads if made else ():
+                    reads[at] |= self._roots(i) if i >= 0 else frozenset()
         for at, values in reads.items():
+            values -= made_at[at]  # what it makes itself, a kernel does not read
             fused[at].bytes += sum(self.sizes[i] for i in values)
         return Flow(kernels + list(fused.values()), self._peak(inner))
 
@@ -244,13 +307,25 @@ def _loop(eqn: Equation) -> Flow:
     return body
 
 
+def _work(node: _Node) -> float:
+    """Returns the simple operations of an equation."""
+    if node.joins or not node.fused:
+        return 0.0
+    size = max(math.prod(v.aval.shape) for v in (*node.eqn.outvars, *_arrays(node.eqn)))
+    return float(size * COSTS.get(node.kind, 1))
+
+
 def _own_kernel(eqn: Equation, copies: float) -> Kernel:
     kind, shapes = eqn.primitive.name, [v.aval for v in _arrays(eqn)]
     out = sum(_bytes(v.aval) for v in eqn.outvars)
-    moved = sum(_bytes(a) for a in shapes) + out
+    taken = [a for a in shapes if a.ndim == 4] if _is_attention(eqn) else shapes
+    moved = sum(_bytes(a) for a in taken) + out
     if kind in ("gather", "dynamic_update_slice"):  # only what is taken or put is moved
         moved = 2 * (out if kind == "gather" else _bytes(shapes[1]))
     kernel = Kernel("move", moved + copies, scope=_scope(eqn))
+    if _is_attention(eqn):
+        kernel.kind, kernel.sizes = "attention", _attention(eqn)
+        kernel.flops = flops_lib.total(eqn)
     if kind in PRODUCTS:
         kernel.kind = "dot" if kind == "dot_general" else "conv"
         kernel.flops = flops_lib.equation_flops(eqn)
@@ -268,6 +343,11 @@ def _dot(eqn: Equation) -> tuple[tuple[float, float, float], int]:
     return (m, math.prod(out) / max(m * b, 1), k), 1
 
 
+def _attention(eqn: Equation) -> tuple[float, float, float]:
+    (_, tokens, _, head), (_, others, *_) = (v.aval.shape for v in eqn.invars[:2])
+    return tokens, others, head
+
+
 def _conv(eqn: Equation) -> tuple[tuple[float, float, float], int]:
     """The product that a convolution is: (places, features of a group, taps * inputs)."""
     p = eqn.params
@@ -278,17 +358,10 @@ def _conv(eqn: Equation) -> tuple[tuple[float, float, float], int]:
     return (math.prod(out.shape) / features, features / groups, k), groups
 
 
-def _ends_kernel(eqn: Equation) -> bool:
-    """Says whether what uses the results is in a later kernel."""
-    if eqn.primitive.name in REDUCTIONS:
-        shape, axes = eqn.invars[0].aval.shape, eqn.params["axes"]
-        last = tuple(axes) == (len(shape) - 1,)
-        return not (last and shape[-1] <= LONGEST_ROW) and math.prod(shape) > 1
-    return not _is_fused(eqn)
-
-
-def _is_fused(eqn: Equation) -> bool:
-    return eqn.primitive.name not in PRODUCTS | OWN_KERNEL | {"scan"}
+def _is_attention(eqn: Equation) -> bool:
+    # without inputs it is the part of it that is the same in every turn of a loop
+    named = str(eqn.params.get("name")).startswith(ONE_KERNEL) and len(eqn.invars) > 2
+    return named or eqn.primitive.name in flops_lib.CUDNN
 
 
 def _pairs(reads: list[int], eqn: Equation) -> list[tuple[int, Any]]:

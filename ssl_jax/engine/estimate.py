@@ -11,6 +11,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.chips import Topology
@@ -58,18 +59,22 @@ def of_step(
     topology: Topology,
     devices: Sequence[Any],
     compiles: bool = False,
+    flows: dict[str, dataflow.Flow] | None = None,
 ) -> Estimate:
     """Returns the estimate of a step of `config` over `devices`, which stand for the chips.
 
     With `compiles` the compiler is asked, which takes minutes for a large model; where it finds
-    that the step does not fit, memory is as it says.
+    that the step does not fit, memory is as it says. `flows` keeps what one chip computes, for
+    further estimates that differ in the mesh only.
     """
     whole = aot.build(config, lambda: make(config), devices, topology.chip.platform)
     one = of_one_chip(config, whole.mesh)
-    alone = aot.build(one, lambda: make(one), devices[:1], topology.chip.platform)
-    flow = dataflow.of(alone.trace())
-    held = whole.held()
-    pieces = held["parameters"] / max(alone.held()["parameters"], 1)
+    flows = {} if flows is None else flows
+    if (key := config_lib.sign(one)) not in flows:
+        alone = aot.build(one, lambda: make(one), devices[:1], topology.chip.platform)
+        flows[key] = dataflow.of(alone.trace())
+    flow, held = flows[key], whole.held()
+    pieces = held["parameters"] / aot.whole_bytes(whole.state.params)
     kernels = [_of_chip(k, pieces, whole.mesh.shape["model"]) for k in flow.kernels]
     found, temporaries = None, flow.peak / whole.mesh.shape["model"] + gathered(whole)
     if compiles:

@@ -19,6 +19,9 @@ from jax.interpreters import partial_eval
 Jaxpr = Any
 Equation = Any
 
+# products inside; the backward kernel computes the scores again
+CUDNN = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}
+
 
 def of(fn: Any, *args: Any) -> float:
     """Returns the operations of one call fn(*args); the arguments may be abstract."""
@@ -61,7 +64,19 @@ def equation_flops(eqn: Equation) -> float:
         return dot_flops(eqn)
     if eqn.primitive.name == "conv_general_dilated":
         return conv_flops(eqn)
-    return 0.0
+    return attention_flops(eqn) if eqn.primitive.name in CUDNN else 0.0
+
+
+def total(eqn: Equation) -> float:
+    """Returns the operations of one equation and of the programs inside it."""
+    inner = (_total(_open(x)) for x in core.jaxprs_in_params(eqn.params))
+    return equation_flops(eqn) + sum(inner)
+
+
+def attention_flops(eqn: Equation) -> float:
+    """Returns the operations of attention in one kernel: query (B, T, H, E), key (B, S, H, E)."""
+    query, key = eqn.invars[0].aval.shape, eqn.invars[1].aval.shape
+    return CUDNN[eqn.primitive.name] * 2.0 * math.prod(query) * key[1]
 
 
 def dot_flops(eqn: Equation) -> float:

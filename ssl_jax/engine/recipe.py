@@ -1,5 +1,6 @@
 """The same run on another number of chips: what changes in its config, and what else would help."""
 
+import bisect
 import copy
 import itertools
 import math
@@ -42,17 +43,17 @@ def for_chips(config: ConfigDict, chips: int, fits: Callable[[ConfigDict], bool]
         raise ConfigError(f"config.mesh.model {mesh.model} does not divide {chips} chips")
     size = config.data.batch_size
     near = size if size % free == 0 else max(free, round(size / free) * free)
-    scaled = for_batch(config, near)
+    scaled = for_batch(config, near) | {"mesh.slice": 1, "mesh.data": -1}
     for fsdp in dict.fromkeys((math.gcd(mesh.fsdp, free), free)):
-        for parts in divisors(near // free):
-            changes = scaled | {
-                "mesh.slice": 1,
-                "mesh.data": -1,
-                "mesh.fsdp": fsdp,
-                "train.accumulate": parts,
-            }
-            if fits(change(config, changes)):
-                return _news(config, changes)
+        tried = [
+            scaled | {"mesh.fsdp": fsdp, "train.accumulate": n} for n in divisors(near // free)
+        ]
+        # the more parts, the less memory; mostly the first fits
+        first = 0
+        if not fits(change(config, tried[0])):
+            first = bisect.bisect_left(tried, True, 1, key=lambda c: fits(change(config, c)))
+        if first < len(tried):
+            return _news(config, tried[first])
     raise ConfigError(
         f"one example a chip does not fit on {chips} chips: raise --chips, or add "
         f"config.method.encoder.remat='full'"
@@ -88,7 +89,7 @@ def variants(config: ConfigDict, chips: int) -> Iterator[Changes]:
     free = chips // config.mesh.model
     per_chip = config.data.batch_size // free
     pieces = sorted({1, math.gcd(config.mesh.fsdp, free), min(free, 8), free} & set(divisors(free)))
-    parts = [n for n in divisors(per_chip) if n & (n - 1) == 0][:4]
+    parts = [n for n in divisors(per_chip) if n & (n - 1) == 0][:3]
     for remat, fsdp, accumulate in itertools.product(("none", *REMAT), pieces, parts):
         yield {
             "method.encoder.remat": remat,

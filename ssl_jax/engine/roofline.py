@@ -16,6 +16,7 @@ class Attainable:
     dot: float
     conv: float
     grouped: float  # convolutions of several groups
+    attention: float  # in one kernel
     vector: float
     hbm: float
     links: float
@@ -23,9 +24,9 @@ class Attainable:
 
 
 ATTAINABLE = {
-    "tpu": Attainable(0.80, 0.60, 0.40, 0.6, 0.80, 0.9, 0.2e-6),
-    "gpu": Attainable(0.65, 0.45, 0.15, 0.5, 0.75, 0.8, 2.5e-6),
-    "cpu": Attainable(0.80, 0.50, 0.40, 0.5, 0.70, 0.8, 5.0e-6),
+    "tpu": Attainable(0.80, 0.60, 0.40, 0.50, 0.6, 0.80, 0.9, 0.2e-6),
+    "gpu": Attainable(0.55, 0.40, 0.15, 0.35, 0.7, 0.65, 0.8, 3.0e-6),
+    "cpu": Attainable(0.80, 0.50, 0.40, 0.50, 0.5, 0.70, 0.8, 5.0e-6),
 }
 """Assumptions, not measurements; docs/plan.md compares what follows from them with the clock."""
 
@@ -36,6 +37,7 @@ class Times:
 
     dot: float
     conv: float
+    attention: float
     fused: float
     move: float
     gaps: float
@@ -44,7 +46,7 @@ class Times:
     @property
     def compute(self) -> float:
         """Seconds without the exchange between chips."""
-        return self.dot + self.conv + self.fused + self.move + self.gaps
+        return self.dot + self.conv + self.attention + self.fused + self.move + self.gaps
 
     @property
     def total(self) -> float:
@@ -56,7 +58,7 @@ def predict(
     kernels: Sequence[Kernel], collectives: Sequence[Collective], chip: Chip, slices: int = 1
 ) -> Times:
     """Returns the predicted times of a step on `chip`."""
-    times = dict.fromkeys(("dot", "conv", "fused", "move"), 0.0)
+    times = dict.fromkeys(("dot", "conv", "attention", "fused", "move"), 0.0)
     for kernel in kernels:
         times[kernel.kind] += kernel.times * seconds(kernel, chip)
     count = sum(k.times for k in kernels if k.bytes > 0)
@@ -81,9 +83,7 @@ def product_seconds(kernel: Kernel, chip: Chip) -> float:
     peak = chip.flops32 if kernel.wide else chip.flops
     if kernel.exact and kernel.wide:  # six passes of bfloat16, or no tensor cores
         peak = chip.flops / 6 if chip.platform == "tpu" else 2 * chip.vector
-    reached = share.dot if kernel.kind == "dot" else share.conv
-    if kernel.groups > 1:
-        reached = share.grouped
+    reached = share.grouped if kernel.groups > 1 else getattr(share, kernel.kind)
     filled = math.prod(math.ceil(n / chip.tile) * chip.tile / n for n in kernel.sizes)
     return kernel.flops * filled / (reached * peak)
 

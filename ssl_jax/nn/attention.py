@@ -8,6 +8,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.core import platform
+
 Array = jax.Array
 
 
@@ -18,8 +20,7 @@ def has_kernel(head: int, dtype: jnp.dtype, bias: Array | None, dropout: float) 
     The kernel takes half precision, heads of up to 128 channels in eights, no dropout of the
     weights, and a bias only without its gradient, so none here. Its softmax is in float32.
     """
-    # the device that is there, not one that is planned for: without it cuDNN cannot be traced
-    if jax.default_backend() != "gpu":
+    if platform.name() != "gpu":
         return False
     return dtype == jnp.bfloat16 and bias is None and not dropout and not head % 8 and head <= 128
 
@@ -39,5 +40,48 @@ def in_one_kernel(
     valid = jnp.pad(valid, ((0, 0), (0, odd)))
     size = tokens + odd
     mask = jnp.broadcast_to(valid[:, None, None, :], (len(valid), 1, size, size))
-    y = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation=implementation)
+    if implementation == "cudnn" and jax.default_backend() != "gpu":
+        y = _planned(query, key, value, mask)  # without a GPU cuDNN cannot be traced
+    else:
+        y = jax.nn.dot_product_attention(
+            query, key, value, mask=mask, implementation=implementation
+        )
     return y[:, :tokens]
+
+
+@jax.custom_vjp
+def _planned(query: Array, key: Array, value: Array, mask: Array) -> Array:
+    """The same in two compiled functions, forward and backward, which a plan takes for kernels.
+
+    The backward pass starts from what the kernel of cuDNN keeps, and computes the scores again.
+    """
+    return one_kernel_forward(query, key, value, mask)
+
+
+def _keep(*given: Array) -> tuple[Array, tuple[Array, ...]]:
+    return _planned(*given), given
+
+
+def _backward(given: tuple[Array, ...], gradient: Array) -> tuple[Array, ...]:
+    return *one_kernel_backward(*given, gradient), None
+
+
+_planned.defvjp(_keep, _backward)
+
+
+@jax.jit
+def one_kernel_forward(query: Array, key: Array, value: Array, mask: Array) -> Array:
+    """query, key, value (B, T, H, E), mask (B, 1, T, T) -> (B, T, H, E)."""
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="xla")
+
+
+@jax.jit
+def one_kernel_backward(
+    query: Array, key: Array, value: Array, mask: Array, gradient: Array
+) -> tuple[Array, ...]:
+    """Returns the gradients of query, key and value for that of the answer."""
+
+    def forward(*given: Array) -> Array:
+        return one_kernel_forward(*given, mask)
+
+    return jax.vjp(forward, query, key, value)[1](gradient)

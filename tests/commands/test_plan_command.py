@@ -1,0 +1,131 @@
+"""The command: what it prints, what it refuses, and that it answers for every config."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from ssl_jax import plan
+from ssl_jax.core import config as config_lib
+from ssl_jax.core.chips import GIB
+from ssl_jax.engine import budget
+from ssl_jax.engine.recipe import change
+
+TOY = "configs/mae/image.py:toy"
+
+
+def configs(root):
+    for path in sorted((root / "configs").glob("*/**/*.py")):
+        if "def get_config" in path.read_text():
+            yield path.relative_to(root).as_posix()
+
+
+def ask(capsys, *arguments):
+    plan.main(["--inside", *arguments])
+    return capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def toy(root):
+    return config_lib.load(str(root / TOY))
+
+
+@pytest.fixture(scope="module")
+def found(toy):
+    return plan.step(toy, "h100:1")
+
+
+def test_the_plan_says_what_a_step_and_the_run_take(root, monkeypatch, capsys, found):
+    monkeypatch.chdir(root)
+    text = ask(capsys, "--config", TOY, "--topology", "h100:8", "--chips", "1")
+    first, _, rest = text.partition("\n\n")
+    assert first == "the same updates on 1 chips: no change"
+    assert rest.startswith(f"{TOY} on h100:1, 1 chips")
+    lines = {line[:20].strip(): line[20:].strip() for line in rest.splitlines()}
+    assert lines["parameters"] == f"{found.parameters:,}"
+    assert f"{found.flops:.4g} FLOP" in lines["work per step"]
+    assert f"{found.times.total * 1e3:.1f} ms" in lines["time per step"]
+    assert re.search(r"of 78\.00 GiB: fits, 7\d\.\d\d to spare", lines["memory per chip"])
+    assert lines["exchange per chip"] == "nothing"
+    assert lines["whole run"].startswith("4 steps") and "16 images" in lines["whole run"]
+
+
+def test_it_says_by_how_much_a_step_does_not_fit(toy, found):
+    short = type(found)(**(vars(found) | {"limit": sum(found.memory.values()) - 3 * GIB}))
+    text = budget.text("x", toy, plan.chips.topology("h100:1"), short, budget.whole_run(toy), [])
+    assert "DOES NOT FIT, by 3.00" in text
+    tried = [({"mesh.fsdp": 1, "train.accumulate": n}, e) for n, e in ((1, short), (2, found))]
+    rows = budget.table(tried).splitlines()
+    assert rows[1].split()[3] == "2" and rows[1].endswith("fits")
+    assert rows[2].endswith("does not fit, by 3.00 GiB")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--topology", "v5e:3x3"], r"no topology 'v5e:3x3': use one of v5e:1x1, v5e:2x2"),
+        (["--topology", "v5p"], r"no topology 'v5p': use one of v5p:2x2x1"),
+        (["--config.optim.lrr=1"], r"config\.optim\.lrr does not exist: did you mean 'lr'"),
+        (["--inside", "--topology", "h100:1", "--config.mesh.fsdp=3"], r"config\.mesh .*1 devices"),
+    ],
+)
+def test_bad_input_is_one_line(root, arguments, words):
+    with pytest.raises(SystemExit, match=f"^error: .*{words}"):
+        plan.main(["--config", str(root / TOY), *arguments])
+
+
+def command(root, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "ssl_jax.plan", *arguments],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": f"{root}:{os.environ.get('PYTHONPATH', '')}"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_has_a_device_for_every_chip(root):
+    bad = command(root, "--config", TOY, "--topology", "h100:8")
+    assert bad.returncode == 1
+    assert bad.stderr.startswith("error: config.data.batch_size 4 does not divide over the 8")
+    done = command(root, "--config", TOY, "--topology", "h100:2", "--search")
+    assert done.returncode == 0, done.stderr
+    assert "on h100:2, 2 chips" in done.stdout and "all-reduce" in done.stdout
+    table = done.stdout.split("by predicted time:\n")[1].splitlines()
+    times = [float(row.split()[4]) for row in table[1:]]
+    assert times == sorted(times) and len(times) == 4 * 2 * 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_a_tpu_that_is_not_there_compiles_the_step(root):
+    done = command(root, "--config", TOY, "--topology", "v5e:2x2", "--config.mesh.fsdp=2")
+    assert done.returncode == 0, done.stderr
+    assert "(as compiled)" in done.stdout and "all-gather" in done.stdout
+
+
+@pytest.mark.slow
+def test_every_config_has_a_plan(root):
+    """At its full size what a chip holds; a step's work in its small form, without compiling."""
+    paths = list(configs(root))
+    assert len(paths) >= 18
+    for path in paths:
+        full = config_lib.load(str(root / path))
+        held = plan.program(full, "h100:1").held()
+        assert held["parameters"] > 1e5 and held["batch"] > 0, path
+        toy = change(config_lib.load(str(root / f"{path}:toy")), {"precision": "bfloat16"})
+        found = plan.step(toy, "h100:1")
+        assert 0 < found.times.total < 1, path
+        assert found.flops > 0 and found.memory["temporaries"] > 0 and found.spare > 0, path
+        assert budget.text(path, toy, plan.chips.topology("h100:1"), found, _run(full), [])
+
+
+def _run(config):
+    found = budget.whole_run(config, examples=1_000_000)
+    assert found.steps > 0 and found.sees
+    return found
