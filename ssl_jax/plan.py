@@ -37,8 +37,7 @@ def program(
     asked = chips.topology(topology)
     found = aot.devices_of(asked) if devices is None else devices
     method = functools.partial(make_method, config, classes)
-    made = aot.build(config, method, found, asked.chip.platform)
-    return made
+    return aot.build(config, method, found, asked.chip.platform)
 
 
 def make_method(config: ConfigDict, classes: int = 0) -> Method:

@@ -17,6 +17,7 @@ from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.chips import Topology
 from ssl_jax.core.types import Method
 from ssl_jax.engine import aot, collectives, dataflow, roofline
+from ssl_jax.engine import step as step_lib
 
 MakeMethod = Callable[[ConfigDict], Method]
 ONE = {"slice": 1, "data": 1, "fsdp": 1, "model": 1}
@@ -108,41 +109,56 @@ def ways(mesh: Mesh) -> int:
 
 
 def gathered(program: aot.Program) -> float:
-    """Returns the bytes of parameters and extra that a chip puts together for use, over `fsdp`."""
-    if program.mesh.shape["fsdp"] == 1:
-        return 0.0
-    held, state = program.held(), program.state
-    whole = aot.whole_bytes((state.params, state.extra)) / program.mesh.shape["model"]
-    return whole - held["parameters"] - held["extra"]
+    """Returns the bytes of what a chip puts together of pieces over `fsdp`, at the most.
+
+    What stands before and after the blocks is whole for a step; of the blocks one at a time.
+    """
+    total = 0.0
+    for name, x, piece in (*_pieces(program, "params"), *_pieces(program, "extra")):
+        whole = piece * program.mesh.shape["fsdp"]
+        total += whole / x.shape[0] if step_lib.LAYERED in name else whole - piece
+    return total
 
 
 def expected(program: aot.Program, accumulate: int) -> list[collectives.Collective]:
     """Returns the collectives that the sharding rules ask for, without compiling.
 
-    Gradients of whole parameters are summed over all that share the batch; pieces over `fsdp` of
-    parameters and extra are gathered. Both once for each micro-batch. Small sums of metrics and
-    what `model` exchanges are left out.
+    Gradients in float32 of whole parameters are summed over all that share the batch; those of
+    pieces over `fsdp` are summed into pieces. Blocks are put together in the type they compute in,
+    forward and backward, the rest once. All of it once for each micro-batch. Small sums of
+    metrics and what `model` exchanges are left out.
     """
-    mesh, found = program.mesh, []
-    state, places = program.state, program.shardings
-    share = ways(mesh)
-    model = mesh.shape["model"]
-    if share > 1:
-        size = aot.whole_bytes(state.params) // model
-        found.append(collectives.Collective("all-reduce", size, share, accumulate))
-    if mesh.shape["fsdp"] > 1:
-        leaves = zip(
-            jax.tree.leaves((state.params, state.extra)),
-            jax.tree.leaves((places.params, places.extra)),
-            strict=True,
-        )
-        pieces = sum(
-            math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize
-            for x, s in leaves
-            if "fsdp" in s.spec
-        )
-        found.append(collectives.Collective("all-gather", pieces, mesh.shape["fsdp"], accumulate))
+    mesh, params, found = program.mesh, program.state.params, []
+    share, fsdp, model = ways(mesh), mesh.shape["fsdp"], mesh.shape["model"]
+    narrow = 1 if program.platform == "cpu" else 2
+    pieces = sum(size for _, _, size in _pieces(program, "params"))
+    gather = 0.0
+    for part, passes in (("params", 2), ("extra", 1)):
+        for name, _, size in _pieces(program, part):
+            gather += size * passes / narrow if step_lib.LAYERED in name else size
+
+    def add(kind: str, size: float, group: int) -> None:
+        if size and group > 1:
+            found.append(collectives.Collective(kind, round(size), group, accumulate))
+
+    add("all-reduce", aot.whole_bytes(params) / model - pieces * fsdp, share)
+    add("all-gather", gather, fsdp)
+    add("reduce-scatter", pieces * fsdp, fsdp)
+    add("all-reduce", pieces, share // fsdp)
     return found
+
+
+def _pieces(program: aot.Program, part: str) -> list[tuple[str, Any, float]]:
+    """Returns (name, array, bytes of a chip's piece) of the state's part that `fsdp` cuts."""
+    if program.mesh.shape["fsdp"] == 1:
+        return []
+    arrays = tree_lib.named_leaves(getattr(program.state, part))
+    leaves = zip(arrays, jax.tree.leaves(getattr(program.shardings, part)), strict=True)
+    return [
+        (name, x, math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize)
+        for (name, x), s in leaves
+        if "fsdp" in s.spec
+    ]
 
 
 def _of_chip(kernel: dataflow.Kernel, pieces: float, model: int) -> dataflow.Kernel:
