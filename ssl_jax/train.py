@@ -20,7 +20,7 @@ from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import paths
 from ssl_jax.core.types import Method, TrainState
 from ssl_jax.data import corpus as corpus_lib
-from ssl_jax.engine import hooks, hosts, log, loop, optim, splits, start
+from ssl_jax.engine import flops, hooks, hosts, log, loop, optim, splits, start
 from ssl_jax.engine import step as step_lib
 from ssl_jax.engine.checkpoint import Checkpoints
 from ssl_jax.evals import judge
@@ -158,6 +158,7 @@ def loop_options(
         nan=config.guard.nan,
         best_metric=config.checkpoint.best_metric,
         sample_rate=config.data.sample_rate,
+        peak=flops.peak(config.precision),
         profile=config.log.profile,
         scopes=method.scopes,
         stall_seconds=config.guard.get("stall_seconds", 0.0),  # older runs have no such key

@@ -12,9 +12,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
+
+from ssl_jax.core import chips
+from ssl_jax.core import precision as precision_lib
 
 Jaxpr = Any
 Equation = Any
@@ -116,6 +120,16 @@ def _taps(size: int, taps: int, places: int, stride: int, pad: int, holes: int, 
         at = i * steps[0] + np.arange(many) * steps[1] - pad
         total += int(((at >= 0) & (at <= (size - 1) * holes) & (at % holes == 0)).sum())
     return total
+
+
+def peak(precision: str) -> float:
+    """Returns the FLOP/s that all devices can do together at config.precision; 0 where that is
+    not known, as on a CPU."""
+    chip = chips.of_device(jax.devices()[0].device_kind)
+    if chip is None:
+        return 0.0
+    half = precision_lib.compute_dtype(precision) == jnp.bfloat16
+    return jax.device_count() * (chip.flops if half else chip.flops32)
 
 
 def _total(jaxpr: Jaxpr) -> float:

@@ -146,7 +146,10 @@ class Progress:
         total: int,
         out: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        peak: float = 0.0,
     ):
+        """`peak`: FLOP/s that the devices can do together, 0 where that is not known."""
+        self.peak = peak
         self.out = out or sys.stderr
         self.total, self.loss = total, math.nan
         self._clock, self._terminal = clock, self.out.isatty()
@@ -154,7 +157,7 @@ class Progress:
         self._quiet = jax.process_index() != 0
         self._shown = self._since = clock()
         self._first = start
-        self._examples = self._seconds = 0.0
+        self._examples = self._seconds = self._flops = 0.0
 
     def note(self, text: str) -> None:
         """Prints a line of its own."""
@@ -168,10 +171,12 @@ class Progress:
     def restart(self, step: int) -> None:
         """Begins the rates anew, so that compiling does not count as training."""
         self._since, self._first = self._clock(), step
-        self._examples = self._seconds = 0.0
+        self._examples = self._seconds = self._flops = 0.0
 
-    def update(self, step: int, examples: float, seconds: float) -> None:
-        """Counts one step of `examples` and `seconds` of audio; shows the line when it is time."""
+    def update(self, step: int, examples: float, seconds: float, flops: float = 0.0) -> None:
+        """Counts one step of `examples`, `seconds` of audio and `flops` operations; shows the line
+        when it is time."""
+        self._flops += flops
         self._examples += examples
         self._seconds += seconds
         now = self._clock()
@@ -180,12 +185,18 @@ class Progress:
             self._print(self.line(step), "" if self._terminal else "\n")
 
     def rates(self) -> dict[str, float]:
-        """Returns examples and hours of audio per second since the start or the restart."""
+        """Returns examples, hours of audio and operations per second since the start or the
+        restart, and where the peak is known the share of it."""
         spent = max(self._clock() - self._since, 1e-9)
-        return {
+        rates = {
             "examples_per_second": self._examples / spent,
             "audio_hours_per_second": self._seconds / 3600 / spent,
         }
+        if self._flops:
+            rates["teraflop_per_second"] = self._flops / 1e12 / spent
+        if self._flops and self.peak:
+            rates["utilization"] = self._flops / self.peak / spent
+        return rates
 
     def line(self, step: int) -> str:
         """Returns step, share done, loss, rates and the time left, as one line."""
@@ -195,9 +206,15 @@ class Progress:
         left = clock_text(spent / done * (self.total - step)) if done > 0 else "?"
         hours = rates["audio_hours_per_second"]
         loss = "?" if math.isnan(self.loss) else f"{self.loss:.4f}"
+        work = ""
+        if "teraflop_per_second" in rates:
+            work = f"{rates['teraflop_per_second']:.3g} TFLOP/s  "
+        if "utilization" in rates:
+            work = f"{work.rstrip()}, {rates['utilization']:.0%} of peak  "
         return (
             f"step {step}/{self.total} ({step / max(self.total, 1):.0%})  loss {loss}  "
-            f"{rates['examples_per_second']:.1f} examples/s  {hours:.3g} h audio/s  {left} left"
+            f"{rates['examples_per_second']:.1f} examples/s  {hours:.3g} h audio/s  "
+            f"{work}{left} left"
         )
 
 

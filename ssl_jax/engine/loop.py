@@ -35,7 +35,8 @@ class Options:
     """The loop's durations, in steps, and its guards.
 
     floors: least values of metrics, watched after `guard_after` steps. best_metric: a name as in
-    metrics.jsonl. sample_rate: for the hours of audio per second. profile: "100:110", the steps
+    metrics.jsonl. sample_rate: for the hours of audio per second. peak: FLOP/s of
+    all devices, 0 where it is not known. profile: "100:110", the steps
     to be traced, whose time is told by `scopes`, those of the method. stall_seconds: the longest
     time in which nothing moves; past it the process ends with status watch.STALLED (0: never).
     """
@@ -48,6 +49,7 @@ class Options:
     nan: bool = True
     best_metric: str = ""
     sample_rate: int = 0
+    peak: float = 0.0
     profile: str = ""
     scopes: tuple[str, ...] = ()
     stall_seconds: float = 0.0
@@ -126,14 +128,14 @@ class _Run:
     ):
         self.step, self.options, self.hooks = step, options, hooks
         self.checkpoints, self.logger = checkpoints, logger
-        self.progress = log_lib.Progress(start, options.total, out)
+        self.progress = log_lib.Progress(start, options.total, out, peak=options.peak)
         folder = logger.path.parent
         self.profile = profile_lib.Profile(options.profile, folder, options.scopes, options.total)
         self.watch = Watchdog(options.stall_seconds, _ADVICE.format(checkpoints.folder), out)
         self.totals = step.zeros()
         self.pending: tuple[int, Any, dict[str, float]] | None = None
         self.running: collections.deque[jax.Array] = collections.deque()
-        self.shapes: set[tuple] = set()
+        self.flops: dict[tuple, float] = {}  # of a step, by the shapes of its batch
 
     def advance(self, done: int, state: TrainState, batches: Iterator[Fed]) -> TrainState:
         """Gives step number `done` to the device; writes the numbers of the interval before."""
@@ -147,16 +149,17 @@ class _Run:
         given = (state, self.totals, fed.batch)
         with self.profile.running(done, shapes, self.step.run, *given):
             state, self.totals, loss = self.step.run(*given)
-        compiled = time.monotonic() - before if shapes not in self.shapes else 0.0
+        compiled = time.monotonic() - before if shapes not in self.flops else 0.0
+        if compiled:
+            self.flops[shapes] = self.step.flops(*given)
         self.running.append(loss)
         if len(self.running) > DISPATCHED:
             self.running.popleft().block_until_ready()
         self.drain()
         if told := self.profile.after(done, loss):
             self.progress.note(told)
-        self.progress.update(done, fed.examples, fed.seconds)
+        self.progress.update(done, fed.examples, fed.seconds, self.flops[shapes])
         if compiled:
-            self.shapes.add(shapes)
             self._tell_compiled(done, fed, compiled)
         if done % self.options.log_every == 0 or done == self.options.total:
             self.pending = (done, self.totals, self.progress.rates())

@@ -14,6 +14,7 @@ from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import rng
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import Batch, Method, Output, Rules, TrainState
+from ssl_jax.engine import flops as flops_lib
 
 Array = jax.Array
 Tree = Any
@@ -216,11 +217,13 @@ class TrainStep:
 
     run(state, totals, batch) -> (state, totals, loss): state and totals are donated; `totals`
     gathers metrics on the device, and `bad`, the first step (counted from 1) whose loss or
-    norms were not finite. zeros() -> totals of no step yet.
+    norms were not finite. zeros() -> totals of no step yet. flops(state, totals, batch): the
+    operations of a step of these shapes, 0 where they are not counted.
     """
 
     run: Callable[[TrainState, Tree, Batch], tuple[TrainState, Tree, Array]]
     zeros: Callable[[], Tree]
+    flops: Callable[[TrainState, Tree, Batch], float] = lambda *given: 0.0
 
 
 def compile_step(step: StepFn, mesh: Mesh, shardings: TrainState, shapes: tuple) -> TrainStep:
@@ -241,15 +244,18 @@ def compile_step(step: StepFn, mesh: Mesh, shardings: TrainState, shapes: tuple)
         sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
         return {"sums": sums, "bad": jnp.full((), NEVER, jnp.int32)}
 
-    return TrainStep(
-        jax.jit(
-            run,
-            donate_argnums=(0, 1),
-            in_shardings=(shardings, whole, mesh_lib.batch_sharding(mesh)),
-            out_shardings=(shardings, whole, whole),
-        ),
-        jax.jit(zeros, out_shardings=whole),
+    compiled = jax.jit(
+        run,
+        donate_argnums=(0, 1),
+        in_shardings=(shardings, whole, mesh_lib.batch_sharding(mesh)),
+        out_shardings=(shardings, whole, whole),
     )
+
+    def flops(state: TrainState, totals: Tree, batch: Batch) -> float:
+        # what a call has traced is not traced again
+        return flops_lib.count(compiled.trace(state, totals, batch).jaxpr)
+
+    return TrainStep(compiled, jax.jit(zeros, out_shardings=whole), flops)
 
 
 def compile_eval_step(evaluate: Callable, mesh: Mesh, shardings: TrainState) -> Callable:

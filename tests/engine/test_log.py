@@ -88,6 +88,13 @@ def test_the_progress_line_has_rates_and_the_time_left():
     assert len(lines) == 3  # every ten seconds where no terminal is
     expected = "step 30/100 (30%)  loss 0.2500  8.0 examples/s  1 h audio/s  1m10s left"
     assert lines[-1] == expected
+    busy = log.Progress(0, 100, out, clock, peak=4e12)
+    clock.now += 2
+    busy.update(1, examples=8, seconds=3600, flops=2e12)
+    assert "0.5 h audio/s  1 TFLOP/s, 25% of peak  3m18s left" in busy.line(1)
+    busy.restart(1)
+    clock.now += 1
+    assert "FLOP" not in busy.line(2) and "utilization" not in busy.rates()
 
 
 def test_compiling_does_not_count_as_training():

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import toy_method as toy
 
+from ssl_jax.core import chips
 from ssl_jax.core import mesh as mesh_lib
-from ssl_jax.engine import checkpoint, feed, hooks, log, loop
+from ssl_jax.engine import checkpoint, feed, flops, hooks, log, loop
 from ssl_jax.engine import step as step_lib
 from ssl_jax.engine.checkpoint import Checkpoints
 
@@ -280,6 +281,26 @@ def test_validation_is_the_mean_over_the_split_without_padding(mesh, started):
     assert found["valid/loss"] == pytest.approx(expected, rel=1e-6)
     with pytest.raises(ValueError, match=r"config.data.valid gives no batch"):
         hooks.validation(evaluate, lambda: iter(()), mesh)(7, state)
+
+
+def test_operations_per_second_are_those_of_the_step(toy_run, started):
+    toy_run.go(4, peak=1e9)
+    state = jax.eval_shape(lambda x: x, started[0])
+    of_a_step = flops.of(started[3], state, toy.shapes())
+    # forward, three products of a row and both gradients of two of them
+    assert of_a_step >= 2 * toy.BATCH * toy.SAMPLES * toy.WIDTH * (3 + 2)
+    for row in toy_run.rows():
+        done, examples = row["train/teraflop_per_second"], row["train/examples_per_second"]
+        # one interval, so the time cancels out
+        assert done / examples == pytest.approx(of_a_step / toy.BATCH / 1e12)
+        assert row["train/utilization"] == pytest.approx(done * 1e12 / 1e9)
+
+
+def test_the_peak_is_that_of_all_devices_at_the_precision(monkeypatch):
+    assert flops.peak("float32") == 0  # of a CPU none is stated
+    monkeypatch.setattr(flops.chips, "of_device", lambda kind: chips.CHIPS["h100"])
+    count = jax.device_count()
+    assert flops.peak("bfloat16") == count * 989e12 and flops.peak("float32") == count * 495e12
 
 
 def test_the_profile_covers_the_steps_asked_for(toy_run):
