@@ -316,6 +316,28 @@ def wav2vec2() -> str:
     return markdown(rows)
 
 
+def curves() -> str:
+    """Returns a row per metric of the reference curves, a column per reference."""
+    found: dict[str, Any] = {}
+    for file in sorted(HERE.glob("*/curves.json")):
+        found |= json.loads(file.read_text())
+    metrics = list(dict.fromkeys(m for reference in found.values() for m in reference))
+    rows = []
+    for metric in metrics:
+        row = {"metric": f"`{metric}`"}
+        for name, reference in found.items():
+            row[name] = _band(reference[metric]) if metric in reference else "-"
+        rows.append(row)
+    return markdown(rows)
+
+
+def _band(band: Mapping[str, Sequence[float]]) -> str:
+    """Returns "first → last (least to most)" of a reference curve."""
+    later = len(band["step"]) // 10
+    least, most = min(band["least"][later:]), max(band["most"][later:])
+    return f"{band['mean'][0]:.3g} → {band['mean'][-1]:.3g} ({least:.3g} to {most:.3g})"
+
+
 def once_run(file: str, make: Callable[[], str]) -> Callable[[], str]:
     """Returns a maker of a table that says so where its results file is not there yet."""
     return lambda: make() if (HERE / file).exists() else "Not run yet.\n"
@@ -329,6 +351,8 @@ TABLES = {
     "../README.md": {
         "quickstart": quickstart,
         "benchmarks": benchmarks,
+    },
+    "../docs/speed.md": {
         "steps": once_run("benchmarks/step_vs_torch.json", step_vs_torch),
         "steps_gpu": once_run("benchmarks/step_vs_torch_gpu.json", step_vs_torch_gpu),
         "extraction": once_run("benchmarks/extraction.json", extraction),
@@ -336,6 +360,7 @@ TABLES = {
         "amortization": once_run("benchmarks/amortization.json", amortization),
     },
     "../docs/faults.md": {"checkpoint": once_run("benchmarks/checkpoint.json", checkpoint)},
+    "../docs/metrics.md": {"curves": curves},
     "data2vec2/README.md": {
         "levels": levels,
         "image_probes": image_probes,

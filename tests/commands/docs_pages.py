@@ -1,0 +1,196 @@
+"""The commands of README.md and docs/*.md, and how each of them is run at toy size."""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# what a line of a block begins with to be a command
+LOCAL = ("python", "pip", "pytest")
+# of a cloud or of a cluster, or without an end: never run
+CLOUD = ("gcloud", "gsutil", "xpk", "kubectl", "sbatch", "srun", "squeue", "ssh", "xprof")
+
+# a config of a page: the one that stands for it, and what is changed in it
+CONFIGS = {
+    "configs/data2vec2/audio.py:own": ("configs/data2vec2/audio.py:own_toy", ()),
+    "configs/data2vec2/audio.py:own_base": ("configs/data2vec2/audio.py:own_toy", ()),
+    "configs/supervised/own.py:own": ("configs/supervised/own.py:toy", ()),
+    "configs/data2vec/kws.py:kwt1": ("configs/data2vec/kws.py:toy", ()),
+    "configs/supervised/kws.py:kwt1": ("configs/supervised/kws.py:toy", ()),
+    "mixture.py": ("mixture.py:own_toy", ()),
+    "domain.py": ("domain.py:toy", ("--config.data.buckets=(0.5,)", "--config.data.batch_size=4")),
+}
+# start of a command, after CONFIGS: what is added to it, where the last of two equal flags wins
+ADDED = {
+    "python -m ssl_jax.train": ("--config.train.duration=2 steps",),
+    "python -m ssl_jax.train --config configs/data2vec2/audio.py:own_toy --workdir runs/profiled": (
+        "--profile",
+        "1:2",
+    ),
+    "python -m ssl_jax.evaluate": ("--probe", "ridge"),
+}
+# start of a command: the file and test that runs it
+ELSEWHERE = {
+    "pip install": (".ci/run", "pip install"),
+    "pytest": (".ci/run", "tests pytest"),
+    "python -m pytest tests/conformance": ("tests/conformance/test_configs.py", "def test_"),
+    "python -m ssl_jax.pipeline experiments/quickstart.py": (
+        "tests/commands/test_pipeline.py",
+        "def test_the_quickstart_runs_and_reports_every_seed",
+    ),
+    "python -m ssl_jax.evaluate --run runs/hubert --protocol configs/hubert/quality.py": (
+        "tests/commands/test_evaluate_units.py",
+        "def test_",
+    ),
+    "python -m ssl_jax.train --config configs/ctc/speech.py": (
+        "tests/commands/test_asr.py",
+        "def test_",
+    ),
+    "python -m ssl_jax.evaluate --run runs/asr": ("tests/commands/test_asr.py", "def test_"),
+    "python -m ssl_jax.convert import": (
+        "tests/hub/test_hub_maps.py",
+        "def test_the_command_imports_goes_on_and_exports",
+    ),
+    "python -m ssl_jax.convert export": (
+        "tests/hub/test_hub_maps.py",
+        "def test_the_command_imports_goes_on_and_exports",
+    ),
+    "python -m ssl_jax.train --config runs/hubert/config.json": (
+        "tests/hub/test_hub_train.py",
+        "def test_pretraining_goes_on_in_the_folder_and_fine_tuning_starts_from_it",
+    ),
+}
+ELSEWHERE |= {
+    "python -m ssl_jax.convert data --config configs/data2vec2/audio.py:base --split": (
+        "tests/data/test_remote.py",
+        "def test_shards_are_written_to_a_bucket_and_read_from_a_copy",
+    ),
+    "python -m ssl_jax.train --config configs/data2vec2/audio.py:base --workdir runs/d2v2_base "
+    "--coordinator": ("tests/commands/test_train_hosts.py", "def test_"),
+    "python -m ssl_jax.train --config C --workdir W --coordinator": (
+        "tests/commands/test_train_hosts.py",
+        "def test_",
+    ),
+}
+# runs that stand for an import: untrained ones of these configs
+IMPORTED = {"runs/wav2vec2": "configs/wav2vec2/audio.py:toy"}
+
+
+class Command(NamedTuple):
+    """One command of a page; `line` is where it begins."""
+
+    page: str
+    line: int
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " ".join(self.words)
+
+    def flag(self, name: str) -> str:
+        """Returns the value of `--name value` or `--name=value`, '' where there is none."""
+        for i, word in enumerate(self.words):
+            if word.startswith(f"{name}="):
+                return word.partition("=")[2]
+            if word == name and i + 1 < len(self.words):
+                return self.words[i + 1]
+        return ""
+
+
+class Code(NamedTuple):
+    """A block of Python, and the file that a page says it is."""
+
+    page: str
+    line: int
+    text: str
+    file: str
+
+
+def blocks(path: Path) -> tuple[list[Command], list[Code]]:
+    """Returns the commands of the fenced and indented blocks of a page, and its Python."""
+    page = path.relative_to(ROOT).as_posix()
+    commands: list[Command] = []
+    codes: list[Code] = []
+    lines = iter(enumerate(path.read_text(encoding="utf-8").splitlines(), 1))
+    for number, line in lines:
+        fence = re.fullmatch(r"```(\w*) ?(?:title=)?(\S*)", line)
+        if fence:
+            body = []
+            for _, inner in lines:
+                if inner.startswith("```"):
+                    break
+                body.append(inner)
+            if fence[1] in ("python", "py"):
+                codes.append(Code(page, number, "\n".join(body) + "\n", fence[2]))
+            elif fence[1] in ("", "bash", "sh", "shell", "console"):
+                commands += commands_of(page, number + 1, body)
+        elif line.startswith("    "):
+            body = [line]
+            while body[-1].endswith("\\"):
+                body.append(next(lines)[1])
+            commands += commands_of(page, number, body)
+    return commands, codes
+
+
+def commands_of(page: str, first: int, body: list[str]) -> list[Command]:
+    """Returns the commands of the lines of a block; other lines are what a program prints."""
+    found: list[Command] = []
+    text, start = "", first
+    for number, line in enumerate(body, first):
+        start = start if text else number
+        text += line.strip().removeprefix("$ ").removeprefix("!")
+        if text.endswith("\\"):
+            text = text[:-1]
+            continue
+        if re.match(rf"({'|'.join((*LOCAL, *CLOUD))})\b", text):
+            words = shlex.split(text, comments=True)
+            for part in " ".join(map(shlex.quote, words)).split("'&&'"):
+                found.append(Command(page, start, tuple(shlex.split(part))))
+        text = ""
+    return found
+
+
+def options_of(program: Path) -> set[str]:
+    """Returns the options of a program of `python -m ssl_jax.pipeline`."""
+    for node in ast.parse(program.read_text()).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "OPTIONS":
+            assert isinstance(node.value, ast.Dict)
+            return {ast.literal_eval(key) for key in node.value.keys if key is not None}
+    raise ValueError(f"{program} has no OPTIONS")
+
+
+def links(path: Path) -> list[str]:
+    """Returns the targets of the links and pictures of a page that are files."""
+    found = re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8"))
+    return [x.partition("#")[0] for x in found if not re.match(r"https?:|mailto:|#", x)]
+
+
+def named_files(path: Path) -> list[str]:
+    """Returns the paths of files and folders of this repository that stand in `backticks`.
+
+    One with the word "mine" in it is the reader's.
+    """
+    text = path.read_text(encoding="utf-8")
+    found = re.findall(r"`((?:configs|docs|experiments|notebooks|ssl_jax|tests)/[\w./]*)`", text)
+    return [x for x in found if not re.search(r"\bmine\b", x)]
+
+
+def toy(command: Command) -> Command:
+    """Returns a command as it is run here."""
+    words = list(command.words)
+    if "--config" in words:
+        at = words.index("--config") + 1
+        words[at], more = CONFIGS.get(words[at], (words[at], ()))
+        words += more
+    for start, more in ADDED.items():
+        if " ".join(words).startswith(start):
+            words += more
+    return command._replace(words=tuple(words))
+
+
+def elsewhere(command: Command) -> tuple[str, str] | None:
+    """Returns the file that runs a command, and what it says there."""
+    return next((at for start, at in ELSEWHERE.items() if str(command).startswith(start)), None)

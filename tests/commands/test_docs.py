@@ -1,0 +1,231 @@
+"""README.md and docs/*.md: every command, key, flag, file and link in them exists; all is run."""
+
+import contextlib
+import importlib
+import io
+import os
+import re
+import sys
+
+import docs_pages as pages
+import numpy as np
+import pytest
+import soundfile
+import train_corpus
+from run_folder import make_run
+from test_house import required
+
+from ssl_jax.core import config as config_lib
+
+NAMES = [path.relative_to(pages.ROOT).as_posix() for path in pages.PAGES]
+COMMANDS = {n: pages.blocks(p)[0] for n, p in zip(NAMES, pages.PAGES, strict=True)}
+CODES = [code for path in pages.PAGES for code in pages.blocks(path)[1]]
+EVERY = [command for found in COMMANDS.values() for command in found]
+MADE_BY = {c.flag("--workdir"): c for c in reversed(EVERY) if c.flag("--workdir")}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with the config files that the pages write."""
+    folder = tmp_path_factory.mktemp("files")
+    for code in CODES:
+        if code.file:
+            (folder / code.file).write_text(code.text)
+    return folder
+
+
+@pytest.mark.parametrize("page", NAMES)
+def test_what_a_page_names_exists(page, files, monkeypatch):
+    monkeypatch.chdir(files)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(pages.ROOT)])
+    path = pages.ROOT / page
+    absent = [x for x in pages.links(path) if not (path.parent / x).exists()]
+    absent += [x for x in pages.named_files(path) if not (pages.ROOT / x).exists()]
+    assert not absent, f"{page} names files that are not there"
+    wrong = {f"line {c.line}: {c}": why for c in COMMANDS[page] if (why := check(c))}
+    assert not wrong
+
+
+def check(command: pages.Command) -> str:
+    """Returns what is wrong with a command, '' where nothing is."""
+    words = command.words
+    if words[0] not in pages.LOCAL or words[0] == "pytest":
+        return ""
+    if words[0] == "pip":
+        named = set(re.findall(r"[\w-]+", re.sub(r"^[^[]*", "", words[-1])))
+        return f"no extra {named - set(required())}" if named - set(required()) else ""
+    if words[1] != "-m":
+        return "" if (pages.ROOT / words[1]).is_file() else f"no file {words[1]}"
+    module, rest = words[2], words[3:]
+    if module == "pytest":
+        absent = [w for w in rest if w.startswith("tests/") and not (pages.ROOT / w).exists()]
+        return f"no {absent}" if absent else ""
+    known = flags(module, tuple(w for w in rest[:1] if module.endswith("convert")))
+    given = [w.partition("=")[0] for w in rest if w.startswith("--")]
+    if module.endswith("pipeline"):
+        known |= {f"--{name}" for name in pages.options_of(pages.ROOT / rest[0])}
+    unknown = [f for f in given if not f.startswith("--config.") and f not in known]
+    if unknown:
+        return f"no flag {unknown}"
+    return check_config(command, [w for w in rest if w.startswith("--config.")])
+
+
+def flags(module: str, subcommand: tuple[str, ...]) -> set[str]:
+    """Returns the flags that the help of a module names."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        importlib.import_module(module).main([*subcommand, "--help"])
+    return set(re.findall(r"--[\w-]+", text.getvalue()))
+
+
+def check_config(command: pages.Command, overrides: list[str]) -> str:
+    """Loads the config of a command, or of the command that made its run, with its overrides."""
+    path, protocol = command.flag("--config"), command.flag("--protocol")
+    named = path or overrides or protocol
+    if not named or path.endswith("config.json") or path == "C":  # C: any config
+        return ""
+    function = "get_config"
+    if protocol:
+        path, function = protocol, "get_protocol"
+    elif not path:
+        run = command.flag("--run")
+        if run not in MADE_BY:
+            return f"no command makes {run}"
+        path = MADE_BY[run].flag("--config")
+    try:
+        config_lib.load(path, overrides, function)
+    except config_lib.ConfigError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("code", CODES, ids=lambda c: f"{c.page}:{c.line}")
+def test_python_of_a_page_compiles(code):
+    compile(code.text, f"{code.page}:{code.line}", "exec")
+
+
+def test_every_command_is_run_by_a_test():
+    for file, words in pages.ELSEWHERE.values():
+        assert words in (pages.ROOT / file).read_text(), f"{file} no longer runs it"
+    assert len(EVERY) > 20
+    for starts in (pages.ELSEWHERE, pages.CONFIGS):
+        unused = [s for s in starts if not any(s in str(c) for c in EVERY)]
+        assert not unused, "no page has these any more"
+
+
+def test_a_wrong_page_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(
+        "See [x](gone.md) and `configs/gone.py`.\n\n"
+        "    python -m ssl_jax.train --config configs/mae/image.py --workdir runs/a \\\n"
+        "        --config.optim.no_such=1 && pip install '.[nothing]'\n\n"
+        "```bash\n"
+        "$ python -m ssl_jax.train --config configs/mae/image.py --workdir r --flag 1\n"
+        "```\n"
+        "```\npython -m ssl_jax.evaluate --run runs/unknown --config.seed=1  # a comment\n```\n"
+        "    what a program prints\n"
+    )
+    assert pages.links(page) == ["gone.md"] and pages.named_files(page) == ["configs/gone.py"]
+    found, _ = pages.blocks(page)
+    assert [c.line for c in found] == [3, 3, 7, 10]
+    why = [check(c) for c in found]
+    assert "config.optim.no_such does not exist" in why[0] and "nothing" in why[1]
+    assert why[2] == "no flag ['--flag']" and why[3] == "no command makes runs/unknown"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with what the pages take as given: recordings of all kinds, music, labels."""
+    folder = tmp_path_factory.mktemp("home")
+    write_recordings(folder)
+    train_corpus.write_corpus(folder / "data" / "speech_commands_v2")
+    os.symlink(pages.ROOT / "experiments", folder / "experiments")
+    for code in CODES:
+        if code.file:
+            (folder / code.file).write_text(code.text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield Home(folder)
+
+
+def write_recordings(folder):
+    """Writes forty clips in four formats and rates, in nested folders, half of them stereo; a
+    file that is no sound and an empty one; a few clips of music; labels.csv."""
+    rates = {"wav": 8000, "mp3": 44100, "ogg": 48000, "flac": 22050}
+    draw = np.random.default_rng(0)
+    lines = ["path,label,speaker"]
+    for i in range(60):
+        kind, high = list(rates)[i % 4], i // 4 % 2
+        t = np.arange(round(draw.uniform(0.4, 0.5) * rates[kind])) / rates[kind]
+        x = 0.3 * np.sin(2 * np.pi * (1200 if high else 300) * t)
+        x = x + 0.01 * draw.standard_normal(len(t))
+        name = f"s{i % 5}/day {i % 3}/{i}.{kind}"
+        file = folder / ("recordings" if i < 40 else "music") / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(file, np.stack([x, 0.5 * x], 1) if i % 2 else x, rates[kind])
+        if i < 40:
+            lines.append(f"{name},{('low', 'high')[high]},s{i % 5}")
+    (folder / "recordings" / "broken.wav").write_bytes(b"RIFF no sound")
+    (folder / "recordings" / "empty.mp3").write_bytes(b"")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+
+
+class Home:
+    """Runs commands at toy size, each once, after those that make the runs which they read."""
+
+    def __init__(self, folder):
+        self.folder, self.told = folder, {}
+
+    def run(self, command: pages.Command) -> str:
+        """Returns what a command prints."""
+        words = pages.toy(command).words
+        if words not in self.told:
+            self.need(command)
+            self.told[words] = ""  # a command that needs itself would not end
+            out = io.StringIO()
+            with contextlib.redirect_stdout(out):
+                code = importlib.import_module(words[2]).main(list(words[3:]))
+            assert not code
+            self.told[words] = out.getvalue()
+        return self.told[words]
+
+    def need(self, command: pages.Command) -> None:
+        """Makes the runs that a command names."""
+        made = command.flag("--workdir")
+        for run in sorted(set(re.findall(r"runs/\w+", str(command))) - {made}):
+            self.make(run)
+        if "labels.tsv" in str(command):
+            self.run(next(c for c in EVERY if "--labels" in c.words and "runs/own" in c.words))
+
+    def make(self, run: str) -> None:
+        """Makes a run by the command that does so in a page, or as an import would."""
+        if run in pages.IMPORTED:
+            if not (self.folder / run).exists():
+                make_run(pages.IMPORTED[run], self.folder / run)
+        else:
+            self.run(MADE_BY[run])
+
+
+HERE = [c for c in EVERY if c.words[0] in pages.LOCAL and not pages.elsewhere(c)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", HERE, ids=lambda c: f"{c.page}:{c.line}")
+def test_the_command_runs(command, home):
+    assert command.words[:2] == ("python", "-m"), "name the test that runs it in docs_pages.py"
+    home.run(command)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "code", [c for c in CODES if not c.file], ids=lambda c: f"{c.page}:{c.line}"
+)
+def test_the_python_runs(code, home):
+    for run in re.findall(r"runs/\w+", code.text):
+        home.make(run)
+    waveform = 0.1 * np.sin(np.arange(12000, dtype=np.float32))
+    space = {"waveform": waveform, "rate": 24000}
+    exec(compile(code.text, f"{code.page}:{code.line}", "exec"), space)
+    if "found" in space:
+        assert len(space["found"].hidden_states[-1]) == len(space["found"].times)
