@@ -64,7 +64,7 @@ table{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.2rem .9rem .2rem 0;border-bottom:1px solid var(--line);
 vertical-align:top;overflow-wrap:break-word}
 th{font-weight:600;color:var(--soft)}
-td.n,th.n{text-align:right}
+td.n,th.n{text-align:right;white-space:nowrap}
 tr.mark td{background:var(--mark)}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr));gap:1rem}
 figure{margin:0;min-width:0}
@@ -92,7 +92,7 @@ body:has(#log:checked) .log{display:block}
 body:has(#log:checked) .linear{display:none}
 details>summary{cursor:pointer;color:var(--soft)}
 .whole{grid-column:1/-1}
-.views{display:grid;grid-template-columns:repeat(auto-fill,minmax(7rem,1fr));gap:.4rem}
+.views{display:grid;grid-template-columns:repeat(auto-fill,minmax(4.2rem,1fr));gap:.4rem}
 .whole svg+svg{margin-top:.3rem}
 .tokens{font:13px/1.9 ui-monospace,monospace;overflow-wrap:anywhere}
 .tokens{white-space:pre-wrap;max-width:none}

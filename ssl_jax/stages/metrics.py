@@ -27,6 +27,7 @@ HEALTH = (
     "blank_share",
 )
 FIRST = ("loss", "accuracy")  # these plots stand first
+PEAK = 3.0  # times the usual speed: more is no speed
 SHOWN = 6  # evaluations of which a plot by layer shows the lines
 _LAYER = re.compile(r"monitor/(?P<what>.+?)[/_]layer(?P<layer>\d+)")
 
@@ -99,8 +100,14 @@ def speed(found: Series) -> str:
     figures = []
     for name in SPEED:
         steps, values = found.get(f"train/{name}", (np.zeros(0), np.zeros(0)))
-        if np.any(values > 0):
-            figures.append(plots.lines([plots.Line(name, steps, values)], _title(name)))
+        if not np.any(values > 0):
+            continue
+        # right after a pause the host counts steps that it has only handed to the device
+        usual = values <= PEAK * np.nanmedian(values[values > 0])
+        left = int((~usual).sum())
+        note = f"intervals right after a pause, left out: {left}" if left else ""
+        line = plots.Line(name, steps, np.where(usual, values, np.nan))
+        figures.append(plots.lines([line], _title(name), note=note))
     return html.grid(figures) if figures else '<p class="soft">no step was timed yet</p>'
 
 

@@ -106,6 +106,14 @@ def test_masks_cover_what_they_hide():
     )
 
 
+def test_a_speed_that_is_none_is_left_out_and_told():
+    steps = np.arange(6)
+    found = {"train/examples_per_second": (steps, np.array([900.0, 8, 9, 10, 11, 0]))}
+    drawn = metrics.speed(found)
+    assert "right after a pause, left out: 1" in drawn and "900" not in drawn
+    assert "was timed yet" in metrics.speed({})
+
+
 def test_the_last_layer_is_not_mistaken_for_another_metric():
     steps = {"monitor/std/layer10": ([5], [0.5]), "monitor/std/layer2": ([5], [0.1])}
     found = {k: (np.array(s), np.array(v)) for k, (s, v) in steps.items()}
