@@ -21,7 +21,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ssl_jax import plan, train
-from ssl_jax.core import chips, code
+from ssl_jax.core import chips, code, paths
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.engine import hosts
@@ -144,8 +144,8 @@ def _open(args: argparse.Namespace, overrides: Sequence[str]) -> tuple[Path, lis
             raise ConfigError("name a sweep: --config configs/x.py, or --workdir of one begun")
         if overrides:
             raise ConfigError(f"{overrides[0]}: give --config too, or leave the sweep as it is")
-        return Path(args.workdir), sweep_lib.reopen(Path(args.workdir))
-    root = Path(args.workdir or sweep_lib.default_root(args.config))
+        return paths.of(args.workdir), sweep_lib.reopen(paths.of(args.workdir))
+    root = paths.of(args.workdir or sweep_lib.default_root(args.config))
     return root, sweep_lib.read(args.config, overrides, root)
 
 
@@ -175,6 +175,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if args.parallel < 1:
             raise ConfigError(f"--parallel {args.parallel}: use 1 or more")
+        if args.launch in ("local", "slurm"):
+            paths.local(args.workdir, "--workdir")
         root, found = _open(args, overrides)
         if args.config and (args.run or args.launch):
             sweep_lib.write(root, found, {"config": args.config, "overrides": overrides})

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ssl_jax.core import paths
 from ssl_jax.core.config import ConfigError
 from ssl_jax.stages import runs
 from ssl_jax.stages.launch import Command, Say
@@ -100,7 +101,8 @@ def xpk(
     """Writes xpk.sh, with one workload for each run that is not done; submits them if it can.
 
     options: flags of `xpk workload create`, such as cluster, tpu-type, num-slices and
-    docker-image. Returns the path of xpk.sh. Raises ConfigError where a flag that xpk needs is
+    docker-image. Returns the path of xpk.sh, which is below `root`, or here where that is in an
+    object store. Raises ConfigError where a flag that xpk needs is
     missing, and CalledProcessError when xpk fails.
     """
     for name, example in XPK_NEEDS.items():
@@ -114,7 +116,7 @@ def xpk(
         name = f"--workload=ssl-{run.index}-{run.label}"
         line = ["xpk", "workload", "create", name, *flags, f"--command={shlex.join(command(run))}"]
         commands.append(line)
-    path = root / "xpk.sh"
+    path = Path("xpk.sh") if paths.is_remote(root) else root / "xpk.sh"
     text = "".join(shlex.join(line) + "\n" for line in commands)
     path.write_text("#!/bin/sh\nset -e\n" + text, encoding="utf-8")
     path.chmod(0o755)

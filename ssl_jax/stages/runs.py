@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from typing import Any, TextIO
 
 from ssl_jax.core import code as code_lib
 from ssl_jax.core import config as config_lib
+from ssl_jax.core import paths
 from ssl_jax.core.config import ConfigError
 
 SHORT = 8  # digits of a signature that a folder's name and a table show
@@ -45,18 +47,26 @@ class Found:
 
 def roots() -> list[Path]:
     """Returns the folders that are searched for runs: $SSL_JAX_RUNS (a:b), by default runs."""
-    named = os.environ.get("SSL_JAX_RUNS", "")
-    return [Path(name).expanduser() for name in named.split(os.pathsep) if name] or [Path("runs")]
+    named = re.split(r":(?!//)", os.environ.get("SSL_JAX_RUNS", ""))
+    return [paths.expanded(name) for name in named if name] or [Path("runs")]
 
 
 def walk(root: Path) -> Iterator[Found]:
     """Yields the run folders below a folder, in the order of their names."""
+    for folder in _below(root):
+        yield Found(folder, signature(folder), code(folder))
+
+
+def _below(root: Path) -> Iterator[Path]:
+    if paths.is_remote(root):
+        names = [name for name in paths.files_below(root) if name.endswith("/config.json")]
+        yield from ((root / name).parent for name in names)
+        return
     for place, folders, files in os.walk(root):
         folders.sort()
         if "config.json" in files:
             folders.clear()  # a run has no run inside, but many files
-            folder = Path(place)
-            yield Found(folder, signature(folder), code(folder))
+            yield Path(place)
 
 
 def signature(folder: Path) -> str:
@@ -118,9 +128,14 @@ def find(prefix: str) -> Path:
 def hold(folder: Path) -> Iterator[None]:
     """Keeps other processes out of a folder; a process that dies lets it go. Raises Busy.
 
-    On a file system without locks nothing keeps them out.
+    On a file system without locks, and in an object store, nothing keeps them out.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    me = f"process {os.getpid()} on {platform.node()}"
+    if paths.is_remote(folder):
+        (folder / "lock").write_text(me)
+        yield
+        return
     with (folder / "lock").open("a+") as file:
         deadline = time.monotonic() + PATIENCE
         while not _locked(file):
@@ -128,7 +143,7 @@ def hold(folder: Path) -> Iterator[None]:
                 raise Busy(f"{holder(folder)} works in {folder}: wait for it, or end it")
             time.sleep(PATIENCE / 20)
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.write(me)
         file.flush()
         yield
 
@@ -140,7 +155,7 @@ def holder(folder: Path) -> str:
 
 def busy(folder: Path) -> bool:
     """Says whether a process, another or this one, holds the folder."""
-    if not (folder / "lock").exists():
+    if paths.is_remote(folder) or not (folder / "lock").exists():
         return False
     with (folder / "lock").open("a") as file:
         return not _locked(file)  # held for an instant, for which `hold` has patience
@@ -200,6 +215,4 @@ def failure(folder: Path) -> str:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    paths.write_text(path, json.dumps(content, indent=1) + "\n")

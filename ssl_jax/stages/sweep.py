@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ssl_jax.core import config as config_lib
+from ssl_jax.core import paths
 from ssl_jax.core import sweep as algebra
 from ssl_jax.core.config import ConfigError, Value
 from ssl_jax.stages import runs
@@ -93,9 +93,9 @@ def write(root: Path, found: Sequence[Run], about: Mapping[str, Any]) -> None:
         run.folder.mkdir(parents=True, exist_ok=True)
         file = run.folder / "config.json"
         if not file.exists():
-            _replace(file, config_lib.to_json(run.config))
+            paths.write_text(file, config_lib.to_json(run.config))
     rows = [{"signature": run.signature, "values": run.values} for run in found]
-    _replace(root / "sweep.json", json.dumps({**about, "runs": rows}, indent=1) + "\n")
+    paths.write_text(root / "sweep.json", json.dumps({**about, "runs": rows}, indent=1) + "\n")
 
 
 def reopen(root: Path) -> list[Run]:
@@ -138,8 +138,9 @@ def pick(found: Sequence[Run], name: str) -> Run:
 
 def strangers(root: Path, found: Sequence[Run]) -> list[Path]:
     """Returns the run folders below `root` that are of no run of the sweep."""
-    own = {run.folder.resolve() for run in found}
-    return [other.folder for other in runs.walk(root) if other.folder.resolve() not in own]
+    own = {paths.absolute(run.folder) for run in found}
+    folders = [other.folder for other in runs.walk(root)]
+    return [folder for folder in folders if paths.absolute(folder) not in own]
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
@@ -153,9 +154,3 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
         return next(alone, name)
 
     return {name: end(name) for name in names}
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

@@ -2,8 +2,8 @@
 
 import csv
 import dataclasses
+import io
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,15 +158,14 @@ def write_csv(path: Path, results: Sequence[Result]) -> None:
     """Writes every row of every metrics.jsonl, with the run's number, signature and values."""
     names = list(results[0].run.values)
     metrics = sorted({k for r in results for row in r.rows for k in row} - {"step", "time"})
-    part = path.with_suffix(".part")
-    with part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["run", "signature", "state", *names, "step", "time", *metrics])
-        for r in results:
-            about = [r.run.index, r.run.signature, r.state, *(r.run.values[n] for n in names)]
-            for row in r.rows:
-                writer.writerow([*about, *(row.get(k) for k in ("step", "time", *metrics))])
-    os.replace(part, path)
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["run", "signature", "state", *names, "step", "time", *metrics])
+    for r in results:
+        about = [r.run.index, r.run.signature, r.state, *(r.run.values[n] for n in names)]
+        for row in r.rows:
+            writer.writerow([*about, *(row.get(k) for k in ("step", "time", *metrics))])
+    paths.write_text(path, file.getvalue())
 
 
 def page(

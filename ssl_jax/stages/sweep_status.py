@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ssl_jax.core import config as config_lib
+from ssl_jax.core import paths
 from ssl_jax.core.config import ConfigError
 from ssl_jax.evals.table import text_table
 from ssl_jax.stages import runs, sweep
@@ -73,6 +74,9 @@ def _tail(path: Path) -> list[dict[str, Any]]:
     """Returns the last whole rows of a metrics.jsonl, which may be written to meanwhile."""
     if not path.is_file():
         return []
+    if paths.is_remote(path):
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1]]
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL))
         begun = file.tell() > 0

@@ -1,7 +1,10 @@
 """The sweep command: one run, all of them, what it says, and its report after it was killed."""
 
 import csv
+import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,10 +14,11 @@ import pytest
 import train_corpus as corpora
 
 from ssl_jax import plan, sweep, train
-from ssl_jax.core import code
+from ssl_jax.core import code, paths
 from ssl_jax.core import config as config_lib
+from ssl_jax.core import sweep as algebra
 from ssl_jax.core.config import ConfigError
-from ssl_jax.stages import launch, runs
+from ssl_jax.stages import clusters, launch, runs
 from ssl_jax.stages import sweep as sweep_lib
 
 # seven runs, and one in their middle that no training can begin
@@ -212,3 +216,75 @@ def test_a_killed_sweep_ends_with_the_report_of_an_undisturbed_one(tmp_path, mon
     assert printed[0] == printed[1]
     assert "run 4 " in printed[0] and "config.checkpoint.best_mode is 'high'" in printed[0]
     assert numbers(killed) == numbers(whole) and len(numbers(whole)) > 7 * 24
+
+
+def test_a_sweep_in_an_object_store(bucket, trained, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    line = ["--config", KWS, "--workdir", "gs://bucket/sweep"]
+    sweep.main([*line, "--run", "1"])
+    assert str(trained[0][1]).startswith("gs://bucket/sweep/")
+    sweep.main(["--workdir", "gs://bucket/sweep", "--status"])
+    assert table(capsys)[-1] == "8 runs: 1 done, 7 waiting"
+    found = sweep_lib.reopen(paths.of("gs://bucket/sweep"))
+    (found[0].folder / "lock").write_text("process 1 on pod")  # at work, or stopped
+    rows = [{"step": i, "time": 1.0 * i, "train/loss": 1.0} for i in (1, 2)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    for run in found[:2]:
+        (run.folder / "metrics.jsonl").write_text(text)
+    sweep.main(["--workdir", "gs://bucket/sweep", "--report"])
+    printed = capsys.readouterr().out
+    assert "1 of 2, 1 stopped" in printed and "another version" not in printed
+    assert {"sweep/report.html", "sweep/metrics.csv"} <= {n[7:] for n in bucket.objects}
+    options = ["--option", "cluster=c", "--option", "tpu-type=v5litepod-16"]
+    monkeypatch.setenv("PATH", "")
+    sweep.main([*line, "--launch", "xpk", *options])
+    assert (tmp_path / "xpk.sh").read_text().count("--workdir gs://bucket/sweep") == 7
+    monkeypatch.setenv("SSL_JAX_RUNS", f"nowhere:gs://bucket:{tmp_path}")
+    assert runs.find(found[3].signature[:8]) == found[3].folder
+    with pytest.raises(SystemExit, match=r"--workdir is gs://bucket/sweep, and this needs a local"):
+        sweep.main([*line, "--launch", "local"])
+
+
+PAGE = corpora.CONFIGS.parent / "docs" / "sweeps.md"
+
+
+def commands(page: str) -> list[list[str]]:
+    """Returns the words of every command of the page after `python -m ssl_jax.sweep`."""
+    joined = page.replace("\\\n", " ")
+    found = re.findall(r"^ {4}python -m ssl_jax\.sweep (.*)$", joined, re.MULTILINE)
+    return [shlex.split(line) for line in found]
+
+
+def test_every_command_of_the_page_runs(bucket, trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    launched = []
+    monkeypatch.setattr(
+        launch, "local", lambda found, command, parallel, *_: launched.append(parallel)
+    )
+    for name in ("slurm", "xpk"):
+        monkeypatch.setattr(clusters, name, lambda *given: launched.append(given[-1]))
+    for words in commands(PAGE.read_text()):
+        sweep.main([re.sub(r"(kws.py:|kws-)mini$", r"\1toy", word) for word in words])
+    assert len(trained) == 1 and launched[0] == 2
+    assert launched[1] == {
+        "slurm_partition": "gpu",
+        "gpus_per_node": "1",
+        "timeout_min": "600",
+    }
+    assert launched[2]["tpu-type"] == "v5litepod-16" and len(launched) == 3
+    assert "8 runs: 1 done, 7 waiting" in capsys.readouterr().out
+
+
+def test_every_expression_of_the_page_is_a_sweep():
+    page = PAGE.read_text()
+    (shown,) = re.findall(r"^```python\n(def sweep.*?)^```", page, re.DOTALL | re.MULTILINE)
+    space = {}
+    exec(shown, space)
+    assert space["sweep"](algebra) == config_lib.call(KWS, "sweep", algebra)
+    rows = re.findall(r"^\| `(s\..*?)` \|", page, re.MULTILINE)
+    names = config_lib.flatten(config_lib.load(KWS))
+    for row in rows:
+        if "..." not in row:
+            points = eval(row, {"s": algebra})
+            assert all(name in names for point in points for name in point), row
+    assert len(rows) == 5
