@@ -192,7 +192,8 @@ def once(folder: Path, work: Callable[[], Any]) -> bool:
     with hold(folder):
         if (folder / "DONE").exists():
             return False
-        (folder / "FAILED").unlink(missing_ok=True)
+        if (folder / "FAILED").exists():
+            (folder / "FAILED").unlink()
         start = time.monotonic()
         try:
             work()
