@@ -63,6 +63,14 @@ ELSEWHERE = {
         "tests/hub/test_hub_train.py",
         "def test_pretraining_goes_on_in_the_folder_and_fine_tuning_starts_from_it",
     ),
+    "python -m ssl_jax.sweep": (
+        "tests/commands/test_sweep.py",
+        "def test_every_command_of_the_page_runs",
+    ),
+    "python -m ssl_jax.evaluate --runs": (
+        "tests/stages/test_differ.py",
+        "def test_the_command_prints_few_runs_in_columns_and_many_in_rows",
+    ),
 }
 ELSEWHERE |= {
     "python -m ssl_jax.convert data --config configs/data2vec2/audio.py:base --split": (
