@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import json
 import os
 import re
 import sys
@@ -10,12 +11,14 @@ import sys
 import docs_pages as pages
 import numpy as np
 import pytest
-import soundfile
 import train_corpus
+from own_corpus import write_recordings
 from run_folder import make_run
 from test_house import required
 
+from ssl_jax import train
 from ssl_jax.core import config as config_lib
+from ssl_jax.engine import log
 
 NAMES = [path.relative_to(pages.ROOT).as_posix() for path in pages.PAGES]
 COMMANDS = {n: pages.blocks(p)[0] for n, p in zip(NAMES, pages.PAGES, strict=True)}
@@ -149,28 +152,6 @@ def home(tmp_path_factory):
         yield Home(folder)
 
 
-def write_recordings(folder):
-    """Writes forty clips in four formats and rates, in nested folders, half of them stereo; a
-    file that is no sound and an empty one; a few clips of music; labels.csv."""
-    rates = {"wav": 8000, "mp3": 44100, "ogg": 48000, "flac": 22050}
-    draw = np.random.default_rng(0)
-    lines = ["path,label,speaker"]
-    for i in range(60):
-        kind, high = list(rates)[i % 4], i // 4 % 2
-        t = np.arange(round(draw.uniform(0.4, 0.5) * rates[kind])) / rates[kind]
-        x = 0.3 * np.sin(2 * np.pi * (1200 if high else 300) * t)
-        x = x + 0.01 * draw.standard_normal(len(t))
-        name = f"s{i % 5}/day {i % 3}/{i}.{kind}"
-        file = folder / ("recordings" if i < 40 else "music") / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(file, np.stack([x, 0.5 * x], 1) if i % 2 else x, rates[kind])
-        if i < 40:
-            lines.append(f"{name},{('low', 'high')[high]},s{i % 5}")
-    (folder / "recordings" / "broken.wav").write_bytes(b"RIFF no sound")
-    (folder / "recordings" / "empty.mp3").write_bytes(b"")
-    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
-
-
 class Home:
     """Runs commands at toy size, each once, after those that make the runs which they read."""
 
@@ -229,3 +210,33 @@ def test_the_python_runs(code, home):
     exec(compile(code.text, f"{code.page}:{code.line}", "exec"), space)
     if "found" in space:
         assert len(space["found"].hidden_states[-1]) == len(space["found"].times)
+
+
+@pytest.mark.slow
+def test_what_the_commands_over_own_recordings_leave(home, capsys):
+    """Broken files are listed, baselines stand beside the run, and another table of as many rows
+    does not find the features of the first."""
+    first = next(c for c in EVERY if c.flag("--workdir") == "runs/own")
+    probe, grouped = (
+        next(c for c in EVERY if "--labels" in c.words and ("--group" in c.words) == group)
+        for group in (False, True)
+    )
+    home.run(first)
+    listed = {
+        row["where"].split("/")[-1].split(",")[0] for row in log.read("runs/own/skipped.jsonl")
+    }
+    assert listed <= {"broken.wav", "empty.mp3"}
+    assert "log-mel" in home.run(probe)
+    rows = json.loads((home.folder / "runs/own/evaluation.json").read_text())["results"]
+    assert [row["features"] for row in rows] == ["this run", "random encoder", "log-mel"]
+    assert rows[-1]["test"][0] > 0.9
+    home.run(grouped)
+    tables = (home.folder / "runs/own/labels.tsv").read_text().splitlines()[1:]
+    speakers = {
+        split: {r.split("/recordings/s")[1][0] for r in tables if f"\t{split}\t" in r}
+        for split in ("train", "valid", "test")
+    }
+    assert [len(found) for found in speakers.values()] == [3, 1, 1]
+    assert len(list((home.folder / "runs/own/features").glob("*.npz"))) >= 18
+    with pytest.raises(SystemExit, match=r"made with another config:\n.*config\.optim\.lr"):
+        train.main([*pages.toy(first).words[3:], "--config.optim.lr=1e-2"])

@@ -1,47 +1,26 @@
 """From a folder of any sound and a table of labels to a model and a probe, and what goes wrong."""
 
-import json
-
 import numpy as np
 import pytest
 import soundfile
+from own_corpus import write_recordings
 from run_folder import make_run
 
 from ssl_jax import evaluate, train
 from ssl_jax.core import config as config_lib
 from ssl_jax.data import corpus as corpus_lib
-from ssl_jax.engine import log
 from ssl_jax.stages import embed
 
 CONFIG = "configs/data2vec2/audio.py:own_toy"
-RATES = {"wav": 8000, "mp3": 44100, "ogg": 48000, "flac": 22050}
 
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    """Forty clips of 0.4 to 0.7 s in four formats and rates, in nested folders, half stereo; a
-    file that is no sound, one cut short, one empty; and labels.csv beside the folder."""
-    folder = tmp_path_factory.mktemp("own")
-    draw = np.random.default_rng(0)
-    lines = ["path,pitch,speaker"]
-    for i in range(40):
-        kind = list(RATES)[i % 4]
-        rate, pitch = RATES[kind], ("low", "high")[i // 4 % 2]
-        t = np.arange(round(draw.uniform(0.4, 0.7) * rate)) / rate
-        x = 0.3 * np.sin(2 * np.pi * (300 if pitch == "low" else 1200) * t)
-        x = x + 0.01 * draw.standard_normal(len(t))
-        name = f"s{i % 5}/day {i % 3}/{i}.{kind}"
-        (folder / "sound" / name).parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(folder / "sound" / name, np.stack([x, 0.5 * x], 1) if i % 2 else x, rate)
-        lines.append(f"{name},{pitch},s{i % 5}")
-    (folder / "sound" / "broken.wav").write_bytes(b"RIFF no sound")
-    (folder / "sound" / "empty.mp3").write_bytes(b"")
-    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
-    return folder
+    return write_recordings(tmp_path_factory.mktemp("own"), "pitch")
 
 
 def overrides(folder):
-    return [f"data.train.own.path={folder / 'sound'}"]
+    return [f"data.train.own.path={folder / 'recordings'}"]
 
 
 def test_the_preset_skips_what_is_broken_and_holds_out_a_twentieth(root, recordings):
@@ -138,29 +117,3 @@ def test_a_run_of_images_takes_no_labels_of_sound(root, recordings, tmp_path):
     config = config_lib.load(str(root / "configs/mae/image.py:toy"))
     with pytest.raises(ValueError, match="--labels is for runs of sound"):
         embed.labelled(config, embed.Labels(recordings / "labels.csv"), tmp_path)
-
-
-@pytest.mark.slow
-def test_a_model_and_a_probe_in_two_commands(recordings, tmp_path, monkeypatch, capsys):
-    """From an empty folder, as docs/data.md says; features of other rows are not confused."""
-    monkeypatch.chdir(tmp_path)
-    flags = [f"--config.{o}" for o in overrides(recordings)]
-    train.main(["--config", CONFIG, "--workdir", "run", *flags])
-    listed = log.read("run/skipped.jsonl")
-    assert {row["where"].split("/")[-1].split(",")[0] for row in listed} <= {
-        "broken.wav",
-        "empty.mp3",
-    }
-    labels = ["--labels", str(recordings / "labels.csv"), "--label", "pitch", "--probe", "ridge"]
-    evaluate.main(["--run", "run", *labels])
-    told = capsys.readouterr()
-    rows = json.loads((tmp_path / "run" / "evaluation.json").read_text())["results"]
-    assert [row["features"] for row in rows] == ["this run", "random encoder", "log-mel"]
-    assert rows[-1]["test"][0] > 0.9 and "log-mel" in told.out
-    assert "24 train, 8 valid, 8 test: the rows are listed in run/labels.tsv" in told.err
-    # the same command over as many other rows of the same lengths takes features anew
-    kept = len(list((tmp_path / "run" / "features").glob("*.npz")))
-    evaluate.main(["--run", "run", *labels, "--group", "speaker"])
-    assert len(list((tmp_path / "run" / "features").glob("*.npz"))) == kept + 9
-    with pytest.raises(SystemExit, match=r"made with another config:\n.*config\.optim\.lr"):
-        train.main(["--config", CONFIG, "--workdir", "run", *flags, "--config.optim.lr=1e-2"])
