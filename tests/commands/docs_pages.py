@@ -84,6 +84,10 @@ ELSEWHERE |= {
         "def test_",
     ),
 }
+# pages whose commands and Python are run by a test of their own
+PAGES_ELSEWHERE = {
+    "docs/sweeps.md": ("tests/commands/test_sweep.py", "def test_every_command_of_the_page_runs"),
+}
 # runs that stand for an import: untrained ones of these configs
 IMPORTED = {"runs/wav2vec2": "configs/wav2vec2/audio.py:toy"}
 
@@ -201,4 +205,6 @@ def toy(command: Command) -> Command:
 
 def elsewhere(command: Command) -> tuple[str, str] | None:
     """Returns the file that runs a command, and what it says there."""
+    if command.page in PAGES_ELSEWHERE:
+        return PAGES_ELSEWHERE[command.page]
     return next((at for start, at in ELSEWHERE.items() if str(command).startswith(start)), None)
