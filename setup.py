@@ -1,8 +1,10 @@
 """Packaging of ssl_jax; every dependency and the reason for each extra is here."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 # Lower bounds are the newest releases that pip finds for Python 3.11; on 3.12 and 3.13 it takes
 # newer ones (jax 0.12), and the tests run on both. Neither TensorFlow nor torch is ever needed.
@@ -70,6 +72,19 @@ EXTRAS = {
     "dev": ["mypy>=1.15", "ruff>=0.11"],
 }
 
+
+class BuildPy(build_py):
+    """Puts configs/ into the package, so that `--config configs/x.py` is found without a clone."""
+
+    def run(self) -> None:
+        """Builds, and copies them; an editable install finds them in its clone."""
+        super().run()
+        if not self.editable_mode:
+            ignored = shutil.ignore_patterns("__pycache__")
+            folder = Path(self.build_lib) / "ssl_jax" / "configs"
+            shutil.copytree("configs", folder, ignore=ignored, dirs_exist_ok=True)
+
+
 if __name__ == "__main__":
     readme = Path(__file__).parent / "README.md"
     setup(
@@ -82,6 +97,7 @@ if __name__ == "__main__":
         license_files=["LICENSE"],
         python_requires=">=3.11,<3.14",
         packages=find_packages(include=["ssl_jax", "ssl_jax.*"]),
+        cmdclass={"build_py": BuildPy},
         install_requires=BASE,
         extras_require=EXTRAS,
         classifiers=[

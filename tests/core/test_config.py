@@ -1,6 +1,8 @@
 """Configs: files, overrides, signatures, the way through JSON, and durations."""
 
 import hashlib
+import os
+import subprocess
 import sys
 
 import pytest
@@ -346,3 +348,24 @@ def test_call_hands_a_function_what_it_is_given_and_the_argument(tmp_path):
         config_lib.call(path, "alone", 5)
     with pytest.raises(ConfigError, match=r"has no function swep\(s, arg=None\): add one"):
         config_lib.call(path, "swep", 5)
+
+
+@pytest.mark.slow
+def test_an_installed_package_brings_its_configs(tmp_path, root):
+    """Builds as pip does without -e, and loads a config of the build from another folder."""
+    build = [sys.executable, "setup.py", "-q", "build", "--build-base", str(tmp_path / "base")]
+    lib = tmp_path / "lib"
+    subprocess.run([*build, "--build-lib", str(lib)], cwd=root, check=True, capture_output=True)
+    program = (
+        "from ssl_jax.core import config\n"
+        "print(config.__file__, config.load('configs/supervised/own.py:toy').method.name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(lib)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [str(lib / "ssl_jax/core/config.py"), "supervised"]
