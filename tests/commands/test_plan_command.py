@@ -1,6 +1,7 @@
 """The command: what it prints, what it refuses, and that it answers for every config."""
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ import sys
 
 import pytest
 
+from experiments.benchmarks import prediction
 from ssl_jax import plan
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.chips import GIB
@@ -129,3 +131,22 @@ def _run(config):
     found = budget.whole_run(config, examples=1_000_000)
     assert found.steps > 0 and found.sees
     return found
+
+
+def test_predictions_stand_beside_the_clock(tmp_path, monkeypatch, capsys, found):
+    row = {"rows": 32, "masks": 1, "depth": 12, "seconds": {"ours": found.times.total * 2}}
+    measured = {"machine": "1 x x86_64, NVIDIA H100 80GB HBM3", "systems": {"hubert_audio": row}}
+    (tmp_path / "measured.json").write_text(json.dumps(measured))
+    asked = []
+    monkeypatch.setattr(plan, "step", lambda *given: asked.append(given) or found)
+    files = ["--measured", str(tmp_path / "measured.json"), "--out", str(tmp_path / "out.json")]
+    monkeypatch.setattr(sys, "argv", ["prediction", *files])
+    prediction.main()
+    ((config, topology),) = asked
+    assert (config.data.batch_size, config.data.buckets) == (32, (5.0,))
+    assert topology == "h100:1"
+    written = json.loads((tmp_path / "out.json").read_text())["systems"]["hubert_audio"]
+    assert written["ratio"] == 0.5
+    assert f"{written['predicted']} ms predicted" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="figures of GeForce are unknown"):
+        prediction.compare(measured | {"machine": "1 x x86_64, GeForce"})
