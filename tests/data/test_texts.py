@@ -198,6 +198,13 @@ def test_a_row_without_text_is_named_or_skipped(table, text_config, tmp_path):
     assert arrays["weight"].tolist() == [1, 1, 0, 0] and [b.id for b in bads] == [2]
 
 
+def test_bytes_are_read_back_with_what_is_special():
+    tokenizer = ByteTokenizer()
+    (ids,) = tokenizer.encode(["né ✓"])
+    assert tokenizer.decode(np.concatenate([[0], ids, [260, 2, 1]])) == "<s>né ✓<mask></s><pad>"
+    assert tokenizer.decode(ids[1:2]) == "\N{REPLACEMENT CHARACTER}"  # half of an é
+
+
 @pytest.fixture
 def json_file(tmp_path):
     """Returns json_file(specials) -> the path of a tokenizer of whole words."""
@@ -223,6 +230,7 @@ def test_a_tokenizer_from_a_file(documents, text_config, json_file):
     corpus = open_split(text_config(documents, tokenizer=path), "train")
     assert corpus.vocab_size == 8 and corpus.special == (0, 2, 1, 3, 4)
     assert corpus.read(0)[:7].tolist() == [BOS, 5, 6, 7, 3, 3, EOS]
+    assert open_tokenizer(path).decode(np.array([0, 6, 3, 7])) == "<s> two <unk> three"
     bert = open_tokenizer(json_file(("<unk>", "[CLS]", "[SEP]")))
     assert bert.special == (1, 2, 2, 0, -1)
 

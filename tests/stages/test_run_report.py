@@ -4,13 +4,19 @@ anybody's home."""
 import json
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import page_checks
 import pytest
 import report_folder as cases
+from ml_collections import ConfigDict
 from report_folder import HOME
 
 from ssl_jax import report
+from ssl_jax.core.types import Features, Method, Spec
+from ssl_jax.data import base
+from ssl_jax.data.errors import BadFile
 from ssl_jax.engine import environment
 from ssl_jax.stages import gallery, metrics, run_report
 
@@ -88,6 +94,62 @@ def test_a_command_and_an_error_have_no_home():
     assert environment.without_people(f"cp {HOME}/a.b '{HOME}' x") == "cp ~/a.b '~' x"
     root = "/" + "root"
     assert environment.without_people(f"{root}/x {root}ed /a{root}/x") == f"~/x {root}ed /a{root}/x"
+
+
+class Tones(base.Corpus):
+    """Eight clips of half a second to one; the first cannot be read."""
+
+    buckets = (1.0,)
+
+    def shapes(self, seconds):
+        return {"audio": ((8000,), "int16"), "audio_len": ((), "int32")}
+
+    def keys(self, ids, epoch, seconds, seed):
+        assert seed is None
+        return [0] * len(ids)
+
+    def fill(self, i, key, arrays, row):
+        arrays["audio"][row] = 7
+        if i == 0:
+            raise BadFile("a.wav", "is broken")
+        arrays["audio_len"][row] = 4000 + 500 * i
+        arrays["audio"][row, : 4000 + 500 * i] = np.arange(4000 + 500 * i) % 90 * 50
+
+    def where(self, i):
+        return f"{HOME}/{i}.wav"
+
+
+def half_hidden(params, batch, streams):
+    """Hides the frames of even ids whose clips are that long; three views."""
+    frames = jnp.arange(10) * 800 < batch["audio_len"][:, None] + 0 * params["w"].sum()
+    return jnp.repeat((frames & (streams.ids[:, None] % 2 == 0))[:, None], 5, axis=1)
+
+
+def test_examples_are_usable_rows_with_the_masks_of_the_method(tmp_path):
+    first, labels = np.array([0, 8]), np.arange(8, dtype=np.int32) % 2
+    corpus = Tones((), (1.0,), first, labels, ("yes", "no"), {}, {3: "refused"}, "skip")
+    method = Method(
+        init=lambda key, batch: ({}, {}),
+        loss=lambda *args: None,
+        features=lambda params, batch: Features(jnp.zeros((1, 4, 10, 2)), jnp.ones((4, 10)), 10.0),
+        batch={"id": Spec((), "uint32"), "audio_len": Spec((), "int32")},
+        rules=(),
+        scopes=(),
+        masks=half_hidden,
+    )
+    config = ConfigDict({"seed": 0, "data": {"modality": "audio", "sample_rate": 8000}})
+    params = {"w": jax.ShapeDtypeStruct((3,), "float32")}
+    gallery.write(tmp_path, config, method, params, corpus)
+    found = gallery.read(tmp_path)
+    assert len(found) == 4 and found[0].rate == 10.0
+    for example in found:
+        file, _, label = example.name.partition(".wav: ")
+        i = int(file)  # the folder is left out
+        assert i not in (0, 3) and label == ("yes", "no")[i % 2]
+        assert example.seconds == (4000 + 500 * i) / 8000
+        assert example.masks.shape == (3, 10)
+        assert example.masks[2].sum() == (0 if i % 2 else np.ceil((4000 + 500 * i) / 800))
+        assert example.picture.shape[0] == gallery.BANDS and example.picture.std() > 10
 
 
 def test_masks_cover_what_they_hide():
