@@ -222,19 +222,19 @@ def test_a_run_that_stands_still_ends_with_a_message(
             assert stuck.wait(30)
 
     compiled = step_lib.TrainStep(run, real.zeros)
-    options = {"hooks": [(hook, 1)], "compiled": compiled, "stall_seconds": 2.0}
+    options = {"hooks": [(hook, 1)], "compiled": compiled, "stall_seconds": 1.5}
     go(tmp_path, mesh, started, 5, **options)
     assert left == [watch.STALLED]
     told = capfd.readouterr().err
-    assert f"error: nothing has moved for 2 s; waiting for {expected}" in told
+    assert f"error: nothing has moved for 1.5 s; waiting for {expected}" in told
     assert "config.guard.stall_seconds" in told and str(tmp_path / "checkpoints") in told
     assert "Current thread" in told  # where every thread stands
 
 
 def test_the_watchdog_is_silent_while_the_run_moves():
     left = []
-    with watch.Watchdog(0.3, "", leave=left.append) as dog:
-        for _ in range(10):
+    with watch.Watchdog(0.8, "", leave=left.append) as dog:
+        for _ in range(24):
             dog.beat("a step")
             time.sleep(0.05)
     with watch.Watchdog(0, "", leave=left.append):
