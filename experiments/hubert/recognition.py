@@ -1,6 +1,7 @@
 """Recognition from few labels: phones of sentences and digits, by CTC, from each pre-training."""
 
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from ssl_jax.stages import report
 from ssl_jax.stages.graph import Stage
 
 SCRATCH = "no pre-training"
+SCRATCH_PRE = "no pre-training, pre-norm"  # which learns faster from nothing
 # task: (column of the transcript, config.data.spelling, scores; the first one is shown)
 TASKS = {
     "phones": ("phones", "phones", ("per",)),
@@ -36,6 +38,7 @@ def run(
     last = f"iteration {o['iterations']}"
     starts = {
         SCRATCH: [None] * o["seeds"],
+        SCRATCH_PRE: [None] * o["seeds"],
         "wav2vec 2.0": runs["wav2vec 2.0"],
         "HuBERT": runs[last],
     }
@@ -45,8 +48,9 @@ def run(
         for seed in range(o["seeds"]):
             for name, stages in starts.items():
                 start = stages[seed]
-                config = _config(pipe, tables[task], task, seed, size, start is not None)
-                tag = f"{task}-{name.replace(' ', '-')}-{seed}"
+                own = {**size, "norm": "pre"} if name == SCRATCH_PRE else size
+                config = _config(pipe, tables[task], task, seed, own, start is not None)
+                tag = f"{task}-{re.sub('[^a-zA-Z0-9.]+', '-', name)}-{seed}"
                 stage = pipe.train(tag, config, start=start)
                 for score in scores:
                     value = report.read_metrics(pipe.folder(stage), f"valid/{score}")[1][-1]
