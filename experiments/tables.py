@@ -134,6 +134,18 @@ def step_vs_torch_gpu() -> str:
     return f"{markdown(rows)}\n{about}, torch {report['torch']}.\n"
 
 
+def plan_vs_step() -> str:
+    """Returns the table of predicted and measured steps."""
+    report, rows = _read("benchmarks/plan_vs_step.json"), []
+    for system, found in report["systems"].items():
+        row = {"step": STEPS[system]}
+        for kind in ("predicted", "measured"):
+            row[kind] = f"{1000 * found[kind]['seconds']:.0f} ms"
+            row[f"utilization {kind}"] = f"{found[kind]['utilization']:.2f}"
+        rows.append(row | {"predicted over measured": f"{found['ratio']:.2f}"})
+    return f"{markdown(rows)}\n{report['topology']}, on {report['machine']}.\n"
+
+
 def extraction() -> str:
     """Returns the table of audio through a frozen encoder by library."""
     found = _read("benchmarks/extraction.json")
@@ -355,6 +367,7 @@ TABLES = {
     "../docs/speed.md": {
         "steps": once_run("benchmarks/step_vs_torch.json", step_vs_torch),
         "steps_gpu": once_run("benchmarks/step_vs_torch_gpu.json", step_vs_torch_gpu),
+        "plan_vs_step": once_run("benchmarks/plan_vs_step.json", plan_vs_step),
         "extraction": once_run("benchmarks/extraction.json", extraction),
         "kmeans": once_run("benchmarks/kmeans.json", kmeans_speed),
         "amortization": once_run("benchmarks/amortization.json", amortization),
