@@ -158,10 +158,14 @@ def test_files_that_vanish_in_mid_run_are_named_and_no_state_is_lost(tmp_path, q
 
 def test_the_cache_folder_follows_the_environment(tmp_path, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "xla"))
     try:
         start.use_compilation_cache()
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "xla")
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/xla")
+        start.use_compilation_cache()
+        assert jax.config.jax_compilation_cache_dir == "gs://bucket/xla"
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
 
