@@ -86,6 +86,7 @@ ELSEWHERE |= {
 }
 # pages whose commands and Python are run by a test of their own
 PAGES_ELSEWHERE = {
+    "docs/plan.md": ("tests/commands/test_plan_command.py", "def test_the_plan_says_what_a_step"),
     "docs/sweeps.md": ("tests/commands/test_sweep.py", "def test_every_command_of_the_page_runs"),
 }
 # runs that stand for an import: untrained ones of these configs
