@@ -124,8 +124,7 @@ def test_masks_are_those_of_the_loss_and_need_no_parameters(toy):
     batch = toy.batch(2)
     streams = toy.streams(batch)
     blank = jax.tree.map(jnp.zeros_like, toy.params)
-    # operation by operation: to compile them takes longer
-    hidden = np.asarray(toy.method.masks(blank, batch, streams))
+    hidden = np.asarray(jax.jit(toy.method.masks)(blank, batch, streams))
     found = jax.eval_shape(toy.method.features, toy.params, batch)
     assert hidden.shape[0] == 2 and hidden[0, 0].size == found.mask.shape[1]
     assert 0 < hidden.sum() < hidden.size
