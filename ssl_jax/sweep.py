@@ -13,6 +13,7 @@ is its folder below --workdir. Once begun, --workdir alone names a sweep.
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from ssl_jax import plan, train
 from ssl_jax.core import chips, code, paths
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
-from ssl_jax.engine import hosts
+from ssl_jax.engine import estimate, hosts, log
 from ssl_jax.evals.table import text_table
 from ssl_jax.stages import clusters, launch, runs, sweep_report
 from ssl_jax.stages import sweep as sweep_lib
@@ -36,40 +37,38 @@ FREE = ("seed", "optim.lr", "init_", "method.ema.", "data.label", "eval.", "log.
 MESH = ("mesh.slice", "mesh.data", "mesh.fsdp", "mesh.model")
 
 
-def say(text: str) -> None:
-    """Prints a line to the error stream at once."""
-    print(text, file=sys.stderr, flush=True)
+def costs(found: Sequence[Run], topology: chips.Topology, examples: int = 0) -> str:
+    """Returns the table of runs: what each changes, its state, steps, FLOPs and hours.
 
-
-def costs(found: Sequence[Run], chip: chips.Chip, examples: int = 0) -> str:
-    """Returns the table of runs: what each changes, its state, steps, FLOPs and hours of a chip.
-
-    The hours are those of its products at the peak of the chip: a run can not take less. What is
-    not known is said below the table.
+    FLOPs and hours are those that `plan` predicts for one chip of the topology. What is not known
+    is said below the table.
     """
-    known: dict[str, float] = {}
+    known: dict[str, estimate.Estimate] = {}
     missing: dict[str, None] = {}
+    one = dataclasses.replace(topology, shape="1", slices=1)
     rows = status.table(found)
     for run, row in zip(found, rows, strict=True):
         try:
             steps = status.steps(run.config, examples)
-            flops = steps * _step_flops(run.config, known)
+            step = _step(run.config, one, known)
         except (ValueError, TypeError, ImportError, OSError) as error:
             missing[f"not planned: {error}"] = None
             row["FLOPs"] = "not planned"
             continue
-        hours = f"{flops / chip.flops / 3600:.2g}"
-        row |= {"steps": f"{steps:,}", "FLOPs": f"{flops:.3g}", f"{chip.name} hours >=": hours}
+        row |= {"steps": f"{steps:,}", "FLOPs": f"{steps * step.flops:.3g}"}
+        row[f"{one.chip.name} hours"] = f"{steps * step.times.total / 3600:.2g}"
     return "\n".join([text_table(rows), *missing])
 
 
-def _step_flops(config: ConfigDict, known: dict[str, float]) -> float:
-    """Returns the operations of one step; `known` keeps those of configs that cost the same."""
+def _step(
+    config: ConfigDict, one: chips.Topology, known: dict[str, estimate.Estimate]
+) -> estimate.Estimate:
+    """Returns what a step takes; `known` keeps those of configs that cost the same."""
     flat = config_lib.flatten(config)
     key = repr({k: v for k, v in flat.items() if not k.startswith(FREE)})
     if key not in known:
-        one = config_lib.change(config, dict.fromkeys(MESH, 1))
-        known[key] = plan.program(one, "cpu:1", jax.devices()[:1]).flops()
+        alone = config_lib.change(config, dict.fromkeys(MESH, 1))
+        known[key] = estimate.of_step(alone, plan.make_method, one, jax.devices()[:1])
     return known[key]
 
 
@@ -86,7 +85,7 @@ def execute(run: Run, any_code: bool = False) -> bool:
     Raises Busy, ConfigError for a run that other code began, and what the training raises.
     """
     if runs.state(run.folder) == "done":
-        say(f"run {run.index} ({run.label}) is done, and stays as it is")
+        log.say(f"run {run.index} ({run.label}) is done, and stays as it is")
         return False
     before = runs.code(run.folder)
     if before and before[-1] != code.version() and not any_code:
@@ -107,7 +106,7 @@ def execute_here(run: Run, args: argparse.Namespace) -> None:
         try:
             execute(run, args.any_code)
         except runs.Busy as error:
-            say(f"error: {error}")
+            log.say(f"error: {error}")
             sys.exit(launch.BUSY)
 
 
@@ -128,13 +127,13 @@ def start(found: Sequence[Run], root: Path, args: argparse.Namespace, extra: lis
 
     if args.launch == "local":
         devices = args.devices.split(",") if args.devices else ()
-        launch.local(found, here, len(devices) or args.parallel, say, devices)
+        launch.local(found, here, len(devices) or args.parallel, log.say, devices)
     elif args.launch == "slurm":
-        clusters.slurm(found, here, args.parallel, say, root, options)
+        clusters.slurm(found, here, args.parallel, log.say, root, options)
     elif not args.config:
         raise ConfigError("--launch xpk needs --config: the pods read it from their image")
     else:
-        clusters.xpk(found, there, say, root, options)
+        clusters.xpk(found, there, log.say, root, options)
 
 
 def _open(args: argparse.Namespace, overrides: Sequence[str]) -> tuple[Path, list[Run]]:
@@ -189,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif args.status:
             status.watch(found)
         else:
-            print(costs(found, chips.topology(args.topology).chip, args.examples))
+            print(costs(found, chips.topology(args.topology), args.examples))
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

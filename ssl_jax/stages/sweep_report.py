@@ -211,9 +211,9 @@ def _plots(groups: Sequence[Group], metric: str) -> str:
         if shown:
             band = "bands from the least to the greatest of the seeds"
             figures.append(plots.lines(shown, each, note=", ".join(x for x in (note, band) if x)))
-    scored = {n: {metric: g.scores} for g, n in zip(drawn, names, strict=True) if g.scores}
+    scored = {f"#{i + 1}": {metric: g.scores} for i, g in enumerate(drawn) if g.scores}
     if scored:
-        about = "mean over seeds, 95 % intervals, a dot each"
+        about = "ranks; mean over seeds, 95 % intervals, a dot each"
         figures.append(plots.bars(scored, f"{metric} at the end", note=about))
     return html.grid(figures) + _parallel(groups, metric)
 
@@ -265,5 +265,7 @@ def write(
     metric, best = choose(results, metric, best)
     groups, said = rank(results, metric, best), notes(root, results)
     write_csv(root / "metrics.csv", results)
-    paths.write_text(root / "report.html", page(str(root), results, groups, metric, best, said))
+    paths.write_text(
+        root / "report.html", page(f"Sweep {root.name}", results, groups, metric, best, said)
+    )
     return ranking(groups, metric), said, metric
