@@ -473,6 +473,15 @@ def books_and_wiki(batch: int) -> ConfigDict:
     return data
 
 
+def in_pieces(config: ConfigDict) -> None:
+    """Makes a large model fit chips of 16 GB: parameters over 8 chips, only inputs of blocks kept.
+
+    On fewer chips set config.mesh.fsdp.
+    """
+    config.mesh.fsdp = 8
+    config.method.encoder.remat = "full"
+
+
 def toy(config: ConfigDict) -> ConfigDict:
     """Shrinks a run in place to four steps of four clips of half a second; returns it."""
     config.precision = "float32"

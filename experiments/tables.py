@@ -350,6 +350,35 @@ def _band(band: Mapping[str, Sequence[float]]) -> str:
     return f"{band['mean'][0]:.3g} → {band['mean'][-1]:.3g} ({least:.3g} to {most:.3g})"
 
 
+def scaling(part: str) -> str:
+    """Returns a part of the scaling experiment: "weak" and "fit" by compilation, "overhead"."""
+    found = _read("scaling/results.json").get(part, [])
+    if not found:
+        return "Not run yet.\n"
+    if part == "overhead":
+        return markdown([_timed(row, found[0]["seconds"]) for row in found])
+    return markdown([_compiled(row) for row in sorted(found, key=lambda row: row["config"])])
+
+
+def _timed(found: Mapping[str, Any], first: float) -> dict[str, str]:
+    row = {"config": found["config"], "devices": str(found["devices"])}
+    row["seconds of a step"] = f"{found['seconds']:.3f}"
+    return row | {"over the first": f"{found['seconds'] / first:.2f}"}
+
+
+def _compiled(found: Mapping[str, Any]) -> dict[str, str]:
+    held, limit = sum(found["memory"].values()) / 2**30, found["limit"] / 2**30
+    return {
+        "config": found["config"],
+        "topology": found["topology"],
+        "chips": f"{found['chips']:,}",
+        "TFLOP of a chip": f"{found['flops'] / 1e12:.2f}",
+        "memory of a chip": f"{held:.1f} of {limit:.0f} GB",
+        "sent by a chip": f"{found['sent'] / 2**30:.2f} GB",
+        "predicted efficiency": f"{found['efficiency']:.3f}",
+    }
+
+
 def once_run(file: str, make: Callable[[], str]) -> Callable[[], str]:
     """Returns a maker of a table that says so where its results file is not there yet."""
     return lambda: make() if (HERE / file).exists() else "Not run yet.\n"
@@ -386,6 +415,10 @@ TABLES = {
         "units": once_run("hubert/results.json", units),
         "gains": once_run("hubert/results.json", unit_gains),
         "recognition": once_run("hubert/results.json", recognition),
+    },
+    "scaling/README.md": {
+        part: once_run("scaling/results.json", functools.partial(scaling, part))
+        for part in ("weak", "fit", "overhead")
     },
     "wav2vec2/README.md": {"codes": once_run("wav2vec2/results.json", wav2vec2)},
     "kws/README.md": {"shares": shares, "long_spans": long_spans, "speakers": speakers},

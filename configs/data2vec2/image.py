@@ -7,8 +7,9 @@ Command: python -m ssl_jax.train --config configs/data2vec2/image.py:base --work
           200 epochs; those are 500k updates of 512 images, 1.1e20 FLOP, 32 hours on 16 A100.
   large   24 blocks of width 1024, 49 visible, 128 images an update. About 13 hours by the same
           estimate. Published, after 150 epochs (375.3k updates of 512 images): 86.8 %.
-  huge14  32 blocks of width 1280, patches of 14, 64 of 256 visible. TPU v4-64 (32 chips): about 45
-          hours. A table of results on the web names 87.4 %; its setting could not be seen.
+  huge14  32 blocks of width 1280, patches of 14, 64 of 256 visible, in pieces over 8 chips. TPU
+          v4-64 (32 chips): about 45 hours. A table of results on the web names 87.4 %; its setting
+          could not be seen.
   mini    4 blocks of width 96 on 32 x 32 images in patches of 4 (CIFAR-10 in a tar, or any images
           by --config.data.train.images.path), 8 masks, 1k updates of 32 images: two cores, a
           few minutes at the 0.2 seconds of an update that experiments/data2vec2 measures;
@@ -85,6 +86,7 @@ def _large(config: ConfigDict, size: str) -> None:
     config.data.batch_size = 256 if huge else 128
     if huge:
         method.encoder.patch_size = 14
+        common.in_pieces(config)
         method.ema.update({"end": 1.0, "anneal": 300_000})
         config.train.duration = "500k steps"
 

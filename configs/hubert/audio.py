@@ -14,8 +14,9 @@ Command: python -m ssl_jax.train --config configs/hubert/audio.py:base --workdir
             Libri-Light 60k h, 400k updates of 117 minutes. TPU v4-128 (64 chips): about 14 hours
             by the same estimate; the paper: 128 GPUs. Published, with a Transformer language model:
             4.7 / 7.6, 2.9 / 5.4, 2.4 / 4.6, 2.1 / 3.9, and 1.9 / 3.3 with 960 h.
-  xlarge    48 blocks of width 1280, 964 M parameters, as large. TPU v4-128: about 30 hours; the
-            paper: 256 GPUs. Published: 4.6 / 6.8, 2.8 / 4.8, 2.3 / 4.0, 1.9 / 3.5, 1.8 / 2.9.
+  xlarge    48 blocks of width 1280, 964 M parameters, as large, in pieces over 8 chips, blocks
+            computed again for their gradient. TPU v4-128: about 30 hours; the paper: 256 GPUs.
+            Published: 4.6 / 6.8, 2.8 / 4.8, 2.3 / 4.0, 1.9 / 3.5, 1.8 / 2.9.
   mini      4 blocks of width 192 on Mini LibriSpeech (openslr.org/31, 0.3 GB), as iteration 1: a
             laptop with 4 cores, about 2 hours, an estimate; no published number.
   mini_it2  the same as iteration 2, from 500 clusters of layer 3.
@@ -79,6 +80,8 @@ def _labels(config: ConfigDict, folder: str, units: int, rate: float) -> None:
 def _large(config: ConfigDict, size: str) -> None:
     xlarge = size == "xlarge"
     config.method.encoder.preset = "hubert_xlarge" if xlarge else "hubert_large"
+    if xlarge:
+        common.in_pieces(config)
     config.method.head.width = 1024 if xlarge else 768
     _labels(config, *ITERATION_3)
     config.data.train = ConfigDict(

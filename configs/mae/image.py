@@ -6,8 +6,8 @@ Command: python -m ssl_jax.train --config configs/mae/image.py:base --workdir ru
          measured. Published, after 100 epochs of fine-tuning: 83.6 % top-1; linear probe 68.0 %.
   large  24 blocks of width 1024. About 21 hours by the same estimate; the authors state 42 hours
          for 800 epochs on 64 V100. Published: 85.9 %, linear probe 75.8 %.
-  huge   32 blocks of width 1280, patches of 14. About 49 hours by the same estimate. Published:
-         86.9 %, linear probe 76.6 %.
+  huge   32 blocks of width 1280, patches of 14, in pieces over 8 chips. About 49 hours by the same
+         estimate. Published: 86.9 %, linear probe 76.6 %.
   mini   6 blocks of width 192 on 32 x 32 images in patches of 4 (CIFAR-10 in a tar, or any images
          by --config.data.train.images.path): two cores, minutes; no published number.
 
@@ -35,6 +35,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
     if size == "huge":
         config.method.encoder.patch_size = 14
+        common.in_pieces(config)
     _data(config)
     config.optim.update({"lr": 1.5e-4 * 4096 / 256, "betas": (0.9, 0.95), "weight_decay": 0.05})
     config.optim.update({"warmup": "40 epochs", "decay_rules": DECAY_RULES})

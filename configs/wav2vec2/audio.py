@@ -11,11 +11,13 @@ Command: python -m ssl_jax.train --config configs/wav2vec2/audio.py:base --workd
          same estimate; the paper used 128 V100 for 5.2 days. Published, with a Transformer
          language model: 4.8 / 8.2 with 10 minutes, 2.9 / 5.8 with 1 h, 2.6 / 4.9 with 10 h,
          2.0 / 4.0 with 100 h, 1.8 / 3.3 with 960 h.
+  1b     48 blocks of width 1280, 962 M parameters, the size of XLS-R 1B (2111.09296), on the data
+         and with the schedule of large, in pieces over 8 chips; no published number of this run.
   mini   4 blocks of width 192 on Mini LibriSpeech (openslr.org/31, 0.3 GB): a laptop with 4 cores,
          about 2 hours; no published number. The contrastive loss starts near 4.6, the logarithm
          of 1 + 100 negatives.
-The paper has no larger model. The first thing to watch is code_perplexity, of 640 at most: near 2,
-one code of each group, the quantizer has collapsed, and config.guard stops the run.
+The paper has no model larger than large. The first thing to watch is code_perplexity, of 640 at
+most: near 2, one code of each group, the quantizer has collapsed, and config.guard stops the run.
 
 Batches are cut to length buckets and padding is masked, where the original crops every batch to
 its shortest clip. On one accelerator raise config.train.accumulate.
@@ -27,9 +29,9 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the run of `arg`: base (default), large, mini or toy."""
+    """Returns the run of `arg`: base (default), large, 1b, mini or toy."""
     size = arg or "base"
-    common.check(size, ("base", "large", "mini", "toy"))
+    common.check(size, ("base", "large", "1b", "mini", "toy"))
     config = common.base()
     config.method = method()
     config.method.encoder = ConfigDict({"kind": "waveform", "preset": "wav2vec2_base"})
@@ -44,8 +46,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.guard.floors = ConfigDict(
         {"code_perplexity": 20.0, "prediction_std": 0.01, "frontend_std": 0.01}
     )
-    if size == "large":
+    if size in ("large", "1b"):
         _large(config)
+    if size == "1b":
+        config.method.encoder.update({"preset": "hubert_xlarge", "conv_bias": True})
+        config.method.quantizer.width = 1024
+        common.in_pieces(config)
     if size == "mini":
         _mini(config)
     if size == "toy":

@@ -1,14 +1,14 @@
 """Device mesh (slice, data, fsdp, model), sharding by rule, and the mesh to trace for."""
 
 import contextlib
-import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -36,7 +36,28 @@ def make_mesh(sizes: Mapping[str, int], devices: list | None = None) -> Mesh:
             f"devices: set config.mesh.data=-1 and let the product of the others divide them"
         )
     shape = [len(devices) // known if s == -1 else s for s in shape]
-    return Mesh(np.asarray(devices).reshape(shape), AXES)
+    return Mesh(_laid_out(devices, shape), AXES)
+
+
+def _laid_out(devices: list, shape: list[int]) -> np.ndarray:
+    """Returns the devices as an array: neighbours along their wires, TPU slices on axis `slice`.
+
+    The network between slices is a hundred times slower than the wires in one, and the axes `fsdp`
+    and `model` send the most. Raises ValueError when the axis `slice` is not the number of slices.
+    """
+    slices = len({getattr(d, "slice_index", None) or 0 for d in devices})
+    if slices > 1 and shape[0] != slices:
+        raise ValueError(
+            f"config.mesh.slice is {shape[0]}, but the {len(devices)} devices lie in {slices} "
+            f"slices: set config.mesh.slice={slices}"
+        )
+    split = {"allow_split_physical_axes": True}
+    if slices > 1:
+        within, between = (1, *shape[1:]), (slices, 1, 1, 1)
+        return mesh_utils.create_hybrid_device_mesh(within, between, devices, **split)
+    if devices[0].platform == "tpu":
+        return mesh_utils.create_device_mesh(shape, devices, **split)
+    return np.asarray(devices).reshape(shape)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -82,6 +103,20 @@ def spec_for(name: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh | Abstr
             ]
             return P(*fits)
     raise ValueError(f"no sharding rule matches {name!r} {shape}: add one to the method's rules")
+
+
+def check_rules(names: Sequence[str], rules: Rules) -> None:
+    """Raises ValueError when a rule is the first match of none of the parameters `names`.
+
+    A last rule for all others is let pass.
+    """
+    firsts = {next((p for p, _ in rules if re.search(p, name)), None) for name in names}
+    for pattern, axes in rules[:-1]:
+        if pattern not in firsts:
+            raise ValueError(
+                f"the sharding rule ({pattern!r}, {axes}) of the method is the first to match no "
+                f"parameter: take it out, or move it up; one parameter is {names[0]!r}"
+            )
 
 
 def tree_sharding(tree: Tree, rules: Rules, mesh: Mesh) -> Tree:
@@ -137,27 +172,12 @@ def gather(tree: Tree, rules: Rules, dtype: Any = None) -> Tree:
         pieces = spec_for(name, x.shape, rules, mesh)
         if "fsdp" not in pieces:
             return x
-        return _put_together(x if dtype is None else x.astype(dtype), pieces)
+        together = P(*(None if axis == "fsdp" else axis for axis in pieces))
+        for spec in (pieces, together):  # first the cast, then the exchange
+            x = jax.lax.with_sharding_constraint(x.astype(dtype or x.dtype), spec)
+        return x
 
     return tree_lib.map_named(whole, tree)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _put_together(x: jax.Array, pieces: P) -> jax.Array:
-    x = jax.lax.with_sharding_constraint(x, pieces)
-    whole = P(*(None if axis == "fsdp" else axis for axis in pieces))
-    return jax.lax.with_sharding_constraint(x, whole)
-
-
-def _put_together_forward(x: jax.Array, pieces: P) -> tuple[jax.Array, None]:
-    return _put_together(x, pieces), None
-
-
-def _put_together_backward(pieces: P, _: None, gradient: jax.Array) -> tuple[jax.Array]:
-    return (jax.lax.with_sharding_constraint(gradient, pieces),)
-
-
-_put_together.defvjp(_put_together_forward, _put_together_backward)
 
 
 def keeps_pieces(primitive: Any, *_: Any, **__: Any) -> bool:

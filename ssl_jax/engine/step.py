@@ -15,6 +15,7 @@ from ssl_jax.core import rng
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import Batch, Method, Output, Rules, TrainState
 from ssl_jax.engine import flops as flops_lib
+from ssl_jax.nn import sharding
 
 Array = jax.Array
 Tree = Any
@@ -32,8 +33,11 @@ def state_sharding(state: TrainState, rules: Rules, mesh: Mesh) -> TrainState:
     """Returns the sharding of every array of a state, by the rules of its parameters.
 
     Optimizer moments and teachers carry the path of their parameter inside their own, so the
-    same rule finds them. Raises ValueError when an array matches no rule.
+    same rule finds them. Raises ValueError when an array matches no rule, and when a rule of a
+    method that has its own matches no parameter.
     """
+    if rules is not sharding.RULES:
+        mesh_lib.check_rules([name for name, _ in tree_lib.named_leaves(state.params)], rules)
     whole: Tree = NamedSharding(mesh, P())
     parts: dict[str, Tree] = {
         name: mesh_lib.tree_sharding(getattr(state, name), rules, mesh)

@@ -1,7 +1,7 @@
 """Runs a tiny config on 1 and on 8 forced CPU devices; the test starts it in its own process.
 
-With 'tpu' as second argument it compiles the step for eight TPU chips instead, which needs
-libtpu and no TPU.
+With 'memory' as second argument it compiles the step of a deep model whose parameters lie in pieces
+on eight devices, as for a TPU; with 'tpu' for eight TPU chips, which needs libtpu and no TPU.
 """
 
 import json
@@ -12,9 +12,10 @@ import jax
 import numpy as np
 import optax
 
+from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import platform, tree
-from ssl_jax.engine import step
+from ssl_jax.engine import aot, step
 
 ROWS, STEPS = 8, 3
 DATA = {"slice": 1, "data": 8, "fsdp": 1, "model": 1}
@@ -113,6 +114,27 @@ def compile_for_tpu(path: str) -> dict[str, object]:
     return {"bytes": compiled.memory_analysis().argument_size_in_bytes}
 
 
+def memory(path: str) -> dict[str, int]:
+    """Returns bytes on a device of eight: of all blocks whole, of state, of what comes and goes.
+
+    The blocks are many and the examples small, so that whole blocks would show.
+    """
+    deep = ("depth=32", "width=128", "mlp_width=512", "heads=4")
+    config = config_lib.load(
+        str(cases.ROOT / path) + ":toy",
+        [*(f"config.method.encoder.{x}" for x in deep), "config.mesh.fsdp=8", "data.batch_size=8"],
+    )
+    program = aot.build(config, lambda: cases.build(config), jax.devices(), "tpu")
+    blocks = program.state.params["encoder"]["blocks"]
+    found = program.compile().memory
+    return {
+        "blocks": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(blocks)),
+        "state": found["arguments"],
+        "temporaries": found["temporaries"],
+    }
+
+
+JOBS = {"tpu": compile_for_tpu, "compare": compare, "memory": memory}
+
 if __name__ == "__main__":
-    job = compile_for_tpu if sys.argv[2] == "tpu" else compare
-    print(json.dumps(job(sys.argv[1])))
+    print(json.dumps(JOBS[sys.argv[2]](sys.argv[1])))

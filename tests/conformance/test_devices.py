@@ -11,6 +11,9 @@ import pytest
 
 PROGRAM = cases.ROOT / "tests" / "conformance" / "devices_program.py"
 
+FLAGS = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+EIGHT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS}
+
 
 def program(*args: str, **env: str) -> dict:
     """Runs the program in a new process and returns what it reports."""
@@ -29,14 +32,20 @@ def program(*args: str, **env: str) -> dict:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", cases.config_paths())
 def test_one_device_equals_eight(path):
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-    report = program(path, "compare", JAX_PLATFORMS="cpu", XLA_FLAGS=flags)
+    report = program(path, "compare", **EIGHT)
     assert len(report) == 2
     assert max(row["split"] for row in report.values()) > 0, "no parameter is sharded"
     for mesh, row in report.items():
         assert row["loss"] < 1e-5, (mesh, row)
         assert row["gradient"][0] < 1e-5, (mesh, row)
         assert row["params"][0] < 1e-5, (mesh, row)
+
+
+@pytest.mark.slow
+def test_a_device_holds_one_block_whole_at_a_time():
+    found = program("configs/mae/image.py", "memory", **EIGHT)
+    assert found["state"] < 0.6 * found["blocks"]  # three copies, each in eight pieces
+    assert found["temporaries"] < 0.6 * found["blocks"]
 
 
 @pytest.mark.slow

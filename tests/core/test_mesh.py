@@ -1,6 +1,7 @@
 """Meshes and sharding rules; devices are stand-ins, since nothing is computed."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -115,3 +116,28 @@ def test_tree_sharding_of_arrays_and_shapes():
     assert got["bias"].spec == P(None)
     with pytest.raises(ValueError, match="'other'"):
         mesh_lib.tree_sharding({"other": jnp.zeros(3)}, RULES, MESH)
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceChip(Chip):
+    """A chip of one of several TPU slices."""
+
+    slice_index: int = 0
+
+
+def test_slices_lie_on_the_axis_of_their_name():
+    mixed = [SliceChip(i, slice_index=i % 2) for i in range(8)]
+    mesh = mesh_lib.make_mesh({"slice": 2, "data": -1, "fsdp": 2}, mixed)
+    for i, one in enumerate(mesh.devices):
+        assert {chip.slice_index for chip in one.flat} == {i}
+    with pytest.raises(ValueError, match=r"config\.mesh\.slice is 1.*in 2 slices.*slice=2"):
+        mesh_lib.make_mesh({"data": -1}, mixed)
+
+
+@pytest.mark.parametrize("dead", ["no_such_layer", "up/kernel$"])
+def test_a_rule_that_is_never_the_first_match_is_named(dead):
+    names = ["encoder/up/kernel", "encoder/up/bias"]
+    rules = (("kernel", ("fsdp",)), (".*", ()))
+    mesh_lib.check_rules(names, rules)
+    with pytest.raises(ValueError, match=rf"'{re.escape(dead)}'.*no parameter.*encoder/up/kernel"):
+        mesh_lib.check_rules(names, (*rules[:1], (dead, ("model",)), *rules[1:]))

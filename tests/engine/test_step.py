@@ -109,6 +109,13 @@ def test_an_array_without_a_rule_is_an_error(mesh):
         step_lib.init_state(method, toy.make_tx()[0], 0, mesh, toy.shapes())
 
 
+def test_a_rule_without_a_parameter_is_an_error(mesh):
+    rules = (("no_such_layer", ("fsdp",)), *toy.make_method().rules)
+    method = dataclasses.replace(toy.make_method(), rules=rules)
+    with pytest.raises(ValueError, match=r"sharding rule \('no_such_layer'"):
+        step_lib.init_state(method, toy.make_tx()[0], 0, mesh, toy.shapes())
+
+
 def test_evaluation_has_no_training_noise_and_one_mask_for_all_steps(mesh):
     seen = {}
 

@@ -1,0 +1,195 @@
+"""What a step costs a chip from 8 to 1,024 chips: python experiments/scaling/scaling.py PART
+
+  weak      by compilation, data2vec 2.0 Base and HuBERT Base on v5e, so many examples on each
+            chip. Needs the package libtpu and no TPU; half a minute of a core for each row.
+  fit       HuBERT X-Large, ViT-H and wav2vec 2.0 of 962 M parameters in the memory of v5e,
+            likewise.
+  overhead  one step on 8 forced CPU devices against 1; the machine should be quiet.
+  picture   draws what is there.
+
+Each row is written to results.json as it comes, and not made again; delete the file to begin anew.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ssl_jax import plan
+from ssl_jax.core import chips
+from ssl_jax.core import config as config_lib
+from ssl_jax.engine import collectives
+
+HERE = Path(__file__).resolve().parent
+CONFIGS = HERE.parents[1] / "configs"
+RESULTS = HERE / "results.json"
+WEAK = {"data2vec2/audio.py:base": 2, "hubert/audio.py:base": 4}  # examples on a chip
+TOPOLOGIES = ("v5e:2x4", "v5e:8x8", "v5e:16x16", "4xv5e:16x16")
+# name, topology, overrides: one clip or a few images of a chip at a time
+FIT = (
+    ("hubert/audio.py:xlarge", "v5e:4x8", ("data.batch_size=384", "train.accumulate=12")),
+    ("wav2vec2/audio.py:1b", "v5e:4x8", ("data.batch_size=384", "train.accumulate=12")),
+    ("mae/image.py:huge", "v5e:4x8", ("train.accumulate=4",)),
+    ("data2vec2/image.py:huge14", "v5e:4x8", ()),
+)
+STEPS = 8
+
+
+def compiled(name: str, topology: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Returns what one step of a config costs each chip of a topology."""
+    asked = chips.topology(topology)
+    more = ("config.precision=bfloat16", f"config.mesh.slice={asked.slices}")
+    config = config_lib.load(str(CONFIGS / name), [*more, *(f"config.{o}" for o in overrides)])
+    program = plan.program(config, topology)
+    done = program.compile()
+    memory = done.memory
+    exchanged = collectives.totals(done.collectives)
+    row = {
+        "config": name,
+        "topology": topology,
+        "chips": asked.chips,
+        "slices": asked.slices,
+        "flops": program.flops() / asked.chips,
+        "held": program.held(),
+        "memory": memory,
+        "limit": asked.chip.hbm,
+        "collectives": exchanged,
+        "sent": sum(kind["sent"] for kind in exchanged.values()),
+    }
+    return row | {"efficiency": efficiency(row, asked)}
+
+
+def efficiency(row: dict[str, Any], asked: chips.Topology) -> float:
+    """Returns the share of a step that a chip computes, were no exchange hidden behind products.
+
+    A lower bound: products at the chip's peak, exchanges one after the other at that of its links.
+    Between slices a chip sends its share of what is left after the exchange within its slice.
+    """
+    computing = row["flops"] / asked.chip.flops
+    exchanging = row["sent"] / asked.chip.link_rate
+    if asked.slices > 1:
+        each = asked.chips // asked.slices
+        exchanging += row["sent"] / each / asked.chip.network_rate
+    return computing / (computing + exchanging)
+
+
+def overhead(devices: int) -> dict[str, Any]:
+    """Times the step of a small data2vec 2.0 on so many forced CPU devices, in a new process."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    done = subprocess.run(
+        [sys.executable, __file__, "timed", str(devices)],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return {"config": "data2vec2/image.py:mini", "devices": devices} | json.loads(done.stdout)
+
+
+def timed(devices: int) -> None:
+    """Prints the median seconds of a step of 32 images over the devices of this process."""
+    import jax
+    import numpy as np
+
+    from ssl_jax import train
+    from ssl_jax.core import mesh as mesh_lib
+    from ssl_jax.engine import optim, shapes, step
+
+    config = config_lib.load(str(CONFIGS / "data2vec2/image.py:mini"))
+    mesh = mesh_lib.make_mesh(config.mesh)
+    method = step.gather_when_used(train.make_method(config, 10), mesh)
+    batch_shapes = shapes.global_batch(config, method)
+    params, _ = jax.eval_shape(method.init, jax.random.key(0), batch_shapes)
+    tx, schedule = optim.make(
+        config.optim, params, total_steps=1000, to_steps=lambda _: 100, depth=optim.depth(params)
+    )
+    state, places = step.init_state(method, tx, 0, mesh, batch_shapes)
+    run = step.compile_step(
+        step.make_step(method, tx, schedule), mesh, places, (state, batch_shapes)
+    )
+    random = np.random.default_rng(0)
+    rows = {
+        name: random.integers(0, 255, s.shape).astype(s.dtype) for name, s in batch_shapes.items()
+    } | {"weight": np.ones(batch_shapes["weight"].shape, np.float32)}
+    rows = jax.device_put(rows, mesh_lib.batch_sharding(mesh))
+    totals, seconds = run.zeros(), []
+    for _ in range(STEPS + 2):  # the first two compile and warm up
+        start = time.perf_counter()
+        state, totals, loss = run.run(state, totals, rows)
+        loss.block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    print(json.dumps({"seconds": statistics.median(seconds[2:])}))
+
+
+def draw(rows: Sequence[dict[str, Any]]) -> None:
+    """Draws memory, bytes sent and efficiency over the number of chips to scaling.png."""
+    import matplotlib.pyplot as plt
+
+    shown: dict[str, Callable[[dict[str, Any]], float]] = {
+        "memory of a chip, GB": lambda row: used(row) / chips.GB,
+        "sent by a chip in a step, GB": lambda row: row["sent"] / chips.GB,
+        "predicted efficiency": lambda row: row["efficiency"],
+    }
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
+    for axis, (title, of) in zip(axes, shown.items(), strict=True):
+        for name in WEAK:
+            mine = sorted((r["chips"], of(r)) for r in rows if r["config"] == name)
+            axis.plot(*zip(*mine, strict=True), "o-", label=name)
+        axis.set(title=title, xlabel="chips", xscale="log", ylim=(0, None))
+    axes[0].legend(frameon=False)
+    figure.savefig(HERE / "scaling.png", dpi=100)
+    plt.close(figure)
+
+
+def used(row: dict[str, Any]) -> float:
+    """Returns the bytes of a chip's memory that a step takes."""
+    return sum(row["memory"].values())
+
+
+def add(part: str, key: dict[str, Any], make: Callable[[], Any]) -> None:
+    """Adds the row of `key` to a part of the results unless it is there."""
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    rows = found.setdefault(part, [])
+    if any(all(row[k] == v for k, v in key.items()) for row in rows):
+        return
+    print(part, key, flush=True)
+    rows.append(make())
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def main() -> None:
+    """Makes the rows that are missing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=("weak", "fit", "overhead", "picture", "timed"))
+    parser.add_argument("devices", nargs="?", type=int, default=1)
+    asked = parser.parse_args()
+    if asked.part == "timed":
+        timed(asked.devices)
+    elif asked.part == "picture":
+        draw(json.loads(RESULTS.read_text())["weak"])
+    elif asked.part == "overhead":
+        for n in (1, 8):
+            add("overhead", {"devices": n}, lambda n=n: overhead(n))
+    else:
+        jobs: Sequence[tuple[str, str, tuple[str, ...]]] = FIT
+        if asked.part == "weak":
+            sizes = {t: chips.topology(t).chips for t in TOPOLOGIES}
+            jobs = [
+                (name, topology, (f"data.batch_size={each * count}",))
+                for topology, count in sizes.items()
+                for name, each in WEAK.items()
+            ]
+        for job in jobs:
+            key = {"config": job[0], "topology": job[1]}
+            add(asked.part, key, lambda job=job: compiled(*job))
+
+
+if __name__ == "__main__":
+    main()
