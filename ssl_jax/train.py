@@ -20,7 +20,7 @@ from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import paths
 from ssl_jax.core.types import Method, TrainState
 from ssl_jax.data import corpus as corpus_lib
-from ssl_jax.engine import aot, flops, hooks, hosts, log, loop, optim, splits, start
+from ssl_jax.engine import flops, hooks, hosts, log, loop, optim, splits, start
 from ssl_jax.engine import step as step_lib
 from ssl_jax.engine.checkpoint import Checkpoints
 from ssl_jax.evals import judge
@@ -46,7 +46,7 @@ def run(
     hosts.check_same_run(config)
     start.check_writable(workdir)
     mesh = mesh_lib.make_mesh(config.mesh)
-    aot.check_batch(config, mesh)
+    mesh_lib.check_batch(mesh, config.data.batch_size)
     train = splits.open_split(config, workdir, "train")
     corpus = train.corpus
     plan = corpus_lib.make_plan(
