@@ -24,7 +24,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / "notebooks"
 LOG_LINES = 4  # of a longer error stream only the last ones are kept
-COLOURS = 128  # of a kept picture
+LARGE = 40_000  # bytes of a picture that is kept with a palette
 _NOISE = re.compile(r"^(WARNING:absl|I\d{4} |W\d{4} |E\d{4} )")
 
 
@@ -115,10 +115,13 @@ def _short(text: str, is_log: bool) -> str:
 
 
 def _small(picture: str) -> str:
-    """Returns a PNG in base64 with a palette, a third as large."""
-    image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
-    out = io.BytesIO()
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(out, "png", optimize=True)
+    """Returns a PNG in base64, a large one with a palette that keeps its rare colours too."""
+    found = base64.b64decode(picture)
+    if len(found) < LARGE:
+        return picture
+    image, out = Image.open(io.BytesIO(found)).convert("RGB"), io.BytesIO()
+    small = image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    small.save(out, "png", optimize=True)
     return base64.b64encode(out.getvalue()).decode()
 
 
