@@ -25,7 +25,7 @@ from ssl_jax import plan, train
 from ssl_jax.core import chips, code, paths
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
-from ssl_jax.engine import estimate, hosts, log
+from ssl_jax.engine import estimate, hosts
 from ssl_jax.evals.table import text_table
 from ssl_jax.stages import clusters, launch, runs, sweep_report
 from ssl_jax.stages import sweep as sweep_lib
@@ -35,6 +35,11 @@ from ssl_jax.stages.sweep import Run
 FREE = ("seed", "optim.lr", "init_", "method.ema.", "data.label", "eval.", "log.", "checkpoint.")
 """Keys on which the operations of a step do not depend."""
 MESH = ("mesh.slice", "mesh.data", "mesh.fsdp", "mesh.model")
+
+
+def say(text: str) -> None:
+    """Prints a line at once; asks no device, which a launcher would take from its runs."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def costs(found: Sequence[Run], topology: chips.Topology, examples: int = 0) -> str:
@@ -85,7 +90,7 @@ def execute(run: Run, any_code: bool = False) -> bool:
     Raises Busy, ConfigError for a run that other code began, and what the training raises.
     """
     if runs.state(run.folder) == "done":
-        log.say(f"run {run.index} ({run.label}) is done, and stays as it is")
+        say(f"run {run.index} ({run.label}) is done, and stays as it is")
         return False
     before = runs.code(run.folder)
     if before and before[-1] != code.version() and not any_code:
@@ -106,7 +111,7 @@ def execute_here(run: Run, args: argparse.Namespace) -> None:
         try:
             execute(run, args.any_code)
         except runs.Busy as error:
-            log.say(f"error: {error}")
+            say(f"error: {error}")
             sys.exit(launch.BUSY)
 
 
@@ -115,25 +120,25 @@ def start(found: Sequence[Run], root: Path, args: argparse.Namespace, extra: lis
     go_on = ["--any-code"] if args.any_code else []
     options = clusters.parsed(args.option)
 
+    def one(run: Run) -> list[str]:
+        return ["-m", "ssl_jax.sweep", "--workdir", str(root), "--run", run.signature, *go_on]
+
     def here(run: Run) -> list[str]:
         # by its folder: what becomes of the config file meanwhile is no matter
-        one = ["--workdir", str(root), "--run", run.signature, *go_on]
-        return [sys.executable, "-m", "ssl_jax.sweep", *one]
+        return [sys.executable, *one(run)]
 
     def there(run: Run) -> list[str]:
-        # by the config: that of the image, which does not see this folder
-        one = ["--config", args.config, "--workdir", str(root), "--run", run.signature, *go_on]
-        return ["python", "-m", "ssl_jax.sweep", *one, *extra]
+        return ["python", *one(run), "--config", args.config, *extra]  # that of the image
 
     if args.launch == "local":
         devices = args.devices.split(",") if args.devices else ()
-        launch.local(found, here, len(devices) or args.parallel, log.say, devices)
+        launch.local(found, here, len(devices) or args.parallel, say, devices)
     elif args.launch == "slurm":
-        clusters.slurm(found, here, args.parallel, log.say, root, options)
+        clusters.slurm(found, here, args.parallel, say, root, options)
     elif not args.config:
         raise ConfigError("--launch xpk needs --config: the pods read it from their image")
     else:
-        clusters.xpk(found, there, log.say, root, options)
+        clusters.xpk(found, there, say, root, options)
 
 
 def _open(args: argparse.Namespace, overrides: Sequence[str]) -> tuple[Path, list[Run]]:
@@ -188,6 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif args.status:
             status.watch(found)
         else:
+            jax.config.update("jax_platforms", "cpu")  # a chip may be at work for a run
             print(costs(found, chips.topology(args.topology), args.examples))
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 import train_corpus as corpora
 
@@ -83,6 +84,20 @@ def test_the_table_of_runs_says_what_they_cost(tmp_path, capsys):
     assert [x for x in printed if "config.train.duration is '3 epochs'" in x] == printed[-1:]
     sweep.main([*line, "--config.train.duration=3 epochs", "--examples", "1000"])
     assert table(capsys)[2].split()[6] == "750"
+
+
+def test_a_launcher_leaves_the_devices_to_its_runs(tmp_path, monkeypatch, capsys):
+    def backend(*given):
+        raise AssertionError("a device was asked for")
+
+    for name in ("process_index", "devices", "device_count", "local_devices"):
+        monkeypatch.setattr(jax, name, backend)
+    monkeypatch.setattr(launch, "local", lambda found, command, parallel, say, *_: say("begun"))
+    line = ["--config", KWS, "--workdir", str(tmp_path)]
+    sweep.main([*line, "--launch", "local"])
+    assert capsys.readouterr().err == "begun\n"
+    sweep.main([*line, "--status"])
+    sweep.main([*line, "--report"])
 
 
 def test_other_code_goes_on_only_when_it_is_told_to(tmp_path, trained):
