@@ -96,3 +96,5 @@ def errors(ax: Axes, found: Mapping[str, Mapping[str, Mapping[str, Sequence[floa
         first = next(iter(next(iter(arms.values()))))
         groups[f"{task} ({first.upper()})"] = {name: arm[first] for name, arm in arms.items()}
     report.bars(ax, groups, "Recognition from few labels", "errors")
+    ax.set_ylim(top=1.4)  # room for the legend, whose names are long
+    ax.legend(frameon=False, ncols=2, loc="upper center")
