@@ -79,7 +79,7 @@ def of_step(
     kernels = [_of_chip(k, pieces, whole.mesh.shape["model"]) for k in flow.kernels]
     found, temporaries = None, flow.peak / whole.mesh.shape["model"] + gathered(whole)
     if compiles:
-        found, temporaries = _compile(whole)
+        found, temporaries = compiled_or_not(whole)
     sent = expected(whole, config.train.accumulate) if found is None else found.collectives
     flops = sum(k.flops * k.times for k in flow.kernels) * topology.chips
     return Estimate(
@@ -168,7 +168,7 @@ def _of_chip(kernel: dataflow.Kernel, pieces: float, model: int) -> dataflow.Ker
     return dataclasses.replace(kernel, **scaled)
 
 
-def _compile(program: aot.Program) -> tuple[aot.Compiled | None, float]:
+def compiled_or_not(program: aot.Program) -> tuple[aot.Compiled | None, float]:
     """Returns (compiled step, bytes of temporaries), without the first where it does not fit."""
     try:
         found = program.compile()

@@ -14,6 +14,7 @@ import pytest
 from ssl_jax import plan
 from ssl_jax.core import chips, config
 from ssl_jax.core.config import ConfigError
+from ssl_jax.engine import estimate
 
 
 def load(root, name, *overrides):
@@ -149,3 +150,19 @@ def test_a_step_compiles_for_a_tpu_that_is_not_there(root):
     found = compiled(root, "mae/image.py:toy", "v5e:2x2", 1, batch, "config.mesh.fsdp=2")
     assert found["memory"]["temporaries"] > 0
     assert found["sent"]["all-gather"]["bytes"] > 0
+
+
+def test_the_compilers_word_that_a_step_does_not_fit_is_taken():
+    class TooLarge:
+        def compile(self):
+            raise jax.errors.JaxRuntimeError(self.words)
+
+    program = TooLarge()
+    program.words = (
+        "RESOURCE_EXHAUSTED: E1000: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (33.87G) exceeds available HBM (15.75G)."
+    )
+    assert estimate.compiled_or_not(program) == (None, 33.87 * chips.GIB)
+    program.words = "INTERNAL: another error"
+    with pytest.raises(jax.errors.JaxRuntimeError, match="another error"):
+        estimate.compiled_or_not(program)
