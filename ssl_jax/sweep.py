@@ -77,13 +77,6 @@ def _step(
     return known[key]
 
 
-def report(root: Path, found: Sequence[Run], metric: str, best: str) -> None:
-    """Writes metrics.csv and report.html, and prints the ranking and what else there is to know."""
-    rows, said, metric = sweep_report.write(root, found, metric, best)
-    print("\n".join([text_table(rows), *(f"\n{line}" for line in said)]))
-    print(f"\nranked by {metric}; {root / 'metrics.csv'}  {root / 'report.html'}")
-
-
 def execute(run: Run, any_code: bool = False) -> bool:
     """Trains one run in its folder unless it is done; says whether it did anything.
 
@@ -189,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif args.launch:
             start(found, root, args, overrides)
         elif args.report:
-            report(root, found, args.metric, args.best)
+            sweep_report.tell(root, found, args.metric, args.best)
         elif args.status:
             status.watch(found)
         else:

@@ -269,3 +269,10 @@ def write(
         root / "report.html", page(f"Sweep {root.name}", results, groups, metric, best, said)
     )
     return ranking(groups, metric), said, metric
+
+
+def tell(root: Path, found: Sequence[Run], metric: str, best: str) -> None:
+    """Does what `write` does, and prints the ranking and what else there is to know."""
+    rows, said, metric = write(root, found, metric, best)
+    print("\n".join([table.text_table(rows), *(f"\n{line}" for line in said)]))
+    print(f"\nranked by {metric}; {root / 'metrics.csv'}  {root / 'report.html'}")
