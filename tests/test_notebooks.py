@@ -134,6 +134,7 @@ def test_pip_is_called_only_for_what_is_missing(monkeypatch, missing):
         assert f"{ROOT}[synth]" in command and constraints == "jax==99.0\n"
 
 
+@pytest.mark.slow
 def test_what_was_imported_before_it_was_renewed_asks_for_a_restart(monkeypatch):
     monkeypatch.setattr(install, "NEEDED", ("no-such-distribution",))
     monkeypatch.setattr(install.subprocess, "run", lambda command, check: None)

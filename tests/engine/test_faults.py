@@ -179,7 +179,7 @@ def test_metrics_on_a_full_disk_name_the_file(tmp_path):
     logger = toy.open_logger(tmp_path)
     logger.write(1, {"train/loss": 1.0})
     logger._file.close()
-    with Path("/dev/full").open("ab", buffering=0) as logger._file:
+    with Path("/dev/full").open("ab", buffering=0) as logger._file._file:
         with pytest.raises(OSError, match=r"cannot write to .*metrics.jsonl: .*No space left"):
             logger.write(2, {"train/loss": 1.0})
         logger.close()

@@ -10,7 +10,7 @@ from ssl_jax.nn import attention
 from ssl_jax.nn.transformer import Attention, TransformerOptions, unrolled
 
 
-@pytest.mark.parametrize("tokens", [6, 7])
+@pytest.mark.parametrize("tokens", [pytest.param(6, marks=pytest.mark.slow), 7])
 def test_one_kernel_gives_the_attention_and_gradients_that_are_written_out(tokens, monkeypatch):
     module = Attention(TransformerOptions(width=16, heads=2))
     x = jax.random.normal(jax.random.key(0), (3, tokens, 16))

@@ -87,6 +87,7 @@ def test_depthwise_taps_are_a_convolution():
     np.testing.assert_allclose(seen[0][0][0], want, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [True, False])
 def test_padding_changes_nothing_where_it_is_masked(masked):
     module = encoder(mask_depthwise=masked, normalize=False)
@@ -103,6 +104,7 @@ def test_padding_changes_nothing_where_it_is_masked(masked):
     assert set(params["params"]) == {"frontend", "blocks", "final_norm"}
 
 
+@pytest.mark.slow
 def test_running_statistics_are_used_and_get_no_gradient():
     module = encoder(depthwise_norm="batch", depth=1)
     audio, length = jnp.ones((1, 600)) * jnp.arange(600) % 7, jnp.array([600])
