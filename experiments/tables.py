@@ -332,7 +332,8 @@ def curves() -> str:
     """Returns a row per metric of the reference curves, a column per reference."""
     found: dict[str, Any] = {}
     for file in sorted(HERE.glob("*/curves.json")):
-        found |= json.loads(file.read_text())
+        named = json.loads(file.read_text())
+        found |= {f"{file.parent.name}, {name}": curve for name, curve in named.items()}
     metrics = list(dict.fromkeys(m for reference in found.values() for m in reference))
     rows = []
     for metric in metrics:
