@@ -12,7 +12,6 @@ from experiments.benchmarks import (
     checkpoint,
     extraction,
     loop,
-    plan_vs_step,
     startup,
     step_vs_torch,
     stepping,
@@ -166,15 +165,3 @@ def test_extraction_gives_a_rate_for_every_arm():
     rates = found["hours_per_second"]
     assert set(rates) == {"ours", "eager"} and min(rates.values()) > 0
     assert found["ratio"] == pytest.approx(rates["ours"] / rates["eager"], rel=0.05)
-
-
-def test_the_plan_knows_the_devices_whose_steps_were_measured():
-    assert plan_vs_step.topology_of("16 x x86_64, NVIDIA H100 80GB HBM3") == "h100:1"
-    with pytest.raises(SystemExit, match="plan knows NVIDIA H100"):
-        plan_vs_step.topology_of("2 x x86_64, cpu")
-
-
-@pytest.mark.slow
-def test_a_deeper_step_is_predicted_to_take_longer():
-    shallow, deep = (plan_vs_step.predict("mae", 8, 1, depth, "h100:1") for depth in (1, 6))
-    assert 0 < shallow["seconds"] < deep["seconds"] and 0 < deep["utilization"] < 1
