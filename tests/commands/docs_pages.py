@@ -73,6 +73,10 @@ ELSEWHERE = {
     ),
 }
 ELSEWHERE |= {
+    "python -m ssl_jax.plan": (
+        "tests/commands/test_plan_command.py",
+        "def test_the_plan_says_what_a_step",
+    ),
     "python -m ssl_jax.convert data --config configs/data2vec2/audio.py:base --split": (
         "tests/data/test_remote.py",
         "def test_shards_are_written_to_a_bucket_and_read_from_a_copy",
