@@ -90,7 +90,7 @@ def variants(config: ConfigDict, chips: int) -> Iterator[Changes]:
     per_chip = config.data.batch_size // free
     pieces = sorted({1, math.gcd(config.mesh.fsdp, free), min(free, 8), free} & set(divisors(free)))
     parts = [n for n in divisors(per_chip) if n & (n - 1) == 0][:3]
-    for remat, fsdp, accumulate in itertools.product(("none", *REMAT), pieces, parts):
+    for remat, fsdp, accumulate in itertools.product(REMAT, pieces, parts):
         yield {
             "method.encoder.remat": remat,
             "mesh.data": -1,

@@ -30,7 +30,7 @@ OPTIONS = {
     "data.batch_size": 8,  # the 12 clips of validation fill a batch and a half
     # linear in the gradient and slow, so that the order of a sum stays a small thing
     "optim.name": "sgd",
-    "optim.lr": 0.002,
+    "optim.lr": 1e-4,
     "optim.weight_decay": 0.0,
 }
 
@@ -121,7 +121,7 @@ def test_hosts_with_different_configs_all_end_naming_the_difference(tmp_path, co
     for child in children:
         told = child.text()
         assert "error: the hosts do not run the same thing:\n  config.optim.lr: " in told, told
-        assert "0.002 on process 0, 0.25 on process 1\nstart the same command" in told, told
+        assert "0.0001 on process 0, 0.25 on process 1\nstart the same command" in told, told
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
