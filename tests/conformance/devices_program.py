@@ -98,6 +98,15 @@ def compare(path: str) -> dict[str, object]:
     return report
 
 
+def compare_gradients(path: str) -> dict[str, object]:
+    """Returns the largest difference of a gradient between one device and the mesh of all axes."""
+    reference = gradients(path, {"data": 1}, jax.devices()[:1])
+    largest = max(float(np.abs(g).max()) for g in reference.values())
+    with platform.planned("tpu"):
+        there = gradients(path, ALL_AXES, jax.devices())
+    return {"gradient": _worst(reference, there, largest)}
+
+
 def compile_for_tpu(path: str) -> dict[str, object]:
     """Compiles the step for a slice of eight chips; returns the bytes that its arrays take."""
     from jax.experimental import topologies
@@ -134,7 +143,12 @@ def memory(path: str) -> dict[str, int]:
     }
 
 
-JOBS = {"tpu": compile_for_tpu, "compare": compare, "memory": memory}
+JOBS = {
+    "tpu": compile_for_tpu,
+    "compare": compare,
+    "gradients": compare_gradients,
+    "memory": memory,
+}
 
 if __name__ == "__main__":
     print(json.dumps(JOBS[sys.argv[2]](sys.argv[1])))
