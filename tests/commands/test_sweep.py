@@ -67,6 +67,7 @@ def test_a_sweep_of_a_config_of_this_repository(tmp_path, trained, capsys):
     assert table(capsys)[-1] == "8 runs: 2 done, 6 waiting"
 
 
+@pytest.mark.slow
 def test_the_table_of_runs_says_what_they_cost(tmp_path, capsys):
     line = ["--config", KWS, "--workdir", str(tmp_path), "--topology", "h100:8"]
     sweep.main([*line, "--config.train.duration=500 steps"])

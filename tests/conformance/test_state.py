@@ -15,7 +15,15 @@ from ssl_jax.engine.checkpoint import Checkpoints
 ROWS = 4
 
 
-@pytest.fixture(params=cases.toy_params())
+# each test compiles a step of its own: two small ones are fast enough
+FAST = ("configs/data2vec/kws.py", "configs/supervised/kws.py")
+PARAMS = [
+    pytest.param(path, marks=[] if path in FAST else [pytest.mark.slow], id=path)
+    for path in cases.config_paths()
+]
+
+
+@pytest.fixture(params=PARAMS)
 def toy(request) -> cases.Toy:
     """Returns the tiny model of one config after the other."""
     return cases.toy(request.param)
