@@ -172,7 +172,8 @@ class _Region:
         """Adds every turn of a loop, each with its slices of what is stacked."""
         p = eqn.params
         body, turns = p["jaxpr"].jaxpr, range(p["length"])
-        held = p["num_consts"], p["num_consts"] + p["num_carry"]
+        kept, carried = scanned(eqn)
+        held = kept, kept + carried
         consts, carry, stacked = reads[: held[0]], reads[held[0] : held[1]], reads[held[1] :]
         slices = [
             self._slices(i, v.aval, len(turns))
@@ -181,9 +182,9 @@ class _Region:
         answers: dict[int, list[int]] = {}
         for turn in reversed(turns) if p["reverse"] else turns:
             outs = self._inline(body, [*consts, *carry, *(s[turn] for s in slices)])
-            carry, answers[turn] = outs[: p["num_carry"]], outs[p["num_carry"] :]
+            carry, answers[turn] = outs[:carried], outs[carried:]
         joined = []
-        for place, v in enumerate(eqn.outvars[p["num_carry"] :]):
+        for place, v in enumerate(eqn.outvars[carried:]):
             parts = [answers[turn][place] for turn in turns]
             made = self._new(v.aval)
             self.stacks[made] = parts
@@ -298,10 +299,26 @@ class _Region:
         return float(alive.max())
 
 
+def scanned(eqn: Equation) -> tuple[int, int]:
+    """Returns how many constants a scan has, and how many values its turns hand on.
+
+    Told by their ranks, which the stacked ones lose inside; what the equation's parameters are
+    called depends on the version of JAX.
+    """
+    body = eqn.params["jaxpr"].jaxpr
+
+    def same(outside: list[Any], inside: list[Any]) -> int:
+        pairs = zip(outside, inside, strict=True)
+        return sum(a.aval.ndim == b.aval.ndim for a, b in pairs)
+
+    carried = same(eqn.outvars, body.outvars)
+    return same(eqn.invars, body.invars) - carried, carried
+
+
 def _loop(eqn: Equation) -> Flow:
     """Returns the kernels of a scan, with how often they run, and the peak inside its body."""
     p = eqn.params
-    body = _Region(p["jaxpr"].jaxpr, p["num_consts"] + p["num_carry"]).flow()
+    body = _Region(p["jaxpr"].jaxpr, sum(scanned(eqn))).flow()
     for kernel in body.kernels:
         kernel.times *= p["length"]
     return body
