@@ -25,7 +25,7 @@ from ssl_jax import plan, train
 from ssl_jax.core import chips, code, paths
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
-from ssl_jax.engine import estimate, hosts
+from ssl_jax.engine import budget, estimate, hosts
 from ssl_jax.evals.table import text_table
 from ssl_jax.stages import clusters, launch, runs, sweep_report
 from ssl_jax.stages import sweep as sweep_lib
@@ -54,7 +54,7 @@ def costs(found: Sequence[Run], topology: chips.Topology, examples: int = 0) -> 
     rows = status.table(found)
     for run, row in zip(found, rows, strict=True):
         try:
-            steps = status.steps(run.config, examples)
+            steps = budget.steps_of(run.config, examples)
             step = _step(run.config, one, known)
         except (ValueError, TypeError, ImportError, OSError) as error:
             missing[f"not planned: {error}"] = None

@@ -29,6 +29,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.benchmarks import stepping
+from ssl_jax.core import chips
 from ssl_jax.core import config as config_lib
 from ssl_jax.methods.data2vec2 import MaskOptions
 from ssl_jax.nn import cost
@@ -73,15 +74,6 @@ ROWS = {
 # the share of frames that spans of the published number hide
 MASKED = {"hubert_audio": 0.57, "wav2vec2_audio": 0.49, "data2vec_audio": 0.49}
 SECONDS, RATE, IMAGE, PATCHES, WIDTH = 5, 16_000, 224, 196, 768
-# dense bfloat16 products, FLOP/s; from the vendor's data sheets of these cards
-PEAKS = {
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA L4": 121e12,
-    "NVIDIA A10": 125e12,
-}
 
 
 def base_config(system: str, depth: int, clones: int) -> ConfigDict:
@@ -253,10 +245,10 @@ def peak() -> float:
     kind = jax.devices()[0].device_kind
     if jax.default_backend() == "cpu":
         return product_rate()
-    for name, rate in PEAKS.items():
-        if kind.startswith(name):
-            return rate
-    raise SystemExit(f"no peak rate of {kind} is known: add it to PEAKS in {__file__}")
+    chip = chips.of_device(kind)
+    if chip is None:
+        raise SystemExit(f"the figures of {kind} are unknown: add them to ssl_jax/core/chips.py")
+    return chip.flops
 
 
 def compare(system: str, depth: int, rounds: int, rows: int, clones: int, compiled: bool) -> dict:

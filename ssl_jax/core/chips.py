@@ -139,7 +139,7 @@ def of_device(kind: str) -> Chip | None:
         "TPU v5": "v5p",
         "TPU v6 lite": "v6e",
         "NVIDIA A100": "a100",
-        "NVIDIA H100": "h100",
+        "NVIDIA H100 80GB HBM3": "h100",  # not the slower cards of this name
         "NVIDIA H200": "h200",
         "NVIDIA L4": "l4",
     }

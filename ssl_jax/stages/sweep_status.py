@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from ssl_jax.core import config as config_lib
 from ssl_jax.core import paths
 from ssl_jax.core.config import ConfigError
+from ssl_jax.engine import budget
 from ssl_jax.evals.table import text_table
 from ssl_jax.stages import runs, sweep
 from ssl_jax.stages.sweep import Run
@@ -88,26 +86,9 @@ def _tail(path: Path) -> list[dict[str, Any]]:
 def _total(run: Run) -> int | None:
     """Returns the steps of a run, None where only its data tell, as with epochs."""
     try:
-        return steps(run.config)
+        return budget.steps_of(run.config)
     except ConfigError:
         return None  # in epochs
-
-
-def steps(config: ConfigDict, examples: int = 0) -> int:
-    """Returns the steps of a config over so many examples; batches are of the longest bucket.
-
-    Raises ConfigError where the duration is in epochs and `examples` is 0.
-    """
-    data = config.data
-    clip = float(data.buckets[-1]) if data.get("modality") == "audio" else 0.0
-    return config_lib.steps(
-        config.train.duration,
-        batch_size=data.batch_size,
-        examples=examples,
-        seconds_per_step=data.batch_size * clip,
-        total=None,
-        key="config.train.duration",
-    )
 
 
 def clock(seconds: float) -> str:

@@ -78,6 +78,7 @@ def test_names_of_topologies():
     assert chips.of_device("TPU v5 lite").name == "v5e"
     assert chips.of_device("TPU v5").name == "v5p"
     assert chips.of_device("unheard of") is None
+    assert chips.of_device("NVIDIA H100 PCIe") is None
 
 
 def test_a_mesh_or_batch_that_does_not_fit_is_named(root):

@@ -6,21 +6,9 @@ import numpy as np
 import pytest
 import toy_method as toy
 
-from ssl_jax.core.mesh import make_mesh
 from ssl_jax.core.tree import named_leaves
 from ssl_jax.engine import checkpoint, loop
 from ssl_jax.engine.checkpoint import Checkpoints
-
-
-@pytest.fixture(scope="module")
-def mesh():
-    return make_mesh({"data": -1}, jax.devices()[:1])
-
-
-@pytest.fixture(scope="module")
-def started(mesh):
-    state, shardings, compiled, _ = toy.start(mesh)
-    return jax.device_get(state), shardings, compiled
 
 
 def train(folder, mesh, started, first, last, config=None, hooks=(), **changes):

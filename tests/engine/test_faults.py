@@ -14,22 +14,10 @@ import pytest
 import toy_method as toy
 
 from ssl_jax.core import config as config_lib
-from ssl_jax.core.mesh import make_mesh
 from ssl_jax.engine import checkpoint, intact, log, loop, start, watch
 from ssl_jax.engine import step as step_lib
 from ssl_jax.engine.checkpoint import Checkpoints, SaveError
 from ssl_jax.engine.intact import Damaged
-
-
-@pytest.fixture(scope="module")
-def mesh():
-    return make_mesh({"data": -1}, jax.devices()[:1])
-
-
-@pytest.fixture(scope="module")
-def started(mesh):
-    state, shardings, compiled, _ = toy.start(mesh)
-    return jax.device_get(state), shardings, compiled
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,6 @@ from ssl_jax.engine.checkpoint import Checkpoints
 
 
 @pytest.fixture(scope="module")
-def mesh():
-    return mesh_lib.make_mesh({"data": -1}, jax.devices()[:1])
-
-
-@pytest.fixture(scope="module")
 def started(mesh):
     state, shardings, compiled, pure = toy.start(mesh)
     return jax.device_get(state), shardings, compiled, pure

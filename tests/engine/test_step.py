@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 import toy_method as toy
 
-from ssl_jax.core.mesh import make_mesh
 from ssl_jax.core.types import Output
 from ssl_jax.engine import step as step_lib
-
-
-@pytest.fixture(scope="module")
-def mesh():
-    return make_mesh({"data": -1}, jax.devices()[:1])
 
 
 def run(mesh, steps=3, accumulate=1, method=None):
