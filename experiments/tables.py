@@ -1,4 +1,4 @@
-"""Fills the tables of the READMEs from the results files: python experiments/tables.py"""
+"""Fills tables and numbers of the READMEs from the results files: python experiments/tables.py"""
 
 import functools
 import itertools
@@ -427,12 +427,64 @@ TABLES = {
 }
 
 
+def _seeds(found: Mapping[str, Sequence[float]], names: Sequence[str]) -> str:
+    return " → ".join(table.cell(found[name]) for name in names)
+
+
+def _image_probe(name: str) -> str:
+    found = _read("data2vec2/results.json")
+    last = [curve["accuracy"][-1] for curve in found["curves"][name]]
+    random = table.cell(found["random"][name])
+    return f"probe of CIFAR-10 {table.cell(last)}, untrained {random}"
+
+
+def _phone_units() -> str:
+    found = _read("hubert/results.json")["units"]
+    names = ["MFCC", *(name for name in found if name.startswith("iteration"))]
+    return f"PNMI {_seeds({name: _best_layer(found[name])['pnmi'] for name in names}, names)}"
+
+
+def _codes() -> str:
+    found = _read("wav2vec2/results.json")
+    names = ("as published", "diversity beside the sum")
+    used, less = (table.cell(found["arms"][n]["code_perplexity"], 1) for n in names)
+    return f"{used} of {found['codes']} codes in use, {less} with a mistake of known ports"
+
+
+def _pitch() -> str:
+    found = _read("music2vec/results.json")["probes"]
+    own, random = (
+        table.cell(found[n]["pitch"]["accuracy"]) for n in ("this run", "random encoder")
+    )
+    return f"pitch {own}, untrained {random}: not reproduced"
+
+
+MINIATURES = {
+    "kws": lambda: _seeds(_read("kws/results.json")["shares"]["20% of labels"], ARMS),
+    "data2vec": lambda: _image_probe("data2vec"),
+    "data2vec2": lambda: _image_probe("data2vec 2.0"),
+    "mae": lambda: _image_probe("MAE"),
+    "hubert": _phone_units,
+    "wav2vec2": _codes,
+    "music2vec": _pitch,
+}
+"""One number for each row of the table of methods in the README."""
+
+
 def fill(path: Path, name: str, made: str) -> None:
     """Replaces what stands between <!-- table:NAME --> and <!-- end:NAME -->."""
-    start, end = f"<!-- table:{name} -->\n", f"<!-- end:{name} -->"
+    _replace(path, f"<!-- table:{name} -->\n", made, f"<!-- end:{name} -->")
+
+
+def fill_number(path: Path, name: str, made: str) -> None:
+    """Replaces what stands within a line between <!-- number:NAME --> and <!-- end -->."""
+    _replace(path, f"<!-- number:{name} -->", made, "<!-- end -->")
+
+
+def _replace(path: Path, start: str, made: str, end: str) -> None:
     text = path.read_text()
     if start not in text or end not in text:
-        raise ValueError(f"{path} has no lines {start.strip()} and {end}: add them")
+        raise ValueError(f"{path} has no {start.strip()} and {end}: add them")
     path.write_text(re.sub(f"{start}.*?{end}", f"{start}{made}{end}", text, flags=re.DOTALL))
 
 
@@ -440,3 +492,5 @@ if __name__ == "__main__":
     for file, tables in TABLES.items():
         for name, make in tables.items():
             fill(HERE / file, name, make())
+    for name, make in MINIATURES.items():
+        fill_number(HERE.parent / "README.md", name, make())

@@ -27,3 +27,14 @@ def test_a_changed_number_is_found(tmp_path):
 def test_the_interval_and_the_gain_are_paired():
     text = tables.arms("a", {"x": {"scratch": [0.5, 0.6], "pretrained": [0.6, 0.7]}})
     assert "0.100 ± 0.000" in text and "0.550" in text
+
+
+@pytest.mark.parametrize("name", tables.MINIATURES)
+def test_a_number_of_the_table_of_methods_is_that_of_its_results(tmp_path, name):
+    readme = (tables.HERE.parent / "README.md").read_text()
+    copy = tmp_path / "README.md"
+    copy.write_text(readme)
+    tables.fill_number(copy, name, tables.MINIATURES[name]())
+    assert copy.read_text() == readme, "stale: python experiments/tables.py"
+    tables.fill_number(copy, name, "0.5")
+    assert copy.read_text() != readme
