@@ -43,7 +43,7 @@ def run(
     """
     workdir = paths.of(workdir)
     start.use_compilation_cache()
-    hosts.check_same_run(config)
+    hosts.check_same_run(config, methods.find(config.method.name).__file__)
     start.check_writable(workdir)
     mesh = mesh_lib.make_mesh(config.mesh)
     mesh_lib.check_batch(mesh, config.data.batch_size)

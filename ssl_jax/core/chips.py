@@ -123,6 +123,8 @@ def topology(name: str) -> Topology:
 
 def smaller(asked: Topology, chips: int) -> Topology:
     """Returns `chips` of the same kind. Raises ConfigError where no slice has so many."""
+    if chips < 1:
+        raise ConfigError(f"--chips is {chips}: use 1 or more")
     if asked.chip.platform != "tpu":
         return dataclasses.replace(asked, shape=str(chips))
     found = {Topology(asked.chip, s).chips: s for s in SHAPES[asked.chip.name]}

@@ -42,6 +42,9 @@ class _Absent:
         return "(absent)"
 
 
+OPTIONS = "method.encoder"
+"""A section that states only what differs from a preset; its keys are checked by who reads it."""
+
 ABSENT = _Absent()
 """Stands in `diff` for a key that one of the configs does not have."""
 
@@ -51,7 +54,7 @@ def load(path: str, overrides: Sequence[str] = (), function: str = "get_config")
 
     Or that of the config.json of a run folder. Another file defines
     `function(arg=None) -> ConfigDict`. An override is `a.b=value` or `--config.a.b=value`; the key
-    must exist and keep its type. The last of equal keys wins.
+    must exist and keep its type, but in OPTIONS it may be new. The last of equal keys wins.
     Raises ConfigError.
     """
     if path.endswith(".json"):
@@ -76,7 +79,7 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
 def change(config: ConfigDict, values: Mapping[str, Value]) -> ConfigDict:
     """Returns a locked copy with keys changed to values: {"optim.lr": 1e-3}.
 
-    A key must exist and its value be of the type it has. Raises ConfigError.
+    A key must exist, except in OPTIONS, and its value be of the type it has. Raises ConfigError.
     """
     config = ConfigDict(_plain(config))
     for key, value in values.items():
@@ -224,8 +227,9 @@ def _set(config: ConfigDict, key: str, new: Callable[[str, Value], Value]) -> No
         if not isinstance(section, SECTION):
             name = ".".join(["config", *sections[: i + 1]])
             raise ConfigError(f"{name} is a value and has no keys: set it as --{name}={section!r}")
-    _check_key(config, section, last, sections, last)
-    name, old = f"config.{key}", section[last]
+    if ".".join(sections) != OPTIONS:
+        _check_key(config, section, last, sections, last)
+    name, old = f"config.{key}", section.get(last)
     if isinstance(old, SECTION):
         use = f"set its keys, such as {name}.{min(old)}" if old else "fill it in the config file"
         raise ConfigError(f"{name} is a section: {use}")

@@ -110,13 +110,11 @@ def check_rules(names: Sequence[str], rules: Rules) -> None:
 
     A last rule for all others is let pass.
     """
-    firsts = {next((p for p, _ in rules if re.search(p, name)), None) for name in names}
-    for pattern, axes in rules[:-1]:
-        if pattern not in firsts:
-            raise ValueError(
-                f"the sharding rule ({pattern!r}, {axes}) of the method is the first to match no "
-                f"parameter: take it out, or move it up; one parameter is {names[0]!r}"
-            )
+    for pattern in tree_lib.idle([pattern for pattern, _ in rules], names):
+        raise ValueError(
+            f"the sharding rule ({pattern!r}, {dict(rules)[pattern]}) of the method is the first "
+            f"to match no parameter: take it out, or move it up; one parameter is {names[0]!r}"
+        )
 
 
 def tree_sharding(tree: Tree, rules: Rules, mesh: Mesh) -> Tree:

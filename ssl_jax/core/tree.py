@@ -1,6 +1,7 @@
 """Trees of arrays addressed by path names such as `encoder/blocks/attention/query/kernel`."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +22,15 @@ def named_leaves(tree: Tree) -> list[tuple[str, Any]]:
 def map_named(fn: Callable, tree: Tree, *rest: Tree) -> Tree:
     """Maps fn(name, leaf, *other leaves) over trees of equal structure."""
     return jax.tree_util.tree_map_with_path(lambda p, *x: fn(path_name(p), *x), tree, *rest)
+
+
+def idle(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
+    """Returns the regexes of ordered rules that are the first to be found in none of the names.
+
+    The last rule, which is for all others, is let pass.
+    """
+    firsts = {next((p for p in patterns if re.search(p, name)), None) for name in names}
+    return [p for p in patterns[:-1] if p not in firsts]
 
 
 def count(tree: Tree) -> int:

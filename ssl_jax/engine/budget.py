@@ -134,10 +134,13 @@ def table(rows: Sequence[tuple[dict, Estimate]]) -> str:
 
 
 def _memory(found: Estimate) -> str:
-    parts = ", ".join(
-        f"{NAMES.get(k, k)} {v / GIB:.2f}" for k, v in found.memory.items() if v > GIB / 200
-    )
     used, limit = sum(found.memory.values()) / GIB, found.limit / GIB
+    shown = {NAMES.get(k, k): v / GIB for k, v in found.memory.items()}
+    parts = ", ".join(
+        f"{name} {v:.2f}" if v > 0.005 else f"{name} {v:.1g}"
+        for name, v in shown.items()
+        if v > min(used, 1) / 200
+    )
     fits = f"fits, {limit - used:.2f} to spare"
     if found.spare < 0:
         fits = f"DOES NOT FIT, by {used - limit:.2f}"

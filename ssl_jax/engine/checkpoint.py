@@ -35,6 +35,9 @@ FREE_TO_CHANGE = (
     "data.workers",  # a batch is a function of (seed, step), whoever reads it
     "data.threads",
     "mesh.",  # the layout of the same arrays; equal up to the order of sums
+    "train.accumulate",  # nor do the parts of a batch, but for those that draw other dropout
+    "method.encoder.remat",  # what is computed again is the same
+    "method.encoder.unroll",
 )
 """Keys that may differ on resume because they cannot change the numbers of a run."""
 

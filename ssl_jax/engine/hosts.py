@@ -207,19 +207,28 @@ def is_first() -> bool:
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
-def check_same_run(config: ConfigDict) -> None:
-    """Raises ConfigError on every host unless all have this config, code and packages."""
+def check_same_run(config: ConfigDict, method: str | None) -> None:
+    """Raises ConfigError on every host unless all have this config, code and packages.
+
+    `method` is the file of the method's module, which may be one of the user's own.
+    """
     if jax.process_count() > 1:
-        check_same(_identity(config))
+        check_same(_identity(config, method))
 
 
-def _identity(config: ConfigDict) -> dict[str, str]:
+def _identity(config: ConfigDict, method: str | None) -> dict[str, str]:
     """Returns what must be equal on all hosts: the config, the code, the versions under it."""
     flat = config_lib.flatten(config)
     found = {f"config.{key}": repr(value) for key, value in flat.items() if key not in _OWN}
     root = Path(__file__).resolve().parents[1]
-    for path in sorted(root.rglob("*.py")):
+    files = set(root.rglob("*.py"))
+    if method:
+        own = Path(method).resolve()
+        files |= set(own.parent.rglob("*.py")) if own.name == "__init__.py" else {own}
+    for path in sorted(files):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        found[f"code ssl_jax/{path.relative_to(root)}"] = digest
+        inside = root in path.parents
+        name = f"ssl_jax/{path.relative_to(root)}" if inside else f"{path.parent.name}/{path.name}"
+        found[f"code {name}"] = digest
     found |= {f"package {name}": metadata.version(name) for name in _PACKAGES}
     return found | {"python": platform.python_version()}

@@ -131,7 +131,8 @@ def make_schedule(config: ConfigDict, *, total_steps: int, to_steps: ToSteps) ->
 def decay_rates(config: ConfigDict, names: Sequence[str]) -> dict[str, float]:
     """Returns weight_decay times the factor of the first of decay_rules found in each name.
 
-    Raises ConfigError, naming the parameter, where none is found.
+    Raises ConfigError, naming the parameter, where none is found, and the rule that is the first
+    to be found in no name.
     """
     rates = {}
     for name in names:
@@ -142,6 +143,11 @@ def decay_rates(config: ConfigDict, names: Sequence[str]) -> dict[str, float]:
                 f"add one, or end with ('.*', 1.0)"
             )
         rates[name] = config.weight_decay * found[0]
+    for pattern in tree_lib.idle([pattern for pattern, _ in config.decay_rules], names):
+        raise ConfigError(
+            f"config.optim.decay_rules: {pattern!r} is the first to match no parameter: take it "
+            f"out, or move it up; {suggest(pattern, names)}"
+        )
     return rates
 
 

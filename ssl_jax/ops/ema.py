@@ -21,7 +21,8 @@ MODES = ("average", "copy", "absent")
 def modes_of(params: Tree, rules: Sequence[tuple[str, str]]) -> dict[str, str]:
     """Returns the mode of every leaf name by the first rule (regex, mode) found in it.
 
-    Raises ValueError on an unknown mode and on a leaf that no rule matches.
+    Raises ValueError on an unknown mode, on a leaf that no rule matches, and on a rule that is the
+    first to match no leaf; the last, for all others, is let pass.
     """
     unknown = [mode for _, mode in rules if mode not in MODES]
     if unknown:
@@ -32,6 +33,11 @@ def modes_of(params: Tree, rules: Sequence[tuple[str, str]]) -> dict[str, str]:
         if not found:
             raise ValueError(f"no teacher rule matches {name!r}: end with ('.*', 'average')")
         modes[name] = found[0]
+    for pattern in tree_lib.idle([pattern for pattern, _ in rules], modes):
+        raise ValueError(
+            f"the teacher rule {pattern!r} is the first to match no parameter: take it out, or "
+            f"move it up (config.method.ema.rules); one parameter is {min(modes)!r}"
+        )
     return modes
 
 

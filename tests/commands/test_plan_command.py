@@ -50,6 +50,8 @@ def test_the_plan_says_what_a_step_and_the_run_take(root, monkeypatch, capsys, f
     assert lines["parameters"] == f"{found.parameters:,}"
     assert f"{found.flops:.4g} FLOP" in lines["work per step"]
     assert f"{found.times.total * 1e3:.1f} ms" in lines["time per step"]
+    memory = r"parameters 3e-05, optimizer 6e-05, .*activations and buffers \de-05; 0\.00 of"
+    assert re.match(memory, lines["memory per chip"]), lines["memory per chip"]
     assert re.search(r"of 78\.00 GiB: fits, 7\d\.\d\d to spare", lines["memory per chip"])
     assert lines["exchange per chip"] == "nothing"
     assert lines["whole run"].startswith("4 steps") and "16 images" in lines["whole run"]
@@ -70,6 +72,15 @@ def test_it_says_by_how_much_a_step_does_not_fit(toy, found):
     [
         (["--topology", "v5e:3x3"], r"no topology 'v5e:3x3': use one of v5e:1x1, v5e:2x2"),
         (["--topology", "v5p"], r"no topology 'v5p': use one of v5p:2x2x1"),
+        (["--inside", "--topology", "h100:2", "--chips", "-1"], "--chips is -1: use 1 or more"),
+        (
+            ["--inside", "--topology", "h100:1", "--config.method.encoder.remt=full"],
+            r"config\.method\.encoder\.remt does not exist: did you mean 'remat'",
+        ),
+        (
+            ["--inside", "--topology", "h100:1", "--config.method.encoder.remat=some"],
+            r"config\.method\.encoder\.remat is 'some': use one of none, full",
+        ),
         (["--config.optim.lrr=1"], r"config\.optim\.lrr does not exist: did you mean 'lr'"),
         (["--inside", "--topology", "h100:1", "--config.mesh.fsdp=3"], r"config\.mesh .*1 devices"),
     ],

@@ -159,6 +159,15 @@ def test_override_keeps_the_type(file, override, key, value):
     assert config_lib.to_json({"v": got}) == config_lib.to_json({"v": value})  # 2.0 is not 2
 
 
+def test_an_option_of_the_encoder_may_be_new(root):
+    """Its section names a preset and what differs; what it has no key for is read elsewhere."""
+    changes = ["method.encoder.remat=full", "--config.method.encoder.drop_path=0.1"]
+    config = config_lib.load(str(root / "configs/mae/image.py:toy"), changes)
+    assert (config.method.encoder.remat, config.method.encoder.drop_path) == ("full", 0.1)
+    with pytest.raises(ConfigError, match=r"config\.method\.remat does not exist"):
+        config_lib.load(str(root / "configs/mae/image.py:toy"), ["method.remat=full"])
+
+
 def test_the_last_override_wins(file):
     assert config_lib.load(str(file), ["seed=1", "--config.seed=2"]).seed == 2
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import toy_method as toy
 
+from ssl_jax.core import config as config_lib
 from ssl_jax.core.tree import named_leaves
 from ssl_jax.engine import checkpoint, loop
 from ssl_jax.engine.checkpoint import Checkpoints
@@ -86,6 +87,16 @@ def test_a_changed_config_is_refused_by_key_and_values(tmp_path, mesh, started):
     with pytest.raises(ValueError, match=r"config.optim.lr: 0.05 before, 0.1 now") as error:
         train(tmp_path, mesh, started, 2, 4, changed)
     assert "log.every" not in str(error.value) and "mesh" not in str(error.value)
+
+
+def test_what_fits_a_run_to_other_chips_may_change(root):
+    """What `plan --chips` and `--search` propose; the learning rate of another batch may not."""
+    path = str(root / "configs" / "data2vec2" / "audio.py")
+    old = config_lib.load(path)
+    fitting = ["mesh.fsdp=4", "train.accumulate=2", "method.encoder.remat=dots"]
+    checkpoint.check_same_config(old, config_lib.load(path, fitting), "run")
+    with pytest.raises(ValueError, match=r"config\.optim\.lr: 0\.00075 before, 0\.1 now"):
+        checkpoint.check_same_config(old, config_lib.load(path, [*fitting, "optim.lr=0.1"]), "run")
 
 
 def test_a_checkpoint_of_another_model_names_the_first_difference(tmp_path, mesh, started):

@@ -78,20 +78,41 @@ def test_wrong_flags_are_one_line(joined, changes, expected):
 
 def test_hosts_that_differ_are_told_where(monkeypatch):
     config = config_lib.load("configs/supervised/kws.py:toy")
-    mine = hosts._identity(config)
+    mine = hosts._identity(config, hosts.__file__)
     changed = config_lib.override(config, ["optim.lr=0.5", "data.threads=7"])
-    other = hosts._identity(changed) | {"package jax": "0.0.1", "code ssl_jax/train.py": "beef"}
+    other = hosts._identity(changed, None) | {
+        "package jax": "0.0.1",
+        "code ssl_jax/train.py": "beef",
+    }
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     texts = [json.dumps(x) for x in (mine, mine, other)]
     monkeypatch.setattr(hosts, "_gather", lambda text: texts)
     with pytest.raises(config_lib.ConfigError) as error:
-        hosts.check_same_run(config)
+        hosts.check_same_run(config, None)
     lines = str(error.value).splitlines()
     assert len(lines) == 5 and lines[-1].startswith("start the same command")
     assert lines[2] == "  config.optim.lr: 0.001 on process 0, 0.5 on process 2"
     assert lines[1].startswith("  code ssl_jax/train.py: ") and "0.0.1 on process 2" in lines[3]
     monkeypatch.setattr(hosts, "_gather", lambda text: [text] * 3)
-    hosts.check_same_run(config)
+    hosts.check_same_run(config, None)
+
+
+def test_a_method_of_ones_own_is_code_too(tmp_path):
+    config = config_lib.load("configs/supervised/kws.py:toy")
+    module, package = tmp_path / "mine.py", tmp_path / "theirs" / "__init__.py"
+    package.parent.mkdir()
+    helper = package.with_name("helper.py")
+    for path in (module, package, helper):
+        path.write_text("a = 1\n")
+    own = [hosts._identity(config, str(path)) for path in (module, package)]
+    module.write_text("a = 2\n")
+    helper.write_text("a = 2\n")
+    for path, before, name in (
+        (module, own[0], tmp_path.name + "/mine"),
+        (package, own[1], "theirs/helper"),
+    ):
+        after = hosts._identity(config, str(path))
+        assert {k for k in before if before[k] != after[k]} == {f"code {name}.py"}
 
 
 def test_only_errors_of_this_package_are_one_line(joined):

@@ -98,6 +98,14 @@ def test_every_schedule_by_name(changes, points):
         ({"frozen": (".",)}, r"matches every parameter"),
         ({"frozen": ("(",)}, r"config\.optim\.frozen: '\(' is no regex"),
         ({"decay_rules": (("[", 1.0),)}, r"config\.optim\.decay_rules: '\[' is no regex"),
+        (
+            {"decay_rules": (("kernell$", 0.0), (".*", 1.0))},
+            r"config\.optim\.decay_rules: 'kernell\$' is the first to match no parameter",
+        ),
+        (  # dead behind one that takes all of its parameters
+            {"decay_rules": (("bias", 0.0), ("mlp/bias$", 1.0), (".*", 1.0))},
+            r"config\.optim\.decay_rules: 'mlp/bias\$' .*move it up; use one of classifier",
+        ),
         ({"momentum": 0.9}, r"config\.optim\.momentum does not exist"),
     ],
 )

@@ -68,5 +68,9 @@ def test_rules_must_match_every_leaf_and_name_a_mode():
         ema.modes_of(params_of(0), (("frontend", "absent"), ("blocks", "average")))
     with pytest.raises(ValueError, match="'skip'"):
         ema.modes_of(params_of(0), ((".*", "skip"),))
+    with pytest.raises(
+        ValueError, match=r"'up/bias' is the first to match no .*ema\.rules.*'blocks"
+    ):
+        ema.modes_of(params_of(0), (("bias", "copy"), ("up/bias", "average"), *RULES))
     modes = ema.modes_of(params_of(0), (("bias", "copy"), *RULES))
     assert modes["blocks/mlp/up/bias"] == "copy"
