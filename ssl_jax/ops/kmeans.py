@@ -6,7 +6,7 @@ fixed; sums over rows add up, so that a mini-batch may come in parts and from ma
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,46 +55,73 @@ def assign(x: Array, centres: Array, block: int = BLOCK) -> tuple[Array, Array]:
     Ties go to the first centre. At most `block` rows are compared with all centres at once.
     """
     x, centres = jnp.asarray(x), jnp.asarray(centres)
-    rows, size = x.shape
-    block = min(block, max(rows, 1))
-    padded = jnp.pad(x.astype(jnp.float32), ((0, -rows % block), (0, 0)))
-    blocks = padded.reshape(-1, block, size)
-    label, distance = jax.lax.map(lambda part: _nearest(part, centres), blocks)
+    rows = x.shape[0]
+    label, distance = jax.lax.map(
+        lambda part: _nearest(part, centres), _in_blocks(x.astype(jnp.float32), block)
+    )
     return label.reshape(-1)[:rows], distance.reshape(-1)[:rows]
+
+
+def _in_blocks(x: Array, block: int) -> Array:
+    """Cuts x (N, ...) into equal parts of at most `block` rows, zeros behind the last."""
+    rows = x.shape[0]
+    size = max(-(-rows // max(-(-rows // block), 1)), 1)
+    padded = jnp.pad(x, [(0, -rows % size), *[(0, 0)] * (x.ndim - 1)])
+    return padded.reshape(-1, size, *x.shape[1:])
 
 
 def _nearest(x: Array, centres: Array) -> tuple[Array, Array]:
     # around their mean, so that a common offset costs no digits
     middle = centres.mean(0)
     offset = centres - middle
-    near = jnp.square(offset).sum(1) - 2 * jnp.matmul(x - middle, offset.T, precision=HIGHEST)
+    # |c|^2 - 2 c x in one product, rows last: a minimum over the first axis runs in vectors
+    norms = jnp.square(offset).sum(1, keepdims=True)
+    left = jnp.concatenate([-2 * offset, norms], 1)
+    right = jnp.concatenate([x - middle, jnp.ones((x.shape[0], 1))], 1)
+    near = jnp.matmul(left, right.T, precision=HIGHEST)
     # the first of the nearest, without argmin, which XLA computes slowly on CPU
-    places, last = jnp.arange(near.shape[1], dtype=jnp.int32), near.shape[1] - 1
-    label = jnp.where(near <= near.min(1, keepdims=True), places, last).min(1)
+    last = centres.shape[0] - 1
+    places = jnp.arange(last + 1, dtype=jnp.int32)[:, None]
+    label = jnp.where(near <= near.min(0), places, last).min(0)
     return label, jnp.square(x - centres[label]).sum(1)
 
 
 def sums(x: Array, weight: Array, centres: Array, block: int = BLOCK) -> Sums:
     """Returns what the rows x (N, D) of weight (N,) add to a mini-batch."""
     x, weight, centres = jnp.asarray(x), jnp.asarray(weight), jnp.asarray(centres)
-    rows, (count, size) = x.shape[0], centres.shape
-    block = min(block, max(rows, 1))
-    spare = -rows % block
-    parts = jnp.pad(x.astype(jnp.float32), ((0, spare), (0, 0))).reshape(-1, block, size)
-    weights = jnp.pad(weight.astype(jnp.float32), (0, spare)).reshape(-1, block)
+    count, size = centres.shape
+    parts, weights = (_in_blocks(part.astype(jnp.float32), block) for part in (x, weight))
 
-    def add(so_far: Sums, part: tuple[Array, Array]) -> tuple[Sums, None]:
+    def add(so_far: tuple[Array, Array], part: tuple[Array, Array]) -> tuple[Any, None]:
         rows, weight = part
         label, distance = _nearest(rows, centres)
-        member = jax.nn.one_hot(label, count) * weight[:, None]
-        # a padded row may hold anything
-        kept = jnp.where(weight[:, None] > 0, rows, 0)
-        total = jnp.matmul(member.T, kept, precision=HIGHEST)
+        # a padded row may hold anything; the last column counts rows
+        kept = jnp.where(weight[:, None] > 0, rows, 0) * weight[:, None]
+        total = by_label(jnp.concatenate([kept, weight[:, None]], 1), label, count)
         inertia = jnp.where(weight > 0, weight * distance, 0).sum()
-        found = Sums(total, member.sum(0), inertia)
-        return jax.tree.map(jnp.add, so_far, found), None
+        return jax.tree.map(jnp.add, so_far, (total, inertia)), None
 
-    return jax.lax.scan(add, empty_sums(centres), (parts, weights))[0]
+    zero = jnp.zeros((count, size + 1)), jnp.zeros(())
+    (total, inertia), _ = jax.lax.scan(add, zero, (parts, weights))
+    return Sums(total[:, :-1], total[:, -1], inertia)
+
+
+def by_label(x: Array, label: Array, count: int, scatter: bool | None = None) -> Array:
+    """Returns the sums (K, D) of the rows x (N, D) of each label (N,).
+
+    By a product with one-hot rows, or with `scatter` by adding row after row, which costs a CPU
+    less. On a GPU rows come in any order and hence to other bits each time. None: as the platform.
+    """
+
+    def product(x: Array, label: Array) -> Array:
+        return jnp.matmul(jax.nn.one_hot(label, count, axis=0), x, precision=HIGHEST)
+
+    def scattered(x: Array, label: Array) -> Array:
+        return jax.ops.segment_sum(x, label, count)
+
+    if scatter is None:
+        return jax.lax.platform_dependent(x, label, cpu=scattered, default=product)
+    return scattered(x, label) if scatter else product(x, label)
 
 
 def empty_sums(centres: Array) -> Sums:

@@ -49,6 +49,24 @@ def test_sums_count_rows_of_weight_alone_and_add_up():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), both, found)
 
 
+@pytest.mark.parametrize("block", [7, 40, 64])
+def test_a_last_block_that_is_not_full_adds_nothing(block):
+    x, centres = blobs(40), blobs(4, seed=1)
+    found = kmeans.sums(x, np.ones(40), centres, block)
+    label, distance = kmeans.assign(x, centres, block)
+    assert label.shape == distance.shape == (40,)
+    np.testing.assert_array_equal(found.counts, np.bincount(label, minlength=4))
+    np.testing.assert_allclose(found.total.sum(0), x.sum(0), rtol=1e-4, atol=1e-3)
+
+
+def test_sums_by_label_are_the_same_on_every_platform():
+    x, label = blobs(60), np.random.default_rng(0).integers(5, size=60)
+    want = np.stack([x[label == k].sum(0) for k in range(6)])
+    for scatter in (None, True, False):
+        got = kmeans.by_label(jnp.asarray(x), jnp.asarray(label), 6, scatter)
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
+
+
 def test_updates_equal_those_of_scikit_learn():
     x, start = blobs(600), blobs(5, seed=3)
     other = MiniBatchKMeans(5, init=start, n_init=1, batch_size=200, reassignment_ratio=0)
