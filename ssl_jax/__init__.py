@@ -65,21 +65,22 @@ class Clips(Sequence):
 
 def load(
     run_folder: str | Path,
-    step: int | None = None,
+    step: int | str | None = None,
     *,
     window: float | None = None,
     overlap: float | None = None,
     precision: str = "float32",
 ) -> "Model":
-    """Returns the model of a run, from its newest checkpoint or that of `step`.
+    """Returns the model of a run, from its newest checkpoint, that of `step`, or the "best".
 
     run_folder: a folder; or the beginning of a run's signature, which is searched for below
     $SSL_JAX_RUNS (by default runs), "3f9a" or "3f9a@" and the version of the code it was made with.
     A recording longer than `window` seconds (default: the longest bucket of the run's config) is
     processed in windows that give each frame `overlap` seconds of context on either side
     (default: an eighth of the window). A longer window sees more and needs more memory.
-    Raises FileNotFoundError for what is no run folder and for a step that was not saved, and
-    ValueError, listing the candidates, where several signatures begin so.
+    "best" is by the run's config.checkpoint.best_metric. Raises FileNotFoundError for what is no
+    run folder and for a step that was not saved, and ValueError, listing the candidates, where
+    several signatures begin so.
     """
     from ssl_jax.core import config as config_lib
     from ssl_jax.core import paths
@@ -101,13 +102,17 @@ def load(
         raise config_lib.ConfigError(f"{error}{runs.told_apart(folder)}") from error
 
 
-def _step(folder: Path, step: int | None) -> int:
+def _step(folder: Path, step: int | str | None) -> int:
+    if step == "best":
+        from ssl_jax.engine import checkpoint
+
+        return checkpoint.best_step(folder)
     steps = sorted(int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdigit())
     if not steps:
         raise FileNotFoundError(f"{folder} has no complete checkpoint yet")
-    if step is not None and step not in steps:
+    if step is not None and str(step) not in map(str, steps):
         raise FileNotFoundError(f"{folder} has no checkpoint of step {step}: it has {steps}")
-    return steps[-1] if step is None else step
+    return steps[-1] if step is None else int(step)
 
 
 def _classes(folder: Path, config: "ConfigDict") -> tuple[str, ...]:

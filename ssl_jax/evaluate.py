@@ -1,6 +1,6 @@
 r"""Judges the frozen features of a run by probes, beside the baselines it must beat.
 
-    python -m ssl_jax.evaluate --run runs/d2v [--probe ridge,knn,linear,mlp] [--step 1000] \
+    python -m ssl_jax.evaluate --run runs/d2v [--probe ridge,knn,linear,mlp] [--step best] \
         [--config.data.test.sc.path=...]
     python -m ssl_jax.evaluate --run runs/own --labels labels.csv [--label COLUMN] [--group SPEAKER]
     python -m ssl_jax.evaluate --run runs/m2v --protocol configs/music2vec/marble.py:gtzan
@@ -53,7 +53,7 @@ PROBES = (*compare.PROBES, compare.MLP)
 def run(
     folder: str | Path,
     probes: Sequence[str] = compare.PROBES,
-    step: int | None = None,
+    step: int | str | None = None,
     overrides: Sequence[str] = (),
     protocol: str = "",
     labels: embed.Labels | None = None,
@@ -154,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--labels", default="", help="a table with a header: path,label")
     parser.add_argument("--label", default="label", help="its column of the class")
     parser.add_argument("--group", default="", help="its column of what no two splits share")
-    parser.add_argument("--step", type=int, help="a saved step (default: the newest)")
+    parser.add_argument("--step", help="a saved step, or best (default: the newest)")
     hosts_lib.add_flags(parser)
     args, overrides = parser.parse_known_args(argv)
     labels = embed.Labels(Path(args.labels), args.label, args.group) if args.labels else None

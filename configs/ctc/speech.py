@@ -2,7 +2,7 @@ r"""Speech recognition with CTC from a pre-trained waveform encoder, on 16 kHz L
 
 Command: python -m ssl_jax.train --config configs/ctc/speech.py:base_100h --workdir runs/asr_100h \
            --config.init_from=runs/pretrained
-         python -m ssl_jax.evaluate --run runs/asr_100h \
+         python -m ssl_jax.evaluate --run runs/asr_100h --step best \
            --config.eval.decode.beam=500 --config.eval.decode.lm=4gram.arpa
          (word errors, the worst rows aligned; without the last line by the best path)
   base_10m, base_1h, base_10h, base_100h, base_960h

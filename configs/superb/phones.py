@@ -13,7 +13,8 @@ test). The original looks every word up in a lexicon, and leaves stress out.
 
 The head is the protocol's: the sum of all hidden states under learned weights, a Linear layer to
 256, a Linear layer to the phones; Adam at 1e-2, the norm of the gradient cut at 1. The paper
-searched the rate. The best on validation is kept: python -m ssl_jax.evaluate --run runs/pr
+searched the rate. The best on validation is kept, and is what the protocol tests:
+    python -m ssl_jax.evaluate --run runs/pr --step best
 """
 
 from ml_collections import ConfigDict

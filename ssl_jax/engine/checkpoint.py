@@ -299,6 +299,11 @@ def restore_extra(run_dir: str | Path, step: int | str | None = None) -> Tree:
         return _arrays(folder / "rest", "extra")
 
 
+def best_step(run_dir: str | Path) -> int:
+    """Returns the step of the best checkpoint of a run; raises FileNotFoundError without one."""
+    return int(_step_folder(run_dir, "best").name)
+
+
 def _step_folder(run_dir: str | Path, step: int | str | None) -> Path:
     folder = paths.absolute(run_dir) / "checkpoints"
     if not folder.is_dir():
@@ -308,7 +313,8 @@ def _step_folder(run_dir: str | Path, step: int | str | None) -> Path:
         steps = sorted(manager.all_steps())
         chosen = _choose(manager, folder, steps, step)
         if chosen not in steps:
-            raise FileNotFoundError(f"{folder} has no checkpoint {step!r}: it has {steps}")
+            hint = ", and none has config.checkpoint.best_metric" * (step == "best")
+            raise FileNotFoundError(f"{folder} has no checkpoint {step!r}: it has {steps}{hint}")
     finally:
         manager.close()
     return folder / str(chosen)

@@ -16,8 +16,11 @@ RATE = 16000
 NAMES = ("no", "yes", "maybe")
 
 
-def make_run(config_path: str, folder: Path, steps=(4,), overrides=()) -> Path:
-    """Writes checkpoints of fresh parameters, a different draw per step, and the text files."""
+def make_run(config_path: str, folder: Path, steps=(4,), overrides=(), scores=()) -> Path:
+    """Writes checkpoints of fresh parameters, a different draw per step, and the text files.
+
+    scores: what config.checkpoint.best_metric is said to be at each step.
+    """
     config = config_lib.load(config_path, overrides)
     method = importlib.import_module(f"ssl_jax.methods.{config.method.name}").make(
         config.method, precision="float32", sample_rate=RATE, num_classes=len(NAMES)
@@ -32,9 +35,10 @@ def make_run(config_path: str, folder: Path, steps=(4,), overrides=()) -> Path:
     }
     init = jax.jit(lambda key: method.init(key, batch))
     checkpoints = Checkpoints(folder, config)
-    for step in steps:
+    for step, score in zip(steps, scores or [None] * len(steps), strict=True):
         params, extra = init(jax.random.key(step))
-        checkpoints.save(step, TrainState(np.int32(step), params, extra, {}, rng.key_data(0)))
+        state = TrainState(np.int32(step), params, extra, {}, rng.key_data(0))
+        checkpoints.save(step, state, score)
         checkpoints.wait()
     checkpoints.close()
     (folder / "config.json").write_text(config_lib.to_json(config))

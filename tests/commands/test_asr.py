@@ -80,7 +80,7 @@ def test_from_a_pretrained_toy_to_no_word_errors(root, corpus, tmp_path, capsys)
 def test_an_untrained_head_is_shown_with_its_worst_rows(root, corpus, tmp_path, capsys):
     folder = tmp_path / "asr"
     train.run(configured(root, "ctc/speech", corpus, "data.spelling='characters'"), folder)
-    evaluate.main(["--run", str(folder), "--config.eval.decode.beam=3"])
+    evaluate.main(["--run", str(folder), "--step", "best", "--config.eval.decode.beam=3"])
     printed = capsys.readouterr().out
     result = json.loads((folder / "evaluation.json").read_text())
     row = result["results"][1]

@@ -58,6 +58,16 @@ def test_shapes_times_and_attributes(model):
     assert "step 4" in repr(model)
 
 
+def test_the_best_checkpoint_is_found_by_name(root, run, tmp_path):
+    best = ("checkpoint.best_metric='valid/loss'", "checkpoint.best_mode='min'")
+    path = f"{root}/configs/data2vec/kws.py:toy"
+    scored = make_run(path, tmp_path, (2, 4), best, scores=(1.0, 3.0))
+    assert ssl_jax.load(scored, "best").step == ssl_jax.load(scored, "2").step == 2
+    assert ssl_jax.load(scored).step == 4
+    with pytest.raises(FileNotFoundError, match=r"'best'.*\[2, 4\], and none has config.checkpoint"):
+        ssl_jax.load(run, "best")
+
+
 def _features(model, batch):
     """The method's own features, without what `load` does before and after them."""
     return jax.jit(model.method.features)(model.params, batch)
