@@ -73,7 +73,17 @@ def _mono(audio: np.ndarray) -> np.ndarray:
 
 
 def to_int16(audio: np.ndarray) -> np.ndarray:
-    """Rounds float samples, full scale 1.0, to int16 and clips what exceeds it."""
+    """Rounds float samples, full scale 1.0, to int16 and clips what exceeds it.
+
+    Raises Unreadable where a sample is not finite: as int16 it would be any number.
+    """
+    finite = np.isfinite(audio)
+    if not finite.all():
+        bad = np.flatnonzero(~finite)
+        raise Unreadable(
+            f"{len(bad)} of {audio.size} samples are not finite, the first is "
+            f"{audio.flat[bad[0]]}: write the file again without them"
+        )
     return np.clip(np.rint(audio * 32768.0), -32768, 32767).astype(np.int16)
 
 

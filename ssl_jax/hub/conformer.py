@@ -35,7 +35,8 @@ def options(config: Config, arrays: Arrays, where: str) -> Options:
         "depthwise_kernel": config.get("conv_depthwise_kernel_size", 31),
         "depthwise_norm": "batch",
         "mask_depthwise": True,
-        "norm": "pre",
+        # transformers has it behind the layers, fairseq's Base ahead of them
+        "norm": "post" if config.get("norm_before_layers") else "pre",
     }
     return found
 
@@ -58,7 +59,8 @@ def config_of(o: Any, model_type: str) -> Config:
 def rows(o: Any) -> list[Row]:
     """Returns the map of the encoder."""
     n, theirs, ours = o.depth, "encoder.layers.{i}", "encoder/blocks"
-    found = speech.frontend_rows(o) + norm("encoder.layer_norm", "encoder/final_norm")
+    found = speech.frontend_rows(o)
+    found += norm("encoder.layer_norm", "encoder/final_norm" if o.norm == "pre" else "encoder/norm")
     for a, b in (("ffn1", "first"), ("ffn2", "second")):
         found += norm(f"{theirs}.{a}_layer_norm", f"{ours}/{b}/norm", n)
         found += linear(f"{theirs}.{a}.intermediate_dense", f"{ours}/{b}/up", n)

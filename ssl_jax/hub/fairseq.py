@@ -38,7 +38,7 @@ SPEECH_KEYS = (
     ("final_dim", "proj_codevector_dim"),
     ("depthwise_conv_kernel_size", "conv_depthwise_kernel_size"),
 )
-POSITIONS = {"rel_pos": "relative", "rope": "rotary", "abs": None}
+POSITIONS = {"rel_pos": "relative", "rope": "rotary"}
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 # not parameters, or without use here
 _UNUSED = ("encoder.version", "_float_tensor", ".version", "num_updates")
@@ -127,9 +127,16 @@ def config_of(model: Config, task: Config, arrays: Arrays, where: str) -> Config
         "do_normalize": bool(task.get("normalize", model.get("normalize", False))),
     }
     if kind == "wav2vec2" and model.get("layer_type") == "conformer":
+        positions = model.get("pos_enc_type", "abs")
+        if positions not in POSITIONS:  # with 'abs' there, convolutions give the positions
+            raise WeightsError(
+                f"{where}: pos_enc_type is {positions!r}: of Conformers only "
+                f"{' and '.join(POSITIONS)} can be read"
+            )
         config["model_type"] = "wav2vec2-conformer"
-        config["position_embeddings_type"] = POSITIONS[model.get("pos_enc_type", "abs")]
+        config["position_embeddings_type"] = POSITIONS[positions]
         config["hidden_act"] = "swish"
+        config["norm_before_layers"] = not model.get("layer_norm_first", False)
     width = model.get("final_dim") or config["hidden_size"]
     if kind != "data2vec-audio":
         config["num_conv_pos_embeddings"] = model.get("conv_pos", 128)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,11 @@ def _load(path: Path) -> Arrays:
         except (SafetensorError, ValueError) as error:
             raise WeightsError(f"{path} is no safetensors file: {error}") from error
     torch = torch_for(path)
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(f"{path} is no file of weights of torch: {reason}") from error
     return {name: as_numpy(x) for name, x in loaded.items()}
 
 

@@ -64,7 +64,9 @@ def test_the_best_checkpoint_is_found_by_name(root, run, tmp_path):
     scored = make_run(path, tmp_path, (2, 4), best, scores=(1.0, 3.0))
     assert ssl_jax.load(scored, "best").step == ssl_jax.load(scored, "2").step == 2
     assert ssl_jax.load(scored).step == 4
-    with pytest.raises(FileNotFoundError, match=r"'best'.*\[2, 4\], and none has config.checkpoint"):
+    with pytest.raises(
+        FileNotFoundError, match=r"'best'.*\[2, 4\], and none has config.checkpoint"
+    ):
         ssl_jax.load(run, "best")
 
 

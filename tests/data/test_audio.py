@@ -76,6 +76,17 @@ def test_broken_missing_and_truncated_files_say_why(tmp_path, write):
         audio.read(str(tmp_path / "c.mp3"))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_samples_that_are_no_numbers_are_refused(tmp_path, value):
+    samples = np.linspace(-0.5, 0.5, 800)
+    samples[[300, 310]] = value
+    soundfile.write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")
+    path = str(tmp_path / "a.wav")
+    with pytest.raises(audio.Unreadable, match=f"2 of 800 samples are not .* first is {value}"):
+        audio.read(path)
+    assert len(audio.read(path, 0, 300)[0]) == 300
+
+
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
 def test_a_crop_equals_the_part_of_the_whole_resampled(tone, rate):
     rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from ssl_jax import convert
 from ssl_jax.core import config as config_lib
-from ssl_jax.hub import families, names, table
+from ssl_jax.hub import fairseq, families, names, table
 from ssl_jax.hub.files import Source
 from ssl_jax.hub.table import Row, WeightsError
 from ssl_jax.ops.patches import sincos_table
@@ -161,6 +161,25 @@ def test_names_of_fairseq_go_both_ways():
         for old, new in found.items():
             assert names.renamed(old, pairs) == new
             assert names.renamed(new, pairs, back=True) == old
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_conformer_of_fairseq_has_its_norm_where_its_config_says(first):
+    model = {"_name": "wav2vec2", "layer_type": "conformer", "encoder_embed_dim": 16}
+    model["pos_enc_type"] = "rel_pos"
+    said = fairseq.config_of(model | {"layer_norm_first": first}, {}, {}, "a.pt")
+    config = config_json("conformer") | {"norm_before_layers": said["norm_before_layers"]}
+    family = families.by_type(said["model_type"], "")
+    found = weights._plain(family, Source(config, arrays_of("conformer"), "here"))
+    config = weights._config(family, found, "configs/wav2vec2/audio.py:toy", ())
+    _, _, shapes = weights._optimizer(config, weights._method(config))
+    assert weights._mapped(family, found, config, shapes).fresh == []
+    assert ("encoder/final_norm/scale" in shapes, "encoder/norm/scale" in shapes) == (
+        first,
+        not first,
+    )
+    with pytest.raises(WeightsError, match=r"a.pt: pos_enc_type is 'abs': .* rel_pos and rope"):
+        fairseq.config_of(model | {"pos_enc_type": "abs"}, {}, {}, "a.pt")
 
 
 def broken(name, change):
