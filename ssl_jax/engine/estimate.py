@@ -72,7 +72,9 @@ def of_step(
     one = of_one_chip(config, whole.mesh)
     flows = {} if flows is None else flows
     if (key := config_lib.sign(one)) not in flows:
-        alone = aot.build(one, lambda: make(one), devices[:1], topology.chip.platform)
+        alone = whole  # on a single chip
+        if whole.mesh.size > 1:
+            alone = aot.build(one, lambda: make(one), devices[:1], topology.chip.platform)
         flows[key] = dataflow.of(alone.trace())
     flow, held = flows[key], whole.held()
     pieces = held["parameters"] / aot.whole_bytes(whole.state.params)

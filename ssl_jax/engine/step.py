@@ -233,6 +233,8 @@ class TrainStep:
 def compile_step(step: StepFn, mesh: Mesh, shardings: TrainState, shapes: tuple) -> TrainStep:
     """Returns a jitted TrainStep; `shapes` are an abstract (state, batch) of any bucket."""
 
+    step = jax.jit(step, inline=True)  # traced once: for the names of its metrics and to run
+
     def run(state: TrainState, totals: Tree, batch: Batch) -> tuple:
         state, metrics = step(state, batch)
         finite = jnp.all(jnp.stack([jnp.isfinite(metrics[k][0]) for k in MUST_BE_FINITE]))

@@ -85,6 +85,20 @@ def test_the_first_step_that_is_not_finite_is_kept(mesh):
     assert int(compiled.zeros()["bad"]) == step_lib.NEVER
 
 
+def test_a_step_is_traced_once(mesh):
+    state, shardings, _, pure = toy.start(mesh)
+    shapes = (jax.eval_shape(lambda x: x, state), toy.shapes())
+    traced = []
+
+    def counted(state, batch):
+        traced.append(1)
+        return pure(state, batch)
+
+    compiled = step_lib.compile_step(counted, mesh, shardings, shapes)
+    compiled.run.trace(shapes[0], jax.eval_shape(compiled.zeros), shapes[1])
+    assert traced == [1]
+
+
 def test_the_seed_alone_sets_the_initial_state(mesh):
     method, (tx, _) = toy.make_method(), toy.make_tx()
 
