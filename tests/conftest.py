@@ -12,12 +12,22 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # what the train command compiles in a test stays out of the user's own cache
 os.environ.setdefault("SSL_JAX_CACHE", str(Path(__file__).resolve().parents[1] / ".cache" / "xla"))
+# of tiny models too, which processes and stages of a test would compile again and again
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 # tests compile much and run little
 FLAGS = ["--xla_backend_optimization_level=0"]
 if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11):
     # the newer emitters of fusions take twice as long to compile; later XLA has no others
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+
+LONG = (
+    "tests/commands/test_pipeline.py",
+    "tests/commands/test_train_hosts.py",
+    "tests/hub",
+    "tests/test_benchmarks.py",
+    "tests/test_notebooks.py",
+)
 
 
 @pytest.fixture(scope="session")
@@ -35,9 +45,19 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return object_store.install(monkeypatch)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest first, all else in the order of names, so that no core waits at the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
 def group_of(nodeid: str) -> str:
-    """Returns what must run in one process with a test: its file, or its config of conformance."""
+    """Returns what must run in one process with a test: its file, or its config of conformance.
+
+    A notebook has a process of its own anyway.
+    """
     path, _, test = nodeid.partition("::")
+    if "[" in test and path.endswith("test_notebooks.py"):
+        return nodeid
     config = re.search(r"configs/\w+/\w+\.py", test)
     return config[0] if config and "conformance/" in path else path
 

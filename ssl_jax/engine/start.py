@@ -21,12 +21,14 @@ from ssl_jax.engine import step as step_lib
 def use_compilation_cache() -> None:
     """Keeps compiled programs in $SSL_JAX_CACHE, by default ~/.cache/ssl_jax/xla.
 
-    JAX's own variable $JAX_COMPILATION_CACHE_DIR comes first; it may name an object store.
+    JAX's own variable $JAX_COMPILATION_CACHE_DIR comes first; it may name an object store. So does
+    $JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS, which is else half a second.
     """
     named = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     folder = named or os.environ.get("SSL_JAX_CACHE") or Path("~/.cache/ssl_jax/xla").expanduser()
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def check_writable(workdir: Path) -> None:

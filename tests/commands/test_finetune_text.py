@@ -1,6 +1,7 @@
 """From text files to a pre-trained model, and from it to answers on a tab-separated table."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,6 @@ import pytest
 
 from ssl_jax import train
 from ssl_jax.core import config as config_lib
-from ssl_jax.engine import start
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 KINDS = {"fruit": ("apple", "pear", "plum"), "tool": ("hammer", "saw", "drill")}
@@ -16,11 +16,13 @@ KINDS = {"fruit": ("apple", "pear", "plum"), "tool": ("hammer", "saw", "drill")}
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path, monkeypatch):
-    """Tokens go to a folder of the test, compiled programs nowhere."""
-    monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(start, "use_compilation_cache", lambda: None)
+@pytest.fixture(autouse=True, scope="module")
+def private_cache(tmp_path_factory):
+    """Tokens go to a folder of these tests, compiled programs where those of others are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", os.environ["SSL_JAX_CACHE"])
+        patch.setenv("SSL_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def sentences(rows, seed):
@@ -45,9 +47,10 @@ def load(name, folder, **changes):
     return config_lib.load(str(CONFIGS / f"{name}.py") + ":toy", texts)
 
 
-@pytest.fixture
-def pretrained(tmp_path):
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
     """A run of data2vec on a few documents."""
+    tmp_path = tmp_path_factory.mktemp("text")
     for split, seed in (("train", 0), ("valid", 1)):
         folder = tmp_path / "texts" / split
         folder.mkdir(parents=True)

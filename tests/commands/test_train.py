@@ -157,7 +157,8 @@ def test_files_that_vanish_in_mid_run_are_named_and_no_state_is_lost(tmp_path, q
 
 
 def test_the_cache_folder_follows_the_environment(tmp_path, monkeypatch):
-    before = jax.config.jax_compilation_cache_dir
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [getattr(jax.config, name) for name in names]
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "xla"))
     try:
@@ -166,25 +167,30 @@ def test_the_cache_folder_follows_the_environment(tmp_path, monkeypatch):
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/xla")
         start.use_compilation_cache()
         assert jax.config.jax_compilation_cache_dir == "gs://bucket/xla"
+        # a time that the environment names stays; conftest.py does so
+        assert jax.config.jax_persistent_cache_min_compile_time_secs == before[1] != 0.5
+        monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+        start.use_compilation_cache()
+        assert jax.config.jax_persistent_cache_min_compile_time_secs == 0.5
     finally:
-        jax.config.update("jax_compilation_cache_dir", before)
+        for name, value in zip(names, before, strict=True):
+            jax.config.update(name, value)
 
 
-def command(folder, corpus, config, **changes) -> list[str]:
+def arguments(folder, corpus, config, **changes) -> list[str]:
     texts = corpora.overrides(corpus, **changes)
-    arguments = ["--config", config, "--workdir", str(folder), *texts]
-    return [sys.executable, "-m", "ssl_jax.train", *arguments]
+    return ["--config", config, "--workdir", str(folder), *texts]
 
 
-def environment(cache) -> dict[str, str]:
-    return os.environ | {"SSL_JAX_CACHE": str(cache), "JAX_PLATFORMS": "cpu"}
+def command(*given, **changes) -> list[str]:
+    return [sys.executable, "-m", "ssl_jax.train", *arguments(*given, **changes)]
 
 
 @pytest.mark.slow
-def test_the_command_pretrains_resumes_and_fine_tunes(tmp_path, corpus):
+def test_the_command_pretrains_resumes_and_fine_tunes(tmp_path, corpus, capsys):
     pretrain = str(corpora.CONFIGS / "data2vec" / "kws.py") + ":toy"
-    env, root = environment(tmp_path / "xla"), corpora.CONFIGS.parent
-    changes = {"train.duration": "300 steps", "checkpoint.every": "5 steps"}
+    env, root = os.environ | {"JAX_PLATFORMS": "cpu"}, corpora.CONFIGS.parent
+    changes = {"train.duration": "150 steps", "checkpoint.every": "5 steps"}
     first = command(tmp_path / "pre", corpus, pretrain, **changes)
     process = subprocess.Popen(first, env=env, cwd=root, stderr=subprocess.PIPE, text=True)
     saves = tmp_path / "pre" / "checkpoints"
@@ -197,14 +203,12 @@ def test_the_command_pretrains_resumes_and_fine_tunes(tmp_path, corpus):
     assert process.returncode == 0 and "SIGTERM: saved step" in text, text
     workers = command(tmp_path / "pre", corpus, pretrain, **changes, **{"data.workers": 1})
     subprocess.run(workers, env=env, cwd=root, check=True, timeout=200)
-    whole = command(tmp_path / "whole", corpus, pretrain, **changes)
-    subprocess.run(whole, env=env, cwd=root, check=True, timeout=200)
-    a, b = (checkpoint.restore_params(tmp_path / name, 300) for name in ("pre", "whole"))
+    train.main(arguments(tmp_path / "whole", corpus, pretrain, **changes))
+    a, b = (checkpoint.restore_params(tmp_path / name, 150) for name in ("pre", "whole"))
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(x, y)
-    tune = command(tmp_path / "tune", corpus, KWS, init_from=tmp_path / "pre")
-    done = subprocess.run(tune, env=env, cwd=root, check=True, capture_output=True, text=True)
-    assert "fresh ones: head/" in done.stderr
+    train.main(arguments(tmp_path / "tune", corpus, KWS, init_from=tmp_path / "pre"))
+    assert "fresh ones: head/" in capsys.readouterr().err
 
 
 def test_the_flag_profile_traces_steps(tmp_path, corpus, quick):

@@ -73,11 +73,17 @@ class Herd:
         self._process.wait(60)
         self._reader.join(60)
 
-    def start(self, *arguments: object, pause: float = 0.0, expect: float = 120) -> Child:
-        """Starts `ssl_jax.train` with arguments; `pause` seconds follow each of its steps."""
+    def start(
+        self, *arguments: object, pause: float = 0.0, expect: float = 120, toy: bool = False
+    ) -> Child:
+        """Starts `ssl_jax.train` with arguments; `pause` seconds follow each of its steps.
+
+        With `toy` it starts toy_process.py, whose arguments are a folder and a number of steps.
+        """
         self._count += 1
         log = self.folder / f"child-{self._count}.log"
         job = {"arguments": [str(a) for a in arguments], "pause": pause, "log": str(log)}
+        job["toy"] = toy
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         pid = self._started.get(timeout=expect)
@@ -127,7 +133,7 @@ def _work(job: dict) -> None:
         os.dup2(log, stream)
     status = 0
     try:
-        _train(job["arguments"], job["pause"])
+        (_toy if job["toy"] else _train)(job["arguments"], job["pause"])
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
         if isinstance(error.code, str):
@@ -159,6 +165,13 @@ def _train(arguments: list[str], pause: float) -> None:
     with hosts.session(known):
         config = config_lib.load(known.config, overrides)
         train.run(config, known.workdir, [(lambda step, state: time.sleep(pause), 1)])
+
+
+def _toy(arguments: list[str], pause: float) -> None:
+    import toy_process
+
+    folder, steps = arguments
+    toy_process.main(Path(folder), int(steps), pause)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Trains the toy in a process of its own: python toy_process.py <folder> <steps> [seconds per step]
+"""Trains the toy in a process of its own, which herd.py forks.
 
 Goes on from the newest checkpoint, saves after every step, and writes the bits of the final state
 to <folder>/bits.txt.
 """
 
 import hashlib
-import sys
 import time
 from pathlib import Path
 
@@ -13,14 +12,13 @@ import jax
 import toy_method as toy
 
 from ssl_jax.core.mesh import make_mesh
-from ssl_jax.engine import loop
+from ssl_jax.engine import loop, start
 from ssl_jax.engine.checkpoint import Checkpoints
 
 
-def main() -> None:
-    """Runs the toy; ends with 0 when it is done or was asked to stop."""
-    folder, total = Path(sys.argv[1]), int(sys.argv[2])
-    pause = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
+def main(folder: Path, total: int, pause: float) -> None:
+    """Runs the toy, with `pause` seconds after each step; returns when done or asked to stop."""
+    start.use_compilation_cache()
     mesh = make_mesh({"data": -1})
     state, shardings, compiled, _ = toy.start(mesh)
     checkpoints = Checkpoints(folder, toy.make_config())
@@ -35,7 +33,3 @@ def main() -> None:
     checkpoints.close()
     bits = sorted(toy.bits(jax.device_get(done.state)).items())
     (folder / "bits.txt").write_text(hashlib.sha256(repr(bits).encode()).hexdigest())
-
-
-if __name__ == "__main__":
-    main()
