@@ -138,16 +138,23 @@ def depth_of(params: Any) -> int:
 @functools.cache
 def toy(path: str) -> Toy:
     """Builds the tiny form of a config once for all tests of this process."""
+    shapes = abstract_toy(path)
+    init = jax.jit(shapes.method.init)
+    params, extra = init(jax.random.key(0), shapes.batch(2))
+    return dataclasses.replace(shapes, params=params, extra=extra)
+
+
+def abstract_toy(path: str) -> Toy:
+    """Returns the tiny form of a config with the shapes of its parameters in their place."""
     config = load(path, "toy")
-    method = build(config)
-    samples = longest(config)
-    batch = make_batch(method, 2, samples, 0)
-    params, extra = jax.jit(method.init)(jax.random.key(0), batch)
-    return Toy(config, method, samples, params, extra)
+    method, samples = build(config), longest(config)
+    batch = abstract_batch(method, 2, samples)
+    return Toy(config, method, samples, *jax.eval_shape(method.init, jax.random.key(0), batch))
 
 
 def make_batch(method: Method, rows: int, samples: int, seed: int) -> Batch:
-    """Returns a batch of what the method declares to read."""
+    """Returns a batch of what the method declares to read, as numpy arrays: a test that changes
+    one compiles nothing for it."""
     makers = {
         "id": lambda spec, noise: np.arange(rows) + 7,
         "weight": lambda spec, noise: np.ones(rows),
@@ -168,7 +175,7 @@ def make_batch(method: Method, rows: int, samples: int, seed: int) -> Batch:
     assert not missing, f"conformance can not make {missing} yet: add it to make_batch"
     noise = np.random.default_rng(seed)
     return {
-        name: jnp.asarray(np.asarray(makers[name](spec, noise)).astype(spec.dtype))
+        name: np.asarray(makers[name](spec, noise)).astype(spec.dtype)
         for name, spec in method.batch.items()
     }
 

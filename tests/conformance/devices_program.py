@@ -1,7 +1,8 @@
-"""Runs a tiny config on 1 and on 8 forced CPU devices; the test starts it in its own process.
+"""Runs tiny configs on 1 and on 8 forced CPU devices; test_devices.py starts it as a process.
 
-With 'memory' as second argument it compiles the step of a deep model whose parameters lie in pieces
-on eight devices, as for a TPU; with 'tpu' for eight TPU chips, which needs libtpu and no TPU.
+It reads one job a line, as JSON [path of a config, name of the job], and answers each by a line.
+The job 'memory' compiles the step of a deep model whose parameters lie in pieces on eight devices,
+as for a TPU; 'tpu' compiles for eight TPU chips, which needs libtpu and no TPU.
 """
 
 import json
@@ -9,6 +10,7 @@ import sys
 
 import cases
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -24,46 +26,46 @@ ALL_AXES = {"slice": 2, "data": 1, "fsdp": 2, "model": 2}
 NOISE = "attention/key/bias"
 
 
-def parts(path: str):
-    """Returns (toy, optimizer, schedule, shapes of a batch) of the tiny form of a config."""
-    toy = cases.toy(path)
+def recording(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns an optimizer whose state is (the last gradient it was given, the state of `tx`).
+
+    The optimizers divide by the size of the gradient, so a lost or a doubled part of it hardly
+    shows in their updates.
+    """
+
+    def update(gradients, state, params):
+        updates, inner = tx.update(gradients, state[1], params)
+        return updates, (gradients, inner)
+
+    def init(params):
+        return jax.tree.map(jnp.zeros_like, params), tx.init(params)
+
+    return optax.GradientTransformation(init, update)
+
+
+def train(
+    path: str, sizes: dict[str, int], devices: list, steps: int = STEPS
+) -> tuple[list[float], dict, dict, int]:
+    """Returns (losses, first gradient and last parameters by name, how many of these are split).
+
+    A single step moves nothing: all that is asked of it is the gradient.
+    """
+    toy = cases.abstract_toy(path)
     tx, schedule = toy.optimizer()
-    return toy, tx, schedule, cases.abstract_batch(toy.method, ROWS, toy.samples)
-
-
-def train(path: str, sizes: dict[str, int], devices: list) -> tuple[list[float], dict, int]:
-    """Returns (losses of a few steps, parameters by name, how many of them are split)."""
-    toy, tx, schedule, shapes = parts(path)
+    tx = recording(tx if steps > 1 else optax.set_to_zero())
+    shapes = cases.abstract_batch(toy.method, ROWS, toy.samples)
     mesh = mesh_lib.make_mesh(sizes, devices)
     state, shardings = step.init_state(toy.method, tx, 5, mesh, shapes)
-    method = step.gather_when_used(toy.method, mesh)
-    update = step.make_step(method, tx, schedule)
+    update = step.make_step(step.gather_when_used(toy.method, mesh), tx, schedule)
     run = step.compile_step(update, mesh, shardings, (state, shapes))
-    totals, losses = run.zeros(), []
-    for i in range(STEPS):
+    totals, losses, first = run.zeros(), [], {}
+    for i in range(steps):
         batch = jax.device_put(toy.batch(ROWS, seed=i), mesh_lib.batch_sharding(mesh))
         state, totals, loss = run.run(state, totals, batch)
         losses.append(float(loss))
+        first = first or _arrays(state.opt_state[0])
     split = sum(not x.sharding.is_fully_replicated for x in jax.tree.leaves(state.params))
-    return losses, _arrays(state.params), split
-
-
-def gradients(path: str, sizes: dict[str, int], devices: list) -> dict[str, np.ndarray]:
-    """Returns the gradient of every parameter at the first batch.
-
-    The optimizers divide by the size of the gradient, so a lost or a doubled part of it hardly
-    shows in their updates; plain descent at rate one shows the gradient itself.
-    """
-    toy, _, _, shapes = parts(path)
-    mesh, tx = mesh_lib.make_mesh(sizes, devices), optax.sgd(1.0)
-    state, shardings = step.init_state(toy.method, tx, 5, mesh, shapes)
-    before = _arrays(state.params)
-    method = step.gather_when_used(toy.method, mesh)
-    update = step.make_step(method, tx, optax.constant_schedule(1.0))
-    run = step.compile_step(update, mesh, shardings, (state, shapes))
-    batch = jax.device_put(toy.batch(ROWS), mesh_lib.batch_sharding(mesh))
-    after = _arrays(run.run(state, run.zeros(), batch)[0].params)
-    return {name: before[name] - after[name] for name in before}
+    return losses, first, _arrays(state.params), split
 
 
 def _arrays(params) -> dict[str, np.ndarray]:
@@ -76,17 +78,14 @@ def _worst(a: dict[str, np.ndarray], b: dict[str, np.ndarray], scale: float) -> 
 
 def compare(path: str) -> dict[str, object]:
     """Returns the largest differences between one device and each mesh of eight."""
-    one = {"data": 1}, jax.devices()[:1]
-    losses, params, _ = train(path, *one)
-    reference = gradients(path, *one)
+    losses, reference, params, _ = train(path, {"data": 1}, jax.devices()[:1])
     largest = max(float(np.abs(g).max()) for g in reference.values())
     report = {}
     # one device and the first mesh run what a CPU does; the second what a TPU does: a loop over
     # layers, and convolutions with all their groups
     for sizes, kind in ((DATA, "cpu"), (ALL_AXES, "tpu")):
         with platform.planned(kind):
-            others, arrays, split = train(path, sizes, jax.devices())
-            there = gradients(path, sizes, jax.devices())
+            others, there, arrays, split = train(path, sizes, jax.devices())
         moved = {name: x for name, x in params.items() if not name.endswith(NOISE)}
         far = max(abs(a - b) / max(abs(a), 1e-6) for a, b in zip(losses, others, strict=True))
         report[json.dumps(sizes)] = {
@@ -100,10 +99,10 @@ def compare(path: str) -> dict[str, object]:
 
 def compare_gradients(path: str) -> dict[str, object]:
     """Returns the largest difference of a gradient between one device and the mesh of all axes."""
-    reference = gradients(path, {"data": 1}, jax.devices()[:1])
+    _, reference, _, _ = train(path, {"data": 1}, jax.devices()[:1], steps=1)
     largest = max(float(np.abs(g).max()) for g in reference.values())
     with platform.planned("tpu"):
-        there = gradients(path, ALL_AXES, jax.devices())
+        _, there, _, _ = train(path, ALL_AXES, jax.devices(), steps=1)
     return {"gradient": _worst(reference, there, largest)}
 
 
@@ -112,7 +111,9 @@ def compile_for_tpu(path: str) -> dict[str, object]:
     from jax.experimental import topologies
 
     topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4")
-    toy, tx, schedule, shapes = parts(path)
+    toy = cases.abstract_toy(path)
+    tx, schedule = toy.optimizer()
+    shapes = cases.abstract_batch(toy.method, ROWS, toy.samples)
     mesh = mesh_lib.make_mesh({"data": -1, "fsdp": 2}, list(topology.devices))
     state = step.abstract_state(toy.method, tx, shapes)
     shardings = step.state_sharding(state, toy.method.rules, mesh)
@@ -151,4 +152,7 @@ JOBS = {
 }
 
 if __name__ == "__main__":
-    print(json.dumps(JOBS[sys.argv[2]](sys.argv[1])))
+    for line in sys.stdin:
+        config, job = json.loads(line)
+        print(json.dumps(JOBS[job](config)), flush=True)
+        jax.clear_caches()  # the next job compiles other programs

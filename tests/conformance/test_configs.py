@@ -77,6 +77,7 @@ def test_paper_scale_builds_and_evaluates_shapes(path):
     assert output.loss.shape == output.weight.shape == ()
     assert output.loss.dtype == "float32"
     assert all(s.shape == c.shape == () for s, c in output.metrics.values())
+    assert set(config.guard.floors) <= set(output.metrics)
     assert jax.tree.map(_shape, output.extra) == jax.tree.map(_shape, extra)
     step = jax.ShapeDtypeStruct((), "int32")
     updated = jax.eval_shape(method.update, params, extra, step)

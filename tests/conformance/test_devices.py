@@ -1,10 +1,12 @@
-"""One device equals eight, and the step compiles for a TPU; each in a process of its own."""
+"""One device equals eight, and the step compiles for a TPU; in processes of their own."""
 
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import cases
 import pytest
@@ -15,18 +17,48 @@ FLAGS = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
 EIGHT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS}
 
 
-def program(*args: str, **env: str) -> dict:
-    """Runs the program in a new process and returns what it reports."""
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), *args],
-        cwd=cases.ROOT,
-        env={**os.environ, "PYTHONPATH": str(cases.ROOT), **env},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+class Program:
+    """The program as a process that does one job after the other; a job that fails ends it."""
+
+    def __init__(self, log: Path, **env: str):
+        self._log, self._env = log, {**os.environ, "PYTHONPATH": str(cases.ROOT), **env}
+        self._process: subprocess.Popen | None = None
+
+    def ask(self, path: str, job: str, seconds: float = 600) -> dict:
+        """Returns what a job reports of a config."""
+        if self._process is None or self._process.poll() is not None:
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+            with self._log.open("w") as told:
+                self._process = subprocess.Popen(
+                    [sys.executable, str(PROGRAM)],
+                    cwd=cases.ROOT,
+                    env=self._env,
+                    stderr=told,
+                    **pipes,
+                )
+        late = threading.Timer(seconds, self._process.kill)
+        late.start()
+        print(json.dumps([path, job]), file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        late.cancel()
+        if not answer:
+            self.close()
+            raise AssertionError(self._log.read_text()[-4000:])
+        return json.loads(answer)
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+
+
+@pytest.fixture(scope="session")
+def eight(tmp_path_factory):
+    """A process with eight devices; what it imports is imported once for all configs."""
+    program = Program(tmp_path_factory.mktemp("eight") / "stderr.txt", **EIGHT)
+    yield program
+    program.close()
 
 
 # of each method and each kind of encoder one: their updates too, and on two meshes
@@ -49,14 +81,14 @@ def test_every_method_is_compared_whole():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted({*cases.config_paths()} - {*WHOLE}))
-def test_the_gradient_of_one_device_is_that_of_eight(path):
-    assert program(path, "gradients", **EIGHT)["gradient"][0] < 1e-5
+def test_the_gradient_of_one_device_is_that_of_eight(path, eight):
+    assert eight.ask(path, "gradients")["gradient"][0] < 1e-5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", WHOLE)
-def test_one_device_equals_eight(path):
-    report = program(path, "compare", **EIGHT)
+def test_one_device_equals_eight(path, eight):
+    report = eight.ask(path, "compare")
     assert len(report) == 2
     assert max(row["split"] for row in report.values()) > 0, "no parameter is sharded"
     for mesh, row in report.items():
@@ -66,8 +98,8 @@ def test_one_device_equals_eight(path):
 
 
 @pytest.mark.slow
-def test_a_device_holds_one_block_whole_at_a_time():
-    found = program("configs/mae/image.py", "memory", **EIGHT)
+def test_a_device_holds_one_block_whole_at_a_time(eight):
+    found = eight.ask("configs/mae/image.py", "memory")
     assert found["state"] < 0.6 * found["blocks"]  # three copies, each in eight pieces
     assert found["temporaries"] < 0.6 * found["blocks"]
 
@@ -75,8 +107,9 @@ def test_a_device_holds_one_block_whole_at_a_time():
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 @pytest.mark.parametrize("path", cases.config_paths())
-def test_step_compiles_for_a_tpu_slice(path):
+def test_step_compiles_for_a_tpu_slice(path, tmp_path):
     # libtpu ends the process at a flag of the CPU compiler, which conftest sets
     env = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "XLA_FLAGS": ""}
-    report = program(path, "tpu", **env)
-    assert report["bytes"] > 0
+    program = Program(tmp_path / "stderr.txt", **env)
+    assert program.ask(path, "tpu")["bytes"] > 0
+    program.close()

@@ -54,6 +54,9 @@ SIZES = {
     "wav2vec2/audio.py:toy": None,
 }
 
+# of each file the first, which its config is without an argument
+DEFAULTS = {name.partition(":")[0]: name for name in reversed(SIZES)}.values()
+
 
 @pytest.mark.parametrize("name", SIZES)
 def test_config_loads_and_its_method_builds(root, name):
@@ -72,6 +75,8 @@ def test_config_loads_and_its_method_builds(root, name):
     batch = {n: jax.ShapeDtypeStruct(shapes[n], s.dtype) for n, s in method.batch.items()}
     params, extra = jax.eval_shape(method.init, jax.random.key(0), batch)
     assert SIZES[name] in (None, tree_lib.count(params))
+    if name in DEFAULTS or name.endswith(":toy"):
+        return  # tests/conformance computes the loss of these
 
     def loss(params, extra, batch):
         streams = rng.Streams(rng.key_data(0), jnp.int32(0), batch["id"])
@@ -86,7 +91,7 @@ def test_config_loads_and_its_method_builds(root, name):
 @pytest.mark.parametrize("file", sorted({name.partition(":")[0] for name in SIZES}))
 def test_the_default_is_the_first_size_and_others_are_refused(root, file):
     path = str(root / "configs" / file)
-    first = next(n for n in SIZES if n.startswith(file)).partition(":")[2]
+    first = next(n for n in DEFAULTS if n.startswith(file)).partition(":")[2]
     assert config_lib.sign(config_lib.load(path)) == config_lib.sign(
         config_lib.load(f"{path}:{first}")
     )
