@@ -1,7 +1,9 @@
 """Weights from transformers and back: every hidden state, every key, and every bit."""
 
+import functools
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -38,11 +40,39 @@ def imported(folder, name, run, more=(), **config):
     return model, run
 
 
-def hidden_states(run, batch):
-    """Returns the hidden states (L + 1, B, S, D) of a run, and which frames are real."""
-    model = ssl_jax.load(run)
-    found = jax.jit(model.method.features)(model.params, batch)
-    return np.asarray(found.hidden_states), np.asarray(found.mask)
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Returns name, ... -> (model of transformers, batch -> hidden states of the same weights).
+
+    The last pair is kept: both the tests with padding and those without ask for it. The states are
+    (L + 1, B, S, D); beside them is which frames are real.
+    """
+
+    @functools.lru_cache(maxsize=1)
+    def make(name, more=(), wide=False):
+        folder = tmp_path_factory.mktemp("pair")
+        sizes = full_width(name) if wide else {}
+        model, run = imported(folder / "in", name, folder / "run", more, **sizes)
+        shutil.rmtree(folder / "in")
+        ours = ssl_jax.load(run)
+        features = jax.jit(ours.method.features)
+
+        def hidden_states(batch):
+            found = features(ours.params, batch)
+            return np.asarray(found.hidden_states), np.asarray(found.mask)
+
+        return model, hidden_states
+
+    return make
+
+
+def full_width(name):
+    """Returns the published sizes of a case of sound but for its depth."""
+    wide = {**(LARGE if "large" in name else BASE), "conv_dim": [512] * 3}
+    wide |= {"num_conv_pos_embedding_groups": 16}
+    if name != "data2vec audio":
+        wide["num_conv_pos_embeddings"] = 128
+    return wide
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -80,21 +110,17 @@ SOUND = [n for n, (_, config, _) in CASES.items() if "conv_dim" in config]
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("name", SOUND)
-def test_hidden_states_of_speech(name, padded, tmp_path):
-    _same_hidden_states(name, padded, tmp_path, 4000, {})
+def test_hidden_states_of_speech(name, padded, pair):
+    _same_hidden_states(name, padded, pair, 4000)
 
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("name", SOUND)
-def test_hidden_states_of_speech_at_full_width(name, padded, tmp_path):
-    wide = {**(LARGE if "large" in name else BASE), "conv_dim": [512] * 3}
-    wide |= {"num_conv_pos_embedding_groups": 16}
-    if name != "data2vec audio":
-        wide["num_conv_pos_embeddings"] = 128
-    _same_hidden_states(name, padded, tmp_path, 8000, wide)
+def test_hidden_states_of_speech_at_full_width(name, padded, pair):
+    _same_hidden_states(name, padded, pair, 8000, wide=True)
 
 
-def _same_hidden_states(name, padded, folder, samples, config):
+def _same_hidden_states(name, padded, pair, samples, wide=False):
     """Compares all layers; of the last one, what the model itself gives, which is normed.
 
     A norm over time is here that of the unpadded clip: transformers hears such a clip alone.
@@ -103,11 +129,11 @@ def _same_hidden_states(name, padded, folder, samples, config):
     more += ["method.encoder.mask_each=False"] * (name == "data2vec audio")
     # a padded clip is compared with itself alone, or with what leaks from its padding there
     more += ["method.encoder.mask_depthwise=False"] * (name == "conformer rotary")
-    model, run = imported(folder / "in", name, folder / "run", more, **config)
+    model, hidden_states = pair(name, tuple(more), wide)
     model = getattr(model, model.base_model_prefix, model)  # that inside of a head
     lengths = [samples, samples * 3 // 5 if padded else samples]
     sound, real = audio(2, samples, lengths)
-    got, valid = hidden_states(run, {"audio": jnp.asarray(sound), "audio_len": jnp.array(lengths)})
+    got, valid = hidden_states({"audio": sound, "audio_len": np.array(lengths, np.int32)})
     assert bool(valid.all()) is not padded
     alone = padded and getattr(model.config, "feat_extract_norm", "layer") == "group"
     for row, own in enumerate(lengths):
@@ -131,31 +157,31 @@ def torch_of(x):
     return torch.tensor(x)
 
 
-def test_hidden_states_of_images(tmp_path):
+def test_hidden_states_of_images(pair):
     image = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
     pixels = np.asarray(normalize_image(jnp.asarray(image))).transpose(0, 3, 1, 2)
     for name in ("data2vec vision", "vit mae"):
-        mae, folder = name == "vit mae", tmp_path / name
-        model, run = imported(folder / "in", name, folder / "run")
+        mae = name == "vit mae"
+        model, hidden_states = pair(name)
         encoder = model.vit if mae else model
         encoder.config.mask_ratio = 0.0
         in_order = {"noise": torch_of(np.tile(np.arange(16.0), (2, 1)))} if mae else {}
         out = encoder(torch_of(pixels), output_hidden_states=True, **in_order)
         want = [*out.hidden_states[:-1], out.last_hidden_state if mae else out.hidden_states[-1]]
-        got, _ = hidden_states(run, {"image": jnp.asarray(image)})
+        got, _ = hidden_states({"image": image})
         for ours, theirs in zip(got, want, strict=True):
             np.testing.assert_allclose(ours, theirs.detach().numpy()[:, 1:], atol=1e-4)
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_hidden_states_of_text(padded, tmp_path):
-    model, run = imported(tmp_path / "in", "data2vec text", tmp_path / "run")
+def test_hidden_states_of_text(padded, pair):
+    model, hidden_states = pair("data2vec text")
     lengths = np.array([24, 15 if padded else 24])
     real = np.arange(24) < lengths[:, None]
     tokens = np.where(real, np.random.default_rng(0).integers(4, 261, (2, 24)), 1)
     mask = torch_of(real.astype(np.int64))
     out = model(torch_of(tokens), attention_mask=mask, output_hidden_states=True)
-    batch = {"tokens": jnp.asarray(tokens, jnp.int32), "tokens_len": jnp.asarray(lengths)}
-    got, valid = hidden_states(run, batch)
+    batch = {"tokens": tokens.astype(np.int32), "tokens_len": lengths.astype(np.int32)}
+    got, valid = hidden_states(batch)
     for ours, theirs in zip(got, out.hidden_states, strict=True):
         np.testing.assert_allclose(ours[valid], theirs.detach().numpy()[real], atol=1e-4)

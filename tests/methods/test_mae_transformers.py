@@ -181,7 +181,7 @@ def _our_step(method, recipe, params, batch, noise):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(masks, "_uniform", lambda keys, size: jnp.asarray(noise))
-        return jax.jit(step)(params)
+        return jax.device_get(jax.jit(step)(params))
 
 
 def test_positions_are_those_of_transformers():

@@ -19,9 +19,10 @@ def test_the_vector_by_hand():
     head = xvector.XVector(xvector.XVectorOptions(width=5, pooled=6))
     hidden = np.random.default_rng(0).normal(size=(3, 2, 22, 4)).astype(np.float32)
     frames = np.array([22, 18])
-    params = head.init(jax.random.key(0), hidden, frames)["params"]
+    params = jax.jit(head.init)(jax.random.key(0), hidden, frames)["params"]
     params["mix"] = jnp.array([0.5, -0.2, 0.1])
-    embedding, last = head.apply({"params": params}, hidden, frames)
+    run = jax.jit(head.apply)
+    embedding, last = jax.device_get(run({"params": params}, hidden, frames))
     p = {name: np.asarray(x, np.float64) for name, x in tree_lib.named_leaves(params)}
     weights = np.exp(p["mix"]) / np.exp(p["mix"]).sum()
     for row, count in enumerate(frames):

@@ -15,13 +15,16 @@ def test_one_kernel_gives_the_attention_and_gradients_that_are_written_out(token
     module = Attention(TransformerOptions(width=16, heads=2))
     x = jax.random.normal(jax.random.key(0), (3, tokens, 16))
     valid = jnp.arange(tokens) < jnp.array([[tokens], [4], [1]])
-    params = module.init(jax.random.key(1), x, valid, None, False)
+    init = jax.jit(lambda key: module.init(key, x, valid, None, False))
+    params = init(jax.random.key(1))
 
-    def loss(params, x):
-        y = module.apply(params, x, valid, None, False)
-        return jnp.sin(jnp.where(valid[..., None], y, 0)).sum(), y
+    def grad(params, x):
+        def loss(params, x):  # anew, and so traced anew
+            y = module.apply(params, x, valid, None, False)
+            return jnp.sin(jnp.where(valid[..., None], y, 0)).sum(), y
 
-    grad = jax.grad(loss, (0, 1), has_aux=True)
+        return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, x)
+
     want, y = grad(params, x)
     called = []
 

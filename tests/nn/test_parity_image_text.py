@@ -125,7 +125,8 @@ def run_ours(encoder, params, arrays, projections):
         hidden = encoder.apply({"params": params}, *arrays).hidden
         return (hidden * jnp.asarray(projections)).sum(), hidden
 
-    (_, hidden), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (_, hidden), gradients = jax.device_get(run(params))
     return hidden, gradients
 
 

@@ -26,7 +26,7 @@ def test_units_are_scored_by_cosine_over_temperature(tied):
 
 def test_a_projection_of_zeros_has_finite_scores_and_gradients():
     head = UnitHead((3,), width=4)
-    params = head.init(jax.random.key(0), X)
+    params = jax.jit(head.init)(jax.random.key(0), X)
     params = jax.tree.map(jnp.zeros_like, params)
     score = jax.jit(jax.value_and_grad(lambda p: head.apply(p, X)[1][0].sum()))
     found, gradient = score(params)

@@ -96,7 +96,8 @@ def test_the_wide_position_convolution_has_one_gain_per_tap():
         for group in (slice(0, 2), slice(2, 4)):
             want[..., group] += padded[:, k : k + 9, group] @ taps[k][:, group]
     np.testing.assert_allclose(got, jax.nn.gelu(want, approximate=False), atol=1e-5)
-    first = WeightNormConv(4, 2).init(jax.random.key(0), x, jnp.asarray(valid))["params"]
+    first = jax.jit(WeightNormConv(4, 2).init)(jax.random.key(0), x, jnp.asarray(valid))["params"]
+    first = jax.device_get(first)
     np.testing.assert_allclose(
         first["gain"][:, 0, 0], np.linalg.norm(first["kernel"].reshape(4, -1), axis=1), rtol=1e-6
     )
