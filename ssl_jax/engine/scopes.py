@@ -27,7 +27,6 @@ _CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.-]+)")
 
 Label = tuple[str, str]
 """(scope, "forward" or "backward")."""
-NOWHERE: Label = (OTHER, "forward")
 
 
 class Table(NamedTuple):
@@ -47,13 +46,19 @@ class Table(NamedTuple):
 
 
 class Op(NamedTuple):
-    """An operation in a trace: its device, program, name, and when it ran in nanoseconds."""
+    """An operation in a trace: its device, program, name, and when it ran in nanoseconds.
+
+    path: what the trace itself says of its scope, where it does. alone: nothing that it contains
+    is shown beside it, as on the streams of a GPU.
+    """
 
     device: str
     program: tuple[str, str]  # module, id
     name: str
     start: float
     stop: float
+    path: str = ""
+    alone: bool = False
 
 
 def attribute(data: Any, programs: Sequence[str], scopes: Sequence[str]) -> Table:
@@ -72,7 +77,8 @@ def attribute(data: Any, programs: Sequence[str], scopes: Sequence[str]) -> Tabl
             "the trace shows no operation of a step: this backend does not tell them, "
             "open the trace in xprof"
         )
-    label = _labeller(own, [labels(text, known) for text in programs])
+    alone = all(op.alone for op in own)  # of one platform
+    label = _labeller(own, [labels(text, known, alone) for text in programs], known)
     waits = [*_marks(data, WAIT)]
     first = min(start for start, _ in (*steps, *waits))
     last = max(op.stop for op in own)
@@ -112,10 +118,11 @@ def _both(value: float, table: Table) -> tuple[str, str]:
     return f"{value:.3f}", f"{value / table.step:.1%}"
 
 
-def labels(text: str, known: Sequence[str]) -> dict[str, Label | None]:
+def labels(text: str, known: Sequence[str], alone: bool = False) -> dict[str, Label | None]:
     """Returns operation -> where its time counts, of the text of a compiled program.
 
-    None for an operation that only contains others; ("other", way) for one of no scope in `known`.
+    None for an operation that only contains others, unless these are not shown beside it (`alone`);
+    ("other", way) for one of no scope in `known`.
     """
     paths, called, opcodes = {}, {}, {}
     inside: dict[str, list[str]] = {}
@@ -141,7 +148,8 @@ def labels(text: str, known: Sequence[str]) -> dict[str, Label | None]:
         votes = collections.Counter(part for part in parts if part[0] != OTHER)
         return votes.most_common(1)[0][0] if votes else here
 
-    return {name: None if op in _CONTAINERS else label(name) for name, op in opcodes.items()}
+    dropped = () if alone else _CONTAINERS
+    return {name: None if op in dropped else label(name) for name, op in opcodes.items()}
 
 
 def scope_of(path: str, known: Sequence[str]) -> Label:
@@ -155,18 +163,18 @@ def scope_of(path: str, known: Sequence[str]) -> Label:
 
 
 def _labeller(
-    ops: Sequence[Op], found: Sequence[Mapping[str, Label | None]]
+    ops: Sequence[Op], found: Sequence[Mapping[str, Label | None]], known: Sequence[str]
 ) -> Callable[[Op], Label | None]:
-    """Returns label(op), by the labels of the program that ran it.
+    """Returns label(op), by the labels of the program that ran it, else by its own path.
 
     The programs of a trace and their texts have the order of their first use in common.
     """
     ids = list(dict.fromkeys(op.program for op in sorted(ops, key=lambda op: op.start)))
     if len(ids) != len(found):  # a backend that does not tell programs apart: the first that knows
         merged = dict(collections.ChainMap(*map(dict, found)))
-        return lambda op: merged.get(op.name, NOWHERE)
+        return lambda op: merged.get(op.name, scope_of(op.path, known))
     by_id = dict(zip(ids, found, strict=True))
-    return lambda op: by_id[op.program].get(op.name, NOWHERE)
+    return lambda op: by_id[op.program].get(op.name, scope_of(op.path, known))
 
 
 def _marks(data: Any, name: str) -> Iterator[tuple[float, float]]:
@@ -194,12 +202,16 @@ def _ops(data: Any) -> Iterator[Op]:
                 if "hlo_op" in stats:
                     device = f"{plane.name}:{stats.get('device_ordinal', '')}"
                     program = str(stats.get("hlo_module", "")), str(stats.get("program_id", ""))
-                    name = str(stats["hlo_op"])
-                    yield Op(device, program, name, event.start_ns, event.end_ns)
+                    name, alone = str(stats["hlo_op"]), plane.name.startswith("/device:")
+                    path = str(stats.get("tf_op", "") or stats.get("name", ""))
+                    yield Op(device, program, name, event.start_ns, event.end_ns, path, alone)
 
 
 def _tpu_ops(plane: Any) -> Iterator[Op]:
-    """Yields the operations of a TPU: named by their instruction, below runs of `module(id)`."""
+    """Yields the operations of a TPU: named by their instruction, below runs of `module(id)`.
+
+    Copies that run beside them, sparse cores and the like have lines and planes of other names.
+    """
     lines = {line.name: list(line.events) for line in plane.lines}
     runs = sorted((e.start_ns, e.name) for e in lines.get("XLA Modules", ()))
     for event in lines.get("XLA Ops", ()):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import toy_method as toy
+import trace_texts as texts
 
 from ssl_jax.core.mesh import make_mesh
 from ssl_jax.core.types import Method, Output
@@ -139,6 +140,33 @@ def test_a_trace_of_two_gpus_and_two_programs_keeps_them_apart():
     assert table.scopes["loss"]["forward"] == pytest.approx(100e-6 / 2)
     with pytest.raises(ValueError, match="shows no operation of a step"):
         scopes.attribute(jax.profiler.ProfileData.from_text_proto(HOST), [PROGRAM], SCOPES)
+
+
+def test_two_chips_of_a_tpu_as_their_planes_have_it():
+    """One begins 10 us after the other; what runs beside the operations counts for nothing."""
+    space = texts.HOST + texts.tpu(0) + texts.tpu(1, late=10)
+    table = scopes.attribute(jax.profiler.ProfileData.from_text_proto(space), [PROGRAM], SCOPES)
+    assert (table.steps, table.devices, table.step) == (1, 2, pytest.approx(0.080))
+    assert table.scopes["encoder"] == pytest.approx({"forward": 0.010, "backward": 0.020})
+    assert table.scopes["optimizer"] == pytest.approx({"forward": 0.010, "backward": 0.0})
+    assert table.scopes[scopes.OTHER] == table.scopes["targets"] == {"forward": 0, "backward": 0}
+    assert (table.data_wait, table.idle) == pytest.approx((0.020, 0.020))
+
+
+def test_a_gpu_that_runs_a_graph_of_kernels_tells_it_by_the_call():
+    """A stream shows kernels only: one named by a call or loop is all that is seen of it."""
+    program = PROGRAM.replace("kind=kLoop, calls=%fused", "to_apply=%fused").replace(
+        "fusion(%dot.1)", "call(%dot.1)"
+    )
+    path = "jit(run)/transpose(jvp(loss))/mul"
+    kernels = [(30, "wrapped", ""), (40, "while.3", ""), (50, "unheard.of", path), (60, "", "")]
+    data = jax.profiler.ProfileData.from_text_proto(texts.HOST + texts.gpu(*kernels))
+    table = scopes.attribute(data, [program], SCOPES)
+    assert table.scopes["targets"]["forward"] == pytest.approx(0.010)
+    assert table.scopes["encoder"]["backward"] == pytest.approx(0.010)
+    assert table.scopes["loss"]["backward"] == pytest.approx(0.010)
+    assert table.scopes[scopes.OTHER]["forward"] == pytest.approx(0.010)
+    assert table.idle == pytest.approx(0.010)
 
 
 def scoped_method() -> Method:
