@@ -143,8 +143,9 @@ class _Run:
         self.watch.beat(f"the batch of step {done}")
         with self.profile.waiting():
             fed = _next(batches, done)
-        self.watch.beat(f"step {done}, or one of the {DISPATCHED} before it")
         shapes = tuple(sorted((k, v.shape) for k, v in fed.batch.items()))
+        new = "" if shapes in self.flops else " (to be compiled first)"
+        self.watch.beat(f"step {done}{new}, or one of the {DISPATCHED} before it")
         before = time.monotonic()
         given = (state, self.totals, fed.batch)
         with self.profile.running(done, shapes, self.step.run, *given):

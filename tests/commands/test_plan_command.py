@@ -13,7 +13,7 @@ from experiments.benchmarks import prediction
 from ssl_jax import plan
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.chips import GIB
-from ssl_jax.engine import budget
+from ssl_jax.engine import budget, flops
 from ssl_jax.engine.recipe import change
 
 TOY = "configs/mae/image.py:toy"
@@ -136,6 +136,31 @@ def test_every_config_has_a_plan(root):
         assert 0 < found.times.total < 1, path
         assert found.flops > 0 and found.memory["temporaries"] > 0 and found.spare > 0, path
         assert budget.text(path, toy, plan.chips.topology("h100:1"), found, _run(full), [])
+        wide = in_float32(plan.program(toy, "h100:1").trace())
+        assert not [name for name in wide if "blocks" in name or "/convs/" in name], path
+
+
+def in_float32(trace):
+    """Returns the scopes of the products whose operands are all float32."""
+    products = [eqn for eqn, _ in flops.walk(trace.jaxpr) if flops.equation_flops(eqn)]
+    assert products
+    return {
+        str(eqn.source_info.name_stack)
+        for eqn in products
+        if {str(x.aval.dtype) for x in eqn.invars[:2]} == {"float32"}
+    }
+
+
+def test_products_compute_in_the_type_that_the_config_names(root):
+    """Without a decision of their own in methods and layers; heads and losses stay in float32."""
+    kws = str(root / "configs/data2vec/kws.py:toy")
+    half, whole = (
+        in_float32(plan.program(config_lib.load(kws, [f"precision={name}"]), "h100:1").trace())
+        for name in ("bfloat16", "float32")
+    )
+    assert any("blocks" in name for name in whole)
+    assert half < whole and not any("blocks" in name for name in half)
+    assert any("predictor" in name for name in half)
 
 
 def _run(config):

@@ -184,7 +184,11 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path):
 
 @pytest.mark.parametrize(
     ("where", "expected"),
-    [("step", "step 3, or one of the 4 before"), ("hook", "an evaluation after step 3")],
+    [
+        ("first", "step 1 (to be compiled first), or one of the 4 before"),
+        ("step", "step 3, or one of the 4 before"),
+        ("hook", "an evaluation after step 3"),
+    ],
 )
 def test_a_run_that_stands_still_ends_with_a_message(
     where, expected, tmp_path, mesh, started, capfd, monkeypatch
@@ -201,7 +205,7 @@ def test_a_run_that_stands_still_ends_with_a_message(
 
     def run(state, totals, batch):
         calls.append(1)
-        if where == "step" and len(calls) == 3:
+        if (where, len(calls)) in (("first", 1), ("step", 3)):
             assert stuck.wait(30)
         return real.run(state, totals, batch)
 
