@@ -42,8 +42,9 @@ class _Absent:
         return "(absent)"
 
 
-OPTIONS = "method.encoder"
-"""A section that states only what differs from a preset; its keys are checked by who reads it."""
+OPTIONS = ("method.encoder", "eval.decode")
+"""Sections that need not state every key, which are checked by who reads them: the first states
+what differs from a preset, the second lacks what is newer than the run."""
 
 ABSENT = _Absent()
 """Stands in `diff` for a key that one of the configs does not have."""
@@ -227,7 +228,7 @@ def _set(config: ConfigDict, key: str, new: Callable[[str, Value], Value]) -> No
         if not isinstance(section, SECTION):
             name = ".".join(["config", *sections[: i + 1]])
             raise ConfigError(f"{name} is a value and has no keys: set it as --{name}={section!r}")
-    if ".".join(sections) != OPTIONS:
+    if ".".join(sections) not in OPTIONS:
         _check_key(config, section, last, sections, last)
     name, old = f"config.{key}", section.get(last)
     if isinstance(old, SECTION):

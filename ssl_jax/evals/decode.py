@@ -2,8 +2,9 @@
 
 A transcript Y has the score log p(Y) + lm_weight * log10 p_LM(Y) + word_score * |Y|, where |Y|
 counts words, or phones. The language model speaks in base 10, as KenLM does in flashlight, for
-whose decoder the weights of wav2vec 2.0 and HuBERT were tuned; there a lexicon limits the words,
-here none does, and a word that the model does not know costs what its <unk> costs.
+whose decoder the weights of wav2vec 2.0 and HuBERT were tuned. There a lexicon limits the words;
+here one does where config.eval.decode.lexicon names it. Without, a word that the model does not
+know costs what its <unk> costs.
 
 Written here, in plain Python: of the decoders with wheels, pyctcdecode needs numpy below 2 and had
 no release since 2023, flashlight-text has none for Python 3.13, and KenLM has none at all.
@@ -18,6 +19,7 @@ import numpy as np
 
 from ssl_jax.core.config import ConfigError
 from ssl_jax.data import transcripts
+from ssl_jax.evals import lexicon as lexicon_lib
 from ssl_jax.evals import ngram
 from ssl_jax.ops.ctc import BLANK
 
@@ -36,6 +38,7 @@ class Options:
     lm: str = ""  # an ARPA file; "": none
     lm_weight: float = 2.0
     word_score: float = -1.0
+    lexicon: str = ""  # a file of the words that may be heard; "lm": those of `lm`; "": any
     worst: int = 5  # recordings that are shown with their alignment
 
     def __post_init__(self) -> None:
@@ -46,6 +49,13 @@ class Options:
             )
         if self.lm and not self.beam:
             raise ConfigError(f"{key}.lm needs a search: set {key}.beam above 0, such as 50")
+        if self.lexicon and not self.beam:
+            raise ConfigError(f"{key}.lexicon needs a search: set {key}.beam above 0, such as 50")
+        if self.lexicon == lexicon_lib.OF_LM and not self.lm:
+            raise ConfigError(
+                f"{key}.lexicon is 'lm', but {key}.lm names no model: give an ARPA file there, or "
+                f"a file of words, such as words.txt, here"
+            )
         if self.threshold <= 0 or self.unit_threshold <= 0:
             raise ConfigError(
                 f"{key}.threshold is {self.threshold} and {key}.unit_threshold "
@@ -95,6 +105,17 @@ class _Prefixes:
         added, state = self._search.say(node.state, node.word)
         return node.score + added + self._search.end(state)
 
+    def is_whole(self, place: int) -> bool:
+        """Says whether a transcript may end here: with a word of the lexicon, or behind one."""
+        words, word = self._search.words, self.nodes[place].word
+        return words is None or not word or word in words
+
+    def last_whole(self, place: int) -> int:
+        """Returns a prefix without what no word begins with, where none of a beam is whole."""
+        while not self.is_whole(place):
+            place = self.nodes[place].parent
+        return place
+
     def units(self, place: int) -> list[int]:
         """Returns the units of a prefix."""
         out: list[int] = []
@@ -107,13 +128,15 @@ class _Prefixes:
 class BeamSearch:
     """Finds the transcript with the best score; see the head of this file.
 
-    vocabulary, spelling: of the corpus; the units of `phones` are words of their own.
+    vocabulary, spelling: of the corpus; the units of `phones` are words of their own. Raises
+    DataError for a language model or a lexicon that cannot be used.
     """
 
     def __init__(self, options: Options, vocabulary: Sequence[str], spelling: str):
         self.options, self.vocabulary = options, tuple(vocabulary)
         self.whole = spelling == "phones"
         self.lm = ngram.read_arpa(options.lm) if options.lm else None
+        self.words = lexicon_lib.read(options.lexicon, self.lm, vocabulary, spelling)
 
     def say(self, state: ngram.State, word: str) -> tuple[float, ngram.State]:
         """Returns what a finished word adds to the score, and the state behind it."""
@@ -134,8 +157,9 @@ class BeamSearch:
         beam: Beam = {0: (0.0, _NEVER)}
         for frame in np.asarray(log_probs, np.float64):
             beam = self._kept(tree, self._step(tree, beam, frame))
-        best = max(beam, key=lambda place: _add(*beam[place]) + tree.final(place))
-        return tree.units(best)
+        whole = [place for place in beam if tree.is_whole(place)] or list(beam)
+        best = max(whole, key=lambda place: _add(*beam[place]) + tree.final(place))
+        return tree.units(tree.last_whole(best))
 
     def _step(self, tree: _Prefixes, beam: Beam, frame: np.ndarray) -> Beam:
         """Extends the prefixes by one frame: each stays as it is, and the best `beam` of all that
@@ -152,6 +176,9 @@ class BeamSearch:
         rows = np.arange(len(places))
         grown[rows, last] = pairs[:, 0] + frame[last]
         grown[:, BLANK] = _NEVER
+        if self.words is not None:
+            follows = [self.words.follows(tree.nodes[place].word) for place in places]
+            grown = np.where(np.array(follows), grown, _NEVER)
         score = grown + np.array([tree.nodes[place].score for place in places])[:, None]
         order = np.argsort(-score, axis=None)[: self.options.beam]
         for row, unit in zip(*np.unravel_index(order, score.shape), strict=True):

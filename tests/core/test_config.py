@@ -168,6 +168,12 @@ def test_an_option_of_the_encoder_may_be_new(root):
         config_lib.load(str(root / "configs/mae/image.py:toy"), ["method.remat=full"])
 
 
+def test_a_run_may_be_decoded_with_an_option_that_is_newer_than_it(root):
+    new = ["eval.decode.lexicon=words.txt", "eval.decode.beam=5"]
+    config = config_lib.load(str(root / "configs/ctc/speech.py:toy"), new)
+    assert (config.eval.decode.lexicon, config.eval.decode.beam) == ("words.txt", 5)
+
+
 def test_the_last_override_wins(file):
     assert config_lib.load(str(file), ["seed=1", "--config.seed=2"]).seed == 2
 

@@ -86,6 +86,55 @@ def test_with_one_it_finds_the_best_score_of_words(lm):
     assert changed
 
 
+@pytest.mark.parametrize("given", ["words", "lm"])
+def test_with_a_lexicon_it_finds_the_best_score_of_its_words(given, lm, tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("a\tA |\n\nAB A B\n")
+    options = {"lm": lm, "lm_weight": 0.3, "word_score": 0.7}
+    found = search(**options, lexicon="lm" if given == "lm" else str(path))
+    assert len(found.words) == 2 and "AB" in found.words and "B" not in found.words
+    model = ngram.read_arpa(lm)
+
+    def score(units):
+        words = transcripts.join(units, "letters").split()
+        bonus = 0.3 * model.sentence(words) + 0.7 * len(words)
+        return bonus if {"A", "AB"} >= set(words) else -np.inf
+
+    changed = 0
+    for log_probs in emissions(12):
+        assert tuple(found(log_probs)) == best_of_all(log_probs, score)
+        changed += search(**options)(log_probs) != found(log_probs)
+    assert changed
+
+
+def test_what_begins_no_whole_word_is_dropped(tmp_path):
+    (tmp_path / "w").write_text("AB\n")
+    sure = np.full((3, 4), -20.0)
+    sure[[0, 1, 2], [2, 0, 2]] = 0.0  # A, blank, A: neither is a word
+    narrow = search(beam=1, lexicon=str(tmp_path / "w"))
+    assert narrow(sure) == []
+    sure[[0, 1, 2], [2, 3, 1]] = 1.0
+    assert narrow(sure) == [2, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("AB\nAC\n", r"row 2: 'AC' has 'C', not in the vocabulary A B: leave the word out"),
+        ("AB A\n", r"row 1: 'AB' is spelled 'A': use its own letters, such as 'A B'"),
+        ("\n", r"has no word for config.eval.decode.lexicon"),
+    ],
+)
+def test_a_lexicon_that_cannot_be_used_is_named(rows, message, tmp_path):
+    (tmp_path / "w").write_text(rows)
+    with pytest.raises(DataError, match=message):
+        search(lexicon=str(tmp_path / "w"))
+    with pytest.raises(DataError, match=r"does not exist: give config\.eval\.decode\.lexicon"):
+        search(lexicon=str(tmp_path / "x"))
+    with pytest.raises(ConfigError, match=r"config\.data\.spelling is 'phones'"):
+        search("phones", lexicon=str(tmp_path / "w"))
+
+
 def test_phones_are_words_of_their_own(lm):
     vocabulary = ("<blank>", "A", "AB")
     found, model = search("phones", vocabulary, lm=lm), ngram.read_arpa(lm)
@@ -138,6 +187,8 @@ def test_a_broken_file_is_named(tmp_path, text, message):
     [
         ({"beam": -1}, "config.eval.decode.beam is -1"),
         ({"lm": "x.arpa"}, "config.eval.decode.lm needs a search"),
+        ({"lexicon": "words.txt"}, "config.eval.decode.lexicon needs a search"),
+        ({"beam": 5, "lexicon": "lm"}, "config.eval.decode.lexicon is 'lm', but"),
         ({"threshold": 0.0}, "config.eval.decode.threshold is 0.0"),
     ],
 )

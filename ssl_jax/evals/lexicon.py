@@ -1,0 +1,107 @@
+"""The words that beam search may find, one a row: a file, or those of the language model."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from ssl_jax.core import paths
+from ssl_jax.core.config import ConfigError
+from ssl_jax.data import transcripts
+from ssl_jax.data.errors import DataError
+from ssl_jax.evals import ngram
+
+OF_LM = "lm"
+_KEY = "config.eval.decode.lexicon"
+_NO_WORDS = (ngram.BEGIN, ngram.END, ngram.UNKNOWN)
+
+
+class Lexicon:
+    """Words, and the units that go on from the beginning of one."""
+
+    def __init__(self, words: Iterable[str], vocabulary: Sequence[str]):
+        self._words = frozenset(words)
+        self._vocabulary = tuple(vocabulary)
+        self._next: dict[str, set[str]] = {}
+        self._found: dict[str, np.ndarray] = {}
+        for word in self._words:
+            for end in range(len(word)):
+                self._next.setdefault(word[:end], set()).add(word[end])
+
+    def __contains__(self, word: str) -> bool:
+        return word in self._words
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def follows(self, begun: str) -> np.ndarray:
+        """Returns which units (V,) bool may follow the beginning of a word, "" between words."""
+        found = self._found.get(begun)
+        if found is None:
+            letters = self._next.get(begun, set())
+            ends = not begun or begun in self._words
+            allowed = [
+                ends if unit == transcripts.WORD_END else unit in letters
+                for unit in self._vocabulary
+            ]
+            found = self._found[begun] = np.array(allowed)
+        return found
+
+
+def read(
+    given: str, lm: ngram.NGram | None, vocabulary: Sequence[str], spelling: str
+) -> Lexicon | None:
+    """Returns the lexicon of config.eval.decode.lexicon; None for "".
+
+    A file has a word in the first column of each row. Further ones may spell it, as in lexicons
+    of flashlight (`WORD W O R D |`); the spelling must be that of the word. "lm" takes the words
+    of the language model that the vocabulary can spell. Raises ConfigError for phones, which are
+    no words, and DataError, naming the row, for a word that the vocabulary cannot spell.
+    """
+    if not given:
+        return None
+    if spelling == "phones":
+        raise ConfigError(
+            f"{_KEY} is {given!r}, but config.data.spelling is 'phones', where no unit makes a "
+            f"word: use '', or a run of letters"
+        )
+    known = set(vocabulary) - {transcripts.WORD_END, *transcripts.SILENT}
+    if given == OF_LM and lm is not None:
+        singles = (words[0] for words in lm.table if len(words) == 1)
+        words = {word for word in singles if word not in _NO_WORDS and known.issuperset(word)}
+        where = "config.eval.decode.lm"
+    else:
+        words, where = set(_rows(given, known, spelling)), given
+    if not words:
+        raise DataError(f"{where} has no word for {_KEY}: use one of words of {_few(known)}")
+    return Lexicon(words, vocabulary)
+
+
+def _rows(given: str, known: set[str], spelling: str) -> Iterator[str]:
+    path = paths.of(given)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: give {_KEY} a file with a word in each row")
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            fields = line.split()
+            if not fields:
+                continue
+            word, spelled = (
+                transcripts.join(transcripts.spell(text, spelling), spelling)
+                for text in (fields[0], "".join(fields[1:]) or fields[0])
+            )
+            odd = sorted(set(word) - known)
+            if odd:
+                raise DataError(
+                    f"{path}, row {number}: {fields[0]!r} has {', '.join(map(repr, odd[:8]))}, "
+                    f"not in the vocabulary {_few(known)}: leave the word out, or spell it so"
+                )
+            if spelled != word:
+                raise DataError(
+                    f"{path}, row {number}: {fields[0]!r} is spelled {' '.join(fields[1:])!r}: "
+                    f"use its own letters, such as {' '.join(word)!r}, or none"
+                )
+            yield word
+
+
+def _few(units: set[str]) -> str:
+    return " ".join(sorted(units)[:40])
