@@ -1,5 +1,8 @@
 """Checkpoints of a run: asynchronous, sharded, whole or absent, and never of another run.
 
+A save takes a copy of the state on the devices, which takes the loop no longer than to ask for it;
+a thread beside the loop carries it to the host and writes it (`engine.snapshot`).
+
 A checkpoint is a folder <workdir>/checkpoints/<step> with the items `params`, `rest` (the other
 fields of TrainState), `about` (config, signature, shapes) and `sums` (of the bits of each array).
 It is written under a temporary name and renamed when complete, so a killed process leaves no half
@@ -8,7 +11,8 @@ of one; one that storage damaged later is noticed by its sums, and the one befor
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +20,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
-from orbax.checkpoint import checkpoint_managers
 
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import paths
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import TrainState
-from ssl_jax.engine import hosts, intact, log
+from ssl_jax.engine import hosts, intact, log, snapshot, storage
 from ssl_jax.engine.intact import Damaged
 
 Tree = Any
@@ -42,9 +45,6 @@ FREE_TO_CHANGE = (
 """Keys that may differ on resume because they cannot change the numbers of a run."""
 
 
-ITEMS = ("params", "rest", "about", "sums")
-
-
 class SaveError(OSError):
     """A checkpoint could not be written; those before it are as they were."""
 
@@ -59,8 +59,11 @@ class Checkpoints:
     def __init__(self, workdir: str | Path, config: ConfigDict):
         self.config = config
         self.folder = paths.absolute(workdir) / "checkpoints"
-        self._manager = _manager(self.folder, config.checkpoint)
-        self._best = _best(self._manager, config.checkpoint.best_mode)
+        self._manager = storage.manager(self.folder, config.checkpoint)
+        self._best = storage.best(self._manager, config.checkpoint.best_mode)
+        self._thread = futures.ThreadPoolExecutor(1, thread_name_prefix="save")
+        self._saving: futures.Future[None] | None = None
+        self._copies: bool | None = None  # whether devices have room for one, once that is known
 
     def latest(self) -> int | None:
         """Returns the step of the newest complete checkpoint, None when there is none."""
@@ -80,10 +83,11 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, metric: float | None = None) -> None:
         """Saves a state while training goes on; does nothing where `step` is saved already.
 
-        `metric` is the value of config.checkpoint.best_metric at this step. The arrays are
-        copied before the call returns, so the caller may donate them. Raises SaveError, also for
-        the save before, which is written in the background.
+        `metric` is the value of config.checkpoint.best_metric at this step. The caller may donate
+        the arrays. Raises SaveError, also for the save before, which is waited for. Every host has
+        to call it.
         """
+        self.wait()
         if step == self.latest():
             return
         about = {
@@ -93,20 +97,45 @@ class Checkpoints:
         }
         metric = math.nan if metric is None else float(metric)
         finite = math.isfinite(metric)
-        with self._telling():
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(state.params),
-                    rest=ocp.args.StandardSave(_rest(state)),
-                    about=ocp.args.JsonSave(about),
-                    sums=ocp.args.StandardSave({"sums": intact.sums(state)}),
-                ),
-                metrics={"best": metric} if finite else None,
-                force=True,
-            )
+        metrics = {"best": metric} if finite else None
+        if self._copies is None:
+            self._copies = hosts.all_of(snapshot.fits(state))
+        if self._copies:
+            held = snapshot.copy(state)
+            sums = intact.sums(held)  # given to the devices by this thread, as all that hosts share
+            self._saving = self._thread.submit(self._write, step, held, sums, about, metrics, True)
+        else:
+            with self._telling():
+                self._write(step, state, intact.sums(state), about, metrics, False)
         if finite and self.beats_best(metric):
             self._best = (step, metric)
+
+    def _write(
+        self,
+        step: int,
+        state: TrainState,
+        sums: jax.Array,
+        about: dict[str, Any],
+        metrics: Mapping[str, float] | None,
+        ours: bool,
+    ) -> None:
+        """Copies a state to the host, waiting for it, and begins to write it.
+
+        `ours` says that nobody else needs its arrays.
+        """
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.PyTreeSave(state.params),
+                rest=ocp.args.PyTreeSave(_rest(state)),
+                about=ocp.args.JsonSave(about),
+                sums=ocp.args.PyTreeSave({"sums": sums}),
+            ),
+            metrics=metrics,
+            force=True,
+        )
+        if ours:
+            snapshot.free(state)  # the room on the devices is needed sooner than all is written
 
     def restore(self, state: TrainState, shardings: TrainState) -> TrainState:
         """Returns the newest state, laid out by `shardings`, whatever mesh it was saved from.
@@ -163,17 +192,23 @@ class Checkpoints:
         if reasons:
             hosts.all_of(True)  # only now has process 0 moved them
             self._manager.reload()
-            self._best = _best(self._manager, self.config.checkpoint.best_mode)
+            self._best = storage.best(self._manager, self.config.checkpoint.best_mode)
 
     def wait(self) -> None:
         """Waits until what was saved is complete on disk; raises SaveError."""
+        saving, self._saving = self._saving, None
         with self._telling():
+            if saving is not None:
+                saving.result()
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for the last save and lets the folder go."""
-        self.wait()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._manager.close()
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
@@ -192,42 +227,6 @@ class Checkpoints:
             ) from error
 
 
-def _manager(folder: Path, options: ConfigDict | None) -> ocp.CheckpointManager:
-    """Opens a folder of checkpoints; without options for reading only."""
-    if options is None:
-        return ocp.CheckpointManager(
-            folder,
-            item_names=ITEMS,
-            options=ocp.CheckpointManagerOptions(read_only=True),
-        )
-    if options.best_mode not in ("max", "min"):
-        raise ValueError(f"config.checkpoint.best_mode is {options.best_mode!r}: use max or min")
-    policies = [checkpoint_managers.LatestN(max(1, options.keep_last))]
-    if options.best_metric:
-        policies.append(
-            checkpoint_managers.BestN(
-                get_metric_fn=_metric,
-                reverse=options.best_mode == "min",
-                n=1,
-                keep_checkpoints_without_metrics=False,
-            )
-        )
-    return ocp.CheckpointManager(
-        folder,
-        item_names=ITEMS,
-        options=ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-            best_fn=_metric if options.best_metric else None,  # without it no metric is written
-            best_mode=options.best_mode,
-            cleanup_tmp_directories=True,
-        ),
-    )
-
-
-def _metric(metrics: dict[str, float]) -> float:
-    return metrics["best"]
-
-
 def _rest(state: TrainState) -> dict[str, Tree]:
     return {
         "step": state.step,
@@ -240,15 +239,6 @@ def _rest(state: TrainState) -> dict[str, Tree]:
 def _shapes(state: TrainState) -> dict[str, list]:
     arrays = tree_lib.named_leaves(state)
     return {name: [list(x.shape), np.dtype(x.dtype).name] for name, x in arrays}
-
-
-def _best(manager: ocp.CheckpointManager, mode: str) -> tuple[int, float] | None:
-    found = [(step, manager.metrics(step)) for step in manager.all_steps()]
-    values = [(_metric(metrics), step) for step, metrics in found if metrics]
-    if not values:
-        return None
-    value, step = max(values) if mode == "max" else min(values)
-    return step, value
 
 
 def check_same_config(old: ConfigDict, new: ConfigDict, folder: str | Path) -> None:
@@ -308,7 +298,7 @@ def _step_folder(run_dir: str | Path, step: int | str | None) -> Path:
     folder = paths.absolute(run_dir) / "checkpoints"
     if not folder.is_dir():
         raise FileNotFoundError(f"{run_dir} is no run folder: it has no checkpoints/")
-    manager = _manager(folder, None)
+    manager = storage.manager(folder, None)
     try:
         steps = sorted(manager.all_steps())
         chosen = _choose(manager, folder, steps, step)
@@ -322,13 +312,13 @@ def _step_folder(run_dir: str | Path, step: int | str | None) -> Path:
 
 def _arrays(path: Path, part: str = "") -> Tree:
     """Reads the item of a checkpoint, or one part of it, as numpy arrays."""
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        shapes = checkpointer.metadata(path).item_metadata.tree
-        if part:
-            shapes = {part: shapes[part]}
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
-        how = ocp.args.PyTreeRestore(shapes, restore_args=as_numpy, partial_restore=bool(part))
-        found = checkpointer.restore(path, args=how)
+    handler = ocp.PyTreeCheckpointHandler()
+    shapes = handler.metadata(path).tree
+    if part:
+        shapes = {part: shapes[part]}
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+    how = ocp.args.PyTreeRestore(shapes, restore_args=as_numpy, partial_restore=bool(part))
+    found = handler.restore(path, args=how)
     return found[part] if part else found
 
 
@@ -337,7 +327,7 @@ def _choose(
 ) -> int:
     if step == "best" and steps:
         config = config_lib.from_json(intact.about(folder / str(steps[-1]))["config"])
-        best = _best(manager, config.checkpoint.best_mode)
+        best = storage.best(manager, config.checkpoint.best_mode)
         return best[0] if best else -1
     if step is None:
         return steps[-1] if steps else -1

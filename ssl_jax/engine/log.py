@@ -174,8 +174,8 @@ class Progress:
         self._examples = self._seconds = self._flops = 0.0
 
     def update(self, step: int, examples: float, seconds: float, flops: float = 0.0) -> None:
-        """Counts one step of `examples`, `seconds` of audio and `flops` operations; shows the line
-        when it is time."""
+        """Counts one step that has ended, of `examples`, `seconds` of audio and `flops` operations;
+        shows the line when it is time."""
         self._flops += flops
         self._examples += examples
         self._seconds += seconds
@@ -186,7 +186,9 @@ class Progress:
 
     def rates(self) -> dict[str, float]:
         """Returns examples, hours of audio and operations per second since the start or the
-        restart, and where the peak is known the share of it."""
+        restart, and where the peak is known the share of it; nothing before the first step."""
+        if not self._examples:
+            return {}
         spent = max(self._clock() - self._since, 1e-9)
         rates = {
             "examples_per_second": self._examples / spent,
@@ -204,7 +206,7 @@ class Progress:
         spent = self._clock() - self._since
         done = step - self._first
         left = clock_text(spent / done * (self.total - step)) if done > 0 else "?"
-        hours = rates["audio_hours_per_second"]
+        examples, hours = (rates.get(f"{k}_per_second", 0.0) for k in ("examples", "audio_hours"))
         loss = "?" if math.isnan(self.loss) else f"{self.loss:.4f}"
         work = ""
         if "teraflop_per_second" in rates:
@@ -213,7 +215,7 @@ class Progress:
             work = f"{work.rstrip()}, {rates['utilization']:.0%} of peak  "
         return (
             f"step {step}/{self.total} ({step / max(self.total, 1):.0%})  loss {loss}  "
-            f"{rates['examples_per_second']:.1f} examples/s  {hours:.3g} h audio/s  "
+            f"{examples:.1f} examples/s  {hours:.3g} h audio/s  "
             f"{work}{left} left"
         )
 

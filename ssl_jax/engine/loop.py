@@ -56,6 +56,18 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Given:
+    """A step given to the device: what its batch holds, and whether it was compiled first."""
+
+    number: int
+    loss: jax.Array
+    examples: float
+    seconds: float
+    flops: float
+    compiled: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Finished:
     """How a loop ended: the state, its step, and whether SIGTERM ended it before the last."""
 
@@ -133,13 +145,13 @@ class _Run:
         self.profile = profile_lib.Profile(options.profile, folder, options.scopes, options.total)
         self.watch = Watchdog(options.stall_seconds, _ADVICE.format(checkpoints.folder), out)
         self.totals = step.zeros()
-        self.pending: tuple[int, Any, dict[str, float]] | None = None
-        self.running: collections.deque[jax.Array] = collections.deque()
+        self.pending: tuple[int, Any] | None = None
+        self.running: collections.deque[_Given] = collections.deque()
         self.flops: dict[tuple, float] = {}  # of a step, by the shapes of its batch
 
     def advance(self, done: int, state: TrainState, batches: Iterator[Fed]) -> TrainState:
         """Gives step number `done` to the device; writes the numbers of the interval before."""
-        self.profile.before(done, self.running)
+        self.profile.before(done, [given.loss for given in self.running])
         self.watch.beat(f"the batch of step {done}")
         with self.profile.waiting():
             fed = _next(batches, done)
@@ -153,31 +165,41 @@ class _Run:
         compiled = time.monotonic() - before if shapes not in self.flops else 0.0
         if compiled:
             self.flops[shapes] = self.step.flops(*given)
-        self.running.append(loss)
+            self._tell_compiled(done, fed, compiled)
+        work = (fed.examples, fed.seconds, self.flops[shapes])
+        self.running.append(_Given(done, loss, *work, compiled=compiled > 0))
         if len(self.running) > DISPATCHED:
-            self.running.popleft().block_until_ready()
+            self.running[0].loss.block_until_ready()
+            self._count(self.running[0].number)
         self.drain()
         if told := self.profile.after(done, loss):
             self.progress.note(told)
-        self.progress.update(done, fed.examples, fed.seconds, self.flops[shapes])
-        if compiled:
-            self._tell_compiled(done, fed, compiled)
         if done % self.options.log_every == 0 or done == self.options.total:
-            self.pending = (done, self.totals, self.progress.rates())
+            self.pending = (done, self.totals)
             self.totals = self.step.zeros()
         return state
+
+    def _count(self, done: int) -> None:
+        """Counts the steps up to `done`, which have ended: the host gives several ahead."""
+        while self.running and self.running[0].number <= done:
+            step = self.running.popleft()
+            if step.compiled:
+                self.progress.restart(step.number)
+            else:
+                self.progress.update(step.number, step.examples, step.seconds, step.flops)
 
     def _tell_compiled(self, done: int, fed: Fed, seconds: float) -> None:
         name, x = max(fed.batch.items(), key=lambda item: item[1].size)
         self.progress.note(f"step {done}: compiled for {name} {x.shape} in {seconds:.1f} s")
-        self.progress.restart(done)
 
     def drain(self) -> bool:
         """Writes the metrics of the last whole interval, waiting for it; says if it was finite."""
         if self.pending is None:
             return True
-        (done, totals, rates), self.pending = self.pending, None
+        (done, totals), self.pending = self.pending, None
         totals = jax.device_get(totals)
+        self._count(done)
+        rates = self.progress.rates()
         healthy = self._check(totals)
         metrics = hooks_lib.means(totals["sums"])
         self.progress.loss = metrics.get("loss", self.progress.loss)
@@ -204,6 +226,7 @@ class _Run:
         if not (due or save):
             return
         healthy = self.drain() and self._check(jax.device_get(self.totals))
+        self._count(done)
         if last or stopped:
             self.progress.note(self.progress.line(done))
         with jax.transfer_guard("allow"):

@@ -158,6 +158,8 @@ def test_a_save_that_fails_leaves_those_before_and_the_run_goes_on(tmp_path, mes
             go(folder, mesh, started, 12, hooks=[(fill, 1)], config=config)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    while list(folder.rglob("*.__lock")):  # of other arrays, whose writing this process ends yet
+        time.sleep(0.01)
     done = go(folder, mesh, started, 12, first=5, config=config)
     assert toy.bits(done.state) == toy.bits(whole.state)
 

@@ -291,6 +291,37 @@ def test_operations_per_second_are_those_of_the_step(toy_run, started):
         assert row["train/utilization"] == pytest.approx(done * 1e12 / 1e9)
 
 
+class Late:
+    """A number that the device has computed only when it is `due`."""
+
+    def __init__(self, value, due):
+        self.value, self.due = value, due
+
+    def block_until_ready(self):
+        time.sleep(max(0.0, self.due - time.monotonic()))
+
+    def __array__(self, dtype=None, copy=None):
+        self.block_until_ready()
+        return np.asarray(self.value)
+
+
+def test_steps_that_are_only_given_to_the_device_do_not_count_as_done(toy_run):
+    """After a pause the device has nothing to do, and the host gives it several steps at once."""
+    took, real, due = 0.05, toy_run.compiled, [0.0]
+
+    def run(state, totals, batch):
+        state, totals, loss = real.run(state, totals, batch)
+        due[0] = max(due[0], time.monotonic()) + took
+        return state, jax.tree.map(lambda x: Late(x, due[0]), totals), Late(loss, due[0])
+
+    toy_run.compiled = step_lib.TrainStep(run, real.zeros)
+    toy_run.go(12, hooks=[(lambda step, state: None, 5)], log_every=1, save_every=100)
+    rates = {row["step"]: row.get("train/examples_per_second") for row in toy_run.rows()}
+    assert rates.pop(1) is None  # it was compiled
+    assert sorted(rates) == list(range(2, 13))
+    assert all(0 < rates[step] <= toy.BATCH / took for step in range(6, 13))
+
+
 def test_the_peak_is_that_of_all_devices_at_the_precision(monkeypatch):
     assert flops.peak("float32") == 0  # of a CPU none is stated
     monkeypatch.setattr(flops.chips, "of_device", lambda kind: chips.CHIPS["h100"])

@@ -15,6 +15,7 @@ MESHES = """
     import jax, numpy as np, pathlib, sys
     import toy_method as toy
     from ssl_jax.core.mesh import make_mesh
+    from ssl_jax.engine import snapshot
     from ssl_jax.engine.checkpoint import Checkpoints
 
     folder = pathlib.Path(sys.argv[1])
@@ -56,6 +57,8 @@ MESHES = """
             kernel = tree["encoder"]["kernel"]
             local = kernel.addressable_shards[0].data.size
             assert local == kernel.size // (mesh.shape["fsdp"] * mesh.shape["model"])
+        for a, b in zip(*map(jax.tree.leaves, (state, snapshot.copy(state))), strict=True):
+            assert a.sharding == b.sharding
         state, found, _ = steps(state, compiled, 0, 3)
         checkpoints = Checkpoints(folder / str(number), toy.make_config())
         checkpoints.save(3, state)

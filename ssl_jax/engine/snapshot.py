@@ -1,0 +1,47 @@
+"""A copy of a state on its devices, which a thread may read while steps take over the original."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Sharding
+
+Tree = Any
+
+FULL = 0.95
+"""The share of a device's memory up to which a copy may fill it; the rest lies in pieces."""
+
+
+def fits(tree: Tree) -> bool:
+    """Says whether every device of this host has room for a second `tree` beside a step.
+
+    What a step needs is the most that was ever in use, so ask after some steps, and before there
+    is a copy. A device that tells nothing of its memory, such as a CPU, has room.
+    """
+    leaves = jax.tree.leaves(tree)
+    size = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+    told = [device.memory_stats() for device in jax.local_devices()]
+    return all(m["peak_bytes_in_use"] + size <= FULL * m["bytes_limit"] for m in told if m)
+
+
+def copy(tree: Tree) -> Tree:
+    """Returns a copy, laid out as `tree`, without waiting for it; every host has to call it."""
+    leaves, structure = jax.tree.flatten(tree)
+    return jax.tree.unflatten(structure, _copier(tuple(x.sharding for x in leaves))(leaves))
+
+
+@functools.lru_cache(maxsize=8)
+def _copier(layout: tuple[Sharding, ...]) -> Callable[[Sequence[jax.Array]], list[jax.Array]]:
+    def copies(leaves: Sequence[jax.Array]) -> list[jax.Array]:
+        return [jnp.copy(x) for x in leaves]
+
+    return jax.jit(copies, out_shardings=list(layout))
+
+
+def free(tree: Tree) -> None:
+    """Gives the memory of a copy back; what the host has read of it stays."""
+    for x in jax.tree.leaves(tree):
+        x.delete()

@@ -1,0 +1,90 @@
+"""How orbax keeps the checkpoints of a run: which stay, how items are written, how hosts wait."""
+
+import functools
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+from orbax.checkpoint import checkpoint_managers
+
+ITEMS = ("params", "rest", "about", "sums")
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax' manager, but for a question that must not be asked beside the loop.
+
+    Each host may say only once, and in order, which step it has reached; `hooks.StopSignal` does.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """Returns False: the loop has asked itself."""
+        del step
+        return False
+
+
+def manager(folder: Path, options: ConfigDict | None) -> ocp.CheckpointManager:
+    """Opens a folder of checkpoints; without options for reading only."""
+    many = jax.process_count() > 1
+    # named, the hosts wait for each other by messages; else by a program on their devices, whose
+    # place among the steps a thread beside the loop could not know
+    everyone = set(range(jax.process_count())) if many else None
+    settings = functools.partial(
+        ocp.CheckpointManagerOptions,
+        create=False,
+        save_root_metadata=False,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes=everyone),
+    )
+    if options is None:
+        return _Manager(folder, options=settings(), handler_registry=_handlers())
+    if options.best_mode not in ("max", "min"):
+        raise ValueError(f"config.checkpoint.best_mode is {options.best_mode!r}: use max or min")
+    policies = [checkpoint_managers.LatestN(max(1, options.keep_last))]
+    if options.best_metric:
+        policies.append(
+            checkpoint_managers.BestN(
+                get_metric_fn=_metric,
+                reverse=options.best_mode == "min",
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            )
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return _Manager(
+        folder,
+        options=settings(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            best_fn=_metric if options.best_metric else None,  # without it no metric is written
+            best_mode=options.best_mode,
+            cleanup_tmp_directories=True,
+        ),
+        handler_registry=_handlers(),
+    )
+
+
+def _handlers() -> ocp.handlers.CheckpointHandlerRegistry:
+    """Returns how each item is written.
+
+    Arrays are not compressed: of trained floats that saves a twelfth, for four times the work.
+    """
+    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    arrays = ocp.PyTreeCheckpointHandler(use_compression=False)
+    text = ocp.JsonCheckpointHandler()
+    for item in ITEMS:
+        save = ocp.args.JsonSave if item == "about" else ocp.args.PyTreeSave
+        registry.add(item, save, text if item == "about" else arrays)
+    return registry
+
+
+def _metric(metrics: dict[str, float]) -> float:
+    return metrics["best"]
+
+
+def best(manager: ocp.CheckpointManager, mode: str) -> tuple[int, float] | None:
+    """Returns (step, metric) of the best checkpoint, None when none has a metric."""
+    found = [(step, manager.metrics(step)) for step in manager.all_steps()]
+    values = [(_metric(metrics), step) for step, metrics in found if metrics]
+    if not values:
+        return None
+    value, step = max(values) if mode == "max" else min(values)
+    return step, value
