@@ -2,8 +2,8 @@
 
 Keys are changed with --config.optim.lr=1e-3. The same command goes on from the newest checkpoint
 of the run folder, which holds config.json, signature.txt, code.txt, classes.json, parameters.txt,
-environment.jsonl, metrics.jsonl, report.html, skipped.jsonl (files that could not be used) and
-checkpoints/.
+multiple.txt (of which the sizes of its batches are multiples), environment.jsonl, metrics.jsonl,
+report.html, skipped.jsonl (files that could not be used) and checkpoints/.
 """
 
 import argparse
@@ -50,7 +50,10 @@ def run(
     train = splits.open_split(config, workdir, "train")
     corpus = train.corpus
     plan = corpus_lib.make_plan(
-        corpus, config.data, seed=config.seed, multiple=splits.unit(config, mesh)
+        corpus,
+        config.data,
+        seed=config.seed,
+        multiple=splits.multiple_of_run(config, mesh, workdir),
     )
     to_steps = splits.durations(config, plan)
     total = to_steps("100%")

@@ -195,11 +195,11 @@ def all_of(good: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.int32(good)).min())
 
 
-def of_first(value: bool) -> bool:
+def of_first(value: int) -> int:
     """Returns what process 0 says, on every host; every one of them has to ask."""
     if not jax.distributed.is_initialized():
         return value
-    return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def is_first() -> bool:

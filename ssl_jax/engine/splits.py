@@ -19,7 +19,7 @@ from ssl_jax.data import corpus as corpus_lib
 from ssl_jax.data import errors, loader
 from ssl_jax.data.base import Corpus
 from ssl_jax.data.plan import Plan
-from ssl_jax.engine import hosts
+from ssl_jax.engine import hosts, log
 
 # batches are multiples of this where config.data.batch_size is, so that a run reads the same
 # ones on any number of devices up to it
@@ -207,5 +207,31 @@ def durations(config: ConfigDict, plan: Plan) -> Callable[..., int]:
 
 def unit(config: ConfigDict, mesh: Mesh) -> int:
     """Returns what every batch is a multiple of, the same on up to DEVICES devices."""
+    return math.lcm(_parts(config, mesh), math.gcd(config.data.batch_size, DEVICES))
+
+
+def multiple_of_run(config: ConfigDict, mesh: Mesh, workdir: Path) -> int:
+    """Returns what every training batch is a multiple of: what it was when the run began.
+
+    So shorter buckets hold the same rows at every step, on whatever devices the run goes on. Where
+    it does not divide over these devices, the run is told that its batches change.
+    """
+    found, file = unit(config, mesh), workdir / "multiple.txt"
+    known = hosts.is_first() and file.exists()  # read by one: it may be written below
+    begun = hosts.of_first(int(file.read_text()) if known else 0)
+    if begun and begun % _parts(config, mesh) == 0:
+        return begun
+    if begun and config.data.get("constant_seconds") and len(config.data.buckets) > 1:
+        log.say(
+            f"the batches of shorter buckets were multiples of {begun} examples, which do not "
+            f"divide over these devices: from here on they are multiples of {found} and hold other "
+            f"rows. On 1 to {begun} devices that divide {begun} they would stay the same"
+        )
+    if hosts.is_first():
+        file.write_text(f"{found}\n")
+    return found
+
+
+def _parts(config: ConfigDict, mesh: Mesh) -> int:
     ways = math.prod(mesh.shape[axis] for axis in mesh_lib.BATCH_AXES)
-    return math.lcm(ways * config.train.accumulate, math.gcd(config.data.batch_size, DEVICES))
+    return ways * config.train.accumulate

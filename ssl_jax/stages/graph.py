@@ -59,7 +59,7 @@ class Graph:
 
     def done(self, stage: Stage) -> bool:
         """Says whether this very work was completed here before."""
-        return hosts.of_first((self.folder(stage) / "DONE").exists())
+        return bool(hosts.of_first((self.folder(stage) / "DONE").exists()))
 
     def run(self, stage: Stage, work: Callable[[pathlib.Path], None]) -> pathlib.Path:
         """Calls work(folder) unless the stage is complete; returns the folder.

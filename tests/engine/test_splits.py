@@ -6,15 +6,17 @@ import jax
 import numpy as np
 import pytest
 import soundfile
+from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import common
 from ssl_jax.core.config import ConfigError
-from ssl_jax.core.mesh import make_mesh
+from ssl_jax.core.mesh import AXES, make_mesh
 from ssl_jax.core.types import Spec
 from ssl_jax.data.corpus import make_plan
 from ssl_jax.data.errors import DataError
+from ssl_jax.data.plan import Plan
 from ssl_jax.engine import splits
 
 
@@ -149,3 +151,40 @@ def test_a_crop_that_is_longer_than_the_audio_is_an_error(audio, tmp_path):
     )
     with pytest.raises(DataError, match=message):
         splits.open_split(audio, tmp_path / "run", "train")
+
+
+def on(chips):
+    """Returns a mesh of so many chips, of which only the sizes are asked."""
+    return AbstractMesh((1, chips, 1, 1), AXES)
+
+
+def test_a_run_goes_on_with_its_batches_on_other_devices(tmp_path, capsys):
+    """Begun on 32 chips, gone on with on 8, alone and in parts; three divide none of them."""
+    config = common.base()
+    config.data = common.librispeech(96)
+
+    def sizes(chips):
+        multiple = splits.multiple_of_run(config, on(chips), tmp_path)
+        data = {"buckets": config.data.buckets, "batch_size": 96, "constant_seconds": True}
+        return Plan(np.full(96, 3.0), **data, multiple=multiple).batch_sizes
+
+    begun = sizes(32)
+    assert begun == (480, 224, 160, 128, 96, 96) and sizes(8) == sizes(16) == sizes(1) == begun
+    config.train.accumulate = 4
+    assert sizes(8) == begun and not capsys.readouterr().err
+    assert splits.unit(config, on(1)) == 8  # what a new run has there
+    config.train.accumulate = 1
+    assert sizes(3) == sizes(6) == (480, 240, 144, 120, 120, 96)
+    told = capsys.readouterr().err
+    assert told.count("multiples of 32 examples") == 1 and "multiples of 24" in told
+
+
+def test_all_hosts_take_the_multiple_of_the_first(tmp_path, monkeypatch):
+    config = common.base()
+    config.data = common.librispeech(96)
+    (tmp_path / "multiple.txt").write_text("96\n")
+    monkeypatch.setattr(splits.hosts, "is_first", lambda: False)
+    monkeypatch.setattr(splits.hosts, "of_first", lambda mine: 32 if mine == 0 else mine)
+    assert splits.multiple_of_run(config, on(16), tmp_path) == 32
+    assert splits.multiple_of_run(config, on(3), tmp_path) == 24
+    assert (tmp_path / "multiple.txt").read_text() == "96\n"
