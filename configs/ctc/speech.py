@@ -3,8 +3,9 @@ r"""Speech recognition with CTC from a pre-trained waveform encoder, on 16 kHz L
 Command: python -m ssl_jax.train --config configs/ctc/speech.py:base_100h --workdir runs/asr_100h \
            --config.init_from=runs/pretrained
          python -m ssl_jax.evaluate --run runs/asr_100h --step best \
-           --config.eval.decode.beam=500 --config.eval.decode.lm=4gram.arpa
-         (word errors, the worst rows aligned; without the last line by the best path)
+           --config.eval.decode.beam=500 --config.eval.decode.threshold=100.0 \
+           --config.eval.decode.lm=4gram.arpa
+         (word errors, the worst rows aligned; without the last two lines by the best path)
   base_10m, base_1h, base_10h, base_100h, base_960h
          Base encoder (95 M parameters) by the published configuration files of wav2vec 2.0 Base
          (2006.11477). Published, without language model / with a 4-gram, word error rate on
@@ -12,7 +13,7 @@ Command: python -m ssl_jax.train --config configs/ctc/speech.py:base_100h --work
          10 h, 13.3 / 8.0 with 100 h, 8.5 / 6.1 with 960 h.
   large_10m, large_1h, large_10h, large_100h, large_960h
          Large encoder (317 M) by those of wav2vec 2.0 Large, pre-trained on 60k hours. Published:
-         40.2 (test-clean) / 10.3, 20.3 / 7.1, 10.0 / 4.9, 6.3 / 4.6, 4.5 / 3.6.
+         38.7 / 10.3, 20.3 / 7.1, 10.0 / 5.8, 6.3 / 4.6, 4.5 / 3.6.
   hubert_base_10h
          The one published configuration file of HuBERT (2106.07447): 25k updates that stop early in
          a schedule of 80k. Published for Base with a 4-gram: test-other 15.3 with 10 minutes, 11.3

@@ -154,7 +154,9 @@ def encode(
         units = spell(text, kind)
         own = [number.get(unit, -1) for unit in units]
         if not own:
-            refused[len(counts) - 1] = "its transcript is empty"
+            refused[len(counts) - 1] = (
+                "its transcript is empty: write what is said, or set config.data.on_bad='skip'"
+            )
         elif -1 in own or 0 in own:
             odd = sorted({u for u, code in zip(units, own, strict=True) if code < 1})
             refused[len(counts) - 1] = (

@@ -341,7 +341,8 @@ def load_init(
 
     A teacher in `extra`, whose path ends in that of its student, starts from the same values, or
     with `inherit` from the teacher of that run. Returns (params, extra, names loaded, names left
-    fresh). Raises ValueError when nothing matches.
+    fresh). Raises ValueError when nothing matches, and for an array of the encoder that has another
+    shape there.
     """
     found = dict(tree_lib.named_leaves(restore_params(run_dir)))
     others = dict(tree_lib.named_leaves(restore_extra(run_dir))) if inherit else {}
@@ -351,6 +352,11 @@ def load_init(
     def student(name: str, x: jax.Array) -> jax.Array:
         match = found.get(name)
         if match is None or match.shape != x.shape:
+            if match is not None and name.startswith("encoder/"):
+                raise ValueError(
+                    f"config.init_from {run_dir}: {name} has the shape {match.shape} there and "
+                    f"{x.shape} here: give config.method.encoder the options of that run"
+                )
             fresh.append(name)
             return x
         loaded.append(name)

@@ -116,7 +116,8 @@ def without_short(split: Split, method: Method) -> Split:
     short = np.flatnonzero(frames < spoken.needed)
     refused = {
         int(i): f"{spoken.lengths[i]} units of its transcript, repeats included, need "
-        f"{spoken.needed[i]} frames, and the encoder of config.method makes {frames[i]} of it"
+        f"{spoken.needed[i]} frames, and the encoder of config.method makes {frames[i]} of it: "
+        f"mend the transcript, or set config.data.on_bad='skip'"
         for i in short
     }
     corpus = dataclasses.replace(corpus, refused={**refused, **corpus.refused})

@@ -11,11 +11,18 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ssl_jax.core import code
+from ssl_jax.core import code, paths
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.types import Method, TrainState
 from ssl_jax.engine import checkpoint, log
 from ssl_jax.engine import step as step_lib
+from ssl_jax.nn import build
+
+# of an encoder: what changes the function that its parameters are of, and none of their shapes
+SAME = (
+    *("normalize", "feature", "feature_norm", "feature_mean", "feature_std"),
+    *("norm", "heads", "conv_strides"),
+)
 
 
 def use_compilation_cache() -> None:
@@ -60,6 +67,8 @@ def begin(
         state = checkpoints.restore(abstract, shardings)
         log.say(f"resuming {checkpoints.folder.parent} at step {checkpoints.latest()}")
         return state, shardings
+    if config.init_from:
+        check_encoder(config)
     state, shardings = step_lib.init_state(method, tx, config.seed, mesh, shapes)
     if config.init_from:
         params, extra, loaded, fresh = checkpoint.load_init(
@@ -69,6 +78,30 @@ def begin(
         names = ", ".join(fresh) or "none"
         log.say(f"{len(loaded)} parameters from {config.init_from}; fresh ones: {names}")
     return state, shardings
+
+
+def check_encoder(config: ConfigDict) -> None:
+    """Raises ConfigError where the parameters of config.init_from are of another function.
+
+    Their shapes are compared where they are read; this is what no shape shows, such as whether
+    clips are normalized.
+    """
+    path = paths.of(config.init_from) / "config.json"
+    if not path.is_file():
+        return
+    there = config_lib.from_json(path.read_text()).method.get("encoder")
+    here = config.method.get("encoder")
+    if not here or not there or here.get("kind") != there.get("kind"):
+        return
+    own, other = build.settings(here), build.settings(there)
+    # a norm of each channel over time, without a bias ahead of it, forgets gain and offset
+    forgets = own.get("conv_norm") == "group" and not own["conv_bias"]
+    for key in SAME:
+        if own.get(key) != other.get(key) and not (forgets and key == "normalize"):
+            raise config_lib.ConfigError(
+                f"config.method.encoder.{key} is {own.get(key)!r}, and config.init_from "
+                f"{config.init_from} was trained with {other.get(key)!r}: set it to that"
+            )
 
 
 def write_folder(

@@ -30,6 +30,19 @@ def encoder(config: Mapping[str, Any], *, precision: str, sample_rate: int) -> E
     key is a field of the kind's options or of TransformerOptions and overrides the preset.
     Raises ValueError, naming the key, on an unknown kind, preset, key or value.
     """
+    module, options, blocks = _read(config)
+    dtype = compute_dtype(precision)
+    return module.make(options, blocks, dtype=dtype, sample_rate=sample_rate)
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns all options of an encoder, with those that its preset and the defaults give."""
+    _, options, blocks = _read(config)
+    return {**vars(blocks), **vars(options)}
+
+
+def _read(config: Mapping[str, Any]) -> tuple[Any, Any, TransformerOptions]:
+    """Returns (the module of its kind, the options of the kind, those of its blocks)."""
     given = dict(config)
     kind = given.pop("kind", None)
     if kind not in KINDS:
@@ -44,9 +57,7 @@ def encoder(config: Mapping[str, Any], *, precision: str, sample_rate: int) -> E
             raise ValueError(_unknown_key(key, sorted(fields | {"kind", "preset"})))
     merged = {k: _frozen(v) for k, v in {**module.PRESETS[preset], **given}.items()}
     options = options_type(**_subset(merged, options_type))
-    blocks = TransformerOptions(**_subset(merged, TransformerOptions))
-    dtype = compute_dtype(precision)
-    return module.make(options, blocks, dtype=dtype, sample_rate=sample_rate)
+    return module, options, TransformerOptions(**_subset(merged, TransformerOptions))
 
 
 def _names(options_type: type) -> set[str]:

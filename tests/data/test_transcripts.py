@@ -72,7 +72,7 @@ def test_other_splits_have_the_vocabulary_of_training(spoken):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([("A", 0.4), ("", 0.4)], r"row 3.*transcript is empty"),
+        ([("A", 0.4), ("", 0.4)], r"row 3.*transcript is empty: write .*'skip'"),
         ([("A", 0.4), ("A 2&", 0.4)], r"row 3.*'A 2&' has '&', '2', not in the vocabulary"),
         ([("A", 0.4), ("A", 0.7)], r"row 3.*0.700 s and would be cut at 0.5 s.*at 0.7 or more"),
     ],

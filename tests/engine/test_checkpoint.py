@@ -145,6 +145,9 @@ def test_a_new_run_starts_from_equal_paths_and_shapes(tmp_path, mesh, started):
     assert toy.bits(merged["encoder"]) == toy.bits(source.params["encoder"])
     assert toy.bits(extra["teacher"]["encoder"]) == toy.bits(source.params["encoder"])
     assert merged["decoder"].shape == (3,)
+    wide = {"encoder": {"bias": jnp.ones(99), "kernel": params["encoder"]["kernel"]}}
+    with pytest.raises(ValueError, match=r"encoder/bias has the shape .* there and \(99,\) here"):
+        checkpoint.load_init(tmp_path, wide, {})
     with pytest.raises(ValueError, match=r"config.init_from .* has no parameter of this model"):
         checkpoint.load_init(tmp_path, {"head": jnp.ones(3)}, {})
 
