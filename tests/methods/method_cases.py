@@ -1,5 +1,6 @@
 """Tiny methods, batches and streams for the tests of the methods."""
 
+import functools
 import importlib
 from pathlib import Path
 
@@ -55,8 +56,17 @@ def _drawn(tree, seed):
 
 
 def quick_jit(function):
-    """Compiles for a single call: optimizing would take longer than it saves."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+    """Compiles for a single call: optimizing would take longer than it saves.
+
+    Answers with numpy arrays; each operation on those of jax would be compiled for its shapes.
+    """
+    compiled = jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+    @functools.wraps(function)
+    def run(*given):
+        return jax.device_get(compiled(*given))
+
+    return run
 
 
 def make_batch():

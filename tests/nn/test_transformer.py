@@ -1,6 +1,7 @@
 """Blocks against the formulas written out, and the stack's promises."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -33,14 +34,16 @@ def make(o: TransformerOptions, batch=2, tokens=5, dtype=jnp.float32):
     return module, random_like(shapes["params"]), x, valid
 
 
+@functools.cache
 def compiled(module, train: bool, **options):
-    """Returns run(params, x, valid, key) -> Encoded."""
+    """Returns run(params, x, valid, key) -> Encoded of numpy arrays."""
 
     def run(params, x, valid, key):
         rngs = {"dropout": key} if train else None
         return module.apply({"params": params}, x, valid, train, rngs=rngs, **options)
 
-    return jax.jit(run)
+    jitted = jax.jit(run)
+    return lambda *given: jax.device_get(jitted(*given))
 
 
 def key_of(seed: int):
