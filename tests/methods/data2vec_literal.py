@@ -4,15 +4,17 @@ NumPy in float64; parameters are a flat dict of path names. It follows 2202.0355
 post-norm) and 2210.01703 (keyword spotting, norms inside the residual).
 """
 
+import functools
 import math
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import scipy.special
 
 from ssl_jax.ops import dsp
 
 STRIDES = (5, 8, 8)
+_mfcc = jax.jit(functools.partial(dsp.mfcc, fmin=20.0))
 
 
 def affine(x, scale=1.0, bias=0.0, axis=-1, eps=1e-5):
@@ -47,7 +49,7 @@ def waveform_frames(p, clip):
 
 def keyword_frames(p, clip, stack=2):
     """clip (N,) int16 -> projected tokens (S, D) of `stack` MFCC frames."""
-    mfcc = np.asarray(dsp.mfcc(jnp.asarray(clip)[None], fmin=20.0))[0]
+    mfcc = np.asarray(_mfcc(np.asarray(clip)[None]))[0]
     tokens = len(mfcc) // stack
     x = np.asarray(mfcc[: tokens * stack].reshape(tokens, -1), p["cls"].dtype)
     return x @ p["frontend/projection/kernel"] + p["frontend/projection/bias"]
