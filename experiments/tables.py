@@ -358,7 +358,8 @@ def scaling(part: str) -> str:
         return "Not run yet.\n"
     if part == "overhead":
         return markdown([_timed(row, found[0]["seconds"]) for row in found])
-    return markdown([_compiled(row) for row in sorted(found, key=lambda row: row["config"])])
+    order = sorted(found, key=lambda row: (row["config"], row["chips"]))
+    return markdown([_compiled(row) for row in order])
 
 
 def _timed(found: Mapping[str, Any], first: float) -> dict[str, str]:
@@ -369,13 +370,15 @@ def _timed(found: Mapping[str, Any], first: float) -> dict[str, str]:
 
 def _compiled(found: Mapping[str, Any]) -> dict[str, str]:
     held, limit = sum(found["memory"].values()) / 2**30, found["limit"] / 2**30
+    between = sum(k["sent"] for name, k in found["collectives"].items() if "between" in name)
     return {
         "config": found["config"],
         "topology": found["topology"],
         "chips": f"{found['chips']:,}",
         "TFLOP of a chip": f"{found['flops'] / 1e12:.2f}",
-        "memory of a chip": f"{held:.1f} of {limit:.0f} GB",
-        "sent by a chip": f"{found['sent'] / 2**30:.2f} GB",
+        "memory of a chip": f"{held:.1f} of {limit:.2f} GiB",
+        "sent by a chip": f"{(found['sent'] - between) / 2**30:.2f} GiB",
+        "to other slices": f"{between / 2**30:.3f} GiB" if between else "-",
         "predicted efficiency": f"{found['efficiency']:.3f}",
     }
 

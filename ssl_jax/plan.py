@@ -81,7 +81,8 @@ def answer(options: argparse.Namespace, config: ConfigDict) -> str:
         for changes in recipe.variants(config, asked.chips):
             one = recipe.change(config, changes)
             tried.append((changes, estimated(one, topology=asked, devices=devices)))
-        lines += ["", "what would change it, by predicted time:", budget.table(tried)]
+        head = "what would change it, estimated from shapes, by predicted time:"
+        lines += ["", head, budget.table(tried)]
     return "\n".join(lines)
 
 

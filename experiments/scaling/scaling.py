@@ -68,14 +68,12 @@ def compiled(name: str, topology: str, overrides: tuple[str, ...]) -> dict[str, 
 def efficiency(row: dict[str, Any], asked: chips.Topology) -> float:
     """Returns the share of a step that a chip computes, were no exchange hidden behind products.
 
-    A lower bound: products at the chip's peak, exchanges one after the other at that of its links.
-    Between slices a chip sends its share of what is left after the exchange within its slice.
+    A lower bound: products at the chip's peak, exchanges one after the other at that of its links,
+    or of its part of the network between slices.
     """
     computing = row["flops"] / asked.chip.flops
-    exchanging = row["sent"] / asked.chip.link_rate
-    if asked.slices > 1:
-        each = asked.chips // asked.slices
-        exchanging += row["sent"] / each / asked.chip.network_rate
+    between = sum(k["sent"] for name, k in row["collectives"].items() if "between" in name)
+    exchanging = (row["sent"] - between) / asked.chip.link_rate + between / asked.chip.network_rate
     return computing / (computing + exchanging)
 
 
@@ -133,8 +131,8 @@ def draw(rows: Sequence[dict[str, Any]]) -> None:
     import matplotlib.pyplot as plt
 
     shown: dict[str, Callable[[dict[str, Any]], float]] = {
-        "memory of a chip, GB": lambda row: used(row) / chips.GB,
-        "sent by a chip in a step, GB": lambda row: row["sent"] / chips.GB,
+        "memory of a chip, GiB": lambda row: used(row) / chips.GIB,
+        "sent by a chip in a step, GiB": lambda row: row["sent"] / chips.GIB,
         "predicted efficiency": lambda row: row["efficiency"],
     }
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")

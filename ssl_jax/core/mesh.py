@@ -3,7 +3,7 @@
 import contextlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -45,7 +45,7 @@ def _laid_out(devices: list, shape: list[int]) -> np.ndarray:
     The network between slices is a hundred times slower than the wires in one, and the axes `fsdp`
     and `model` send the most. Raises ValueError when the axis `slice` is not the number of slices.
     """
-    slices = len({getattr(d, "slice_index", None) or 0 for d in devices})
+    slices = slices_of(devices)
     if slices > 1 and shape[0] != slices:
         raise ValueError(
             f"config.mesh.slice is {shape[0]}, but the {len(devices)} devices lie in {slices} "
@@ -58,6 +58,11 @@ def _laid_out(devices: list, shape: list[int]) -> np.ndarray:
     if devices[0].platform == "tpu":
         return mesh_utils.create_device_mesh(shape, devices, **split)
     return np.asarray(devices).reshape(shape)
+
+
+def slices_of(devices: Iterable) -> int:
+    """Returns how many TPU slices the devices lie in; 1 of devices that know of none."""
+    return len({getattr(d, "slice_index", None) or 0 for d in devices})
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

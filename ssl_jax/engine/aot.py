@@ -52,7 +52,9 @@ class Program:
         """Compiles the step for the devices of the mesh."""
         with platform.planned(self.platform):
             done = self._traced().lower().compile()
-        return Compiled(done, memory(done), collectives.parse(done.as_text(), self.mesh.size))
+        slices = mesh_lib.slices_of(self.mesh.devices.flat)
+        sent = collectives.parse(done.as_text(), self.mesh.size, slices)
+        return Compiled(done, memory(done), sent)
 
     def held(self) -> dict[str, int]:
         """Returns the bytes a chip holds between steps: parameters, optimizer, extra, batch."""

@@ -152,9 +152,11 @@ def _exchange(found: Estimate) -> str:
     totals = collectives.totals(found.collectives)
     if not totals:
         return "nothing"
-    return ", ".join(
-        f"{kind} {row['bytes'] / GIB:.3g} GiB in {row['count']:.0f}" for kind, row in totals.items()
+    kinds = ", ".join(
+        f"{row['sent'] / GIB:.3g} GiB by {row['count']:,.0f} {kind}" for kind, row in totals.items()
     )
+    source = "as compiled" if found.exchange_compiled else "as the sharding rules ask for"
+    return f"sends {kinds} ({source})"
 
 
 def _run(found: Estimate, run: Run) -> str:

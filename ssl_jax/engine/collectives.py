@@ -1,7 +1,8 @@
 """What chips send each other in a step: the collectives of a compiled program, from its text.
 
 A collective inside a loop counts as often as the loop runs. The text is that of
-`compiled.as_text()`, one program that every chip runs, so sizes are those of one chip.
+`compiled.as_text()`, one program that every chip runs, so sizes are those of one chip. Of several
+TPU slices it is the program of one, which hands what goes to the other slices to its host.
 """
 
 import dataclasses
@@ -10,6 +11,9 @@ import re
 from collections.abc import Iterator, Sequence
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+BETWEEN = "_xla_megascale_transfer_type"
+# the compiler's name of a function that sums up and keeps a piece
+SCATTERS = "all-reduce-scatter"
 WIDTHS = {"pred": 1, "c64": 8, "c128": 16, "token": 0}
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -21,12 +25,16 @@ _CONSTANT = re.compile(r"^s(?:32|64)\[\][^ ]* constant\((-?\d+)\)")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One exchange: its kind, what a chip puts in, among how many chips, how often a step."""
+    """One exchange: its kind, what a chip puts in, among how many chips, how often a step.
+
+    between: it goes over the network between slices; `group` is then their number.
+    """
 
     kind: str
     bytes: int
     group: int
     times: float
+    between: bool = False
 
     @property
     def sent(self) -> float:
@@ -48,31 +56,54 @@ class _Line:
     type: str
     opcode: str
     rest: str
+    within: str  # the computation
+
+    @property
+    def between(self) -> bool:
+        """Whether it hands something to the host that other slices get."""
+        return self.opcode == "send" and BETWEEN in self.rest
+
+    @property
+    def kind(self) -> str:
+        """The kind of collective that it is, "" of none."""
+        if self.between:
+            named = re.search(rf'{BETWEEN}="(\w+)"', self.rest)
+            kind = named[1].lower().replace("_", "-") if named else ""
+            return kind if kind in KINDS else "collective-permute"
+        kind = next((k for k in KINDS if self.opcode in (k, f"{k}-start")), "")
+        scatters = kind == "all-reduce" and self.within.startswith(SCATTERS)
+        return "reduce-scatter" if scatters else kind
 
 
-def parse(text: str, chips: int) -> list[Collective]:
-    """Returns the collectives of a compiled program over `chips` chips, those of one chip left
-    out. Raises ValueError for a loop around one whose length the text does not say."""
+def parse(text: str, chips: int, slices: int = 1) -> list[Collective]:
+    """Returns the collectives of a compiled program over `chips` chips in `slices` TPU slices.
+
+    Those of one chip are left out. Raises ValueError for a loop around one whose length the text
+    does not say.
+    """
     computations, entry = _read(text)
     types = {line.name: line.type for lines in computations.values() for line in lines}
     found = []
     for line, times in _walk(computations, entry, 1.0):
-        kind = next((k for k in KINDS if line.opcode in (k, f"{k}-start")), None)
-        if kind is None:
+        if not line.kind:
             continue
         operands = re.findall(r"%([\w.\-]+)", line.rest.split("), ")[0])
-        group = _group(line.rest, chips)
+        group = slices if line.between else _group(line.rest, chips // slices)
         if group > 1:
             size = sum(size_of(types[name]) for name in operands)
-            found.append(Collective(kind, size, group, times))
+            found.append(Collective(line.kind, size, group, times, line.between))
     return found
 
 
 def totals(found: Sequence[Collective]) -> dict[str, dict[str, float]]:
-    """Returns {kind: count, bytes a chip puts in, bytes it sends} of one step."""
+    """Returns {kind: count, bytes a chip puts in, bytes it sends} of one step.
+
+    Those between slices are kinds of their own.
+    """
     out: dict[str, dict[str, float]] = {}
     for c in found:
-        row = out.setdefault(c.kind, {"count": 0.0, "bytes": 0.0, "sent": 0.0})
+        kind = f"{c.kind} between slices" if c.between else c.kind
+        row = out.setdefault(kind, {"count": 0.0, "bytes": 0.0, "sent": 0.0})
         row["count"] += c.times
         row["bytes"] += c.times * c.bytes
         row["sent"] += c.sent
@@ -92,13 +123,13 @@ def size_of(type_text: str) -> int:
 def _read(text: str) -> tuple[dict[str, list[_Line]], str]:
     """Returns the instructions of each computation, and the name of the first to run."""
     computations: dict[str, list[_Line]] = {}
-    entry, lines = "", []
+    entry, inside, lines = "", "", []
     for row in text.splitlines():
         if head := _COMPUTATION.match(row):
-            lines = computations.setdefault(head[2], [])
+            inside, lines = head[2], computations.setdefault(head[2], [])
             entry = head[2] if head[1] else entry
         elif part := _INSTRUCTION.match(row):
-            lines.append(_Line(*part.groups()))
+            lines.append(_Line(*part.groups(), inside))
     return computations, entry
 
 
@@ -112,7 +143,7 @@ def _walk(
         for role, called in _CALLED.findall(line.rest):
             for inner in re.findall(r"[\w.\-]+", called):
                 inside = list(_walk(computations, inner, 1.0))
-                if not any(x.opcode.startswith(KINDS) for x, _ in inside):
+                if not any(x.kind for x, _ in inside):
                     continue
                 often = _trips(line, computations) if role == "body" else 1.0
                 yield from ((x, times * often * n) for x, n in inside)

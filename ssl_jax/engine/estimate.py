@@ -31,7 +31,8 @@ class Estimate:
     """One step on one chip of a topology; flops are those of all chips together.
 
     memory: bytes by kind, of which `temporaries` are activations, gradients and buffers.
-    compiled: memory and collectives are the compiler's, else they follow from shapes and rules.
+    compiled: memory is the compiler's, else it follows from shapes. exchange_compiled: so are the
+    collectives, else they follow from the sharding rules; they do where the step does not fit.
     """
 
     chips: int
@@ -43,6 +44,7 @@ class Estimate:
     collectives: list[collectives.Collective]
     times: roofline.Times
     compiled: bool
+    exchange_compiled: bool
 
     @property
     def spare(self) -> float:
@@ -82,7 +84,8 @@ def of_step(
     found, temporaries = None, flow.peak / whole.mesh.shape["model"] + gathered(whole)
     if compiles:
         found, temporaries = compiled_or_not(whole)
-    sent = expected(whole, config.train.accumulate) if found is None else found.collectives
+    sent = expected(whole, config.train.accumulate, topology.slices)
+    sent = sent if found is None else found.collectives
     flops = sum(k.flops * k.times for k in flow.kernels) * topology.chips
     return Estimate(
         chips=topology.chips,
@@ -92,8 +95,9 @@ def of_step(
         flops=flops / whole.mesh.shape["model"],
         moved=sum(k.bytes * k.times for k in kernels),
         collectives=sent,
-        times=roofline.predict(kernels, sent, topology.chip, topology.slices),
+        times=roofline.predict(kernels, sent, topology.chip),
         compiled=compiles,
+        exchange_compiled=found is not None,
     )
 
 
@@ -122,13 +126,16 @@ def gathered(program: aot.Program) -> float:
     return total
 
 
-def expected(program: aot.Program, accumulate: int) -> list[collectives.Collective]:
+def expected(
+    program: aot.Program, accumulate: int, slices: int = 1
+) -> list[collectives.Collective]:
     """Returns the collectives that the sharding rules ask for, without compiling.
 
-    Gradients in float32 of whole parameters are summed over all that share the batch; those of
-    pieces over `fsdp` are summed into pieces. Blocks are put together in the type they compute in,
-    forward and backward, the rest once. All of it once for each micro-batch. Small sums of
-    metrics and what `model` exchanges are left out.
+    Gradients of whole parameters are summed over all that share the batch, in the type that
+    products compute in; those of pieces over `fsdp` are summed into pieces. Blocks are put together
+    in that type, forward and backward, the rest once. All of it once for each micro-batch. What is
+    summed up in a slice goes to the other `slices`, a chip's part of it. Small sums of metrics and
+    what `model` exchanges are left out.
     """
     mesh, params, found = program.mesh, program.state.params, []
     share, fsdp, model = ways(mesh), mesh.shape["fsdp"], mesh.shape["model"]
@@ -139,14 +146,20 @@ def expected(program: aot.Program, accumulate: int) -> list[collectives.Collecti
         for name, _, size in _pieces(program, part):
             gather += size * passes / narrow if step_lib.LAYERED in name else size
 
-    def add(kind: str, size: float, group: int) -> None:
+    def add(kind: str, size: float, group: int, between: bool = False) -> None:
         if size and group > 1:
-            found.append(collectives.Collective(kind, round(size), group, accumulate))
+            one = collectives.Collective(kind, round(size), group, accumulate, between)
+            found.append(one)
 
-    add("all-reduce", aot.whole_bytes(params) / model - pieces * fsdp, share)
+    def add_sum(size: float, group: int) -> None:
+        inside = group // slices
+        add("all-reduce", size, inside)
+        add("all-reduce", size / inside, slices, between=True)
+
+    add_sum((aot.whole_bytes(params) / model - pieces * fsdp) / narrow, share)
     add("all-gather", gather, fsdp)
-    add("reduce-scatter", pieces * fsdp, fsdp)
-    add("all-reduce", pieces, share // fsdp)
+    add("reduce-scatter", pieces * fsdp / narrow, fsdp)
+    add_sum(pieces / narrow, share // fsdp)
     return found
 
 

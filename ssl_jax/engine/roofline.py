@@ -54,16 +54,14 @@ class Times:
         return self.compute + self.exchange
 
 
-def predict(
-    kernels: Sequence[Kernel], collectives: Sequence[Collective], chip: Chip, slices: int = 1
-) -> Times:
+def predict(kernels: Sequence[Kernel], collectives: Sequence[Collective], chip: Chip) -> Times:
     """Returns the predicted times of a step on `chip`."""
     times = dict.fromkeys(("dot", "conv", "attention", "fused", "move"), 0.0)
     for kernel in kernels:
         times[kernel.kind] += kernel.times * seconds(kernel, chip)
     count = sum(k.times for k in kernels if k.bytes > 0)
     gaps = count * ATTAINABLE[chip.platform].gap
-    exchange = sum(exchange_seconds(c, chip, slices) for c in collectives)
+    exchange = sum(exchange_seconds(c, chip) for c in collectives)
     return Times(**times, gaps=gaps, exchange=exchange)
 
 
@@ -88,16 +86,15 @@ def product_seconds(kernel: Kernel, chip: Chip) -> float:
     return kernel.flops * filled / (reached * peak)
 
 
-def exchange_seconds(collective: Collective, chip: Chip, slices: int) -> float:
+def exchange_seconds(collective: Collective, chip: Chip) -> float:
     """Returns the seconds that a chip sends, to its neighbours and to other slices or hosts."""
     share = ATTAINABLE[chip.platform].links
-    near, far = chip.per_link or collective.group, slices
-    if chip.per_link:
-        far = math.ceil(collective.group / chip.per_link)
+    if collective.between:
+        return collective.sent / (share * chip.network_rate)
     inside = collective.sent / (share * chip.link_rate)
-    if far == 1 or collective.group <= near // 2:
+    hosts = math.ceil(collective.group / chip.per_link) if chip.per_link else 1
+    if hosts == 1:
         return inside
-    # what has been summed up inside a slice crosses once between slices
-    per_slice = max(collective.group / far, 1)
-    crossing = collective.times * collective.bytes * 2 * (far - 1) / far / per_slice
+    # what has been summed up inside a host crosses once between hosts
+    crossing = collective.times * collective.bytes * 2 * (hosts - 1) / hosts / chip.per_link
     return inside + crossing / (share * chip.network_rate)

@@ -14,7 +14,7 @@ import pytest
 from ssl_jax import plan
 from ssl_jax.core import chips, config
 from ssl_jax.core.config import ConfigError
-from ssl_jax.engine import estimate
+from ssl_jax.engine import estimate, roofline
 
 
 def load(root, name, *overrides):
@@ -173,3 +173,16 @@ def test_the_compilers_word_that_a_step_does_not_fit_is_taken():
     program.words = "INTERNAL: another error"
     with pytest.raises(jax.errors.JaxRuntimeError, match="another error"):
         estimate.compiled_or_not(program)
+
+
+def test_slices_send_each_other_their_parts_of_a_sum(root):
+    config = load(root, "mae/image.py:toy", "config.data.batch_size=8", "config.mesh.slice=2")
+    made = plan.program(config, "h100:8", np.array(jax.devices() * 8))
+    one, two = (estimate.expected(made, 1, slices) for slices in (1, 2))
+    (all_chips,), (inside, between) = one, two
+    assert (all_chips.group, inside.group, between.group) == (8, 4, 2)
+    assert all_chips.bytes == inside.bytes == 4 * between.bytes
+    assert not inside.between and between.between
+    chip = chips.CHIPS["v5e"]
+    slow, fast = (roofline.exchange_seconds(c, chip) / c.sent for c in (between, inside))
+    assert slow / fast == pytest.approx(chip.link_rate / chip.network_rate)

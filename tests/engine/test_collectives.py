@@ -35,6 +35,14 @@ replica_groups=mesh['axis_0'=8,'axis_1'=1] {'axis_0'}, to_apply=%add
   ROOT %rs = bf16[4,64]{1,0} reduce-scatter(%q), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add
 }
 
+%all-reduce-scatter.1 (q: bf16[48,16]) -> bf16[16,16] {
+  %q.1 = bf16[48,16]{1,0} parameter(0)
+  %padded = bf16[64,16]{1,0:T(8,128)(2,1)} pad(%q.1, %zero), padding=0_16x0_0
+  %all-reduce.9 = bf16[64,16]{1,0:T(8,128)(2,1)} all-reduce(%padded), channel_id=170, \
+replica_groups={{0,1,2,3}}, to_apply=%add
+  ROOT %piece = bf16[16,16]{1,0} dynamic-slice(%all-reduce.9, %at), dynamic_slice_sizes={16,16}
+}
+
 ENTRY %main (a: f32[32,64], b: bf16[32,64]) -> f32[] {
   %a = f32[32,64]{1,0} parameter(0)
   %b = bf16[32,64]{1,0:T(8,128)(2,1)} parameter(1)
@@ -48,6 +56,11 @@ replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}
 backend_config={"known_trip_count":{"n":"7"}}
   %counted = (s32[], f32[64,64]{1,0}) while(%t), condition=%condition, body=%body
   %moved = f32[32,64]{1,0} collective-permute(%a), source_target_pairs={{0,1},{1,0}}
+  %kept = bf16[16,16]{1,0} fusion(%c), kind=kCustom, calls=%all-reduce-scatter.1
+  %after-all = token[] after-all(), frontend_attributes={MegascaleRendezvousKeyName="a_0"}
+  %send = (f32[32,64]{1,0}, u32[], token[]) send(%a, %after-all), channel_id=3, \
+is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %sent = token[] send-done(%send), is_host_transfer=true
 }
 """
 
@@ -59,7 +72,17 @@ def test_kind_bytes_group_and_loops():
         Collective("all-reduce", 64 * 64 * 4, 8, 7),
         Collective("all-reduce", 64 * 64 * 4, 8, 5),
         Collective("collective-permute", 32 * 64 * 4, 2, 1),
+        Collective("reduce-scatter", 64 * 16 * 2, 4, 1),
     ]
+
+
+def test_what_goes_between_slices_is_a_kind_of_its_own():
+    found = collectives.parse(TEXT, 32, 4)
+    assert found[:-1] == collectives.parse(TEXT, 8)
+    assert found[-1] == Collective("all-reduce", 32 * 64 * 4, 4, 1, between=True)
+    total = collectives.totals(found)
+    assert total["all-reduce between slices"]["sent"] == 8192 * 2 * 3 / 4
+    assert total["all-reduce"]["count"] == 12
 
 
 def test_bytes_sent_follow_the_ring_algorithms():
