@@ -12,6 +12,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from ssl_jax import train
 from ssl_jax.core import chips
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.types import Method
-from ssl_jax.engine import aot, budget, estimate, recipe, shapes
+from ssl_jax.engine import aot, budget, estimate, recipe, scheduled, shapes
 
 
 def program(
@@ -137,7 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         compiles = asked.chip.platform == "tpu" and bool(importlib.util.find_spec("libtpu"))
         options.compiles &= compiles and not options.chips
         if options.inside:
-            print(answer(options, config_lib.load(options.config, overrides)))
+            print(answer(options, config_lib.load(options.config, overrides)), flush=True)
+            if options.compiles:
+                os._exit(0)  # without waiting for machine code
             return
         config_lib.load(options.config, overrides)
     except (ValueError, OSError, ImportError) as error:
@@ -147,12 +150,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def inside(arguments: Sequence[str], count: int, compiles: bool) -> int:
     """Runs the command in a new process with `count` devices or, where it compiles, libtpu's."""
-    # libtpu ends the process at flags of the CPU compiler
-    flags = "" if compiles else f"--xla_force_host_platform_device_count={count}"
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "XLA_FLAGS": flags}
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
     env["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # beside others: no chip is touched
     command = [sys.executable, "-m", "ssl_jax.plan", "--inside", *arguments]
-    done = subprocess.run(command, env=env, stderr=subprocess.PIPE, text=True)
+    with tempfile.TemporaryDirectory() as folder:
+        # libtpu ends the process at flags of the CPU compiler
+        cpu = f"--xla_force_host_platform_device_count={count}"
+        env["XLA_FLAGS"] = scheduled.flags(folder) if compiles else cpu
+        done = subprocess.run(command, env=env, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         # libtpu's own log stands before the error
         lines = done.stderr.strip().splitlines()

@@ -1,7 +1,8 @@
 """What a step costs a chip from 8 to 1,024 chips: python experiments/scaling/scaling.py PART
 
   weak      by compilation, data2vec 2.0 Base and HuBERT Base on v5e, so many examples on each
-            chip. Needs the package libtpu and no TPU; half a minute of a core for each row.
+            chip. Needs the package libtpu and no TPU; half a minute of a core for each row, since
+            the compiler is left before it makes machine code.
   fit       HuBERT X-Large, ViT-H and wav2vec 2.0 of 962 M parameters in the memory of v5e,
             likewise.
   overhead  one step on 8 forced CPU devices against 1; the machine should be quiet.
@@ -16,6 +17,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,45 +26,59 @@ from typing import Any
 from ssl_jax import plan
 from ssl_jax.core import chips
 from ssl_jax.core import config as config_lib
-from ssl_jax.engine import collectives
+from ssl_jax.engine import collectives, scheduled
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parents[1] / "configs"
 RESULTS = HERE / "results.json"
 WEAK = {"data2vec2/audio.py:base": 2, "hubert/audio.py:base": 4}  # examples on a chip
 TOPOLOGIES = ("v5e:2x4", "v5e:8x8", "v5e:16x16", "4xv5e:16x16")
-# name, topology, overrides: one clip or a few images of a chip at a time
+# name, topology, overrides: pieces over all chips, as few micro-batches as fit
 FIT = (
-    ("hubert/audio.py:xlarge", "v5e:4x8", ("data.batch_size=384", "train.accumulate=12")),
-    ("wav2vec2/audio.py:1b", "v5e:4x8", ("data.batch_size=384", "train.accumulate=12")),
-    ("mae/image.py:huge", "v5e:4x8", ("train.accumulate=4",)),
-    ("data2vec2/image.py:huge14", "v5e:4x8", ()),
+    ("mae/image.py:huge", "v5e:4x8", ("mesh.fsdp=32", "train.accumulate=1")),
+    (
+        "hubert/audio.py:xlarge",
+        "v5e:4x8",
+        ("mesh.fsdp=32", "data.batch_size=384", "train.accumulate=3"),
+    ),
+    (
+        "wav2vec2/audio.py:1b",
+        "v5e:4x8",
+        ("mesh.fsdp=32", "data.batch_size=384", "train.accumulate=4"),
+    ),
+    ("data2vec2/image.py:huge14", "v5e:4x8", ("mesh.fsdp=32",)),
 )
 STEPS = 8
 
 
-def compiled(name: str, topology: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+def asked(name: str, topology: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Asks a new process, which need not end its compilation, for `compiled`."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = output("compiled", name, topology, *overrides, XLA_FLAGS=scheduled.flags(folder))
+    return json.loads(found)
+
+
+def compiled(name: str, topology: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Returns what one step of a config costs each chip of a topology."""
-    asked = chips.topology(topology)
-    more = ("config.precision=bfloat16", f"config.mesh.slice={asked.slices}")
+    where = chips.topology(topology)
+    more = ("config.precision=bfloat16", f"config.mesh.slice={where.slices}")
     config = config_lib.load(str(CONFIGS / name), [*more, *(f"config.{o}" for o in overrides)])
     program = plan.program(config, topology)
-    done = program.compile()
-    memory = done.memory
+    done = scheduled.compiled(program)
     exchanged = collectives.totals(done.collectives)
     row = {
         "config": name,
         "topology": topology,
-        "chips": asked.chips,
-        "slices": asked.slices,
-        "flops": program.flops() / asked.chips,
+        "chips": where.chips,
+        "slices": where.slices,
+        "flops": program.flops() / where.chips,
         "held": program.held(),
-        "memory": memory,
-        "limit": asked.chip.hbm,
+        "memory": done.memory,
+        "limit": where.chip.hbm,
         "collectives": exchanged,
         "sent": sum(kind["sent"] for kind in exchanged.values()),
     }
-    return row | {"efficiency": efficiency(row, asked)}
+    return row | {"efficiency": efficiency(row, where)}
 
 
 def efficiency(row: dict[str, Any], asked: chips.Topology) -> float:
@@ -80,15 +96,22 @@ def efficiency(row: dict[str, Any], asked: chips.Topology) -> float:
 def overhead(devices: int) -> dict[str, Any]:
     """Times the step of a small data2vec 2.0 on so many forced CPU devices, in a new process."""
     flags = f"--xla_force_host_platform_device_count={devices}"
+    found = json.loads(output("timed", str(devices), XLA_FLAGS=flags))
+    return {"config": "data2vec2/image.py:mini", "devices": devices} | found
+
+
+def output(*arguments: str, **more: str) -> str:
+    """Returns what this program prints in a new process with `more` in its environment."""
+    alone = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     done = subprocess.run(
-        [sys.executable, __file__, "timed", str(devices)],
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        [sys.executable, __file__, *arguments],
+        env={**os.environ, **alone, **more},
         capture_output=True,
         text=True,
     )
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
-    return {"config": "data2vec2/image.py:mini", "devices": devices} | json.loads(done.stdout)
+    return done.stdout
 
 
 def timed(devices: int) -> None:
@@ -165,19 +188,23 @@ def add(part: str, key: dict[str, Any], make: Callable[[], Any]) -> None:
 def main() -> None:
     """Makes the rows that are missing."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=("weak", "fit", "overhead", "picture", "timed"))
-    parser.add_argument("devices", nargs="?", type=int, default=1)
-    asked = parser.parse_args()
-    if asked.part == "timed":
-        timed(asked.devices)
-    elif asked.part == "picture":
+    parts = ("weak", "fit", "overhead", "picture", "timed", "compiled")
+    parser.add_argument("part", choices=parts)
+    parser.add_argument("given", nargs="*", help="what a part asks a process of its own")
+    part, given = vars(parser.parse_args()).values()
+    if part == "timed":
+        timed(int(given[0]))
+    elif part == "compiled":
+        print(json.dumps(compiled(given[0], given[1], given[2:])), flush=True)
+        os._exit(0)  # without waiting for machine code
+    elif part == "picture":
         draw(json.loads(RESULTS.read_text())["weak"])
-    elif asked.part == "overhead":
+    elif part == "overhead":
         for n in (1, 8):
             add("overhead", {"devices": n}, lambda n=n: overhead(n))
     else:
         jobs: Sequence[tuple[str, str, tuple[str, ...]]] = FIT
-        if asked.part == "weak":
+        if part == "weak":
             sizes = {t: chips.topology(t).chips for t in TOPOLOGIES}
             jobs = [
                 (name, topology, (f"data.batch_size={each * count}",))
@@ -186,7 +213,7 @@ def main() -> None:
             ]
         for job in jobs:
             key = {"config": job[0], "topology": job[1]}
-            add(asked.part, key, lambda job=job: compiled(*job))
+            add(part, key, lambda job=job: asked(*job))
 
 
 if __name__ == "__main__":

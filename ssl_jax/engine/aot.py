@@ -52,9 +52,12 @@ class Program:
         """Compiles the step for the devices of the mesh."""
         with platform.planned(self.platform):
             done = self._traced().lower().compile()
+        return Compiled(done, memory(done), self.sent(done.as_text()))
+
+    def sent(self, text: str) -> list[collectives.Collective]:
+        """Returns the collectives of the compiled step, from its text."""
         slices = mesh_lib.slices_of(self.mesh.devices.flat)
-        sent = collectives.parse(done.as_text(), self.mesh.size, slices)
-        return Compiled(done, memory(done), sent)
+        return collectives.parse(text, self.mesh.size, slices)
 
     def held(self) -> dict[str, int]:
         """Returns the bytes a chip holds between steps: parameters, optimizer, extra, batch."""

@@ -83,10 +83,13 @@ def parse(text: str, chips: int, slices: int = 1) -> list[Collective]:
     """
     computations, entry = _read(text)
     types = {line.name: line.type for lines in computations.values() for line in lines}
-    found = []
+    found, seen = [], set()
     for line, times in _walk(computations, entry, 1.0):
-        if not line.kind:
+        # a collective in several parts, each beside another product, is told by its number
+        part = re.search(r'channel_id=(\d+), .*\bchain_id="\d+"', line.rest)
+        if not line.kind or (part and part[1] in seen):
             continue
+        seen |= {part[1]} if part else set()
         operands = re.findall(r"%([\w.\-]+)", line.rest.split("), ")[0])
         group = slices if line.between else _group(line.rest, chips // slices)
         if group > 1:

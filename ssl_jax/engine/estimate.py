@@ -16,7 +16,7 @@ from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.chips import Topology
 from ssl_jax.core.types import Method
-from ssl_jax.engine import aot, collectives, dataflow, roofline
+from ssl_jax.engine import aot, collectives, dataflow, roofline, scheduled
 from ssl_jax.engine import step as step_lib
 
 MakeMethod = Callable[[ConfigDict], Method]
@@ -186,7 +186,7 @@ def _of_chip(kernel: dataflow.Kernel, pieces: float, model: int) -> dataflow.Ker
 def compiled_or_not(program: aot.Program) -> tuple[aot.Compiled | None, float]:
     """Returns (compiled step, bytes of temporaries), without the first where it does not fit."""
     try:
-        found = program.compile()
+        found = scheduled.compiled(program)
     except jax.errors.JaxRuntimeError as error:
         needed = _NEEDED.search(str(error))
         if "RESOURCE_EXHAUSTED" not in str(error) or not needed:

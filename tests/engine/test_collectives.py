@@ -21,6 +21,8 @@ HloModule jit_f, is_scheduled=true, num_partitions=8
   %dot = f32[64,64]{1,0:T(8,128)S(1)} dot(%p, %p)
   %all-reduce.5 = f32[64,64]{1,0:T(8,128)S(1)} all-reduce(%dot), channel_id=1, \
 replica_groups=mesh['axis_0'=8,'axis_1'=1] {'axis_0'}, to_apply=%add
+  %start = f32[64,64]{1,0} fusion(%dot), kind=kCustom, calls=%part.1
+  %both = f32[64,64]{1,0} fusion(%dot, %start), kind=kCustom, calls=%part.2
   ROOT %tuple = (s32[], f32[64,64]{1,0}) tuple(%p, %all-reduce.5)
 }
 
@@ -28,6 +30,18 @@ replica_groups=mesh['axis_0'=8,'axis_1'=1] {'axis_0'}, to_apply=%add
   %end = s32[]{:T(128)} constant(5)
   %at = s32[]{:T(128)} get-tuple-element(%p), index=0
   ROOT %lt = pred[]{:T(512)} compare(%at, %end), direction=LT
+}
+
+%part.1 (r: f32[8,64]) -> f32[64,64] {
+  %r = f32[8,64]{1,0} parameter(0)
+  ROOT %gather.1 = f32[64,64]{1,0} all-gather(%r), channel_id=12, \
+replica_groups=mesh['axis_0'=1,'axis_1'=8] {'axis_1'}, frontend_attributes={chain_id="0"}
+}
+
+%part.2 (s: f32[8,64], t: f32[64,64]) -> f32[64,64] {
+  %s = f32[8,64]{1,0} parameter(0)
+  ROOT %gather.2 = f32[64,64]{1,0} all-gather(%s), channel_id=12, \
+replica_groups=mesh['axis_0'=1,'axis_1'=8] {'axis_1'}, frontend_attributes={chain_id="0"}
 }
 
 %wrapped (q: bf16[32,64]) -> bf16[4,64] {
@@ -70,6 +84,7 @@ def test_kind_bytes_group_and_loops():
         Collective("all-gather", 32 * 64 * 4, 2, 1),
         Collective("reduce-scatter", 32 * 64 * 2, 8, 1),
         Collective("all-reduce", 64 * 64 * 4, 8, 7),
+        Collective("all-gather", 8 * 64 * 4, 8, 7),  # once, in two parts
         Collective("all-reduce", 64 * 64 * 4, 8, 5),
         Collective("collective-permute", 32 * 64 * 4, 2, 1),
         Collective("reduce-scatter", 64 * 16 * 2, 4, 1),
