@@ -132,7 +132,7 @@ def _read(text: str) -> tuple[dict[str, list[_Line]], str]:
             inside, lines = head[2], computations.setdefault(head[2], [])
             entry = head[2] if head[1] else entry
         elif part := _INSTRUCTION.match(row):
-            lines.append(_Line(*part.groups(), inside))
+            lines.append(_Line(part[1], part[2], part[3], part[4], inside))
     return computations, entry
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ssl_jax.engine import aot
 
-LAST = "*jit_run*.debug_options"  # is written when all else is there
+LAST = "*.after_optimizations_after_buffer_assignment.txt"  # written behind what is read
 _ALLOCATION = re.compile(r"^allocation \d+: size (\d+), (color \d+, )?page \d+, (.*):$", re.M)
 
 

@@ -51,7 +51,7 @@ def test_what_is_written_down_is_enough(tmp_path, monkeypatch):
     (tmp_path / f"{start}.after_optimizations.txt").write_text(HLO)
     allocations = tmp_path / f"{start}.after_optimizations-buffer-assignment.txt"
     allocations.write_text(ALLOCATIONS)
-    (tmp_path / f"{start}.debug_options").touch()
+    (tmp_path / f"{start}.after_optimizations_after_buffer_assignment.txt").touch()
     found = scheduled.compiled(Program())
     assert found.executable is None
     assert found.memory == scheduled.memory(ALLOCATIONS)
