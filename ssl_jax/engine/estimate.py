@@ -132,8 +132,9 @@ def expected(
     """Returns the collectives that the sharding rules ask for, without compiling.
 
     Gradients of whole parameters are summed over all that share the batch, in the type that
-    products compute in; those of pieces over `fsdp` are summed into pieces. Blocks are put together
-    in that type, forward and backward, the rest once. All of it once for each micro-batch. What is
+    products compute in; those of pieces over `fsdp` are summed into pieces, but whole where
+    there is an axis `data` too: XLA (0.10) sums up over both at once. Blocks are put together in
+    that type, forward and backward, the rest once. All of it once for each micro-batch. What is
     summed up in a slice goes to the other `slices`, a chip's part of it. Small sums of metrics and
     what `model` exchanges are left out.
     """
@@ -158,8 +159,11 @@ def expected(
 
     add_sum((aot.whole_bytes(params) / model - pieces * fsdp) / narrow, share)
     add("all-gather", gather, fsdp)
-    add("reduce-scatter", pieces * fsdp / narrow, fsdp)
-    add_sum(pieces / narrow, share // fsdp)
+    if mesh.shape["data"] > 1:
+        add_sum(pieces * fsdp / narrow, share)
+    else:
+        add("reduce-scatter", pieces * fsdp / narrow, fsdp)
+        add_sum(pieces / narrow, share // fsdp)
     return found
 
 

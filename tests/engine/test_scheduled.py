@@ -20,7 +20,7 @@ allocation 7: size 1, page 0, maybe-live-out:
 HLO = """\
 ENTRY %main (a: f32[32]) -> f32[32] {
   %a = f32[32]{0} parameter(0)
-  ROOT %sum = f32[32]{0} all-reduce(%a), replica_groups={{0,1}}, to_apply=%add
+  ROOT %sum = f32[32]{0} all-reduce(%a), replica_groups={{0,1}}
 }
 """
 
