@@ -37,6 +37,7 @@ def test_a_save_and_a_restore_are_timed():
     report = checkpoint.measure(loop.small_config(depth=1), batch, saves=2)
     seconds = report["seconds"]
     assert 0 < seconds["blocked"] < seconds["written"] and seconds["restore"] > 0
+    assert seconds["step beside"] > 0 and np.isfinite(seconds["extra"])
     assert report["share"] == pytest.approx(seconds["blocked"] / seconds["step"], rel=0.1)
     assert "blocked" in checkpoint.line(report) and report["gigabytes"] >= 0
 

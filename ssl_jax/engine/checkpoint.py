@@ -101,8 +101,7 @@ class Checkpoints:
         if self._copies is None:
             self._copies = hosts.all_of(snapshot.fits(state))
         if self._copies:
-            held = snapshot.copy(state)
-            sums = intact.sums(held)  # given to the devices by this thread, as all that hosts share
+            held, sums = snapshot.copy(state)
             self._saving = self._thread.submit(self._write, step, held, sums, about, metrics, True)
         else:
             with self._telling():

@@ -2,12 +2,14 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Sharding
+
+from ssl_jax.engine import intact
 
 Tree = Any
 
@@ -27,18 +29,22 @@ def fits(tree: Tree) -> bool:
     return all(m["peak_bytes_in_use"] + size <= FULL * m["bytes_limit"] for m in told if m)
 
 
-def copy(tree: Tree) -> Tree:
-    """Returns a copy, laid out as `tree`, without waiting for it; every host has to call it."""
+def copy(tree: Tree) -> tuple[Tree, jax.Array]:
+    """Returns (a copy, laid out as `tree`; the sums of its bits) without waiting for either.
+
+    Every host has to call it.
+    """
     leaves, structure = jax.tree.flatten(tree)
-    return jax.tree.unflatten(structure, _copier(tuple(x.sharding for x in leaves))(leaves))
+    return _copier(structure, tuple(x.sharding for x in leaves))(tree)
 
 
 @functools.lru_cache(maxsize=8)
-def _copier(layout: tuple[Sharding, ...]) -> Callable[[Sequence[jax.Array]], list[jax.Array]]:
-    def copies(leaves: Sequence[jax.Array]) -> list[jax.Array]:
-        return [jnp.copy(x) for x in leaves]
+def _copier(structure: Any, layout: tuple[Sharding, ...]) -> Callable[[Tree], tuple]:
+    # one program: a CPU would not return before it has run one that only copies
+    def copies(tree: Tree) -> tuple[Tree, jax.Array]:
+        return jax.tree.map(jnp.copy, tree), intact.sums(tree)
 
-    return jax.jit(copies, out_shardings=list(layout))
+    return jax.jit(copies, out_shardings=(jax.tree.unflatten(structure, layout), None))
 
 
 def free(tree: Tree) -> None:

@@ -57,7 +57,7 @@ MESHES = """
             kernel = tree["encoder"]["kernel"]
             local = kernel.addressable_shards[0].data.size
             assert local == kernel.size // (mesh.shape["fsdp"] * mesh.shape["model"])
-        for a, b in zip(*map(jax.tree.leaves, (state, snapshot.copy(state))), strict=True):
+        for a, b in zip(*map(jax.tree.leaves, (state, snapshot.copy(state)[0])), strict=True):
             assert a.sharding == b.sharding
         state, found, _ = steps(state, compiled, 0, 3)
         checkpoints = Checkpoints(folder / str(number), toy.make_config())

@@ -6,6 +6,7 @@ Of many devices: test_sharding.py.
 import threading
 
 import jax
+import numpy as np
 import pytest
 import toy_method as toy
 
@@ -28,7 +29,8 @@ class Device:
 def test_a_copy_is_of_other_memory_and_outlives_the_original(mesh, started):
     host, shardings, compiled = started
     state = jax.device_put(host, shardings)
-    held = snapshot.copy(state)
+    held, sums = snapshot.copy(state)
+    np.testing.assert_array_equal(sums, intact.sums(host))
     for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(held), strict=True):
         assert x.sharding == y.sharding
         assert x.unsafe_buffer_pointer() != y.unsafe_buffer_pointer()
