@@ -96,11 +96,17 @@ def _mono(x: np.ndarray) -> np.ndarray:
 
 
 def blocks(source: Any, rate: int | None, target: int) -> Iterator[np.ndarray]:
-    """Yields a sound file or a waveform as int16 blocks of about ten seconds at `target`."""
+    """Yields a sound file or a waveform as int16 blocks of about ten seconds at `target`.
+
+    Raises ValueError for a waveform that is none, and for a file with samples that are no numbers.
+    """
     if isinstance(source, str | Path):
         with soundfile.SoundFile(source) as file:
             parts = file.blocks(10 * file.samplerate, dtype="float32", always_2d=True)
-            yield from _resampled((part.mean(1) for part in parts), file.samplerate, target)
+            try:
+                yield from _resampled((part.mean(1) for part in parts), file.samplerate, target)
+            except Unreadable as error:
+                raise ValueError(f"{source}: {error}") from error
         return
     x, size = _mono(np.asarray(source)), 10 * int(rate or 0)
     if size <= 0:

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 import soxr
 
-from ssl_jax.data import audio
+from ssl_jax.data import audio, inputs
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac"])
@@ -85,6 +85,9 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path, value):
     with pytest.raises(audio.Unreadable, match=f"2 of 800 samples are not .* first is {value}"):
         audio.read(path)
     assert len(audio.read(path, 0, 300)[0]) == 300
+    for rate in (16000, 8000):
+        with pytest.raises(ValueError, match=r"a.wav: .* samples are not finite"):
+            list(inputs.blocks(path, None, rate))
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
