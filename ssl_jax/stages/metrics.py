@@ -102,7 +102,7 @@ def speed(found: Series) -> str:
         steps, values = found.get(f"train/{name}", (np.zeros(0), np.zeros(0)))
         if not np.any(values > 0):
             continue
-        # right after a pause the host counts steps that it has only handed to the device
+        # runs of earlier versions count, right after a pause, steps that were only handed out
         usual = values <= PEAK * np.nanmedian(values[values > 0])
         left = int((~usual).sum())
         note = f"intervals right after a pause, left out: {left}" if left else ""
