@@ -14,6 +14,7 @@ A model of what XLA makes of a step, from the jaxpr alone:
 import dataclasses
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ COSTS |= {"pow": 20, "sin": 20, "cos": 20, "random_bits": 75, "threefry2x32": 75
 COSTS |= {"broadcast_in_dim": 0, "convert_element_type": 0, "iota": 0, "slice": 0}
 ONE_KERNEL = "one_kernel"  # how functions that are a kernel are called, see nn.attention
 LONGEST_ROW = 16_384  # a longer row is not reduced inside a fused kernel
+Shares = Mapping[tuple[int, ...], float]
 # operations that take as long as to write and read a byte: more are not computed again
 WORTH = 24
 
@@ -73,10 +75,20 @@ class Kernel:
 
 @dataclasses.dataclass(frozen=True)
 class Flow:
-    """All kernels of a step, and the most bytes alive at once beside its arguments."""
+    """All kernels of a step, and what of its values is alive when."""
 
     kernels: list[Kernel]
-    peak: float
+    region: "_Region"
+    loops: dict[int, "Flow"]  # equation of the region -> what runs inside
+
+    def peak(self, in_place: int = 0, share: Shares | None = None) -> float:
+        """Returns the most bytes alive at once beside the arguments.
+
+        in_place: so many of the first results are written where an argument lies. share: shape ->
+        what a chip holds of the arrays of it, such as the gradients of parameters in pieces.
+        """
+        inner = {j: flow.peak(0, share) for j, flow in self.loops.items()}
+        return self.region.peak(inner, in_place, share or {})
 
 
 @dataclasses.dataclass
@@ -123,6 +135,7 @@ class _Region:
         """`sliced`: from which input on they are slices of stacked arrays, None: none are."""
         self.nodes: list[_Node] = []
         self.sizes: list[float] = []  # bytes of each value
+        self.shapes: list[tuple[int, ...]] = []
         self.stacks: dict[int, list[int]] = {}  # value -> those that it was joined of
         names: dict[Any, int] = {}
         self.inputs = [self._new(v.aval) for v in (*jaxpr.constvars, *jaxpr.invars)]
@@ -131,11 +144,12 @@ class _Region:
         self.slices = set(self.inputs[first:])
         self.in_loop = sliced is not None
         outs = self._flatten(jaxpr, names)
-        self.outputs = [i for i in outs if i >= 0]
+        self.outputs, self.results = [i for i in outs if i >= 0], outs
         self._place()
 
     def _new(self, aval: Any) -> int:
         self.sizes.append(_bytes(aval))
+        self.shapes.append(aval.shape)
         return len(self.sizes) - 1
 
     def _flatten(self, jaxpr: Jaxpr, names: dict[Any, int]) -> list[int]:
@@ -172,7 +186,7 @@ class _Region:
         """Adds every turn of a loop, each with its slices of what is stacked."""
         p = eqn.params
         body, turns = p["jaxpr"].jaxpr, range(p["length"])
-        kept, carried = scanned(eqn)
+        kept, carried = flops_lib.scanned(eqn)
         held = kept, kept + carried
         consts, carry, stacked = reads[: held[0]], reads[held[0] : held[1]], reads[held[1] :]
         slices = [
@@ -245,17 +259,16 @@ class _Region:
         return frozenset((i,)) if i in self.stored else self.roots.get(i, frozenset())
 
     def flow(self) -> Flow:
-        """Returns the kernels of the region, and its peak of bytes alive."""
+        """Returns the kernels of the region and of its loops."""
         fused: dict[int, Kernel] = defaultdict(lambda: Kernel("fused"))
         reads: dict[int, set[int]] = defaultdict(set)
         made_at: dict[int, set[int]] = defaultdict(set)
-        kernels, inner = [], {}
+        kernels, loops = [], {}
         for j, node in enumerate(self.nodes):
             eqn, at = node.eqn, self.at[j]
             if node.kind == "scan":
-                body = _loop(eqn)
-                inner[j] = body.peak
-                kernels += body.kernels
+                loops[j] = _loop(eqn)
+                kernels += loops[j].kernels
             elif not node.fused:
                 kernels.append(_own_kernel(eqn, self._copies(node)))
             else:
@@ -269,7 +282,7 @@ class _Region:
         for at, values in reads.items():
             values -= made_at[at]  # what it makes itself, a kernel does not read
             fused[at].bytes += sum(self.sizes[i] for i in values)
-        return Flow(kernels + list(fused.values()), self._peak(inner))
+        return Flow(kernels + list(fused.values()), self, loops)
 
     def _copies(self, node: _Node) -> float:
         """Returns bytes of copies: a product takes no slice of a stack, and gives none."""
@@ -277,8 +290,9 @@ class _Region:
         given = [i for i in node.makes if self.in_loop and i in self.outputs]
         return 2.0 * sum(self.sizes[i] for i in (*taken, *given))
 
-    def _peak(self, inner: dict[int, float]) -> float:
+    def peak(self, inner: dict[int, float], in_place: int, share: Shares) -> float:
         """Returns the most bytes alive at once, of values that equations of the region made."""
+        written = set(self.results[:in_place])
         last: dict[int, int] = {}
         for j, node in enumerate(self.nodes):
             for i in node.reads:
@@ -291,34 +305,19 @@ class _Region:
         outputs = set(self.outputs)
         for i, j in born.items():
             end = len(self.nodes) if i in outputs else last.get(i, j)
-            change[j] += self.sizes[i]
-            change[end + 1] -= self.sizes[i]
+            size = 0.0 if i in written else self.sizes[i] * share.get(self.shapes[i], 1.0)
+            change[j] += size
+            change[end + 1] -= size
         alive = np.cumsum(change)
         for j, more in inner.items():
             alive[j] += more
         return float(alive.max())
 
 
-def scanned(eqn: Equation) -> tuple[int, int]:
-    """Returns how many constants a scan has, and how many values its turns hand on.
-
-    Told by their ranks, which the stacked ones lose inside; what the equation's parameters are
-    called depends on the version of JAX.
-    """
-    body = eqn.params["jaxpr"].jaxpr
-
-    def same(outside: list[Any], inside: list[Any]) -> int:
-        pairs = zip(outside, inside, strict=True)
-        return sum(a.aval.ndim == b.aval.ndim for a, b in pairs)
-
-    carried = same(eqn.outvars, body.outvars)
-    return same(eqn.invars, body.invars) - carried, carried
-
-
 def _loop(eqn: Equation) -> Flow:
     """Returns the kernels of a scan, with how often they run, and the peak inside its body."""
     p = eqn.params
-    body = _Region(p["jaxpr"].jaxpr, sum(scanned(eqn))).flow()
+    body = _Region(p["jaxpr"].jaxpr, sum(flops_lib.scanned(eqn))).flow()
     for kernel in body.kernels:
         kernel.times *= p["length"]
     return body

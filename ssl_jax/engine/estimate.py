@@ -81,7 +81,7 @@ def of_step(
     flow, held = flows[key], whole.held()
     pieces = held["parameters"] / aot.whole_bytes(whole.state.params)
     kernels = [_of_chip(k, pieces, whole.mesh.shape["model"]) for k in flow.kernels]
-    found, temporaries = None, flow.peak / whole.mesh.shape["model"] + gathered(whole)
+    found, temporaries = None, buffers(flow, whole)
     if compiles:
         found, temporaries = compiled_or_not(whole)
     sent = expected(whole, config.train.accumulate, topology.slices)
@@ -99,6 +99,17 @@ def of_step(
         compiled=compiles,
         exchange_compiled=found is not None,
     )
+
+
+def buffers(flow: dataflow.Flow, program: aot.Program) -> float:
+    """Returns the bytes of activations, gradients and buffers of a chip, as shapes tell.
+
+    The new state is written where the old one lies. Of what is shaped as a parameter that `fsdp`
+    cuts, its gradient above all, a chip has a piece.
+    """
+    state = len(jax.tree.leaves((program.state, program.totals)))
+    cut = {x.shape: 1 / program.mesh.shape["fsdp"] for _, x, _ in _pieces(program, "params")}
+    return flow.peak(state, cut) / program.mesh.shape["model"] + gathered(program)
 
 
 def of_one_chip(config: ConfigDict, mesh: Mesh) -> ConfigDict:

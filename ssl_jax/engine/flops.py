@@ -62,6 +62,22 @@ def walk(jaxpr: Jaxpr, times: float = 1.0) -> Iterator[tuple[Equation, float]]:
                 yield from walk(body, times)
 
 
+def scanned(eqn: Equation) -> tuple[int, int]:
+    """Returns how many constants a scan has, and how many values its turns hand on.
+
+    Told by their ranks, which the stacked ones lose inside; what the equation's parameters are
+    called depends on the version of JAX.
+    """
+    body = eqn.params["jaxpr"].jaxpr
+
+    def same(outside: list[Any], inside: list[Any]) -> int:
+        pairs = zip(outside, inside, strict=True)
+        return sum(a.aval.ndim == b.aval.ndim for a, b in pairs)
+
+    carried = same(eqn.outvars, body.outvars)
+    return same(eqn.invars, body.invars) - carried, carried
+
+
 def equation_flops(eqn: Equation) -> float:
     """Returns the operations of one equation, those of programs inside it left out."""
     if eqn.primitive.name == "dot_general":

@@ -123,6 +123,21 @@ def test_a_tpu_that_is_not_there_compiles_the_step(root):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["hubert/audio.py:xlarge", "mae/image.py:huge", "wav2vec2/audio.py:1b"]
+)
+def test_a_large_model_fits_the_chips_of_its_config(root, name):
+    """In pieces over eight chips of 16 GB, an example on each, by shapes alone."""
+    changes = ["--config.data.batch_size=8", "--config.train.accumulate=1"]
+    done = command(
+        root, "--config", f"configs/{name}", "--topology", "v5e:2x4", "--no-compile", *changes
+    )
+    assert done.returncode == 0, done.stderr
+    held = re.search(r"([\d.]+) of 15.75 GiB: fits", done.stdout)
+    assert held and float(held[1]) < 8, done.stdout
+
+
+@pytest.mark.slow
 def test_every_config_has_a_plan(root):
     """At its full size what a chip holds; a step's work in its small form, without compiling."""
     paths = list(configs(root))
