@@ -9,6 +9,7 @@ import soundfile
 import ssl_jax
 from ssl_jax import evaluate, train
 from ssl_jax.core import config as config_lib
+from ssl_jax.data.corpus import open_split
 from ssl_jax.data.errors import BadFile
 
 RATE = 16000
@@ -42,6 +43,22 @@ def configured(root, name, corpus, *overrides, transcript=True):
         config.data[split] = type(config)({"mine": own})
     config.data.buckets = (0.6,)
     return config_lib.override(config, overrides)
+
+
+def test_a_table_of_ones_own_is_read_by_its_splits(root, corpus, tmp_path):
+    lines = ["path\ttext\tsplit"]
+    for i, text in enumerate(TEXTS):
+        split = ("train", "train", "valid")[i % 3] if i < 5 else "test"
+        lines.append(f"{corpus / str(i)}.wav\t{text}\t{split}")
+    (tmp_path / "index.tsv").write_text("\n".join(lines) + "\n")
+    path = f"data.train.own.path={tmp_path / 'index.tsv'}"
+    config = config_lib.load(f"{root}/configs/ctc/speech.py:own", [path])
+    found = {s: open_split(config.data, s) for s in ("train", "valid", "test")}
+    assert {s: len(rows) for s, rows in found.items()} == {"train": 4, "valid": 1, "test": 1}
+    assert found["test"].fields["transcript"].lengths.tolist() == [4]  # C|B|
+    published = config_lib.load(f"{root}/configs/ctc/speech.py:base_10h")
+    changed = config_lib.diff(published, config)
+    assert all(key.startswith("data.") for key in changed)
 
 
 @pytest.mark.slow
