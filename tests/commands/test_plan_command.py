@@ -50,7 +50,7 @@ def test_the_plan_says_what_a_step_and_the_run_take(root, monkeypatch, capsys, f
     assert lines["parameters"] == f"{found.parameters:,}"
     assert f"{found.flops:.4g} FLOP" in lines["work per step"]
     assert f"{found.times.total * 1e3:.1f} ms" in lines["time per step"]
-    memory = r"parameters 3e-05, optimizer 6e-05, .*activations and buffers \de-05; 0\.00 of"
+    memory = r"parameters 3e-05, optimizer 6e-05, .*activations and buffers 0.0\d+; 0\.00 of"
     assert re.match(memory, lines["memory per chip"]), lines["memory per chip"]
     assert re.search(r"of 78\.00 GiB: fits, 7\d\.\d\d to spare", lines["memory per chip"])
     assert lines["exchange per chip"] == "nothing"
