@@ -278,9 +278,8 @@ def write(
     model_weight and, for HuBERT, dictionaries_symbols, and model_weight holds an `_ema` for
     data2vec, which its loader deletes. The loaders of HuBERT and wav2vec 2.0 insist on the heads
     of pre-training: of a run of another method these are zeros, which features do not depend on.
-    The layout is that of s3prl's source; s3prl itself does not run on current torchaudio, so that
-    the tests compare keys and read the file back. Raises WeightsError for a family that s3prl has
-    no loader for.
+    s3prl 0.4.18 loads it to our hidden states; see tests/hub/test_hub_s3prl.py. Raises WeightsError
+    for a family that s3prl has no loader for.
     """
     if family.model_type not in ("hubert", "wav2vec2", "data2vec-audio"):
         raise WeightsError(
