@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
@@ -98,6 +99,7 @@ class Checkpoints:
         metric = math.nan if metric is None else float(metric)
         finite = math.isfinite(metric)
         metrics = {"best": metric} if finite else None
+        state = jax.tree.map(jnp.asarray, state)  # one that lies on the host may be saved too
         if self._copies is None:
             self._copies = hosts.all_of(snapshot.fits(state))
         if self._copies:

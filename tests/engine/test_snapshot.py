@@ -121,8 +121,12 @@ def test_reading_a_run_warns_of_nothing(tmp_path, started, caplog):
     checkpoints = Checkpoints(tmp_path, toy.make_config())
     checkpoints.save(3, jax.device_put(host, shardings))
     checkpoints.close()
+    checkpoints = Checkpoints(tmp_path / "host", toy.make_config())
+    checkpoints.save(3, host)  # nothing of it is on a device
+    checkpoints.close()
     with caplog.at_level("WARNING"):
-        checkpoint.restore_params(tmp_path)
+        found = checkpoint.restore_params(tmp_path)
+        assert toy.bits(checkpoint.restore_params(tmp_path / "host")) == toy.bits(found)
         checkpoint.restore_extra(tmp_path, 3)
     assert not caplog.records
     assert intact.about(tmp_path / "checkpoints" / "3")["signature"]
