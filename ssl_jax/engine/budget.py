@@ -143,7 +143,7 @@ def _memory(found: Estimate) -> str:
     )
     fits = f"fits, {limit - used:.2f} to spare"
     if found.spare < 0:
-        fits = f"DOES NOT FIT, by {used - limit:.2f}"
+        fits = f"DOES NOT FIT, by {used - limit:.2f}; --search tries what would"
     source = "as compiled" if found.compiled else "estimated from shapes"
     return f"{parts}; {used:.2f} of {limit:.2f} GiB: {fits} ({source})"
 

@@ -48,13 +48,16 @@ def without_unused(closed: core.ClosedJaxpr) -> Jaxpr:
 def walk(jaxpr: Jaxpr, times: float = 1.0) -> Iterator[tuple[Equation, float]]:
     """Yields (equation, how often it runs) of a program and of all programs inside.
 
-    Of the branches of a `cond` the costliest counts; a `while` of unknown length counts once.
+    Of the branches of a `cond` the costliest counts; a `while` of unknown length counts once; what
+    every device does for itself (`shard_map`) counts for each.
     """
     for eqn in jaxpr.eqns:
         yield eqn, times
         inner = [_open(x) for x in core.jaxprs_in_params(eqn.params)]
         if eqn.primitive.name == "scan":
             yield from walk(inner[0], times * eqn.params["length"])
+        elif eqn.primitive.name == "shard_map":  # of one device's part
+            yield from walk(inner[0], times * eqn.params["mesh"].size)
         elif eqn.primitive.name == "cond":
             yield from walk(max(inner, key=_total), times)
         else:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from ssl_jax.core import platform
 from ssl_jax.engine import flops
@@ -112,3 +113,16 @@ def test_code_asks_for_the_planned_platform_and_is_traced_anew():
     with platform.planned("tpu"):
         assert flops.of(traced, shape(4, 4)) == 2 * 4**3
     assert flops.of(traced, shape(4, 4)) == 0
+
+
+def test_what_each_device_does_for_itself_counts_for_each():
+    mesh = jax.sharding.AbstractMesh((2, 4), ("data", "model"))
+    x, w = jnp.ones((8, 3)), jnp.ones((3, 16))
+
+    def product(x, w):
+        specs = (P("data"), P(None, "model"))
+        return jax.shard_map(jnp.matmul, mesh=mesh, in_specs=specs, out_specs=P("data", "model"))(
+            x, w
+        )
+
+    assert flops.of(product, x, w) == flops.of(jnp.matmul, x, w) == 2 * 8 * 3 * 16
