@@ -78,6 +78,9 @@ _TYPES = {
     "ViTMAE": "vit_mae",
     "Wav2Vec2Conformer": "wav2vec2-conformer",
 }
+# an encoder without positions of its own leaves the recipe's rule for them without a parameter
+RULES = "(('^encoder/frontend/','absent'),('.*','average'))"
+CHANGES = {"conformer rotary": (f"method.ema.rules={RULES}",)}
 
 
 def config_json(name: str) -> dict:

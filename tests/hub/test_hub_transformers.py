@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hub_cases import CASES, KEYS, audio, folded, random_model
+from hub_cases import CASES, CHANGES, KEYS, audio, folded, random_model
 from safetensors.numpy import load_file
 
 import ssl_jax
@@ -23,9 +23,6 @@ pytestmark = pytest.mark.interop
 BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 LARGE = {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096}
 
-# an encoder without positions of its own leaves the recipe's rule for them without a parameter
-RULES = "(('^encoder/frontend/','absent'),('.*','average'))"
-CHANGES = {"conformer rotary": (f"method.ema.rules={RULES}",)}
 # what is computed, and what was added to it; what has no meaning
 MADE = "pooler|token_type|position_em|decoder_pos|position_ids|num_batches|inv_freq"
 
