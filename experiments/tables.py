@@ -1,4 +1,4 @@
-"""Fills tables and numbers of the READMEs from the results files: python experiments/tables.py"""
+"""Fills tables and numbers of the READMEs from the results files: python -m experiments.tables"""
 
 import functools
 import itertools
@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments import miniatures, results
 from ssl_jax.evals import table
 
-HERE = Path(__file__).resolve().parent
-ARMS = ("scratch", "pretrained")
 MUSIC_PARTS = ("probes", "ablations")
 MUSIC = {"instrument": "accuracy", "pitch": "accuracy", "key": "weighted_key", "tempo": "r2"}
 STEPS = {
@@ -39,37 +38,37 @@ def arms(first: str, groups: Mapping[str, Mapping[str, Sequence[float]]]) -> str
     rows = []
     for name, group in groups.items():
         gain = [b - a for a, b in zip(group["scratch"], group["pretrained"], strict=True)]
-        row = {first: name} | {arm: table.cell(group[arm]) for arm in ARMS}
+        row = {first: name} | {arm: table.cell(group[arm]) for arm in results.ARMS}
         rows.append(row | {"gain": table.cell(gain), "seeds": str(len(gain))})
     return markdown(rows)
 
 
 def quickstart() -> str:
     """Returns the table of the quickstart, with its wall time."""
-    found = _read("quickstart.json")
+    found = results.read("quickstart.json")
     o = found["options"]
     name = f"{o['labels_per_class']} labels per word"
-    text = arms("test accuracy", {name: {arm: found[arm] for arm in ARMS}})
+    text = arms("test accuracy", {name: {arm: found[arm] for arm in results.ARMS}})
     minutes = found["seconds"] / 60
     return f"{text}\n{minutes:.1f} minutes on {found['cores']} cores ({o['clips']} clips).\n"
 
 
 def shares() -> str:
     """Returns the table of the keyword experiment by share of labels."""
-    return arms("labels", _read("kws/results.json")["shares"])
+    return arms("labels", results.read("kws/results.json")["shares"])
 
 
 def long_spans() -> str:
     """Returns the table of the same experiment with `--mask_length=8`, spans of half a second."""
-    return arms("labels", _read("kws/results_long_spans.json")["shares"])
+    return arms("labels", results.read("kws/results_long_spans.json")["shares"])
 
 
 def speakers() -> str:
     """Returns the table of the keyword experiment by the speaker left out, and over all of them."""
-    found = _read("kws/results.json")["speakers"]
+    found = results.read("kws/results.json")["speakers"]
     if not found:
         return "Not run for these results.\n"
-    means = {arm: [statistics.mean(group[arm]) for group in found.values()] for arm in ARMS}
+    means = {arm: [statistics.mean(group[arm]) for group in found.values()] for arm in results.ARMS}
     last = arms("speaker left out", {"over the speakers": means}).splitlines(keepends=True)[-1]
     return arms("speaker left out", found) + last.replace(f"| {len(found)} |", "|  |")
 
@@ -77,7 +76,9 @@ def speakers() -> str:
 def benchmarks() -> str:
     """Returns one line per benchmark that has a results file."""
     rows = []
-    loop, loader, startup = (_read(f"benchmarks/{n}.json") for n in ("loop", "loader", "startup"))
+    loop, loader, startup = (
+        results.read(f"benchmarks/{n}.json") for n in ("loop", "loader", "startup")
+    )
     rows.append(
         {
             "benchmark": "`loop.py`: engine against a bare jitted loop of the same step",
@@ -101,7 +102,7 @@ def benchmarks() -> str:
 
 def step_vs_torch() -> str:
     """Returns the table of whole pre-training steps against torch; "-": that arm was not run."""
-    report, rows = _read("benchmarks/step_vs_torch.json"), []
+    report, rows = results.read("benchmarks/step_vs_torch.json"), []
     for system, name in STEPS.items():
         if system not in report["systems"]:
             continue
@@ -122,7 +123,7 @@ def step_vs_torch() -> str:
 
 def step_vs_torch_gpu() -> str:
     """Returns the table of whole pre-training steps on a GPU against torch there."""
-    report, rows = _read("benchmarks/step_vs_torch_gpu.json"), []
+    report, rows = results.read("benchmarks/step_vs_torch_gpu.json"), []
     for system, found in report["systems"].items():
         row = {"step": STEPS[system], "batch": f"{found['rows']} x {found['masks']} masks"}
         for arm, seconds in found["seconds"].items():
@@ -136,7 +137,7 @@ def step_vs_torch_gpu() -> str:
 
 def prediction() -> str:
     """Returns the table of predicted and measured steps, and where the predicted time goes."""
-    report, rows = _read("benchmarks/prediction.json"), []
+    report, rows = results.read("benchmarks/prediction.json"), []
     for system, found in report["systems"].items():
         row = {"step": STEPS[system]}
         row |= {kind: f"{found[kind]:.0f} ms" for kind in ("predicted", "measured")}
@@ -148,7 +149,7 @@ def prediction() -> str:
 
 def extraction() -> str:
     """Returns the table of audio through a frozen encoder by library."""
-    found = _read("benchmarks/extraction.json")
+    found = results.read("benchmarks/extraction.json")
     row = {"HuBERT": f"{found['clips']} clips of {found['seconds']:g} s, {found['depth']} blocks"}
     for arm, rate in found["hours_per_second"].items():
         row[arm if arm == "ours" else f"transformers, {arm}"] = f"{rate:.4f} h/s"
@@ -158,7 +159,7 @@ def extraction() -> str:
 
 def amortization() -> str:
     """Returns the table of what a mask of data2vec 2.0 costs by their number."""
-    found, rows = _read("benchmarks/amortization.json"), []
+    found, rows = results.read("benchmarks/amortization.json"), []
     for m, milliseconds in found["milliseconds"].items():
         row = {"masks": m, "ms per image and mask": f"{milliseconds:.0f}"}
         row |= {name: f"{found[name][m]:.2f}" for name in ("measured", "predicted")}
@@ -169,7 +170,7 @@ def amortization() -> str:
 
 def checkpoint() -> str:
     """Returns the table of what a save and a restore take at Base width."""
-    found = _read("benchmarks/checkpoint.json")
+    found = results.read("benchmarks/checkpoint.json")
     seconds = {f"{name}, s": f"{value:.3f}" for name, value in found["seconds"].items()}
     row = {"state": f"{found['gigabytes']:.2f} GB", **seconds}
     row["blocked over a step"] = f"{found['share']:.1%}"
@@ -179,7 +180,7 @@ def checkpoint() -> str:
 
 def music(part: str) -> str:
     """Returns the table of a part of the music experiment: "probes" or "ablations"."""
-    found, rows = _read("music2vec/results.json")[part], []
+    found, rows = results.read("music2vec/results.json")[part], []
     if not found:
         return "Not run for these results.\n"
     for name, tasks in found.items():
@@ -192,7 +193,7 @@ def music(part: str) -> str:
 
 def levels() -> str:
     """Returns the table of seconds to an accuracy, of each method in the image experiment."""
-    found = _read("data2vec2/results.json")["levels"]
+    found = results.read("data2vec2/results.json")["levels"]
     rows = []
     for level, methods in found.items():
         row = {"accuracy": level}
@@ -207,7 +208,7 @@ def levels() -> str:
 
 def image_probes() -> str:
     """Returns the table of the last probe of each method and of the baselines."""
-    found = _read("data2vec2/results.json")
+    found = results.read("data2vec2/results.json")
     rows = []
     for name, curves in found["curves"].items():
         last = [curve["accuracy"][-1] for curve in curves]
@@ -221,7 +222,7 @@ def image_probes() -> str:
 
 def image_cost() -> str:
     """Returns the table of what an update costs, measured and predicted, over that of MAE."""
-    found = _read("data2vec2/results.json")
+    found = results.read("data2vec2/results.json")
     seconds, flops = found["seconds_per_step"], found["flops_per_step"]
     rows = []
     for name in seconds:
@@ -235,7 +236,7 @@ def image_cost() -> str:
 
 def image_ablations() -> str:
     """Returns the table of data2vec 2.0 with a part changed."""
-    found = _read("data2vec2/results.json")["ablations"]
+    found = results.read("data2vec2/results.json")["ablations"]
     rows = [
         {"data2vec 2.0": name, "accuracy": table.cell(values), "seeds": str(len(values))}
         for name, values in found.items()
@@ -245,7 +246,7 @@ def image_ablations() -> str:
 
 def audio() -> str:
     """Returns the tables of probes of speech and sounds, and of folds of ESC-10 held out."""
-    found = _read("data2vec2/results_audio.json")
+    found = results.read("data2vec2/results_audio.json")
     rows = [
         {"features": name} | {task: table.cell(values) for task, values in tasks.items()}
         for name, tasks in found["probes"].items()
@@ -256,7 +257,7 @@ def audio() -> str:
 
 def text() -> str:
     """Returns the table of the probe of the package that a block of text is from."""
-    found = _read("data2vec2/results_text.json")
+    found = results.read("data2vec2/results_text.json")
     rows = [
         {"features": name, "accuracy": table.cell(tasks["package"])}
         for name, tasks in found["probes"].items()
@@ -264,10 +265,10 @@ def text() -> str:
     return f"{markdown(rows)}\nChance: {1 / len(found['packages']):.3f}.\n"
 
 
-def units() -> str:
+def units(file: str) -> str:
     """Returns the table of how far units are phones: MFCC, and the best layer of each encoder."""
     rows = []
-    for name, layers in _read("hubert/results.json")["units"].items():
+    for name, layers in results.read(file)["units"].items():
         best = max(layers, key=lambda layer: statistics.mean(layers[layer]["pnmi"]))
         row = {"units of": name, "layer": best if len(layers) > 1 else ""}
         for score in ("pnmi", "phone_purity", "cluster_purity"):
@@ -276,11 +277,11 @@ def units() -> str:
     return markdown(rows)
 
 
-def unit_gains() -> str:
+def unit_gains(file: str) -> str:
     """Returns the table of what each iteration adds to PNMI, at its best layer, seed by seed."""
-    found, rows = _read("hubert/results.json")["units"], []
+    found, rows = results.read(file)["units"], []
     names = ["MFCC", *(name for name in found if name.startswith("iteration"))]
-    best = {name: _best_layer(found[name])["pnmi"] for name in names}
+    best = {name: results.best_layer(found[name])["pnmi"] for name in names}
     for before, after in itertools.pairwise(names):
         gain = [b - a for a, b in zip(best[before], best[after], strict=True)]
         better = f"{sum(g > 0 for g in gain)} of {len(gain)} seeds"
@@ -288,13 +289,9 @@ def unit_gains() -> str:
     return markdown(rows)
 
 
-def _best_layer(layers: Mapping[str, Any]) -> Any:
-    return max(layers.values(), key=lambda scores: statistics.mean(scores["pnmi"]))
-
-
 def recognition() -> str:
     """Returns the table of errors of phones and digits by pre-training."""
-    found, rows = _read("hubert/results.json")["recognition"], []
+    found, rows = results.read("hubert/results.json")["recognition"], []
     if not found:
         return "Not run for these results.\n"
     for name in next(iter(found.values())):
@@ -307,7 +304,7 @@ def recognition() -> str:
 
 def kmeans_speed() -> str:
     """Returns the table of frames per second of k-means by library."""
-    found, rows = _read("benchmarks/kmeans.json")["frames_per_second"], []
+    found, rows = results.read("benchmarks/kmeans.json")["frames_per_second"], []
     for size, speeds in found.items():
         row = {"frames per second": size}
         row |= {name: f"{speeds[name]:,.0f}" for name in speeds["runs"]}
@@ -317,7 +314,7 @@ def kmeans_speed() -> str:
 
 def wav2vec2() -> str:
     """Returns the table of wav2vec 2.0 as published and with two mistakes of ports."""
-    found = _read("wav2vec2/results.json")
+    found = results.read("wav2vec2/results.json")
     rows = []
     for name, metrics in found["arms"].items():
         row = {"wav2vec 2.0": name}
@@ -331,7 +328,7 @@ def wav2vec2() -> str:
 def curves() -> str:
     """Returns a row per metric of the reference curves, a column per reference."""
     found: dict[str, Any] = {}
-    for file in sorted(HERE.glob("*/curves.json")):
+    for file in sorted(results.HERE.glob("*/curves.json")):
         named = json.loads(file.read_text())
         found |= {f"{file.parent.name}, {name}": curve for name, curve in named.items()}
     metrics = list(dict.fromkeys(m for reference in found.values() for m in reference))
@@ -353,7 +350,7 @@ def _band(band: Mapping[str, Sequence[float]]) -> str:
 
 def scaling(part: str) -> str:
     """Returns a part of the scaling experiment: "weak" and "fit" by compilation, "overhead"."""
-    found = _read("scaling/results.json").get(part, [])
+    found = results.read("scaling/results.json").get(part, [])
     if not found:
         return "Not run yet.\n"
     if part == "overhead":
@@ -385,11 +382,7 @@ def _compiled(found: Mapping[str, Any]) -> dict[str, str]:
 
 def once_run(file: str, make: Callable[[], str]) -> Callable[[], str]:
     """Returns a maker of a table that says so where its results file is not there yet."""
-    return lambda: make() if (HERE / file).exists() else "Not run yet.\n"
-
-
-def _read(name: str) -> dict[str, Any]:
-    return json.loads((HERE / name).read_text())
+    return lambda: make() if (results.HERE / file).exists() else "Not run yet.\n"
 
 
 TABLES = {
@@ -416,10 +409,14 @@ TABLES = {
         "text": once_run("data2vec2/results_text.json", text),
     },
     "hubert/README.md": {
-        "units": once_run("hubert/results.json", units),
-        "gains": once_run("hubert/results.json", unit_gains),
-        "recognition": once_run("hubert/results.json", recognition),
-    },
+        name + end: once_run(file, functools.partial(make, file))
+        for end, file in (
+            ("", "hubert/results.json"),
+            ("_alone", "hubert/results_synthesized.json"),
+        )
+        for name, make in (("units", units), ("gains", unit_gains))
+    }
+    | {"recognition": once_run("hubert/results.json", recognition)},
     "scaling/README.md": {
         part: once_run("scaling/results.json", functools.partial(scaling, part))
         for part in ("weak", "fit", "overhead")
@@ -428,50 +425,6 @@ TABLES = {
     "kws/README.md": {"shares": shares, "long_spans": long_spans, "speakers": speakers},
     "music2vec/README.md": {part: functools.partial(music, part) for part in MUSIC_PARTS},
 }
-
-
-def _seeds(found: Mapping[str, Sequence[float]], names: Sequence[str]) -> str:
-    return " → ".join(table.cell(found[name]) for name in names)
-
-
-def _image_probe(name: str) -> str:
-    found = _read("data2vec2/results.json")
-    last = [curve["accuracy"][-1] for curve in found["curves"][name]]
-    random = table.cell(found["random"][name])
-    return f"probe of CIFAR-10 {table.cell(last)}, untrained {random}"
-
-
-def _phone_units() -> str:
-    found = _read("hubert/results.json")["units"]
-    names = ["MFCC", *(name for name in found if name.startswith("iteration"))]
-    return f"PNMI {_seeds({name: _best_layer(found[name])['pnmi'] for name in names}, names)}"
-
-
-def _codes() -> str:
-    found = _read("wav2vec2/results.json")
-    names = ("as published", "diversity beside the sum")
-    used, less = (table.cell(found["arms"][n]["code_perplexity"], 1) for n in names)
-    return f"{used} of {found['codes']} codes in use, {less} with a mistake of known ports"
-
-
-def _pitch() -> str:
-    found = _read("music2vec/results.json")["probes"]
-    own, random = (
-        table.cell(found[n]["pitch"]["accuracy"]) for n in ("this run", "random encoder")
-    )
-    return f"pitch {own}, untrained {random}: not reproduced"
-
-
-MINIATURES = {
-    "kws": lambda: _seeds(_read("kws/results.json")["shares"]["20% of labels"], ARMS),
-    "data2vec": lambda: _image_probe("data2vec"),
-    "data2vec2": lambda: _image_probe("data2vec 2.0"),
-    "mae": lambda: _image_probe("MAE"),
-    "hubert": _phone_units,
-    "wav2vec2": _codes,
-    "music2vec": _pitch,
-}
-"""One number for each row of the table of methods in the README."""
 
 
 def fill(path: Path, name: str, made: str) -> None:
@@ -494,6 +447,6 @@ def _replace(path: Path, start: str, made: str, end: str) -> None:
 if __name__ == "__main__":
     for file, tables in TABLES.items():
         for name, make in tables.items():
-            fill(HERE / file, name, make())
-    for name, make in MINIATURES.items():
-        fill_number(HERE.parent / "README.md", name, make())
+            fill(results.HERE / file, name, make())
+    for name, make in miniatures.MINIATURES.items():
+        fill_number(results.HERE.parent / "README.md", name, make())

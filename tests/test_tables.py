@@ -3,14 +3,14 @@
 import pytest
 from test_house import check_table
 
-from experiments import tables
+from experiments import miniatures, results, tables
 
 CASES = [(file, name) for file, made in tables.TABLES.items() for name in made]
 
 
 @pytest.mark.parametrize(("file", "name"), CASES)
 def test_the_table_is_the_one_its_results_make(file, name):
-    check_table(tables.HERE / file, name, tables.TABLES[file][name])
+    check_table(results.HERE / file, name, tables.TABLES[file][name])
 
 
 def test_a_changed_number_is_found(tmp_path):
@@ -29,12 +29,12 @@ def test_the_interval_and_the_gain_are_paired():
     assert "0.100 ± 0.000" in text and "0.550" in text
 
 
-@pytest.mark.parametrize("name", tables.MINIATURES)
+@pytest.mark.parametrize("name", miniatures.MINIATURES)
 def test_a_number_of_the_table_of_methods_is_that_of_its_results(tmp_path, name):
-    readme = (tables.HERE.parent / "README.md").read_text()
+    readme = (results.HERE.parent / "README.md").read_text()
     copy = tmp_path / "README.md"
     copy.write_text(readme)
-    tables.fill_number(copy, name, tables.MINIATURES[name]())
-    assert copy.read_text() == readme, "stale: python experiments/tables.py"
+    tables.fill_number(copy, name, miniatures.MINIATURES[name]())
+    assert copy.read_text() == readme, "stale: python -m experiments.tables"
     tables.fill_number(copy, name, "0.5")
     assert copy.read_text() != readme

@@ -27,8 +27,9 @@ def draw(
     figure, axes = plt.subplots(2, 2, figsize=(14, 9), layout="constrained")
     units(axes[0, 0], labels, data)
     layers(axes[0, 1], results["units"])
-    for colour, (name, metrics) in zip(report.COLOURS, kept.items(), strict=False):
-        curves.bands(axes[1, 0], metrics["train/masked_accuracy"], name, colour)
+    predicted = {name: m["train/masked_accuracy"] for name, m in kept.items() if name in labels}
+    for colour, (name, band) in zip(report.COLOURS, predicted.items(), strict=False):
+        curves.bands(axes[1, 0], band, name, colour)
     axes[1, 0].set(title="Pre-training: units of masked frames", xlabel="step", ylabel="accuracy")
     axes[1, 0].legend(frameon=False)
     if results["recognition"]:
@@ -96,5 +97,5 @@ def errors(ax: Axes, found: Mapping[str, Mapping[str, Mapping[str, Sequence[floa
         first = next(iter(next(iter(arms.values()))))
         groups[f"{task} ({first.upper()})"] = {name: arm[first] for name, arm in arms.items()}
     report.bars(ax, groups, "Recognition from few labels", "errors")
-    ax.set_ylim(top=1.4)  # room for the legend, whose names are long
+    ax.set_ylim(top=1.25 * ax.get_ylim()[1])  # room for the legend, whose names are long
     ax.legend(frameon=False, ncols=2, loc="upper center")

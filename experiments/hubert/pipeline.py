@@ -6,7 +6,7 @@ Synthesizes read speech whose phones have exact times, pre-trains on it without 
 recordings of --speech and --fsdd, folders with index.tsv, where given), for any number of
 iterations and seeds, and says after each how far units are phones. Then learns phones and digits
 from few labels, beside no pre-training and wav2vec 2.0 of equal compute. Writes results.json,
-curves.json and results.png beside this file; python experiments/tables.py fills the README.
+curves.json and results.png beside this file; python -m experiments.tables fills the README.
 """
 
 import dataclasses
@@ -38,10 +38,11 @@ OPTIONS = {
     "later": 1.6,  # times as many for each later iteration, as in the paper
     "batch": 4,  # crops of 2 s
     "lr": 2e-3,
-    "clusters": 100,
+    "clusters": 100,  # of MFCC, and of whatever is judged
+    "later_clusters": 500,  # of features, which the iterations after the first predict
     "layer": 3,  # whose features are clustered, from 1; 0: the best of the iteration by PNMI
     "labels": 60,  # utterances with a transcript
-    "finetune_steps": 300,  # 0: neither wav2vec 2.0 nor recognition
+    "finetune_steps": 500,  # 0: neither wav2vec 2.0 nor recognition
     "out": "",
 }
 HERE = pathlib.Path(__file__).resolve().parent
@@ -57,8 +58,8 @@ LOSS = {"unmasked": 1.0, "penalty": 0.1}
 MASK = {"prob": 0.5, "length": 5}
 SHARES = (0.1, 0.2)  # of the training utterances that are clustered: of MFCC, of a model's features
 MONITORED = ("masked_loss", "masked_accuracy", "unmasked_accuracy", "prediction_entropy")
+CONTRAST = ("contrastive_loss", "contrastive_accuracy", "code_perplexity", "distinct_negatives")
 SCORES = ("phone_purity", "cluster_purity", "pnmi", "segment")
-WAV2VEC2 = "wav2vec 2.0"
 
 
 @dataclasses.dataclass
@@ -93,8 +94,8 @@ def main(pipe: Pipe) -> None:
     _write(pipe, data, found)  # the first part is there while the rest runs
     for seed in range(o["seeds"] if o["finetune_steps"] else 0):
         run = _wav2vec2(pipe, data, seed)
-        found.runs.setdefault(WAV2VEC2, []).append(run)
-        _judge(pipe, WAV2VEC2, data, run, seed, found)
+        found.runs.setdefault(recognition.WAV2VEC2, []).append(run)
+        _judge(pipe, recognition.WAV2VEC2, data, run, seed, found)
     if o["finetune_steps"]:
         size = SIZE | dict.fromkeys(QUIET, 0.0)
         found.recognition = recognition.run(pipe, data, found.runs, size)
@@ -112,7 +113,7 @@ def read_data(pipe: Pipe) -> ConfigDict:
         source = {"kind": "table", "path": str(folder), "where": {"split": split}}
         data[split] = ConfigDict({"read": ConfigDict(source | {"part": (0.0, 1.0)})})
     data.units = ConfigDict({"train": (), "valid": (), "test": ()})
-    data.update({"buckets": (CROP,), "batch_size": o["batch"], "min_seconds": 0.2, "workers": 0})
+    data.update({"buckets": (CROP,), "batch_size": o["batch"], "min_seconds": 0.1, "workers": 0})
     return data
 
 
@@ -123,7 +124,8 @@ def iterate(pipe: Pipe, data: ConfigDict, seed: int, found: Found) -> None:
     for n in range(1, o["iterations"] + 1):
         name = f"iteration {n}"
         heard = heard_data(pipe, data)
-        options, share = clustering(pipe, seed), SHARES[bool(before)]
+        count, share = o["later_clusters" if before else "clusters"], SHARES[bool(before)]
+        options = clustering(count, seed)
         to_fit = steps.whole(heard, share)
         book = steps.clusters(pipe, f"kmeans-{n}-{seed}", to_fit, options, layer, before)
         to_label = steps.whole(heard, 1.0)
@@ -131,7 +133,7 @@ def iterate(pipe: Pipe, data: ConfigDict, seed: int, found: Found) -> None:
         found.labels.setdefault(name, units)
         config = _config(pipe, data, "configs/hubert/audio.py:mini", _updates(pipe)[n - 1], seed)
         rate = 50.0 if before else 100.0
-        config.method.units.update({"classes": (o["clusters"],), "rate": rate})
+        config.method.units.update({"classes": (count,), "rate": rate})
         config.method.loss.update(LOSS)
         before = pipe.train(f"hubert-{n}-{seed}", _locked(config), labels=(units,))
         found.runs.setdefault(name, []).append(before)
@@ -161,9 +163,8 @@ def heard_data(pipe: Pipe, data: ConfigDict) -> ConfigDict:
     return data
 
 
-def clustering(pipe: Pipe, seed: int) -> kmeans.Options:
+def clustering(clusters: int, seed: int) -> kmeans.Options:
     """Returns the options of k-means: those of HuBERT, with smaller mini-batches."""
-    clusters = pipe.options["clusters"]
     return kmeans.Options(clusters=clusters, batch_frames=4000, tries=3, epochs=3, seed=seed)
 
 
@@ -174,7 +175,7 @@ def _judge(
     judged = steps.whole(data, SHARES[bool(of)])
     judged.valid = ConfigDict({})
     tag = f"units-{name.replace(' ', '-')}-{seed}"
-    options, untrained = clustering(pipe, seed), name == "untrained"
+    options, untrained = clustering(pipe.options["clusters"], seed), name == "untrained"
     rows = steps.quality(pipe, tag, judged, options, of, untrained)
     own = found.units.setdefault(name, {})
     for row in rows:
@@ -205,10 +206,12 @@ def _wav2vec2(pipe: Pipe, data: ConfigDict, seed: int) -> Stage:
     updates = sum(_updates(pipe))
     config = _config(pipe, data, "configs/wav2vec2/audio.py:mini", updates, seed)
     config.method.quantizer.update({"codes": 40, "width": 48, "dropout": 0.0})
-    # the temperature is at its last after two thirds of the run, as in the paper's
-    config.method.quantizer.decay = 0.25 ** (1 / (updates * 2 / 3))
+    # soft draws and a small rate for hundreds of updates end in a context that is the same for all
+    # frames, at the loss of chance, from which there is no way back
+    config.method.quantizer.decay, config.optim.warmup = 0.25 ** (1 / 333), "40 steps"
     config.method.negatives.count = 50
-    config.method.loss.penalty = LOSS["penalty"]
+    config.method.encoder.update(recognition.OWN[recognition.WAV2VEC2])
+    config.method.loss.penalty = 0.0
     return pipe.train(f"wav2vec2-{seed}", _locked(config))
 
 
@@ -217,18 +220,19 @@ def _locked(config: ConfigDict) -> ConfigDict:
 
 
 def _write(pipe: Pipe, data: ConfigDict, found: Found) -> None:
-    """Writes results.json, curves.json and results.png."""
+    """Writes results, curves and a picture, under names of their own without real recordings."""
     out = pathlib.Path(pipe.options["out"]) if pipe.options["out"] else HERE
     used = {k: v for k, v in pipe.options.items() if k != "out"}
     used |= {k: pathlib.Path(used[k]).name for k in ("speech", "fsdd")}
+    end = "" if used["speech"] or used["fsdd"] else "_synthesized"
     results = {"units": found.units, "chosen": found.chosen, "recognition": found.recognition}
     results |= {"options": used, "machine": pipe.machine()}
-    report.write_results(out / "results.json", results)
-    metrics = [f"train/{m}" for m in MONITORED]
-    kept = {
-        name: curves.of_runs([pipe.folder(s) for s in found.runs[name]], metrics)
-        for name in found.labels
-    }
-    report.write_results(out / "curves.json", kept)
+    report.write_results(out / f"results{end}.json", results)
+    kept = {}
+    for name, stages in found.runs.items():
+        metrics = CONTRAST if name == recognition.WAV2VEC2 else MONITORED
+        folders = [pipe.folder(stage) for stage in stages]
+        kept[name] = curves.of_runs(folders, [f"train/{m}" for m in metrics])
+    report.write_results(out / f"curves{end}.json", kept)
     stores = {name: pipe.folder(stage) / "valid" for name, stage in found.labels.items()}
-    pictures.draw(out / "results.png", results, kept, stores, data)
+    pictures.draw(out / f"results{end}.png", results, kept, stores, data)

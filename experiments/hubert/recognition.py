@@ -17,6 +17,9 @@ from ssl_jax.stages.graph import Stage
 
 SCRATCH = "no pre-training"
 SCRATCH_PRE = "no pre-training, pre-norm"  # which learns faster from nothing
+WAV2VEC2 = "wav2vec 2.0"
+# in what an encoder differs from the others
+OWN = {SCRATCH_PRE: {"norm": "pre"}, WAV2VEC2: {"conv_norm": "group"}}
 # task: (column of the transcript, config.data.spelling, scores; the first one is shown)
 TASKS = {
     "phones": ("phones", "phones", ("per",)),
@@ -39,7 +42,7 @@ def run(
     starts = {
         SCRATCH: [None] * o["seeds"],
         SCRATCH_PRE: [None] * o["seeds"],
-        "wav2vec 2.0": runs["wav2vec 2.0"],
+        WAV2VEC2: runs[WAV2VEC2],
         "HuBERT": runs[last],
     }
     tables = {"phones": data, "digits": _digits(pipe, data)}
@@ -48,7 +51,7 @@ def run(
         for seed in range(o["seeds"]):
             for name, stages in starts.items():
                 start = stages[seed]
-                own = {**size, "norm": "pre"} if name == SCRATCH_PRE else size
+                own = {**size, **OWN.get(name, {})}
                 config = _config(pipe, tables[task], task, seed, own, start is not None)
                 tag = f"{task}-{re.sub('[^a-zA-Z0-9.]+', '-', name)}-{seed}"
                 stage = pipe.train(tag, config, start=start)

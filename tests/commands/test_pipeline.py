@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from ssl_jax import pipeline
+from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
+from ssl_jax.data import audio
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
@@ -82,12 +85,30 @@ def test_labels_of_stages_are_those_of_the_run(tmp_path, monkeypatch):
     assert len(trained) == 2
 
 
+@pytest.fixture
+def recorded_digits(tmp_path):
+    """A folder laid out as the Free Spoken Digit Dataset, of which the shortest take has 0.14 s."""
+    folder, rng = tmp_path / "fsdd", np.random.default_rng(0)
+    folder.mkdir()
+    rows = ["path\tdigit\tspeaker\tsplit\tseconds"]
+    for take in range(24):
+        sound = (rng.standard_normal(round(8000 * (0.143 + take / 40))) * 3000).astype(np.int16)
+        (folder / f"{take}.flac").write_bytes(audio.encode_flac(sound, 8000))
+        split = "train" if take < 12 else "test"
+        rows.append(f"{take}.flac\t{take % 10}\tanna\t{split}\t{len(sound) / 8000:.3f}")
+    (folder / "index.tsv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
 @pytest.mark.slow
-def test_hubert_runs_two_iterations_judges_both_and_goes_on_after_a_kill(tmp_path, monkeypatch):
+def test_hubert_runs_two_iterations_judges_both_and_goes_on_after_a_kill(
+    tmp_path, monkeypatch, recorded_digits
+):
     pytest.importorskip("espeakng_loader")
     monkeypatch.chdir(ROOT)
     options = {"train": 60, "test": 6, "digits": 16, "steps": 3, "seeds": 1, "clusters": 8}
     options |= {"labels": 8, "finetune_steps": 2, "layer": 1, "out": tmp_path}
+    options |= {"fsdd": recorded_digits, "later_clusters": 9}
     overrides = [f"--{k}={v}" for k, v in options.items()]
     program, root = "experiments/hubert/pipeline.py", str(tmp_path / "hubert")
     run, calls = pipeline.Pipe._run, []
@@ -107,6 +128,9 @@ def test_hubert_runs_two_iterations_judges_both_and_goes_on_after_a_kill(tmp_pat
     names = ["MFCC", "untrained", "iteration 1", "iteration 2", "wav2vec 2.0"]
     assert list(results["units"]) == names
     assert results["chosen"] == {"iteration 1": [1], "iteration 2": [1]}
+    for n, classes in ((1, (8,)), (2, (9,))):
+        (config,) = (tmp_path / "hubert").glob(f"hubert-{n}-0-*/config.json")
+        assert config_lib.from_json(config.read_text()).method.units.classes == classes
     for name in names[1:]:
         assert list(results["units"][name]) == [str(layer) for layer in range(4)]
     for task, score in (("phones", "per"), ("digits", "wer")):
@@ -116,6 +140,7 @@ def test_hubert_runs_two_iterations_judges_both_and_goes_on_after_a_kill(tmp_pat
         assert all(len(arm[score]) == 1 and arm[score][0] > 0 for arm in arms.values())
     kept = json.loads((tmp_path / "curves.json").read_text())
     assert kept["iteration 2"]["train/masked_accuracy"]["step"][-1] == 5  # 1.6 times 3
+    assert kept["wav2vec 2.0"]["train/contrastive_loss"]["step"][-1] == 8
     assert (tmp_path / "results.png").stat().st_size > 50_000
 
 

@@ -1,0 +1,54 @@
+"""One number of each miniature, for the table of methods in the README."""
+
+from collections.abc import Mapping, Sequence
+
+from experiments import results
+from ssl_jax.evals import table
+
+
+def _seeds(found: Mapping[str, Sequence[float]], names: Sequence[str]) -> str:
+    return " → ".join(table.cell(found[name]) for name in names)
+
+
+def _image_probe(name: str) -> str:
+    found = results.read("data2vec2/results.json")
+    last = [curve["accuracy"][-1] for curve in found["curves"][name]]
+    random = table.cell(found["random"][name])
+    return f"probe of CIFAR-10 {table.cell(last)}, untrained {random}"
+
+
+def _phone_units() -> str:
+    found = results.read("hubert/results.json")["units"]
+    names = ["MFCC", *(name for name in found if name.startswith("iteration"))]
+    return (
+        f"PNMI {_seeds({name: results.best_layer(found[name])['pnmi'] for name in names}, names)}"
+    )
+
+
+def _codes() -> str:
+    found = results.read("wav2vec2/results.json")
+    names = ("as published", "diversity beside the sum")
+    used, less = (table.cell(found["arms"][n]["code_perplexity"], 1) for n in names)
+    return f"{used} of {found['codes']} codes in use, {less} with a mistake of known ports"
+
+
+def _pitch() -> str:
+    found = results.read("music2vec/results.json")["probes"]
+    own, random = (
+        table.cell(found[n]["pitch"]["accuracy"]) for n in ("this run", "random encoder")
+    )
+    return f"pitch {own}, untrained {random}: not reproduced"
+
+
+MINIATURES = {
+    "kws": lambda: _seeds(
+        results.read("kws/results.json")["shares"]["20% of labels"], results.ARMS
+    ),
+    "data2vec": lambda: _image_probe("data2vec"),
+    "data2vec2": lambda: _image_probe("data2vec 2.0"),
+    "mae": lambda: _image_probe("MAE"),
+    "hubert": _phone_units,
+    "wav2vec2": _codes,
+    "music2vec": _pitch,
+}
+"""One number for each row of the table of methods in the README."""

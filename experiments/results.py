@@ -1,0 +1,20 @@
+"""Results files of the experiments, as tables and numbers of the READMEs read them."""
+
+import json
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ARMS = ("scratch", "pretrained")
+
+
+def read(name: str) -> dict[str, Any]:
+    """Returns a results file, named from the folder of the experiments."""
+    return json.loads((HERE / name).read_text())
+
+
+def best_layer(layers: Mapping[str, Any]) -> Any:
+    """Returns the scores {score: values} of the layer with the most PNMI, of {layer: scores}."""
+    return max(layers.values(), key=lambda scores: statistics.mean(scores["pnmi"]))
