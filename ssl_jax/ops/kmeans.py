@@ -44,7 +44,7 @@ class State(NamedTuple):
 
 def init(centres: Array) -> State:
     """Returns the state before the first mini-batch."""
-    zero, infinite = jnp.zeros((), jnp.int32), jnp.full((), jnp.inf)
+    zero, infinite = jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, jnp.float32)
     empty = jnp.zeros(centres.shape[0])
     return State(centres, empty, infinite, infinite, zero, zero, jnp.zeros((), bool))
 

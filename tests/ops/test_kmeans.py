@@ -153,3 +153,15 @@ def test_inertia_is_that_of_scikit_learn_within_two_percent():
     ours = float(kmeans.assign(x, state.centres)[1].sum())
     theirs = float(((x - other.cluster_centers_[other.predict(x)]) ** 2).sum())
     assert ours < 1.02 * theirs
+
+
+def test_an_update_is_compiled_once():
+    state = kmeans.init(jnp.zeros((3, 2)))
+    update = jax.jit(
+        lambda state, x: kmeans.update(
+            state, kmeans.sums(x, jnp.ones(4), state.centres), share=0.1, patience=9
+        )
+    )
+    for _ in range(2):
+        state = update(state, jnp.ones((4, 2)))
+    assert update._cache_size() == 1
