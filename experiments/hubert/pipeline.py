@@ -208,7 +208,8 @@ def _wav2vec2(pipe: Pipe, data: ConfigDict, seed: int) -> Stage:
     config.method.quantizer.update({"codes": 40, "width": 48, "dropout": 0.0})
     # soft draws and a small rate for hundreds of updates end in a context that is the same for all
     # frames, at the loss of chance, from which there is no way back
-    config.method.quantizer.decay, config.optim.warmup = 0.25 ** (1 / 333), "40 steps"
+    config.method.quantizer.decay = 0.25 ** (1 / 333)
+    config.optim.warmup = f"{min(40, updates // 4)} steps"
     config.method.negatives.count = 50
     config.method.encoder.update(recognition.OWN[recognition.WAV2VEC2])
     config.method.loss.penalty = 0.0
