@@ -116,7 +116,8 @@ def test_code_asks_for_the_planned_platform_and_is_traced_anew():
 
 
 def test_what_each_device_does_for_itself_counts_for_each():
-    mesh = jax.sharding.AbstractMesh((2, 4), ("data", "model"))
+    auto = (jax.sharding.AxisType.Auto,) * 2
+    mesh = jax.sharding.AbstractMesh((2, 4), ("data", "model"), axis_types=auto)
     x, w = jnp.ones((8, 3)), jnp.ones((3, 16))
 
     def product(x, w):
