@@ -18,11 +18,8 @@ def _image_probe(name: str) -> str:
 
 
 def _phone_units() -> str:
-    found = results.read("hubert/results.json")["units"]
-    names = ["MFCC", *(name for name in found if name.startswith("iteration"))]
-    return (
-        f"PNMI {_seeds({name: results.best_layer(found[name])['pnmi'] for name in names}, names)}"
-    )
+    best = results.chain(results.read("hubert/results.json")["units"])
+    return f"PNMI {_seeds(best, list(best))}"
 
 
 def _codes() -> str:

@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,3 +18,9 @@ def read(name: str) -> dict[str, Any]:
 def best_layer(layers: Mapping[str, Any]) -> Any:
     """Returns the scores {score: values} of the layer with the most PNMI, of {layer: scores}."""
     return max(layers.values(), key=lambda scores: statistics.mean(scores["pnmi"]))
+
+
+def chain(layers: Mapping[str, Mapping[str, Any]]) -> dict[str, Sequence[float]]:
+    """Returns {features: PNMI of each seed at their best layer} of MFCC and each iteration."""
+    names = ["MFCC", *(name for name in layers if name.startswith("iteration"))]
+    return {name: best_layer(layers[name])["pnmi"] for name in names}

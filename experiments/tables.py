@@ -279,10 +279,8 @@ def units(file: str) -> str:
 
 def unit_gains(file: str) -> str:
     """Returns the table of what each iteration adds to PNMI, at its best layer, seed by seed."""
-    found, rows = results.read(file)["units"], []
-    names = ["MFCC", *(name for name in found if name.startswith("iteration"))]
-    best = {name: results.best_layer(found[name])["pnmi"] for name in names}
-    for before, after in itertools.pairwise(names):
+    best, rows = results.chain(results.read(file)["units"]), []
+    for before, after in itertools.pairwise(best):
         gain = [b - a for a, b in zip(best[before], best[after], strict=True)]
         better = f"{sum(g > 0 for g in gain)} of {len(gain)} seeds"
         rows.append({"from": before, "to": after, "PNMI": table.cell(gain), "better in": better})

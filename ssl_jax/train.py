@@ -49,12 +49,8 @@ def run(
     mesh_lib.check_batch(mesh, config.data.batch_size)
     train = splits.open_split(config, workdir, "train")
     corpus = train.corpus
-    plan = corpus_lib.make_plan(
-        corpus,
-        config.data,
-        seed=config.seed,
-        multiple=splits.multiple_of_run(config, mesh, workdir),
-    )
+    multiple = splits.multiple_of_run(config, mesh, workdir)
+    plan = corpus_lib.make_plan(corpus, config.data, seed=config.seed, multiple=multiple)
     to_steps = splits.durations(config, plan)
     total = to_steps("100%")
     method = step_lib.gather_when_used(make_method(config, len(corpus.classes)), mesh)
@@ -68,6 +64,7 @@ def run(
     state, shardings = start.begin(config, method, tx, mesh, shapes, checkpoints)
     first = int(jax.device_get(state.step))
     start.write_folder(workdir, config, corpus.classes, state)
+    splits.keep_multiple(workdir, multiple)
     logger = log.Logger(workdir, config.log, first)
     step = step_lib.make_step(method, tx, schedule, config.train.accumulate)
     compiled = step_lib.compile_step(step, mesh, shardings, (state, shapes))

@@ -215,10 +215,11 @@ def multiple_of_run(config: ConfigDict, mesh: Mesh, workdir: Path) -> int:
     """Returns what every training batch is a multiple of: what it was when the run began.
 
     So shorter buckets hold the same rows at every step, on whatever devices the run goes on. Where
-    it does not divide over these devices, the run is told that its batches change.
+    it does not divide over these devices, the run is told that its batches change. Call
+    `keep_multiple` once it is known that the run may go on.
     """
     found, file = unit(config, mesh), workdir / "multiple.txt"
-    known = hosts.is_first() and file.exists()  # read by one: it may be written below
+    known = hosts.is_first() and file.exists()  # read by one, who writes it
     begun = hosts.of_first(int(file.read_text()) if known else 0)
     if begun and begun % _parts(config, mesh) == 0:
         return begun
@@ -228,9 +229,13 @@ def multiple_of_run(config: ConfigDict, mesh: Mesh, workdir: Path) -> int:
             f"divide over these devices: from here on they are multiples of {found} and hold other "
             f"rows. On 1 to {begun} devices that divide {begun} they would stay the same"
         )
-    if hosts.is_first():
-        file.write_text(f"{found}\n")
     return found
+
+
+def keep_multiple(workdir: Path, multiple: int) -> None:
+    """Writes multiple.txt, for `multiple_of_run` of those who go on with the run."""
+    if hosts.is_first():
+        (workdir / "multiple.txt").write_text(f"{multiple}\n")
 
 
 def _parts(config: ConfigDict, mesh: Mesh) -> int:

@@ -165,6 +165,7 @@ def test_a_run_goes_on_with_its_batches_on_other_devices(tmp_path, capsys):
 
     def sizes(chips):
         multiple = splits.multiple_of_run(config, on(chips), tmp_path)
+        splits.keep_multiple(tmp_path, multiple)
         data = {"buckets": config.data.buckets, "batch_size": 96, "constant_seconds": True}
         return Plan(np.full(96, 3.0), **data, multiple=multiple).batch_sizes
 
@@ -174,6 +175,8 @@ def test_a_run_goes_on_with_its_batches_on_other_devices(tmp_path, capsys):
     assert sizes(8) == begun and not capsys.readouterr().err
     assert splits.unit(config, on(1)) == 8  # what a new run has there
     config.train.accumulate = 1
+    splits.multiple_of_run(config, on(3), tmp_path)  # of a command that is refused afterwards
+    assert "multiples of 24" in capsys.readouterr().err and sizes(8) == begun
     assert sizes(3) == sizes(6) == (480, 240, 144, 120, 120, 96)
     told = capsys.readouterr().err
     assert told.count("multiples of 32 examples") == 1 and "multiples of 24" in told
@@ -187,4 +190,5 @@ def test_all_hosts_take_the_multiple_of_the_first(tmp_path, monkeypatch):
     monkeypatch.setattr(splits.hosts, "of_first", lambda mine: 32 if mine == 0 else mine)
     assert splits.multiple_of_run(config, on(16), tmp_path) == 32
     assert splits.multiple_of_run(config, on(3), tmp_path) == 24
+    splits.keep_multiple(tmp_path, 24)
     assert (tmp_path / "multiple.txt").read_text() == "96\n"
