@@ -127,21 +127,6 @@ def read(path: Given, start: int | None = None, size: int | None = None) -> byte
     return store.cat_file(name, start=start, end=None if size is None else (start or 0) + size)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a whole file in one replacement, so that no reader finds half of it."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a whole file in one replacement, as `write_text` does."""
-    if is_remote(path):
-        path.write_bytes(data)  # an object appears when it is complete
-        return
-    fresh = path.with_name(path.name + ".tmp")
-    fresh.write_bytes(data)
-    os.replace(fresh, path)
-
-
 def append(path: Path, text: str) -> None:
     """Adds to the end of a file that seldom grows; of an object, by writing it again."""
     if is_remote(path):

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import jax
 from ml_collections import ConfigDict
 
-from ssl_jax.core import paths
+from ssl_jax.core import atomic, paths
 from ssl_jax.core import tree as tree_lib
 
 Tree = Any
@@ -127,7 +127,7 @@ def truncate(path: str | Path, step: int) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = [row for row in read(path) if row["step"] <= step]
-    paths.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    atomic.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssl_jax.core import paths, rng
+from ssl_jax.core import atomic, rng
 from ssl_jax.core.types import Method, Tree
 from ssl_jax.data.base import Corpus
 from ssl_jax.data.errors import BadFile
@@ -76,7 +76,7 @@ def write(workdir: Path, config: ConfigDict, method: Method, params: Tree, corpu
         about.append(example)
     file = io.BytesIO()
     np.savez_compressed(file, about=np.array(json.dumps(about)), **stored)
-    paths.write_bytes(workdir / FILE, file.getvalue())
+    atomic.write_bytes(workdir / FILE, file.getvalue())
 
 
 def read(workdir: Path) -> list[Example]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from ssl_jax.core import paths
+from ssl_jax.core import atomic
 from ssl_jax.engine import log
 from ssl_jax.evals import table
 from ssl_jax.stages import html, metrics
@@ -85,9 +85,9 @@ def page(path: pathlib.Path, title: str, picture: pathlib.Path, text: str, next_
         "Numbers": f"<pre>{html.text(text)}</pre>",
         "Next": f"<pre>{html.text(next_)}</pre>",
     }
-    paths.write_text(path, html.page(title, sections))
+    atomic.write_text(path, html.page(title, sections))
 
 
 def write_results(path: pathlib.Path, results: Mapping[str, Any]) -> None:
     """Writes results.json whole or not at all."""
-    paths.write_text(path, json.dumps(results, indent=1) + "\n")
+    atomic.write_text(path, json.dumps(results, indent=1) + "\n")

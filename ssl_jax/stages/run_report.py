@@ -14,8 +14,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from ssl_jax.core import atomic, paths
 from ssl_jax.core import config as config_lib
-from ssl_jax.core import paths
 from ssl_jax.core.types import Method, Tree
 from ssl_jax.data.base import Corpus
 from ssl_jax.engine import environment, log
@@ -102,7 +102,7 @@ def write(folder: str | Path, bands: metrics.Bands | None = None) -> Path:
             f"{folder} is no run folder: it has no config.json. Pass the --workdir of "
             f"`python -m ssl_jax.train`"
         )
-    paths.write_text(folder / FILE, environment.without_people(page(folder, bands)))
+    atomic.write_text(folder / FILE, environment.without_people(page(folder, bands)))
     return folder / FILE
 
 

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from ssl_jax.core import atomic, paths
 from ssl_jax.core import code as code_lib
 from ssl_jax.core import config as config_lib
-from ssl_jax.core import paths
 from ssl_jax.core.config import ConfigError
 
 SHORT = 8  # digits of a signature that a folder's name and a table show
@@ -216,4 +216,4 @@ def failure(folder: Path) -> str:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    paths.write_text(path, json.dumps(content, indent=1) + "\n")
+    atomic.write_text(path, json.dumps(content, indent=1) + "\n")

@@ -8,8 +8,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ssl_jax.core import atomic, paths
 from ssl_jax.core import config as config_lib
-from ssl_jax.core import paths
 from ssl_jax.core import sweep as algebra
 from ssl_jax.core.config import ConfigError, Value
 from ssl_jax.stages import runs
@@ -93,9 +93,9 @@ def write(root: Path, found: Sequence[Run], about: Mapping[str, Any]) -> None:
         run.folder.mkdir(parents=True, exist_ok=True)
         file = run.folder / "config.json"
         if not file.exists():
-            paths.write_text(file, config_lib.to_json(run.config))
+            atomic.write_text(file, config_lib.to_json(run.config))
     rows = [{"signature": run.signature, "values": run.values} for run in found]
-    paths.write_text(root / "sweep.json", json.dumps({**about, "runs": rows}, indent=1) + "\n")
+    atomic.write_text(root / "sweep.json", json.dumps({**about, "runs": rows}, indent=1) + "\n")
 
 
 def reopen(root: Path) -> list[Run]:

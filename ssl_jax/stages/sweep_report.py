@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.core import paths
+from ssl_jax.core import atomic
 from ssl_jax.core.config import ConfigError, Value, suggest
 from ssl_jax.engine import log
 from ssl_jax.evals import table
@@ -165,7 +165,7 @@ def write_csv(path: Path, results: Sequence[Result]) -> None:
         about = [r.run.index, r.run.signature, r.state, *(r.run.values[n] for n in names)]
         for row in r.rows:
             writer.writerow([*about, *(row.get(k) for k in ("step", "time", *metrics))])
-    paths.write_text(path, file.getvalue())
+    atomic.write_text(path, file.getvalue())
 
 
 def page(
@@ -265,7 +265,7 @@ def write(
     metric, best = choose(results, metric, best)
     groups, said = rank(results, metric, best), notes(root, results)
     write_csv(root / "metrics.csv", results)
-    paths.write_text(
+    atomic.write_text(
         root / "report.html", page(f"Sweep {root.name}", results, groups, metric, best, said)
     )
     return ranking(groups, metric), said, metric

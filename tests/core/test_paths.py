@@ -6,8 +6,8 @@ import shutil
 import fsspec
 import pytest
 
+from ssl_jax.core import atomic, paths
 from ssl_jax.core import config as config_lib
-from ssl_jax.core import paths
 
 
 def test_a_local_path_is_pathlibs_and_a_url_keeps_its_slashes(bucket):
@@ -40,10 +40,10 @@ def test_a_path_that_cannot_work_says_what_would(bucket, monkeypatch):
 @pytest.mark.parametrize("root", ["gs://bucket/run", ""])
 def test_text_is_replaced_and_appended(bucket, tmp_path, root):
     file = (paths.of(root) if root else tmp_path) / "a.txt"
-    paths.write_text(file, "one\n")
+    atomic.write_text(file, "one\n")
     paths.append(file, "two\n")
     assert file.read_text() == "one\ntwo\n"
-    paths.write_text(file, "new\n")
+    atomic.write_text(file, "new\n")
     assert file.read_text() == "new\n"
     assert [p.name for p in file.parent.iterdir()] == ["a.txt"]
 

@@ -1,0 +1,163 @@
+"""Whole files, written at once: a reader finds what was there before, or what is there now.
+
+Whatever a process leaves for a later one (state of a run, tables, caches) is written here. A kill
+at any instant leaves the file as it was. What it may leave beside it, a temporary file, is swept
+away by the next write of that name, or by `sweep`. An object of a store is replaced at once by
+nature. Text is UTF-8 on every machine.
+"""
+
+import contextlib
+import errno
+import fcntl
+import glob
+import io
+import json
+import os
+import pathlib
+import secrets
+from collections.abc import Iterator
+from typing import IO, Any
+
+from ssl_jax.core import paths
+
+TEMPORARY = ".tmp"
+_ABSENT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+# a new file that is nobody else's: neither a file nor a link of that name may be there
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_LEFT = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def write_text(path: paths.Given, text: str) -> None:
+    """Writes a whole text file; raises OSError naming it, and then the old one is untouched."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: paths.Given, content: Any, indent: int | None = 1) -> None:
+    """Writes `content` as a whole JSON file, as `write_text` does."""
+    write_text(path, json.dumps(content, indent=indent) + "\n")
+
+
+def write_bytes(path: paths.Given, data: bytes) -> None:
+    """Writes a whole file, as `write_text` does."""
+    with writing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def writing(path: paths.Given) -> Iterator[IO[bytes]]:
+    """Gives a file to write to, which takes its name when the block ends, and never on an error.
+
+    Raises OSError naming `path`.
+    """
+    if paths.is_remote(path):
+        kept = io.BytesIO()
+        yield kept
+        paths.of(path).write_bytes(kept.getvalue())
+        return
+    target = pathlib.Path(path)
+    fresh = target
+    try:
+        sweep(target.parent, target.name)
+        fresh, handle = _fresh(target)
+        with open(handle, "wb") as file:
+            yield file
+            file.flush()
+            _sync(handle)
+            os.replace(fresh, target)
+    except BaseException as error:
+        if fresh != target:
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                fresh.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and _is_ours(error):
+            raise OSError(error.errno, error.strerror, str(target)) from error
+        raise
+    _sync_folder(target.parent)
+
+
+def _fresh(target: pathlib.Path) -> tuple[pathlib.Path, int]:
+    """Returns a new temporary file, locked: by that `sweep` knows that its process is alive."""
+    while True:
+        fresh = target.with_name(f".{target.name}.{secrets.token_hex(8)}{TEMPORARY}")
+        handle = os.open(fresh, _NEW, 0o666)
+        try:
+            if _locked(handle) and os.fstat(handle).st_nlink:
+                return fresh, handle
+        except BaseException:
+            os.close(handle)
+            fresh.unlink()
+            raise
+        os.close(handle)  # another process swept it away before it was locked
+
+
+def _locked(handle: int) -> bool:
+    """Locks a file; False where another process has. True on a file system without locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise
+    return True
+
+
+def _is_ours(error: OSError) -> bool:
+    """Says whether an error is of the temporary file; one of writing names no file."""
+    return error.filename is None or str(error.filename).endswith(TEMPORARY)
+
+
+def sweep(folder: pathlib.Path, name: str = "") -> None:
+    """Removes the temporary files that killed processes left, of one name or of every one.
+
+    Those that a process is writing now are locked, and stay.
+    """
+    for left in folder.glob(f".{glob.escape(name) or '*'}.*{TEMPORARY}"):
+        with contextlib.suppress(OSError):  # gone, a link, or not ours to touch
+            handle = os.open(left, _LEFT)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error where it is held
+                left.unlink(missing_ok=True)
+            finally:
+                os.close(handle)
+
+
+def _sync(handle: int) -> None:
+    """Waits until what was written is on the disk, where its file system can tell."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    """Makes a new name last; some file systems have no such thing, and need none."""
+    with contextlib.suppress(OSError):  # the file is whole under either name
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def read_json(path: paths.Given, remedy: str) -> Any:
+    """Returns what a JSON file holds; raises ValueError naming the file and the remedy.
+
+    An earlier version of this package wrote in place, and a kill could leave a file empty.
+    """
+    text = read_text(path, remedy)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}): {remedy}") from error
+
+
+def read_text(path: paths.Given, remedy: str) -> str:
+    """Returns a text file; raises ValueError, as `read_json`, if it is empty or no UTF-8."""
+    try:
+        text = paths.of(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}): {remedy}") from error
+    if not text.strip():
+        raise ValueError(f"{path} is empty, as a kill or a full disk leaves it: {remedy}")
+    return text
