@@ -4,9 +4,10 @@ A save takes a copy of the state on the devices, which takes the loop no longer 
 a thread beside the loop carries it to the host and writes it (`engine.snapshot`).
 
 A checkpoint is a folder <workdir>/checkpoints/<step> with the items `params`, `rest` (the other
-fields of TrainState), `about` (config, signature, shapes) and `sums` (of the bits of each array).
-It is written under a temporary name and renamed when complete, so a killed process leaves no half
-of one; one that storage damaged later is noticed by its sums, and the one before is used.
+fields of TrainState), `about` (config, signature, shapes), `sums` (of the bits of each array),
+`metrics` where there are any, and `digests` (of every file of the others). It is written under a
+temporary name and renamed when complete, so a killed process leaves no half of one; one that
+storage damaged later is noticed by whoever reads it, and a run that goes on uses the one before.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ from ssl_jax.core import config as config_lib
 from ssl_jax.core import paths
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import TrainState
-from ssl_jax.engine import hosts, intact, log, snapshot, storage
+from ssl_jax.engine import digests, hosts, intact, log, snapshot, storage
 from ssl_jax.engine.intact import Damaged
 
 Tree = Any
@@ -95,6 +96,7 @@ class Checkpoints:
             "config": config_lib.to_json(self.config),
             "signature": config_lib.sign(self.config),
             "arrays": _shapes(state),
+            digests.ITEM: "sha256",  # without which it is not to be read
         }
         metric = math.nan if metric is None else float(metric)
         finite = math.isfinite(metric)
@@ -131,6 +133,7 @@ class Checkpoints:
                 rest=ocp.args.PyTreeSave(_rest(state)),
                 about=ocp.args.JsonSave(about),
                 sums=ocp.args.PyTreeSave({"sums": sums}),
+                digests=ocp.args.JsonSave({}),  # known when all else is written
             ),
             metrics=metrics,
             force=True,
@@ -168,15 +171,23 @@ class Checkpoints:
     ) -> tuple[TrainState | None, str]:
         """Returns (state, ""), or (None, what is wrong with the checkpoint)."""
         folder = self.folder / str(step)
+        found, reason = None, ""
         try:
+            digests.check(folder, "about")  # by every host: each decides by it
             about = intact.about(folder)
             check_same_config(config_lib.from_json(about["config"]), self.config, self.folder)
             check_same_arrays(about["arrays"], _shapes(state), folder)
+            digests.check(folder, shared=True)
             target = jax.tree.map(
                 lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
             )
             params = intact.read(folder / "params", target.params)
             found = TrainState(params=params, **intact.read(folder / "rest", _rest(target)))
+        except Damaged as error:
+            reason = str(error)
+        if not hosts.all_of(found is not None) or found is None:
+            return None, reason  # the sums are a program of all hosts
+        try:
             intact.check_sums(folder, found)
         except Damaged as error:
             return None, str(error)
@@ -278,16 +289,22 @@ def restore_params(run_dir: str | Path, step: int | str | None = None) -> Tree:
     `step` is a number, "best", or None for the newest. Raises FileNotFoundError naming the steps
     there are.
     """
-    folder = _step_folder(run_dir, step)
-    with intact.reading(folder):
-        return _arrays(folder / "params")
+    return _intact(_step_folder(run_dir, step), "params", "params")
 
 
 def restore_extra(run_dir: str | Path, step: int | str | None = None) -> Tree:
     """Returns `TrainState.extra` of a run, such as its teacher; see `restore_params`."""
-    folder = _step_folder(run_dir, step)
+    return _intact(_step_folder(run_dir, step), "rest", "extra")
+
+
+def _intact(folder: Path, item: str, part: str) -> Tree:
+    """Reads a part of a state as numpy arrays; raises Damaged."""
+    known = digests.check(folder, item, "about")
     with intact.reading(folder):
-        return _arrays(folder / "rest", "extra")
+        found = _arrays(folder / item, "" if part == item else part)
+    if not known:  # of an earlier version, which has only the sums
+        intact.check_sums(folder, {part: found})
+    return found
 
 
 def best_step(run_dir: str | Path) -> int:
@@ -327,6 +344,9 @@ def _choose(
     manager: ocp.CheckpointManager, folder: Path, steps: list[int], step: int | str | None
 ) -> int:
     if step == "best" and steps:
+        digests.check(folder / str(steps[-1]), "about")
+        for each in steps:
+            storage.metrics(folder / str(each))  # none may be left out without a word
         config = config_lib.from_json(intact.about(folder / str(steps[-1]))["config"])
         best = storage.best(manager, config.checkpoint.best_mode)
         return best[0] if best else -1

@@ -1,5 +1,8 @@
-"""Reading a checkpoint, and noticing one that storage damaged: each item, and the sum of the bits
-of every array that was saved beside them."""
+"""Reading a checkpoint, and noticing arrays that are not those of the state that was saved.
+
+The sum of the bits of every array is taken on the devices, before anything is written, and compared
+with what is read; what becomes of the files in between, `engine.digests` tells.
+"""
 
 import contextlib
 import json
@@ -37,16 +40,31 @@ def _sum(x: jax.Array) -> jax.Array:
 
 
 def check_sums(folder: Path, state: Tree) -> None:
-    """Raises Damaged naming the first array of a state that is not what was saved in `folder`."""
+    """Raises Damaged naming the first array that is not what was saved in `folder`.
+
+    `state` is that of a run, or a part of it under the same names.
+    """
     if not (folder / "sums").exists():
-        return  # of an earlier version
-    found = sums(state)
-    shape = jax.ShapeDtypeStruct(found.shape, found.dtype, sharding=found.sharding)
+        if _has_sums(folder):
+            raise Damaged(f"{folder} is damaged: its sums are missing")
+        return  # of the earliest version
+    every = list(about(folder)["arrays"])
+    like = sums(state)
+    place = like.sharding
+    shape = jax.ShapeDtypeStruct((len(every),), like.dtype, sharding=place)
     written = np.asarray(read(folder / "sums", {"sums": shape})["sums"])
     names = [name for name, _ in tree_lib.named_leaves(state)]
-    for name, a, b in zip(names, written, np.asarray(found), strict=True):
-        if a != b:
+    expected = dict(zip(every, written, strict=True))
+    for name, found in zip(names, np.asarray(like), strict=True):
+        if expected.get(name) != found:
             raise Damaged(f"{folder} is damaged: {name} is not what was written")
+
+
+def _has_sums(folder: Path) -> bool:
+    """Says whether a checkpoint was saved with sums, by what orbax wrote of its items."""
+    with reading(folder):
+        told = json.loads((folder / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))
+        return "sums" in (told.get("item_handlers") or {})
 
 
 def read(item: Path, shapes: Tree) -> Tree:

@@ -1,6 +1,7 @@
 """How orbax keeps the checkpoints of a run: which stay, how items are written, how hosts wait."""
 
 import functools
+import json
 from pathlib import Path
 
 import jax
@@ -8,7 +9,11 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
+from ssl_jax.core import paths
+from ssl_jax.engine import digests, intact, log
+
 ITEMS = ("params", "rest", "about", "sums")
+METRICS = "metrics"  # the item and its file, as orbax names them
 
 
 class _Manager(ocp.CheckpointManager):
@@ -21,6 +26,17 @@ class _Manager(ocp.CheckpointManager):
         """Returns False: the loop has asked itself."""
         del step
         return False
+
+    def metrics(self, step: int) -> dict[str, float] | None:
+        """Returns the metrics of a checkpoint, None without, or where they are damaged."""
+        told: set[int] = self.__dict__.setdefault("_told", set())
+        try:
+            return metrics(paths.of(self.directory / str(step)))
+        except intact.Damaged as error:
+            if step not in told:
+                log.say(f"{error}; it does not count for the best")
+            told.add(step)
+            return None
 
 
 def manager(folder: Path, options: ConfigDict | None) -> ocp.CheckpointManager:
@@ -73,11 +89,23 @@ def _handlers() -> ocp.handlers.CheckpointHandlerRegistry:
     for item in ITEMS:
         save = ocp.args.JsonSave if item == "about" else ocp.args.PyTreeSave
         registry.add(item, save, text if item == "about" else arrays)
+    registry.add(METRICS, ocp.args.JsonSave, ocp.JsonCheckpointHandler(filename=METRICS))
+    registry.add(digests.ITEM, ocp.args.JsonSave, digests.Handler())  # last: of all the others
     return registry
 
 
 def _metric(metrics: dict[str, float]) -> float:
     return metrics["best"]
+
+
+def metrics(folder: Path) -> dict[str, float] | None:
+    """Returns the metrics of a checkpoint, None where it was saved without; raises Damaged."""
+    written = digests.read(folder)
+    if written is not None and any(name.startswith(f"{METRICS}/") for name in written):
+        digests.check(folder, METRICS)
+    file = folder / METRICS / METRICS
+    with intact.reading(folder):
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def best(manager: ocp.CheckpointManager, mode: str) -> tuple[int, float] | None:
