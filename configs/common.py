@@ -306,6 +306,33 @@ def hubert() -> ConfigDict:
     )
 
 
+def wav2vec2() -> ConfigDict:
+    """Returns config.method of wav2vec 2.0; ssl_jax/methods/wav2vec2.py explains every key."""
+    return ConfigDict(
+        {
+            "name": "wav2vec2",
+            "encoder": ConfigDict({}),
+            "mask": {"prob": 0.65, "length": 10, "min_spans": 2, "same_count": True},
+            "quantizer": {
+                "groups": 2,
+                "codes": 320,
+                "width": 256,
+                "dropout": 0.1,
+                "start": 2.0,
+                "end": 0.5,
+                "decay": 0.999995,
+            },
+            "negatives": {"count": 100, "source": "masked"},
+            "loss": {
+                "temperature": 0.1,
+                "diversity": 0.1,
+                "diversity_scale": "mean",
+                "penalty": 10.0,
+            },
+        }
+    )
+
+
 def mae() -> ConfigDict:
     """Returns config.method of MAE; ssl_jax/methods/mae.py explains every key."""
     return ConfigDict(
@@ -375,6 +402,19 @@ def ctc() -> ConfigDict:
     )
 
 
+def speaker() -> ConfigDict:
+    """Returns config.method of speaker; ssl_jax/methods/speaker.py explains every key."""
+    return ConfigDict(
+        {
+            "name": "speaker",
+            "encoder": ConfigDict({}),
+            "head": {"width": 512, "pooled": 1500},
+            "scale": 30.0,
+            "margin": 0.4,
+        }
+    )
+
+
 def decode() -> ConfigDict:
     """Returns config.eval.decode, what evaluate does with CTC; see ssl_jax/evals/decode.py."""
     return ConfigDict(
@@ -420,57 +460,6 @@ def small_keyword_encoder() -> ConfigDict:
     encoder.update({"depth": 4, "width": 96, "heads": 6, "mlp_width": 384})
     encoder.update({"norm": "pre", "init": "torch"})
     return encoder
-
-
-def speech_commands() -> ConfigDict:
-    """Returns a data section: Speech Commands V2, its official lists, 512 clips of one second."""
-    data = audio_data()
-    for split in ("train", "valid", "test"):
-        path = "data/speech_commands_v2"
-        data[split].sc = ConfigDict({"kind": "speech_commands", "path": path, "part": (0.0, 1.0)})
-    data.batch_size = 512
-    return data
-
-
-def librispeech(batch: int) -> ConfigDict:
-    """Returns a data section: LibriSpeech 960 h, `batch` clips of 20 s or as much of shorter."""
-    data = audio_data()
-    splits = {
-        "train": ("train-clean-100", "train-clean-360", "train-other-500"),
-        "valid": ("dev-clean",),
-        "test": ("test-clean",),
-    }
-    for split, folders in splits.items():
-        data[split].librispeech = ConfigDict(
-            {"kind": "librispeech", "path": "data/LibriSpeech", "splits": folders}
-        )
-    data.update({"buckets": (4.0, 8.0, 12.0, 14.0, 16.0, 20.0), "min_seconds": 2.0})
-    data.update({"batch_size": batch, "constant_seconds": True, "workers": 8})
-    return data
-
-
-def own_audio(batch: int) -> ConfigDict:
-    """Returns a data section: a folder of sound, `batch` clips of 4 s or as much of shorter.
-
-    Every twentieth file is for validation. Files that cannot be read are skipped and listed.
-    """
-    data = audio_data()
-    for split, part in (("train", (0.0, 0.95)), ("valid", (0.95, 1.0))):
-        data[split].own = ConfigDict({"kind": "folder", "path": "", "part": part, "weight": 1.0})
-    data.update({"buckets": (1.0, 2.0, 4.0), "min_seconds": 0.2, "batch_size": batch})
-    data.update({"constant_seconds": True, "on_bad": "skip", "max_bad_share": 0.1})
-    return data
-
-
-def books_and_wiki(batch: int) -> ConfigDict:
-    """Returns a data section: books and Wikipedia, `batch` blocks of 512 tokens of RoBERTa."""
-    data = text_data()
-    for split in ("train", "valid"):
-        path = f"data/books_wiki/{split}"
-        data[split].text = ConfigDict({"kind": "text_files", "path": path})
-    data.update({"tokenizer": "data/roberta/tokenizer.json", "block_tokens": 512})
-    data.update({"batch_size": batch, "workers": 8})
-    return data
 
 
 def in_pieces(config: ConfigDict) -> None:

@@ -1,9 +1,10 @@
 """Trains one model: python -m ssl_jax.train --config configs/x.py --workdir runs/x
 
-Keys are changed with --config.optim.lr=1e-3. The same command goes on from the newest checkpoint
-of the run folder, which holds config.json, signature.txt, code.txt, classes.json, parameters.txt,
-multiple.txt (of which the sizes of its batches are multiples), environment.jsonl, metrics.jsonl,
-report.html, skipped.jsonl (files that could not be used) and checkpoints/.
+Keys are changed with --config.optim.lr=1e-3; --print in place of --workdir prints every value.
+The same command goes on from the newest checkpoint of the run folder, which holds config.json,
+signature.txt, code.txt, classes.json, parameters.txt, multiple.txt (of which the sizes of its
+batches are multiples), environment.jsonl, metrics.jsonl, report.html, skipped.jsonl (files that
+could not be used) and checkpoints/.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from ssl_jax.engine import step as step_lib
 from ssl_jax.engine.checkpoint import Checkpoints
 from ssl_jax.evals import judge
 from ssl_jax.evals.monitor import Monitor
+from ssl_jax.nn import build
 from ssl_jax.stages import run_report
 
 
@@ -169,11 +171,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command; an error that this package foresees is one line, without a traceback."""
     parser = argparse.ArgumentParser(prog="python -m ssl_jax.train", description=__doc__)
     parser.add_argument("--config", required=True, help="configs/x.py, or configs/x.py:argument")
-    parser.add_argument("--workdir", required=True, help="the run folder, new or to go on in")
+    folder = parser.add_mutually_exclusive_group(required=True)
+    folder.add_argument("--workdir", help="the run folder, new or to go on in")
+    folder.add_argument("--print", action="store_true", help="print every value, start nothing")
     parser.add_argument("--profile", default="", help="trace these steps, 100:110 for one")
     hosts.add_flags(parser)
     known, overrides = parser.parse_known_args(arguments)
     overrides += [f"log.profile={known.profile}"] if known.profile else []
+    if known.print:
+        print(build.listing(config_lib.load(known.config, overrides)))
+        return
     with hosts.session(known):
         run(config_lib.load(known.config, overrides), known.workdir, source=known.config)
 

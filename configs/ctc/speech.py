@@ -37,7 +37,7 @@ whole, which is a mistake. The published dropout of the layer before the last is
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, datasets
 
 # subset: updates, and for Base and Large the rate, the shares of masked time and channels, and
 # updates in which the head alone learns
@@ -91,7 +91,7 @@ def _quiet(encoder: ConfigDict) -> None:
 
 def _data(subset: str) -> ConfigDict:
     """Returns the data section of a labelled subset of LibriSpeech."""
-    data = common.librispeech(48)
+    data = datasets.librispeech(48)
     data.update({"buckets": (4.0, 8.0, 12.0, 14.0, 16.0, 20.0, 25.0, 36.0), "min_seconds": 0.0})
     parts = {"10m": ("1h/0",), "1h": tuple(f"1h/{i}" for i in range(6))}
     parts["10h"] = (*parts["1h"], "9h")

@@ -19,7 +19,7 @@ its shortest clip. On one accelerator raise config.train.accumulate.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, datasets
 
 # The front end has no average of its own: the teacher reads the student's unmasked frames.
 EMA_RULES = (
@@ -41,7 +41,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.method.ema.rules = EMA_RULES
     # over clips of unequal lengths the fewest would hide far less of the longer ones
     config.method.mask.same_count = False
-    config.data = common.librispeech(192)
+    config.data = datasets.librispeech(192)
     _optim(config.optim)
     config.train.duration = "400k steps"
     config.checkpoint.every = config.eval.every = "5k steps"

@@ -18,7 +18,7 @@ Sweep: python -m ssl_jax.sweep --config configs/data2vec/kws.py:mini; see docs/s
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, datasets
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -29,7 +29,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         return _mini()
     config = common.base()
     config.method = _method(size)
-    config.data = common.speech_commands()
+    config.data = datasets.speech_commands()
     config.data.train.sc.part = (0.0, 0.8)
     config.optim.update({"name": "adam_l2", "lr": 5e-4, "schedule": "one_cycle"})
     config.optim.update({"betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.01})
@@ -60,7 +60,7 @@ def _mini() -> ConfigDict:
     config.method.targets.update({"layers": 4, "source": "block", "final_norm": "instance"})
     # a teacher that hardly moves at first: its early targets are features of a random network
     config.method.ema.update({"start": 0.998, "end": 0.9999, "anneal": 6_000})
-    config.data = common.speech_commands()
+    config.data = datasets.speech_commands()
     config.data.batch_size = 64
     config.optim.update({"lr": 3e-3, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.01})
     config.optim.update({"warmup": "10%", "clip": 1.0})

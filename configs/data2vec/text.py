@@ -18,7 +18,7 @@ config.data.train.text.path, a document each. Then fine-tune with configs/superv
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, datasets
 
 # token vectors, positions and their norm are the student's
 EMA_RULES = (("^encoder/blocks/", "average"), (".*", "absent"))
@@ -32,7 +32,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = common.base()
     config.method = common.data2vec()
     _method(config.method)
-    config.data = common.books_and_wiki(256)
+    config.data = datasets.books_and_wiki(256)
     config.data.break_mode = "complete_doc"
     config.optim.update({"lr": 2e-4, "warmup": "10k steps", "weight_decay": 0.01, "clip": 5.0})
     config.optim.update({"betas": (0.9, 0.98), "eps": 1e-6})

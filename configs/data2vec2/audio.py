@@ -23,7 +23,7 @@ its shortest clip. The released runs decay all parameters, as here.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, datasets
 
 # the convolutions and the projection are the student's; position convolutions, norm, ALiBi factors
 # and blocks are averaged
@@ -40,7 +40,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         {"kind": "waveform", "preset": "base", "alibi": "learned", "layerdrop": 0.05}
     )
     config.method.ema.rules = EMA_RULES
-    config.data = common.librispeech(48)
+    config.data = datasets.librispeech(48)
     config.optim.update({"lr": 7.5e-4, "warmup": "8k steps", "weight_decay": 0.01})
     config.optim.update({"betas": (0.9, 0.98), "eps": 1e-6})
     config.train.duration = "400k steps"
@@ -55,9 +55,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if size == "own":
         _own(config)
     if size == "own_base":
-        config.data = common.own_audio(48)
+        config.data = datasets.own_audio(48)
     if size == "own_toy":
-        config.data = common.own_audio(8)
+        config.data = datasets.own_audio(8)
     if size in ("toy", "own_toy"):
         _toy(config)
     return config
@@ -93,7 +93,7 @@ def _mini(config: ConfigDict) -> None:
 
 def _own(config: ConfigDict) -> None:
     _mini(config)
-    config.data = common.own_audio(8)
+    config.data = datasets.own_audio(8)
     # five position convolutions and a faster teacher end, at this size, in targets that tell
     # nothing but the place in the crop (experiments/data2vec2/audio.py)
     config.method.encoder.update({"position_depth": 1, "conv_channels": 64})

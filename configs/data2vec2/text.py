@@ -18,7 +18,7 @@ below config.data.train.text.path, a document each. The released runs decay all 
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, datasets
 
 # the token vectors, positions and their norm are the student's
 EMA_RULES = (("^encoder/blocks/", "average"), (".*", "absent"))
@@ -32,7 +32,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = common.base()
     config.method = common.data2vec2()
     _method(config.method)
-    config.data = common.books_and_wiki(32)
+    config.data = datasets.books_and_wiki(32)
     config.optim.update({"lr": 2e-4, "warmup": "4k steps", "weight_decay": 0.01, "clip": 1.0})
     config.optim.update({"betas": (0.9, 0.98), "eps": 1e-6})
     config.train.duration = "1M steps"

@@ -32,7 +32,7 @@ large and xlarge hear clips normalized after they are cropped, in the original b
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, datasets
 
 SIZES = ("base", "base_it2", "large", "xlarge", "mini", "mini_it2", "toy")
 # what the folder of the labels is called, units, labels per second
@@ -50,7 +50,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.method = common.hubert()
     config.method.encoder = ConfigDict({"kind": "waveform", "preset": "wav2vec2_base"})
     config.method.mask.same_count = False
-    config.data = common.librispeech(176)
+    config.data = datasets.librispeech(176)
     config.data.buckets = (4.0, 8.0, 12.0, 14.0, 15.625)
     _labels(config, *(ITERATION_2 if size == "base_it2" else MFCC))
     config.optim.update({"lr": 5e-4, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.01})

@@ -20,14 +20,14 @@ One accelerator: minutes.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, datasets
 
 
 def get_protocol(arg: str | None = None) -> ConfigDict:
     """Returns the protocol of `arg`: c100 (default), c50, c500 or read."""
     name = arg or "c100"
     common.check(name, ("c50", "c100", "c500", "read"))
-    data = common.librispeech(32)
+    data = datasets.librispeech(32)
     units = {
         "alignments": "data/LibriSpeech/dev.ctm",
         "layers": (),

@@ -28,15 +28,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     common.check(size, ("base", "large", "mini", "toy"))
     config = common.base()
     preset = {"large": "wav2vec2_large", "base": "wav2vec2_base"}.get(size, "base")
-    config.method = ConfigDict(
-        {
-            "name": "speaker",
-            "encoder": {"kind": "waveform", "preset": preset},
-            "head": {"width": 512, "pooled": 1500},
-            "scale": 30.0,
-            "margin": 0.4,
-        }
-    )
+    config.method = common.speaker()
+    config.method.encoder = ConfigDict({"kind": "waveform", "preset": preset})
     table = {"kind": "table", "path": "data/voxceleb1", "label": "speaker"}
     config.data.train.vox = ConfigDict(table)
     config.data.test.vox = ConfigDict({"kind": "folder", "path": "data/voxceleb1/test/wav"})

@@ -16,7 +16,7 @@ Command: python -m ssl_jax.train --config configs/supervised/kws.py:kwt1 --workd
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, datasets
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -31,7 +31,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.method.label_smoothing = 0.1
     # two stripes each, narrower than 25 frames and than 7 coefficients
     config.method.spec_augment.update({"time_masks": 2, "freq_masks": 2})
-    config.data = common.speech_commands()
+    config.data = datasets.speech_commands()
     config.data.train.sc.part = (0.8, 1.0)
     config.optim.update({"lr": 1e-3, "weight_decay": 0.1, "warmup": "10 epochs", "end_lr": 1e-8})
     config.train.duration = "140 epochs"
@@ -59,7 +59,7 @@ def _mini() -> ConfigDict:
             "add_floor": {"below_db": (15.0, 45.0)},
         }
     )
-    config.data = common.speech_commands()
+    config.data = datasets.speech_commands()
     config.data.batch_size = 64
     config.optim.update({"lr": 3e-3, "weight_decay": 0.05, "warmup": "10%", "clip": 1.0})
     config.train.duration = "400 steps"

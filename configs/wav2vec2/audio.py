@@ -25,7 +25,7 @@ its shortest clip. On one accelerator raise config.train.accumulate.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, datasets
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -33,12 +33,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     size = arg or "base"
     common.check(size, ("base", "large", "1b", "mini", "toy"))
     config = common.base()
-    config.method = method()
+    config.method = common.wav2vec2()
     config.method.encoder = ConfigDict({"kind": "waveform", "preset": "wav2vec2_base"})
     # trimmed to the fewest of a whole bucket, clips of 2 to 4 s would hide a fifth of their frames;
     # the original trims a worker's few crops of one length, and hides 46 %
     config.method.mask.same_count = False
-    config.data = common.librispeech(352)
+    config.data = datasets.librispeech(352)
     config.data.buckets = (4.0, 8.0, 12.0, 14.0, 15.625)
     _optim(config.optim)
     config.train.duration = "400k steps"
@@ -57,33 +57,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if size == "toy":
         _toy(config)
     return config
-
-
-def method() -> ConfigDict:
-    """Returns config.method of wav2vec2; ssl_jax/methods/wav2vec2.py explains every key."""
-    return ConfigDict(
-        {
-            "name": "wav2vec2",
-            "encoder": ConfigDict({}),
-            "mask": {"prob": 0.65, "length": 10, "min_spans": 2, "same_count": True},
-            "quantizer": {
-                "groups": 2,
-                "codes": 320,
-                "width": 256,
-                "dropout": 0.1,
-                "start": 2.0,
-                "end": 0.5,
-                "decay": 0.999995,
-            },
-            "negatives": {"count": 100, "source": "masked"},
-            "loss": {
-                "temperature": 0.1,
-                "diversity": 0.1,
-                "diversity_scale": "mean",
-                "penalty": 10.0,
-            },
-        }
-    )
 
 
 def _optim(optim: ConfigDict) -> None:

@@ -32,7 +32,7 @@ def read(cls: type[T], section: Mapping[str, Any] | ConfigDict, key: str = "conf
             field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         )
         if required and name not in section:
-            raise ConfigError(f"{key}.{name} is missing: add it")
+            raise ConfigError(f"{key}.{name} is missing: add it, as configs/common.py does")
     return cls(**{name: _value(hints[name], section[name], f"{key}.{name}") for name in section})
 
 

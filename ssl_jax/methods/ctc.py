@@ -42,20 +42,20 @@ FROZEN = ("none", "convs", "encoder")
 class MaskOptions:
     """What a training step hides of the projected frames; see `ops.masks.span_mask`."""
 
-    prob: float = 0.65  # expected spans = prob * frames / length; 0: none
-    length: int = 10  # frames a span
-    min_spans: int = 2
-    channel_prob: float = 0.5  # the same over the D channels, which are zero in all frames; 0: none
-    channel_length: int = 64
+    prob: float  # expected spans = prob * frames / length; 0: none
+    length: int  # frames a span
+    min_spans: int
+    channel_prob: float  # the same over the D channels, which are zero in all frames; 0: none
+    channel_length: int
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadOptions:
     """From hidden states to logits; see `nn.heads.FrameClassifier`."""
 
-    dropout: float = 0.0
-    mix: bool = False  # all hidden states under learned weights, in place of the last one
-    projection: int = 0  # width of a Linear layer ahead of the classifier; 0: none
+    dropout: float
+    mix: bool  # all hidden states under learned weights, in place of the last one
+    projection: int  # width of a Linear layer ahead of the classifier; 0: none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +64,11 @@ class Options:
 
     name: str
     encoder: Mapping  # see ssl_jax/nn/build.py
-    mask: MaskOptions = MaskOptions()
-    head: HeadOptions = HeadOptions()
+    mask: MaskOptions
+    head: HeadOptions
     # none | convs: the convolutions of the front end get no gradient | encoder: nor does the rest
     # of the encoder, which runs in evaluation mode
-    frozen: str = "convs"
+    frozen: str
 
     def __post_init__(self) -> None:
         key, mask = "config.method", self.mask

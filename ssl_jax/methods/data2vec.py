@@ -34,44 +34,44 @@ class MaskOptions:
     """Which tokens the student does not see, and what it sees there; see `ops.masks`."""
 
     # span: `span_mask`, for audio | text: `text_mask`, spans of words | beit_block: rectangles
-    kind: str = "span"
-    prob: float = 0.65  # expected spans = prob * tokens / length; spans overlap: about half hidden
-    length: int = 10  # tokens per span
-    min_spans: int = 1  # span
-    same_count: bool = True  # span: every row trimmed to the fewest masked frames of the batch
-    shared_u: bool = False  # span: one draw of the rounding for the whole batch (transformers)
-    count: int = 120  # beit_block: patches to hide; an image may end with fewer
-    min_area: int = 16  # beit_block: of a rectangle, in patches
-    min_aspect: float = 0.3  # beit_block: of a rectangle, at most its inverse
+    kind: str
+    prob: float  # expected spans = prob * tokens / length; spans overlap: about half hidden
+    length: int  # tokens per span
+    min_spans: int  # span
+    same_count: bool  # span: every row trimmed to the fewest masked frames of the batch
+    shared_u: bool  # span: one draw of the rounding for the whole batch (transformers)
+    count: int  # beit_block: patches to hide; an image may end with fewer
+    min_area: int  # beit_block: of a rectangle, in patches
+    min_aspect: float  # beit_block: of a rectangle, at most its inverse
     # text: of the masked tokens, the share shown as another token of the vocabulary, drawn from
     # `first_id` up, and the share shown as it is; the others show the mask vector
-    random: float = 0.0
-    keep: float = 0.0
-    first_id: int = 0
-    vector_std: float = 0.0  # of the first mask vector; 0: uniform in [0, 1)
+    random: float
+    keep: float
+    first_id: int
+    vector_std: float  # of the first mask vector; 0: uniform in [0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class LossOptions:
     """How far a prediction is from its target."""
 
-    beta: float = 0.0  # of the smooth L1 loss; 0: squared error
-    scale: float | None = None  # of a token's sum over D; None: 1 / sqrt(D)
+    beta: float  # of the smooth L1 loss; 0: squared error
+    scale: float | None  # of a token's sum over D; None: 1 / sqrt(D)
     # mean: per masked token of the global batch | sum: over the tokens of a batch of `examples`
     # clips. The sum is taken as `examples` times the mean per clip, so that it does not depend
     # on how the batch is cut or padded.
-    reduction: str = "mean"
-    examples: int = 0
+    reduction: str
+    examples: int
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictorOptions:
     """From the student's last layer to predictions; see `nn.heads.PredictionHead`."""
 
-    norm: bool = False  # a LayerNorm first: the final norm of pre-norm blocks
-    layers: int = 1  # linear layers; of two, with a GELU between, the first is `ratio` D wide
-    ratio: int = 2
-    init: str = "torch"  # of the weights, as config.method.encoder.init
+    norm: bool  # a LayerNorm first: the final norm of pre-norm blocks
+    layers: int  # linear layers; of two, with a GELU between, the first is `ratio` D wide
+    ratio: int
+    init: str  # of the weights, as config.method.encoder.init
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,17 +80,17 @@ class Options:
 
     name: str
     encoder: Mapping  # see ssl_jax/nn/build.py
-    mask: MaskOptions = MaskOptions()
-    targets: TargetOptions = dataclasses.field(default_factory=TargetOptions)
-    predictor: PredictorOptions = PredictorOptions()
-    loss: LossOptions = LossOptions()
-    ema: EmaOptions = dataclasses.field(default_factory=EmaOptions)
+    mask: MaskOptions
+    targets: TargetOptions
+    predictor: PredictorOptions
+    loss: LossOptions
+    ema: EmaOptions
     # BEiT: the matrices out of block i, from 0, begin divided by sqrt(2 (i + 1))
-    rescale_init: bool = False
+    rescale_init: bool
     # {step: options} for the student only, the teacher hears the clean clip: of the audio
     # (ops.augment) and, where the encoder reads log-mel, of the levels (ops.spectral)
-    augment: Mapping = dataclasses.field(default_factory=dict)
-    spectral: Mapping = dataclasses.field(default_factory=dict)
+    augment: Mapping
+    spectral: Mapping
 
     def __post_init__(self) -> None:
         choose, key = options_lib.choose, "config.method"

@@ -48,13 +48,13 @@ SCOPES = ("frontend", "mask", "encoder", "targets", "predictor", "loss")
 
 @dataclasses.dataclass(frozen=True)
 class MaskOptions:
-    """Which tokens a view hides; the defaults are those of ViT-B."""
+    """Which tokens a view hides."""
 
-    kind: str = "block"  # block: `ops.masks.block_mask`, 1-D or on the grid | random: single tokens
-    ratio: float = 0.8  # of the tokens
-    adjust: float = 0.07  # block: more centres by so much, since blocks overlap
-    block: int = 3  # block: tokens along a side
-    inverse: bool = True  # block: the blocks are what stays visible
+    kind: str  # block: `ops.masks.block_mask`, 1-D or on the grid | random: single tokens
+    ratio: float  # of the tokens
+    adjust: float  # block: more centres by so much, since blocks overlap
+    block: int  # block: tokens along a side
+    inverse: bool  # block: the blocks are what stays visible
 
     def visible(self, tokens: int) -> int:
         """Returns how many of so many tokens stay visible."""
@@ -75,10 +75,10 @@ class MaskOptions:
 class LossOptions:
     """How far a prediction is from its target: the mean over masked tokens of all views."""
 
-    beta: float = 0.0  # of the smooth L1 loss; 0: squared error
-    scale: float | None = None  # of a token's sum over D; None: 1 / sqrt(D)
+    beta: float  # of the smooth L1 loss; 0: squared error
+    scale: float | None  # of a token's sum over D; None: 1 / sqrt(D)
     # of the class token, which predicts the mean target of all tokens: mean over the views
-    cls_weight: float = 0.0
+    cls_weight: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,13 +87,13 @@ class Options:
 
     name: str
     encoder: Mapping  # see ssl_jax/nn/build.py
-    clones: int = 16  # masks per example, M
-    prenet_depth: int = 0  # blocks, from the first, whose outputs are no targets
-    mask: MaskOptions = MaskOptions()
-    decoder: DecoderOptions = dataclasses.field(default_factory=DecoderOptions)
-    targets: TargetOptions = dataclasses.field(default_factory=TargetOptions)
-    loss: LossOptions = LossOptions()
-    ema: EmaOptions = dataclasses.field(default_factory=EmaOptions)
+    clones: int  # masks per example, M
+    prenet_depth: int  # blocks, from the first, whose outputs are no targets
+    mask: MaskOptions
+    decoder: DecoderOptions
+    targets: TargetOptions
+    loss: LossOptions
+    ema: EmaOptions
 
     def __post_init__(self) -> None:
         options_lib.choose("config.method.mask.kind", self.mask.kind, ("block", "random"))

@@ -41,36 +41,36 @@ SCOPES = ("frontend", "mask", "encoder", "targets", "predictor", "loss")
 class UnitOptions:
     """The labels to predict; config.data.units names where they lie."""
 
-    classes: tuple[int, ...] = (100,)  # units of each set of labels
-    rate: float = 100.0  # labels per second; frame t has label int(t * rate / frames per second)
-    tied: bool = False  # one projection for all sets
+    classes: tuple[int, ...]  # units of each set of labels
+    rate: float  # labels per second; frame t has label int(t * rate / frames per second)
+    tied: bool  # one projection for all sets
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskOptions:
     """Which frames the encoder does not see; see `ops.masks.span_mask`."""
 
-    prob: float = 0.8  # expected spans = prob * frames / length; spans overlap: 57 % are hidden
-    length: int = 10  # frames per span
-    min_spans: int = 2
-    same_count: bool = True  # every row trimmed to the fewest masked frames of the batch
+    prob: float  # expected spans = prob * frames / length; spans overlap: 57 % are hidden
+    length: int  # frames per span
+    min_spans: int
+    same_count: bool  # every row trimmed to the fewest masked frames of the batch
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadOptions:
     """From the last layer to logits; see `nn.unit_head`."""
 
-    width: int = 256
-    temperature: float = 0.1
+    width: int
+    temperature: float
 
 
 @dataclasses.dataclass(frozen=True)
 class LossOptions:
     """Factors of the parts of the loss (section II.B: alpha and 1 - alpha)."""
 
-    masked: float = 1.0  # of the cross-entropy summed over masked frames
-    unmasked: float = 0.0  # and over the others; both per frame that has a factor above 0
-    penalty: float = 10.0  # of the mean square of the convolutions' output
+    masked: float  # of the cross-entropy summed over masked frames
+    unmasked: float  # and over the others; both per frame that has a factor above 0
+    penalty: float  # of the mean square of the convolutions' output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +79,10 @@ class Options:
 
     name: str
     encoder: Mapping  # see ssl_jax/nn/build.py
-    units: UnitOptions = UnitOptions()
-    mask: MaskOptions = MaskOptions()
-    head: HeadOptions = HeadOptions()
-    loss: LossOptions = LossOptions()
+    units: UnitOptions
+    mask: MaskOptions
+    head: HeadOptions
+    loss: LossOptions
 
     def __post_init__(self) -> None:
         key, classes = "config.method", self.units.classes

@@ -35,10 +35,10 @@ SCOPES = ("frontend", "mask", "encoder", "targets", "predictor", "loss")
 class DecoderOptions:
     """The transformer that predicts patches; pre-norm, with the init and remat of the encoder."""
 
-    width: int = 512
-    depth: int = 8
-    heads: int = 16
-    mlp_width: int = 2048
+    width: int
+    depth: int
+    heads: int
+    mlp_width: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Options:
 
     name: str
     encoder: Mapping  # kind vit or spectrogram; see ssl_jax/nn/build.py
-    mask_ratio: float = 0.75  # int(S * (1 - ratio)) of S patches are visible
-    norm_pix: bool = True  # targets with mean 0 and variance 1 in each patch
-    masked_only: bool = True  # false: visible patches are in the loss too
-    decoder: DecoderOptions = DecoderOptions()
+    mask_ratio: float  # int(S * (1 - ratio)) of S patches are visible
+    norm_pix: bool  # targets with mean 0 and variance 1 in each patch
+    masked_only: bool  # false: visible patches are in the loss too
+    decoder: DecoderOptions
 
     def __post_init__(self) -> None:
         kind = self.encoder.get("kind", "")

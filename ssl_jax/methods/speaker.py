@@ -33,9 +33,9 @@ class Options:
 
     name: str
     encoder: Mapping  # see ssl_jax/nn/build.py
-    head: XVectorOptions = dataclasses.field(default_factory=XVectorOptions)
-    scale: float = 30.0  # of the cosines, which are the logits
-    margin: float = 0.4  # taken off the cosine of the right speaker, in training
+    head: XVectorOptions
+    scale: float  # of the cosines, which are the logits
+    margin: float  # taken off the cosine of the right speaker, in training
 
     def __post_init__(self) -> None:
         if self.scale <= 0 or self.margin < 0:

@@ -34,11 +34,11 @@ TRUTH = {"classify": "label", "tag": "tags", "regress": "target"}
 class SpecAugmentOptions:
     """Stripes that hide the spectral features, in training; see `ops.augment.spec_augment`."""
 
-    time_masks: int = 0
-    time_width: int = 24  # frames, the widest stripe
-    freq_masks: int = 0
-    freq_width: int = 6  # coefficients, the widest stripe
-    fill_mean: bool = False  # a stripe is 0, or the mean of the clip's cells
+    time_masks: int
+    time_width: int  # frames, the widest stripe
+    freq_masks: int
+    freq_width: int  # coefficients, the widest stripe
+    fill_mean: bool  # a stripe is 0, or the mean of the clip's cells
 
     @property
     def active(self) -> bool:
@@ -52,25 +52,25 @@ class Options:
 
     name: str
     encoder: Mapping  # see ssl_jax/nn/build.py
-    task: str = "classify"  # classify: one label | tag: any number of tags | regress: numbers
-    outputs: int = 0  # of tags or numbers; 0: as many tags as config.data has classes, one number
+    task: str  # classify: one label | tag: any number of tags | regress: numbers
+    outputs: int  # of tags or numbers; 0: as many tags as config.data has classes, one number
     # tokens (class token included) | frames | cls | tanh: the first token, Linear, tanh (RoBERTa)
-    pool: str = "tokens"
-    head: heads.HeadOptions = dataclasses.field(default_factory=heads.HeadOptions)
-    target_mean: float = 0.0  # regress: the head learns (target - mean) / std
-    target_std: float = 1.0
-    label_smoothing: float = 0.0  # in training only
-    smoothing_spread: str = "others"  # over the other classes | uniform: over all of them
-    spec_augment: SpecAugmentOptions = SpecAugmentOptions()
+    pool: str
+    head: heads.HeadOptions
+    target_mean: float  # regress: the head learns (target - mean) / std
+    target_std: float
+    label_smoothing: float  # in training only
+    smoothing_spread: str  # over the other classes | uniform: over all of them
+    spec_augment: SpecAugmentOptions
     # {step: options}, in training: of the audio (ops.augment) and, where the encoder reads
     # log-mel, at a small part of the cost, of the levels (ops.spectral)
-    augment: Mapping = dataclasses.field(default_factory=dict)
-    spectral: Mapping = dataclasses.field(default_factory=dict)
+    augment: Mapping
+    spectral: Mapping
     # in training: of images and their labels, with each other
-    mix: mix_lib.MixOptions = dataclasses.field(default_factory=mix_lib.MixOptions)
+    mix: mix_lib.MixOptions
     # true: the encoder runs in evaluation mode and gets no gradient. Name it in
     # config.optim.frozen too, or weight decay will shrink it.
-    frozen: bool = False
+    frozen: bool
 
     def __post_init__(self) -> None:
         choose, key = options_lib.choose, "config.method"
@@ -165,7 +165,7 @@ class Supervised:
     @property
     def head(self) -> heads.Classifier:
         """Pool, LayerNorm, Linear, as config.method.head says."""
-        return heads.Classifier(self.outputs, self.options.pool, self.options.head)
+        return heads.Classifier(self.outputs, self.options.head, self.options.pool)
 
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
         """Returns (params, {})."""

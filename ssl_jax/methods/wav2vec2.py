@@ -29,10 +29,10 @@ SCOPES = ("frontend", "mask", "encoder", "targets", "predictor", "loss")
 class MaskOptions:
     """Which frames the transformer does not see; see `ops.masks.span_mask`."""
 
-    prob: float = 0.65  # expected spans = prob * frames / length; spans overlap: half is hidden
-    length: int = 10  # frames per span
-    min_spans: int = 2
-    same_count: bool = True  # every row trimmed to the fewest masked frames of the batch
+    prob: float  # expected spans = prob * frames / length; spans overlap: half is hidden
+    length: int  # frames per span
+    min_spans: int
+    same_count: bool  # every row trimmed to the fewest masked frames of the batch
 
     def draw(self, keys: Array, real: Array) -> Array:
         """keys (B,), real (B, S) -> bool (B, S), true at the frames to predict."""
@@ -46,38 +46,38 @@ class MaskOptions:
 class QuantizerOptions:
     """The codes, and how sharply they are drawn in training."""
 
-    groups: int = 2
-    codes: int = 320  # of a group
-    width: int = 256  # of the codes of all groups, and of what is compared
-    dropout: float = 0.1  # of the frames that are quantized
+    groups: int
+    codes: int  # of a group
+    width: int  # of the codes of all groups, and of what is compared
+    dropout: float  # of the frames that are quantized
     # of update n, from 0: max(start * decay^n, end)
-    start: float = 2.0
-    end: float = 0.5
-    decay: float = 0.999995
+    start: float
+    end: float
+    decay: float
 
 
 @dataclasses.dataclass(frozen=True)
 class NegativeOptions:
     """What a true target is told from."""
 
-    count: int = 100
+    count: int
     # masked: other masked frames of the clip, the paper's | all: any other frame of the clip,
     # easier, as the model hears most of them: a mistake of ports that keep all frames for the sake
     # of static shapes (the paper measured 0.1 points of word errors more)
-    source: str = "masked"
+    source: str
 
 
 @dataclasses.dataclass(frozen=True)
 class LossOptions:
     """The three terms of the loss."""
 
-    temperature: float = 0.1  # of the cosines
-    diversity: float = 0.1  # weight of the share of codes not in use
+    temperature: float  # of the cosines
+    diversity: float  # weight of the share of codes not in use
     # mean: beside the mean of the contrastive term, that is, times the number of masked frames
     # beside its sum: the published code's | sum: once beside the sum, which makes it vanish: a
     # mistake of ports
-    diversity_scale: str = "mean"
-    penalty: float = 10.0  # weight of the mean square of what the convolutions give
+    diversity_scale: str
+    penalty: float  # weight of the mean square of what the convolutions give
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +86,10 @@ class Options:
 
     name: str
     encoder: Mapping  # see ssl_jax/nn/build.py; of kind waveform
-    mask: MaskOptions = MaskOptions()
-    quantizer: QuantizerOptions = QuantizerOptions()
-    negatives: NegativeOptions = NegativeOptions()
-    loss: LossOptions = LossOptions()
+    mask: MaskOptions
+    quantizer: QuantizerOptions
+    negatives: NegativeOptions
+    loss: LossOptions
 
     def __post_init__(self) -> None:
         key, q = "config.method", self.quantizer

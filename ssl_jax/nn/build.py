@@ -5,6 +5,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from ssl_jax.core import config_text
 from ssl_jax.core.precision import compute_dtype
 from ssl_jax.nn import kwt, spectrogram, text, vit, waveform
 from ssl_jax.nn.transformer import TransformerOptions
@@ -39,6 +40,30 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns all options of an encoder, with those that its preset and the defaults give."""
     _, options, blocks = _read(config)
     return {**vars(blocks), **vars(options)}
+
+
+def origins(config: Mapping[str, Any]) -> dict[str, str]:
+    """Returns, for each option of `settings` that the config does not state, what gave its value:
+    "preset base", for example, or "default of waveform"."""
+    module, default = KINDS[config["kind"]][0], KINDS[config["kind"]][2]
+    preset = config.get("preset", default)
+    return {
+        key: f"preset {preset}" if key in module.PRESETS[preset] else f"default of {config['kind']}"
+        for key in settings(config)
+        if key not in config
+    }
+
+
+def listing(config: Mapping[str, Any]) -> str:
+    """Returns every value of a whole config as text; those that the preset or the kind of its
+    encoder gives are marked."""
+    method = config["method"]
+    given = method.get("encoder")
+    if not given:
+        return config_text.listing(config, {})
+    notes = {f"method.encoder.{key}": name for key, name in origins(given).items()}
+    method = {**method, "encoder": {**settings(given), **given}}
+    return config_text.listing({**config, "method": method}, notes)
 
 
 def _read(config: Mapping[str, Any]) -> tuple[Any, Any, TransformerOptions]:

@@ -14,19 +14,19 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class DecoderOptions:
-    """The section config.method.decoder; the defaults are those of audio."""
+    """The section config.method.decoder."""
 
-    layers: int = 4  # convolutions; 0: none, the encoder then takes the masked tokens as well
-    dim: int = 384  # channels of the convolutions
-    groups: int = 16
-    kernel: int = 7
-    residual: bool = True  # around each convolution whose input and output are equally wide
-    input_dropout: float = 0.1  # of the visible tokens, before the noise joins them
-    noise_std: float = 0.01  # of the vectors in the places of masked tokens
+    layers: int  # convolutions; 0: none, the encoder then takes the masked tokens as well
+    dim: int  # channels of the convolutions
+    groups: int
+    kernel: int
+    residual: bool  # around each convolution whose input and output are equally wide
+    input_dropout: float  # of the visible tokens, before the noise joins them
+    noise_std: float  # of the vectors in the places of masked tokens
     # linear layers at the end: the first of two is `ratio` times as wide, with a GELU behind it
-    projection_layers: int = 1
-    ratio: float = 2.0
-    init: str = "torch"  # of the linear layers, as config.method.encoder.init
+    projection_layers: int
+    ratio: float
+    init: str  # of the linear layers, as config.method.encoder.init
 
     def __post_init__(self) -> None:
         key = "config.method.decoder"

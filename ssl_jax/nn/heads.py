@@ -16,13 +16,13 @@ POOLS = ("tokens", "frames", "cls", "tanh")
 
 @dataclasses.dataclass(frozen=True)
 class HeadOptions:
-    """What stands between the pooled tokens and the answer; the defaults are the KWT's."""
+    """What stands between the pooled tokens and the answer."""
 
-    norm: bool = True  # a LayerNorm
-    eps: float = 1e-5  # of that norm
-    dropout: float = 0.0
-    init_std: float = 0.0  # of the last weights at first; 0: uniform, with bound 1 / sqrt(D)
-    init_scale: float = 1.0  # factor on the last weights at first (BEiT)
+    norm: bool  # a LayerNorm
+    eps: float  # of that norm
+    dropout: float
+    init_std: float  # of the last weights at first; 0: uniform, with bound 1 / sqrt(D)
+    init_scale: float  # factor on the last weights at first (BEiT)
 
     def __post_init__(self) -> None:
         key = "config.method.head"
@@ -58,8 +58,8 @@ class Classifier(nn.Module):
     """
 
     outputs: int
+    options: HeadOptions
     pool: str = "tokens"
-    options: HeadOptions = HeadOptions()
 
     @nn.compact
     def __call__(self, x: Array, valid: Array, prefix: int = 0, train: bool = False) -> Array:

@@ -19,11 +19,11 @@ NORMS = ("instance", "layer", "none")
 class TargetOptions:
     """What the teacher's layers are made into (2202.03555, section 3.3)."""
 
-    layers: int = 8  # the mean of so many top layers, K
-    source: str = "ffn"  # ffn: raw output of the MLP | block: output of the whole block
-    layer_norm: str = "instance"  # of each layer: instance (over time) | layer | none
-    final_norm: str = "none"  # of the mean: instance | layer | none
-    include_prefix: bool = True  # instance norm also counts the class token
+    layers: int  # the mean of so many top layers, K
+    source: str  # ffn: raw output of the MLP | block: output of the whole block
+    layer_norm: str  # of each layer: instance (over time) | layer | none
+    final_norm: str  # of the mean: instance | layer | none
+    include_prefix: bool  # instance norm also counts the class token
 
     def __post_init__(self) -> None:
         key = "config.method.targets"
@@ -55,13 +55,13 @@ class TargetOptions:
 class EmaOptions:
     """How the teacher follows: tau rises linearly from `start` to `end` in `anneal` updates."""
 
-    start: float = 0.999
-    end: float = 0.9999
-    anneal: int = 30_000
+    start: float
+    end: float
+    anneal: int
     # ordered (regex, average | copy | absent) on names such as encoder/frontend/...; the first
     # match counts. Absent parameters are the student's own: a teacher without a front end reads
     # the student's unmasked frames.
-    rules: tuple[tuple[str, str], ...] = ((r".*", "average"),)
+    rules: tuple[tuple[str, str], ...]
 
     def __post_init__(self) -> None:
         for name, tau in (("start", self.start), ("end", self.end)):

@@ -18,10 +18,10 @@ CONTEXT = sum((size - 1) * step for size, step in LAYERS)
 
 @dataclasses.dataclass(frozen=True)
 class XVectorOptions:
-    """Sizes; the defaults are those of SUPERB."""
+    """Sizes of the x-vector and its layers."""
 
-    width: int = 512  # of the projected frames, of the layers, and of the embedding
-    pooled: int = 1500  # of the last layer, whose mean and deviation over time are taken
+    width: int  # of the projected frames, of the layers, and of the embedding
+    pooled: int  # of the last layer, whose mean and deviation over time are taken
 
 
 class XVector(nn.Module):
@@ -32,7 +32,7 @@ class XVector(nn.Module):
     ReLUs. Two recordings are compared by the output of the first of these two.
     """
 
-    options: XVectorOptions = XVectorOptions()
+    options: XVectorOptions
 
     @nn.compact
     def __call__(self, hidden: Array, frames: Array) -> tuple[Array, Array]:

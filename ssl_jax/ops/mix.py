@@ -18,13 +18,13 @@ MODES = ("batch", "example")
 
 @dataclasses.dataclass(frozen=True)
 class MixOptions:
-    """The section config.method.mix; the defaults mix nothing."""
+    """The section config.method.mix; 0.0 for both mixup and cutmix mixes nothing."""
 
-    mixup: float = 0.0  # both parameters of the Beta distribution of the share, 0 = no mixup
-    cutmix: float = 0.0  # the same for the share that is not cut out, 0 = no CutMix
-    prob: float = 1.0  # of mixing at all
-    switch_prob: float = 0.5  # of CutMix, where both are on
-    mode: str = "batch"  # one draw for the whole batch | example: one for every image
+    mixup: float  # both parameters of the Beta distribution of the share, 0 = no mixup
+    cutmix: float  # the same for the share that is not cut out, 0 = no CutMix
+    prob: float  # of mixing at all
+    switch_prob: float  # of CutMix, where both are on
+    mode: str  # one draw for the whole batch | example: one for every image
 
     def __post_init__(self) -> None:
         key = "config.method.mix"

@@ -217,3 +217,13 @@ def test_the_flag_profile_traces_steps(tmp_path, corpus, quick):
     train.main([*where, *corpora.overrides(corpus)])
     assert list((folder / "profile").rglob("*.xplane.pb"))
     assert json.loads((folder / "scopes.json").read_text())["steps"] == 2
+
+
+def test_every_value_of_a_config_can_be_printed(root, capsys):
+    config = str(root / "configs/hubert/audio.py:base")
+    train.main(["--config", config, "--config.optim.lr=0.5", "--print"])
+    shown = capsys.readouterr().out
+    assert "  lr = 0.5\n" in shown and "    width = 768  # " in shown
+    with pytest.raises(SystemExit):
+        train.main(["--config", config])
+    assert "one of the arguments --workdir --print is required" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 from PIL import Image
 
-from configs import common
+from configs import common, datasets
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.mesh import AXES, make_mesh
 from ssl_jax.core.types import Spec
@@ -161,7 +161,7 @@ def on(chips):
 def test_a_run_goes_on_with_its_batches_on_other_devices(tmp_path, capsys):
     """Begun on 32 chips, gone on with on 8, alone and in parts; three divide none of them."""
     config = common.base()
-    config.data = common.librispeech(96)
+    config.data = datasets.librispeech(96)
 
     def sizes(chips):
         multiple = splits.multiple_of_run(config, on(chips), tmp_path)
@@ -184,7 +184,7 @@ def test_a_run_goes_on_with_its_batches_on_other_devices(tmp_path, capsys):
 
 def test_all_hosts_take_the_multiple_of_the_first(tmp_path, monkeypatch):
     config = common.base()
-    config.data = common.librispeech(96)
+    config.data = datasets.librispeech(96)
     (tmp_path / "multiple.txt").write_text("96\n")
     monkeypatch.setattr(splits.hosts, "is_first", lambda: False)
     monkeypatch.setattr(splits.hosts, "of_first", lambda mine: 32 if mine == 0 else mine)

@@ -5,6 +5,7 @@ import pytest
 from hub_cases import config_json, golden
 
 import ssl_jax
+from configs import common
 from ssl_jax import train
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import tree
@@ -63,7 +64,9 @@ def test_pretraining_goes_on_in_the_folder_and_fine_tuning_starts_from_it(tmp_pa
     assert ssl_jax.load(run).step == 4 and before.keys() == after.keys()
     assert not np.array_equal(before["quantizer/codes"], after["quantizer/codes"])
     tuned = config_lib.load(str(run / "config.json")).copy_and_resolve_references().unlock()
-    tuned.method = {"name": "supervised", "encoder": tuned.method.encoder.to_dict()}
+    encoder = tuned.method.encoder
+    tuned.method = common.supervised()
+    tuned.method.encoder = encoder
     tuned.method["encoder"]["input_dropout"] = 0.0
     tuned.init_from = str(run)
     tuned.guard.floors = {}

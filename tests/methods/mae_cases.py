@@ -5,6 +5,7 @@ import numpy as np
 from method_cases import Setup, make_batch
 from ml_collections import ConfigDict
 
+from configs import common
 from ssl_jax.methods import mae
 
 BLOCKS = {"depth": 2, "width": 16, "heads": 2, "mlp_width": 32}
@@ -16,9 +17,11 @@ ENCODERS = {
 
 def config_of(kind, changes=None, **encoder):
     """Returns config.method of a tiny one; `changes` are keys of it, `encoder` of the encoder."""
-    decoder = {**BLOCKS, "depth": 1}
-    config = {"name": "mae", "encoder": {**ENCODERS[kind], **encoder}, "decoder": decoder}
-    return ConfigDict({**config, **(changes or {})})
+    config = common.mae()
+    config.encoder = ConfigDict({**ENCODERS[kind], **encoder})
+    config.decoder = ConfigDict({**BLOCKS, "depth": 1})
+    config.update(changes or {})
+    return config
 
 
 def make(config):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from method_cases import quick_jit, tiny
 
+from configs import common
+from ssl_jax.core import options as options_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.methods import hubert
 from ssl_jax.nn import build
@@ -29,9 +31,10 @@ def setup():
 
 def method(rate, sets=1, **encoder):
     """A Hubert over an encoder of 50 frames a second."""
-    options = hubert.Options(
-        "hubert", {"kind": "waveform"}, hubert.UnitOptions((100,) * sets, float(rate))
-    )
+    section = common.hubert()
+    section.encoder.kind = "waveform"
+    section.units.update({"classes": (100,) * sets, "rate": float(rate)})
+    options = options_lib.read(hubert.Options, section)
     encoder = build.encoder({"kind": "waveform", **encoder}, precision="float32", sample_rate=16000)
     return hubert.Hubert(options, encoder)
 

@@ -8,6 +8,7 @@ import pytest
 from mae_cases import make, pictures
 from ml_collections import ConfigDict
 
+from configs import common
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import rng
 from ssl_jax.core import tree as tree_lib
@@ -107,7 +108,8 @@ def method_of(config):
         "mlp_width": config.decoder_intermediate_size,
     }
     options = {"mask_ratio": config.mask_ratio, "norm_pix": config.norm_pix_loss}
-    return make(ConfigDict({"name": "mae", "encoder": encoder, "decoder": decoder, **options}))
+    section = {"encoder": encoder, "decoder": decoder, **options}
+    return make(ConfigDict(common.mae().to_dict() | section))
 
 
 def model_of(torch, transformers, kind):

@@ -42,7 +42,7 @@ def test_the_vector_by_hand():
 
 
 def test_a_batch_without_enough_frames_is_named():
-    head = xvector.XVector()
+    head = xvector.XVector(xvector.XVectorOptions(width=5, pooled=6))
     with pytest.raises(ValueError, match=r"14 frames is too short.*needs 15.*data\.buckets"):
         jax.eval_shape(head.init, jax.random.key(0), jnp.zeros((2, 1, 14, 4)), jnp.array([14]))
 

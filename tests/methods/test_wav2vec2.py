@@ -7,6 +7,7 @@ import pytest
 import wav2vec2_literal as literal
 from method_cases import quick_jit, tiny
 
+from configs import common
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.methods import wav2vec2
@@ -154,7 +155,7 @@ def test_impossible_options_name_their_key(changes, words):
 
 
 def test_an_encoder_without_convolutions_over_audio_is_refused():
-    encoder = {"kind": "keyword_transformer", "preset": "kwt1"}
-    config = {"name": "wav2vec2", "encoder": encoder}
+    config = common.wav2vec2()
+    config.encoder.update({"kind": "keyword_transformer", "preset": "kwt1"})
     with pytest.raises(ConfigError, match="kind is 'keyword_transformer', which has no conv"):
         wav2vec2.make(config, precision="float32", sample_rate=16000, num_classes=0)

@@ -7,6 +7,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
+from configs import common
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import rng
 from ssl_jax.core import tree as tree_lib
@@ -159,14 +160,12 @@ def method_of(config, diversity):
         "width": config.codevector_dim,
         "dropout": 0.0,
     }
-    options = {
-        "name": "wav2vec2",
-        "encoder": encoder | dict.fromkeys(quiet, 0.0),
-        "quantizer": quantizer,
-        "negatives": {"count": config.num_negatives},
-        "loss": {"penalty": 0.0, "diversity": diversity},
-    }
-    return wav2vec2.make(ConfigDict(options), precision="float32", sample_rate=16000, num_classes=0)
+    options = common.wav2vec2()
+    options.encoder = ConfigDict(encoder | dict.fromkeys(quiet, 0.0))
+    options.quantizer.update(quantizer)
+    options.negatives.count = config.num_negatives
+    options.loss.update({"penalty": 0.0, "diversity": diversity})
+    return wav2vec2.make(options, precision="float32", sample_rate=16000, num_classes=0)
 
 
 def model_of(torch, transformers, kind):

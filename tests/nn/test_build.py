@@ -69,3 +69,11 @@ def test_an_encoder_serves_as_a_field_and_inside_setup():
     assert trees[0] == trees[1]
     assert set(trees[0]["params"]) == {"encoder"}
     assert set(trees[0]["params"]["encoder"]) == {"frontend", "cls", "positions", "blocks"}
+
+
+def test_the_listing_of_a_config_marks_what_the_preset_gives():
+    encoder = {"kind": "keyword_transformer", "preset": "kwt2", "depth": 3}
+    lines = build.listing({"seed": 1, "method": {"name": "a", "encoder": encoder}}).splitlines()
+    assert lines[:4] == ["seed = 1", "method", "  name = 'a'", "  encoder"]
+    assert "    depth = 3" in lines and "    width = 128  # preset kwt2" in lines
+    assert "    layer_scale = 0.0  # default of keyword_transformer" in lines

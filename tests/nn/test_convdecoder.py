@@ -6,14 +6,20 @@ import numpy as np
 import pytest
 import scipy.special
 
+from configs import common
 from ssl_jax.nn.convdecoder import ConvDecoder, DecoderOptions
 
 WIDTH = 4
 
 
+def options_of(**changes):
+    """The decoder of configs/common.py with some of its keys changed."""
+    return DecoderOptions(**(common.data2vec2().decoder.to_dict() | changes))
+
+
 def make(places, valid=None, **changes):
     """A decoder of width 4, its random parameters and inputs of two examples."""
-    options = DecoderOptions(**{"dim": 6, "groups": 2, "kernel": 3, "layers": 2, **changes})
+    options = options_of(**{"dim": 6, "groups": 2, "kernel": 3, "layers": 2, **changes})
     module = ConvDecoder(options, WIDTH)
     draw = np.random.default_rng(0)
     x, noise = draw.standard_normal((2, 2, *places, WIDTH)).astype(np.float32)
@@ -122,13 +128,13 @@ def test_dropout_falls_on_visible_tokens_only():
 )
 def test_impossible_options_name_their_key(changes, words):
     with pytest.raises(ValueError, match=words):
-        DecoderOptions(**changes)
+        options_of(**changes)
 
 
 def test_groups_must_divide_the_channels():
     with pytest.raises(ValueError, match=r"decoder.groups 5 does not divide .*encoder.width 16"):
-        DecoderOptions(groups=5, dim=10).check_width(16)
+        options_of(groups=5, dim=10).check_width(16)
     with pytest.raises(ValueError, match=r"decoder.groups 4 does not divide .*decoder.dim 10"):
-        DecoderOptions(groups=4, dim=10).check_width(16)
-    DecoderOptions(groups=4, dim=8).check_width(16)
-    DecoderOptions(layers=0, groups=7).check_width(16)
+        options_of(groups=4, dim=10).check_width(16)
+    options_of(groups=4, dim=8).check_width(16)
+    options_of(layers=0, groups=7).check_width(16)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import common
 from ssl_jax.nn import heads
 
 pool = jax.jit(heads.pool, static_argnums=(2, 3))
@@ -41,7 +42,7 @@ def test_pool_of_a_missing_class_token_or_unknown_name_is_refused():
 
 
 def test_classifier_equals_pool_norm_linear():
-    head = heads.Classifier(3)
+    head = heads.Classifier(3, heads.HeadOptions(**common.supervised().head))
     shapes = jax.eval_shape(head.init, jax.random.key(0), X, VALID)["params"]
     params = jax.tree.map(lambda a: RNG.standard_normal(a.shape).astype(np.float32), shapes)
     got = jax.jit(head.apply)({"params": params}, X.astype(jnp.bfloat16), VALID)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import common
 from ssl_jax.core import tree
 from ssl_jax.nn import build, heads
 from ssl_jax.ops import dsp
@@ -44,7 +45,7 @@ def params_of(encoder, audio):
 def test_published_parameter_counts(preset, published):
     config = {"kind": "keyword_transformer", "preset": preset}
     encoder = build.encoder(config, precision="float32", sample_rate=16000)
-    head = heads.Classifier(35)
+    head = heads.Classifier(35, heads.HeadOptions(**common.supervised().head))
 
     def init(key):
         body = encoder.init(key, clips(), jnp.array([16000, 16000]))

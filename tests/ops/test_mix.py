@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import common
 from ssl_jax.core import options as options_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.ops.mix import MixOptions, mix, soft_targets
@@ -12,6 +13,7 @@ from ssl_jax.ops.mix import MixOptions, mix, soft_targets
 CLASSES = 5
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 10, 3)).astype(np.uint8)
 LABELS = np.array([0, 1, 2, 3, 4, 0])
+NOTHING = common.supervised().mix.to_dict()
 
 
 @functools.cache
@@ -21,7 +23,7 @@ def compiled(options):
 
 
 def run(seed=0, labels=LABELS, smoothing=0.0, **options):
-    call = compiled(MixOptions(**options))
+    call = compiled(MixOptions(**(NOTHING | options)))
     key, images = jax.random.key(seed), jnp.asarray(IMAGES)
     out = call(key, images, jnp.asarray(labels), CLASSES, smoothing=smoothing)
     return [np.asarray(x) for x in out]
@@ -32,7 +34,7 @@ def partner_shares(targets):
     return np.array([targets[i, LABELS[i]] for i in range(1, 5)])
 
 
-def test_nothing_is_mixed_by_default():
+def test_nothing_is_mixed_by_the_values_of_the_configs():
     images, targets = run()
     assert images.dtype == np.uint8
     np.testing.assert_array_equal(images, IMAGES)
@@ -108,4 +110,4 @@ def test_errors_name_the_key():
     ]
     for section, message in cases:
         with pytest.raises(ConfigError, match=message):
-            options_lib.read(MixOptions, section, "config.method.mix")
+            options_lib.read(MixOptions, NOTHING | section, "config.method.mix")

@@ -1,0 +1,56 @@
+"""Data sections of the corpora that several configs share."""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def speech_commands() -> ConfigDict:
+    """Returns a data section: Speech Commands V2, its official lists, 512 clips of one second."""
+    data = common.audio_data()
+    for split in ("train", "valid", "test"):
+        path = "data/speech_commands_v2"
+        data[split].sc = ConfigDict({"kind": "speech_commands", "path": path, "part": (0.0, 1.0)})
+    data.batch_size = 512
+    return data
+
+
+def librispeech(batch: int) -> ConfigDict:
+    """Returns a data section: LibriSpeech 960 h, `batch` clips of 20 s or as much of shorter."""
+    data = common.audio_data()
+    splits = {
+        "train": ("train-clean-100", "train-clean-360", "train-other-500"),
+        "valid": ("dev-clean",),
+        "test": ("test-clean",),
+    }
+    for split, folders in splits.items():
+        data[split].librispeech = ConfigDict(
+            {"kind": "librispeech", "path": "data/LibriSpeech", "splits": folders}
+        )
+    data.update({"buckets": (4.0, 8.0, 12.0, 14.0, 16.0, 20.0), "min_seconds": 2.0})
+    data.update({"batch_size": batch, "constant_seconds": True, "workers": 8})
+    return data
+
+
+def own_audio(batch: int) -> ConfigDict:
+    """Returns a data section: a folder of sound, `batch` clips of 4 s or as much of shorter.
+
+    Every twentieth file is for validation. Files that cannot be read are skipped and listed.
+    """
+    data = common.audio_data()
+    for split, part in (("train", (0.0, 0.95)), ("valid", (0.95, 1.0))):
+        data[split].own = ConfigDict({"kind": "folder", "path": "", "part": part, "weight": 1.0})
+    data.update({"buckets": (1.0, 2.0, 4.0), "min_seconds": 0.2, "batch_size": batch})
+    data.update({"constant_seconds": True, "on_bad": "skip", "max_bad_share": 0.1})
+    return data
+
+
+def books_and_wiki(batch: int) -> ConfigDict:
+    """Returns a data section: books and Wikipedia, `batch` blocks of 512 tokens of RoBERTa."""
+    data = common.text_data()
+    for split in ("train", "valid"):
+        path = f"data/books_wiki/{split}"
+        data[split].text = ConfigDict({"kind": "text_files", "path": path})
+    data.update({"tokenizer": "data/roberta/tokenizer.json", "block_tokens": 512})
+    data.update({"batch_size": batch, "workers": 8})
+    return data
