@@ -109,14 +109,14 @@ def image_data() -> ConfigDict:
             "train": ConfigDict({}),
             "valid": ConfigDict({}),
             "test": ConfigDict({}),
-            # the side of the squares that the transforms make
-            "image_size": 224,
+            "image_size": 224,  # the side of the squares that the transforms make
             # {name: options}, see ssl_jax/data/transforms.py: one crop, and what else there is;
             # applied in the order given there
             "transforms": ConfigDict({"random_resized_crop": {"scale": (0.2, 1.0)}, "flip": {}}),
             "eval_transforms": ConfigDict({"center_crop": {"share": 0.875}}),
-            # an image with a shorter side is unusable
+            # an image with a shorter side, or of more millions of pixels, is unusable
             "min_side": 8,
+            "max_megapixels": 64,
             # MiB of decoded images that are kept in memory: small ones are decoded only once
             "keep_mb": 256,
             "batch_size": 0,
@@ -124,7 +124,7 @@ def image_data() -> ConfigDict:
             "labels_per_class": 0,
             "label_share": 1.0,
             "label_seed": 0,
-            # raise | skip: a broken or too small file
+            # raise | skip: a broken, blank, too small or too large file
             "on_bad": "raise",
             "max_bad_share": 0.01,
             "workers": 0,

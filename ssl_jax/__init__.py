@@ -25,7 +25,8 @@ __all__ = ["Clip", "Clips", "Model", "load"]
 Waveform = Any
 """float in [-1, 1] or int16: (n,), or (channels, n), which are averaged."""
 Example = Any
-"""A Waveform; an image: (H, W, 3) uint8, a Pillow image or a file; or a text."""
+"""A Waveform; an image: (H, W, 3) uint8, uint16 or float in 0..1, a Pillow image or a file; or a
+text."""
 
 
 @dataclasses.dataclass(frozen=True)

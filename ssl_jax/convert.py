@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.core import paths
-from ssl_jax.data import shards
+from ssl_jax.data import pixels, shards
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.source import Source
 from ssl_jax.data.sources import open_items, open_source
@@ -64,9 +64,10 @@ def _run_data(args: argparse.Namespace) -> None:
         configs = {k: section[args.split][k].to_dict() for k in section[args.split]}
         on_bad, share = section.on_bad, section.max_bad_share
         modality = section.get("modality", "audio")
+        largest = section.get("max_megapixels", pixels.MAX_MEGAPIXELS)
     else:
         configs, on_bad, share = {"from": _pairs(args.pairs)}, args.on_bad, args.max_bad_share
-        modality = args.modality
+        modality, largest = args.modality, pixels.MAX_MEGAPIXELS
     sources = _opened({f"{args.split}.{name}": c for name, c in configs.items()}, modality)
     written = shards.write(
         sources,
@@ -75,6 +76,7 @@ def _run_data(args: argparse.Namespace) -> None:
         what={"split": args.split, "sources": configs},
         on_bad=on_bad,
         max_bad_share=share,
+        max_megapixels=largest,
     )
     print(f"{written} rows in {args.to}: use dict(kind='array_record', path={args.to!r})")
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from ssl_jax.data import hashing, transforms
+from ssl_jax.data import hashing, pixels, transforms
 from ssl_jax.data.base import Arrays, Corpus, Shapes
 from ssl_jax.data.errors import BadFile, DataError, Unreadable
 from ssl_jax.data.source import Source
@@ -23,7 +23,8 @@ _PIXEL = 4
 class ImageCorpus(Corpus):
     """Images; `train_steps` and `eval_steps` are what `transforms.build` returns.
 
-    min_side: the shortest side in pixels that is allowed. keep_bytes: decoded images are kept in
+    min_side: the shortest side in pixels that is allowed. max_megapixels: the largest image that is
+    decoded whole. keep_bytes: decoded images are kept in
     memory up to this size, so that small ones are decoded once.
     """
 
@@ -31,6 +32,7 @@ class ImageCorpus(Corpus):
     train_steps: tuple
     eval_steps: tuple
     min_side: int
+    max_megapixels: float
     keep_bytes: int
     _kept: dict[int, Image.Image] = dataclasses.field(default_factory=dict, repr=False)
     _used: list[int] = dataclasses.field(default_factory=lambda: [0], repr=False)
@@ -63,13 +65,13 @@ class ImageCorpus(Corpus):
             raise BadFile(self.where(i), str(e)) from e
 
     def read(self, i: int) -> Image.Image:
-        """Returns a whole image, RGB. Raises BadFile for one that is broken or too small."""
+        """Returns an image, RGB; raises BadFile where it is broken, blank, too small or large."""
         image = self._kept.get(i)
         if image is not None:
             return image
         source, row = self.locate(i)
         try:
-            image = decode(source.reader.image(int(source.rows[row])))
+            image = pixels.decode(source.reader.image(int(source.rows[row])), self.max_megapixels)
         except Unreadable as e:
             raise BadFile(source.where(row), str(e)) from e
         width, height = image.size
@@ -79,6 +81,8 @@ class ImageCorpus(Corpus):
                 f"too small: {width} x {height} pixels, a side is less than "
                 f"config.data.min_side={self.min_side}",
             )
+        if pixels.is_blank(image):
+            raise BadFile(source.where(row), f"blank: every pixel is {image.getpixel((0, 0))}")
         # Threads may lose a count here: the limit is one of size, not of exact size.
         if self._used[0] + width * height * _PIXEL <= self.keep_bytes:
             self._used[0] += width * height * _PIXEL
@@ -86,32 +90,11 @@ class ImageCorpus(Corpus):
         return image
 
 
-def decode(data: bytes | np.ndarray) -> Image.Image:
-    """Returns the RGB image of a file's bytes, or of pixels (H, W), (H, W, 1) or (H, W, 3).
-
-    Of 16-bit images the high byte counts; transparency and all but the first frame are dropped.
-    Raises Unreadable.
-    """
-    if isinstance(data, np.ndarray):
-        data = data[..., 0] if data.ndim == 3 and data.shape[-1] == 1 else data
-        return _rgb(Image.fromarray(data))
-    if not data:
-        raise Unreadable("empty: 0 bytes")
-    try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-        return _rgb(image)
-    except UnidentifiedImageError as e:
-        raise Unreadable(f"no image format is recognised in its {len(data)} bytes") from e
-    except Exception as e:  # decoders of many formats raise whatever they meet
-        raise Unreadable(f"cannot be decoded: {e}") from e
-
-
-def encoded(source: Source, i: int) -> bytes:
+def encoded(source: Source, i: int, max_megapixels: float = pixels.MAX_MEGAPIXELS) -> bytes:
     """Returns the bytes of an image file, as they are or pixels packed without loss; BadFile."""
     try:
         data = source.reader.image(int(source.rows[i]))
-        image = decode(data)
+        image = pixels.decode(data, max_megapixels)
     except Unreadable as e:
         raise BadFile(source.where(i), str(e)) from e
     if isinstance(data, bytes):
@@ -119,16 +102,6 @@ def encoded(source: Source, i: int) -> bytes:
     packed = io.BytesIO()
     image.save(packed, "PNG")
     return packed.getvalue()
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
 
 
 def open_sources(config: Mapping[str, Any], named: Mapping[str, Any]) -> list[Source]:
@@ -142,11 +115,19 @@ def build(config: Mapping[str, Any], shared: Mapping[str, Any], split: str) -> I
     for key in ("image_size", "min_side"):
         if config[key] < 1:
             raise DataError(f"config.data.{key} is {config[key]}: use pixels, such as 32")
+    # Older runs have no such key.
+    largest = float(config.get("max_megapixels", pixels.MAX_MEGAPIXELS))
+    if not 0 < largest <= pixels.MOST_MEGAPIXELS:
+        raise DataError(
+            f"config.data.max_megapixels is {largest:g}: use millions of pixels, such as "
+            f"{pixels.MAX_MEGAPIXELS}, and at most {pixels.MOST_MEGAPIXELS}"
+        )
     return ImageCorpus(
         **shared,
         size=int(config["image_size"]),
         train_steps=transforms.build(config["transforms"], "config.data.transforms"),
         eval_steps=transforms.build(config["eval_transforms"], "config.data.eval_transforms"),
         min_side=int(config["min_side"]),
+        max_megapixels=largest,
         keep_bytes=int(config["keep_mb"] * 2**20),
     )

@@ -10,7 +10,7 @@ import soundfile
 import soxr
 
 from ssl_jax.core import paths
-from ssl_jax.data import audio, images, tokenizers, transforms
+from ssl_jax.data import audio, pixels, tokenizers, transforms
 from ssl_jax.data.errors import Unreadable
 
 Row = dict[str, np.ndarray]
@@ -20,28 +20,22 @@ _tokenizer = functools.cache(tokenizers.open_tokenizer)
 def image_row(image: Any, config: Mapping[str, Any]) -> Row:
     """Returns {image: (H, W, 3) uint8} of a picture as config.data shows it in evaluation.
 
-    image: a file, pixels (H, W), (H, W, 1) or (H, W, 3) uint8, or a Pillow image. Raises
-    ValueError for anything else and for a file that is no picture.
+    image: a file, pixels as `pixels.from_array` takes them, or a Pillow image. Raises ValueError
+    for anything else and for a file that is no picture.
     """
     where = str(image) if isinstance(image, str | Path) else "the image"
-    if isinstance(image, str | Path):
-        pixels: Any = paths.expanded(image).read_bytes()
-    else:
-        pixels = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
-        if pixels.dtype != np.uint8 or not _picture(pixels.shape):
-            raise ValueError(
-                f"the image is {pixels.dtype} of shape {pixels.shape}: pass (H, W, 3) uint8, a "
-                f"Pillow image or the path of a file"
-            )
     try:
+        if isinstance(image, str | Path):
+            data = paths.expanded(image).read_bytes()
+            shown = pixels.decode(data, config.get("max_megapixels", pixels.MAX_MEGAPIXELS))
+        elif hasattr(image, "getexif"):
+            shown = pixels.rgb(image)
+        else:
+            shown = pixels.from_array(np.asarray(image))
         steps = transforms.build(config["eval_transforms"], "config.data.eval_transforms")
-        return {"image": transforms.apply(steps, images.decode(pixels), 0, config["image_size"])}
+        return {"image": transforms.apply(steps, shown, 0, config["image_size"])}
     except Unreadable as error:
         raise ValueError(f"{where}: {error}") from error
-
-
-def _picture(shape: tuple[int, ...]) -> bool:
-    return len(shape) in (2, 3) and shape[2:] in ((), (1,), (3,)) and 0 not in shape
 
 
 def token_rows(text: str, config: Mapping[str, Any]) -> list[Row]:

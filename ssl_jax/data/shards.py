@@ -1,5 +1,6 @@
 """Writes any source of sound or images as a folder of ArrayRecord shards, shard by shard."""
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from ssl_jax.data import images, records
+from ssl_jax.data import images, pixels, records
 from ssl_jax.data.errors import Bad, BadFile, BadTally, DataError
 from ssl_jax.data.source import Recordings, Source
 
@@ -26,6 +27,7 @@ def write(
     what: Any,
     on_bad: str = "raise",
     max_bad_share: float = 0.01,
+    max_megapixels: float = pixels.MAX_MEGAPIXELS,
 ) -> int:
     """Writes every row of the sources as ArrayRecord shards and returns how many rows it wrote.
 
@@ -37,7 +39,8 @@ def write(
         raise DataError(f"--shards is {shards}: use 1 to {total}, the number of rows")
     names = sorted({name for s in sources for name in s.columns} - _OWN)
     sound = isinstance(sources[0], Recordings)
-    read, put = (_sound, records.write_shard) if sound else (_image, records.write_images)
+    picture = functools.partial(images.encoded, max_megapixels=max_megapixels)
+    read, put = (_sound, records.write_shard) if sound else (picture, records.write_images)
     _sign(to, {"what": what, "rows": total, "shards": shards, "columns": names})
     tally = BadTally(max_bad_share, total, to / "skipped.jsonl")
     borders = np.linspace(0, total, shards + 1).astype(int)
@@ -59,9 +62,9 @@ def _rows(
     names: list[str],
     tally: BadTally | None,
     bar: tqdm.tqdm,
-    read: Callable[[Any, int], tuple],
+    read: Callable[[Any, int], Any],
 ) -> Iterator[Any]:
-    """Yields (*read(source, row), columns) of the rows; `tally` None: bad files raise."""
+    """Yields (what was read, columns) of the rows; `tally` None: bad files raise."""
     first = np.cumsum([0] + [len(s) for s in sources])
     for i in ids:
         k = int(np.searchsorted(first, i, "right")) - 1
@@ -75,7 +78,7 @@ def _rows(
             tally.add([Bad(i, e.where, e.reason)])
             continue
         values = {n: str(source.columns[n][row]) if n in source.columns else "" for n in names}
-        yield *found, values
+        yield (found, values) if isinstance(found, bytes) else (*found, values)
 
 
 def _sound(source: Recordings, row: int) -> tuple[np.ndarray, int]:
@@ -84,11 +87,6 @@ def _sound(source: Recordings, row: int) -> tuple[np.ndarray, int]:
     if not len(audio):
         raise BadFile(source.where(row), "empty: 0 samples")
     return audio, rate
-
-
-def _image(source: Source, row: int) -> tuple[bytes]:
-    """Returns the bytes of an image file."""
-    return (images.encoded(source, row),)
 
 
 def _sign(to: pathlib.Path, request: dict) -> None:

@@ -39,6 +39,7 @@ FREE_TO_CHANGE = (
     "eval.",  # nor do evaluations, which never touch the state
     "data.workers",  # a batch is a function of (seed, step), whoever reads it
     "data.threads",
+    "data.max_megapixels",  # a row that it refuses is an error, or is counted
     "mesh.",  # the layout of the same arrays; equal up to the order of sums
     "train.accumulate",  # nor do the parts of a batch, but for those that draw other dropout
     "method.encoder.remat",  # what is computed again is the same

@@ -282,14 +282,19 @@ def test_images_of_any_kind_are_one_image(root, tmp_path):
     want = _features(model, shown | {"weight": np.ones(1)}).hidden_states[:, 0]
     np.testing.assert_allclose(np.stack(found.hidden_states), want, atol=1e-5)
     assert found.times is None
-    for same in (PIL.Image.fromarray(pixels), tmp_path / "a.png", str(tmp_path / "a.png")):
+    for same in (
+        pixels / 255,
+        PIL.Image.fromarray(pixels),
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+    ):
         np.testing.assert_array_equal(model.features(same).hidden_states, found.hidden_states)
     wide = np.zeros((size, 2 * size, 3), np.uint8)
     both = model.features([wide, pixels])
     assert len(both) == 2 and both[0].hidden_states[-1].shape == found.hidden_states[-1].shape
     np.testing.assert_allclose(both[1].hidden_states, found.hidden_states, atol=1e-5)
     (tmp_path / "b.png").write_text("no picture")
-    for bad, text in ((pixels / 255, "pass .* uint8"), (tmp_path / "b.png", "b.png: no image")):
+    for bad, text in ((pixels * 1.0, "pass .* uint8"), (tmp_path / "b.png", "b.png: no image")):
         with pytest.raises(ValueError, match=text):
             model.features(bad)
     with pytest.raises(ValueError, match="no rate"):
