@@ -18,6 +18,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
+from ssl_jax.core import atomic
 from ssl_jax.evals import table
 from ssl_jax.stages import report
 
@@ -127,7 +128,7 @@ def save(named: Sequence[str], out: pathlib.Path) -> None:
             why = f"{absent[0]} is no run folder" if absent else "a band needs two runs or more"
             sys.exit(f"error: --runs {text}: {why}")
         found[name] = of_runs(runs, [f"train/{metric}" for metric in METRICS])
-    out.write_text(json.dumps(found) + "\n")
+    atomic.write_json(out, found, indent=None)
     print(f"written to {out}")
 
 

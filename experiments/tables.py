@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import miniatures, results
+from ssl_jax.core import atomic
 from ssl_jax.evals import table
 
 MUSIC_PARTS = ("probes", "ablations")
@@ -439,7 +440,9 @@ def _replace(path: Path, start: str, made: str, end: str) -> None:
     text = path.read_text()
     if start not in text or end not in text:
         raise ValueError(f"{path} has no {start.strip()} and {end}: add them")
-    path.write_text(re.sub(f"{start}.*?{end}", f"{start}{made}{end}", text, flags=re.DOTALL))
+    atomic.write_text(
+        path, re.sub(f"{start}.*?{end}", f"{start}{made}{end}", text, flags=re.DOTALL)
+    )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ Prints a table and writes RUN/evaluation.json.
 
 import argparse
 import functools
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -34,8 +33,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import ssl_jax
+from ssl_jax.core import atomic, paths
 from ssl_jax.core import config as config_lib
-from ssl_jax.core import paths
 from ssl_jax.core.mesh import make_mesh
 from ssl_jax.engine import hosts as hosts_lib
 from ssl_jax.engine import splits as splits_lib
@@ -109,7 +108,7 @@ def _about(model: ssl_jax.Model, config: ConfigDict, start: float) -> dict[str, 
 
 def _written(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
     if jax.process_index() == 0:
-        (folder / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
+        atomic.write_json(folder / "evaluation.json", result, indent=2)
         run_report.refresh(folder)
     return result
 

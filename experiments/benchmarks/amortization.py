@@ -9,7 +9,6 @@ time does not depend on M, and the cost model leaves it out.
 """
 
 import argparse
-import json
 import os
 import statistics
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from experiments.benchmarks import step_vs_torch as steps
 from experiments.benchmarks import stepping
+from ssl_jax.core import atomic
 
 SYSTEM = "data2vec2_image"
 MASKS = (1, 2, 4, 8, 16)
@@ -57,7 +57,7 @@ def main() -> None:
     report = measure(options.rows, options.depth, options.rounds)
     for name in ("milliseconds", "measured", "predicted"):
         print(f"{name}: {report[name]}")
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
+    atomic.write_json(options.out, report)
 
 
 if __name__ == "__main__":

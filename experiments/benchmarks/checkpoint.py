@@ -12,7 +12,6 @@ a save when all is written.
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -27,6 +26,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.benchmarks import step_vs_torch, stepping
+from ssl_jax.core import atomic
 from ssl_jax.engine import checkpoint
 
 CEILING = 0.05
@@ -112,7 +112,7 @@ def main() -> None:
     config = step_vs_torch.base_config(o.system, o.depth, o.clones)
     report = measure(config, step_vs_torch.make_batch(o.system, o.rows), o.saves)
     report |= {"system": o.system, "depth": o.depth, "rows": o.rows}
-    o.out.write_text(json.dumps(report, indent=2) + "\n")
+    atomic.write_json(o.out, report, indent=2)
     print(line(report))
     raise SystemExit(report["share"] > CEILING)
 

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from experiments.benchmarks import step_vs_torch, stepping
+from ssl_jax.core import atomic
 from ssl_jax.evals.extract import audio_batch
 
 RATE = step_vs_torch.RATE
@@ -102,7 +103,7 @@ def main() -> None:
         raise SystemExit("this comparison is of CPUs: set JAX_PLATFORMS=cpu")
     report = measure(o.clips, o.seconds, o.depth, o.rounds, step_vs_torch.can_compile())
     print(json.dumps(report))
-    o.out.write_text(json.dumps(report, indent=1) + "\n")
+    atomic.write_json(o.out, report)
 
 
 if __name__ == "__main__":

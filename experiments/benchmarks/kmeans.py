@@ -10,7 +10,6 @@ frame. Rounds alternate and the median counts.
 
 import argparse
 import importlib.util
-import json
 import os
 import pathlib
 import platform
@@ -25,6 +24,7 @@ import numpy as np
 import sklearn
 from sklearn.cluster import MiniBatchKMeans
 
+from ssl_jax.core import atomic
 from ssl_jax.ops import kmeans
 
 FRAMES = 10_000
@@ -115,7 +115,7 @@ def main() -> None:
     machine |= {"jax": jax.__version__, "scikit-learn": sklearn.__version__}
     machine["load"] = os.getloadavg()[0]
     row = {"frames_per_second": compare(args.updates, args.rounds), "machine": machine}
-    pathlib.Path(args.out).write_text(json.dumps(row, indent=1) + "\n")
+    atomic.write_json(args.out, row)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ runs outside the interpreter's lock). Rounds alternate and the median counts. Wi
 """
 
 import argparse
-import json
 import os
 import pathlib
 import platform
@@ -21,6 +20,7 @@ from collections.abc import Iterator
 import numpy as np
 import soundfile
 
+from ssl_jax.core import atomic
 from ssl_jax.data import corpus as corpus_lib
 from ssl_jax.data import loader
 from ssl_jax.data.plan import Plan
@@ -150,7 +150,7 @@ def main() -> None:
     machine = {"cores": os.cpu_count(), "python": platform.python_version()}
     versions = {"torch": torch.__version__, "soundfile": soundfile.__version__}
     row = {"hours_per_second": results, "batch": args.batch, "machine": {**machine, **versions}}
-    pathlib.Path(args.out).write_text(json.dumps(row, indent=1) + "\n")
+    atomic.write_json(args.out, row)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ and the median of their ratios counts; at least 0.95 is asked for.
 import argparse
 import io
 import itertools
-import json
 import os
 import platform
 import statistics
@@ -24,6 +23,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from ssl_jax.core import atomic
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.engine import checkpoint, log, loop, optim, step
@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     report = measure(rounds=options.rounds)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    atomic.write_json(options.out, report, indent=2)
     print(table(report))
     print(f"ratio {report['ratio']} (at least {FLOOR})")
     raise SystemExit(report["ratio"] < FLOOR)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from experiments.benchmarks import step_vs_torch
 from ssl_jax import plan
-from ssl_jax.core import chips
+from ssl_jax.core import atomic, chips
 from ssl_jax.engine import recipe
 
 HERE = Path(__file__).resolve().parent
@@ -61,7 +61,7 @@ def main() -> None:
     report = compare(json.loads(options.measured.read_text()))
     for system, row in report["systems"].items():
         print(f"{system}: {row['predicted']} ms predicted, {row['measured']} ms measured")
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
+    atomic.write_json(options.out, report)
 
 
 if __name__ == "__main__":

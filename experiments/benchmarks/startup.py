@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ssl_jax.core import atomic
+
 DEPTHS = (2, 4, 8, 16)
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -132,7 +134,7 @@ def main() -> None:
         print(json.dumps(child(int(depth), Path(folder), Path(workdir))))
         return
     report = measure(tuple(options.depths))
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    atomic.write_json(options.out, report, indent=2)
     print(table(report))
     print(f"compile time, deepest / shallowest: {report['compile_ratio_deepest_to_shallowest']}")
 

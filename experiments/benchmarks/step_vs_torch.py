@@ -29,7 +29,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.benchmarks import stepping
-from ssl_jax.core import chips
+from ssl_jax.core import atomic, chips
 from ssl_jax.core import config as config_lib
 from ssl_jax.methods.data2vec2 import MaskOptions
 from ssl_jax.nn import cost
@@ -330,7 +330,7 @@ def main() -> None:
     report = measure(tuple(options.only), options.depth, options.rounds, options.eager)
     if options.out.exists():
         report = merge(json.loads(options.out.read_text()), report)
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
+    atomic.write_json(options.out, report)
 
 
 if __name__ == "__main__":

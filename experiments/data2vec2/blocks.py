@@ -7,6 +7,8 @@ import pathlib
 import warnings
 from collections.abc import Iterator
 
+from ssl_jax.core import atomic
+
 HEADER = ("package", "file", "split", "sentence")
 PROSE = (".rst", ".md", ".txt")
 BYTES = 126  # of a block, which with its two marks fills 128 tokens
@@ -37,7 +39,7 @@ def write(site: pathlib.Path, table: pathlib.Path, packages: int, blocks: int) -
             f"{site} has {len(names)} packages with {blocks} blocks of text: use "
             f"--packages={len(names)}, fewer --blocks, or another --site"
         )
-    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    atomic.write_text(table, "\n".join(lines) + "\n")
     return tuple(names)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import steps
 from ml_collections import ConfigDict
 
+from ssl_jax.core import atomic
 from ssl_jax.core import config as config_lib
 from ssl_jax.data import alignments, audio, read_speech, sources, transcripts
 from ssl_jax.pipeline import Pipe
@@ -140,7 +141,7 @@ def sequences(folder: pathlib.Path, path: str, counts: Mapping[str, int]) -> Non
             name = f"{split}_{i:05}.flac"
             (folder / name).write_bytes(audio.encode_flac(sound, RATE))
             rows.append("\t".join(map(str, (name, split, speaker, words, len(sound), RATE))))
-    (folder / "index.tsv").write_text("\n".join(rows) + "\n")
+    atomic.write_text(folder / "index.tsv", "\n".join(rows) + "\n")
 
 
 def _spoken(source: Any, row: int, rng: np.random.Generator) -> np.ndarray:

@@ -17,6 +17,7 @@ import pictures
 import probes
 from ml_collections import ConfigDict
 
+from ssl_jax.core import atomic
 from ssl_jax.core import config as config_lib
 from ssl_jax.data import music
 from ssl_jax.evals import table
@@ -98,7 +99,7 @@ def _recordings(pipe: Pipe) -> dict[str, dict[str, Any]]:
 
     def work(out: pathlib.Path) -> None:
         lines = ["path\tsplit", *(f"{folder / name}\ttrain" for name in MUSIC)]
-        (out / "index.tsv").write_text("\n".join(lines) + "\n")
+        atomic.write_text(out / "index.tsv", "\n".join(lines) + "\n")
 
     stage = pipe.stage("data", "recordings", {"names": list(MUSIC), "folder": str(folder)}, work)
     path = str(pipe.folder(stage))

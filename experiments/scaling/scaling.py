@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_jax import plan
-from ssl_jax.core import chips
+from ssl_jax.core import atomic, chips
 from ssl_jax.core import config as config_lib
 from ssl_jax.engine import collectives, scheduled
 
@@ -174,7 +174,7 @@ def add(part: str, key: dict[str, Any], make: Callable[[], Any]) -> None:
         return
     print(part, key, flush=True)
     rows.append(make())
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    atomic.write_json(RESULTS, found)
 
 
 def main() -> None:

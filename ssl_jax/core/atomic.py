@@ -54,16 +54,27 @@ def writing(path: paths.Given) -> Iterator[IO[bytes]]:
         yield kept
         paths.of(path).write_bytes(kept.getvalue())
         return
-    target = pathlib.Path(path)
-    fresh = target
+    with _temporary(pathlib.Path(path)) as (_, handle), open(handle, "wb", closefd=False) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def making(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives another path, for a library that opens files itself; as `writing`, and local only."""
+    with _temporary(path) as (fresh, _):
+        yield fresh
+
+
+@contextlib.contextmanager
+def _temporary(target: pathlib.Path) -> Iterator[tuple[pathlib.Path, int]]:
+    """Gives a temporary file and its handle, and renames it when the block ends."""
+    fresh, handle = target, -1
     try:
         sweep(target.parent, target.name)
         fresh, handle = _fresh(target)
-        with open(handle, "wb") as file:
-            yield file
-            file.flush()
-            _sync(handle)
-            os.replace(fresh, target)
+        yield fresh, handle
+        _sync(handle)
+        os.replace(fresh, target)
     except BaseException as error:
         if fresh != target:
             with contextlib.suppress(OSError):  # the first error is the one to tell
@@ -71,6 +82,9 @@ def writing(path: paths.Given) -> Iterator[IO[bytes]]:
         if isinstance(error, OSError) and error.errno and _is_ours(error):
             raise OSError(error.errno, error.strerror, str(target)) from error
         raise
+    finally:
+        if handle >= 0:
+            os.close(handle)  # and with it the lock
     _sync_folder(target.parent)
 
 

@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from ssl_jax.core import paths
+from ssl_jax.core import atomic, paths
 from ssl_jax.data.errors import DataError
 
 SILENCE = "SIL"
@@ -109,4 +109,4 @@ def write_ctm(path: str | os.PathLike, rows: dict[str, list[tuple[float, float, 
         for recording, spans in rows.items()
         for start, end, phone in spans
     ]
-    pathlib.Path(path).write_text("".join(lines), encoding="utf-8")
+    atomic.write_text(path, "".join(lines))

@@ -7,12 +7,12 @@ import io
 import os
 import pathlib
 import re
-import tempfile
 import warnings
 
 import numpy as np
 import tqdm
 
+from ssl_jax.core import atomic
 from ssl_jax.core import paths as paths_lib
 from ssl_jax.data import audio
 from ssl_jax.data.errors import Unreadable
@@ -119,9 +119,8 @@ def save_index(index: pathlib.Path, **arrays: np.ndarray) -> None:
     """Writes an index in one move; warns when the cache folder cannot be written."""
     try:
         index.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=index.parent, suffix=".npz", delete=False) as f:
+        with atomic.writing(index) as f:
             np.savez(f, allow_pickle=False, **arrays)
-        os.replace(f.name, index)
     except OSError as e:
         warnings.warn(f"no index kept ({e}): set SSL_JAX_CACHE to a folder", stacklevel=2)
 

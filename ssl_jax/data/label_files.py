@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ssl_jax.core import atomic
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.files import headers
 from ssl_jax.data.manifests import read_table
@@ -39,7 +40,7 @@ class Labelled(NamedTuple):
         rows = [("path", "label", "split", "samples", "rate"), *zip(*columns, strict=True)]
         lines = ["\t".join(map(str, row)) for row in rows]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        atomic.write_text(path, "\n".join(lines) + "\n")
 
 
 def read(

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssl_jax.core import atomic
 from ssl_jax.data import compose, synth
 from ssl_jax.data.compose import Part
 
@@ -111,7 +112,7 @@ def _corpus(
     part.mkdir(parents=True)
     draw = {"notes": draw_note, "tracks": draw_track}[kind]
     _write(part, draw, clips, seconds, seed, sounds, progress)
-    (part / "DONE").write_text(json.dumps(request))
+    atomic.write_json(part / "DONE", request)
     part.rename(folder)
     return folder
 
@@ -185,7 +186,7 @@ def _write(
             rows.append({"path": path, "split": split, **piece.columns, **more})
             progress(len(rows), sum(clips.values()))
     lines = ["\t".join(rows[0])] + ["\t".join(row.values()) for row in rows]
-    (folder / "index.tsv").write_text("\n".join(lines) + "\n")
+    atomic.write_text(folder / "index.tsv", "\n".join(lines) + "\n")
 
 
 def play(parts: list[Part], seconds: float, soundfont: bytes) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssl_jax.core import atomic
 from ssl_jax.data import alignments, audio, synth
 from ssl_jax.data.synth import RATE
 
@@ -155,7 +156,7 @@ def _write(folder: pathlib.Path, request: dict[str, Any]) -> None:
         rows.append("\t".join(map(str, (f"{said.name}.flac", *fields))))
         if i % 50 == 49 or i + 1 == len(todo):
             print(i + 1, len(todo), flush=True)
-    (folder / "index.tsv").write_text("\n".join(rows) + "\n")
+    atomic.write_text(folder / "index.tsv", "\n".join(rows) + "\n")
     alignments.write_ctm(folder / "phones.ctm", spans)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import tqdm
 from array_record.python import array_record_data_source, array_record_module
 
-from ssl_jax.core import paths
+from ssl_jax.core import atomic, paths
 from ssl_jax.data import audio
 from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.source import Items, Rows, text
@@ -134,17 +134,16 @@ def _write(
             paths.put(_index_path(here), _index_path(path))
             paths.put(here, path)
         return
-    part = path.with_suffix(".part")
     columns: dict[str, list] = {n: [] for n in [*own, *names]}
-    writer = array_record_module.ArrayRecordWriter(str(part), "group_size:1")
-    for payload, known, values in records:
-        entry = {**known, **{n: values[n] for n in names}}
-        writer.write(msgpack.packb({**payload, **entry}))
-        for name, value in entry.items():
-            columns[name].append(value)
-    writer.close()
-    _index_path(path).write_bytes(msgpack.packb(columns))
-    part.rename(path)
+    with atomic.making(path) as part:
+        writer = array_record_module.ArrayRecordWriter(str(part), "group_size:1")
+        for payload, known, values in records:
+            entry = {**known, **{n: values[n] for n in names}}
+            writer.write(msgpack.packb({**payload, **entry}))
+            for name, value in entry.items():
+                columns[name].append(value)
+        writer.close()
+        atomic.write_bytes(_index_path(path), msgpack.packb(columns))
 
 
 def _index_path(shard: pathlib.Path) -> pathlib.Path:

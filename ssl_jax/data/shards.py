@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
+from ssl_jax.core import atomic
 from ssl_jax.data import images, pixels, records
 from ssl_jax.data.errors import Bad, BadFile, BadTally, DataError
 from ssl_jax.data.source import Recordings, Source
@@ -99,4 +100,4 @@ def _sign(to: pathlib.Path, request: dict) -> None:
         raise DataError(f"--to {to} was begun with other options, see {note}: use a new folder")
     if not note.exists() and any(to.glob(f"*{records.SUFFIX}")):
         raise DataError(f"--to {to} holds other shards: use a new folder")
-    note.write_text(json.dumps({"signature": sign, **json.loads(text)}, indent=1))
+    atomic.write_json(note, {"signature": sign, **json.loads(text)})

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssl_jax.core import atomic
+
 WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 RATE = 16000
 JITTER = 1600  # samples that a word may lie off the middle of its clip
@@ -94,7 +96,7 @@ def make(
             progress(*map(int, line.split()))
     if p.returncode:
         raise RuntimeError(f"speech synthesis stopped with exit code {p.returncode}; see above")
-    (part / "DONE").write_text(json.dumps(request))
+    atomic.write_json(part / "DONE", request)
     part.rename(folder)
     return folder
 
@@ -212,7 +214,7 @@ def _write(folder: pathlib.Path, request: dict) -> None:
             print(i + 1, len(clips), flush=True)
     for split, name in (("valid", "validation_list.txt"), ("test", "testing_list.txt")):
         lines = sorted(c.path for c in clips if c.split == split)
-        (folder / name).write_text("\n".join(lines) + "\n")
+        atomic.write_text(folder / name, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

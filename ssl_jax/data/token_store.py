@@ -3,16 +3,14 @@
 import array
 import dataclasses
 import hashlib
-import os
 import pathlib
-import tempfile
 from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
 import tqdm
 
-from ssl_jax.core import paths
+from ssl_jax.core import atomic, paths
 from ssl_jax.data import files
 from ssl_jax.data.errors import Bad, BadFile, DataError, Unreadable
 from ssl_jax.data.source import Source
@@ -81,9 +79,8 @@ def _write(
     """Writes the tokens in one move -> (starts, bad row -> reason)."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as f:
+        with atomic.writing(path) as f:
             found = _encode(source, tokenizer, dtype, f)
-        os.replace(f.name, path)
     except OSError as e:
         raise DataError(
             f"the tokens of config.data.{source.name} cannot be kept in {path.parent} ({e}): set "

@@ -28,7 +28,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ssl_jax.core import paths
+from ssl_jax.core import atomic, paths
 from ssl_jax.data.errors import DataError, Unreadable
 
 _FORMAT = 1
@@ -110,9 +110,10 @@ class Writer:
         order = np.argsort(log["key"])
         index = {"keys": log["key"], "starts": starts, "counts": log["count"].astype(np.int64)}
         sorted_by_key = {name: x[order] for name, x in index.items()}
-        np.savez(self._part / _INDEX, allow_pickle=False, **sorted_by_key)
+        with atomic.writing(self._part / _INDEX) as file:
+            np.savez(file, allow_pickle=False, **sorted_by_key)
         header = {**self._header, "rows": len(log), "units": int(log["count"].sum())}
-        (self._part / _HEADER).write_text(json.dumps(header, indent=1))
+        atomic.write_json(self._part / _HEADER, header)
         (self._part / _LOG).unlink()
         os.rename(self._part, self.path)
 
@@ -122,7 +123,7 @@ class Writer:
         if not header.exists() or json.loads(header.read_text()) != self._header:
             shutil.rmtree(self._part, ignore_errors=True)
             self._part.mkdir(parents=True)
-            header.write_text(json.dumps(self._header))
+            atomic.write_json(header, self._header)
         units, log = ((self._part / name).open("ab") for name in (_UNITS, _LOG))
         size = np.dtype(self._header["dtype"]).itemsize
         rows = np.fromfile(self._part / _LOG, _ENTRY)

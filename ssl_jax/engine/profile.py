@@ -1,6 +1,5 @@
 """A trace of some steps that xprof opens, and the table of their time by named scope."""
 
-import json
 import tempfile
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,7 +8,7 @@ from typing import Any
 
 import jax
 
-from ssl_jax.core import paths
+from ssl_jax.core import atomic, paths
 from ssl_jax.engine import scopes as scopes_lib
 
 
@@ -85,8 +84,8 @@ class Profile:
             return f"no scopes.json: {error}"
         text = scopes_lib.as_text(table)
         about = {"first": self.first, "last": self.last, **table._asdict()}
-        (self.folder.parent / "scopes.json").write_text(json.dumps(about, indent=1) + "\n")
-        (self.folder.parent / "scopes.txt").write_text(text + "\n")
+        atomic.write_json(self.folder.parent / "scopes.json", about)
+        atomic.write_text(self.folder.parent / "scopes.txt", text + "\n")
         return f"time of steps {self.first} to {self.last}, trace in {self.folder}\n{text}"
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ssl_jax.core import atomic
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core.types import Method
@@ -235,7 +236,7 @@ def multiple_of_run(config: ConfigDict, mesh: Mesh, workdir: Path) -> int:
 def keep_multiple(workdir: Path, multiple: int) -> None:
     """Writes multiple.txt, for `multiple_of_run` of those who go on with the run."""
     if hosts.is_first():
-        (workdir / "multiple.txt").write_text(f"{multiple}\n")
+        atomic.write_text(workdir / "multiple.txt", f"{multiple}\n")
 
 
 def _parts(config: ConfigDict, mesh: Mesh) -> int:

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ssl_jax.core import code, paths
+from ssl_jax.core import atomic, code, paths
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.types import Method, TrainState
 from ssl_jax.engine import checkpoint, log
@@ -123,11 +123,11 @@ def write_folder(
         "parameters.txt": table + "\n",
     }
     for name, text in texts.items():
-        (workdir / name).write_text(text, encoding="utf-8")
+        atomic.write_text(workdir / name, text)
     known = workdir / "code.txt"
     lines = known.read_text().splitlines() if known.exists() else []
     if not lines or lines[-1].split()[0] != code.version():
         step = int(jax.device_get(state.step))
         if lines:
             log.say(f"begun by code {lines[0].split()[0]}, goes on with {code.version()}")
-        known.write_text("\n".join([*lines, f"{code.version()} {step}"]) + "\n")
+        atomic.write_text(known, "\n".join([*lines, f"{code.version()} {step}"]) + "\n")

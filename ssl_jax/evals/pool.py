@@ -6,7 +6,6 @@ map commute, so (L + 1, D) numbers per clip serve any number of probes.
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ssl_jax.core import atomic
 from ssl_jax.core.mesh import batch_sharding
 from ssl_jax.core.types import Array, Batch, Features, Tree
 from ssl_jax.evals.progress import Progress
@@ -152,10 +152,8 @@ def cached(folder: str | Path, key: str, compute: Callable[[], Pooled]) -> Poole
             return Pooled(stored["features"], stored["ids"], stored["labels"])
     pooled = compute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
+    with atomic.writing(path) as file:
         np.savez(file, **dataclasses.asdict(pooled))
-    partial.replace(path)
     return pooled
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from ssl_jax.core import atomic
 from ssl_jax.hub.speech import Config
 from ssl_jax.hub.table import Arrays, WeightsError
 
@@ -123,11 +124,10 @@ def _json(path: Path) -> dict[str, Any]:
 def write(folder: Path, arrays: Arrays, texts: dict[str, Config]) -> None:
     """Writes a folder that transformers loads: weights, and the JSON files that are not empty."""
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{WEIGHTS}.part"
     whole = {k: np.ascontiguousarray(x).reshape(x.shape) for k, x in arrays.items()}
-    save_file(whole, part, metadata={"format": "pt"})
-    part.rename(folder / WEIGHTS)
+    with atomic.making(folder / WEIGHTS) as part:
+        save_file(whole, part, metadata={"format": "pt"})
     for name, value in texts.items():
         if value:
             text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
-            (folder / name).write_text(text + "\n", encoding="utf-8")
+            atomic.write_text(folder / name, text + "\n")

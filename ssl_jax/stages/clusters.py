@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssl_jax.core import paths
+from ssl_jax.core import atomic, paths
 from ssl_jax.core.config import ConfigError
 from ssl_jax.stages import runs
 from ssl_jax.stages.launch import Command, Say
@@ -118,7 +118,7 @@ def xpk(
         commands.append(line)
     path = Path("xpk.sh") if paths.is_remote(root) else root / "xpk.sh"
     text = "".join(shlex.join(line) + "\n" for line in commands)
-    path.write_text("#!/bin/sh\nset -e\n" + text, encoding="utf-8")
+    atomic.write_text(path, "#!/bin/sh\nset -e\n" + text)
     path.chmod(0o755)
     if shutil.which("xpk") is None:
         say(f"xpk is not installed here: {path} holds the {len(commands)} commands that submit")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ssl_jax.core import atomic
 from ssl_jax.engine import hosts
 
 KINDS = ("data", "import", "train", "embed", "kmeans", "label", "decode", "eval", "export")
@@ -78,7 +79,7 @@ class Graph:
         folder.mkdir(parents=True, exist_ok=True)
         if first:
             text = json.dumps(stage.config, indent=1, sort_keys=True)
-            (folder / "stage.json").write_text(text)
+            atomic.write_text(folder / "stage.json", text)
         self._say(f"[{stage.name}] {stage.kind} in {folder}")
         start = time.monotonic()
         if first or stage.kind not in ALONE:
@@ -86,7 +87,7 @@ class Graph:
         hosts.all_of(True)  # only now is the work of every host done
         seconds = time.monotonic() - start
         if first:
-            (folder / "DONE").write_text(json.dumps({"seconds": round(seconds, 1)}))
+            atomic.write_json(folder / "DONE", {"seconds": round(seconds, 1)})
         hosts.all_of(True)  # none reads DONE before it is there
         self._say(f"[{stage.name}] done in {seconds:.0f} s")
         return folder

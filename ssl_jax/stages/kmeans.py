@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ssl_jax.core import atomic
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.mesh import BATCH_AXES, batch_sharding
 from ssl_jax.core.types import Array, Batch, Features, Tree
@@ -316,7 +317,5 @@ def _plan(split: splits.Split, mesh: Mesh, seed: int) -> Plan:
 
 
 def _write(path: pathlib.Path, arrays: dict[str, Any]) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
+    with atomic.writing(path) as file:
         np.savez(file, **arrays)
-    part.replace(path)

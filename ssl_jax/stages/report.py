@@ -1,7 +1,6 @@
 """Pictures and pages of a program's results: curves, a masked spectrogram, bars with intervals."""
 
 import base64
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -90,4 +89,4 @@ def page(path: pathlib.Path, title: str, picture: pathlib.Path, text: str, next_
 
 def write_results(path: pathlib.Path, results: Mapping[str, Any]) -> None:
     """Writes results.json whole or not at all."""
-    atomic.write_text(path, json.dumps(results, indent=1) + "\n")
+    atomic.write_json(path, results)

@@ -216,4 +216,4 @@ def failure(folder: Path) -> str:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    atomic.write_text(path, json.dumps(content, indent=1) + "\n")
+    atomic.write_json(path, content)

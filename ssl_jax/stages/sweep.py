@@ -95,7 +95,7 @@ def write(root: Path, found: Sequence[Run], about: Mapping[str, Any]) -> None:
         if not file.exists():
             atomic.write_text(file, config_lib.to_json(run.config))
     rows = [{"signature": run.signature, "values": run.values} for run in found]
-    atomic.write_text(root / "sweep.json", json.dumps({**about, "runs": rows}, indent=1) + "\n")
+    atomic.write_json(root / "sweep.json", {**about, "runs": rows})
 
 
 def reopen(root: Path) -> list[Run]:
