@@ -137,7 +137,7 @@ def _compare(run: pathlib.Path, path: pathlib.Path, out: pathlib.Path) -> None:
     for file in (run / "metrics.jsonl", path):
         if not file.is_file():
             sys.exit(f"error: there is no {file}")
-    reference = json.loads(path.read_text())
+    reference = json.loads(path.read_text(encoding="utf-8"))
     rows = compare(run, reference)
     if not rows:
         have = sorted({m for of_one in reference.values() for m in of_one})

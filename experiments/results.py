@@ -12,7 +12,7 @@ ARMS = ("scratch", "pretrained")
 
 def read(name: str) -> dict[str, Any]:
     """Returns a results file, named from the folder of the experiments."""
-    return json.loads((HERE / name).read_text())
+    return json.loads((HERE / name).read_text(encoding="utf-8"))
 
 
 def best_layer(layers: Mapping[str, Any]) -> Any:

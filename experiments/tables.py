@@ -328,7 +328,7 @@ def curves() -> str:
     """Returns a row per metric of the reference curves, a column per reference."""
     found: dict[str, Any] = {}
     for file in sorted(results.HERE.glob("*/curves.json")):
-        named = json.loads(file.read_text())
+        named = json.loads(file.read_text(encoding="utf-8"))
         found |= {f"{file.parent.name}, {name}": curve for name, curve in named.items()}
     metrics = list(dict.fromkeys(m for reference in found.values() for m in reference))
     rows = []
@@ -437,7 +437,7 @@ def fill_number(path: Path, name: str, made: str) -> None:
 
 
 def _replace(path: Path, start: str, made: str, end: str) -> None:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     if start not in text or end not in text:
         raise ValueError(f"{path} has no {start.strip()} and {end}: add them")
     atomic.write_text(

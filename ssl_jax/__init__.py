@@ -95,7 +95,7 @@ def load(
             f"{folder} is no run folder: it has no config.json. Pass the --workdir of "
             f"`python -m ssl_jax.train`"
         )
-    config = config_lib.from_json((folder / "config.json").read_text())
+    config = config_lib.from_json((folder / "config.json").read_text(encoding="utf-8"))
     step = _step(folder, step)
     try:
         return Model(config, step, _classes(folder, config), folder, window, overlap, precision)
@@ -118,7 +118,9 @@ def _step(folder: Path, step: int | str | None) -> int:
 
 def _classes(folder: Path, config: "ConfigDict") -> tuple[str, ...]:
     path = folder / "classes.json"
-    return tuple(json.loads(path.read_text()) if path.is_file() else config.data.classes)
+    return tuple(
+        json.loads(path.read_text(encoding="utf-8")) if path.is_file() else config.data.classes
+    )
 
 
 class Model:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.core import paths
+from ssl_jax.core import paths, terminal
 from ssl_jax.data import pixels, shards
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.source import Source
@@ -150,6 +150,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code."""
     args = parser().parse_args(arguments)
+    terminal.forgive()
     try:
         args.run(args)
     except (ValueError, OSError) as e:

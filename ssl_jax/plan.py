@@ -19,7 +19,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ssl_jax import train
-from ssl_jax.core import chips
+from ssl_jax.core import chips, terminal
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.types import Method
 from ssl_jax.engine import aot, budget, estimate, recipe, scheduled, shapes
@@ -132,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--no-compile", dest="compiles", action="store_false")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args(arguments)
+    terminal.forgive()
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         asked = chips.topology(options.topology)
@@ -157,7 +158,9 @@ def inside(arguments: Sequence[str], count: int, compiles: bool) -> int:
         # libtpu ends the process at flags of the CPU compiler
         cpu = f"--xla_force_host_platform_device_count={count}"
         env["XLA_FLAGS"] = scheduled.flags(folder) if compiles else cpu
-        done = subprocess.run(command, env=env, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            command, env=env, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+        )
     if done.returncode:
         # libtpu's own log stands before the error
         lines = done.stderr.strip().splitlines()

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from ssl_jax.core import paths
+from ssl_jax.core import paths, terminal
 from ssl_jax.core.config import ConfigError
 from ssl_jax.stages import run_report
 
@@ -20,8 +20,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", required=True, nargs="+", help="a --workdir of a train command")
     parser.add_argument("--reference", default="", help="curves of another run, a curves.json")
     args = parser.parse_args(argv)
+    terminal.forgive()
     try:
-        bands = json.loads(paths.of(args.reference).read_text()) if args.reference else None
+        given = args.reference
+        bands = json.loads(paths.of(given).read_text(encoding="utf-8")) if given else None
         for run in args.run:
             print(f"written to {run_report.write(run, bands)}")
     except (ConfigError, FileNotFoundError) as error:

@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--measured", type=Path, default=HERE / "step_vs_torch_gpu.json")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
-    report = compare(json.loads(options.measured.read_text()))
+    report = compare(json.loads(options.measured.read_text(encoding="utf-8")))
     for system, row in report["systems"].items():
         print(f"{system}: {row['predicted']} ms predicted, {row['measured']} ms measured")
     atomic.write_json(options.out, report)

@@ -68,7 +68,7 @@ def run(depth: int, folder: Path, cache: Path) -> dict[str, float]:
         command = [sys.executable, __file__, "--child", str(depth), str(folder), workdir]
         start = time.time()
         env = {**os.environ, "SSL_JAX_CACHE": str(cache)}
-        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
         raise RuntimeError(f"depth {depth} failed:\n{done.stderr[-2000:]}")
     marks = json.loads(done.stdout.splitlines()[-1])

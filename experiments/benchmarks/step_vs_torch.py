@@ -329,7 +329,7 @@ def main() -> None:
         raise SystemExit("this comparison needs torch: pip install -e '.[interop]'") from None
     report = measure(tuple(options.only), options.depth, options.rounds, options.eager)
     if options.out.exists():
-        report = merge(json.loads(options.out.read_text()), report)
+        report = merge(json.loads(options.out.read_text(encoding="utf-8")), report)
     atomic.write_json(options.out, report)
 
 

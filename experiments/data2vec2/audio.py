@@ -110,7 +110,7 @@ def _digits(pipe: Pipe, run: Stage, digits: frozen.Sources) -> frozen.Scores:
         report.write_results(out / "scores.json", scores)
 
     stage = pipe.stage("eval", f"digits-{run.name}", {"tasks": "digit, speaker"}, work, (run,))
-    return json.loads((pipe.folder(stage) / "scores.json").read_text())
+    return json.loads((pipe.folder(stage) / "scores.json").read_text(encoding="utf-8"))
 
 
 def _sounds(pipe: Pipe, run: Stage, only: str = "") -> dict[str, dict[str, float]]:
@@ -122,7 +122,7 @@ def _sounds(pipe: Pipe, run: Stage, only: str = "") -> dict[str, dict[str, float
         report.write_results(out / "scores.json", scores)
 
     stage = pipe.stage("eval", f"sounds-{run.name}", {"fold": only}, work, (run,))
-    return json.loads((pipe.folder(stage) / "scores.json").read_text())
+    return json.loads((pipe.folder(stage) / "scores.json").read_text(encoding="utf-8"))
 
 
 def _folds(pipe: Pipe, speech: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:

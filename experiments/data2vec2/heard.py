@@ -50,7 +50,7 @@ def bars(ax: Axes, rows: Mapping[str, Mapping[str, Sequence[float]]], title: str
 
 def _masked_clip(ax: Axes, run: pathlib.Path) -> None:
     """Draws a second of read speech and the frames that one view of it hides."""
-    config = config_lib.from_json((run / "config.json").read_text())
+    config = config_lib.from_json((run / "config.json").read_text(encoding="utf-8"))
     rate, mask = config.data.sample_rate, config.method.mask
     samples = round(config.data.buckets[-1] * rate)
     split = corpus.open_split(config.data, "train")

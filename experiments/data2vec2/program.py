@@ -130,7 +130,7 @@ def _untrained(pipe: Pipe, run: Stage) -> dict[str, float]:
         report.write_results(out / "rows.json", {"rows": rows})
 
     stage = pipe.stage("eval", f"eval-{run.name}", {"probe": "ridge"}, work, (run,))
-    rows = json.loads((pipe.folder(stage) / "rows.json").read_text())["rows"]
+    rows = json.loads((pipe.folder(stage) / "rows.json").read_text(encoding="utf-8"))["rows"]
     return {row["features"]: row["test"][0] for row in rows}
 
 
@@ -189,7 +189,7 @@ def _speed(pipe: Pipe, configs: Mapping[str, ConfigDict]) -> dict[str, float]:
         report.write_results(out / "seconds.json", clock.seconds_per_step(configs, rounds))
 
     stage = pipe.stage("eval", "speed", {"rounds": rounds, "methods": timed}, work)
-    return json.loads((pipe.folder(stage) / "seconds.json").read_text())
+    return json.loads((pipe.folder(stage) / "seconds.json").read_text(encoding="utf-8"))
 
 
 def _write(pipe: Pipe, found: Mapping[str, Any]) -> None:

@@ -71,7 +71,9 @@ def _corpus(pipe: Pipe) -> tuple[pathlib.Path, list[str]]:
 
     asked = {"site": str(site), "packages": o["packages"], "blocks": o["blocks"]}
     folder = pipe.folder(pipe.stage("data", "corpus", asked, work))
-    return folder / "blocks.tsv", json.loads((folder / "packages.json").read_text())["names"]
+    return folder / "blocks.tsv", json.loads(
+        (folder / "packages.json").read_text(encoding="utf-8")
+    )["names"]
 
 
 def _source(corpus: pathlib.Path, split: str) -> dict[str, Any]:
@@ -112,7 +114,7 @@ def _probe(pipe: Pipe, run: Stage, corpus: pathlib.Path) -> frozen.Scores:
         report.write_results(out / "scores.json", scores)
 
     stage = pipe.stage("eval", f"probe-{run.name}", {"task": "package"}, work, (run,))
-    return json.loads((pipe.folder(stage) / "scores.json").read_text())
+    return json.loads((pipe.folder(stage) / "scores.json").read_text(encoding="utf-8"))
 
 
 def _write(pipe: Pipe, found: Mapping[str, Any], runs: Sequence[pathlib.Path]) -> None:

@@ -132,7 +132,7 @@ def quality(
         report.write_results(folder / "rows.json", {"rows": rows})
 
     stage = pipe.stage("eval", name, about, work, (of,) if of else ())
-    return json.loads((pipe.folder(stage) / "rows.json").read_text())["rows"]
+    return json.loads((pipe.folder(stage) / "rows.json").read_text(encoding="utf-8"))["rows"]
 
 
 def best(rows: Sequence[Mapping[str, Any]]) -> int:

@@ -86,7 +86,7 @@ def draw(
 
 def _masked_clip(ax, run: pathlib.Path) -> None:
     """Draws the first validation clip and the frames that the student of `run` may not see."""
-    config = config_lib.from_json((run / "config.json").read_text())
+    config = config_lib.from_json((run / "config.json").read_text(encoding="utf-8"))
     encoder, mask = config.method.encoder, config.method.mask
     rate = config.data.sample_rate
     audio = corpus.open_split(config.data, "valid").read(0)

@@ -52,7 +52,7 @@ def _bars(ax: Axes, rows: Mapping[str, Any], title: str) -> None:
 
 def _masked_piece(ax: Axes, run: pathlib.Path) -> None:
     """Draws the first validation piece and the frames that the student of `run` may not see."""
-    config = config_lib.from_json((run / "config.json").read_text())
+    config = config_lib.from_json((run / "config.json").read_text(encoding="utf-8"))
     mask, rate = config.method.mask, config.data.sample_rate
     seconds = config.data.buckets[-1]
     audio = corpus.open_split(config.data, "valid").read(0, 0, round(seconds * rate))

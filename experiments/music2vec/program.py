@@ -145,7 +145,7 @@ def _judge(
 
     asked = {"sets": {k: list(v) for k, v in sets.items()}, "baselines": baselines}
     stage = pipe.stage("eval", f"probe-{run.name}", asked, work, (run,))
-    return json.loads((pipe.folder(stage) / "scores.json").read_text())
+    return json.loads((pipe.folder(stage) / "scores.json").read_text(encoding="utf-8"))
 
 
 def _by_features(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -100,6 +100,7 @@ def output(*arguments: str, **more: str) -> str:
         env={**os.environ, **alone, **more},
         capture_output=True,
         text=True,
+        encoding="utf-8",
     )
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
@@ -168,7 +169,7 @@ def used(row: dict[str, Any]) -> float:
 
 def add(part: str, key: dict[str, Any], make: Callable[[], Any]) -> None:
     """Adds the row of `key` to a part of the results unless it is there."""
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     rows = found.setdefault(part, [])
     if any(all(row[k] == v for k, v in key.items()) for row in rows):
         return
@@ -190,7 +191,7 @@ def main() -> None:
         print(json.dumps(compiled(given[0], given[1], given[2:])), flush=True)
         os._exit(0)  # without waiting for machine code
     elif part == "picture":
-        draw(json.loads(RESULTS.read_text())["weak"])
+        draw(json.loads(RESULTS.read_text(encoding="utf-8"))["weak"])
     elif part == "overhead":
         for n in (1, 8):
             add("overhead", {"devices": n}, lambda n=n: overhead(n))

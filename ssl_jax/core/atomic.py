@@ -29,7 +29,7 @@ _LEFT = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 def write_text(path: paths.Given, text: str) -> None:
     """Writes a whole text file; raises OSError naming it, and then the old one is untouched."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, paths.utf8(text))
 
 
 def write_json(path: paths.Given, content: Any, indent: int | None = 1) -> None:
@@ -169,7 +169,7 @@ def read_json(path: paths.Given, remedy: str) -> Any:
 def read_text(path: paths.Given, remedy: str) -> str:
     """Returns a text file; raises ValueError, as `read_json`, if it is empty or no UTF-8."""
     try:
-        text = paths.of(path).read_text(encoding="utf-8")
+        text = paths.of(path).read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is damaged ({error}): {remedy}") from error
     if not text.strip():

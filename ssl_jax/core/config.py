@@ -130,7 +130,7 @@ def call(path: str, function: str, *given: Any) -> Any:
         with _importable(root):
             # not an import: no cached byte code, no name taken in sys.modules
             space: dict[str, Any] = {"__name__": file.stem, "__file__": str(file)}
-            exec(compile(file.read_text(), str(file), "exec"), space)
+            exec(compile(file.read_bytes(), str(file), "exec"), space)
             found = space.get(function)
             if found is None:
                 names = ", ".join(["s"] * len(given) + ["arg=None"])
@@ -321,7 +321,8 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Value]:
 
 def sign(config: Mapping[str, Any]) -> str:
     """Returns 16 hex digits; equal for two configs exactly when `diff` finds nothing."""
-    return hashlib.sha256(_text(flatten(_plain(config))).encode()).hexdigest()[:16]
+    text = _text(flatten(_plain(config)))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Value, Value]]:

@@ -130,11 +130,19 @@ def read(path: Given, start: int | None = None, size: int | None = None) -> byte
 def append(path: Path, text: str) -> None:
     """Adds to the end of a file that seldom grows; of an object, by writing it again."""
     if is_remote(path):
-        before = path.read_text() if path.exists() else ""
-        path.write_text(before + text)
+        before = path.read_bytes() if path.exists() else b""
+        path.write_bytes(before + utf8(text))
         return
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
+    with path.open("ab") as file:
+        file.write(utf8(text))
+
+
+def utf8(text: str) -> bytes:
+    r"""Returns text as UTF-8 on every machine, half of a surrogate pair as \udcxx.
+
+    JSON reads that back as it was.
+    """
+    return text.encode("utf-8", "backslashreplace")
 
 
 class Lines:
@@ -157,7 +165,7 @@ class Lines:
     def add(self, line: str) -> None:
         """Adds a line, given without its end. Raises OSError where it cannot be written whole."""
         if self._file is not None:
-            data = (line + "\n").encode()
+            data = utf8(line + "\n")
             if self._file.write(data) != len(data):
                 raise OSError("no space left on device")
             return
@@ -168,7 +176,7 @@ class Lines:
     def flush(self) -> None:
         """Makes every line visible to others."""
         if self._file is None and self._written < len(self._lines):
-            self.path.write_text("".join(line + "\n" for line in self._lines))
+            self.path.write_bytes(utf8("".join(line + "\n" for line in self._lines)))
             self._written, self._at = len(self._lines), time.monotonic()
 
     def close(self) -> None:

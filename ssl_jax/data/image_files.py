@@ -138,7 +138,7 @@ def _index(archives: list[str]) -> dict[str, np.ndarray]:
 def _members(archive: str) -> Iterator[tuple[str, int, int]]:
     """Yields (name, offset, size) of the images of one archive."""
     try:
-        with tarfile.open(archive, "r:") as tar:
+        with tarfile.open(archive, "r:", encoding="utf-8") as tar:
             while (member := tar.next()) is not None:
                 if member.isfile() and member.name.lower().endswith(EXTENSIONS):
                     yield member.name, member.offset_data, member.size

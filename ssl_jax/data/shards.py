@@ -96,7 +96,7 @@ def _sign(to: pathlib.Path, request: dict) -> None:
     sign = hashlib.sha256(text.encode()).hexdigest()[:16]
     note = to / _SIGNATURE
     to.mkdir(parents=True, exist_ok=True)
-    if note.exists() and json.loads(note.read_text())["signature"] != sign:
+    if note.exists() and json.loads(note.read_text(encoding="utf-8"))["signature"] != sign:
         raise DataError(f"--to {to} was begun with other options, see {note}: use a new folder")
     if not note.exists() and any(to.glob(f"*{records.SUFFIX}")):
         raise DataError(f"--to {to} holds other shards: use a new folder")

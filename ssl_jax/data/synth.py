@@ -88,7 +88,9 @@ def make(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     command = [sys.executable, "-m", module, str(part)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as p:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+    ) as p:
         assert p.stdin is not None and p.stdout is not None
         p.stdin.write(json.dumps(request))
         p.stdin.close()

@@ -120,7 +120,7 @@ class Writer:
     def _begin(self) -> tuple[IO[bytes], IO[bytes]]:
         """Opens the files of the part, cut to the rows that are whole in both."""
         header = self._part / _HEADER
-        if not header.exists() or json.loads(header.read_text()) != self._header:
+        if not header.exists() or json.loads(header.read_text(encoding="utf-8")) != self._header:
             shutil.rmtree(self._part, ignore_errors=True)
             self._part.mkdir(parents=True)
             atomic.write_json(header, self._header)
@@ -201,7 +201,7 @@ def open_store(path: str | os.PathLike) -> UnitStore:
         raise DataError(
             f"{folder} holds no frame labels (looked from {pathlib.Path.cwd()}): {hint}"
         )
-    header = json.loads((folder / _HEADER).read_text())
+    header = json.loads((folder / _HEADER).read_text(encoding="utf-8"))
     if header.get("format") != _FORMAT:
         raise DataError(f"{folder} has format {header.get('format')}, not {_FORMAT}: make it again")
     size = (folder / _UNITS).stat().st_size

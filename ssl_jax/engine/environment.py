@@ -94,7 +94,12 @@ def commit() -> str:
     root = Path(__file__).parents[2]
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
+        done = subprocess.run(
+            ["git", "-C", str(root), *words],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+        )
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:

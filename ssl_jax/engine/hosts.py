@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from ssl_jax.core import config as config_lib
+from ssl_jax.core import terminal
 
 HEARTBEAT = 100
 """Seconds after which a host that is not heard of counts as lost."""
@@ -56,6 +57,7 @@ def session(flags: argparse.Namespace) -> Iterator[None]:
     any error ends its process at once: the usual end of Python would wait for the others, which
     wait for this one inside a step. So they notice that it is gone, and end too.
     """
+    terminal.forgive()
     try:
         connect(flags.coordinator, flags.processes, flags.process, flags.heartbeat)
         yield

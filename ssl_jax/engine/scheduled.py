@@ -52,8 +52,8 @@ def read(program: aot.Program, folder: Path) -> aot.Compiled:
     """Returns what the compiler has written down of a step in `folder`."""
     (text,) = folder.glob("*.after_optimizations.txt")
     (allocations,) = folder.glob("*.after_optimizations-buffer-assignment.txt")
-    sent = program.sent(text.read_text())
-    return aot.Compiled(None, memory(allocations.read_text()), sent)
+    sent = program.sent(text.read_text(encoding="utf-8"))
+    return aot.Compiled(None, memory(allocations.read_text(encoding="utf-8")), sent)
 
 
 def memory(allocations: str) -> dict[str, int]:

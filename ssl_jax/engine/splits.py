@@ -221,7 +221,7 @@ def multiple_of_run(config: ConfigDict, mesh: Mesh, workdir: Path) -> int:
     """
     found, file = unit(config, mesh), workdir / "multiple.txt"
     known = hosts.is_first() and file.exists()  # read by one, who writes it
-    begun = hosts.of_first(int(file.read_text()) if known else 0)
+    begun = hosts.of_first(int(file.read_text(encoding="utf-8")) if known else 0)
     if begun and begun % _parts(config, mesh) == 0:
         return begun
     if begun and config.data.get("constant_seconds") and len(config.data.buckets) > 1:

@@ -43,7 +43,7 @@ def check_writable(workdir: Path) -> None:
     probe = workdir / f".writable-{jax.process_index()}"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        probe.write_text("yes\n")
+        probe.write_text("yes\n", encoding="utf-8")
         probe.unlink()
     except OSError as error:
         raise config_lib.ConfigError(
@@ -89,7 +89,7 @@ def check_encoder(config: ConfigDict) -> None:
     path = paths.of(config.init_from) / "config.json"
     if not path.is_file():
         return
-    there = config_lib.from_json(path.read_text()).method.get("encoder")
+    there = config_lib.from_json(path.read_text(encoding="utf-8")).method.get("encoder")
     here = config.method.get("encoder")
     if not here or not there or here.get("kind") != there.get("kind"):
         return
@@ -125,7 +125,7 @@ def write_folder(
     for name, text in texts.items():
         atomic.write_text(workdir / name, text)
     known = workdir / "code.txt"
-    lines = known.read_text().splitlines() if known.exists() else []
+    lines = known.read_text(encoding="utf-8").splitlines() if known.exists() else []
     if not lines or lines[-1].split()[0] != code.version():
         step = int(jax.device_get(state.step))
         if lines:

@@ -94,4 +94,4 @@ class Graph:
 
     def seconds(self, stage: Stage) -> float:
         """Returns how long a complete stage took."""
-        return json.loads((self.folder(stage) / "DONE").read_text())["seconds"]
+        return json.loads((self.folder(stage) / "DONE").read_text(encoding="utf-8"))["seconds"]

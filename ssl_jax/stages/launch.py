@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
+from ssl_jax.core import paths
 from ssl_jax.stages import runs
 from ssl_jax.stages.sweep import Run
 from ssl_jax.stages.sweep_status import clock
@@ -91,13 +92,14 @@ class _Launcher:
     def _begin(self, run: Run, slot: int) -> subprocess.Popen:
         was, command = runs.state(run.folder), self.command(run)
         run.folder.mkdir(parents=True, exist_ok=True)
-        environment = dict(os.environ)
+        # the log is UTF-8 on every machine, and no character ends a run
+        environment = {"PYTHONIOENCODING": "utf-8:backslashreplace", **os.environ}
         if self.devices:
             environment["CUDA_VISIBLE_DEVICES"] = self.devices[slot]
         again = {"stopped": "goes on", "failed": "tried again"}.get(was, "begins")
         self.say(f"{_name(run)} {again}: {_values(run)}")
-        with (run.folder / "log.txt").open("a", encoding="utf-8") as log:
-            log.write(f"$ {shlex.join(command)}\n")
+        with (run.folder / "log.txt").open("ab") as log:
+            log.write(paths.utf8(f"$ {shlex.join(command)}\n"))
             log.flush()
             # a session of its own: Ctrl-C reaches the launcher alone, which ends it in order
             return subprocess.Popen(

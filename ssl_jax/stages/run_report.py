@@ -129,7 +129,11 @@ def page(folder: Path, bands: metrics.Bands | None = None) -> str:
 def _lead(folder: Path, config: ConfigDict, rows: Rows, story: Rows, found: metrics.Series) -> str:
     """Returns what a reader wants to know first: what, how far, how it ended, the last numbers."""
     signature = folder / "signature.txt"
-    sign = signature.read_text().strip() if signature.is_file() else config_lib.sign(config)
+    sign = (
+        signature.read_text(encoding="utf-8").strip()
+        if signature.is_file()
+        else config_lib.sign(config)
+    )
     starts = [row for row in story if row["event"] == "start"]
     total = starts[-1].get("total", "?") if starts else "?"
     step = rows[-1]["step"] if rows else 0

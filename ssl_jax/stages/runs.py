@@ -86,7 +86,9 @@ def code(folder: Path) -> tuple[str, ...]:
     file = folder / "code.txt"
     if not file.is_file():
         return ()
-    return tuple(line.split()[0] for line in file.read_text().splitlines() if line.strip())
+    return tuple(
+        line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()
+    )
 
 
 def told_apart(folder: Path) -> str:
@@ -133,10 +135,10 @@ def hold(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     me = f"process {os.getpid()} on {platform.node()}"
     if paths.is_remote(folder):
-        (folder / "lock").write_text(me)
+        (folder / "lock").write_text(me, encoding="utf-8")
         yield
         return
-    with (folder / "lock").open("a+") as file:
+    with (folder / "lock").open("a+", encoding="utf-8") as file:
         deadline = time.monotonic() + PATIENCE
         while not _locked(file):
             if time.monotonic() > deadline:
@@ -157,7 +159,7 @@ def busy(folder: Path) -> bool:
     """Says whether a process, another or this one, holds the folder."""
     if paths.is_remote(folder) or not (folder / "lock").exists():
         return False
-    with (folder / "lock").open("a") as file:
+    with (folder / "lock").open("a", encoding="utf-8") as file:
         return not _locked(file)  # held for an instant, for which `hold` has patience
 
 

@@ -293,7 +293,7 @@ def export_run(
     run, folder = paths.of(run), paths.local(folder, "--to")
     if not (run / "config.json").is_file():
         raise WeightsError(f"{run} is no run folder: it has no config.json; give a --workdir")
-    config = config_lib.from_json((run / "config.json").read_text())
+    config = config_lib.from_json((run / "config.json").read_text(encoding="utf-8"))
     o = _options(config)
     own = families.of_run(config.method, o, family)
     params = dict(tree_lib.named_leaves(checkpoint.restore_params(run, step)))
