@@ -1,4 +1,4 @@
-"""The checkpoints of fairseq and of s3prl, read and written with torch alone.
+"""The checkpoints of fairseq and of s3prl: read without torch, written with torch alone.
 
 Neither fairseq, s3prl nor omegaconf is needed, and nothing in a file is executed: classes that a
 checkpoint names are replaced by empty ones, from which the config is read.
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.hub import families, names, pickles, table
-from ssl_jax.hub.files import Source, as_numpy, torch_for
-from ssl_jax.hub.pickles import plain
+from ssl_jax.hub import families, names, table, torch_files
+from ssl_jax.hub.files import Source, torch_for
+from ssl_jax.hub.pickles import PickleError, plain
 from ssl_jax.hub.speech import DEFAULTS, Config
 from ssl_jax.hub.table import Arrays, WeightsError
 
@@ -42,6 +42,7 @@ POSITIONS = {"rel_pos": "relative", "rope": "rotary"}
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 # not parameters, or without use here
 _UNUSED = ("encoder.version", "_float_tensor", ".version", "num_updates")
+_MAX_LAYERS = 64  # of convolutions
 _ADAM = ("exp_avg", "exp_avg_sq")
 
 
@@ -53,17 +54,27 @@ def read(path: Path) -> Source:
     """
     if not path.is_file():
         raise WeightsError(f"{path} does not exist: --from takes a folder or a file of weights")
-    loaded = pickles.read(path)
+    loaded = torch_files.read(path)
+    if not isinstance(loaded, dict):
+        raise WeightsError(f"{path} holds {type(loaded).__name__}, no checkpoint of fairseq")
     key = next((k for k in ("model_weight", "model") if k in loaded), None)
     if key is None:
         raise WeightsError(
             f"{path} has {', '.join(map(repr, list(loaded)[:5]))}, and neither 'model' (fairseq) "
             f"nor 'model_weight' (s3prl)"
         )
+    try:
+        return _source(loaded, key, path)
+    except (PickleError, TypeError, AttributeError, KeyError, IndexError) as error:
+        raise WeightsError(f"{path} is no checkpoint of fairseq or s3prl: {error!r}") from error
+
+
+def _source(loaded: dict[str, Any], key: str, path: Path) -> Source:
     model, task = _sections(loaded, path)
     raw = dict(loaded[key])
-    teacher = raw.pop("_ema", None) or {}
-    whole = {_bare(n): as_numpy(x) for n, x in raw.items() if not n.endswith(_UNUSED)}
+    teacher = _teacher(raw)
+    whole = _arrays({n: x for n, x in raw.items() if not n.endswith(_UNUSED)}, path)
+    whole = {_bare(n): x for n, x in whole.items()}
     config = config_of(model, task, whole, str(path))
     symbols = _symbols(loaded)
     whole, config = _without_special(whole, config, symbols)
@@ -73,12 +84,22 @@ def read(path: Path) -> Source:
         return {names.renamed(n, pairs): x for n, x in arrays.items()}
 
     start = _start(teacher, whole)
-    averages = {start + n: as_numpy(x) for n, x in teacher.items()}
-    moments, updates = _moments(loaded, raw)
+    averages = {start + n: x for n, x in _arrays(teacher, path).items()}
+    moments, updates = _moments(loaded, raw, path)
     moments = [_without_special(m, config, symbols)[0] for m in moments]
     arrays = _with_projection(renamed(whole), config)
     first, second = (renamed(m) for m in moments)
     return Source(config, arrays, str(path), renamed(averages), (first, second), updates)
+
+
+def _arrays(tensors: dict[str, Any], where: Path) -> Arrays:
+    return {n: torch_files.as_numpy(x, n, where) for n, x in tensors.items()}
+
+
+def _teacher(raw: dict[str, Any]) -> dict[str, Any]:
+    """Takes the moving average out of a model's tensors: `_ema`, below `encoder.` for text."""
+    key = next((n for n in raw if n == "_ema" or n.endswith("._ema")), None)
+    return dict(raw.pop(key) or {}) if key is not None else {}
 
 
 def _sections(loaded: Any, path: Path) -> tuple[Config, Config]:
@@ -116,7 +137,7 @@ def config_of(model: Config, task: Config, arrays: Arrays, where: str) -> Config
         )
     if kind == "data2vec-text":
         return _text_config(model, arrays)
-    layers = _conv_layers(model.get("conv_feature_layers"), where)
+    layers = conv_layers(model.get("conv_feature_layers"), where)
     config = {theirs: model[ours] for ours, theirs in SPEECH_KEYS if model.get(ours) is not None}
     config |= {
         "model_type": kind,
@@ -177,8 +198,11 @@ def _text_config(model: Config, arrays: Arrays) -> Config:
     }
 
 
-def _conv_layers(text: str | None, where: str) -> list[tuple[int, int, int]]:
-    """Reads '[(512, 10, 5)] + [(512, 3, 2)] * 4', a sum of lists, without running it."""
+def conv_layers(text: str | None, where: str) -> list[tuple[int, int, int]]:
+    """Reads '[(512, 10, 5)] + [(512, 3, 2)] * 4', a sum of lists, without running it.
+
+    Raises WeightsError for what is no such sum, and for one of more than 64 layers.
+    """
     if not text:
         c = DEFAULTS
         return list(zip(c["conv_dim"], c["conv_kernel"], c["conv_stride"], strict=True))
@@ -187,13 +211,21 @@ def _conv_layers(text: str | None, where: str) -> list[tuple[int, int, int]]:
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
             return value(node.left) + value(node.right)
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-            return value(node.left) * value(node.right)
+            left, right = value(node.left), value(node.right)
+            if not isinstance(left, list) or not isinstance(right, int) or right > _MAX_LAYERS:
+                raise ValueError(f"a list times up to {_MAX_LAYERS} can be read")
+            return left * right
         return ast.literal_eval(node)
 
     try:
-        return value(ast.parse(text, mode="eval").body)
-    except (ValueError, SyntaxError, TypeError) as error:
-        raise WeightsError(f"{where}: conv_feature_layers is {text!r}: {error}") from error
+        if len(text) > 1000:
+            raise ValueError("it is longer than 1000 characters")
+        layers = [tuple(map(int, layer)) for layer in value(ast.parse(text, mode="eval").body)]
+        if len(layers) > _MAX_LAYERS or any(len(layer) != 3 for layer in layers):
+            raise ValueError(f"up to {_MAX_LAYERS} layers of (channels, kernel, stride) are read")
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        raise WeightsError(f"{where}: conv_feature_layers is {text[:80]!r}: {error}") from error
+    return layers  # type: ignore[return-value]
 
 
 def _symbols(loaded: Any) -> list[list[str]]:
@@ -244,7 +276,7 @@ def _start(teacher: dict[str, Any], arrays: Arrays) -> str:
     return max(("", "encoder.", "encoder.sentence_encoder."), key=known)
 
 
-def _moments(loaded: Any, model: dict[str, Any]) -> tuple[list[Arrays], int]:
+def _moments(loaded: Any, model: dict[str, Any], where: Path) -> tuple[list[Arrays], int]:
     """Returns Adam's moments by the names of the model, and the updates done.
 
     They are kept by number, in the order of the parameters, or all in one row (fp16). Where the
@@ -259,11 +291,11 @@ def _moments(loaded: Any, model: dict[str, Any]) -> tuple[list[Arrays], int]:
         return [{}, {}], updates
     found = []
     for key in _ADAM:
-        rows = [as_numpy(states[i][key]).ravel() for i in sorted(states)]
+        rows = [torch_files.as_numpy(states[i][key], key, where).ravel() for i in sorted(states)]
         flat = np.concatenate(rows)
-        if flat.size != sum(x.numel() for x in own.values()):
+        if flat.size != sum(x.size for x in own.values()):
             return [{}, {}], updates
-        ends = np.cumsum([x.numel() for x in own.values()])[:-1]
+        ends = np.cumsum([x.size for x in own.values()])[:-1]
         parts = zip(own.items(), np.split(flat, ends), strict=True)
         found.append({_bare(n): p.reshape(tuple(x.shape)) for (n, x), p in parts})
     return found, updates

@@ -1,8 +1,7 @@
-"""The files of transformers: config.json, safetensors, and the older .bin where torch is there."""
+"""The files of transformers: config.json, safetensors, and the older .bin, read without torch."""
 
 import dataclasses
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,21 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ssl_jax.core import atomic
+from ssl_jax.hub import torch_files
 from ssl_jax.hub.speech import Config
 from ssl_jax.hub.table import Arrays, WeightsError
 
 WEIGHTS, INDEX, OLD = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+MAX_JSON = 64 * 2**20  # bytes
+MAX_SIZE = 1_000_000  # of a width, a depth or a vocabulary
+# of config.json: what arrays are made of, or is counted up to
+_SIZE_KEYS = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("vocab_size", "image_size", "patch_size", "num_conv_pos_embeddings"),
+    *("num_conv_pos_embedding_groups", "max_position_embeddings", "decoder_hidden_size"),
+    *("decoder_num_hidden_layers", "decoder_num_attention_heads", "decoder_intermediate_size"),
+    *("num_codevectors_per_group", "num_codevector_groups", "codevector_dim"),
+)
 # of preprocessor_config.json: what belongs to the function that the weights compute
 _PREPROCESSOR = ("do_normalize", "image_mean", "image_std")
 
@@ -53,6 +63,7 @@ def read(path: Path) -> Source:
     config = _json(config_path)
     if "model_type" not in config:
         raise WeightsError(f"{config_path} has no model_type: add it, such as 'wav2vec2'")
+    _check_sizes(config, config_path)
     extractor = folder / "preprocessor_config.json"
     if extractor.is_file():
         said = _json(extractor)
@@ -64,17 +75,36 @@ def read(path: Path) -> Source:
     return Source(config, _arrays(path, folder), str(config_path))
 
 
+def _check_sizes(config: Config, where: Path) -> None:
+    """Raises WeightsError on a size that no model has, before anything is made so large."""
+    for key in _SIZE_KEYS:
+        value = config.get(key, 1)
+        if type(value) is not int or not 1 <= value <= MAX_SIZE:
+            raise WeightsError(f"{where}: {key} is {value!r}: use 1 to {MAX_SIZE}")
+
+
 def _arrays(path: Path, folder: Path) -> Arrays:
     if path.is_file():
         return _load(path)
     if (folder / WEIGHTS).is_file():
         return _load(folder / WEIGHTS)
     if (folder / INDEX).is_file():
-        names = sorted(set(_json(folder / INDEX)["weight_map"].values()))
-        return {k: x for name in names for k, x in _load(folder / name).items()}
+        return {k: x for path in _parts(folder / INDEX) for k, x in _load(path).items()}
     if (folder / OLD).is_file():
         return _load(folder / OLD)
     raise WeightsError(f"{folder} has no weights: neither {WEIGHTS} nor {INDEX} nor {OLD}")
+
+
+def _parts(index: Path) -> list[Path]:
+    """Returns the files that an index names, all of which lie beside it."""
+    found = _json(index).get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise WeightsError(f"{index} has no weight_map of arrays to files")
+    for name in found.values():
+        own = isinstance(name, str) and Path(name).name == name and name.endswith(".safetensors")
+        if not own:
+            raise WeightsError(f"{index}: {name!r} is no .safetensors beside it")
+    return [index.parent / name for name in sorted(set(found.values()))]
 
 
 def _load(path: Path) -> Arrays:
@@ -85,13 +115,10 @@ def _load(path: Path) -> Arrays:
             return load_file(path)
         except (SafetensorError, ValueError) as error:
             raise WeightsError(f"{path} is no safetensors file: {error}") from error
-    torch = torch_for(path)
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(f"{path} is no file of weights of torch: {reason}") from error
-    return {name: as_numpy(x) for name, x in loaded.items()}
+    loaded = torch_files.read(path)
+    if not isinstance(loaded, dict):
+        raise WeightsError(f"{path} holds {type(loaded).__name__}, no weights by their names")
+    return {str(name): torch_files.as_numpy(x, str(name), path) for name, x in loaded.items()}
 
 
 def torch_for(path: Path) -> Any:
@@ -106,15 +133,12 @@ def torch_for(path: Path) -> Any:
     return torch
 
 
-def as_numpy(tensor: Any) -> np.ndarray:
-    """Returns a tensor of torch as an array, in float32 where it has fractions."""
-    return (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().numpy()
-
-
 def _json(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > MAX_JSON:
+        raise WeightsError(f"{path} has {path.stat().st_size} bytes: up to {MAX_JSON} are read")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is no JSON: {error}") from error
     if not isinstance(found, dict):
         raise WeightsError(f"{path} holds {type(found).__name__}: it should hold one object")

@@ -1,93 +1,360 @@
-"""Reads files of torch without running what they name: unknown classes become empty ones."""
+"""Reads pickles without running what they name: only data comes out, whatever a file asks for.
 
-import pickle
-import types
-from collections.abc import Sequence
-from pathlib import Path
+No class is imported and no function called. The few calls that checkpoints of torch are made of
+are done here by name; every other object becomes a `Stub`, which keeps what it was made of. What
+a pickle may hold is bounded, so that a small file cannot fill the memory: see the constants.
+"""
+
+import dataclasses
+import io
+import pickletools
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ssl_jax.hub.files import torch_for
-from ssl_jax.hub.table import WeightsError
+MAX_BYTES = 64 * 2**20  # of one pickle; the numbers of tensors are not part of it
+MAX_STEPS = 8_000_000  # instructions, and items that are copied or turned into plain values
+MAX_DEPTH = 100  # of lists and objects inside each other
+MAX_INT_BITS = 127
+_KEY_TYPES = (str, bytes, int, float, bool, type(None))
+
+
+class PickleError(ValueError):
+    """A pickle is damaged or asks for more than a checkpoint needs."""
 
 
 class Stub:
     """Stands for an object of a class that is not here; keeps what it was made of."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, name: str = "", args: Sequence[Any] = ()) -> None:
+        self.name = name
         self.args = args
 
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.__dict__.setdefault("items", {})[key] = value
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """What a pickle would import: a module and a name in it, and nothing more."""
 
-    def append(self, item: Any) -> None:
-        """Keeps an item of what was a list."""
-        self.__dict__.setdefault("list", []).append(item)
-
-    def extend(self, items: Sequence[Any]) -> None:
-        """Keeps items of what was a list."""
-        self.__dict__.setdefault("list", []).extend(items)
+    name: str
 
 
-_ALLOWED = {
-    "collections": {"OrderedDict", "defaultdict"},
-    "argparse": {"Namespace"},
-    "torch": {"Size", "device", "bfloat16", "float16", "float32", "float64", "int64"},
-    "torch._utils": {"_rebuild_tensor_v2", "_rebuild_tensor", "_rebuild_parameter"},
-    "torch.serialization": {"_get_layout"},
-    "copyreg": {"_reconstructor"},
-    "builtins": {"dict", "list", "tuple", "set", "int", "float", "str", "bool", "object"},
-    "__builtin__": {"dict", "list", "tuple", "set", "int", "float", "str", "bool", "object"},
+@dataclasses.dataclass(frozen=True)
+class _Mark:
+    """Where the items of a list begin on the stack."""
+
+
+_MARK = _Mark()
+Call = Callable[[Sequence[Any]], Any]
+
+
+class Machine:
+    """The instructions of a pickle, of which none can run code.
+
+    calls: name -> what stands for that call; the others give stubs. storage(id): what stands for
+    the numbers of a tensor.
+    """
+
+    def __init__(self, calls: dict[str, Call], storage: Call) -> None:
+        self._storage = storage
+        self._calls: dict[str, Call] = {
+            "collections.OrderedDict": self._dict,
+            "collections.defaultdict": lambda args: {},
+            "builtins.dict": self._dict,
+            "builtins.set": self._set,
+            "__builtin__.set": self._set,
+            "torch.Size": lambda args: tuple(self._items(args)),
+            "_codecs.encode": self._encode,
+            "copyreg._reconstructor": lambda args: self._new(args[0], ()),
+            "copy_reg._reconstructor": lambda args: self._new(args[0], ()),
+            **calls,
+        }
+        self._steps = 0
+
+    def load(self, file: io.BytesIO) -> Any:
+        """Returns what the next pickle of a file holds; raises PickleError."""
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+        self._depths: dict[int, int] = {}
+        self._alive: list[Any] = []  # what has a depth, so that its id stays its own
+        try:
+            for code, arg, _ in pickletools.genops(file):
+                self._spend(1)
+                if code.name == "STOP":
+                    return self._stack.pop()
+                self._step(code.name, arg)
+        except PickleError:
+            raise
+        except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+            raise PickleError(f"its pickle is damaged ({error})") from error
+        raise PickleError("its pickle has no end")
+
+    def _spend(self, steps: int) -> None:
+        self._steps += steps
+        if self._steps > MAX_STEPS:
+            raise PickleError(f"its pickle takes more than {MAX_STEPS:,} steps")
+
+    def _step(self, name: str, arg: Any) -> None:
+        if name in _NOTHING:
+            return
+        if name in _CONSTANTS:
+            self._stack.append(_CONSTANTS[name])
+        elif name in _VALUES:
+            self._stack.append(self._value(arg))
+        elif name in _EMPTY:
+            self._stack.append(self._made(_EMPTY[name](), ()))
+        else:
+            method = getattr(self, f"_do_{name.lower()}", None)
+            if method is None:
+                raise PickleError(f"its pickle has the instruction {name}, which is not read")
+            method(arg)
+
+    def _value(self, arg: Any) -> Any:
+        if isinstance(arg, int) and arg.bit_length() > MAX_INT_BITS:
+            raise PickleError(f"its pickle has an integer of more than {MAX_INT_BITS} bits")
+        return arg
+
+    def _made(self, value: Any, children: Sequence[Any]) -> Any:
+        """Keeps how deep a new or filled value is; raises PickleError where it is too deep."""
+        depth = 1 + max((self._depths.get(id(x), 0) for x in children), default=0)
+        if depth > MAX_DEPTH:
+            raise PickleError(f"its pickle nests deeper than {MAX_DEPTH}")
+        if id(value) not in self._depths:
+            self._alive.append(value)
+        self._depths[id(value)] = max(depth, self._depths.get(id(value), 0))
+        return value
+
+    def _above_mark(self) -> list[Any]:
+        at = len(self._stack) - 1
+        while self._stack[at] is not _MARK:
+            at -= 1
+            if at < 0:
+                raise PickleError("its pickle is damaged (a list without a beginning)")
+        found = self._stack[at + 1 :]
+        del self._stack[at:]
+        return found
+
+    def _items(self, args: Sequence[Any]) -> Sequence[Any]:
+        """Returns the items of the one list or tuple among the arguments, which are counted."""
+        found = args[0] if args else ()
+        if not isinstance(found, list | tuple):
+            raise PickleError(f"its pickle makes a list of {type(found).__name__}")
+        self._spend(len(found))
+        return found
+
+    def _dict(self, args: Sequence[Any]) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        for pair in self._items(args):
+            key, value = pair
+            found[_key(key)] = value
+        return self._made(found, tuple(found.values()))
+
+    def _set(self, args: Sequence[Any]) -> set[Any]:
+        return {_key(item) for item in self._items(args)}
+
+    def _encode(self, args: Sequence[Any]) -> bytes:
+        self._spend(len(args[0]))
+        return args[0].encode("latin-1")
+
+    def _new(self, of: Any, args: Any) -> Any:
+        if not isinstance(of, Named) or not isinstance(args, tuple):
+            raise PickleError("its pickle calls what is no name")
+        call = self._calls.get(of.name)
+        if call is None:
+            return self._made(Stub(of.name, args), args)
+        return call(args)
+
+    def _put(self, key: Any) -> None:
+        self._memo[int(key)] = self._stack[-1]
+
+    def _get(self, key: Any) -> None:
+        self._stack.append(self._memo[int(key)])
+
+    _do_put = _do_binput = _do_long_binput = _put
+    _do_get = _do_binget = _do_long_binget = _get
+
+    def _do_memoize(self, _: Any) -> None:
+        self._memo[len(self._memo)] = self._stack[-1]
+
+    def _do_mark(self, _: Any) -> None:
+        self._stack.append(_MARK)
+
+    def _do_pop(self, _: Any) -> None:
+        self._stack.pop()
+
+    def _do_pop_mark(self, _: Any) -> None:
+        self._above_mark()
+
+    def _do_dup(self, _: Any) -> None:
+        self._stack.append(self._stack[-1])
+
+    def _tuple(self, count: int) -> None:
+        items = tuple(self._stack[-count:])
+        del self._stack[-count:]
+        self._stack.append(self._made(items, items))
+
+    def _do_tuple1(self, _: Any) -> None:
+        self._tuple(1)
+
+    def _do_tuple2(self, _: Any) -> None:
+        self._tuple(2)
+
+    def _do_tuple3(self, _: Any) -> None:
+        self._tuple(3)
+
+    def _do_tuple(self, _: Any) -> None:
+        items = tuple(self._above_mark())
+        self._stack.append(self._made(items, items))
+
+    def _do_list(self, _: Any) -> None:
+        items = self._above_mark()
+        self._stack.append(self._made(items, items))
+
+    def _do_dict(self, _: Any) -> None:
+        items = self._above_mark()
+        self._stack.append(self._made({}, ()))
+        self._set_items(items)
+
+    def _do_frozenset(self, _: Any) -> None:
+        self._stack.append(frozenset(_key(x) for x in self._above_mark()))
+
+    def _do_additems(self, _: Any) -> None:
+        items = self._above_mark()
+        self._stack[-1].update(_key(x) for x in items)
+
+    def _do_append(self, _: Any) -> None:
+        self._extend([self._stack.pop()])
+
+    def _do_appends(self, _: Any) -> None:
+        self._extend(self._above_mark())
+
+    def _extend(self, items: list[Any]) -> None:
+        at = self._stack[-1]
+        if isinstance(at, Stub):
+            at.__dict__.setdefault("list", []).extend(items)
+        elif isinstance(at, list):
+            at.extend(items)
+        else:
+            raise PickleError(f"its pickle appends to {type(at).__name__}")
+        self._made(at, items)
+
+    def _do_setitem(self, _: Any) -> None:
+        value, key = self._stack.pop(), self._stack.pop()
+        self._set_items([key, value])
+
+    def _do_setitems(self, _: Any) -> None:
+        self._set_items(self._above_mark())
+
+    def _set_items(self, items: list[Any]) -> None:
+        at = self._stack[-1]
+        if isinstance(at, Stub):
+            into = at.__dict__.setdefault("items", {})
+        elif isinstance(at, dict):
+            into = at
+        else:
+            raise PickleError(f"its pickle sets an item of {type(at).__name__}")
+        into.update({_key(k): v for k, v in zip(items[::2], items[1::2], strict=True)})
+        self._made(at, items)
+
+    def _do_global(self, arg: Any) -> None:
+        self._stack.append(Named(str(arg).replace(" ", ".", 1)))
+
+    def _do_stack_global(self, _: Any) -> None:
+        name, module = self._stack.pop(), self._stack.pop()
+        self._stack.append(Named(f"{module}.{name}"))
+
+    def _do_inst(self, arg: Any) -> None:
+        args = tuple(self._above_mark())
+        self._stack.append(self._new(Named(str(arg).replace(" ", ".", 1)), args))
+
+    def _do_obj(self, _: Any) -> None:
+        of, *args = self._above_mark()
+        self._stack.append(self._new(of, tuple(args)))
+
+    def _do_reduce(self, _: Any) -> None:
+        args, of = self._stack.pop(), self._stack.pop()
+        self._stack.append(self._new(of, args))
+
+    _do_newobj = _do_reduce
+
+    def _do_newobj_ex(self, _: Any) -> None:
+        options, args, of = (self._stack.pop() for _ in range(3))
+        self._stack.append(self._new(of, (*args, options)))
+
+    def _do_build(self, _: Any) -> None:
+        state, at = self._stack.pop(), self._stack[-1]
+        if isinstance(at, Stub):
+            at.__dict__["state"] = state
+            self._made(at, (state,))
+        elif not isinstance(at, dict):  # an OrderedDict has attributes that mean nothing here
+            raise PickleError(f"its pickle gives {type(at).__name__} a state")
+
+    def _do_binpersid(self, _: Any) -> None:
+        given = self._stack.pop()
+        if not isinstance(given, tuple):
+            raise PickleError("its pickle names a storage in an unknown way")
+        self._stack.append(self._storage(given))
+
+
+_NOTHING = ("PROTO", "FRAME")
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_VALUES = (
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"),
+    *("BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+)
+_EMPTY: dict[str, Callable[[], Any]] = {
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": set,
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        storage = module in ("torch", "torch.storage") and name.endswith("Storage")
-        if storage or name in _ALLOWED.get(module, ()):
-            return super().find_class(module, name)
-        return Stub
-
-
-def _load_pickle(file: Any, **options: Any) -> Any:
-    return _Unpickler(file, **options).load()
-
-
-_PICKLE = types.SimpleNamespace(
-    Unpickler=_Unpickler,
-    load=_load_pickle,
-    __name__="stubs",
-    UnpicklingError=pickle.UnpicklingError,
-)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Returns what a file of torch holds, with stubs for objects of classes unknown here."""
-    torch = torch_for(path)
-    try:
-        loaded = torch.load(path, map_location="cpu", pickle_module=_PICKLE, weights_only=False)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise WeightsError(f"{path} is no checkpoint of torch: {error}") from error
-    if not isinstance(loaded, dict):
-        raise WeightsError(f"{path} holds {type(loaded).__name__}, no checkpoint of fairseq")
-    return loaded
+def _key(value: Any, inside: bool = False) -> Any:
+    """Returns a key of a dict or set: one whose hash takes no time, and is no other's."""
+    if isinstance(value, tuple) and len(value) <= 16 and not inside:
+        return tuple(_key(x, inside=True) for x in value)
+    if isinstance(value, int) and value.bit_length() > 63:
+        raise PickleError("its pickle has a key of more than 63 bits")
+    if isinstance(value, (*_KEY_TYPES, Stub, Named)):
+        return value
+    raise PickleError(f"its pickle has a key that is {type(value).__name__}")
 
 
 def plain(value: Any) -> Any:
-    """Turns stubs of omegaconf, enums and namespaces into dicts, lists and values."""
-    if isinstance(value, Stub):
-        state = getattr(value, "state", None)
-        if isinstance(state, dict) and "_content" in state:
-            return plain(state["_content"])
-        if isinstance(state, dict) and "_val" in state:
-            return plain(state["_val"])
-        if value.args:
-            return plain(value.args[0])
-        return plain(getattr(value, "list", getattr(value, "items", state)))
-    if hasattr(value, "__dict__") and type(value).__name__ == "Namespace":
-        value = vars(value)
-    if isinstance(value, dict):
-        return {plain(k): plain(v) for k, v in value.items()}
-    return [plain(v) for v in value] if isinstance(value, list | tuple) else value
+    """Turns stubs of omegaconf, enums and namespaces into dicts, lists and values.
+
+    Raises PickleError where they nest or repeat without bound.
+    """
+    left = [MAX_STEPS // 8]
+
+    def of(value: Any, depth: int) -> Any:
+        left[0] -= 1
+        if depth > MAX_DEPTH or left[0] < 0:
+            raise PickleError(
+                f"its config nests deeper than {MAX_DEPTH} or holds more than {MAX_STEPS // 8:,} "
+                f"values"
+            )
+        if isinstance(value, Stub):
+            return of(_inside(value), depth + 1)
+        if isinstance(value, Named):
+            return value.name
+        if isinstance(value, dict):
+            return {_hashable(of(k, depth + 1)): of(v, depth + 1) for k, v in value.items()}
+        return [of(v, depth + 1) for v in value] if isinstance(value, list | tuple) else value
+
+    return of(value, 0)
+
+
+def _inside(stub: Stub) -> Any:
+    """Returns what a stub stands for: the content of a node, the value of an enum, a state."""
+    state = stub.__dict__.get("state")
+    for key in ("_content", "_val"):
+        if isinstance(state, dict) and key in state:
+            return state[key]
+    if stub.args:
+        return stub.args[0]
+    return stub.__dict__.get("list", stub.__dict__.get("items", state))
+
+
+def _hashable(key: Any) -> Any:
+    return str(key) if isinstance(key, list | dict) else key

@@ -274,7 +274,7 @@ def test_files_that_can_not_be_read_are_named(tmp_path):
         weights.import_run(bad, tmp_path / "run", f"{AUDIO}:toy")
     (tmp_path / "pytorch_model.bin").write_bytes(b"no weights")
     (tmp_path / "config.json").write_text('{"model_type": "hubert"}')
-    with pytest.raises(WeightsError, match=r"pytorch_model.bin is no file of weights of torch"):
+    with pytest.raises(WeightsError, match=r"pytorch_model.bin is no checkpoint of torch"):
         weights.import_run(tmp_path, tmp_path / "run", f"{AUDIO}:toy")
     path = save(tmp_path / "a.pt", {"weights": {}})
     with pytest.raises(WeightsError, match=r"a.pt has 'weights', and neither 'model'"):
