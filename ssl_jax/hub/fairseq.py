@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.hub import families, names, table, torch_files
+from ssl_jax.hub import families, names, table, torch_files, vocabulary
 from ssl_jax.hub.files import Source, torch_for
 from ssl_jax.hub.pickles import PickleError, plain
 from ssl_jax.hub.speech import DEFAULTS, Config
@@ -39,7 +39,6 @@ SPEECH_KEYS = (
     ("depthwise_conv_kernel_size", "conv_depthwise_kernel_size"),
 )
 POSITIONS = {"rel_pos": "relative", "rope": "rotary"}
-SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 # not parameters, or without use here
 _UNUSED = ("encoder.version", "_float_tensor", ".version", "num_updates")
 _MAX_LAYERS = 64  # of convolutions
@@ -76,6 +75,10 @@ def _source(loaded: dict[str, Any], key: str, path: Path) -> Source:
     whole = _arrays({n: x for n, x in raw.items() if not n.endswith(_UNUSED)}, path)
     whole = {_bare(n): x for n, x in whole.items()}
     config = config_of(model, task, whole, str(path))
+    if "lm_head.weight" in whole:
+        labels = str(task.get("labels") or "ltr")
+        found = _targets(loaded) or vocabulary.beside(path, labels)
+        config |= {"dictionary": found} if found else {}
     symbols = _symbols(loaded)
     whole, config = _without_special(whole, config, symbols)
     pairs = names.pairs(config)
@@ -237,6 +240,13 @@ def _symbols(loaded: Any) -> list[list[str]]:
     return [plain(s["symbols"]) for s in states if isinstance(s, dict) and "symbols" in s]
 
 
+def _targets(loaded: Any) -> list[str]:
+    """Returns the symbols of a fine-tuned model's targets, [] where the file has none."""
+    found = (loaded.get("task_state") or {}).get("target_dictionary")
+    state = getattr(found, "state", None)
+    return plain(state["symbols"]) if isinstance(state, dict) and "symbols" in state else []
+
+
 def _without_special(
     arrays: Arrays, config: Config, symbols: list[list[str]]
 ) -> tuple[Arrays, Config]:
@@ -245,10 +255,13 @@ def _without_special(
     if vectors is None or config["model_type"] != "hubert":
         return arrays, config
     if sum(map(len, symbols)) != len(vectors):
-        symbols = [[*SPECIAL, *map(str, range(len(vectors) - len(SPECIAL)))]]
+        symbols = [[*vocabulary.SPECIAL, *map(str, range(len(vectors) - len(vocabulary.SPECIAL)))]]
     starts = np.cumsum([0, *map(len, symbols)])
     kept = [
-        np.arange(start + (len(SPECIAL) if tuple(s[:4]) == SPECIAL else 0), start + len(s))
+        np.arange(
+            start + (len(vocabulary.SPECIAL) if tuple(s[:4]) == vocabulary.SPECIAL else 0),
+            start + len(s),
+        )
         for start, s in zip(starts[:-1], symbols, strict=True)
     ]
     arrays = arrays | {"label_embs_concat": vectors[np.concatenate(kept)]}

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ssl_jax.core import atomic
-from ssl_jax.hub import torch_files
+from ssl_jax.hub import torch_files, vocabulary
 from ssl_jax.hub.speech import Config
 from ssl_jax.hub.table import Arrays, WeightsError
 
@@ -68,10 +68,9 @@ def read(path: Path) -> Source:
     if extractor.is_file():
         said = _json(extractor)
         config = {k: said[k] for k in _PREPROCESSOR if k in said} | config
-    units = folder / "vocab.json"
-    if units.is_file():
-        numbers = _json(units)
-        config = {"vocabulary": sorted(numbers, key=numbers.__getitem__)} | config
+    if config["model_type"] != "data2vec-text":  # whose vocab.json is of no classifier
+        beside = [name for name in vocabulary.FILES if (folder / name).is_file()]
+        config["tokenizer"] = {name: _json(folder / name) for name in beside}
     return Source(config, _arrays(path, folder), str(config_path))
 
 

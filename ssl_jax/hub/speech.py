@@ -4,7 +4,6 @@ Each has a map of names, one from config.json to config.method.encoder, and one 
 data2vec-audio in both respects.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -289,25 +288,6 @@ def ctc_config(section: Any) -> Config:
     """Returns the keys of config.json for config.method of CTC."""
     del section
     return {"pad_token_id": 0, "ctc_loss_reduction": "mean", "ctc_zero_infinity": True}
-
-
-def vocabulary(config: Config) -> tuple[str, ...]:
-    """Returns the units of a model of CTC, the blank first, or () where nothing names them.
-
-    They are those of vocab.json; without it 32 units are the letters of wav2vec 2.0.
-    """
-    units = [str(u) for u in config.get("vocabulary", ())]
-    if not units:
-        return LETTERS if config.get("vocab_size", 32) == len(LETTERS) else ()
-    blank = config.get("pad_token_id", 0)
-    units = [BLANK, *units[:blank], *units[blank + 1 :]]
-    return LETTERS if tuple(units[4:]) == LETTERS[4:] else tuple(units)
-
-
-def vocab_json(units: Sequence[str]) -> dict[str, int]:
-    """Returns vocab.json of units: there the blank is <pad>, and what is <pad> here, <s>."""
-    theirs = {BLANK: "<pad>", "<pad>": "<s>"}
-    return {theirs.get(unit, unit): i for i, unit in enumerate(units)}
 
 
 def tidy(arrays: Arrays, config: Config) -> Arrays:

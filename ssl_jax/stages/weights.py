@@ -20,9 +20,10 @@ from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import Method, TrainState
 from ssl_jax.engine import checkpoint, optim, start
 from ssl_jax.engine import step as step_lib
-from ssl_jax.hub import fairseq, families, files, speech, table
+from ssl_jax.hub import fairseq, families, files, table, vocabulary
 from ssl_jax.hub.families import Family
 from ssl_jax.hub.files import Source
+from ssl_jax.hub.speech import LETTERS
 from ssl_jax.hub.table import Arrays, WeightsError
 from ssl_jax.nn import build
 
@@ -117,7 +118,7 @@ def _config(family: Family, found: Source, recipe: str, overrides: Sequence[str]
         if options.get("depthwise_norm") == "batch":  # statistics, which decay would shrink
             config.optim.frozen = (*config.optim.frozen, STATISTICS)
         if config.method.name == "ctc":
-            config.data.classes = _units(found)
+            config.data.classes = _units(found, config.data)
     return config_lib.override(config, overrides)
 
 
@@ -131,13 +132,17 @@ def _recipe(family: Family, width: int) -> str:
     return f"{path}:{family.sizes.get(width, 'base')}"
 
 
-def _units(found: Source) -> tuple[str, ...]:
-    """Returns the vocabulary for a method of CTC."""
-    units = speech.vocabulary(found.config)
+def _units(found: Source, data: ConfigDict) -> tuple[str, ...]:
+    """Returns the vocabulary for a method of CTC: that of the weights' classifier, which is kept;
+    without one that of the recipe, for a new classifier."""
+    rows = found.arrays.get("lm_head.weight")
+    if rows is not None:
+        return vocabulary.units(found.config, len(rows), found.where)
+    units = tuple(data.classes) or (LETTERS if data.get("spelling") == "letters" else ())
     if not units:
         raise WeightsError(
-            f"{found.where} has a vocabulary of {found.config['vocab_size']} units, and no "
-            f"vocab.json beside it names them: put it there"
+            f"{found.where} has no classifier, and the recipe names no units for a new one: use "
+            f"config.data.spelling='letters', or name them by config.data.classes"
         )
     return units
 
@@ -314,7 +319,7 @@ def _write(
     (arrays, about), left = _theirs(family, o, method, params)
     texts = {
         "preprocessor_config.json": family.module.preprocessor(o),
-        "vocab.json": speech.vocab_json(units if "lm_head.bias" in arrays else ()),
+        "vocab.json": vocabulary.vocab_json(units if "lm_head.bias" in arrays else ()),
         "config.json": about,  # last: with it the folder is whole
     }
     files.write(folder, arrays, texts)

@@ -68,6 +68,9 @@ CASES = {
         "configs/mae/image.py",
     ),
 }
+# vocab.json of the published models of CTC
+UNITS = ("<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
+VOCAB = {unit: i for i, unit in enumerate(UNITS)}
 OF_TEXT = {"type_vocab_size": 1, "pad_token_id": 1}
 _TYPES = {
     "Hubert": "hubert",

@@ -8,7 +8,7 @@ import types
 import jax
 import numpy as np
 import pytest
-from hub_cases import AUDIO, config_json, golden
+from hub_cases import AUDIO, UNITS, config_json, golden
 
 from ssl_jax.core import tree
 from ssl_jax.engine import checkpoint
@@ -201,6 +201,9 @@ def test_a_fine_tuned_model_gives_its_encoder_and_classifier(tmp_path):
     cfg = {"model": {"_name": "hubert_ctc", "w2v_args": inner}, "task": {}}
     path = save(tmp_path / "ctc.pt", {"cfg": cfg, "model": model})
     recipe = "configs/ctc/speech.py:toy"
+    with pytest.raises(WeightsError, match=r"32 units, and nothing beside it names them"):
+        weights.import_run(path, tmp_path / "run", recipe, (), lambda text: None)
+    (tmp_path / "dict.ltr.txt").write_text("".join(f"{u} 1\n" for u in UNITS[4:]))
     weights.import_run(path, tmp_path / "run", recipe, (), lambda text: None)
     found = params_of(tmp_path / "run")
     kernel = model["w2v_encoder.proj.weight"].T
@@ -320,6 +323,10 @@ def test_text_of_fairseq_is_that_of_transformers(tmp_path):
     model["encoder.regression_head.0.bias"] = torch.randn(32)
     model["encoder.regression_head.2.weight"] = torch.randn(16, 32)
     model["encoder.regression_head.2.bias"] = torch.randn(16)
+    blocks = {n: x for n, x in model.items() if ".layers." in n}
+    start = "encoder.sentence_encoder."
+    teacher = {n.removeprefix(start): torch.randn(x.shape) for n, x in blocks.items()}
+    model["encoder._ema"] = teacher
     transformer = {"encoder": {"layers": 2, "attention_heads": 2}}
     cfg = {"model": {"_name": "data2vec_text", "transformer": transformer}, "task": {}}
     path = save(tmp_path / "text.pt", {"cfg": cfg, "model": model})
@@ -335,3 +342,6 @@ def test_text_of_fairseq_is_that_of_transformers(tmp_path):
     assert config_json("data2vec text")["max_position_embeddings"] == len(table)
     key = "encoder.layer.1.attention.self.query.weight"
     np.testing.assert_array_equal(found["encoder/blocks/attention/query/kernel"][1], theirs[key].T)
+    extra = dict(tree.named_leaves(checkpoint.restore_extra(tmp_path / "run")))
+    want = np.stack([teacher[f"layers.{i}.fc1.weight"].T for i in range(2)])
+    np.testing.assert_array_equal(extra["teacher/encoder/blocks/mlp/up/kernel"], want)

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from hub_cases import CASES, CHANGES, config_json, golden
+from hub_cases import CASES, CHANGES, VOCAB, config_json, golden
 from safetensors.numpy import load_file, save_file
 
 from ssl_jax import convert
@@ -44,7 +44,8 @@ def read(folder, name, run, *overrides):
 def test_map_reads_and_writes_the_golden_keys_to_the_bit(name):
     theirs = arrays_of(name)
     family = families.by_type(config_json(name)["model_type"], "")
-    found = weights._plain(family, Source(config_json(name), theirs, "here"))
+    beside = {"tokenizer": {"vocab.json": VOCAB}}
+    found = weights._plain(family, Source(config_json(name) | beside, theirs, "here"))
     config = weights._config(family, found, f"{CASES[name][2]}:toy", CHANGES.get(name, ()))
     method = weights._method(config)
     _, _, shapes = weights._optimizer(config, method)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hub_cases import CASES, CHANGES, KEYS, audio, folded, random_model
+from hub_cases import CASES, CHANGES, KEYS, VOCAB, audio, folded, random_model
 from safetensors.numpy import load_file
 
 import ssl_jax
@@ -35,6 +35,8 @@ def imported(folder, name, run, more=(), **config):
     """Returns (model of transformers, run folder of the same weights)."""
     model = random_model(name, **config)
     model.save_pretrained(folder)
+    if "ctc" in name:
+        (folder / "vocab.json").write_text(json.dumps(VOCAB))
     more = (*more, *CHANGES.get(name, ()))
     weights.import_run(folder, run, f"{CASES[name][2]}:toy", more, quiet)
     return model, run
