@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.hub.pickles import MAX_BYTES, Machine, Named, PickleError
@@ -26,7 +26,7 @@ _TYPES: dict[str, Any] = {
     "FloatStorage": np.float32,
     "DoubleStorage": np.float64,
     "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16,
+    "BFloat16Storage": jnp.bfloat16,
     "LongStorage": np.int64,
     "IntStorage": np.int32,
     "ShortStorage": np.int16,
@@ -142,7 +142,7 @@ class _ZipTensors(_Tensors):
         self._archive, self._root, self._big = archive, root, big
 
     def order(self, dtype: np.dtype) -> np.dtype:
-        if self._big and dtype == ml_dtypes.bfloat16:
+        if self._big and dtype == jnp.bfloat16:
             raise PickleError("it holds bfloat16 with the high byte first, which is not read")
         return dtype.newbyteorder(">") if self._big and dtype.itemsize > 1 else dtype
 
