@@ -18,10 +18,10 @@ from ml_collections import ConfigDict
 from ssl_jax import methods
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
-from ssl_jax.core import paths
+from ssl_jax.core import paths, stop
 from ssl_jax.core.types import Method, TrainState
 from ssl_jax.data import corpus as corpus_lib
-from ssl_jax.engine import flops, hooks, hosts, log, loop, optim, splits, start
+from ssl_jax.engine import flops, hooks, hosts, log, loop, optim, splits, start, watch
 from ssl_jax.engine import step as step_lib
 from ssl_jax.engine.checkpoint import Checkpoints
 from ssl_jax.evals import judge
@@ -41,15 +41,26 @@ def run(
     `watchers` are (fn(step, state) -> metrics or None, every so many steps), beside those that
     config.eval names. `source` is the config file that `config` was made from, as --config has
     it: the report marks what differs. Raises ValueError and its kin on a config or data that
-    cannot be used, NotFiniteError, CollapseError, and SystemExit(0) after SIGTERM.
+    cannot be used, NotFiniteError, CollapseError, and Stopped (status 0) after SIGTERM.
     """
     workdir = paths.of(workdir)
+    seconds = config.guard.get("stall_seconds", 0.0)  # older runs have no such key
+    with stop.listening(), watch.Watchdog(seconds, workdir / "checkpoints"):
+        return _run(config, workdir, watchers, source)
+
+
+def _run(
+    config: ConfigDict, workdir: Path, watchers: Sequence[hooks.Hook], source: str
+) -> dict[str, float]:
+    """Does what `run` says, for which SIGTERM and the watchdog are looked after."""
     start.use_compilation_cache()
     hosts.check_same_run(config, methods.find(config.method.name).__file__)
     start.check_writable(workdir)
     mesh = mesh_lib.make_mesh(config.mesh)
     mesh_lib.check_batch(mesh, config.data.batch_size)
+    stop.check("config.data.train, to be opened")
     train = splits.open_split(config, workdir, "train")
+    stop.check("the first state of the run")
     corpus = train.corpus
     multiple = splits.multiple_of_run(config, mesh, workdir)
     plan = corpus_lib.make_plan(corpus, config.data, seed=config.seed, multiple=multiple)
@@ -71,6 +82,7 @@ def run(
     step = step_lib.make_step(method, tx, schedule, config.train.accumulate)
     compiled = step_lib.compile_step(step, mesh, shardings, (state, shapes))
     every = to_steps(config.eval.every, "config.eval.every")
+    stop.check("config.data.valid and config.data.test, to be opened")
     asked = [*evaluations(config, workdir, method, mesh, shardings, train, every), *watchers]
     workers = config.data.workers
     rows = train.rows(plan, method.batch, mesh, start=first, stop=total, workers=workers)
@@ -80,7 +92,7 @@ def run(
         with run_report.telling(workdir, config, method, params, corpus, logger, **about):
             done = loop.fit(state, compiled, rows, mesh, options, checkpoints, logger, asked)
             if done.stopped:
-                raise SystemExit(0)
+                raise stop.Stopped
     finally:
         logger.close()
         checkpoints.close()

@@ -14,6 +14,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from ssl_jax.core import orphans
 from ssl_jax.data.base import Arrays, Corpus
 from ssl_jax.data.errors import Bad, BadFile, DataError
 from ssl_jax.data.plan import Plan
@@ -101,7 +102,8 @@ def _iterate(
         # Grain's processes read command-line flags, which a notebook has not parsed.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        processes = grain.MultiprocessingOptions(num_workers=workers)
+        dataset = dataset.mp_prefetch(processes, orphans.end_worker)
     with _workers_on_cpu(workers):
         iterator = iter(dataset)
         batch = next(iterator, None)

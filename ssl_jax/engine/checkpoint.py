@@ -207,6 +207,11 @@ class Checkpoints:
             self._manager.reload()
             self._best = storage.best(self._manager, self.config.checkpoint.best_mode)
 
+    def carried(self) -> None:
+        """Waits until the last save has left the devices; `wait` tells what went wrong."""
+        if self._saving is not None:
+            futures.wait([self._saving])
+
     def wait(self) -> None:
         """Waits until what was saved is complete on disk; raises SaveError."""
         saving, self._saving = self._saving, None

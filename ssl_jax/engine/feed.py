@@ -3,15 +3,17 @@
 import queue
 import threading
 from collections.abc import Generator, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from ssl_jax.core import stop
 from ssl_jax.core.types import Batch
 
 AHEAD = 2
+WAIT = 1.0  # seconds for a batch before it is asked whether to end without it
 _END = object()
 
 
@@ -40,10 +42,10 @@ def feed(
     ends the thread and closes the source.
     """
     ready: queue.Queue = queue.Queue(maxsize=ahead)
-    stop = threading.Event()
+    ended = threading.Event()
 
     def offer(item: object) -> None:
-        while not stop.is_set():
+        while not ended.is_set():
             try:
                 return ready.put(item, timeout=0.1)
             except queue.Full:
@@ -52,7 +54,7 @@ def feed(
     def work() -> None:
         source = iter(batches)
         try:
-            while not stop.is_set():
+            while not ended.is_set():
                 rows = next(source, None)
                 if rows is None:
                     break
@@ -68,13 +70,24 @@ def feed(
     worker = threading.Thread(target=work, name="feed", daemon=True)
     worker.start()
     try:
-        while (item := ready.get()) is not _END:
+        while (item := _taken(ready)) is not _END:
             if isinstance(item, Exception):
                 raise item
             yield item
     finally:
-        stop.set()
-        worker.join()
+        ended.set()
+        # a source that hangs must not keep a run from its end
+        worker.join(stop.PATIENCE if stop.noted() else None)
+
+
+def _taken(ready: queue.Queue) -> Any:
+    """Returns the next item; raises Stopped where this process is told to end and none comes."""
+    while True:
+        try:
+            return ready.get(timeout=WAIT)
+        except queue.Empty:
+            if stop.noted():
+                raise stop.Stopped from None
 
 
 def _counts(rows: Mapping[str, np.ndarray], sample_rate: int, size: int) -> tuple[float, float]:

@@ -1,18 +1,15 @@
-"""What the loop does beside stepping: validation, guards against wasted hours, a clean stop."""
+"""What the loop does beside stepping: validation, and guards against wasted hours."""
 
 import math
-import signal
-import threading
 from collections.abc import Callable, Iterable, Mapping
-from types import FrameType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from ssl_jax.core import mesh as mesh_lib
+from ssl_jax.core import stop
 from ssl_jax.core.types import TrainState
 from ssl_jax.engine import feed
 
@@ -78,7 +75,7 @@ def validation(
     def hook(step: int, state: TrainState) -> dict[str, float]:
         del step
         total = None
-        for fed in feed.feed(batches(), sharding):
+        for fed in stop.between(feed.feed(batches(), sharding)):
             metrics = evaluate(state, fed.batch)
             total = metrics if total is None else add(total, metrics)
         if total is None:
@@ -91,31 +88,3 @@ def validation(
 def means(pairs: Mapping[str, tuple], prefix: str = "") -> dict[str, float]:
     """Returns sum / count of every pair, without those that counted nothing."""
     return {prefix + k: float(s) / float(n) for k, (s, n) in pairs.items() if n > 0}
-
-
-class StopSignal:
-    """Whether the run was asked to end (SIGTERM); on several hosts they agree on the step."""
-
-    def __init__(self) -> None:
-        self._asked = False
-        self._before: object = None
-        self._many = jax.process_count() > 1
-
-    def __enter__(self) -> "StopSignal":
-        # only the main thread may handle signals; jax.distributed handles them on many hosts
-        self._handles = threading.current_thread() is threading.main_thread() and not self._many
-        if self._handles:
-            self._before = signal.signal(signal.SIGTERM, self._ask)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._handles:
-            signal.signal(signal.SIGTERM, self._before)  # type: ignore[arg-type]
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self._asked = True
-
-    def asked(self, step: int) -> bool:
-        """Says whether to save and end after `step`."""
-        return multihost_utils.reached_preemption_sync_point(step) if self._many else self._asked

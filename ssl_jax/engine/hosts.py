@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from ssl_jax.core import config as config_lib
-from ssl_jax.core import terminal
+from ssl_jax.core import stop, terminal
 
 HEARTBEAT = 100
 """Seconds after which a host that is not heard of counts as lost."""
@@ -64,6 +64,8 @@ def session(flags: argparse.Namespace) -> Iterator[None]:
     except BaseException as error:
         foreseen = isinstance(error, FORESEEN) and _ours(error)
         told = f"error: {error}" if foreseen else error
+        if isinstance(error, stop.Stopped):
+            stop.leave_soon()
         if jax.distributed.is_initialized() and not _is_success(error):
             _leave(told)
         if foreseen:

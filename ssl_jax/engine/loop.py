@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ssl_jax.core import mesh as mesh_lib
+from ssl_jax.core import pulse, stop
 from ssl_jax.core.types import TrainState
 from ssl_jax.engine import hooks as hooks_lib
 from ssl_jax.engine import log as log_lib
@@ -20,13 +21,9 @@ from ssl_jax.engine import profile as profile_lib
 from ssl_jax.engine.checkpoint import Checkpoints
 from ssl_jax.engine.feed import Fed, feed
 from ssl_jax.engine.step import NEVER, TrainStep
+from ssl_jax.engine.unevaluated import Unevaluated
 from ssl_jax.engine.watch import Watchdog
 
-_ADVICE = (
-    "A host may be lost, a message between hosts stuck, or storage out of reach. The same command "
-    "goes on from the newest checkpoint in {}. Where it takes so long in earnest, set "
-    "config.guard.stall_seconds higher (0: wait for ever)"
-)
 DISPATCHED = 4  # steps given to the device ahead of it: enough to hide the host, few batches held
 
 
@@ -69,7 +66,7 @@ class _Given:
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """How a loop ended: the state, its step, and whether SIGTERM ended it before the last."""
+    """How a loop ended: the state, its step, and whether SIGTERM ended it before all was done."""
 
     state: TrainState
     step: int
@@ -91,17 +88,20 @@ def fit(
 
     `state` is donated. Nothing in the loop waits for a number that the device has not computed
     yet, and an implicit transfer between host and device is an error (jax.transfer_guard); only
-    hooks and saving may transfer. Raises NotFiniteError and CollapseError; a state whose loss is
-    not finite is never saved.
+    hooks and saving may transfer. A checkpoint that is due is saved before the evaluation of its
+    step, unless it is to hold a score of it; an evaluation that was cut off is made when the run
+    goes on. Raises NotFiniteError and CollapseError, and Stopped where SIGTERM came before the
+    first step; a state whose loss is not finite is never saved.
     """
     start = int(jax.device_get(state.step))
     run = _Run(step, options, checkpoints, logger, hooks, start, out or sys.stderr)
     stopped = False
     with ExitStack() as stack:
-        signal = stack.enter_context(hooks_lib.StopSignal())
+        stack.enter_context(stop.listening())
         stack.enter_context(run.watch)
         stack.callback(checkpoints.wait)
         stack.callback(run.profile.close)
+        run.catch_up(start, state)
         if start >= options.total:
             return Finished(state, start, False)
         sharding = mesh_lib.batch_sharding(mesh)
@@ -109,12 +109,18 @@ def fit(
         stack.enter_context(jax.transfer_guard("disallow"))
         done = start
         for done in range(start + 1, options.total + 1):
-            state = run.advance(done, state, fed)
-            stopped = signal.asked(done) and done < options.total
-            run.look_around(done, state, stopped)
-            if stopped:
-                run.progress.note(f"SIGTERM: saved step {done}; the same command goes on from it")
+            item = run.take(done, fed)
+            if item is None:  # asked to end while the data hang
+                done, stopped = done - 1, True
+                run.save_now(done, state)
                 break
+            state = run.advance(done, state, item)
+            stop.keep()
+            stopped = run.look_around(done, state, stop.asked() and done < options.total)
+            if stopped:
+                break
+        if stopped:
+            run.progress.note(f"SIGTERM: saved step {done}; the same command goes on from it")
     return Finished(state, done, stopped)
 
 
@@ -138,26 +144,35 @@ class _Run:
         start: int,
         out: TextIO,
     ):
-        self.step, self.options, self.hooks = step, options, hooks
+        self.step, self.options, self.hooks, self.start = step, options, hooks, start
         self.checkpoints, self.logger = checkpoints, logger
         self.progress = log_lib.Progress(start, options.total, out, peak=options.peak)
         folder = logger.path.parent
         self.profile = profile_lib.Profile(options.profile, folder, options.scopes, options.total)
-        self.watch = Watchdog(options.stall_seconds, _ADVICE.format(checkpoints.folder), out)
+        self.watch = Watchdog(options.stall_seconds, checkpoints.folder, out)
+        self.unevaluated = Unevaluated(folder)
         self.totals = step.zeros()
         self.pending: tuple[int, Any] | None = None
         self.running: collections.deque[_Given] = collections.deque()
         self.flops: dict[tuple, float] = {}  # of a step, by the shapes of its batch
 
-    def advance(self, done: int, state: TrainState, batches: Iterator[Fed]) -> TrainState:
-        """Gives step number `done` to the device; writes the numbers of the interval before."""
+    def take(self, done: int, batches: Iterator[Fed]) -> Fed | None:
+        """Returns the batch of step `done`, None where none comes and the run is asked to end."""
         self.profile.before(done, [given.loss for given in self.running])
-        self.watch.beat(f"the batch of step {done}")
-        with self.profile.waiting():
-            fed = _next(batches, done)
+        pulse.beat(f"the batch of step {done}")
+        try:
+            with self.profile.waiting():
+                return _next(batches, done)
+        except stop.Stopped:
+            if done - 1 == self.start:
+                raise  # there is nothing to save
+            return None
+
+    def advance(self, done: int, state: TrainState, fed: Fed) -> TrainState:
+        """Gives step number `done` to the device; writes the numbers of the interval before."""
         shapes = tuple(sorted((k, v.shape) for k, v in fed.batch.items()))
         new = "" if shapes in self.flops else " (to be compiled first)"
-        self.watch.beat(f"step {done}{new}, or one of the {DISPATCHED} before it")
+        pulse.beat(f"step {done}{new}, or one of the {DISPATCHED} before it")
         before = time.monotonic()
         given = (state, self.totals, fed.batch)
         with self.profile.running(done, shapes, self.step.run, *given):
@@ -218,32 +233,80 @@ class _Run:
             raise hooks_lib.not_finite(bad, good)
         return bad == NEVER
 
-    def look_around(self, done: int, state: TrainState, stopped: bool) -> None:
-        """Runs the hooks that are due after step `done` and saves where it is time to."""
-        last = done == self.options.total
-        due = [fn for fn, every in self.hooks if last or (every > 0 and done % every == 0)]
+    def catch_up(self, start: int, state: TrainState) -> None:
+        """Makes the evaluation of the step that the run goes on from, if it was cut off there."""
+        if self.unevaluated.step() != start:
+            return
+        pulse.beat(f"the evaluation after step {start}, which was cut off")
+        with jax.transfer_guard("allow"):
+            self._evaluate(start, state, self._due(start))
+
+    def look_around(self, done: int, state: TrainState, stopped: bool) -> bool:
+        """Saves after step `done` where it is time to, and runs the hooks that are due.
+
+        Returns whether the run ends here: because it is `stopped`, or was in an evaluation.
+        """
+        last, due = done == self.options.total, self._due(done)
         save = stopped or last or done % self.options.save_every == 0
         if not (due or save):
-            return
+            return False
         healthy = self.drain() and self._check(jax.device_get(self.totals))
         self._count(done)
         if last or stopped:
             self.progress.note(self.progress.line(done))
         with jax.transfer_guard("allow"):
-            found: dict[str, float] = {}
-            for fn in due:
-                self.watch.beat(f"an evaluation after step {done}")
-                found |= fn(done, state) or {}
-            if found:
-                self.logger.write(done, found)
-                self.progress.note(f"step {done}: " + "  ".join(_show(found)))
-            best = self._best(found, all_ran=len(due) == len(self.hooks))
-            self.logger.flush()  # before the state: a resumed run drops only what is past it
-            if healthy and (save or (best is not None and self.checkpoints.beats_best(best))):
-                self.watch.beat(f"the checkpoint of step {done}, or of the save before")
-                self.checkpoints.save(done, state, best)
+            # a score belongs into the checkpoint, and is known only after the evaluation
+            early = healthy and save and not (due and self.options.best_metric and not stopped)
+            if due:
+                self.unevaluated.note(done)  # before the save: a kill must not fall in between
+            if early:
+                self._save(done, state, None)
+            if stopped:
+                return True
+            self.checkpoints.carried()  # an evaluation may need the room of the copy
+            try:
+                best = self._evaluate(done, state, due)
+            except stop.Stopped:
+                if healthy and not early:
+                    self._save(done, state, None)
+                return True
+            better = best is not None and self.checkpoints.beats_best(best)
+            if healthy and not early and (save or better):
+                self._save(done, state, best)
+        return False
+
+    def save_now(self, done: int, state: TrainState) -> None:
+        """Saves the state after step `done`, all of whose work is done, as the run ends there."""
+        healthy = self.drain() and self._check(jax.device_get(self.totals))
+        with jax.transfer_guard("allow"):
+            if healthy:
+                self._save(done, state, None)
+
+    def _due(self, done: int) -> list[hooks_lib.HookFn]:
+        last = done == self.options.total
+        return [fn for fn, every in self.hooks if last or (every > 0 and done % every == 0)]
+
+    def _evaluate(
+        self, done: int, state: TrainState, due: Sequence[hooks_lib.HookFn]
+    ) -> float | None:
+        """Runs hooks and writes what they find; returns the score of the checkpoint, if any."""
+        found: dict[str, float] = {}
+        for fn in due:
+            stop.check(f"an evaluation after step {done}")
+            found |= fn(done, state) or {}
+        if found:
+            self.logger.write(done, found)
+            self.progress.note(f"step {done}: " + "  ".join(_show(found)))
+        best = self._best(found, all_ran=len(due) == len(self.hooks))
         if due:
+            self.unevaluated.clear()
             self.progress.restart(done)
+        return best
+
+    def _save(self, done: int, state: TrainState, score: float | None) -> None:
+        self.logger.flush()  # before the state: a resumed run drops only what is past it
+        pulse.beat(f"the checkpoint of step {done}, or of the save before")
+        self.checkpoints.save(done, state, score)
 
     def _best(self, found: Mapping[str, float], all_ran: bool) -> float | None:
         name = self.options.best_metric

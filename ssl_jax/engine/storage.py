@@ -19,7 +19,7 @@ METRICS = "metrics"  # the item and its file, as orbax names them
 class _Manager(ocp.CheckpointManager):
     """Orbax' manager, but for a question that must not be asked beside the loop.
 
-    Each host may say only once, and in order, which step it has reached; `hooks.StopSignal` does.
+    Each host may say only once, and in order, which step it has reached; `stop.asked` does.
     """
 
     def reached_preemption(self, step: int) -> bool:

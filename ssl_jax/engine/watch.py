@@ -1,7 +1,7 @@
-"""A watchdog beside the loop: ends a process in which nothing moves, saying what it waits for.
+"""A watchdog beside a run: ends a process in which nothing moves, saying what it waits for.
 
 A step that waits for a lost host, or a file system that answers no more, blocks below Python,
-where no exception can be raised; only another thread can see it.
+where no exception can be raised; only another thread can see it. What moves tells `core.pulse`.
 """
 
 import faulthandler
@@ -10,37 +10,44 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TextIO
+
+from ssl_jax.core import pulse
 
 STALLED = 75
 """Exit status: try again (EX_TEMPFAIL)."""
+_ADVICE = (
+    "A host may be lost, a message between hosts stuck, or storage out of reach. The same command "
+    "goes on from the newest checkpoint in {}. Where it takes so long in earnest, set "
+    "config.guard.stall_seconds higher (0: wait for ever)"
+)
 
 
 class Watchdog:
-    """Ends the process with status STALLED when `beat` was not called for `seconds` (0: never).
+    """Ends the process with status STALLED when nothing moved for `seconds` (0: never).
 
-    `advice` ends the message. `leave` is for tests.
+    `checkpoints` is the folder that the message names. Inside another one that is at work it does
+    nothing. `leave` is for tests.
     """
+
+    _active = False
 
     def __init__(
         self,
         seconds: float,
-        advice: str,
+        checkpoints: str | Path,
         out: TextIO | None = None,
         leave: Callable[[int], object] = os._exit,
     ):
-        self.seconds, self.advice, self.out, self.leave = seconds, advice, out, leave
-        self._last = (time.monotonic(), "its start")
+        self.seconds, self.checkpoints, self.out, self.leave = seconds, checkpoints, out, leave
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
-    def beat(self, what: str) -> None:
-        """Notes that the loop lives, and what it does next."""
-        self._last = (time.monotonic(), what)
-
     def __enter__(self) -> "Watchdog":
-        if self.seconds > 0:
-            self.beat("its start")
+        if self.seconds > 0 and not Watchdog._active:
+            Watchdog._active = True
+            pulse.beat("its start")
             self._thread.start()
         return self
 
@@ -48,19 +55,22 @@ class Watchdog:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
+        if self._thread.ident is not None:  # it was this one
+            Watchdog._active = False
 
     def _watch(self) -> None:
         while not self._stop.wait(min(self.seconds / 8, 10.0)):
-            since, what = self._last
+            since, what = pulse.last()
             if time.monotonic() - since > self.seconds:
                 self._bark(what)
                 return
 
     def _bark(self, what: str) -> None:
-        out = self.out or sys.stderr
+        at = pulse.longest()
         print(
-            f"error: nothing has moved for {self.seconds:g} s; waiting for {what}. {self.advice}",
-            file=out,
+            f"error: nothing has moved for {self.seconds:g} s; waiting for {what}"
+            f"{f' ({at})' if at else ''}. {_ADVICE.format(self.checkpoints)}",
+            file=self.out or sys.stderr,
             flush=True,
         )
         faulthandler.dump_traceback(2, all_threads=True)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.core import stop
 from ssl_jax.core.types import Array, Batch, Tree
 from ssl_jax.evals.pool import FeaturesFn
 from ssl_jax.evals.progress import Progress
@@ -128,7 +129,7 @@ class Extractor:
     def _extract(self, windows: list[Window], progress: Progress | None = None) -> list[np.ndarray]:
         """Returns the kept frames (L + 1, T, D) of every window, in the given order."""
         found: list[np.ndarray] = [np.zeros(0)] * len(windows)
-        for group, batch in self.batches([w.samples for w in windows]):
+        for group, batch in stop.between(self.batches([w.samples for w in windows])):
             hidden, counts = jax.device_get(self._apply(self.params, batch))
             for row, i in enumerate(group):
                 frames = hidden[:, row, : counts[row]]
@@ -160,7 +161,7 @@ class Examples:
         """Returns the hidden states (L + 1, T, D) float32 of every row, without padding."""
         found: list[np.ndarray] = [np.zeros(0)] * len(rows)
         progress = Progress("features: example", len(rows))
-        for group, batch in self.batches(rows):
+        for group, batch in stop.between(self.batches(rows)):
             hidden, counts = jax.device_get(self._apply(self.params, batch))
             for row, i in enumerate(group):
                 found[i] = hidden[:, row, : counts[row]].copy()

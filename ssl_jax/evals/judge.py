@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ssl_jax.core import stop
 from ssl_jax.core.mesh import batch_sharding
 from ssl_jax.core.types import Array, Batch, Method, TrainState, Tree
 from ssl_jax.evals import scores, transcribe
@@ -79,7 +80,8 @@ class Judge:
         """Returns the scores by name; transfers are meant here, so a guard is lifted."""
         del step
         with jax.transfer_guard("allow"):
-            parts = [self._rows(state.params, batch) for batch in self.batches()]
+            batches = stop.between(self.batches())
+            parts = [self._rows(state.params, batch) for batch in batches]
         outputs, truth = (np.concatenate(x) for x in zip(*parts, strict=True))
         return {f"{self.split}/{n}": float(SCORES[n][1](outputs, truth)) for n in self.names}
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ssl_jax.core import atomic
+from ssl_jax.core import atomic, stop
 from ssl_jax.core.mesh import batch_sharding
 from ssl_jax.core.types import Array, Batch, Features, Tree
 from ssl_jax.evals.progress import Progress
@@ -121,7 +121,7 @@ def pool(
     progress = Progress(name, total)
     parts: list[dict[str, np.ndarray]] = []
     waiting = None
-    for batch in batches:
+    for batch in stop.between(batches):
         result = apply(params, _place(batch, mesh))
         if waiting is not None:
             parts.append(_real_rows(waiting))

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from ssl_jax.core import options as options_lib
+from ssl_jax.core import stop
 from ssl_jax.core.mesh import batch_sharding
 from ssl_jax.core.types import Array, Batch, Method, TrainState, Tree
 from ssl_jax.data import transcripts
@@ -121,7 +122,7 @@ class Transcriber:
     def __call__(self, params: Tree, batches: Batches) -> list[Spoken]:
         """Returns the recordings of host batches whose weight is not 0, in order."""
         out = []
-        for batch in batches:
+        for batch in stop.between(batches):
             placed = {
                 name: jax.make_array_from_process_local_data(self._sharding, x)
                 for name, x in batch.items()

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ssl_jax.core import paths
+from ssl_jax.core import paths, stop
 from ssl_jax.core.mesh import batch_sharding
 from ssl_jax.core.types import Array, Batch, Method, Tree
 from ssl_jax.data.errors import DataError
@@ -84,7 +84,7 @@ class Embedder:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns (ids (N,), embeddings (N, W)) of the rows of host batches that count."""
         parts = []
-        for batch in batches:
+        for batch in stop.between(batches):
             placed = {
                 name: jax.make_array_from_process_local_data(self._sharding, x)
                 for name, x in batch.items()

@@ -14,6 +14,7 @@ import pytest
 import toy_method as toy
 
 from ssl_jax.core import config as config_lib
+from ssl_jax.core import pulse
 from ssl_jax.engine import checkpoint, intact, log, loop, start, watch
 from ssl_jax.engine import step as step_lib
 from ssl_jax.engine.checkpoint import Checkpoints, SaveError
@@ -227,9 +228,9 @@ def test_a_run_that_stands_still_ends_with_a_message(
 
 def test_the_watchdog_is_silent_while_the_run_moves():
     left = []
-    with watch.Watchdog(0.8, "", leave=left.append) as dog:
+    with watch.Watchdog(0.8, "", leave=left.append):
         for _ in range(24):
-            dog.beat("a step")
+            pulse.beat("a step")
             time.sleep(0.05)
     with watch.Watchdog(0, "", leave=left.append):
         time.sleep(0.02)

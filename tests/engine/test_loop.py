@@ -1,6 +1,7 @@
 """The loop: guards, metrics, hooks, transfers, prefetch and stopping."""
 
 import json
+import os
 import signal
 import threading
 import time
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import toy_method as toy
 
-from ssl_jax.core import chips
+from ssl_jax.core import chips, stop
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.engine import checkpoint, feed, flops, hooks, log, loop
 from ssl_jax.engine import step as step_lib
@@ -195,7 +196,7 @@ def test_the_collapsed_part_is_named(name, part):
 
 def test_sigterm_saves_and_ends(toy_run):
     def change(n, batch):
-        if n == 3:
+        if n == 8:  # read ahead while a later step than the first is at work
             signal.raise_signal(signal.SIGTERM) if _main() else _send()
         return batch
 
@@ -215,8 +216,6 @@ def _main():
 
 
 def _send():
-    import os
-
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -333,3 +332,87 @@ def test_the_profile_covers_the_steps_asked_for(toy_run):
     toy_run.go(4, profile="2:3")
     assert list((toy_run.folder / "profile").rglob("*.xplane.pb"))
     assert checkpoint.restore_params(toy_run.folder) is not None
+
+
+def evaluating(batches, at, seen):
+    """Returns a hook over `batches` batches; SIGTERM comes at number `at`."""
+
+    def hook(step, state):
+        for batch in stop.between(range(batches)):
+            seen.append((step, batch))
+            if len(seen) == at:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return {"valid/loss": 1.0}
+
+    return hook
+
+
+@pytest.mark.parametrize("best", ["", "valid/loss"])
+def test_sigterm_in_an_evaluation_saves_its_step_and_the_next_run_makes_it(toy_run, best):
+    seen = []
+    hook = evaluating(9, 4, seen)
+    done = toy_run.go(20, hooks=[(hook, 5)], best_metric=best)
+    assert done.stopped and done.step == 5 and seen == [(5, 0), (5, 1), (5, 2), (5, 3)]
+    toy_run.checkpoints.wait()
+    assert toy_run.checkpoints.latest() == 5
+    assert [r["step"] for r in toy_run.rows() if "valid/loss" in r] == []
+    done = toy_run.go(12, start=5, hooks=[(hook, 5)], best_metric=best)
+    assert done.step == 12 and not done.stopped
+    assert [r["step"] for r in toy_run.rows() if "valid/loss" in r] == [5, 10, 12]
+    assert not (toy_run.folder / "evaluating.txt").exists()
+    toy_run.go(12, start=12, hooks=[(hook, 5)], best_metric=best)
+    assert seen[-1] == (12, 8) and len(seen) == 4 + 3 * 9  # none is made twice
+
+
+def test_the_evaluation_of_the_last_step_is_made_by_the_run_that_goes_on(toy_run):
+    seen = []
+    hook = evaluating(9, 2, seen)
+    done = toy_run.go(4, hooks=[(hook, 0)])
+    assert done.stopped and done.step == 4
+    done = toy_run.go(4, start=4, hooks=[(hook, 0)])
+    assert not done.stopped and len(seen) == 2 + 9
+    assert toy_run.rows()[-1]["valid/loss"] == 1.0
+
+
+def test_what_is_due_is_saved_before_the_evaluation_of_its_step(toy_run):
+    found = []
+
+    def hook(step, state):
+        toy_run.checkpoints.wait()
+        found.append((step, toy_run.checkpoints.latest()))
+        raise ValueError("row 3 of valid.tsv is broken")
+
+    with pytest.raises(ValueError, match="row 3"):
+        toy_run.go(20, hooks=[(hook, 5)])
+    assert found == [(5, 5)]
+
+
+def test_sigterm_before_the_first_step_saves_nothing(toy_run):
+    def change(n, batch):
+        if n == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)
+        return batch
+
+    with pytest.raises(stop.Stopped) as ended:
+        toy_run.go(10, change=change)
+    assert ended.value.code == 0 and toy_run.checkpoints.latest() is None
+
+
+def test_sigterm_while_the_data_hang_saves_the_step_before(toy_run, monkeypatch):
+    monkeypatch.setattr(feed, "WAIT", 0.1)
+    monkeypatch.setattr(stop, "PATIENCE", 0.1)
+    stuck = threading.Event()
+
+    def change(n, batch):
+        if n == 9:
+            time.sleep(0.5)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stuck.wait(30)
+        return batch
+
+    try:
+        done = toy_run.go(20, change=change, save_every=100)
+    finally:
+        stuck.set()
+    assert done.stopped and done.step == 9 and toy_run.checkpoints.latest() == 9

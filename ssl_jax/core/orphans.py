@@ -1,0 +1,53 @@
+"""Processes that end when the one that started them does, however it ended."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from multiprocessing import connection
+
+VARIABLE = "SSL_JAX_PARENT"
+POLL = 1.0  # seconds between looks at the number of the parent
+
+
+def end_worker(*place: int) -> None:
+    """Ends this process of `multiprocessing` with its parent; call it when the process starts.
+
+    The other end of a pipe closes when the parent is gone, even by SIGKILL or os._exit. Shared
+    memory is then freed by the tracker of `multiprocessing`, which waits for the last process.
+    `place`: what grain tells a worker.
+    """
+    del place
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return  # a process of its own
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def child_of_this(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns the environment of a command that is to end with this process: see `end_command`."""
+    return {**environment, VARIABLE: str(os.getpid())}
+
+
+def end_command() -> None:
+    """Sends SIGTERM to this process once the one that launched it is gone; so it saves and ends.
+
+    Only where that one set VARIABLE; it is taken out, so that no process below sees it.
+    """
+    parent = os.environ.pop(VARIABLE, "")
+    if not parent:
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(POLL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
