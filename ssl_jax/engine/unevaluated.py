@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ssl_jax.core import atomic, paths
+from ssl_jax.core import atomic
 from ssl_jax.engine import hosts
 
 
