@@ -22,7 +22,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ssl_jax import plan, train
-from ssl_jax.core import chips, code, paths
+from ssl_jax.core import chips, code, orphans, paths
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.engine import budget, estimate, hosts
@@ -100,6 +100,7 @@ def execute(run: Run, any_code: bool = False) -> bool:
 
 def execute_here(run: Run, args: argparse.Namespace) -> None:
     """Trains one run as one of its hosts; exits with `launch.BUSY` where another works on it."""
+    orphans.end_command()
     with hosts.session(args):
         try:
             execute(run, args.any_code)

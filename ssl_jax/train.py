@@ -8,6 +8,7 @@ could not be used) and checkpoints/.
 """
 
 import argparse
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -45,14 +46,22 @@ def run(
     """
     workdir = paths.of(workdir)
     seconds = config.guard.get("stall_seconds", 0.0)  # older runs have no such key
-    with stop.listening(), watch.Watchdog(seconds, workdir / "checkpoints"):
-        return _run(config, workdir, watchers, source)
+    dog = watch.Watchdog(seconds, workdir / "checkpoints")
+    with stop.listening(), dog, contextlib.ExitStack() as opened:
+        return _run(config, workdir, watchers, source, opened)
 
 
 def _run(
-    config: ConfigDict, workdir: Path, watchers: Sequence[hooks.Hook], source: str
+    config: ConfigDict,
+    workdir: Path,
+    watchers: Sequence[hooks.Hook],
+    source: str,
+    opened: contextlib.ExitStack,
 ) -> dict[str, float]:
-    """Does what `run` says, for which SIGTERM and the watchdog are looked after."""
+    """Does what `run` says, for which SIGTERM and the watchdog are looked after.
+
+    What it opens is closed with `opened`, however it ends.
+    """
     start.use_compilation_cache()
     hosts.check_same_run(config, methods.find(config.method.name).__file__)
     start.check_writable(workdir)
@@ -74,11 +83,13 @@ def _run(
         config.optim, params, total_steps=total, to_steps=to_steps, depth=optim.depth(params)
     )
     checkpoints = Checkpoints(workdir, config)
+    opened.callback(checkpoints.close)
     state, shardings = start.begin(config, method, tx, mesh, shapes, checkpoints)
     first = int(jax.device_get(state.step))
     start.write_folder(workdir, config, corpus.classes, state)
     splits.keep_multiple(workdir, multiple)
     logger = log.Logger(workdir, config.log, first)
+    opened.callback(logger.close)
     step = step_lib.make_step(method, tx, schedule, config.train.accumulate)
     compiled = step_lib.compile_step(step, mesh, shardings, (state, shapes))
     every = to_steps(config.eval.every, "config.eval.every")
@@ -88,14 +99,11 @@ def _run(
     rows = train.rows(plan, method.batch, mesh, start=first, stop=total, workers=workers)
     options = loop_options(config, method, to_steps, total)
     about = {"step": first, "total": total, **run_report.origin(config, source)}
-    try:
-        with run_report.telling(workdir, config, method, params, corpus, logger, **about):
-            done = loop.fit(state, compiled, rows, mesh, options, checkpoints, logger, asked)
-            if done.stopped:
-                raise stop.Stopped
-    finally:
-        logger.close()
-        checkpoints.close()
+    with run_report.telling(workdir, config, method, params, corpus, logger, **about):
+        done = loop.fit(state, compiled, rows, mesh, options, checkpoints, logger, asked)
+        if done.stopped:
+            raise stop.Stopped
+    opened.close()  # a save that failed is told before the run says that it is done
     log.say(f"{total} steps are done. Start another run from this one: config.init_from={workdir}")
     return dict(logger.latest)
 

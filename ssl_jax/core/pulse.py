@@ -2,9 +2,13 @@
 
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
+T = TypeVar("T")
+SHOWN = 3  # works of which a message tells
 _last = (time.monotonic(), "its start")
-_open: dict[int, tuple[float, str]] = {}  # by thread: since when it is at what
+_open: dict[int, tuple[float, str | Callable[[], str]]] = {}  # by thread: since when it is at what
 
 
 def beat(what: str) -> None:
@@ -23,20 +27,36 @@ def last() -> tuple[float, str]:
     return _last
 
 
-class During:
-    """Around work that may hang, such as `with During("reading a.wav")`; its end is a beat."""
+def along(items: Iterable[T]) -> Iterator[T]:
+    """Yields items; each is a beat, so that long work is not taken for work that hangs."""
+    for item in items:
+        touch()
+        yield item
 
-    def __init__(self, what: str):
+
+class During:
+    """Around work that may hang, such as `with During("reading a.wav")`; its end is a beat.
+
+    `what` may be a function, which is called only for a message.
+    """
+
+    def __init__(self, what: str | Callable[[], str]):
         self.what = what
 
     def __enter__(self) -> None:
-        _open[threading.get_ident()] = (time.monotonic(), self.what)
+        self.thread = threading.get_ident()
+        self.before = _open.get(self.thread)
+        _open[self.thread] = (time.monotonic(), self.what)
 
     def __exit__(self, *error: object) -> None:
-        _open.pop(threading.get_ident(), None)
+        if self.before is None:
+            _open.pop(self.thread, None)
+        else:
+            _open[self.thread] = self.before
         touch()
 
 
-def longest() -> str:
-    """Returns what has been going on for the longest time in any thread, "" where nothing is."""
-    return min(_open.values(), default=(0.0, ""))[1]
+def at_work() -> str:
+    """Returns what goes on in the threads, the longest first; "" where nothing is known to."""
+    found = sorted(_open.copy().values(), key=lambda item: item[0])[:SHOWN]
+    return "; ".join(what if isinstance(what, str) else what() for _, what in found)

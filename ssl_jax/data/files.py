@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 import tqdm
 
-from ssl_jax.core import atomic
+from ssl_jax.core import atomic, pulse
 from ssl_jax.core import paths as paths_lib
 from ssl_jax.data import audio
 from ssl_jax.data.errors import Unreadable
@@ -127,7 +127,8 @@ def save_index(index: pathlib.Path, **arrays: np.ndarray) -> None:
 
 def _header(path: str) -> tuple[int, int]:
     try:
-        return audio.header(opened(path))
+        with pulse.During(f"the header of {path}"):
+            return audio.header(opened(path))
     except Unreadable:
         return 0, 0
 

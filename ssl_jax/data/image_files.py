@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import tqdm
 
-from ssl_jax.core import paths
+from ssl_jax.core import paths, pulse
 from ssl_jax.data import files, folders, manifests
 from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.source import Items, text
@@ -120,7 +120,7 @@ def _index(archives: list[str]) -> dict[str, np.ndarray]:
     bar = tqdm.tqdm(desc="reading tar headers", unit="file", delay=2)
     with bar:
         for number, archive in enumerate(archives):
-            for name, offset, size in _members(archive):
+            for name, offset, size in pulse.along(_members(archive)):
                 names.append(name + "\0")
                 places.append((number, offset, size))
                 bar.update()

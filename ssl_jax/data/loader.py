@@ -6,6 +6,7 @@ threads, workers and hosts, from any starting step.
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from ssl_jax.core import orphans
+from ssl_jax.core import orphans, pulse
 from ssl_jax.data.base import Arrays, Corpus
 from ssl_jax.data.errors import Bad, BadFile, DataError
 from ssl_jax.data.plan import Plan
@@ -47,7 +48,8 @@ class StepReader:
                 continue
             try:
                 corpus.refuse(i)
-                corpus.fill(i, key, arrays, row)
+                with pulse.During(functools.partial(corpus.where, i)):
+                    corpus.fill(i, key, arrays, row)
             except BadFile as e:
                 if corpus.on_bad == "raise":
                     raise

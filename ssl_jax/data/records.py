@@ -16,7 +16,7 @@ import numpy as np
 import tqdm
 from array_record.python import array_record_data_source, array_record_module
 
-from ssl_jax.core import atomic, paths
+from ssl_jax.core import atomic, paths, pulse
 from ssl_jax.data import audio
 from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.source import Items, Rows, text
@@ -83,7 +83,7 @@ def _opened(path: pathlib.Path, needed: str, modality: str) -> tuple[Records, di
     if not shards:
         raise DataError(f"{path} has no *{SUFFIX} files; make them by `ssl_jax.convert data`")
     bar = tqdm.tqdm(shards, desc="opening shards", unit="shard", delay=2)
-    index = [_read_index(shard) for shard in bar]
+    index = [_read_index(shard) for shard in pulse.along(bar)]
     names = list(index[0])
     for shard, columns in zip(shards, index, strict=True):
         if list(columns) != names:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.core import paths
+from ssl_jax.core import paths, pulse
 from ssl_jax.data import folders, hashing, image_files, manifests, text_files
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.source import Items, Recordings, Rows, S, Source
@@ -116,9 +116,10 @@ def open_items(name: str, config: Mapping[str, Any], modality: str) -> Source:
 
 def _read(key: str, options: dict[str, Any], modality: str) -> Any:
     """Returns what the reader of the kind finds."""
-    path = _path(key, options["path"])
     try:
-        return KINDS[modality][options["kind"]][0](path, options)
+        with pulse.During(f"{key} at {options['path']}"):
+            path = _path(key, options["path"])
+            return KINDS[modality][options["kind"]][0](path, options)
     except DataError as e:
         raise DataError(f"{key}.path={options['path']!r}: {e}") from e
     except UnicodeDecodeError as e:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import tqdm
 
-from ssl_jax.core import paths
+from ssl_jax.core import paths, pulse
 from ssl_jax.data import files, manifests
 from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.source import Items, text
@@ -164,7 +164,8 @@ def _paragraphs(names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         with np.load(index) as kept:
             return kept["number"], kept["start"], kept["stop"]
     file, start, stop = [], [], []
-    for number, name in enumerate(tqdm.tqdm(names, "finding paragraphs", unit="file", delay=2)):
+    bar = tqdm.tqdm(names, "finding paragraphs", unit="file", delay=2)
+    for number, name in enumerate(pulse.along(bar)):
         for first, last in _spans(name):
             file.append(number)
             start.append(first)

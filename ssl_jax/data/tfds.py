@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from ssl_jax.core import paths
+from ssl_jax.core import paths, pulse
 from ssl_jax.data import audio
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.files import save_index
@@ -178,7 +178,7 @@ def _scan(
             return dict(kept)
     out: dict[str, list] = {"samples": [], "rates": [], **{f"column/{k}": [] for k in scalars}}
     bar = tqdm.tqdm(range(len(source)), desc=f"measuring {split}", unit="row", delay=2)
-    for row in bar:
+    for row in pulse.along(bar):
         example = source[row]
         if key:
             value = example[key]

@@ -10,7 +10,7 @@ from typing import IO
 import numpy as np
 import tqdm
 
-from ssl_jax.core import atomic, paths
+from ssl_jax.core import atomic, paths, pulse
 from ssl_jax.data import files
 from ssl_jax.data.errors import Bad, BadFile, DataError, Unreadable
 from ssl_jax.data.source import Source
@@ -114,7 +114,7 @@ def _pieces(source: Source, broken: dict[int, str]) -> Iterator[tuple[str, bool]
     """Yields (piece, whether a text ends with it); notes rows that cannot be read to the end."""
     reader = source.reader
     bar = tqdm.tqdm(source.rows.tolist(), f"tokenizing {source.name}", unit="text", delay=2)
-    for i, row in enumerate(bar):
+    for i, row in enumerate(pulse.along(bar)):
         for part in range(reader.parts):
             try:
                 for piece in reader.read(row, part):

@@ -66,7 +66,7 @@ class Watchdog:
                 return
 
     def _bark(self, what: str) -> None:
-        at = pulse.longest()
+        at = pulse.at_work()
         print(
             f"error: nothing has moved for {self.seconds:g} s; waiting for {what}"
             f"{f' ({at})' if at else ''}. {_ADVICE.format(self.checkpoints)}",

@@ -1,5 +1,6 @@
 """Runs of a sweep on a cluster: Slurm through submitit, TPU pods on GKE through xpk."""
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -7,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssl_jax.core import atomic, paths
+from ssl_jax.core import atomic, orphans, paths
 from ssl_jax.core.config import ConfigError
 from ssl_jax.stages import runs
 from ssl_jax.stages.launch import Command, Say
@@ -34,7 +35,9 @@ class Job:
 
     def __call__(self) -> None:
         """Runs the process to its end. Raises RuntimeError when it fails."""
-        self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.DEVNULL, env=orphans.child_of_this(os.environ)
+        )
         status = self.process.wait()
         if status != 0:
             raise RuntimeError(f"{shlex.join(self.command)} ended with status {status}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from ssl_jax.core import paths
+from ssl_jax.core import orphans, paths
 from ssl_jax.stages import runs
 from ssl_jax.stages.sweep import Run
 from ssl_jax.stages.sweep_status import clock
@@ -35,7 +35,8 @@ def local(
     A run that failed is tried again, one that was interrupted goes on, one that another process
     holds is waited for; the others go on whatever becomes of one. Output goes to log.txt of its
     folder. devices: the n-th of the runs at work sees the n-th alone, as CUDA_VISIBLE_DEVICES.
-    Ctrl-C and SIGTERM are handed on, and every run saves; raises KeyboardInterrupt then.
+    Ctrl-C and SIGTERM are handed on, and every run saves; raises KeyboardInterrupt then. So does a
+    run whose launcher was killed.
     """
     launcher = _Launcher(found, command, parallel, say, devices)
     with _interrupts():
@@ -93,7 +94,9 @@ class _Launcher:
         was, command = runs.state(run.folder), self.command(run)
         run.folder.mkdir(parents=True, exist_ok=True)
         # the log is UTF-8 on every machine, and no character ends a run
-        environment = {"PYTHONIOENCODING": "utf-8:backslashreplace", **os.environ}
+        environment = orphans.child_of_this(
+            {"PYTHONIOENCODING": "utf-8:backslashreplace", **os.environ}
+        )
         if self.devices:
             environment["CUDA_VISIBLE_DEVICES"] = self.devices[slot]
         again = {"stopped": "goes on", "failed": "tried again"}.get(was, "begins")

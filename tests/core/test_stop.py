@@ -1,0 +1,74 @@
+"""SIGTERM: raised at once, noted, looked at between batches, and obeyed where Python cannot."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ssl_jax.core import stop
+
+SLOW = """
+import hashlib, sys
+from ssl_jax.core import stop
+
+stop.PATIENCE = 0.5
+with stop.listening():
+    print("ready", flush=True)
+    # one call below Python, which no handler interrupts
+    hashlib.pbkdf2_hmac("sha512", b"", b"", 2**31 - 1)
+"""
+
+
+def ask():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.05)
+
+
+def test_before_there_is_something_to_save_it_is_raised_at_once(capfd):
+    before, woken = signal.getsignal(signal.SIGTERM), signal.set_wakeup_fd(-1)
+    with pytest.raises(stop.Stopped) as ended, stop.listening():
+        ask()
+        raise AssertionError("went on")
+    assert ended.value.code == 0 and "nothing to save" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before and signal.set_wakeup_fd(woken) == -1
+
+
+def test_after_that_it_is_noted_and_ends_work_between_two_batches():
+    seen, closed = [], []
+
+    def batches():
+        try:
+            yield from range(9)
+        finally:
+            closed.append(True)
+
+    with stop.listening():
+        stop.keep()
+        with pytest.raises(stop.Stopped):
+            for batch in stop.between(batches()):
+                seen.append(batch)
+                if batch == 3:
+                    ask()
+        assert stop.asked() and stop.noted()
+    assert seen == [0, 1, 2, 3] and closed == [True]
+    assert list(stop.between(range(3))) == [0, 1, 2]  # outside of it nobody listens
+
+
+def test_one_inside_another_changes_nothing():
+    with stop.listening():
+        stop.keep()
+        with stop.listening():
+            ask()
+        assert stop.asked()
+
+
+@pytest.mark.slow
+def test_a_call_that_does_not_come_back_to_python_ends_too():
+    process = subprocess.Popen([sys.executable, "-c", SLOW], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    process.terminate()
+    assert process.wait(timeout=20) == 0
