@@ -5,6 +5,7 @@ the same names. What an object store cannot do, append to an object or map it in
 place here: files that grow are kept and written again, and files to be mapped are copied once.
 """
 
+import errno
 import hashlib
 import os
 import pathlib
@@ -133,8 +134,8 @@ def append(path: Path, text: str) -> None:
         before = path.read_bytes() if path.exists() else b""
         path.write_bytes(before + utf8(text))
         return
-    with path.open("ab") as file:
-        file.write(utf8(text))
+    with path.open("a+b", buffering=0) as file:
+        _whole(file, _end_before(file) + utf8(text))
 
 
 def utf8(text: str) -> bytes:
@@ -143,6 +144,21 @@ def utf8(text: str) -> bytes:
     JSON reads that back as it was.
     """
     return text.encode("utf-8", "backslashreplace")
+
+
+def _end_before(file: IO[bytes]) -> bytes:
+    """Returns the end of a last line that was cut off, so that the next is a line of its own."""
+    size = file.seek(0, os.SEEK_END)
+    if not size:
+        return b""
+    file.seek(size - 1)
+    return b"" if file.read(1) == b"\n" else b"\n"
+
+
+def _whole(file: IO[bytes], data: bytes) -> None:
+    """Writes all of `data` to an unbuffered file, or raises OSError."""
+    if file.write(data) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
 
 class Lines:
@@ -160,14 +176,13 @@ class Lines:
         self._lines, self._written, self._at = list(before), len(before), time.monotonic()
         if not is_remote(path):
             self._lines.clear()
-            self._file = path.open("ab", buffering=0)
+            self._file = path.open("a+b", buffering=0)
+            _whole(self._file, _end_before(self._file))
 
     def add(self, line: str) -> None:
         """Adds a line, given without its end. Raises OSError where it cannot be written whole."""
         if self._file is not None:
-            data = utf8(line + "\n")
-            if self._file.write(data) != len(data):
-                raise OSError("no space left on device")
+            _whole(self._file, utf8(line + "\n"))
             return
         self._lines.append(line)
         if time.monotonic() - self._at >= WRITE_EVERY:

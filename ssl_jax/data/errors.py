@@ -2,10 +2,12 @@
 
 import json
 import pathlib
+import warnings
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from ssl_jax.core import paths
+from ssl_jax.core import rows as rows_lib
 
 
 class DataError(ValueError):
@@ -45,10 +47,7 @@ class BadTally:
 
     def __init__(self, max_share: float, rows: int, path: str | pathlib.Path):
         self.max_share, self.rows, self.path = max_share, rows, paths.of(path)
-        self._ids: set[int] = set()
-        if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            self._ids = {json.loads(line)["id"] for line in lines if line.endswith("}")}
+        self._ids = {int(row["id"]) for row in rows_lib.mend(self.path, {"id": int}, warnings.warn)}
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -19,9 +19,11 @@ from typing import Any
 import jax
 
 from ssl_jax.core import code, paths
+from ssl_jax.core import rows as rows_lib
 from ssl_jax.engine import log
 
 FILE = "environment.jsonl"
+_ROW: rows_lib.Needs = {"event": str, "time": (int, float)}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
 # the folder of a person, on any system; the names are those below which there is one for each
 _PEOPLE = re.compile(
@@ -57,7 +59,7 @@ def ended(workdir: Path, how: str) -> None:
 def read(workdir: Path) -> list[dict[str, Any]]:
     """Returns the rows in order, each with its event and its time in unix seconds."""
     path = workdir / FILE
-    return log.read(path) if path.is_file() else []
+    return rows_lib.read(path, _ROW, log.say) if path.is_file() else []
 
 
 def seconds(rows: list[dict[str, Any]], last: float) -> float:
@@ -114,4 +116,9 @@ def _append(workdir: Path, row: Mapping[str, Any]) -> None:
     if jax.process_index() != 0:
         return
     line = json.dumps({**row, "time": round(time.time(), 3)}) + "\n"
-    paths.append(workdir / FILE, line)
+    try:
+        if row["event"] == "start":
+            rows_lib.mend(workdir / FILE, _ROW, log.say)
+        paths.append(workdir / FILE, line)
+    except OSError as error:  # what a run tells of its machine is no reason to end it
+        log.say(f"{workdir / FILE} is not written: {error}")

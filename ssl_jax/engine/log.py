@@ -1,5 +1,6 @@
 """What a run tells: metrics.jsonl, TensorBoard, W&B, the progress line, parameters."""
 
+import contextlib
 import json
 import math
 import sys
@@ -12,11 +13,13 @@ import jax
 from ml_collections import ConfigDict
 
 from ssl_jax.core import atomic, paths
+from ssl_jax.core import rows as rows_lib
 from ssl_jax.core import tree as tree_lib
+from ssl_jax.engine.board import Board
 
 Tree = Any
 
-
+_ROW = {"step": int}
 _GO_ON = "Make room or mend the storage: the same command goes on from the newest checkpoint"
 
 
@@ -58,8 +61,20 @@ class Logger:
             self._file.add(json.dumps(row))
         except OSError as error:
             raise OSError(f"cannot write to {self.path}: {error}. {_GO_ON}") from error
-        for writer in self._writers:
+        for writer in list(self._writers):  # one that fails leaves it
             writer(step, metrics)
+
+    def _optional(self, name: str, write: Callable[[int, Mapping[str, float]], None]) -> None:
+        """Adds a writer that the run goes on without: its first error is told, and ends it."""
+
+        def safely(step: int, metrics: Mapping[str, float]) -> None:
+            try:
+                write(step, metrics)
+            except Exception as error:
+                say(f"{name} gets no more rows: {_told(error)}. metrics.jsonl goes on")
+                self._writers.remove(safely)
+
+        self._writers.append(safely)
 
     def flush(self) -> None:
         """Makes every row visible, which in an object store takes a moment of its own."""
@@ -75,21 +90,21 @@ class Logger:
         if self._file is not None:
             self._file.close()
         for close in self._closers:
-            close()
+            try:
+                close()
+            except Exception as error:
+                say(f"the last rows are in metrics.jsonl alone: {_told(error)}")
 
     def _open_tensorboard(self, start: int) -> None:
         try:
-            from tensorboardX import SummaryWriter
+            board = Board(self.path.parent / "tensorboard", start)
         except ImportError as e:
             raise ImportError(_missing("tensorboard", "tensorboardX", "False")) from e
-        writer = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=start + 1)
-        self._closers.append(writer.close)
-
-        def write(step: int, metrics: Mapping[str, float]) -> None:
-            for name, value in metrics.items():
-                writer.add_scalar(name, value, step)
-
-        self._writers.append(write)
+        except OSError as error:
+            say(f"TensorBoard gets no rows: {_told(error)}. metrics.jsonl goes on")
+            return
+        self._closers.append(board.close)
+        self._optional("TensorBoard", board.write)
 
     def _open_wandb(self, project: str) -> None:
         try:
@@ -100,7 +115,7 @@ class Logger:
         own = None if paths.is_remote(folder) else str(folder)
         run = wandb.init(project=project, name=folder.name, dir=own, resume="allow")
         self._closers.append(run.finish)
-        self._writers.append(lambda step, metrics: run.log(dict(metrics), step=step))
+        self._optional("W&B", lambda step, metrics: run.log(dict(metrics), step=step))
 
 
 def _missing(key: str, package: str, off: str) -> str:
@@ -111,30 +126,38 @@ def _missing(key: str, package: str, off: str) -> str:
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
-    """Returns the rows of a metrics.jsonl; a last line cut off by a crash is left out."""
-    rows = []
-    for line in paths.of(path).read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+    """Returns the rows of a metrics.jsonl; a last line cut off by a crash is left out, and so is
+    a damaged row, which is said."""
+    return rows_lib.read(path, _ROW, say)
 
 
 def truncate(path: str | Path, step: int) -> list[dict[str, Any]]:
-    """Drops the rows past `step`, in one atomic replacement; returns those that stay."""
-    path = paths.of(path)
-    if not path.exists():
-        return []
-    rows = [row for row in read(path) if row["step"] <= step]
-    atomic.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    """Drops the rows past `step`, in one atomic replacement; returns those that stay.
+
+    Damaged rows are set aside beside it, whatever their step was.
+    """
+    found = rows_lib.mend(path, _ROW, say)
+    rows = [row for row in found if row["step"] <= step]
+    if len(rows) < len(found):
+        atomic.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 
 def say(text: str) -> None:
     """Prints a line to the error stream, on the first process only."""
     if jax.process_index() == 0:
-        print(text, file=sys.stderr, flush=True)
+        _show(text + "\n", sys.stderr)
+
+
+def _show(text: str, out: TextIO) -> None:
+    """Prints, unless the stream is gone: a closed pipe or a full disk under it ends no run."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, end="", file=out, flush=True)
+
+
+def _told(error: Exception) -> str:
+    """Returns an error in one line."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 class Progress:
@@ -166,7 +189,7 @@ class Progress:
     def _print(self, text: str, end: str) -> None:
         if not self._quiet:
             erase = "\r\033[K" if self._terminal else ""
-            print(erase + text, end=end, file=self.out, flush=True)
+            _show(erase + text + end, self.out)
 
     def restart(self, step: int) -> None:
         """Begins the rates anew, so that compiling does not count as training."""

@@ -1,6 +1,5 @@
 """How far the runs of a sweep are, read from their folders while others work in them."""
 
-import json
 import math
 import sys
 import time
@@ -9,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ssl_jax.core import paths
+from ssl_jax.core import rows as rows_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.engine import budget
 from ssl_jax.evals.table import text_table
 from ssl_jax.stages import runs, sweep
 from ssl_jax.stages.sweep import Run
 
+_ROW: rows_lib.Needs = {"step": int, "time": (int, float)}
 TAIL = 1 << 16  # bytes of metrics.jsonl that are read: the last few rows
 
 
@@ -73,14 +74,14 @@ def _tail(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     if paths.is_remote(path):
-        lines = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        return rows_lib.parse(path.read_bytes(), _ROW).rows
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL))
         begun = file.tell() > 0
-        lines = file.read().decode("utf-8", "replace").split("\n")
+        data = file.read()
     # the last has no end yet, and the first may lack its beginning
-    return [json.loads(line) for line in lines[int(begun) : -1]]
+    whole = data.partition(b"\n")[2] if begun else data
+    return rows_lib.parse(whole, _ROW).rows
 
 
 def _total(run: Run) -> int | None:

@@ -1,8 +1,11 @@
 """Rows, writers, progress line, parameter table and profile range."""
 
+import errno
 import io
 import json
+import struct
 import sys
+import time
 import types
 
 import jax
@@ -11,7 +14,7 @@ import pytest
 import toy_method as toy
 
 from ssl_jax.core.mesh import make_mesh
-from ssl_jax.engine import log
+from ssl_jax.engine import environment, log
 
 
 def test_rows_are_json_with_step_time_and_names(tmp_path):
@@ -36,13 +39,98 @@ def test_a_resume_drops_later_rows_and_a_line_cut_off(tmp_path):
     assert [(r["step"], r["train/loss"]) for r in log.read(path)] == [(2, 2), (4, 4), (6, 9)]
 
 
-def test_tensorboard_gets_the_numbers(tmp_path):
-    pytest.importorskip("tensorboardX")
-    logger = toy.open_logger(tmp_path, **{"log.tensorboard": True})
-    logger.write(2, {"train/loss": 0.5})
+def test_a_damaged_row_ends_no_resume_and_takes_no_other_row_with_it(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    rows = [json.dumps({"step": n, "time": 1.0, "train/loss": float(n)}) for n in (2, 4, 6, 8)]
+    rows[1:1] = ['{"step": 3, "ti', "null", '{"time": 2.0}']
+    path.write_text("\n".join(rows) + "\n")
+    logger = toy.open_logger(tmp_path, 6)
+    logger.write(8, {"train/loss": 9.0})
     logger.close()
-    (events,) = (tmp_path / "tensorboard").iterdir()
-    assert b"train/loss" in events.read_bytes()
+    assert [(r["step"], r["train/loss"]) for r in log.read(path)] == [
+        (2, 2),
+        (4, 4),
+        (6, 6),
+        (8, 9),
+    ]
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        f"{path}: rows 2, 3, 4 are damaged and set aside in metrics.jsonl.damaged; "
+        "the other rows stay"
+    ]
+
+
+def test_a_damaged_row_of_the_environment_is_set_aside(tmp_path, capsys):
+    (tmp_path / environment.FILE).write_bytes(b'{"event": "start", "time": 1.0}\n\x00\x00\n')
+    environment.began(tmp_path)
+    environment.ended(tmp_path, "done")
+    assert [row["event"] for row in environment.read(tmp_path)] == ["start", "start", "end"]
+    assert "row 2 is damaged and set aside in environment.jsonl.damaged" in capsys.readouterr().err
+
+
+def events(folder):
+    """Returns {step: loss} of each event file in its order, and from which step it purges."""
+    found, event_pb2 = [], pytest.importorskip("tensorboardX.proto.event_pb2")
+    for file in sorted(folder.iterdir()):
+        data, losses, purged = file.read_bytes(), {}, None
+        while data:
+            (size,) = struct.unpack("<Q", data[:8])
+            event = event_pb2.Event.FromString(data[12 : 12 + size])
+            data = data[16 + size :]
+            purged = event.step if event.HasField("session_log") else purged
+            for value in event.summary.value:
+                losses[event.step] = value.simple_value
+        found.append((losses, purged))
+    return found
+
+
+def test_tensorboard_gets_the_numbers_at_once_and_a_resume_purges_what_is_past_it(
+    tmp_path, monkeypatch
+):
+    pytest.importorskip("tensorboardX")
+    start = {"log.tensorboard": True}
+    for begin, now in ((0, 1e9), (4, 1e9 + 60)):
+        monkeypatch.setattr(time, "time", lambda now=now: now)  # which names the file
+        logger = toy.open_logger(tmp_path, begin, **start)
+        for step in (begin + 2, begin + 4):
+            logger.write(step, {"train/loss": step / 8})  # and is killed: nothing is closed
+    assert events(tmp_path / "tensorboard") == [({2: 0.25, 4: 0.5}, 1), ({6: 0.75, 8: 1.0}, 5)]
+
+
+def test_tensorboard_without_room_ends_no_run(tmp_path, monkeypatch, capsys):
+    event_file_writer = pytest.importorskip("tensorboardX.event_file_writer")
+    logger = toy.open_logger(tmp_path, **{"log.tensorboard": True})
+
+    def full(*given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(event_file_writer.EventsWriter, "write_event", full)
+    monkeypatch.setattr(event_file_writer.EventsWriter, "close", full)
+    for step in range(20):
+        logger.write(step, {"train/loss": 1.0})
+    logger.close()
+    assert len(log.read(tmp_path / "metrics.jsonl")) == 20
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("TensorBoard gets no more rows: OSError: [Errno 28]")
+    assert last.startswith("the last rows are in metrics.jsonl alone: OSError")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "tensorboard").write_text("a file in the place of the folder")
+    toy.open_logger(tmp_path / "other", **{"log.tensorboard": True}).write(1, {"train/loss": 1.0})
+    assert "TensorBoard gets no rows: " in capsys.readouterr().err
+
+
+def test_a_stream_that_is_gone_ends_no_run(monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    log.say("to nobody")
+    progress = log.Progress(0, 10, Gone())
+    progress.note("to nobody")
+    monkeypatch.setattr(sys, "stderr", closed := io.StringIO())
+    closed.close()
+    log.say("to nobody")
 
 
 @pytest.mark.parametrize(
