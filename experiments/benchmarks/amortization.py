@@ -4,8 +4,8 @@
 
 The whole step of the engine on images of 196 patches, 39 visible, at Base width with few blocks:
 seconds per image and mask for M = 1, 2, 4, 8 and 16 masks, relative to M = 1, next to what the
-cost model of ssl_jax/nn/cost.py predicts. The five take turns and medians count. The optimizer's
-time does not depend on M, and the cost model leaves it out.
+operations of the step (ssl_jax/engine/flops.py) predict. The five take turns and medians count. The
+optimizer's time does not depend on M, and the count leaves it out.
 """
 
 import argparse

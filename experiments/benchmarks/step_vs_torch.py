@@ -5,8 +5,8 @@
 Each system at Base width, ours through the engine's step, torch's (torch_steps.py) eager and by
 torch.compile, on batches of the same shapes, each in a process of its own. They take turns, each
 turn a few steps in a row, and medians count. On CPU all compute in float32 with as many threads as
-cores; on a GPU matrix products are in bfloat16 and the model FLOPs utilization counts, from the
-cost model of ssl_jax/nn/cost.py; on CPU the same is stated against the rate of a large product.
+cores; on a GPU matrix products are in bfloat16 and the model FLOPs utilization counts, by a
+count of the operations of the step; on CPU the same is stated against the rate of a large product.
 Layerdrop is off: torch skips a dropped block, ours computes and discards it.
 """
 
@@ -29,10 +29,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.benchmarks import stepping
+from ssl_jax import plan
 from ssl_jax.core import atomic, chips
 from ssl_jax.core import config as config_lib
 from ssl_jax.methods.data2vec2 import MaskOptions
-from ssl_jax.nn import cost
 from ssl_jax.nn.conv import output_lengths
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -167,47 +167,12 @@ def visible_tokens(config: ConfigDict, tokens: int) -> int:
 
 
 def flops(system: str, config: ConfigDict, rows: int) -> float:
-    """Returns the model FLOPs of one step, by the cost model."""
-    method = config.method
-    depth = method.encoder.depth
-    size = {"depth": depth, "width": WIDTH}
-    samples = SECONDS * RATE
-    tokens = int(output_lengths(samples)) if system.endswith("audio") else PATCHES
-    local = cost.linear_flops(PATCHES, 768, WIDTH)
+    """Returns the operations of one step, counted in its program."""
+    config = config.copy_and_resolve_references().unlock()
+    config.data.batch_size = rows
     if system.endswith("audio"):
-        size["positions"] = cost.position_flops(tokens, WIDTH)
-        local = cost.waveform_flops(samples, WIDTH)
-    if system in ("hubert_audio", "wav2vec2_audio"):
-        positions = cost.conv_flops(tokens, 128, WIDTH, WIDTH, 16)
-        student = depth * cost.block_flops(tokens, WIDTH) + positions
-        head = cost.linear_flops(tokens, WIDTH, 256) + tokens * head_flops(system, config)
-        return rows * cost.Cost(local, student, 0.0, head).total
-    if system == "mae":
-        return (
-            rows
-            * cost.mae_flops(
-                tokens, tokens // 4, **size, decoder_depth=8, decoder_width=512, patch_size=768
-            ).total
-        )
-    if system == "data2vec_audio":
-        head = cost.linear_flops(tokens, WIDTH, WIDTH)
-        return rows * cost.data2vec_flops(tokens, **size, local=local, head=head).total
-    d, image = method.decoder, system.endswith("image")
-    decoder = cost.decoder_flops(tokens, WIDTH, d.dim, d.layers, d.kernel, axes=1 + image)
-    visible = visible_tokens(config, tokens)
-    more = {"local": local, "decoder": decoder, "clones": method.clones}
-    more |= {"prefix": int(image), "own_local": image}
-    return rows * cost.data2vec2_flops(tokens, visible, **size, **more).total
-
-
-def head_flops(system: str, config: ConfigDict) -> float:
-    """Returns what a frame's score costs: of units, or a quantized target and its negatives."""
-    method = config.method
-    if system == "hubert_audio":
-        return cost.linear_flops(1, method.head.width, sum(method.units.classes))
-    q = method.quantizer
-    target = cost.linear_flops(1, 512, q.groups * q.codes) + cost.linear_flops(1, q.width, q.width)
-    return target + cost.linear_flops(1, q.width, 1 + method.negatives.count)
+        config.data.update({"buckets": (float(SECONDS),), "constant_seconds": False})
+    return plan.program(config.lock(), "cpu:1").flops()
 
 
 def machine() -> str:
