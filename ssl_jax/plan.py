@@ -80,7 +80,7 @@ def answer(options: argparse.Namespace, config: ConfigDict) -> str:
     if options.search:
         tried = []
         for changes in recipe.variants(config, asked.chips):
-            one = recipe.change(config, changes)
+            one = config_lib.change(config, changes)
             tried.append((changes, estimated(one, topology=asked, devices=devices)))
         head = "what would change it, estimated from shapes, by predicted time:"
         lines += ["", head, budget.table(tried)]
@@ -100,7 +100,7 @@ def on_fewer(
         return estimated(one, topology=fewer, devices=devices).spare >= 0
 
     changes = recipe.for_chips(config, options.chips, fits)
-    one = recipe.change(config, changes)
+    one = config_lib.change(config, changes)
     found = estimated(one, topology=fewer, devices=devices)
     run = budget.whole_run(one, options.examples, options.hours)
     plan = budget.text(options.config, one, fewer, found, run, assumptions(one, options.classes))

@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 from experiments.benchmarks import step_vs_torch
 from ssl_jax import plan
 from ssl_jax.core import atomic, chips
-from ssl_jax.engine import recipe
 
 HERE = Path(__file__).resolve().parent
 
@@ -23,10 +22,7 @@ HERE = Path(__file__).resolve().parent
 def planned(system: str, row: dict[str, Any]) -> ConfigDict:
     """Returns the config of a timed step, with its batch."""
     config = step_vs_torch.base_config(system, row["depth"], row["masks"])
-    changes: dict[str, Any] = {"data.batch_size": row["rows"]}
-    if system.endswith("audio"):
-        changes["data.buckets"] = (float(step_vs_torch.SECONDS),)
-    return recipe.change(config, changes)
+    return step_vs_torch.of_batch(system, config, row["rows"])
 
 
 def compare(measured: dict[str, Any]) -> dict[str, Any]:

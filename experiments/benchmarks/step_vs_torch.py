@@ -166,13 +166,17 @@ def visible_tokens(config: ConfigDict, tokens: int) -> int:
     return MaskOptions(**config.method.mask.to_dict()).visible(tokens)
 
 
+def of_batch(system: str, config: ConfigDict, rows: int) -> ConfigDict:
+    """Returns the config with the batch of `make_batch`."""
+    changes: dict[str, Any] = {"data.batch_size": rows}
+    if system.endswith("audio"):
+        changes |= {"data.buckets": (float(SECONDS),), "data.constant_seconds": False}
+    return config_lib.change(config, changes)
+
+
 def flops(system: str, config: ConfigDict, rows: int) -> float:
     """Returns the operations of one step, counted in its program."""
-    config = config.copy_and_resolve_references().unlock()
-    config.data.batch_size = rows
-    if system.endswith("audio"):
-        config.data.update({"buckets": (float(SECONDS),), "constant_seconds": False})
-    return plan.program(config.lock(), "cpu:1").flops()
+    return plan.program(of_batch(system, config, rows), "cpu:1").flops()
 
 
 def machine() -> str:

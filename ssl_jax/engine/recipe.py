@@ -1,31 +1,18 @@
 """The same run on another number of chips: what changes in its config, and what else would help."""
 
 import bisect
-import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from ssl_jax.core.config import ConfigError, flatten
+from ssl_jax.core.config import ConfigError, change, flatten
 from ssl_jax.nn.transformer import REMAT
 
 Changes = dict[str, Any]
 """Dotted key of a config -> its new value."""
-
-
-def change(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-    """Returns a locked copy with dotted keys set; keys of config.method.encoder may be new."""
-    out = ConfigDict(copy.deepcopy(config.to_dict()))
-    for key, value in changes.items():
-        section = out
-        *path, last = key.split(".")
-        for part in path:
-            section = section[part]
-        section[last] = value
-    return out.lock()
 
 
 def for_chips(config: ConfigDict, chips: int, fits: Callable[[ConfigDict], bool]) -> Changes:
@@ -74,9 +61,9 @@ def for_batch(config: ConfigDict, size: int) -> Changes:
     changes: Changes = {"data.batch_size": size}
     changes["optim.lr"] = config.optim.lr * (math.sqrt(k) if adaptive else k)
     for key in ("train.duration", "optim.warmup", "optim.freeze_until"):
-        steps = _steps(flatten(config)[key])
-        if steps:
-            changes[key] = f"{round(steps / k)} steps"
+        old = flatten(config)[key]
+        if steps := _steps(old):
+            changes[key] = round(steps / k) if isinstance(old, int) else f"{round(steps / k)} steps"
     if "ema" in config.method:
         ema = config.method.ema
         changes |= {f"method.ema.{name}": ema[name] ** k for name in ("start", "end")}

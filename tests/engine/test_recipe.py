@@ -25,7 +25,7 @@ def test_the_batch_stays_and_is_cut_into_as_few_parts_as_fit(root):
     assert recipe.for_chips(mae, 64, rows_a_chip(64, 64)) == {}
     assert recipe.for_chips(mae, 8, rows_a_chip(64, 8)) == {"train.accumulate": 8}
     assert recipe.for_chips(mae, 1, rows_a_chip(1, 1)) == {"train.accumulate": 4096}
-    pods = recipe.change(mae, {"mesh.slice": 2, "mesh.fsdp": 16})
+    pods = config_lib.change(mae, {"mesh.slice": 2, "mesh.fsdp": 16})
     found = recipe.for_chips(pods, 8, rows_a_chip(512, 8))
     assert found == {"mesh.slice": 1, "mesh.fsdp": 8}
 
@@ -51,7 +51,7 @@ def test_a_batch_that_does_not_divide_changes_rate_decay_and_length(root):
     assert found["optim.warmup"] == f"{round(8_000 / k)} steps"
     # the teacher forgets as much over the same examples
     assert found["method.ema.end"] ** (50 * 96) == pytest.approx(0.99999 ** (50 * 100))
-    sgd = recipe.change(speech, {"optim.name": "sgd"})
+    sgd = config_lib.change(speech, {"optim.name": "sgd"})
     assert recipe.for_chips(sgd, 10, lambda c: True)["optim.lr"] == pytest.approx(7.5e-4 * k)
 
 
@@ -85,7 +85,7 @@ def test_the_updates_are_equal(root):
     changes = recipe.for_chips(config, 1, rows_a_chip(1, 1))
     assert changes == {"train.accumulate": 4}
     after, start = {}, None
-    for one in (config, recipe.change(config, changes)):
+    for one in (config, config_lib.change(config, changes)):
         made = plan.program(one, "cpu:1")
         method = plan.make_method(one)
         tx, _ = made.optimizer
