@@ -71,6 +71,7 @@ def load(
     window: float | None = None,
     overlap: float | None = None,
     precision: str = "float32",
+    method: str = "",
 ) -> "Model":
     """Returns the model of a run, from its newest checkpoint, that of `step`, or the "best".
 
@@ -79,10 +80,13 @@ def load(
     A recording longer than `window` seconds (default: the longest bucket of the run's config) is
     processed in windows that give each frame `overlap` seconds of context on either side
     (default: an eighth of the window). A longer window sees more and needs more memory.
-    "best" is by the run's config.checkpoint.best_metric. Raises FileNotFoundError for what is no
-    run folder and for a step that was not saved, and ValueError, listing the candidates, where
-    several signatures begin so.
+    "best" is by the run's config.checkpoint.best_metric. method: the module of the run's method
+    where that is one of yours; no other is imported because a folder says so (docs/trust.md).
+    Raises FileNotFoundError for what is no run folder and for a step that was not saved,
+    ConfigError for a module that was not named, Damaged for a checkpoint that is not as it was
+    written, and ValueError, listing the candidates, where several signatures begin so.
     """
+    from ssl_jax import methods
     from ssl_jax.core import config as config_lib
     from ssl_jax.core import paths
     from ssl_jax.stages import runs
@@ -96,8 +100,9 @@ def load(
             f"`python -m ssl_jax.train`"
         )
     config = config_lib.from_json((folder / "config.json").read_text(encoding="utf-8"))
-    step = _step(folder, step)
     try:
+        methods.check(config.method.name, method)
+        step = _step(folder, step)
         return Model(config, step, _classes(folder, config), folder, window, overlap, precision)
     except config_lib.ConfigError as error:
         raise config_lib.ConfigError(f"{error}{runs.told_apart(folder)}") from error

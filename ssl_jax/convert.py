@@ -99,7 +99,8 @@ def _run_import(args: argparse.Namespace) -> None:
     """Makes a run folder of other weights."""
     from ssl_jax.stages import weights  # imports jax
 
-    step = weights.import_run(args.source, args.to, args.config, args.override)
+    given = (args.config, args.override)
+    step = weights.import_run(args.source, args.to, *given, method=args.method)
     print(
         f"step {step} in {args.to}: use ssl_jax.load({args.to!r}), config.init_from={args.to}, or"
     )
@@ -136,6 +137,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--to", required=True, help="the run folder, new")
     sub.add_argument("--config", default="", help="the recipe to go on with (default: its own)")
     sub.add_argument("--override", nargs="*", default=[], metavar="a.b=v", help="of the recipe")
+    sub.add_argument("--method", default="", help="the module that a .json recipe may import")
     sub.set_defaults(run=_run_import)
     sub = commands.add_parser("export", help="the weights of a run for transformers or s3prl")
     sub.add_argument("--from", dest="source", required=True, help="a run folder")

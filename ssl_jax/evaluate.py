@@ -56,10 +56,12 @@ def run(
     overrides: Sequence[str] = (),
     protocol: str = "",
     labels: embed.Labels | None = None,
+    method: str = "",
 ) -> dict[str, Any]:
     """Evaluates a run folder and returns what it writes to evaluation.json.
 
-    overrides: such as "data.test.sc.path=...", of the run's config or the protocol's. Raises
+    overrides: such as "data.test.sc.path=...", of the run's config or the protocol's. method: the
+    module of the run's method where that is one of yours, see `ssl_jax.load`. Raises
     ValueError on an unknown probe, and on data without labels, of one class, or without a test.
     """
     if labels and protocol:
@@ -69,7 +71,7 @@ def run(
         raise ValueError(f"--probe has {unknown}: use some of {','.join(PROBES)}")
     start = time.monotonic()
     start_lib.use_compilation_cache()
-    folder, model = paths.of(folder), ssl_jax.load(folder, step)
+    folder, model = paths.of(folder), ssl_jax.load(folder, step, method=method)
     given = config_lib.load(protocol, overrides, "get_protocol") if protocol else ConfigDict({})
     config = _config(model.config, given, () if protocol else overrides)
     kept = paths.scratch(folder)
@@ -154,6 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--label", default="label", help="its column of the class")
     parser.add_argument("--group", default="", help="its column of what no two splits share")
     parser.add_argument("--step", help="a saved step, or best (default: the newest)")
+    parser.add_argument("--method", default="", help="the run's own method module, to be imported")
     hosts_lib.add_flags(parser)
     args, overrides = parser.parse_known_args(argv)
     labels = embed.Labels(Path(args.labels), args.label, args.group) if args.labels else None
@@ -163,7 +166,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.runs:
                 print(differ.text(differ.expand(args.runs)))
                 return
-            result = run(args.run, probes, args.step, overrides, args.protocol, labels)
+            given = (args.protocol, labels, args.method)
+            result = run(args.run, probes, args.step, overrides, *given)
         except (ValueError, FileNotFoundError) as error:
             sys.exit(f"error: {error}")
     if jax.process_index() == 0:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ssl_jax import train
+from ssl_jax import methods, train
 from ssl_jax.core import chips, terminal
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.types import Method
@@ -130,6 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--hours", type=float, default=0.0, help="of audio in the training data")
     parser.add_argument("--classes", type=int, default=0, help="where the config names none")
     parser.add_argument("--no-compile", dest="compiles", action="store_false")
+    parser.add_argument("--method", default="", help="the module that a .json config may import")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args(arguments)
     terminal.forgive()
@@ -143,7 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if options.compiles:
                 os._exit(0)  # without waiting for machine code
             return
-        config_lib.load(options.config, overrides)
+        config = config_lib.load(options.config, overrides)
+        methods.check_file(options.config, config.method.name, options.method)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     sys.exit(inside(arguments, options.chips or asked.chips, options.compiles))

@@ -21,7 +21,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from ssl_jax import plan, train
+from ssl_jax import methods, plan, train
 from ssl_jax.core import chips, code, orphans, paths
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
@@ -112,6 +112,8 @@ def execute_here(run: Run, args: argparse.Namespace) -> None:
 def start(found: Sequence[Run], root: Path, args: argparse.Namespace, extra: list[str]) -> None:
     """Launches what is not done; extra: the rest of the command line, that changes configs."""
     go_on = ["--any-code"] if args.any_code else []
+    own = {run.config.method.name for run in found if not methods.is_part(run.config.method.name)}
+    go_on += [word for name in sorted(own) for word in ("--method", name)]
     options = clusters.parsed(args.option)
 
     def one(run: Run) -> list[str]:
@@ -142,7 +144,11 @@ def _open(args: argparse.Namespace, overrides: Sequence[str]) -> tuple[Path, lis
             raise ConfigError("name a sweep: --config configs/x.py, or --workdir of one begun")
         if overrides:
             raise ConfigError(f"{overrides[0]}: give --config too, or leave the sweep as it is")
-        return paths.of(args.workdir), sweep_lib.reopen(paths.of(args.workdir))
+        found = sweep_lib.reopen(paths.of(args.workdir))
+        for run in found if not (args.status or args.report) else ():
+            name = run.config.method.name
+            methods.check(name, name if name in args.method else "")
+        return paths.of(args.workdir), found
     root = paths.of(args.workdir or sweep_lib.default_root(args.config))
     return root, sweep_lib.read(args.config, overrides, root)
 
@@ -167,6 +173,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--report", action="store_true", help="a ranking, metrics.csv, report.html")
     parser.add_argument("--metric", default="", help="of the report, as in metrics.jsonl")
     parser.add_argument("--best", default="", choices=("max", "min"), help="default: by its name")
+    parser.add_argument(
+        "--method", action="append", default=[], help="a module that runs of --workdir may import"
+    )
     parser.add_argument("--any-code", action="store_true", help="go on with what other code began")
     hosts.add_flags(parser)
     args, overrides = parser.parse_known_args(argv)

@@ -195,6 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder.add_argument("--workdir", help="the run folder, new or to go on in")
     folder.add_argument("--print", action="store_true", help="print every value, start nothing")
     parser.add_argument("--profile", default="", help="trace these steps, 100:110 for one")
+    parser.add_argument("--method", default="", help="the module that a .json config may import")
     hosts.add_flags(parser)
     known, overrides = parser.parse_known_args(arguments)
     overrides += [f"log.profile={known.profile}"] if known.profile else []
@@ -202,7 +203,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(build.listing(config_lib.load(known.config, overrides)))
         return
     with hosts.session(known):
-        run(config_lib.load(known.config, overrides), known.workdir, source=known.config)
+        config = config_lib.load(known.config, overrides)
+        methods.check_file(known.config, config.method.name, known.method)
+        run(config, known.workdir, source=known.config)
 
 
 if __name__ == "__main__":

@@ -43,12 +43,14 @@ def import_run(
     recipe: str = "",
     overrides: Sequence[str] = (),
     say: Say = print,
+    method: str = "",
 ) -> int:
     """Makes a run folder of weights and returns the step of its checkpoint.
 
     source: a folder of transformers, a .safetensors file with config.json beside it, or a file of
     fairseq or s3prl. recipe: the config of the method that goes on with them (default: that of the
-    family, `base`); the weights decide what its encoder is. Adam's moments and the teacher are
+    family, `base`); the weights decide what its encoder is. method: the module of yours that a
+    recipe of a run folder, its config.json, may import. Adam's moments and the teacher are
     those of the source, where it has them. Raises WeightsError and ConfigError.
     """
     run = paths.of(run)
@@ -58,11 +60,12 @@ def import_run(
     family = families.by_type(found.config["model_type"], found.where)
     found = _plain(family, found)
     config = _config(family, found, recipe, overrides)
-    method = _method(config)
-    tx, batch, shapes = _optimizer(config, method)
+    methods.check_file(recipe, config.method.name, method)
+    made = _method(config)
+    tx, batch, shapes = _optimizer(config, made)
     mapped = _mapped(family, found, config, shapes)
     mesh = mesh_lib.make_mesh({"data": -1})
-    state, _ = step_lib.init_state(method, tx, config.seed, mesh, batch)
+    state, _ = step_lib.init_state(made, tx, config.seed, mesh, batch)
     state = _filled(state, mapped, found.updates)
     step = int(state.step)
     start.write_folder(run, config, tuple(config.data.classes), state)

@@ -48,3 +48,49 @@ def test_a_module_without_make_says_what_to_write(folder):
     (folder / "own_method_b.py").write_text("WIDTH = 3\n")
     with pytest.raises(ConfigError, match=r"own_method_b\.py has no function make: write make"):
         methods.find("own_method_b")
+
+
+@pytest.mark.parametrize("name", ["own_method_c", "own_namespace.inner", "own_package_b.inner"])
+def test_a_folder_has_no_module_imported_unless_it_is_named(name, folder):
+    for place in ("own_namespace", "own_package_b"):
+        (folder / place).mkdir()
+        (folder / place / "inner.py").write_text("raise RuntimeError('was run')\n")
+    (folder / "own_package_b" / "__init__.py").write_text("raise RuntimeError('was run')\n")
+    (folder / "own_method_c.py").write_text("raise RuntimeError('was run')\n")
+    with pytest.raises(ConfigError, match=rf"neither part .* name it: --method {name}, or ssl_jax"):
+        methods.check(name)
+    methods.check(name, name)
+    methods.check_file("configs/mine.py:toy", name)
+    with pytest.raises(ConfigError, match="neither part"):
+        methods.check_file("runs/x/config.json", name, "another")
+
+
+@pytest.mark.parametrize("name", ["", ".data2vec", "no_such.method", "data2vek"])
+def test_a_name_of_nothing_in_a_folder_is_the_same_error(name):
+    with pytest.raises(ConfigError, match=r"config\.method\.name is .*or a module of yours"):
+        methods.check(name)
+
+
+def test_methods_of_the_package_and_of_installed_ones_are_imported(folder, monkeypatch):
+    methods.check("data2vec")
+    methods.check("flax.linen")  # installed; that it has no make is told when it is imported
+    for name in ("json", "antigravity"):  # of Python itself
+        with pytest.raises(ConfigError, match="neither part"):
+            methods.check(name)
+    place = folder / "site"
+    (place / "stray").mkdir(parents=True)
+    (place / "stray" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(place))
+    monkeypatch.setattr(methods.sysconfig, "get_path", lambda kind: str(place))
+    with pytest.raises(ConfigError, match="neither part"):
+        methods.check("stray")  # lies there, but no distribution brought it
+    about = place / "stray-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: stray\nVersion: 1.0\n")
+    (about / "RECORD").write_text("stray/__init__.py,,\n")
+    methods.check("stray")
+    (folder / "before").mkdir()
+    (folder / "before" / "stray.py").write_text("")
+    monkeypatch.syspath_prepend(str(folder / "before"))  # as the working directory goes before it
+    with pytest.raises(ConfigError, match="neither part"):
+        methods.check("stray")
