@@ -1,12 +1,15 @@
 """TensorFlow Datasets as a source, read through `data_source` without TensorFlow."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
 import importlib.util
 import io
 import pathlib
+import threading
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,28 @@ from ssl_jax.data.source import Items, Rows, Text
 _SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 # The version whose audio feature is known to need, and to work with, the repair below.
 _VERSION = "4.9."
+_LOCK = threading.RLock()
+# The classes that a dataset's features.json may name: it would import any module otherwise.
+_FEATURES = frozenset(
+    f"tensorflow_datasets.core.features.{name}"
+    for name in (
+        "audio_feature.Audio",
+        "bounding_boxes.BBoxFeature",
+        "class_label_feature.ClassLabel",
+        "dataset_feature.Dataset",
+        "feature.Tensor",
+        "features_dict.FeaturesDict",
+        "image_feature.Image",
+        "labeled_image.LabeledImage",
+        "scalar.Scalar",
+        "sequence_feature.Sequence",
+        "tensor_feature.Tensor",
+        "text_feature.Text",
+        "translation_feature.Translation",
+        "translation_feature.TranslationVariableLanguages",
+        "video_feature.Video",
+    )
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +136,10 @@ def tfds_images(path: pathlib.Path, options: dict) -> Items:
 def _opened(library: Any, path: pathlib.Path, options: dict) -> tuple[Any, str]:
     """Returns the builder of a prepared dataset and the name of its split."""
     try:
-        builder = library.builder_from_directory(str(paths.fetched(path)))
+        with _known_features(library.features.FeatureConnector, path):
+            builder = library.builder_from_directory(str(paths.fetched(path)))
+    except DataError:
+        raise
     except Exception as e:  # the library raises many types for a folder it does not know
         raise DataError(f"{path} is not a prepared TFDS dataset: {e}") from e
     split = _SPLITS.get(options["split"], options["split"])
@@ -120,6 +148,29 @@ def _opened(library: Any, path: pathlib.Path, options: dict) -> tuple[Any, str]:
     if builder.info.file_format.value != "array_record":
         raise DataError(f"{path} is {builder.info.file_format.value}: prepare it as array_record")
     return builder, split
+
+
+@contextlib.contextmanager
+def _known_features(connector: Any, path: pathlib.Path) -> Iterator[None]:
+    """Lets the library make features of the known classes only, whatever a dataset names."""
+    before = connector.__dict__["cls_from_name"]
+    find = connector.cls_from_name
+
+    def known(cls: type, name: str) -> type:
+        del cls
+        if name not in _FEATURES:
+            raise DataError(
+                f"{path} names the feature class {name!r}, which is none of TFDS's own and is not "
+                f"imported: prepare the dataset with features such as Audio, Image and Text"
+            )
+        return find(name)
+
+    with _LOCK:
+        connector.cls_from_name = classmethod(known)
+        try:
+            yield
+        finally:
+            connector.cls_from_name = before
 
 
 def _library() -> Any:

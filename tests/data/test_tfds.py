@@ -1,4 +1,6 @@
 import io
+import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -163,3 +165,43 @@ def test_images_are_read_without_tensorflow(prepare_images, image_config, cache_
     assert len(list(cache_folder.glob("tfds-*"))) == 1 and "tensorflow" not in sys.modules
     with pytest.raises(DataError, match=r"has no feature image='picture': it has"):
         open_split(image_config({"x": {**source, "image": "picture"}}), "train")
+
+
+@pytest.mark.parametrize("form", ["proto", "snake", "legacy", "nested"])
+def test_a_class_that_the_folder_names_is_not_imported(form, prepare, tmp_path, monkeypatch):
+    path = pathlib.Path(prepare(True))
+    (tmp_path / "evil_features.py").write_text("open('was_run', 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    name = "evil_features.Audio"
+    about = json.loads((path / "features.json").read_text())
+    if form == "proto":
+        about["pythonClassName"] = name
+    elif form == "snake":
+        del about["pythonClassName"]
+        about["python_class_name"] = name
+    elif form == "legacy":
+        about = {"type": name, "content": {}}
+    else:
+        about["featuresDict"]["features"]["text"]["pythonClassName"] = name
+    (path / "features.json").write_text(json.dumps(about))
+    with pytest.raises(DataError, match=r"names the feature class 'evil_features\.Audio'"):
+        open_source("valid.x", {"kind": "tfds", "path": str(path)})
+    assert not (tmp_path / "was_run").exists()
+    assert library.features.FeatureConnector.cls_from_name(  # as it was for everybody else
+        "tensorflow_datasets.core.features.text_feature.Text"
+    )
+
+
+def test_a_module_that_the_folder_says_it_was_made_by_is_not_imported(
+    prepare, tmp_path, monkeypatch
+):
+    path = pathlib.Path(prepare(True))
+    (tmp_path / "evil_builder.py").write_text("open('was_run', 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    about = json.loads((path / "dataset_info.json").read_text())
+    about["moduleName"] = "evil_builder"
+    (path / "dataset_info.json").write_text(json.dumps(about))
+    source = open_source("valid.x", {"kind": "tfds", "path": str(path)})
+    assert len(source.read(0)[0]) and not (tmp_path / "was_run").exists()
