@@ -112,8 +112,11 @@ def _style() -> str:
 
 
 def text(value: object) -> str:
-    """Returns a value as text of a page, with what HTML reserves escaped."""
-    return html.escape(str(value))
+    """Returns a value as text of a page, with what HTML reserves escaped.
+
+    Half of a surrogate pair, as JSON may hold, becomes a question mark.
+    """
+    return html.escape(str(value)).encode("utf-8", "replace").decode()
 
 
 def short(value: object) -> str:

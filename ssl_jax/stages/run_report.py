@@ -207,8 +207,8 @@ def _scopes(about: Mapping[str, Any]) -> str:
         share = f"{whole / step:.1%}" if step else "0"
         rows.append({"scope": name, **cells, "both, ms": f"{whole:.3f}", "share": share})
     rows.append({"scope": "step", "both, ms": f"{step:.3f}", "share": "100%"})
-    title = f"<h3>A step of {about['first']} to {about['last']}, on each device</h3>"
-    return title + html.table(rows)
+    title = html.text(f"A step of {about['first']} to {about['last']}, on each device")
+    return f"<h3>{title}</h3>{html.table(rows)}"
 
 
 def _config(config: ConfigDict, story: Rows) -> str:
