@@ -141,10 +141,15 @@ def evaluations(
             spoken = split.corpus.classes, config.data.get("spelling", "")
             found.append((judge.make(scores, method, rows, mesh, split.name, *spoken), how_often))
 
-    if len(config.data.test) and config.eval.test:
-        judged(splits.open_split(config, workdir, "test", train.corpus.classes), 0)
-    if len(config.data.valid):
-        valid = splits.open_split(config, workdir, "valid", train.corpus.classes)
+    opened = {"train": train}
+    for name, wanted in (("valid", True), ("test", config.eval.test)):
+        if len(config.data[name]) and wanted:
+            opened[name] = splits.open_split(config, workdir, name, train.corpus.classes)
+    splits.check_apart(*opened.values())
+    if "test" in opened:
+        judged(opened["test"], 0)
+    if "valid" in opened:
+        valid = opened["valid"]
         if config.eval.valid:
             judged(valid, every)
         if monitors:

@@ -14,7 +14,7 @@ import tqdm
 
 from ssl_jax.core import atomic, pulse
 from ssl_jax.core import paths as paths_lib
-from ssl_jax.data import audio
+from ssl_jax.data import audio, identity
 from ssl_jax.data.errors import Unreadable
 
 # Fewer headers than this are read again faster than their index is looked up.
@@ -59,6 +59,17 @@ class Files:
         first = 0 if self.starts is None else int(self.starts[row])
         return audio.read(opened(self.path(row)), first + start, first + stop, out)
 
+    def places(self) -> identity.Places:
+        """Returns the file of each row; that of a stored slice is the archive."""
+        names = [self.path(row) for row in range(len(self.paths))]
+        start = np.full(len(names), identity.WHOLE) if self.starts is None else self.starts
+        slices = {i: part for i, name in enumerate(names) if (part := _slice(name))}
+        if slices:
+            start = start.copy()
+        for i, part in slices.items():
+            names[i], start[i] = part[1], int(part[2])
+        return identity.Places(names, np.arange(len(names)), start)
+
     def image(self, row: int) -> bytes:
         """Returns the bytes of a row's file."""
         try:
@@ -75,7 +86,7 @@ def opened(path: str) -> str | io.BytesIO:
     """Returns the path, or the bytes that `archive:offset:bytes` or a URL names."""
     if paths_lib.is_remote(path):
         return io.BytesIO(_downloaded(path))
-    part = None if os.path.exists(path) else _SLICE.fullmatch(path)
+    part = _slice(path)
     if part is None:
         return path
     try:
@@ -84,6 +95,12 @@ def opened(path: str) -> str | io.BytesIO:
             return io.BytesIO(f.read(int(part[3])))
     except OSError as e:
         raise Unreadable(str(e)) from e
+
+
+def _slice(path: str) -> re.Match | None:
+    """Returns the parts of `archive:offset:bytes`; None where that is the name of a file."""
+    part = _SLICE.fullmatch(path) if ":" in path else None
+    return None if part is None or os.path.exists(path) else part
 
 
 def _downloaded(path: str) -> bytes:
@@ -96,17 +113,20 @@ def _downloaded(path: str) -> bytes:
         raise Unreadable(f"{path}: {e}") from e
 
 
-def headers(root: str, paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def headers(
+    root: str, paths: np.ndarray, states: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns samples (n,) int64 and rates (n,) int32 of files, 0 where a header is broken.
 
     Headers are read once: an index in the cache folder is found again while every file keeps its
-    name, size and time of change. Progress is shown when it takes more than two seconds. From an
-    object store whole files are read for it: there a table with samples and rates is better.
+    name, size and time of change, which `states` may hold (`identity.states`). Progress is shown
+    when it takes more than two seconds. From an object store whole files are read for it: there a
+    table with samples and rates is better.
     """
     files = [paths_lib.join(root, p) for p in paths]
     if len(files) < CACHE_FROM:
         return _read_headers(files)
-    index = paths_lib.cache() / f"headers-{fingerprint(files)}.npz"
+    index = paths_lib.cache() / f"headers-{fingerprint(files, states)}.npz"
     if index.exists():
         with np.load(index) as found:
             return found["samples"], found["rates"]
@@ -150,12 +170,17 @@ def _state(path: str) -> str:
     return f"{stat.st_size}\0{stat.st_mtime_ns}"
 
 
-def fingerprint(files: list[str]) -> str:
-    """Returns what changes with the name, size or time of change of any of the files."""
+def fingerprint(files: list[str], states: np.ndarray | None = None) -> str:
+    """Returns what changes with the name, size or time of change of any of the files.
+
+    states: those of `identity.states`, where they are known.
+    """
     digest = hashlib.sha256()
-    for path in files:
+    for i, path in enumerate(files):
         try:
-            digest.update(f"{path}\0{_state(path)}\n".encode())
+            device, _, size, time = (0, 0, 0, 0) if states is None else states[i].tolist()
+            state = f"{size}\0{time}" if device else _state(path)
+            digest.update(f"{path}\0{state}\n".encode())
         except OSError:
             digest.update(f"{path}\0-\n".encode())
     return digest.hexdigest()[:24]

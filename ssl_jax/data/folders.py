@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 
 from ssl_jax.core import paths as paths_lib
+from ssl_jax.data import identity
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.files import Files, headers
 from ssl_jax.data.source import Rows, text
@@ -94,19 +95,26 @@ def _transcripts(chapter: pathlib.Path) -> dict[str, str]:
 
 
 def find(path: pathlib.Path, extensions: tuple[str, ...] = EXTENSIONS) -> list[str]:
-    """Lists the files of some kind below a folder, sorted, relative, with forward slashes."""
+    """Lists the files of some kind below a folder, sorted, relative, with forward slashes.
+
+    Each file is listed once, whatever links lead to it; see `identity.below`.
+    """
     if paths_lib.is_remote(path):
         found = paths_lib.files_below(path)
         return [n for n in found if n.lower().endswith(extensions) and n.split("/")[-1][0] != "."]
-    out = []
-    for base, _, names in os.walk(path, followlinks=True):
-        inside = os.path.relpath(base, path).replace(os.sep, "/")
-        prefix = "" if inside == "." else inside + "/"
-        out += [prefix + n for n in names if n.lower().endswith(extensions) and n[0] != "."]
-    return sorted(out)
+    # A look at everything warns of nothing.
+    what = "" if "" in extensions else "files"
+    return identity.below(path, lambda n: n.lower().endswith(extensions) and n[0] != ".", what)
+
+
+def beside(path: pathlib.Path, ending: str) -> list[str]:
+    """Lists the files right in a folder that end so, sorted, each file once as in `find`."""
+    names = [p.name for p in path.glob(f"*{ending}")]
+    return identity.once(path, names, f"*{ending}")
 
 
 def _rows(path: pathlib.Path, paths: list[str], columns: dict[str, np.ndarray]) -> Rows:
     files = Files(str(path), text(paths))
-    samples, rates = headers(files.root, files.paths)
-    return Rows(files, samples, rates, columns)
+    states = identity.states(files.places().files)
+    samples, rates = headers(files.root, files.paths, states)
+    return Rows(files, samples, rates, columns, states)

@@ -12,7 +12,7 @@ import numpy as np
 import tqdm
 
 from ssl_jax.core import paths, pulse
-from ssl_jax.data import files, folders, manifests
+from ssl_jax.data import files, folders, identity, manifests
 from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.source import Items, text
 
@@ -48,7 +48,9 @@ def image_tar(path: pathlib.Path, options: dict) -> Items:
     """
     del options
     path = paths.fetched(path)
-    archives = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+    archives = [path]
+    if path.is_dir():
+        archives = [path / name for name in folders.beside(path, ".tar")]
     found = _index([str(a) for a in archives])
     names = found.pop("names").tobytes().decode().split("\0")[:-1]
     stems = [archives[a].stem for a in found["archive"]]
@@ -85,6 +87,10 @@ class Tar:
     def where(self, row: int) -> str:
         """Names the archive, the file in it and the row."""
         return f"{self.archives[self.archive[row]]}: {self.names[row]}, row {row + 1}"
+
+    def places(self) -> identity.Places:
+        """Returns the archive of each row, and the byte where it begins."""
+        return identity.Places(self.archives, self.archive, self.offset)
 
     def image(self, row: int) -> bytes:
         """Returns the bytes of a member."""

@@ -17,7 +17,7 @@ import tqdm
 from array_record.python import array_record_data_source, array_record_module
 
 from ssl_jax.core import atomic, paths, pulse
-from ssl_jax.data import audio
+from ssl_jax.data import audio, folders, identity
 from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.source import Items, Rows, text
 
@@ -41,6 +41,12 @@ class Records:
         """Names the row for good: its shard, without the folder, and its number there."""
         shard = int(np.searchsorted(self.first, row, "right")) - 1
         return f"{pathlib.Path(self.shards[shard]).name}@{row - self.first[shard]}"
+
+    def places(self) -> identity.Places:
+        """Returns the shard of each row, and its number there."""
+        counts = np.diff(self.first)
+        shard = np.repeat(np.arange(len(counts)), counts)
+        return identity.Places(self.shards, shard, np.arange(len(shard)) - self.first[shard])
 
     def read(
         self, row: int, start: int, stop: int, out: np.ndarray | None = None
@@ -79,7 +85,7 @@ def array_record_images(path: pathlib.Path, options: dict) -> Items:
 def _opened(path: pathlib.Path, needed: str, modality: str) -> tuple[Records, dict[str, list]]:
     """Returns the shards of a folder and their columns, of which one is `needed`."""
     path = paths.fetched(path)  # the library reads local files only
-    shards = sorted(path.glob(f"*{SUFFIX}"))
+    shards = [path / name for name in folders.beside(path, SUFFIX)]
     if not shards:
         raise DataError(f"{path} has no *{SUFFIX} files; make them by `ssl_jax.convert data`")
     bar = tqdm.tqdm(shards, desc="opening shards", unit="shard", delay=2)

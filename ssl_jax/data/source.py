@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from ssl_jax.data import identity
 from ssl_jax.data.errors import BadFile, Unreadable
 
 Text = np.dtypes.StringDType()
@@ -28,6 +29,10 @@ class Reader(Protocol):
         """Names the file and row."""
         ...
 
+    def places(self) -> identity.Places:
+        """Returns the files of all rows, and where in them the rows begin."""
+        ...
+
 
 class ImageReader(Protocol):
     """Gives access to images by row number; safe to use from several threads."""
@@ -38,6 +43,10 @@ class ImageReader(Protocol):
 
     def where(self, row: int) -> str:
         """Names the file and row."""
+        ...
+
+    def places(self) -> identity.Places:
+        """Returns the files of all rows, and where in them the rows begin."""
         ...
 
 
@@ -52,14 +61,22 @@ class TextReader(Protocol):
         """Names the file and row."""
         ...
 
+    def places(self) -> identity.Places:
+        """Returns the files of all rows, and where in them the rows begin."""
+        ...
+
 
 class Rows(NamedTuple):
-    """What the reader of a layout finds: access, lengths (n,), rates (n,), columns of (n,)."""
+    """What the reader of a layout finds: access, lengths (n,), rates (n,), columns of (n,).
+
+    states: `identity.states` of the files in the reader's places, where they were looked up.
+    """
 
     reader: Reader
     samples: np.ndarray
     rates: np.ndarray
     columns: dict[str, np.ndarray]
+    states: np.ndarray | None = None
 
 
 class Items(NamedTuple):
@@ -74,13 +91,20 @@ class Items(NamedTuple):
 class Source:
     """Rows as columns: name -> (n,) array of numpy strings or numbers, such as "label".
 
-    `rows` (n,) are their numbers in the reader.
+    `rows` (n,) are their numbers in the reader. `looked` keeps where they lie.
     """
 
     name: str
     reader: Any
     rows: np.ndarray
     columns: dict[str, np.ndarray]
+    looked: dict[str, Any] = dataclasses.field(
+        default_factory=dict, kw_only=True, repr=False, compare=False
+    )
+
+    def __getstate__(self) -> dict:
+        # A worker process looks for itself.
+        return {**self.__dict__, "looked": {}}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -88,6 +112,18 @@ class Source:
     def where(self, i: int) -> str:
         """Returns "file, row n" of one row."""
         return self.reader.where(int(self.rows[i]))
+
+    def places(self) -> identity.Places:
+        """Returns the files of all rows of the reader, and where in them they begin."""
+        if "places" not in self.looked:
+            self.looked["places"] = self.reader.places()
+        return self.looked["places"]
+
+    def states(self) -> np.ndarray:
+        """Returns `identity.states` of these files (m, 4), looked up once."""
+        if self.looked.get("states") is None:
+            self.looked["states"] = identity.states(self.places().files)
+        return self.looked["states"]
 
     def take(self: S, index: np.ndarray) -> S:
         """Returns the source with only these rows."""

@@ -102,7 +102,8 @@ def open_source(name: str, config: Mapping[str, Any]) -> Recordings:
     key, options = f"config.data.{name}", _options(name, config, "audio")
     rows: Rows = _read(key, options, "audio")
     index = np.arange(len(rows.samples))
-    source = Recordings(name, rows.reader, index, rows.columns, rows.samples, rows.rates)
+    found = rows.reader, index, rows.columns, rows.samples, rows.rates
+    source = Recordings(name, *found, looked={"states": rows.states})
     return _select(key, source, options, "recordings")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import tqdm
 
 from ssl_jax.core import paths, pulse
-from ssl_jax.data import files, manifests
+from ssl_jax.data import files, identity, manifests
 from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.source import Items, text
 
@@ -99,6 +99,12 @@ class Documents:
         except OSError as e:
             raise Unreadable(str(e)) from e
 
+    def places(self) -> identity.Places:
+        """Returns the file of each row, and the byte where it begins."""
+        whole = np.full(len(self.file), identity.WHOLE)
+        start = whole if self.start is None else self.start
+        return identity.Places([str(n) for n in self.names], self.file, start)
+
     def sign(self, rows: np.ndarray) -> str:
         """Returns what changes with the text of these rows."""
         digest = hashlib.sha256(files.fingerprint([str(n) for n in self.names]).encode())
@@ -128,6 +134,10 @@ class Table:
         """Yields the text of a row's first or second part."""
         yield str(self.texts[part][row])
 
+    def places(self) -> identity.Places:
+        """Returns the table, and the line of each row."""
+        return identity.Places([self.path], np.zeros(len(self.lines), np.int64), self.lines)
+
     def sign(self, rows: np.ndarray) -> str:
         """Returns what changes with the text of these rows."""
         digest = hashlib.sha256()
@@ -147,14 +157,11 @@ def _decoded(data: bytes, at: int) -> str:
 
 def _find(path: pathlib.Path, patterns: tuple[str, ...]) -> list[str]:
     """Lists the files below a folder whose names match, sorted."""
-    out = []
-    for base, _, names in os.walk(path, followlinks=True):
-        out += [
-            os.path.join(base, n)
-            for n in names
-            if n[0] != "." and any(fnmatch.fnmatch(n, p) for p in patterns)
-        ]
-    return sorted(out)
+    names = identity.below(
+        path, lambda n: n[0] != "." and any(fnmatch.fnmatch(n, p) for p in patterns), "files"
+    )
+    # In the order of their paths as the system writes them.
+    return sorted(os.path.join(path, *name.split("/")) for name in names)
 
 
 def _paragraphs(names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

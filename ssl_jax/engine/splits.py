@@ -16,8 +16,8 @@ from ssl_jax.core import atomic
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core.types import Method
+from ssl_jax.data import apart, errors, loader
 from ssl_jax.data import corpus as corpus_lib
-from ssl_jax.data import errors, loader
 from ssl_jax.data.base import Corpus
 from ssl_jax.data.plan import Plan
 from ssl_jax.engine import hosts, log
@@ -83,6 +83,11 @@ def open_split(
     rows = {"rows": len(corpus), "lengths (their CRC-32)": zlib.crc32(corpus.lengths.tobytes())}
     hosts.check_same({f"{k} of config.data.{name}": str(v) for k, v in rows.items()})
     return Split(config, corpus, tally, name)
+
+
+def check_apart(*found: Split) -> None:
+    """Raises DataError where one file is in two of these splits, naming both rows."""
+    apart.check({split.name: split.corpus for split in found})
 
 
 def batch_shapes(method: Method, plan: Plan, corpus: Corpus) -> dict[str, jax.ShapeDtypeStruct]:

@@ -51,6 +51,7 @@ def open_splits(config: ConfigDict, folder: Path, devices: int) -> Splits:
         if len(config.data[name]):
             classes = found["train"].corpus.classes if found else None
             found[name] = splits_lib.open_split(config, folder / "features", name, classes)
+    splits_lib.check_apart(*found.values())
     return found
 
 

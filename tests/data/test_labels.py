@@ -21,7 +21,7 @@ def tagged(request, tmp_path, write, data_config, image_config):
         if request.param == "audio":
             write(tmp_path / f"{name}.wav", 0.1)
         else:
-            Image.new("RGB", (9, 9), (1, 2, 3)).save(tmp_path / f"{name}.png")
+            Image.linear_gradient("L").resize((9, 9)).save(tmp_path / f"{name}.png")
         extension = {"audio": "wav", "image": "png"}[request.param]
         lines.append("\t".join([f"{name}.{extension}", *values]))
     (tmp_path / "index.tsv").write_text("\n".join(lines) + "\n")

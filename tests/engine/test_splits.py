@@ -33,7 +33,7 @@ def images(tmp_path):
     with tarfile.open(tmp_path / "six.tar", "w") as tar:
         for i in range(6):
             file = io.BytesIO()
-            Image.new("RGB", (12, 12), (40 * i, 0, 0)).save(file, "PNG")
+            Image.linear_gradient("L").resize((12, 12)).rotate(90 * i).save(file, "PNG")
             data = b"broken" if i == 5 else file.getvalue()
             info = tarfile.TarInfo(f"{'ab'[i % 2]}/{i}.png")
             info.size = len(data)
