@@ -14,6 +14,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import secrets
 from collections.abc import Iterator
 from typing import IO, Any
@@ -21,6 +22,9 @@ from typing import IO, Any
 from ssl_jax.core import paths
 
 TEMPORARY = ".tmp"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors of a disk that takes nothing more: there is no room, or it is read-only."""
+_CODE = re.compile(r"os_error_code='(\d+)'")  # as tensorstore tells it
 _ABSENT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 # a new file that is nobody else's: neither a file nor a link of that name may be there
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -118,6 +122,18 @@ def _locked(handle: int) -> bool:
 def _is_ours(error: OSError) -> bool:
     """Says whether an error is of the temporary file; one of writing names no file."""
     return error.filename is None or str(error.filename).endswith(TEMPORARY)
+
+
+def full(error: BaseException | None) -> str:
+    """Says why a disk takes nothing more if that is what an error comes from, else ''."""
+    while error is not None:
+        code = error.errno if isinstance(error, OSError) else None
+        told = _CODE.search(str(error)) if code is None else None
+        code = int(told[1]) if told else code
+        if code in FULL:
+            return os.strerror(code)
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def sweep(folder: pathlib.Path, name: str = "") -> None:

@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Sequence
@@ -74,8 +75,16 @@ def absolute(path: Given) -> Path:
 
 
 def expanded(path: Given) -> Path:
-    """Returns a path with ~ put in full."""
-    return of(path) if is_remote(path) else of(path).expanduser()
+    """Returns a path with ~ put in full; raises ValueError where there is no home folder."""
+    if is_remote(path):
+        return of(path)
+    try:
+        return of(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"{os.fspath(path)}: this user has no home folder, and HOME is not set: give the path "
+            f"in full"
+        ) from error
 
 
 def local(path: Given, name: str) -> pathlib.Path:
@@ -202,11 +211,38 @@ class Lines:
 
 
 def cache() -> pathlib.Path:
-    """Returns where copies and indices are kept: $SSL_JAX_CACHE, or ~/.cache/ssl_jax."""
-    given = os.environ.get("SSL_JAX_CACHE") or "~/.cache/ssl_jax"
+    """Returns where copies and indices are kept: $SSL_JAX_CACHE, or ~/.cache/ssl_jax.
+
+    A user without a home folder that can be written has one in the folder of temporary files.
+    Raises OSError where that is somebody else's.
+    """
+    given = os.environ.get("SSL_JAX_CACHE")
+    if not given:
+        return _in_home() or _temporary()
     if is_remote(given):
         raise ValueError(f"SSL_JAX_CACHE is {given}: files are mapped from it, use a local folder")
-    return pathlib.Path(given).expanduser()
+    return expanded(given)
+
+
+def _in_home() -> pathlib.Path | None:
+    """Returns ~/.cache/ssl_jax if it is there or can be made."""
+    folder = pathlib.Path(os.path.expanduser("~")) / ".cache" / "ssl_jax"
+    if not folder.is_absolute():
+        return None  # there is no home
+    near = next(p for p in (folder, *folder.parents) if os.path.exists(p))
+    return folder if os.access(near, os.W_OK | os.X_OK) else None
+
+
+def _temporary() -> pathlib.Path:
+    """Returns a folder for this user alone; nobody else may have made it, or write to it."""
+    folder = pathlib.Path(tempfile.gettempdir()) / f"ssl_jax-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    about = folder.lstat()
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o022:
+        raise PermissionError(
+            f"{folder} is not this user's alone: set SSL_JAX_CACHE to a folder that is"
+        )
+    return folder
 
 
 def scratch(folder: Path) -> pathlib.Path:

@@ -23,8 +23,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
+from ssl_jax.core import atomic, paths
 from ssl_jax.core import config as config_lib
-from ssl_jax.core import paths
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import TrainState
 from ssl_jax.engine import digests, hosts, intact, log, snapshot, storage
@@ -237,8 +237,9 @@ class Checkpoints:
             if isinstance(error, jax.errors.JaxRuntimeError):
                 raise  # of the step before, or of another host
             kept = sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdigit())
+            why = atomic.full(error) or intact.first_line(error)
             raise SaveError(
-                f"a checkpoint could not be written to {self.folder}: {intact.first_line(error)}. "
+                f"a checkpoint could not be written to {self.folder}: {why}. "
                 f"Kept: {', '.join(map(str, kept)) or 'none'}. Make room (config.checkpoint."
                 f"keep_last is {self.config.checkpoint.keep_last}) or mend the storage, and the "
                 f"same command goes on"

@@ -85,7 +85,7 @@ def command() -> str:
 
 def without_people(text: str) -> str:
     """Returns a text with "~" for the home folder of whoever it names."""
-    home = str(Path.home())
+    home = os.path.expanduser("~")  # "~" itself where there is none
     if len(home) > 1:
         text = re.sub(r"(?<![\w.])" + re.escape(home) + r"(?![\w.-])", "~", text)
     return _PEOPLE.sub("~", text)

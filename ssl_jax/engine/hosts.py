@@ -17,8 +17,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from ssl_jax.core import atomic, stop, terminal
 from ssl_jax.core import config as config_lib
-from ssl_jax.core import stop, terminal
 
 HEARTBEAT = 100
 """Seconds after which a host that is not heard of counts as lost."""
@@ -62,8 +62,11 @@ def session(flags: argparse.Namespace) -> Iterator[None]:
         connect(flags.coordinator, flags.processes, flags.process, flags.heartbeat)
         yield
     except BaseException as error:
-        foreseen = isinstance(error, FORESEEN) and _ours(error)
-        told = f"error: {error}" if foreseen else error
+        full = "" if _ours(error) else atomic.full(error)
+        foreseen = isinstance(error, FORESEEN) and (_ours(error) or bool(full))
+        told: str | BaseException = f"error: {error}" if foreseen else error
+        if full:
+            told = f"error: {error}. Make room or mend the storage, and the same command goes on"
         if isinstance(error, stop.Stopped):
             stop.leave_soon()
         if jax.distributed.is_initialized() and not _is_success(error):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,17 +26,31 @@ SAME = (
 )
 
 
+NEVER_KEPT = 1e9  # seconds: no program takes so long to compile
+
+
 def use_compilation_cache() -> None:
     """Keeps compiled programs in $SSL_JAX_CACHE, by default ~/.cache/ssl_jax/xla.
 
     JAX's own variable $JAX_COMPILATION_CACHE_DIR comes first; it may name an object store. So does
-    $JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS, which is else half a second.
+    $JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS, which is else half a second. Where nothing can be
+    written it says so, and programs are compiled anew.
     """
-    named = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    folder = named or os.environ.get("SSL_JAX_CACHE") or Path("~/.cache/ssl_jax/xla").expanduser()
+    named = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.environ.get("SSL_JAX_CACHE")
+    least: float | str = os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", 0.5)
+    folder: paths.Given = named or ""
+    try:
+        if not paths.is_remote(folder):
+            folder = paths.expanded(folder) if named else paths.cache() / "xla"
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, ValueError) as error:
+        log.say(f"compiled programs are not kept: {error}. Set SSL_JAX_CACHE to a folder for them")
+        if not os.path.isdir(folder):
+            return
+        least = NEVER_KEPT  # it may hold some, which are read
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", float(least))
 
 
 def check_writable(workdir: Path) -> None:
@@ -43,7 +58,7 @@ def check_writable(workdir: Path) -> None:
     probe = workdir / f".writable-{jax.process_index()}"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        probe.write_text("yes\n", encoding="utf-8")
+        atomic.write_text(probe, "yes\n")
         probe.unlink()
     except OSError as error:
         raise config_lib.ConfigError(

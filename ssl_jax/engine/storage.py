@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from ssl_jax.core import paths
-from ssl_jax.engine import digests, intact, log
+from ssl_jax.engine import digests, intact, log, quiet
 
 ITEMS = ("params", "rest", "about", "sums")
 METRICS = "metrics"  # the item and its file, as orbax names them
@@ -66,6 +66,7 @@ def manager(folder: Path, options: ConfigDict | None) -> ocp.CheckpointManager:
             )
         )
     folder.mkdir(parents=True, exist_ok=True)
+    quiet.install()
     return _Manager(
         folder,
         options=settings(

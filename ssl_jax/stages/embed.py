@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,7 +105,8 @@ def labelled(config: ConfigDict, labels: Labels, folder: Path) -> tuple[ConfigDi
 
 def _folders(config: ConfigDict) -> Sequence[Path]:
     """Returns the folders in which a run's own recordings lie."""
-    paths = [Path(config.data.train[k].get("path", "")).expanduser() for k in config.data.train]
+    given = [config.data.train[k].get("path", "") for k in config.data.train]
+    paths = [Path(os.path.expanduser(path)) for path in given]
     return [p if p.is_dir() else p.parent for p in paths if str(p) != "."]
 
 

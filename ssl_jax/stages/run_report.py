@@ -54,17 +54,19 @@ def telling(
             told = time.monotonic()
 
     logger.listen(tell)
-    how = "done"
+    how, full = "done", False
     try:
         yield
     except BaseException as error:
+        full = bool(atomic.full(error))  # which is told, and would be again
         words = str(error).splitlines() or [""]
         how = "SIGTERM" if isinstance(error, SystemExit) else f"{type(error).__name__}: {words[0]}"
         raise
     finally:
-        environment.ended(workdir, how)
-        logger.flush()
-        refresh(workdir)
+        if not full:
+            environment.ended(workdir, how)
+            logger.flush()
+            refresh(workdir)
 
 
 def origin(config: ConfigDict, source: str) -> dict[str, Any]:

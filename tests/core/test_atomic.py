@@ -128,3 +128,14 @@ def test_an_object_is_put_whole(bucket):
         out.write(b"half")
         raise ZeroDivisionError
     assert atomic.read_json(file, "remove it") == {"a": 1}
+
+
+def test_a_full_disk_is_known_by_whatever_layer_tells_it():
+    low = OSError(errno.EDQUOT, "Disk quota exceeded")
+    told = ValueError("RESOURCE_EXHAUSTED: Error writing local file [os_error_code='28']")
+    for inner, why in ((low, os.strerror(errno.EDQUOT)), (told, os.strerror(errno.ENOSPC))):
+        outer = RuntimeError("a save failed")
+        outer.__cause__ = inner
+        assert atomic.full(inner) == atomic.full(outer) == why
+    assert atomic.full(OSError(errno.ENOENT, "absent")) == atomic.full(None) == ""
+    assert atomic.full(ValueError("[os_error_code='2']")) == ""

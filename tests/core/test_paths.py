@@ -135,3 +135,31 @@ def test_a_config_is_read_from_a_bucket(bucket, root, monkeypatch):
     for missing in ("gs://bucket/my/none.py", "gs://bucket/none.json"):
         with pytest.raises(config_lib.ConfigError, match=f"no config file {missing}"):
             config_lib.load(missing)
+
+
+@pytest.mark.parametrize("home", ["/nonexistent", "not writable", ""])
+def test_a_user_without_a_home_has_a_cache_of_its_own(tmp_path, monkeypatch, home):
+    monkeypatch.delenv("SSL_JAX_CACHE")
+    monkeypatch.setattr(paths.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(paths.os.path, "expanduser", lambda path: home or path)
+    monkeypatch.setattr(paths.os, "access", lambda path, mode: False)
+    own = tmp_path / f"ssl_jax-{paths.os.getuid()}"
+    for _ in range(2):
+        assert paths.cache() == own
+        assert own.stat().st_mode & 0o777 == 0o700
+    own.chmod(0o777)
+    with pytest.raises(PermissionError, match="set SSL_JAX_CACHE"):
+        paths.cache()
+    own.rmdir()
+    own.symlink_to(tmp_path)
+    with pytest.raises(PermissionError, match="is not this user's alone"):
+        paths.cache()
+
+
+def test_a_path_below_a_home_that_is_not_there_is_named(monkeypatch):
+    def absent(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(paths.pathlib.Path, "expanduser", absent)
+    with pytest.raises(ValueError, match=r"~/data: .* give the path in full"):
+        paths.expanded("~/data")

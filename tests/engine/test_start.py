@@ -1,5 +1,9 @@
 """How a run begins: what its encoder must have in common with that of config.init_from."""
 
+import errno
+from pathlib import Path
+
+import jax
 import pytest
 
 from ssl_jax.core import config as config_lib
@@ -36,3 +40,26 @@ def test_dropouts_may_differ_and_a_norm_over_time_forgets_loudness(root, tmp_pat
 def test_the_encoder_is_the_function_that_was_trained(root, tmp_path, there, here, message):
     with pytest.raises(ConfigError, match=message):
         check(root, tmp_path, there, here)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_cache_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch, capsys, there):
+    keys = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    folder = tmp_path / "cache"
+    if there:
+        folder.mkdir()
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("SSL_JAX_CACHE", str(folder))
+    changed = {}
+    monkeypatch.setattr(jax.config, "update", changed.__setitem__)
+
+    def refuse(*given, **named):
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr(*((start.tempfile, "TemporaryFile") if there else (Path, "mkdir")), refuse)
+    start.use_compilation_cache()
+    told = capsys.readouterr().err
+    assert told.startswith("compiled programs are not kept: ") and told.count("\n") == 1
+    # those of before are read, and none is written
+    expected = dict(zip(keys, (str(folder), start.NEVER_KEPT), strict=True)) if there else {}
+    assert changed == expected

@@ -1,0 +1,47 @@
+"""What is printed beside an error that is told once, and what still is."""
+
+import logging
+import sys
+import threading
+
+import pytest
+
+from ssl_jax.engine import quiet
+
+
+def test_echoes_of_a_failed_save_are_silent_and_nothing_else_is(caplog, monkeypatch):
+    hooked = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: hooked.append(str(error)))
+    quiet.install.__wrapped__()
+    low = ValueError("RESOURCE_EXHAUSTED: /r/checkpoints/140.orbax-checkpoint-tmp/params: no room")
+    for name in ("absl", "asyncio"):
+        logger = logging.getLogger(name)
+        monkeypatch.setattr(logger, "propagate", True)
+        logger.error("a thread raised: %s", low)
+        logger.error("a thread raised", exc_info=low)
+        logger.error("of something else", exc_info=ValueError("else"))
+        logger.warning("of 140.orbax-checkpoint-tmp, no error")
+        for rule in logger.filters[-1:]:
+            logger.removeFilter(rule)
+    assert [r.getMessage() for r in caplog.records] == 2 * [
+        "of something else",
+        "of 140.orbax-checkpoint-tmp, no error",
+    ]
+
+    def beside(error):
+        thread = threading.Thread(target=sys.excepthook, args=(type(error), error, None))
+        thread.start()
+        thread.join()
+
+    beside(RuntimeError("Event loop is closed"))
+    beside(RuntimeError("another"))
+    sys.excepthook(RuntimeError, RuntimeError("Event loop is closed"), None)
+    assert hooked == ["another", "Event loop is closed"]
+
+
+@pytest.mark.parametrize("name", ["absl", "asyncio"])
+def test_it_is_installed_once(name):
+    quiet.install()
+    before = list(logging.getLogger(name).filters)
+    quiet.install()
+    assert logging.getLogger(name).filters == before != []
