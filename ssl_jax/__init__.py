@@ -99,7 +99,7 @@ def load(
             f"{folder} is no run folder: it has no config.json. Pass the --workdir of "
             f"`python -m ssl_jax.train`"
         )
-    config = config_lib.from_json((folder / "config.json").read_text(encoding="utf-8"))
+    config = config_lib.of_file(folder / "config.json")
     try:
         methods.check(config.method.name, method)
         step = _step(folder, step)

@@ -126,7 +126,9 @@ def run(path: str, workdir: str = "", overrides: Sequence[str] = ()) -> pathlib.
     """
     file = pathlib.Path(path)
     if not file.is_file():
-        raise config_lib.ConfigError(f"no program {path}: try experiments/quickstart.py")
+        raise config_lib.ConfigError(
+            f"no program {path}: name a Python file with OPTIONS and main(pipe)"
+        )
     sys.path.insert(0, str(file.resolve().parent))
     named = file.stem not in ("program", "pipeline")
     name = file.stem if named else file.resolve().parent.name

@@ -21,7 +21,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ssl_jax.core import paths
+from ssl_jax.core import paths, values
 
 Value = Any
 """bool, int, float, str, None, or a tuple of values."""
@@ -61,7 +61,7 @@ def load(path: str, overrides: Sequence[str] = (), function: str = "get_config")
     if path.endswith(".json"):
         if not paths.of(path).is_file():
             raise ConfigError(f"no config file {path}: give the config.json of a run folder")
-        return override(from_json(paths.of(path).read_text(encoding="utf-8")), overrides)
+        return override(of_file(paths.of(path)), overrides)
     config = call(path, function)
     if not isinstance(config, ConfigDict):
         kind = type(config).__name__
@@ -104,6 +104,7 @@ def _plain(section: Mapping[str, Any], prefix: str = "config") -> dict[str, Any]
 
 
 def _leaf(value: Any, name: str) -> Value:
+    value = values.plain(value)
     if isinstance(value, list | tuple):
         return tuple(_leaf(v, name) for v in value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -147,10 +148,14 @@ def call(path: str, function: str, *given: Any) -> Any:
         raise ConfigError(f"{file}{where}: {type(error).__name__}: {error}") from error
 
 
+def shipped(name: str | Path) -> Path | None:
+    """Returns the file of this name, such as configs/x.py, that came with the package."""
+    return next((root / name for root in ROOTS if (root / name).is_file()), None)
+
+
 def _beside(file: Path) -> Path:
     """Returns the file; where there is none, that of the same name which came with the package."""
-    found = [root / file for root in ROOTS if (root / file).is_file()]
-    return found[0] if found and not file.is_file() else file
+    return file if file.is_file() else shipped(file) or file
 
 
 def _local(path: str) -> Path:
@@ -172,11 +177,17 @@ def _same(frame: traceback.FrameSummary, file: Path) -> bool:
 
 def _nearby(file: Path) -> str:
     folder = file.parent
-    if not folder.is_dir():
-        return f": there is no folder {folder}"
-    names = sorted(p.name for p in folder.glob("*.py"))
+    places = [folder, *(root / folder for root in ROOTS)]
+    names = sorted({p.name for place in places for p in place.glob("*.py")})
     near = difflib.get_close_matches(file.name, names, 1) or names[:1]
-    return f": did you mean {folder / near[0]}?" if near else f": {folder} holds no .py file"
+    if near:
+        return f": did you mean {folder / near[0]}?"
+    if folder.is_dir():
+        return f": {folder} holds no .py file"
+    others = {str(p.relative_to(root)) for root in ROOTS for p in (root / "configs").glob("*/*.py")}
+    like = difflib.get_close_matches(str(file), sorted(others), 1)
+    hint = f"; did you mean {like[0]}?" if like else ""
+    return f": there is no folder {folder}{hint}"
 
 
 def _root(file: Path) -> Path:
@@ -253,7 +264,10 @@ def _check_key(
 
 def suggest(key: str, known: Sequence[str]) -> str:
     """Returns the end of an error about an unknown key or name: the closest, or all there are."""
-    near = difflib.get_close_matches(key, known, 1)
+    alike = {name.casefold(): name for name in reversed(known)}
+    near = difflib.get_close_matches(key, known, 1) or [
+        alike[name] for name in difflib.get_close_matches(key.casefold(), list(alike), 1)
+    ]
     if near:
         return f"did you mean {near[0]!r}?"
     if not known:
@@ -269,12 +283,14 @@ def _parse(text: str, name: str, old: Value) -> Value:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = {"true": True, "false": False, "none": None}.get(text.strip().lower(), text)
     if isinstance(old, str):
+        if value is None and text.strip() == "None":
+            raise ConfigError(f"{name} is a text and can not be None: leave it empty, as {name}=")
         return value if isinstance(value, str) else text
     return _fitted(value, name, old)
 
 
 def _fitted(value: Any, name: str, old: Value) -> Value:
-    return _leaf(_fit(name, value, old), name)
+    return _leaf(_fit(name, values.plain(value), old), name)
 
 
 def _fit(name: str, value: Any, old: Value) -> Value:
@@ -301,11 +317,36 @@ def _fit(name: str, value: Any, old: Value) -> Value:
 
 
 def _example(value: Any, old: Value) -> str:
-    if type(old) is int and isinstance(value, float) and math.isfinite(value):
+    """Returns a value that works: the one that was meant, as far as it can be guessed."""
+    if isinstance(old, bool):
+        return f"{old}, or {not old}"
+    if isinstance(old, tuple):
+        return _example_tuple(value, old)
+    if isinstance(value, tuple) and [type(v) for v in value] == [int, int]:
+        value = "{}.{}".format(*value)  # 1,5
+    if isinstance(value, str):
+        value = values.number(value)
+    if type(old) is int and type(value) in (int, float) and math.isfinite(value):
         return str(round(value))
-    if isinstance(old, tuple) and type(value) in (bool, int, float, str):
-        return repr(tuple(value.split(",")) if isinstance(value, str) else (value,))
+    if type(old) is float and type(value) in (int, float) and math.isfinite(value):
+        return repr(float(value))
     return repr(old)
+
+
+def _example_tuple(value: Any, old: tuple) -> str:
+    items: tuple = (value,)
+    if isinstance(value, str):
+        words = (word.strip() for word in value.split(","))
+        # none of an empty word: as a pattern it would match everything
+        texts = any(type(v) is str for v in old)
+        items = tuple(w if texts else values.number(w) for w in words if w)
+    single = len(items) == 1 and len({type(v) for v in old}) == 1 and len(old) > 1
+    numbers = all(type(v) is float for v in old)
+    try:
+        # of several numbers, such as betas, one alone is not enough
+        return repr(old if single and numbers else _fit("", items, old) or old)
+    except ConfigError:
+        return repr(old)
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Value]:
@@ -347,15 +388,28 @@ def to_json(config: Mapping[str, Any]) -> str:
     return json.dumps(_plain(config), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
-def from_json(text: str) -> ConfigDict:
-    """Returns the locked config of `to_json`; lists become tuples. Raises ConfigError."""
+def from_json(text: str, where: str | Path = "config.json") -> ConfigDict:
+    """Returns the locked config of `to_json`; lists become tuples.
+
+    Raises ConfigError, naming the file `where`.
+    """
     try:
         tree = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"config.json is no JSON: {error}") from error
+        what = f"is no JSON: {error}" if text.strip() else "is empty"
+        raise ConfigError(f"{where} {what}; put a copy of it back, or use another run") from error
     if not isinstance(tree, dict):
-        raise ConfigError(f"config.json holds {type(tree).__name__}: it should hold one object")
+        raise ConfigError(f"{where} holds {type(tree).__name__}: it should hold one object")
     return _locked(tree)
+
+
+def of_file(path: Path) -> ConfigDict:
+    """Returns the locked config of a config.json. Raises ConfigError naming it, and OSError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no text: {error}; put a copy of it back") from error
+    return from_json(text, path)
 
 
 _DURATION = re.compile(r"(\d[\d_]*(?:\.\d+)?(?:e[+-]?\d{1,2})?)\s*([kM]?)\s*([a-z]*|%)")

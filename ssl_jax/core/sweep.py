@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ssl_jax.core.config import ConfigError, Value
+from ssl_jax.core.values import plain
 
 Point = dict[str, Value]
 Part = Mapping[str, Any] | Sequence[Point]
@@ -138,7 +139,7 @@ def _values(name: str, values: Any) -> list[Value]:
         raise ConfigError(f"{name} has a range, which only sample can draw from: use sample(8, ..)")
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise ConfigError(f"{name} has {values!r} in the sweep: give its values as a tuple")
-    found = list(values)
+    found = [plain(value) for value in values]
     if not found:
         raise ConfigError(f"{name} has no value in the sweep: give one or more as a tuple")
     return found

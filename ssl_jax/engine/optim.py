@@ -267,6 +267,11 @@ def _found(patterns: Sequence[str], names: Sequence[str], key: str) -> frozenset
     """Returns the names in which a pattern is found; each pattern must be found somewhere."""
     found: set[str] = set()
     for pattern in patterns:
+        if not pattern:
+            raise ConfigError(
+                f"config.optim.{key} is {tuple(patterns)}, and '' is found in every name: take it "
+                f"out"
+            )
         hits = {name for name in names if _search(pattern, name, key)}
         if not hits:
             hint = suggest(pattern, names)

@@ -20,7 +20,7 @@ from ssl_jax.data import apart, errors, loader
 from ssl_jax.data import corpus as corpus_lib
 from ssl_jax.data.base import Corpus
 from ssl_jax.data.plan import Plan
-from ssl_jax.engine import hosts, log
+from ssl_jax.engine import hosts, limits, log
 
 # batches are multiples of this where config.data.batch_size is, so that a run reads the same
 # ones on any number of devices up to it
@@ -72,6 +72,7 @@ def open_split(
     config: ConfigDict, workdir: Path, name: str, classes: Sequence[str] | None = None
 ) -> Split:
     """Opens a split; files that cannot be used are listed in <workdir>/skipped.jsonl."""
+    limits.check(config)
     corpus = corpus_lib.open_split(config.data, name, classes)
     _check_vocabulary(config, corpus)
     _check_units(config, corpus, name)

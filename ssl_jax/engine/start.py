@@ -104,7 +104,7 @@ def check_encoder(config: ConfigDict) -> None:
     path = paths.of(config.init_from) / "config.json"
     if not path.is_file():
         return
-    there = config_lib.from_json(path.read_text(encoding="utf-8")).method.get("encoder")
+    there = config_lib.of_file(path).method.get("encoder")
     here = config.method.get("encoder")
     if not here or not there or here.get("kind") != there.get("kind"):
         return

@@ -85,8 +85,8 @@ def compare(folders: Sequence[Path]) -> tuple[dict[str, list[Any]], dict[str, li
             f"--runs is of {len(folders)} runs ({', '.join(map(str, folders))}): name two or more, "
             f"such as 'kws/*' or 'runs/a,runs/b'"
         )
-    texts = [(folder / "config.json").read_text(encoding="utf-8") for folder in folders]
-    configs = _beside([config_lib.flatten(config_lib.from_json(text)) for text in texts])
+    given = [config_lib.of_file(folder / "config.json") for folder in folders]
+    configs = _beside([config_lib.flatten(config) for config in given])
     different = {key: values for key, values in configs.items() if _differ(values)}
     codes = [" then ".join(runs.code(folder)) or config_lib.ABSENT for folder in folders]
     agreed = len(configs) - len(different)

@@ -110,7 +110,7 @@ def write(folder: str | Path, bands: metrics.Bands | None = None) -> Path:
 
 def page(folder: Path, bands: metrics.Bands | None = None) -> str:
     """Returns the page of a run folder."""
-    config = config_lib.from_json((folder / "config.json").read_text(encoding="utf-8"))
+    config = config_lib.of_file(folder / "config.json")
     path = folder / "metrics.jsonl"
     rows = log.read(path) if path.is_file() else []
     found, story = metrics.series(rows), environment.read(folder)

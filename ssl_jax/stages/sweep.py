@@ -112,7 +112,7 @@ def reopen(root: Path) -> list[Run]:
     found = []
     for i, row in enumerate(rows):
         folder = root / row["signature"][: runs.SHORT]
-        config = config_lib.from_json((folder / "config.json").read_text(encoding="utf-8"))
+        config = config_lib.of_file(folder / "config.json")
         if config_lib.sign(config) != row["signature"]:
             raise ConfigError(
                 f"{folder}/config.json is not that of run {i}, whose signature is "

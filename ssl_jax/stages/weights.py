@@ -126,9 +126,9 @@ def _config(family: Family, found: Source, recipe: str, overrides: Sequence[str]
 
 
 def _recipe(family: Family, width: int) -> str:
-    """Returns the family's recipe, which lies beside this package, for encoders so wide."""
-    path = Path(__file__).resolve().parents[2] / family.recipe
-    if not path.is_file():
+    """Returns the family's recipe, which came with this package, for encoders so wide."""
+    path = config_lib.shipped(family.recipe)
+    if path is None:
         raise WeightsError(
             f"no recipe {family.recipe} to go on with: name a config file by --config"
         )
@@ -301,7 +301,7 @@ def export_run(
     run, folder = paths.of(run), paths.local(folder, "--to")
     if not (run / "config.json").is_file():
         raise WeightsError(f"{run} is no run folder: it has no config.json; give a --workdir")
-    config = config_lib.from_json((run / "config.json").read_text(encoding="utf-8"))
+    config = config_lib.of_file(run / "config.json")
     o = _options(config)
     own = families.of_run(config.method, o, family)
     params = dict(tree_lib.named_leaves(checkpoint.restore_params(run, step)))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -373,7 +374,16 @@ def test_an_installed_package_brings_its_configs(tmp_path, root):
     subprocess.run([*build, "--build-lib", str(lib)], cwd=root, check=True, capture_output=True)
     program = (
         "from ssl_jax.core import config\n"
-        "print(config.__file__, config.load('configs/supervised/own.py:toy').method.name)"
+        "from ssl_jax.hub import families\n"
+        "from ssl_jax.stages import weights\n"
+        "print(config.__file__, config.load('configs/supervised/own.py:toy').method.name)\n"
+        "recipe = weights._recipe(families.by_type('hubert', ''), 768)\n"
+        "print(recipe, config.load(recipe).method.name)\n"
+        "for name in ('configs/hubert/adio.py', 'configs/huber/audio.py'):\n"
+        "    try:\n"
+        "        config.load(name)\n"
+        "    except config.ConfigError as error:\n"
+        "        print(str(error).split()[-1])\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -383,4 +393,80 @@ def test_an_installed_package_brings_its_configs(tmp_path, root):
         text=True,
         check=True,
     )
-    assert done.stdout.split() == [str(lib / "ssl_jax/core/config.py"), "supervised"]
+    there = lib / "ssl_jax"
+    assert done.stdout.split() == [
+        *(str(there / "core/config.py"), "supervised"),
+        *(f"{there / 'configs/hubert/audio.py'}:base", "hubert"),
+        *["configs/hubert/audio.py?"] * 2,  # what exists is named
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "use"),
+    [
+        ("optim.lr=1,5", "such as 1.5"),
+        ("optim.lr=2e\u20133", "such as 0.002"),  # a dash that an editor put in
+        ("optim.lr=None", "such as 0.0"),
+        ("seed=1e3", "such as 1000"),
+        ("seed=007", "such as 7"),
+        ("eval.valid=off", "such as True, or False"),
+        ("optim.betas='0.9,0.98'", "such as (0.9, 0.98)"),
+        ("optim.betas=0.9", "such as (0.9, 0.999)"),
+        ("data.buckets=2", "such as (2.0,)"),
+        ("data.buckets=1,x", "such as (1.0,)"),
+        ("optim.frozen=encoder", "such as ('encoder',)"),
+        ("optim.frozen=encoder,", "such as ('encoder',)"),  # '' would freeze everything
+        ("optim.frozen=,", "such as ()"),
+        ("init_from=None", "leave it empty, as config.init_from="),
+        ("optim.LR=1", "did you mean 'lr'"),
+    ],
+)
+def test_a_value_that_was_meant_otherwise_is_named_with_one_that_works(text, use):
+    base = config_lib.override(common.base(), [])
+    with pytest.raises(ConfigError) as error:
+        config_lib.override(base, [text])
+    told = str(error.value)
+    assert use in told and "\n" not in told
+    if "such as " in told:
+        value = told.rpartition("such as ")[2].removesuffix(", or False")
+        config_lib.override(base, [f"{text.partition('=')[0]}={value}"])
+
+
+def test_numbers_of_numpy_are_plain_ones():
+    base = common.base()
+    given = {
+        "optim.lr": np.float64(0.5),
+        "seed": np.int64(3),
+        "optim.betas": np.array([0.9, 0.98]),
+        "data.buckets": [np.float64(2.0)],
+        "eval.valid": np.bool_(False),
+        "optim.clip": np.array(1.0),
+    }
+    config = config_lib.change(base, given)
+    plain = {
+        "optim.lr": 0.5,
+        "seed": 3,
+        "optim.betas": (0.9, 0.98),
+        "data.buckets": (2.0,),
+        "eval.valid": False,
+        "optim.clip": 1.0,
+    }
+    assert config_lib.sign(config) == config_lib.sign(config_lib.change(base, plain))
+    of_a_file = ConfigDict({"betas": np.array([0.9, 0.98]), "lr": np.float64(0.5)})
+    locked = config_lib.override(of_a_file, [])
+    assert locked.betas == (0.9, 0.98) and type(locked.lr) is float
+    with pytest.raises(ConfigError, match="use a finite number"):
+        config_lib.change(base, {"optim.lr": np.float64("nan")})
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("", "is empty"), ('{"a": ', "is no JSON"), ("\x00", "is no JSON")]
+)
+def test_a_broken_config_is_named_with_its_folder(tmp_path, text, told):
+    file = tmp_path / "config.json"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=rf"{file} {told}"):
+        config_lib.load(str(file))
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=f"{file} is no text"):
+        config_lib.of_file(file)

@@ -1,5 +1,6 @@
 """Sweeps: what each function of the algebra returns, and what it says of wrong input."""
 
+import numpy as np
 import pytest
 
 from ssl_jax.core import sweep as s
@@ -30,6 +31,13 @@ def test_zip_pairs_and_chain_follows():
         {"optim.lr": 1.0, "seed": 0},
         {"optim.lr": 2.0, "seed": 0},
     ]
+
+
+def test_numbers_of_numpy_are_plain_ones():
+    points = s.product({"optim.lr": np.logspace(-3, -2, 2), "optim.betas": np.full((1, 2), 0.5)})
+    assert points == [{"optim.lr": x, "optim.betas": (0.5, 0.5)} for x in (1e-3, 1e-2)]
+    assert all(type(point["optim.lr"]) is float for point in points)
+    assert s.sample(2, {"seed": np.arange(3)}, seed=0) == s.sample(2, {"seed": range(3)}, seed=0)
 
 
 def test_sample_is_fixed_by_its_seed_and_grows_in_place():

@@ -196,6 +196,12 @@ def test_frozen_parameters_stay_and_have_no_state():
     assert moments(state) == set(NAMES) - held
 
 
+@pytest.mark.parametrize("key", ["frozen", "frozen_first"])
+def test_an_empty_pattern_is_refused_where_it_would_freeze_everything(key):
+    with pytest.raises(ConfigError, match=rf"config.optim.{key} is .*'' is found in every name"):
+        run(section(**{key: ("frontend", "")}), 1)
+
+
 def test_frozen_gradients_do_not_count_in_the_clip():
     def gradients(n: int) -> dict:
         out = arrays(n)
