@@ -190,7 +190,7 @@ def test_the_last_override_wins(file):
         ("lr=fast", r"config\.lr is of type float and can not be 'fast': .* such as 1\.0"),
         ("lr=1e999", r"config\.lr is inf: use a finite number"),
         ("fast=1", r"config\.fast is of type bool .* such as False"),
-        ("sizes=5", r"config\.sizes is of type tuple .* such as \(5,\)"),
+        ("sizes=5", r"config\.sizes is of type tuple .* such as \(1\.0, 2\.0\)"),
         ("sizes=(1, 'a')", r"an item of config\.sizes is of type float and can not be 'a'"),
         ("names=a,b", r"config\.names .* such as \('a', 'b'\)"),
         ("mixed=('b', 'c')", r"an item of config\.mixed is of type float and can not be 'c'"),
