@@ -6,6 +6,7 @@ place here: files that grow are kept and written again, and files to be mapped a
 """
 
 import errno
+import functools
 import hashlib
 import os
 import pathlib
@@ -14,6 +15,7 @@ import shutil
 import stat
 import tempfile
 import time
+import unicodedata
 from collections.abc import Sequence
 from typing import IO, Any, cast
 
@@ -23,6 +25,7 @@ Path = pathlib.Path
 
 WRITE_EVERY = 30.0
 """Seconds between two writes of an object that grows; a store takes one a second at most."""
+_BYTE = re.compile(rb"\\x([89a-f][0-9a-f])")  # one that is no UTF-8, see `shown`
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://")
 _MANGLED = re.compile(r"[a-z][a-z0-9+.-]+:/[^/]")
 # the name of a scheme in fsspec, and the extra of setup.py that brings it
@@ -100,6 +103,55 @@ def local(path: Given, name: str) -> pathlib.Path:
 def join(root: Given, name: str) -> str:
     """Returns the path of a file whose name is relative to `root`, absolute, or a URL."""
     return name if is_remote(name) else os.path.join(root, name)
+
+
+def shown(name: Given) -> str:
+    r"""Returns the name of a local file as text: a byte that is no UTF-8 stands as \xe0.
+
+    The same text on every machine, whatever its locale; `on_disk` finds the file again.
+    """
+    name = os.fspath(name)
+    if name.isascii() or is_remote(name):
+        return name
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def on_disk(path: str) -> str:
+    """Returns the path of a file as the disk has it, given as text; the path itself if none is.
+
+    An accent may stand apart from its letter there, as on a Mac, or joined to it, and a byte that
+    is no UTF-8 may be written as `shown` has it.
+    """
+    if (path.isascii() and "\\x" not in path) or is_remote(path) or os.path.lexists(path):
+        return path
+    found = os.sep if path.startswith(os.sep) else ""
+    for part in filter(None, path.split(os.sep)):
+        name = _on_disk(found or os.curdir, part)
+        if not name:
+            return path
+        found = os.path.join(found, name)
+    return found
+
+
+def _on_disk(folder: str, part: str) -> str:
+    """Returns the name in a folder that is written as `part`, "" if there is none."""
+    data = _BYTE.sub(lambda m: bytes([int(m[1], 16)]), part.encode("utf-8", "surrogateescape"))
+    raw = os.fsdecode(data)
+    for name in (part, raw, *(unicodedata.normalize(form, raw) for form in ("NFC", "NFD"))):
+        if os.path.lexists(os.path.join(folder, name)):
+            return name
+    try:
+        names = _composed_names(folder, os.stat(folder).st_mtime_ns)
+    except OSError:
+        return ""
+    return names.get(unicodedata.normalize("NFC", part), "")
+
+
+@functools.lru_cache(maxsize=16)
+def _composed_names(folder: str, changed: int) -> dict[str, str]:
+    """Returns the names in a folder by their composed text; `changed` is when it last did."""
+    del changed
+    return {unicodedata.normalize("NFC", shown(n)): n for n in sorted(os.listdir(folder))}
 
 
 def files_below(root: Given) -> dict[str, str]:

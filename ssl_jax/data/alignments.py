@@ -12,6 +12,7 @@ import re
 import numpy as np
 
 from ssl_jax.core import atomic, paths
+from ssl_jax.data import lines
 from ssl_jax.data.errors import DataError
 
 SILENCE = "SIL"
@@ -41,6 +42,7 @@ class Alignments:
 
     def spans(self, recording: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns the row of a recording; raises DataError for one that is not listed."""
+        recording = lines.composed(recording)
         if recording not in self.rows:
             some = ", ".join(list(self.rows)[:3])
             raise DataError(
@@ -50,7 +52,7 @@ class Alignments:
 
     def phones(self, recording: str) -> list[str]:
         """Returns the names of the phones of a recording in order, without silence."""
-        return [self.names[p] for p in self.rows[recording][2] if p]
+        return [self.names[p] for p in self.spans(recording)[2] if p]
 
 
 def name_of(key: str) -> str:
@@ -69,21 +71,18 @@ def read_ctm(
     if not file.is_file():
         raise DataError(f"{path} is no file (looked from {pathlib.Path.cwd()}): give a CTM file")
     found: dict[str, list[tuple[float, float, str]]] = {}
-    with file.open(encoding="utf-8") as lines:
-        for n, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                recording, _, begin, seconds, phone = line.split()[:5]
-                span = float(begin), float(begin) + float(seconds)
-            except ValueError as e:
-                raise DataError(
-                    f"{file}, row {n}: expected 'recording channel start seconds phone', found "
-                    f"{line.strip()[:80]!r}"
-                ) from e
-            stressed = _STRESSED.fullmatch(phone)
-            name = SILENCE if phone in silence else stressed[1] if stressed else phone
-            found.setdefault(recording, []).append((*span, name))
+    for n, line in lines.filled(file):
+        try:
+            recording, _, begin, seconds, phone = lines.words(lines.composed(line))[:5]
+            span = float(begin), float(begin) + float(seconds)
+        except ValueError as e:
+            raise DataError(
+                f"{file}, row {n}: expected 'recording channel start seconds phone', found "
+                f"{line.strip()[:80]!r}"
+            ) from e
+        stressed = _STRESSED.fullmatch(phone)
+        name = SILENCE if phone in silence else stressed[1] if stressed else phone
+        found.setdefault(recording, []).append((*span, name))
     if not found:
         raise DataError(f"{file} has no line: expected 'recording channel start seconds phone'")
     names = sorted({p for spans in found.values() for _, _, p in spans} - {SILENCE})

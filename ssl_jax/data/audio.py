@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 from collections.abc import Callable
 from typing import IO
 
@@ -25,7 +26,7 @@ _CONTEXT = 0.05
 def header(file: str | IO[bytes]) -> tuple[int, int]:
     """Returns (samples per channel, samples per second); (0, 0) if there is no valid header."""
     try:
-        with soundfile.SoundFile(file) as f:
+        with _opened(file) as f:
             return f.frames, f.samplerate
     except (soundfile.SoundFileError, OSError):
         return 0, 0
@@ -40,7 +41,7 @@ def read(
     it. Channels are averaged. Raises Unreadable for a broken, missing or truncated file.
     """
     try:
-        with soundfile.SoundFile(file) as f:
+        with _opened(file) as f:
             want = (f.frames if stop is None else min(stop, f.frames)) - start
             if want <= 0:
                 return np.zeros(0, np.int16), f.samplerate
@@ -54,6 +55,13 @@ def read(
             return audio, f.samplerate
     except (soundfile.SoundFileError, OSError) as e:
         raise Unreadable(str(e)) from e
+
+
+def _opened(file: str | IO[bytes]) -> soundfile.SoundFile:
+    """Opens a sound file; a byte of its name may be no text, which the library refuses in str."""
+    if isinstance(file, str) and not file.isascii():
+        return soundfile.SoundFile(os.fsencode(file))
+    return soundfile.SoundFile(file)
 
 
 def _decode(f: soundfile.SoundFile, want: int, out: np.ndarray | None) -> np.ndarray:

@@ -38,8 +38,8 @@ class Files:
     starts: np.ndarray | None = None
 
     def path(self, row: int) -> str:
-        """Returns the path of a row's file."""
-        return paths_lib.join(self.root, self.paths[row])
+        """Returns the path of a row's file, as the disk has it."""
+        return paths_lib.on_disk(paths_lib.join(self.root, self.paths[row]))
 
     def row_key(self, row: int) -> str:
         """Names the row for good: its path below the root, and where in the file it begins."""
@@ -48,9 +48,10 @@ class Files:
 
     def where(self, row: int) -> str:
         """Names the file and row."""
+        file = paths_lib.join(paths_lib.shown(self.root), self.paths[row])
         if self.lines is None:
-            return f"{self.path(row)}, row {row + 1}"
-        return f"{self.path(row)}, row {self.lines[row]} of {self.manifest}"
+            return f"{file}, row {row + 1}"
+        return f"{file}, row {self.lines[row]} of {self.manifest}"
 
     def read(
         self, row: int, start: int, stop: int, out: np.ndarray | None = None
@@ -86,11 +87,12 @@ def opened(path: str) -> str | io.BytesIO:
     """Returns the path, or the bytes that `archive:offset:bytes` or a URL names."""
     if paths_lib.is_remote(path):
         return io.BytesIO(_downloaded(path))
+    path = paths_lib.on_disk(path)
     part = _slice(path)
     if part is None:
         return path
     try:
-        with open(part[1], "rb") as f:
+        with open(paths_lib.on_disk(part[1]), "rb") as f:
             f.seek(int(part[2]))
             return io.BytesIO(f.read(int(part[3])))
     except OSError as e:
@@ -166,7 +168,7 @@ def _read_headers(files: list[str]) -> tuple[np.ndarray, np.ndarray]:
 def _state(path: str) -> str:
     if paths_lib.is_remote(path):
         return paths_lib.state(path)
-    stat = os.stat(path)
+    stat = os.stat(paths_lib.on_disk(path))
     return f"{stat.st_size}\0{stat.st_mtime_ns}"
 
 
@@ -180,7 +182,7 @@ def fingerprint(files: list[str], states: np.ndarray | None = None) -> str:
         try:
             device, _, size, time = (0, 0, 0, 0) if states is None else states[i].tolist()
             state = f"{size}\0{time}" if device else _state(path)
-            digest.update(f"{path}\0{state}\n".encode())
+            digest.update(paths_lib.utf8(f"{path}\0{state}\n"))
         except OSError:
-            digest.update(f"{path}\0-\n".encode())
+            digest.update(paths_lib.utf8(f"{path}\0-\n"))
     return digest.hexdigest()[:24]

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from ssl_jax.core import paths as paths_lib
-from ssl_jax.data import identity
+from ssl_jax.data import identity, lines
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.files import Files, headers
 from ssl_jax.data.source import Rows, text
@@ -43,11 +43,11 @@ def speech_commands(path: pathlib.Path, options: dict) -> Rows:
             if split == "all":
                 continue
             raise DataError(f"{path} has no {file}: without the lists only split='all' is known")
-        for line in (path / file).read_text(encoding="utf-8").split():
-            listed[line.replace("\\", "/")] = name
+        for _, line in lines.filled(path / file):
+            listed[lines.composed(line.strip().replace("\\", "/"))] = name
     # Only word/clip, so that folders of noise, which start with _, and deeper ones stay out.
     paths = [p for p in find(path) if not p.startswith("_") and p.count("/") == 1]
-    splits = [listed.get(p, "train") for p in paths]
+    splits = [listed.get(lines.composed(p), "train") for p in paths]
     keep = [i for i, s in enumerate(splits) if split in ("all", s)]
     paths = [paths[i] for i in keep]
     columns = {
@@ -62,7 +62,8 @@ def librispeech(path: pathlib.Path, options: dict) -> Rows:
     """Reads LibriSpeech: <split>/<speaker>/<chapter>/*.flac with one trans.txt per chapter.
 
     Columns: text, speaker, chapter, split. Option `splits` names the folders to read, such as
-    ("train-clean-100",); () is all of them. Chapters without a transcript get empty text.
+    ("train-clean-100",); () is all of them. Where no chapter has a transcript there is no column
+    text; a recording that one of several lacks is an error.
     """
     splits = tuple(options["splits"]) or tuple(p.name for p in sorted(path.iterdir()) if p.is_dir())
     missing = [s for s in splits if not (path / s).is_dir()]
@@ -70,11 +71,9 @@ def librispeech(path: pathlib.Path, options: dict) -> Rows:
         raise DataError(f"{path} has no folder {missing[0]!r} named in splits={splits}")
     paths = [f"{s}/{p}" for s in splits for p in find(path / s) if p.count("/") == 2]
     parts = [p.split("/") for p in paths]
-    spoken: dict[str, str] = {}
-    for chapter in sorted({os.path.dirname(p) for p in paths}):
-        spoken.update(_transcripts(path / chapter))
+    spoken = [s for c in sorted({os.path.dirname(p) for p in paths}) for s in _spoken(path, c)]
     columns = {
-        "text": text([spoken.get(os.path.splitext(p[3])[0], "") for p in parts]),
+        **({"text": _said(path, paths, dict(spoken))} if spoken else {}),
         "speaker": text([p[1] for p in parts]),
         "chapter": text([p[2] for p in parts]),
         "split": text([p[0] for p in parts]),
@@ -82,29 +81,42 @@ def librispeech(path: pathlib.Path, options: dict) -> Rows:
     return _rows(path, paths, columns)
 
 
-def _transcripts(chapter: pathlib.Path) -> dict[str, str]:
-    """Returns utterance -> words of one chapter."""
-    out = {}
-    for file in sorted(chapter.glob("*.trans.txt")):
-        for n, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            key, _, words = line.partition(" ")
-            if not words.strip():
-                raise DataError(f"{file}, row {n}: expected 'utterance WORDS', found {line!r}")
-            out[key] = words.strip()
-    return out
+def _spoken(path: pathlib.Path, chapter: str) -> list[tuple[str, str]]:
+    """Returns (chapter/utterance, words) of one chapter."""
+    files = sorted((path / chapter).glob("*.trans.txt"))
+    found = [lines.pairs(file, "utterance WORDS") for file in files]
+    return [
+        (lines.composed(f"{chapter}/{key}"), words)
+        for one in found
+        for key, (_, words) in one.items()
+    ]
+
+
+def _said(path: pathlib.Path, paths: list[str], spoken: dict[str, str]) -> np.ndarray:
+    """Returns the words of every recording; raises DataError for one without."""
+    keys = [lines.composed(os.path.splitext(p)[0]) for p in paths]
+    missing = [p for p, key in zip(paths, keys, strict=True) if key not in spoken]
+    if missing:
+        raise DataError(
+            f"{path / missing[0]} has no row in a *.trans.txt beside it ({len(missing)} of "
+            f"{len(paths)} recordings have none): add it, or leave its folder out of splits"
+        )
+    return text([spoken[key] for key in keys])
 
 
 def find(path: pathlib.Path, extensions: tuple[str, ...] = EXTENSIONS) -> list[str]:
     """Lists the files of some kind below a folder, sorted, relative, with forward slashes.
 
-    Each file is listed once, whatever links lead to it; see `identity.below`.
+    Each file is listed once, whatever links lead to it; see `identity.below`. Names are text, see
+    `paths.shown`.
     """
     if paths_lib.is_remote(path):
         found = paths_lib.files_below(path)
         return [n for n in found if n.lower().endswith(extensions) and n.split("/")[-1][0] != "."]
     # A look at everything warns of nothing.
     what = "" if "" in extensions else "files"
-    return identity.below(path, lambda n: n.lower().endswith(extensions) and n[0] != ".", what)
+    names = identity.below(path, lambda n: n.lower().endswith(extensions) and n[0] != ".", what)
+    return [paths_lib.shown(name) for name in names]
 
 
 def beside(path: pathlib.Path, ending: str) -> list[str]:

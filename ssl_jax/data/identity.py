@@ -167,7 +167,7 @@ def _looked_up(names: list[str]) -> list[tuple[int, int, int, int]]:
 def _state(name: str) -> tuple[int, int, int, int]:
     if not paths_lib.is_remote(name):
         try:
-            stat = os.stat(name)
+            stat = os.stat(paths_lib.on_disk(name))
             return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
         except (OSError, ValueError):
             name = os.path.abspath(name)

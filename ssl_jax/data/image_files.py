@@ -53,7 +53,7 @@ def image_tar(path: pathlib.Path, options: dict) -> Items:
         archives = [path / name for name in folders.beside(path, ".tar")]
     found = _index([str(a) for a in archives])
     names = found.pop("names").tobytes().decode().split("\0")[:-1]
-    stems = [archives[a].stem for a in found["archive"]]
+    stems = [paths.shown(archives[a].stem) for a in found["archive"]]
     labels = [os.path.basename(os.path.dirname(n)) or s for n, s in zip(names, stems, strict=True)]
     places = (found["archive"], found["offset"], found["size"])
     reader = Tar(tuple(str(a) for a in archives), text(names), *places)
@@ -62,9 +62,9 @@ def image_tar(path: pathlib.Path, options: dict) -> Items:
 
 def table(path: pathlib.Path, options: dict) -> Items:
     """Reads a table of images with a header: .csv with commas, else tabs; a folder means its
-    index.tsv. Column `path` is relative to the table; every other column is kept as text."""
-    del options
-    _, reader, columns, numbers = manifests.files_of_table(path)
+    index.tsv. Column `path` is relative to option `root` (default: the folder of the table); every
+    other column is kept as text."""
+    _, reader, columns, numbers = manifests.files_of_table(path, options["root"])
     return Items(reader, len(numbers), columns)
 
 
@@ -147,7 +147,8 @@ def _members(archive: str) -> Iterator[tuple[str, int, int]]:
         with tarfile.open(archive, "r:", encoding="utf-8") as tar:
             while (member := tar.next()) is not None:
                 if member.isfile() and member.name.lower().endswith(EXTENSIONS):
-                    yield member.name, member.offset_data, member.size
+                    name = member.name.encode("utf-8", "surrogateescape")
+                    yield name.decode("utf-8", "backslashreplace"), member.offset_data, member.size
                 tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
     except (tarfile.TarError, OSError) as e:
         raise DataError(f"{archive} is no complete, uncompressed tar: {e}") from e

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssl_jax.core import atomic
+from ssl_jax.core import atomic, paths
+from ssl_jax.data import lines as lines_lib
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.files import headers
-from ssl_jax.data.manifests import read_table
+from ssl_jax.data.manifests import CLIPS
 from ssl_jax.data.source import text
 
 PATHS = ("path", "file", "filename", "file_name")  # names of the column of the sound files
@@ -35,10 +36,19 @@ class Labelled(NamedTuple):
     notes: list[str]
 
     def write(self, path: pathlib.Path) -> None:
-        """Writes a table for sources of the kind `table`; paths in it are absolute."""
+        """Writes a table for sources of the kind `table`; paths in it are absolute.
+
+        Raises DataError for a path or label with a tab or the end of a line, which no .tsv holds.
+        """
         columns = (self.paths, self.labels, self.splits, self.samples, self.rates)
         rows = [("path", "label", "split", "samples", "rate"), *zip(*columns, strict=True)]
         lines = ["\t".join(map(str, row)) for row in rows]
+        for row, line in zip(rows, lines, strict=True):
+            if line.count("\t") != len(rows[0]) - 1 or "\n" in line:
+                raise DataError(
+                    f"{row[0]!r} with the label {row[1]!r}: a name with a tab or the end of a line "
+                    "stands in no table: write it without"
+                )
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(path, "\n".join(lines) + "\n")
 
@@ -57,11 +67,11 @@ def read(
     """
     if not path.is_file():
         raise DataError(f"--labels {path} is no file (looked from {pathlib.Path.cwd()})")
-    columns, lines = read_table(path)
+    columns, lines = lines_lib.read_table(path)
     files = _column(path, columns, next((n for n in PATHS if n in columns), PATHS[0]), "")
-    labels = [v.strip() for v in _column(path, columns, column, "--label")]
-    groups = _column(path, columns, group, "--group") if group else []
-    found = _find(path, files, lines, [path.parent, *folders])
+    labels = [v.strip() for v in _named(path, columns, column, "--label")]
+    groups = _named(path, columns, group, "--group") if group else []
+    found = _find(path, files, lines, [path.parent, *folders, *_clips(path)])
     samples, rates = headers("", text(found))
     keep = [i for i, label in enumerate(labels) if label and rates[i]]
     notes = _left_out(path, labels, rates, lines)
@@ -85,9 +95,19 @@ def _column(path: pathlib.Path, columns: dict[str, list[str]], name: str, flag: 
         return columns[name]
     names = list(columns)
     hint = f"name one of them by {flag}" if flag else f"call that of the sound files {name!r}"
-    if len(names) == 1 and any(mark in names[0] for mark in ",;\t"):
-        hint = "a .csv has commas between its fields, any other file tabs"
-    raise DataError(f"{path}, row 1: no column {name!r} among {names}: {hint}")
+    told = lines_lib.divided(names) or f": {hint}"
+    raise DataError(f"{path}, row 1: no column {name!r} among {names}{told}")
+
+
+def _named(path: pathlib.Path, columns: dict[str, list[str]], name: str, flag: str) -> list[str]:
+    """Returns a column of names, which are compared, with every accent joined to its letter."""
+    found = _column(path, columns, lines_lib.composed(name), flag)
+    return [lines_lib.composed(value) for value in found]
+
+
+def _clips(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folder in which Common Voice keeps the files of a table, if it is there."""
+    return [path.parent / CLIPS] if (path.parent / CLIPS).is_dir() else []
 
 
 def _find(
@@ -98,8 +118,9 @@ def _find(
     missing: list[int] = []
     seen: dict[str, int] = {}
     for i, name in enumerate(files):
-        places = [folder / name.strip().replace("\\", "/") for folder in folders]
-        here = next((str(p.resolve()) for p in places if p.is_file()), "")
+        names = dict.fromkeys((name.strip(), name.strip().replace("\\", "/")))
+        places = [pathlib.Path(paths.on_disk(str(f / n))) for f in folders for n in names]
+        here = next((paths.shown(p.resolve()) for p in places if p.is_file()), "")
         found.append(here)
         if not here:
             missing.append(i)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import hashing
+from ssl_jax.data import hashing, lines
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.source import Source, text
 
@@ -45,6 +45,7 @@ def _tag_column(source: Source, name: str) -> np.ndarray:
 
 
 def _column(source: Source, name: str, option: str) -> np.ndarray:
+    name = lines.composed(name)
     if name not in source.columns:
         raise DataError(
             f"config.data.{source.name}.{option} is {name!r}: "
@@ -65,6 +66,10 @@ def class_names(
     or for that split itself its own labels and tags, sorted."""
     chosen = tuple(config["classes"]) if classes is None else tuple(classes)
     if chosen:
+        names = [lines.composed(str(c)) for c in chosen]
+        twice = [n for i, n in enumerate(names) if n in names[:i]] if classes is None else []
+        if twice:
+            raise DataError(f"config.data.classes has {twice[0]!r} twice: name every class once")
         return tuple(str(c) for c in chosen)
     if classes is None and split != "train" and len(config["train"]):
         return of_train()
@@ -81,7 +86,7 @@ def encode(source: Source, values: np.ndarray | None, classes: tuple[str, ...]) 
     if values is None:
         return np.full(len(source), -1, np.int32)
     names, inverse = np.unique(values, return_inverse=True)
-    number = {"": -1, **{c: i for i, c in enumerate(classes)}}
+    number = {**_numbers_of(classes), "": -1}
     codes = [number.get(str(name), -2) for name in names]
     labels = np.array(codes, np.int32)[inverse.reshape(-1)]
     if -2 in codes:
@@ -91,6 +96,11 @@ def encode(source: Source, values: np.ndarray | None, classes: tuple[str, ...]) 
             f"the {len(classes)} classes ({', '.join(classes[:8])}...): see config.data.classes"
         )
     return labels
+
+
+def _numbers_of(classes: tuple[str, ...]) -> dict[str, int]:
+    """Returns the place of each class by its composed name; the first where two are one."""
+    return {lines.composed(c): i for i, c in reversed([*enumerate(classes)])}
 
 
 def chosen(labels: list[np.ndarray], classes: int, config: Config) -> list[np.ndarray]:
@@ -145,7 +155,7 @@ def encode_tags(
     sources: Sequence[Source], columns: Sequence[np.ndarray | None], classes: tuple[str, ...]
 ) -> MultiHot:
     """Turns columns of tags into one row of classes after the other; a tag twice counts once."""
-    number = {name: i for i, name in enumerate(classes)}
+    number = _numbers_of(classes)
     codes: list[int] = []
     counts = [0]
     for source, column in zip(sources, columns, strict=True):

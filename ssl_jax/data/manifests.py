@@ -1,17 +1,18 @@
 """Corpora that a text file lists: fairseq .tsv, tables with a header, Kaldi directories."""
 
-import csv
-import io
+import os
 import pathlib
-from collections.abc import Iterator
-from typing import TextIO
 
 import numpy as np
 
 from ssl_jax.core import paths
+from ssl_jax.data import lines as lines_lib
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.files import Files, headers
 from ssl_jax.data.source import Rows, text
+
+CLIPS = "clips"  # where Common Voice keeps the files of the tables beside it
+_TRIED = 16  # rows that say where the files of a table are
 
 
 def fairseq_tsv(path: pathlib.Path, options: dict) -> Rows:
@@ -22,7 +23,7 @@ def fairseq_tsv(path: pathlib.Path, options: dict) -> Rows:
     reads <manifest>.km and <manifest>.ltr, one line per row, as columns of those names.
     """
     names, samples = [], []
-    lines = _lines(path)
+    lines = lines_lib.filled(path)
     root = next(lines, (0, ""))[1]
     if not root or "\t" in root:
         raise DataError(f"{path}, row 1: expected the root folder of the recordings")
@@ -48,11 +49,11 @@ def fairseq_tsv(path: pathlib.Path, options: dict) -> Rows:
 def table(path: pathlib.Path, options: dict) -> Rows:
     """Reads a table with a header: .csv with commas, else tabs; a folder means its index.tsv.
 
-    Column `path` is relative to the table; every other column is kept as text. Where columns
+    Column `path` is relative to option `root` (default: the folder of the table or, as in Common
+    Voice, the folder `clips` beside it); every other column is kept as text. Where columns
     `samples` and `rate` exist, no file is touched.
     """
-    del options
-    path, files, columns, numbers = files_of_table(path)
+    path, files, columns, numbers = files_of_table(path, options["root"])
     if "samples" in columns and "rate" in columns:
         samples = _numbers(path, columns, "samples", numbers)
         rates = _numbers(path, columns, "rate", numbers).astype(np.int32)
@@ -62,7 +63,7 @@ def table(path: pathlib.Path, options: dict) -> Rows:
 
 
 def files_of_table(
-    path: pathlib.Path,
+    path: pathlib.Path, root: str = ""
 ) -> tuple[pathlib.Path, Files, dict[str, np.ndarray], list[int]]:
     """Reads a table with a column `path` -> (its path, files, the other columns, line numbers)."""
     if path.is_dir():
@@ -70,10 +71,23 @@ def files_of_table(
         if not found:
             raise DataError(f"{path} has neither index.tsv nor index.csv")
         path = found[0]
-    kept, numbers = read_table(path, "path")
+    kept, numbers = lines_lib.read_table(path, "path")
+    root = root or _beside(path, kept["path"])
     columns = {k: text(v) for k, v in kept.items()}
-    files = Files(str(path.parent), columns.pop("path"), path.name, np.array(numbers, np.int32))
+    files = Files(root, columns.pop("path"), path.name, np.array(numbers, np.int32))
     return path, files, columns, numbers
+
+
+def _beside(path: pathlib.Path, names: list[str]) -> str:
+    """Returns the folder of a table's files: its own or, as in Common Voice, `clips` in it."""
+    own, clips = path.parent, path.parent / CLIPS
+    if paths.is_remote(path) or not clips.is_dir():
+        return str(own)
+    some = names[:_TRIED]
+    here, there = (
+        sum(os.path.exists(paths.on_disk(paths.join(f, n))) for n in some) for f in (own, clips)
+    )
+    return str(clips) if there > here else str(own)
 
 
 def kaldi(path: pathlib.Path, options: dict) -> Rows:
@@ -84,7 +98,7 @@ def kaldi(path: pathlib.Path, options: dict) -> Rows:
     """
     if not (path / "wav.scp").exists():
         raise DataError(f"{path} has no wav.scp")
-    recordings = _pairs(path / "wav.scp")
+    recordings = lines_lib.pairs(path / "wav.scp", "recording path")
     for n, file in recordings.values():
         if file.endswith("|"):
             raise DataError(
@@ -111,8 +125,7 @@ def kaldi(path: pathlib.Path, options: dict) -> Rows:
     keys = [str(k) for k in rows.columns["utterance"]]
     for column, name in (("text", "text"), ("speaker", "utt2spk")):
         if (path / name).exists():
-            said = _pairs(path / name)
-            rows.columns[column] = text([said[k][1] if k in said else "" for k in keys])
+            rows.columns[column] = _joined(path / name, keys, files.manifest)
     return rows._replace(reader=reader)
 
 
@@ -125,9 +138,10 @@ def _segments(
     """Reads `utterance recording start end`, seconds; also returns the recording of each row."""
     order = {k: i for i, k in enumerate(recordings)}
     keys, found, times, numbers = [], [], [], []
-    for n, line in _lines(file):
+    seen: dict[str, int] = {}
+    for n, line in lines_lib.filled(file):
         try:
-            key, recording, start, end = line.split()
+            key, recording, start, end = map(lines_lib.composed, lines_lib.words(line))
             span = (float(start), float(end))
             found.append(order[recording])
         except (ValueError, KeyError) as e:
@@ -135,6 +149,8 @@ def _segments(
                 f"{file}, row {n}: expected 'utterance recording start end' with a recording of "
                 f"wav.scp, found {line[:80]!r}"
             ) from e
+        if seen.setdefault(key, n) != n:
+            raise DataError(f"{file}, row {n}: {key!r} was listed before, in row {seen[key]}")
         keys.append(key)
         times.append(span)
         numbers.append(n)
@@ -150,40 +166,24 @@ def _segments(
     return Rows(reader, length, rates[index], {"utterance": text(keys)}), index
 
 
-def _opened(path: pathlib.Path) -> TextIO:
-    """Opens a table with its ends of lines as they are."""
-    mark = "utf-8-sig"  # with which spreadsheets begin
-    if paths.is_remote(path):
-        return io.StringIO(paths.read(path).decode(mark), newline="")
-    return path.open(encoding=mark, newline="")
-
-
-def _lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
-    """Yields (row from 1, line) for the lines that are not empty."""
-    with path.open(encoding="utf-8") as f:
-        for n, line in enumerate(f, 1):
-            line = line.rstrip("\r\n")
-            if line:
-                yield n, line
-
-
-def _pairs(path: pathlib.Path) -> dict[str, tuple[int, str]]:
-    """Reads `key rest` lines -> key: (row, rest)."""
-    out: dict[str, tuple[int, str]] = {}
-    for n, line in _lines(path):
-        key, _, rest = line.strip().partition(" ")
-        if key in out:
-            raise DataError(f"{path}, row {n}: {key!r} was listed before, in row {out[key][0]}")
-        out[key] = (n, rest.strip())
-    return out
+def _joined(file: pathlib.Path, keys: list[str], listed: str) -> np.ndarray:
+    """Returns what a file of `key rest` says of each key; raises DataError for one it lacks."""
+    fields = "utterance [WORDS]" if file.name == "text" else "utterance speaker"
+    said = lines_lib.pairs(file, fields)
+    missing = [k for k in keys if k not in said]
+    if missing:
+        raise DataError(
+            f"{file} has no row of {missing[0]!r} ({len(missing)} of {len(keys)} utterances of "
+            f"{listed} are missing): add them, or remove them from {listed}"
+        )
+    return text([said[k][1] for k in keys])
 
 
 def _parallel(path: pathlib.Path, manifest: pathlib.Path, numbers: list[int]) -> np.ndarray:
     """Reads one line per manifest row -> (n,) text."""
     if not path.exists():
         raise DataError(f"{path} does not exist: labels names files beside {manifest.name}")
-    with path.open(encoding="utf-8") as f:
-        found = text([line.rstrip("\r\n") for line in f])
+    found = text([line for _, line in lines_lib.rows(path)])
     if len(found) != len(numbers):
         row = min(len(found), len(numbers)) + 1
         raise DataError(
@@ -202,34 +202,6 @@ def _first_rate(path: pathlib.Path, files: Files) -> int:
             "the root in row 1, or give the sample rate as rate=16000"
         )
     return int(rates[rates > 0][0]) if len(rates) else 0
-
-
-def read_table(path: pathlib.Path, needed: str = "") -> tuple[dict[str, list[str]], list[int]]:
-    """Returns the columns of a table with a header, and the line of each row.
-
-    A .csv has commas and quotes, anything else tabs. Raises DataError without a column `needed`.
-    """
-    comma = path.suffix.lower() == ".csv"
-    with _opened(path) as f:
-        tabs = csv.reader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
-        reader = csv.reader(f) if comma else tabs
-        names = next(reader, [])
-        if needed and needed not in names:
-            raise DataError(f"{path}, row 1: no column {needed!r} among {names}")
-        columns: dict[str, list[str]] = {name: [] for name in names}
-        adders = [columns[name].append for name in names]
-        numbers = []
-        for row in reader:
-            if not row:
-                continue
-            if len(row) != len(names):
-                raise DataError(
-                    f"{path}, row {reader.line_num}: {len(row)} fields under {len(names)} names"
-                )
-            for add, value in zip(adders, row, strict=True):
-                add(value)
-            numbers.append(reader.line_num)
-    return columns, numbers
 
 
 def _numbers(

@@ -99,6 +99,12 @@ def _opened(path: pathlib.Path, needed: str, modality: str) -> tuple[Records, di
     first = np.cumsum([0] + [len(columns[needed]) for columns in index])
     merged = {k: [v for columns in index for v in columns[k]] for k in names}
     source = array_record_data_source.ArrayRecordDataSource([str(s) for s in shards])
+    for name, values in merged.items():
+        if len(values) != first[-1]:
+            raise DataError(
+                f"{path}: column {name!r} of its indices has {len(values)} rows, not {first[-1]}: "
+                "convert it again"
+            )
     if len(source) != first[-1]:
         raise DataError(f"{path} holds {len(source)} records, its indices {first[-1]}")
     return Records(tuple(str(s) for s in shards), first, source), merged

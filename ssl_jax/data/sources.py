@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.core import paths, pulse
-from ssl_jax.data import folders, hashing, image_files, manifests, text_files
+from ssl_jax.data import folders, hashing, image_files, lines, manifests, text_files
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.source import Items, Recordings, Rows, S, Source
+from ssl_jax.data.source import Items, Recordings, Rows, S, Source, text
 
 
 def _array_record(path: pathlib.Path, options: dict) -> Rows:
@@ -58,7 +58,7 @@ AUDIO: dict[str, Kind] = {
     "librispeech": (folders.librispeech, {"splits": ()}),
     "folder": (folders.folder, {}),
     "fairseq_tsv": (manifests.fairseq_tsv, {"labels": (), "rate": 0}),
-    "table": (manifests.table, {}),
+    "table": (manifests.table, {"root": ""}),
     "kaldi": (manifests.kaldi, {"root": ""}),
     "array_record": (_array_record, {}),
     "tfds": (_tfds, {"split": "", "audio": "", "rate": 0}),
@@ -66,7 +66,7 @@ AUDIO: dict[str, Kind] = {
 IMAGE: dict[str, Kind] = {
     "image_folder": (image_files.image_folder, {}),
     "image_tar": (image_files.image_tar, {}),
-    "table": (image_files.table, {}),
+    "table": (image_files.table, {"root": ""}),
     "array_record": (_array_record_images, {}),
     "tfds": (_tfds_images, {"split": "", "image": ""}),
 }
@@ -102,7 +102,8 @@ def open_source(name: str, config: Mapping[str, Any]) -> Recordings:
     key, options = f"config.data.{name}", _options(name, config, "audio")
     rows: Rows = _read(key, options, "audio")
     index = np.arange(len(rows.samples))
-    found = rows.reader, index, rows.columns, rows.samples, rows.rates
+    columns = _composed(key, rows.columns, len(index))
+    found = rows.reader, index, columns, rows.samples, rows.rates
     source = Recordings(name, *found, looked={"states": rows.states})
     return _select(key, source, options, "recordings")
 
@@ -111,7 +112,8 @@ def open_items(name: str, config: Mapping[str, Any], modality: str) -> Source:
     """Opens one source of images or of text as `open_source` does."""
     key, options = f"config.data.{name}", _options(name, config, modality)
     items: Items = _read(key, options, modality)
-    source = Source(name, items.reader, np.arange(items.total), items.columns)
+    columns = _composed(key, items.columns, items.total)
+    source = Source(name, items.reader, np.arange(items.total), columns)
     return _select(key, source, options, {"image": "images", "text": "documents"}[modality])
 
 
@@ -125,6 +127,20 @@ def _read(key: str, options: dict[str, Any], modality: str) -> Any:
         raise DataError(f"{key}.path={options['path']!r}: {e}") from e
     except UnicodeDecodeError as e:
         raise DataError(f"{key}.path={options['path']!r}: not UTF-8 text: {e}") from e
+
+
+def _composed(key: str, columns: dict[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
+    """Returns columns of n rows, in text every accent joined to its letter, as it is compared."""
+    out = {}
+    for name, values in columns.items():
+        if len(values) != n:
+            raise DataError(f"{key}: column {name!r} has {len(values)} rows, and there are {n}")
+        if values.dtype.kind == "T":
+            found = values.tolist()
+            if not all(map(str.isascii, found)):
+                values = text([lines.composed(value) for value in found])
+        out[lines.composed(name)] = values
+    return out
 
 
 def _options(name: str, config: Mapping[str, Any], modality: str) -> dict[str, Any]:
@@ -183,6 +199,7 @@ def _select(key: str, source: S, options: dict, what: str) -> S:
     if not len(source):
         raise DataError(f"{key}.path={options['path']!r} has no {what} {_hint(options)}")
     for column, wanted in options["where"].items():
+        column = lines.composed(column)
         values = source.columns.get(column)
         if values is None:
             raise DataError(f"{key}.where.{column}: its columns are {sorted(source.columns)}")
@@ -210,4 +227,4 @@ def _select(key: str, source: S, options: dict, what: str) -> S:
 
 def _like(value: Any, column: np.ndarray) -> Any:
     """Returns a wanted value in the type of a column: 3 finds the text "3"."""
-    return str(value) if column.dtype.kind == "T" else value
+    return lines.composed(str(value)) if column.dtype.kind == "T" else value

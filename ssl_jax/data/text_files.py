@@ -8,12 +8,13 @@ import os
 import pathlib
 import re
 from collections.abc import Iterator
+from typing import IO
 
 import numpy as np
 import tqdm
 
 from ssl_jax.core import paths, pulse
-from ssl_jax.data import files, identity, manifests
+from ssl_jax.data import files, identity, lines
 from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.source import Items, text
 
@@ -32,7 +33,7 @@ def text_files(path: pathlib.Path, options: dict) -> Items:
     if kind not in ("file", "paragraph"):
         raise DataError(f"documents is {kind!r}: use 'file' or 'paragraph'")
     path = paths.fetched(path)
-    names = _find(path, patterns) if path.is_dir() else [str(path)]
+    names = _find(path, patterns) if path.is_dir() else [paths.shown(path)]
     if not names:
         raise DataError(f"no file below it matches pattern={patterns}: use such as ('*.py',)")
     if kind == "file":
@@ -49,7 +50,7 @@ def text_table(path: pathlib.Path, options: dict) -> Items:
     Option `columns`: the column of the text, or the two of a pair of texts (default: the columns
     "sentence", or "sentence1" and "sentence2"). The other columns are kept, such as "label".
     """
-    columns, numbers = manifests.read_table(path)
+    columns, numbers = lines.read_table(path)
     wanted = tuple(options["columns"])
     if not wanted:
         wanted = ("sentence",) if "sentence" in columns else ("sentence1", "sentence2")
@@ -88,14 +89,12 @@ class Documents:
         """Yields the text of a document in pieces that end with a line. Raises Unreadable."""
         del part
         try:
-            with open(self.names[self.file[row]], "rb") as f:
+            with open(paths.on_disk(str(self.names[self.file[row]])), "rb") as f:
                 if self.start is not None and self.stop is not None:
                     at = f.seek(self.start[row])
-                    yield _decoded(f.read(int(self.stop[row]) - at), at)
-                    return
-                while lines := f.readlines(_PIECE):
-                    data = b"".join(lines)
-                    yield _decoded(data, f.tell() - len(data))
+                    yield from _pieces(f, at, int(self.stop[row]), lines.LIMIT)
+                else:
+                    yield from _pieces(f, 0, None, _PIECE)
         except OSError as e:
             raise Unreadable(str(e)) from e
 
@@ -147,10 +146,42 @@ class Table:
         return digest.hexdigest()
 
 
+def _pieces(file: IO[bytes], at: int, stop: int | None, size: int) -> Iterator[str]:
+    """Yields the text of a file from byte `at` to `stop`, in pieces of a little more than `size`.
+
+    A piece ends with a line, but one that is longer than lines.LIMIT is cut behind a blank.
+    """
+    while stop is None or at < stop:
+        room = None if stop is None else stop - at
+        data = file.read(size if room is None else min(size, room))
+        more = lines.LIMIT if room is None else min(lines.LIMIT, room - len(data))
+        data += file.readline(more)
+        if not data:
+            return
+        if len(data) >= lines.LIMIT and not data.endswith(b"\n"):
+            data = data[: _cut(data)]
+            file.seek(at + len(data))
+        yield _decoded(data, at)
+        at += len(data)
+
+
+def _cut(data: bytes) -> int:
+    """Returns where to cut a line: behind its last blank or else before its last character."""
+    blank = max(data.rfind(b" "), data.rfind(b"\n"))
+    if blank > 0:
+        return blank + 1
+    end = len(data) - 1
+    while end > 1 and data[end] & 0xC0 == 0x80:  # inside a character
+        end -= 1
+    return end
+
+
 def _decoded(data: bytes, at: int) -> str:
     """Returns the text of bytes that lie `at` bytes from the start of their file."""
+    if b"\0" in data:
+        raise Unreadable(f"not UTF-8 text: a NUL at byte {at + data.index(bytes(1))}")
     try:
-        return data.decode()
+        return data.decode("utf-8-sig" if not at else "utf-8")
     except UnicodeDecodeError as e:
         raise Unreadable(f"not UTF-8 text: {e.reason} at byte {at + e.start}") from e
 
@@ -161,7 +192,7 @@ def _find(path: pathlib.Path, patterns: tuple[str, ...]) -> list[str]:
         path, lambda n: n[0] != "." and any(fnmatch.fnmatch(n, p) for p in patterns), "files"
     )
     # In the order of their paths as the system writes them.
-    return sorted(os.path.join(path, *name.split("/")) for name in names)
+    return sorted(paths.shown(os.path.join(path, *name.split("/"))) for name in names)
 
 
 def _paragraphs(names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -184,6 +215,7 @@ def _paragraphs(names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _spans(name: str) -> Iterator[tuple[int, int]]:
     """Yields (start, stop) in bytes of what lies between blank lines of a file."""
+    name = paths.on_disk(name)
     size = os.path.getsize(name)
     if not size:
         return

@@ -18,7 +18,7 @@ from ssl_jax.data.tokenizers import Tokenizer
 
 # Text is tokenized in lots of about this many characters.
 _LOT = 1 << 20
-_FORMAT = 1
+_FORMAT = 2  # since a byte order mark is no token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ def open_store(source: Source, tokenizer: Tokenizer, on_bad: str) -> TokenStore:
     tokens, index = folder / f"{name}.bin", folder / f"{name}.npz"
     if not (tokens.exists() and index.exists()):
         starts, broken = _write(source, tokenizer, dtype, tokens)
-        reasons = "".join(f"{reason}\0" for reason in broken.values()).encode()
+        reasons = paths.utf8("".join(f"{reason}\0" for reason in broken.values()))
         arrays = {"rows": np.array(list(broken), np.int64), "starts": starts}
         files.save_index(index, reasons=np.frombuffer(reasons, np.uint8), **arrays)
     with np.load(index) as kept:

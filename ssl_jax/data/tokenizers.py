@@ -76,7 +76,7 @@ class JsonTokenizer:
     def __init__(self, path: str):
         library = _library()
         try:
-            text = paths.expanded(path).read_text(encoding="utf-8")
+            text = paths.expanded(path).read_text(encoding="utf-8-sig")
             self._tokenizer = library.Tokenizer.from_str(text)
         except OSError as e:
             raise DataError(

@@ -3,24 +3,29 @@
 config.data.spelling says what a unit is:
   letters     26 capital letters, the apostrophe and `|`, which ends every word: the dictionary of
               wav2vec 2.0 and HuBERT, with its order and its four special units. Text becomes
-              upper case.
+              upper case, a typographic apostrophe a plain one.
   characters  the characters of the training split, sorted, and `|`, which ends every word.
   phones      what stands between spaces, in the training split, sorted; `|`, which divides words,
               is left out.
-Unit 0 is the blank of CTC. The vocabulary is stored with the run as its classes.
+Accents are joined to their letters (NFC) before text is cut. Unit 0 is the blank of CTC. The
+vocabulary is stored with the run as its classes.
 """
 
 import dataclasses
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ssl_jax.data import lines
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.source import Source
 
 Config = Mapping[str, Any]
 
+# quotation marks and a letter that stand for it, and its wide form
+_APOSTROPHES = dict.fromkeys(map(ord, "\u2019\u2018\u02bc\uff07"), "'")
 SPELLINGS = ("letters", "characters", "phones")
 BLANK, WORD_END = "<blank>", "|"
 SPECIAL = (BLANK, "<pad>", "</s>", "<unk>")
@@ -85,6 +90,7 @@ def columns(sources: Sequence[Source], options: Sequence[Config]) -> list[np.nda
                 f"{option.get('tags')!r}: where one source has a transcript, every one needs one "
                 f"and no label or tags"
             )
+        name = lines.composed(name)
         if name not in source.columns:
             raise DataError(
                 f"{key}.transcript is {name!r}: its columns are {sorted(source.columns)}"
@@ -127,11 +133,16 @@ def vocabulary(
 
 def spell(text: str, kind: str) -> Sequence[str]:
     """Returns the units of a text: "a b" -> "a|b|", or ["AA", "B"] of phones."""
-    words = text.split()
+    words = lines.composed(text).split()
     if kind == "phones":
         return [word for word in words if word != WORD_END]
     joined = "".join(f"{word}{WORD_END}" for word in words)
-    return joined.upper() if kind == "letters" else joined
+    return plain(joined.upper()) if kind == "letters" else joined
+
+
+def plain(text: str) -> str:
+    """Returns a text with accents joined to their letters and the apostrophe of a typewriter."""
+    return text if text.isascii() else lines.composed(text).translate(_APOSTROPHES)
 
 
 def join(units: Iterable[str], kind: str) -> str:
@@ -142,16 +153,34 @@ def join(units: Iterable[str], kind: str) -> str:
     return " ".join("".join(real).replace(WORD_END, " ").split())
 
 
+def _numbers(vocabulary: Sequence[str]) -> dict[str, int]:
+    """Returns the place of every unit, by its composed form too."""
+    number = {lines.composed(unit): i for i, unit in reversed([*enumerate(vocabulary)])}
+    return {**number, **{unit: i for i, unit in enumerate(vocabulary)}}
+
+
+def _known(units: Sequence[str], number: Mapping[str, int]) -> Sequence[str]:
+    """Returns units in which a letter that the vocabulary has only apart from its accent is so.
+
+    Such is the vocabulary of a run that was trained, before text was composed, on a Mac's text.
+    """
+    if all(unit in number for unit in units):
+        return units
+    apart = (() if unit in number else unicodedata.normalize("NFD", unit) for unit in units)
+    found = zip(units, apart, strict=True)
+    return [p for u, a in found for p in (a if a and all(x in number for x in a) else (u,))]
+
+
 def encode(
     texts: Sequence[np.ndarray], vocabulary: tuple[str, ...], kind: str
 ) -> tuple[Transcripts, dict[int, str]]:
     """Turns columns of text into units -> (Transcripts, {row: why it cannot be used})."""
-    number = {unit: i for i, unit in enumerate(vocabulary)}
+    number = _numbers(vocabulary)
     small = np.min_scalar_type(len(vocabulary))
     codes = [np.zeros(0, small)]
     counts, refused = [0], {}
     for text in (str(text) for column in texts for text in column):
-        units = spell(text, kind)
+        units = _known(spell(text, kind), number)
         own = [number.get(unit, -1) for unit in units]
         if not own:
             refused[len(counts) - 1] = (

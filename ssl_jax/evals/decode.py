@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ssl_jax.core.config import ConfigError
-from ssl_jax.data import transcripts
+from ssl_jax.data import lines, transcripts
 from ssl_jax.evals import lexicon as lexicon_lib
 from ssl_jax.evals import ngram
 from ssl_jax.ops.ctc import BLANK
@@ -135,7 +135,8 @@ class BeamSearch:
     def __init__(self, options: Options, vocabulary: Sequence[str], spelling: str):
         self.options, self.vocabulary = options, tuple(vocabulary)
         self.whole = spelling == "phones"
-        self.lm = ngram.read_arpa(options.lm) if options.lm else None
+        spell = transcripts.plain if spelling == "letters" else lines.composed
+        self.lm = ngram.read_arpa(options.lm, spell) if options.lm else None
         self.words = lexicon_lib.read(options.lexicon, self.lm, vocabulary, spelling)
 
     def say(self, state: ngram.State, word: str) -> tuple[float, ngram.State]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from ssl_jax.core import paths
 from ssl_jax.core.config import ConfigError
-from ssl_jax.data import transcripts
+from ssl_jax.data import lines, transcripts
 from ssl_jax.data.errors import DataError
 from ssl_jax.evals import ngram
 
@@ -80,27 +80,24 @@ def _rows(given: str, known: set[str], spelling: str) -> Iterator[str]:
     path = paths.of(given)
     if not path.is_file():
         raise DataError(f"{path} does not exist: give {_KEY} a file with a word in each row")
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            fields = line.split()
-            if not fields:
-                continue
-            word, spelled = (
-                transcripts.join(transcripts.spell(text, spelling), spelling)
-                for text in (fields[0], "".join(fields[1:]) or fields[0])
+    for number, line in lines.filled(path):
+        fields = lines.words(line)
+        word, spelled = (
+            transcripts.join(transcripts.spell(text, spelling), spelling)
+            for text in (fields[0], "".join(fields[1:]) or fields[0])
+        )
+        odd = sorted(set(word) - known)
+        if odd:
+            raise DataError(
+                f"{path}, row {number}: {fields[0]!r} has {', '.join(map(repr, odd[:8]))}, "
+                f"not in the vocabulary {_few(known)}: leave the word out, or spell it so"
             )
-            odd = sorted(set(word) - known)
-            if odd:
-                raise DataError(
-                    f"{path}, row {number}: {fields[0]!r} has {', '.join(map(repr, odd[:8]))}, "
-                    f"not in the vocabulary {_few(known)}: leave the word out, or spell it so"
-                )
-            if spelled != word:
-                raise DataError(
-                    f"{path}, row {number}: {fields[0]!r} is spelled {' '.join(fields[1:])!r}: "
-                    f"use its own letters, such as {' '.join(word)!r}, or none"
-                )
-            yield word
+        if spelled != word:
+            raise DataError(
+                f"{path}, row {number}: {fields[0]!r} is spelled {' '.join(fields[1:])!r}: "
+                f"use its own letters, such as {' '.join(word)!r}, or none"
+            )
+        yield word
 
 
 def _few(units: set[str]) -> str:

@@ -7,9 +7,11 @@ this was written. A model of a few million n-grams fits in memory; prune larger 
 import math
 import os
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ssl_jax.core import paths
+from ssl_jax.data import lines
 from ssl_jax.data.errors import DataError
 
 State = tuple[str, ...]
@@ -54,26 +56,29 @@ class NGram(NamedTuple):
         return total
 
 
-def read_arpa(path: str | os.PathLike) -> NGram:
-    """Reads an ARPA file. Raises DataError, naming file and row, for what is none."""
+def read_arpa(path: str | os.PathLike, spell: Callable[[str], str] = lines.composed) -> NGram:
+    """Reads an ARPA file. Raises DataError, naming file and row, for what is none.
+
+    spell: gives words the one form in which they are compared; of two that become one, the
+    likelier stays.
+    """
     path = paths.of(path)
     if not path.is_file():
         raise DataError(f"{path} does not exist: give an ARPA file, as lmplz of KenLM writes")
     table: dict[State, tuple[float, float]] = {}
     order, found = 0, False
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            line = line.strip()
-            section = re.fullmatch(r"\\(\d+)-grams:", line)
-            if section:
-                order = int(section[1])
-            elif line == "\\data\\":
-                found = True
-            elif line == "\\end\\":
-                break
-            elif line and order:
-                words, values = _entry(line, order, f"{path}, row {number}")
-                table[words] = values
+    for number, line in lines.filled(path):
+        line = spell(line).strip()
+        section = re.fullmatch(r"\\(\d+)-grams:", line)
+        if section:
+            order = int(section[1])
+        elif line == "\\data\\":
+            found = True
+        elif line == "\\end\\":
+            break
+        elif line and order:
+            words, values = _entry(line, order, f"{path}, row {number}")
+            table[words] = max(values, table.get(words, values))
     if not found or not order:
         raise DataError(f"{path} is no ARPA file: it has no \\data\\ or no \\1-grams: section")
     return NGram(order, table)
@@ -81,7 +86,7 @@ def read_arpa(path: str | os.PathLike) -> NGram:
 
 def _entry(line: str, order: int, where: str) -> tuple[State, tuple[float, float]]:
     """Reads `log10 probability<tab>words<tab>log10 back-off`; the last is optional."""
-    fields = line.split()
+    fields = lines.words(line)
     try:
         values = [float(fields[0]), *map(float, fields[order + 1 :])]
         if len(fields) not in (order + 1, order + 2) or not all(map(math.isfinite, values)):

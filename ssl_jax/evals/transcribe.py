@@ -58,10 +58,12 @@ def reader(config: ConfigDict, vocabulary: Sequence[str]) -> Callable[[np.ndarra
 
 
 def sides(row: Spoken, score: str) -> tuple[list[str], list[str]]:
-    """Returns what a score compares: the words or phones of said and heard, or their characters."""
-    if score == "cer":
-        return list(row.said), list(row.heard)
-    return row.said.split(), row.heard.split()
+    """Returns what a score compares: the words or phones of said and heard, or their characters.
+
+    An accent is joined to its letter and an apostrophe plain, however either was written.
+    """
+    said, heard = (transcripts.plain(text) for text in (row.said, row.heard))
+    return (list(said), list(heard)) if score == "cer" else (said.split(), heard.split())
 
 
 def rate(rows: Iterable[Spoken], score: str) -> float:

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax.core import paths, stop
 from ssl_jax.core.mesh import batch_sharding
 from ssl_jax.core.types import Array, Batch, Method, Tree
+from ssl_jax.data import lines
 from ssl_jax.data.errors import DataError
 from ssl_jax.evals import table
 
@@ -31,10 +32,8 @@ def read_trials(path: str | os.PathLike) -> list[Trial]:
     if not path.is_file():
         raise DataError(f"config.eval.trials: {path} does not exist: give a list of `1 path path`")
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        fields = line.split()
-        if not fields:
-            continue
+    for number, line in lines.filled(path):
+        fields = lines.words(lines.composed(line))
         if len(fields) != 3 or fields[0] not in ("0", "1"):
             raise DataError(f"{path}, row {number}: expected '1 path path', found {line[:80]!r}")
         found.append(Trial(fields[0] == "1", fields[1], fields[2]))

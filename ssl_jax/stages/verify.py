@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ssl_jax.core.types import Method, Tree
+from ssl_jax.data import lines
 from ssl_jax.engine import splits as splits_lib
 from ssl_jax.evals import verify
 
@@ -40,7 +41,8 @@ def judge(
     rows = split.in_order(mesh.size, method.batch, mesh)()
     ids, vectors = verify.Embedder(method, mesh)(params, rows)
     # without the name of the source in front
-    place = {corpus.key(int(i)).partition("/")[2]: row for row, i in enumerate(ids)}
+    keys = [lines.composed(corpus.key(int(i)).partition("/")[2]) for i in ids]
+    place = {key: row for row, key in enumerate(keys)}
     rate, threshold = verify.eer(*verify.score(trials, place, vectors))
     counts = {"trials": len(trials), "recordings": len(ids)}
     return [{"split": "test", **counts, "eer": rate, "threshold": threshold}]

@@ -6,7 +6,7 @@ import soundfile
 
 from ssl_jax.data import label_files
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.manifests import read_table
+from ssl_jax.data.lines import read_table
 
 
 @pytest.fixture

@@ -207,6 +207,7 @@ def test_kaldi_directory(kaldi):
 def test_kaldi_segments(kaldi, tone):
     (kaldi / "segments").write_text("u1 r2 0.5 1.0\nu2 r1 0.25 -1\n")
     (kaldi / "text").write_text("u1 A\nu2 B\n")
+    (kaldi / "utt2spk").write_text("u1 ann\nu2 bob\n")
     source = opened("kaldi", kaldi)
     assert source.samples.tolist() == [4000, 12000] and source.rates.tolist() == [8000, 16000]
     np.testing.assert_array_equal(source.read(0)[0], tone(2.0, 8000)[4000:8000])

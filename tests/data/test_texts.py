@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pickle
 import tracemalloc
@@ -7,7 +8,7 @@ import pytest
 
 from ssl_jax.data import text_files, token_store
 from ssl_jax.data.corpus import make_plan, open_split
-from ssl_jax.data.errors import BadFile, DataError
+from ssl_jax.data.errors import BadFile, DataError, Unreadable
 from ssl_jax.data.loader import batches
 from ssl_jax.data.tokenizers import ByteTokenizer, open_tokenizer
 
@@ -126,6 +127,27 @@ def test_long_documents_are_read_in_pieces(tmp_path, text_config, monkeypatch):
     (tmp_path / "long.txt").write_text(text, encoding="utf-8")
     config = text_config({"d": {"kind": "text_files", "path": str(tmp_path)}}, block_tokens=4096)
     assert words(open_split(config, "train").read(0)) == text
+
+
+def test_a_line_without_end_is_read_in_bounds(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_files, "_PIECE", 50)
+    monkeypatch.setattr(text_files.lines, "LIMIT", 100)
+    for name, text in (("a", "wort \u00e4 " * 90), ("b", "\u00e4" * 400), ("c", "x\n" * 300)):
+        (tmp_path / name).write_bytes(text.encode())
+        whole = text_files.Documents(np.array([str(tmp_path / name)]), np.array([0]))
+        part = dataclasses.replace(whole, start=np.array([0]), stop=np.array([len(text.encode())]))
+        for documents in (whole, part):
+            pieces = list(documents.read(0))
+            assert "".join(pieces) == text and max(len(p.encode()) for p in pieces) <= 200
+
+
+def test_a_document_without_the_mark_of_an_editor(tmp_path):
+    (tmp_path / "a").write_bytes("\ufeffa \ufeff\r\nb".encode())
+    documents = text_files.Documents(np.array([str(tmp_path / "a")]), np.array([0]))
+    assert "".join(documents.read(0)) == "a \ufeff\r\nb"
+    (tmp_path / "a").write_bytes(b"a\0b")
+    with pytest.raises(Unreadable, match="a NUL at byte 1"):
+        list(documents.read(0))
 
 
 def test_a_corpus_is_not_held_in_memory(tmp_path, text_config):

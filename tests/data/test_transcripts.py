@@ -40,7 +40,10 @@ def test_letters_are_those_of_wav2vec2():
     ("kind", "text", "units", "again"),
     [
         ("letters", " it's  so ", list("IT'S|SO|"), "IT'S SO"),
+        ("letters", "don\u2019t don\u02bct", list("DON'T|DON'T|"), "DON'T DON'T"),
         ("characters", "né a", list("né|a|"), "né a"),
+        ("characters", "ne\u0301 don\u2019t", list("n\u00e9|don\u2019t|"), "n\u00e9 don\u2019t"),
+        ("phones", "e\u0303 B", ["\u1ebd", "B"], "\u1ebd B"),
         ("phones", "AH0 B | K", ["AH0", "B", "K"], "AH0 B K"),
     ],
 )
@@ -103,3 +106,12 @@ def test_a_wrong_key_is_named(spoken, change, message):
     config.update(change)
     with pytest.raises(DataError, match=message):
         corpus_lib.open_split(config, "train")
+
+
+def test_the_vocabulary_of_an_older_run_may_have_accents_apart():
+    texts = [np.array(["ne\u0301", "n\u00e9", "\u00f6"], np.dtypes.StringDType())]
+    apart = ("<blank>", "|", "n", "e", "\u0301")
+    found, refused = transcripts.encode(texts, apart, "characters")
+    assert found[np.array([0, 1])].tolist() == [[2, 3, 4, 1]] * 2 and list(refused) == [2]
+    both = (*apart, "\u00e9")
+    assert transcripts.encode(texts, both, "characters")[0][np.array([0])].tolist() == [[2, 5, 1]]
