@@ -13,7 +13,7 @@ is not finished.
 `import` makes a run folder of a folder of transformers (safetensors, no torch needed) or a .pt file
 of fairseq or s3prl: load it, evaluate it, fine-tune from it by config.init_from, or go on with its
 pre-training by `python -m ssl_jax.train --config RUN/config.json --workdir RUN`. `export` writes
-what transformers or s3prl load.
+what transformers or s3prl load, and data2vec 2.0 as fairseq keeps it.
 """
 
 import argparse
@@ -139,10 +139,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--override", nargs="*", default=[], metavar="a.b=v", help="of the recipe")
     sub.add_argument("--method", default="", help="the module that a .json recipe may import")
     sub.set_defaults(run=_run_import)
-    sub = commands.add_parser("export", help="the weights of a run for transformers or s3prl")
+    sub = commands.add_parser(
+        "export", help="the weights of a run for transformers, s3prl or fairseq"
+    )
     sub.add_argument("--from", dest="source", required=True, help="a run folder")
     sub.add_argument("--to", required=True, help="the folder to write")
-    sub.add_argument("--to-format", default="transformers", choices=("transformers", "s3prl"))
+    sub.add_argument(
+        "--to-format", default="transformers", choices=("transformers", "s3prl", "fairseq")
+    )
     sub.add_argument("--step", default="", help="a saved step, or best (default: the newest)")
     sub.add_argument("--family", default="", help="where the encoder fits several: its model_type")
     sub.set_defaults(run=_run_export)

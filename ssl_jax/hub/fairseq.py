@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.hub import families, names, table, torch_files, vocabulary
+from ssl_jax.hub import data2vec2_config, families, names, table, torch_files, vocabulary
 from ssl_jax.hub.files import Source, torch_for
 from ssl_jax.hub.pickles import PickleError, plain
 from ssl_jax.hub.speech import DEFAULTS, Config
@@ -132,11 +132,15 @@ def _bare(name: str) -> str:
 
 def config_of(model: Config, task: Config, arrays: Arrays, where: str) -> Config:
     """Returns config.json for fairseq's configs of model and task; raises WeightsError."""
-    name = model.get("_name") or model.get("arch") or _guess(arrays)
+    name = model.get("_name") or model.get("arch") or ""
+    if data2vec2_config.is_model(name, arrays):
+        return data2vec2_config.read(model, task, arrays, conv_layers, where)
+    name = name or _guess(arrays)
     kind = next((t for start, t in TYPES.items() if name.startswith(start)), None)
     if kind is None:
         raise WeightsError(
-            f"{where}: its model is {name!r}: only {', '.join(TYPES)} of fairseq can be read"
+            f"{where}: its model is {name!r}: only {', '.join(TYPES)} and data2vec_multi of "
+            f"fairseq can be read"
         )
     if kind == "data2vec-text":
         return _text_config(model, arrays)
@@ -271,7 +275,7 @@ def _without_special(
 def _with_projection(arrays: Arrays, config: Config) -> Arrays:
     """Adds the projection that fairseq leaves out where both sides are equally wide."""
     name, size = "feature_projection.projection", config["hidden_size"]
-    if config["model_type"] == "data2vec-text" or f"{name}.weight" in arrays:
+    if "conv_dim" not in config or f"{name}.weight" in arrays:
         return arrays
     if config["conv_dim"][-1] != size:
         return arrays
@@ -286,7 +290,7 @@ def _start(teacher: dict[str, Any], arrays: Arrays) -> str:
     def known(start: str) -> int:
         return sum(shapes.get(start + n) == tuple(x.shape) for n, x in teacher.items())
 
-    return max(("", "encoder.", "encoder.sentence_encoder."), key=known)
+    return max(("", "encoder.", "encoder.sentence_encoder.", "blocks."), key=known)
 
 
 def _moments(loaded: Any, model: dict[str, Any], where: Path) -> tuple[list[Arrays], int]:
@@ -327,8 +331,9 @@ def write(
     for a family that s3prl has no loader for.
     """
     if family.model_type not in ("hubert", "wav2vec2", "data2vec-audio"):
+        other = "transformers" if family.architecture else "fairseq"
         raise WeightsError(
-            f"s3prl has no upstream that loads {family.model_type}: use --to-format transformers"
+            f"s3prl has no upstream that loads {family.model_type}: use --to-format {other}"
         )
     config = family.module.config_of(o, family.model_type)
     arrays, left = table.to_theirs(family.rows(o, method, beside=True), params)

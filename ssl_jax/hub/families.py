@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ssl_jax.core.config import suggest
-from ssl_jax.hub import conformer, speech, text, vision
+from ssl_jax.hub import conformer, data2vec2, speech, text, vision
 from ssl_jax.hub.speech import Config, Options
 from ssl_jax.hub.table import Arrays, Row, WeightsError
 
@@ -72,6 +72,7 @@ def _ctc(architecture: str) -> dict[str, Head]:
 
 
 _QUANTIZER = (speech.quantizer_rows, speech.quantizer_section, speech.quantizer_config)
+_VIEWS = {"data2vec2": Head("", data2vec2.decoder_rows, data2vec2.decoder_section)}
 _DECODER = (vision.decoder_rows, vision.decoder_section, vision.decoder_config)
 FAMILIES: dict[str, Family] = {
     f.model_type: f
@@ -151,6 +152,19 @@ FAMILIES: dict[str, Family] = {
             {"mae": Head("ViTMAEForPreTraining", *_DECODER)},
             sizes={1024: "large", 1280: "huge"},
         ),
+        *(
+            Family(
+                f"data2vec2-{modality}",
+                kind,
+                "",  # transformers has no such model, fairseq has
+                "",
+                data2vec2,
+                f"configs/data2vec2/{modality}.py",
+                sizes={1024: "large", 1280: "huge14"} if modality == "image" else {1024: "large"},
+                beside=_VIEWS | ({"ctc": Head("", speech.ctc_rows)} if modality == "audio" else {}),
+            )
+            for modality, kind in data2vec2.KINDS.items()
+        ),
     )
 }
 
@@ -187,6 +201,8 @@ def of_run(method: Any, o: Any, family: str = "") -> Family:
 
 def _fitting(method: str, kind: str, o: Any) -> str:
     """Returns the model type of an encoder here."""
+    if method == "data2vec2" or (kind == "waveform" and o.alibi != "none"):
+        return next(f"data2vec2-{m}" for m, k in data2vec2.KINDS.items() if k == kind)
     if kind == "waveform" and o.blocks == "conformer":
         return "wav2vec2-conformer"
     if kind == "waveform" and o.positions == "stack":

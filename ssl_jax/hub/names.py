@@ -47,6 +47,8 @@ _TEXT_LAYER = [
 
 def pairs(config: Config) -> list[Pair]:
     """Returns the table of the model that config.json describes; the first match counts."""
+    if config["model_type"].startswith("data2vec2-"):
+        return []  # which transformers does not have: the names stay
     if config["model_type"] == "data2vec-text":
         layers = _below("encoder.sentence_encoder.layers.", "encoder.layer.", _TEXT_LAYER)
         heads = [("encoder.regression_head.{p}", "regression_head.{p}")]

@@ -41,6 +41,8 @@ LAYOUTS: dict[str, tuple[Callable, Callable]] = {
     "reverse": (_reverse, _reverse),
     # the projection of square patches of colour, (D, 3, p, p) -> (p p 3, D)
     "patches": (_patches, _kernel),
+    # a convolution over a grid (out, in, rows, columns) -> (rows, columns, in, out)
+    "grid": (lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),
     # a convolution of one tap (out, in, 1) -> (in, out)
     "pointwise": (lambda x: x[..., 0].T, lambda x: x.T[..., None]),
     # taps of each channel (D, 1, k) -> (k, D)

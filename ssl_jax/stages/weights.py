@@ -20,7 +20,7 @@ from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import Method, TrainState
 from ssl_jax.engine import checkpoint, optim, start
 from ssl_jax.engine import step as step_lib
-from ssl_jax.hub import fairseq, families, files, table, vocabulary
+from ssl_jax.hub import data2vec2_config, fairseq, families, files, table, vocabulary
 from ssl_jax.hub.families import Family
 from ssl_jax.hub.files import Source
 from ssl_jax.hub.speech import LETTERS
@@ -28,7 +28,7 @@ from ssl_jax.hub.table import Arrays, WeightsError
 from ssl_jax.nn import build
 
 STATISTICS = "/running_norm/(mean|var)$"
-FORMATS = ("transformers", "s3prl")
+FORMATS = ("transformers", "s3prl", "fairseq")
 # heads of other tasks, which a method here may not have
 HEADS = re.compile(
     r"(lm_head|classifier|projector|pooler|layer_weights|tdnn|objective|quantizer|project_hid|"
@@ -293,8 +293,9 @@ def export_run(
     """Writes the weights of a run for another library and returns the file or folder.
 
     transformers: model.safetensors, config.json and preprocessor_config.json, no torch needed.
-    s3prl: the file of its *_custom upstreams, by torch; see `hub.fairseq.write`. `step`: a saved
-    one, "best", or None for the newest. Raises WeightsError where the format has no such model.
+    s3prl: the file of its *_custom upstreams, by torch; see `hub.fairseq.write`. fairseq: the
+    checkpoint of data2vec 2.0, by torch, with the teacher of the run. `step`: a saved one, "best",
+    or None for the newest. Raises WeightsError where the format has no such model.
     """
     if to_format not in FORMATS:
         raise WeightsError(f"--to-format is {to_format!r}: use one of {', '.join(FORMATS)}")
@@ -307,12 +308,44 @@ def export_run(
     params = dict(tree_lib.named_leaves(checkpoint.restore_params(run, step)))
     if to_format == "s3prl":
         path, left = fairseq.write(folder, own, o, config.method, params)
+    elif to_format == "fairseq":
+        teacher = _teacher(run, step, config)
+        path, left = _write_fairseq(folder, own, o, config.method, params, teacher)
     else:
         units = json.loads((run / "classes.json").read_text(encoding="utf-8"))
         path, left = folder, _write(folder, own, o, config.method, params, units)
     say(f"{own.model_type} of {to_format} in {path}")
     say(f"without a place there, left out: {', '.join(left) or 'nothing'}")
     return path
+
+
+def _teacher(run: Path, step: int | str | None, config: ConfigDict) -> Arrays:
+    """Returns the teacher of a run of data2vec 2.0 by its student's names, {} of another run."""
+    if config.method.name != "data2vec2":
+        return {}
+    extra = tree_lib.named_leaves(checkpoint.restore_extra(run, step))
+    return {n.removeprefix("teacher/"): x for n, x in extra if n.startswith("teacher/")}
+
+
+def _write_fairseq(
+    folder: Path, family: Family, o: Any, method: Any, params: Arrays, teacher: Arrays
+) -> tuple[Path, list[str]]:
+    """Writes a checkpoint of fairseq; returns (the file, the parameters without a place in it)."""
+    if not family.model_type.startswith("data2vec2-"):
+        raise WeightsError(
+            f"--to-format fairseq has data2vec 2.0 alone, and not {family.model_type}: use "
+            f"transformers"
+        )
+    content, left = data2vec2_config.checkpoint(family, o, method, params, teacher)
+    _check_left(family, left)
+    torch = files.torch_for(folder / f"{family.model_type}.pt")
+    return data2vec2_config.write(folder, family, content, torch), left
+
+
+def _check_left(family: Family, left: Sequence[str]) -> None:
+    stuck = [name for name in left if name.startswith("encoder/")]
+    if stuck:
+        raise WeightsError(f"{family.model_type} has no place for {', '.join(stuck)}")
 
 
 def _write(
@@ -333,11 +366,13 @@ def _theirs(
     family: Family, o: Any, method: Any, params: Arrays
 ) -> tuple[tuple[Arrays, dict[str, Any]], list[str]]:
     """Returns ((arrays, config.json), parameters without a place there)."""
+    if not family.architecture:
+        raise WeightsError(
+            f"transformers has no class for {family.model_type}: use --to-format fairseq"
+        )
     config = family.module.config_of(o, family.model_type)
     arrays, left = table.to_theirs(family.rows(o, method), params)
-    stuck = [name for name in left if name.startswith("encoder/")]
-    if stuck:
-        raise WeightsError(f"{family.model_type} has no place for {', '.join(stuck)}")
+    _check_left(family, left)
     head = family.head(method)
     config |= head.config(method) if head else {}
     arrays, config = family.module.dress(arrays, config)

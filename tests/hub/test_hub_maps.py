@@ -138,7 +138,12 @@ def test_bias_of_convolutions_is_decided_by_the_arrays():
 
 @pytest.mark.parametrize("layout", table.LAYOUTS)
 def test_layouts_undo_each_other(layout):
-    shapes = {"patches": (5, 3, 4, 4), "pointwise": (5, 4, 1), "token": (1, 1, 5)}
+    shapes = {
+        "patches": (5, 3, 4, 4),
+        "grid": (5, 4, 3, 2),
+        "pointwise": (5, 4, 1),
+        "token": (1, 1, 5),
+    }
     shape = (shapes | {"depthwise": (5, 1, 3)}).get(layout, (5, 3))
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     there, back = table.LAYOUTS[layout]
