@@ -230,65 +230,90 @@ def arrays_of(run):
     return {n.removeprefix(start): x for n, x in named if n.startswith(start)}
 
 
+def linear(x, state, name):
+    """Returns a linear layer of a checkpoint."""
+    return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
+
+def norm(x, state, name):
+    """Returns a LayerNorm of a checkpoint."""
+    from torch.nn import functional as f
+
+    return f.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], 1e-5)
+
+
+def heard(state, given):
+    """Returns (frames before the blocks, what is added to the scores) of a waveform."""
+    import torch
+    from torch.nn import functional as f
+
+    start, x = "modality_encoders.AUDIO.", torch.tensor(given)[None]
+    x = f.layer_norm(x, x.shape)
+    for i, stride in enumerate((5, 8, 8)):
+        name = f"{start}local_encoder.conv_layers.{i}"
+        x = f.conv1d(x, state[f"{name}.0.weight"], stride=stride)
+        x = f.gelu(norm(x.T, state, f"{name}.2.1").T)
+    x = norm(x.T, state, f"{start}project_features.1")
+    x = linear(x, state, f"{start}project_features.2")
+    y = x.T
+    for i in (1, 2):
+        name = f"{start}relative_positional_encoder.{i}.0"
+        y = f.conv1d(y, state[f"{name}.weight"], state[f"{name}.bias"], padding=9, groups=4)
+        y = f.gelu(f.layer_norm(y.T, (D,)).T)
+    places = torch.arange(len(x))
+    away = (places[:, None] - places[None]).abs()
+    factors = state[f"{start}alibi_scale"].reshape(-1).clamp_min(0)
+    slopes = torch.tensor([2.0**-4, 2.0**-8]) * factors
+    return norm(x + y.T, state, f"{start}context_encoder.norm"), -slopes[:, None, None] * away
+
+
+def seen(state, given):
+    """Returns the tokens of a picture before the blocks, that of the whole first."""
+    import torch
+    from torch.nn import functional as f
+
+    start = "modality_encoders.IMAGE."
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    pixels = ((torch.tensor(given) / 255 - mean) / std).permute(2, 0, 1)
+    name = f"{start}local_encoder.proj"
+    x = f.conv2d(pixels, state[f"{name}.weight"], state[f"{name}.bias"], stride=4)
+    x = x.flatten(1).T + state[f"{start}fixed_positional_encoder.positions"][0]
+    x = torch.cat([state[f"{start}extra_tokens"][0], x])
+    return norm(x, state, f"{start}context_encoder.norm")
+
+
+def told(state, given):
+    """Returns the vectors of tokens of text before the blocks."""
+    import torch
+
+    start = "modality_encoders.TEXT.local_encoder."
+    x = state[f"{start}embed_tokens.weight"][torch.tensor(given)]
+    x = x + state[f"{start}embed_positions.weight"][2 : 2 + len(x)]
+    return norm(x, state, f"{start}layernorm_embedding")
+
+
 def oracle(kind, state, given, own=None, shared=SHARED):
     """Returns the states (1 + blocks, T, D) of one whole example, by fairseq's names."""
     import torch
     from torch.nn import functional as f
 
-    state = {n: torch.tensor(x) for n, x in state.items()}
-    start = f"modality_encoders.{kind.upper()}."
-
-    def linear(x, name):
-        return f.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
-
-    def norm(x, name):
-        return f.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], 1e-5)
-
-    bias = torch.zeros(HEADS, 1, 1)
+    state, bias = {n: torch.tensor(x) for n, x in state.items()}, 0.0
     if kind == "audio":
-        x = torch.tensor(given)[None]
-        x = f.layer_norm(x, x.shape)
-        for i, stride in enumerate((5, 8, 8)):
-            name = f"{start}local_encoder.conv_layers.{i}"
-            x = f.conv1d(x, state[f"{name}.0.weight"], stride=stride)
-            x = f.gelu(norm(x.T, f"{name}.2.1").T)
-        x = linear(norm(x.T, f"{start}project_features.1"), f"{start}project_features.2")
-        y = x.T
-        for i in (1, 2):
-            name = f"{start}relative_positional_encoder.{i}.0"
-            y = f.conv1d(
-                y, state[f"{name}.weight"], state[f"{name}.bias"], padding=19 // 2, groups=4
-            )
-            y = f.gelu(f.layer_norm(y.T, (D,)).T)
-        x = norm(x + y.T, f"{start}context_encoder.norm")
-        places = torch.arange(len(x))
-        away = (places[:, None] - places[None]).abs()
-        slopes = torch.tensor([2.0**-4, 2.0**-8])
-        factors = state[f"{start}alibi_scale"].reshape(-1).clamp_min(0)
-        bias = -(slopes * factors)[:, None, None] * away
-    if kind == "image":
-        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-        pixels = ((torch.tensor(given) / 255 - mean) / std).permute(2, 0, 1)
-        name = f"{start}local_encoder.proj"
-        x = f.conv2d(pixels, state[f"{name}.weight"], state[f"{name}.bias"], stride=4)
-        x = x.flatten(1).T + state[f"{start}fixed_positional_encoder.positions"][0]
-        x = norm(torch.cat([state[f"{start}extra_tokens"][0], x]), f"{start}context_encoder.norm")
-    if kind == "text":
-        name = f"{start}local_encoder."
-        x = state[f"{name}embed_tokens.weight"][torch.tensor(given)]
-        x = x + state[f"{name}embed_positions.weight"][2 : 2 + len(x)]
-        x = norm(x, f"{name}layernorm_embedding")
+        x, bias = heard(state, given)
+    else:
+        x = (seen if kind == "image" else told)(state, given)
+    start = f"modality_encoders.{kind.upper()}.context_encoder."
     own = PRENET[kind] if own is None else own
-    blocks = [f"{start}context_encoder.blocks.{i}" for i in range(own)]
+    blocks = [f"{start}blocks.{i}" for i in range(own)] + [f"blocks.{i}" for i in range(shared)]
     states = [x]
-    for name in [*blocks, *(f"blocks.{i}" for i in range(shared))]:
-        heads = linear(x, f"{name}.attn.qkv").reshape(len(x), 3, HEADS, D // HEADS)
+    for name in blocks:
+        heads = linear(x, state, f"{name}.attn.qkv").reshape(len(x), 3, HEADS, D // HEADS)
         query, key, value = heads.permute(1, 2, 0, 3)
         scores = (query * (D // HEADS) ** -0.5) @ key.transpose(1, 2) + bias
         y = (scores.softmax(-1) @ value).transpose(0, 1).reshape(len(x), D)
-        x = norm(x + linear(y, f"{name}.attn.proj"), f"{name}.norm1")
-        y = linear(f.gelu(linear(x, f"{name}.mlp.fc1")), f"{name}.mlp.fc2")
-        x = norm(x + y, f"{name}.norm2")
+        x = norm(x + linear(y, state, f"{name}.attn.proj"), state, f"{name}.norm1")
+        y = linear(f.gelu(linear(x, state, f"{name}.mlp.fc1")), state, f"{name}.mlp.fc2")
+        x = norm(x + y, state, f"{name}.norm2")
         states.append(x)
     return torch.stack(states).numpy()
 
