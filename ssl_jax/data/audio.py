@@ -1,15 +1,21 @@
-"""Reads sound files: WAV, FLAC, Ogg Vorbis, Opus, MP3 to mono int16, whole or in part."""
+"""Reads sound files to mono int16, whole or in part: what libsndfile knows, and by PyAV the rest.
 
+WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, CAF, AU, SPHERE, W64 and RF64; AAC and MP4 by the extra
+`audio`.
+"""
+
+import contextlib
 import io
 import math
 import os
-from collections.abc import Callable
-from typing import IO
+from collections.abc import Callable, Iterator
+from typing import IO, Any
 
 import numpy as np
 import soundfile
 import soxr
 
+from ssl_jax.data import containers, ffmpeg
 from ssl_jax.data.errors import Unreadable
 
 # What libsndfile turns into int16 without an overflow; floats and lossy codecs can exceed
@@ -21,15 +27,99 @@ _LOSSY = ("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
 _MP3_AHEAD = 20 * 1152
 # Seconds of neighbouring sound that the resampling filter is given on each side of a crop.
 _CONTEXT = 0.05
+# Floats have full scale 1.0. Louder ones are clipped; beyond this they are on another scale.
+PEAK = 4.0
+# A recording that spans fewer steps of int16 than these is noise of its own rounding.
+_AUDIBLE = 32
+# Samples per second: fewer carry no sound, and FLAC holds no more.
+RATES = (100, 655_350)
+# More samples than this are a broken header: two years at 16 kHz.
+_MOST = 1 << 40
+# Values that are decoded at once, so that memory goes by what a file holds, not by what it says.
+_BLOCK = 1 << 24
+# In the names of caches of lengths; raised when lengths are found in another way.
+MEASURED_BY = 2
+_ERRORS = (soundfile.SoundFileError, OSError, ValueError, AssertionError)
+
+
+class Sound:
+    """An open sound file: `frames`, samples per channel as far as is known, and their `rate`."""
+
+    def __init__(self, file: soundfile.SoundFile, frames: int | None):
+        self.file = file
+        self.frames = file.frames if frames is None else min(frames, file.frames)
+        self.rate = file.samplerate
+        if not 0 <= self.frames <= _MOST:
+            raise Unreadable(f"broken: its header states {self.frames} samples")
+        check_rate(self.rate)
+
+
+def check_rate(rate: int) -> None:
+    """Raises Unreadable for a number of samples per second that no recording has."""
+    if not RATES[0] <= rate <= RATES[1]:
+        raise Unreadable(
+            f"its sampling rate of {rate} Hz is impossible: write it again with that of the "
+            f"recording, {RATES[0]} to {RATES[1]} Hz"
+        )
 
 
 def header(file: str | IO[bytes]) -> tuple[int, int]:
-    """Returns (samples per channel, samples per second); (0, 0) if there is no valid header."""
+    """Returns (samples per channel, samples per second); (0, 0) if `read` would refuse the file.
+
+    A length that the header does not hold is measured, which may take reading the whole file.
+    """
     try:
-        with _opened(file) as f:
-            return f.frames, f.samplerate
-    except (soundfile.SoundFileError, OSError):
+        with _opened(file) as sound:
+            if isinstance(sound, Sound):
+                return sound.frames, sound.rate
+            with contextlib.closing(ffmpeg.opened(file)) as f:
+                found, rate = ffmpeg.measure(f, sound)
+            check_rate(rate)
+            return found, rate
+    except Unreadable:
         return 0, 0
+
+
+@contextlib.contextmanager
+def _opened(file: str | IO[bytes], stop: int | None = None) -> Iterator[Sound | str]:
+    """Opens a file by libsndfile, with the true length in its header; see `containers.look`.
+
+    Gives the name of the demuxer instead where libsndfile does not know the format.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            raw = stack.enter_context(_raw(file))
+            demuxer = ffmpeg.kind(raw.read(16))
+            if demuxer:
+                yield demuxer
+                return
+            truth = containers.look(raw, stop)
+            if truth.fault:
+                raise Unreadable(truth.fault)
+            # A byte of a name may be no text, which the library refuses in str.
+            source: Any = os.fsencode(file) if isinstance(file, str) else file
+            if truth.head or truth.size:
+                spliced = containers.Spliced(raw, truth.head, truth.skip, truth.size)
+                source = io.BufferedReader(spliced)
+            elif not isinstance(file, str):
+                raw.seek(0)
+            yield Sound(stack.enter_context(soundfile.SoundFile(source)), truth.frames)
+        except _ERRORS as e:
+            raise Unreadable(_reason(e)) from e
+
+
+def _raw(file: str | IO[bytes]) -> contextlib.AbstractContextManager[IO[bytes]]:
+    if not isinstance(file, str):
+        file.seek(0)
+        return contextlib.nullcontext(file)
+    if not os.path.isfile(file):  # opening a pipe would wait for its other end
+        raise Unreadable("is no regular file" if os.path.exists(file) else "No such file")
+    return open(file, "rb", buffering=0)
+
+
+def _reason(error: Exception) -> str:
+    """Returns what libsndfile says, without the name of the file, which the caller adds."""
+    return str(error).rpartition(": ")[2] if "Error opening" in str(error) else str(error)
 
 
 def read(
@@ -40,34 +130,78 @@ def read(
     out: int16 (m,) to decode into where the format allows; the returned array is then a view of
     it. Channels are averaged. Raises Unreadable for a broken, missing or truncated file.
     """
-    try:
-        with _opened(file) as f:
-            want = (f.frames if stop is None else min(stop, f.frames)) - start
-            if want <= 0:
-                return np.zeros(0, np.int16), f.samplerate
-            ahead = min(start, _MP3_AHEAD) if f.subtype.startswith("MPEG") else 0
-            if start:
-                f.seek(start - ahead)
-            audio = _decode(f, want + ahead, out)[ahead:]
-            slack = f.samplerate // 10 if f.subtype in _LOSSY else 0
-            if len(audio) < want - slack:
-                raise Unreadable(f"truncated: {len(audio)} of {want} samples can be decoded")
-            return audio, f.samplerate
-    except (soundfile.SoundFileError, OSError) as e:
-        raise Unreadable(str(e)) from e
+    with _opened(file, stop) as sound:
+        if not isinstance(sound, Sound):
+            return _read_other(file, sound, start, stop)
+        f = sound.file
+        want = (sound.frames if stop is None else min(stop, sound.frames)) - start
+        if want <= 0:
+            return np.zeros(0, np.int16), sound.rate
+        ahead = min(start, _MP3_AHEAD) if f.subtype.startswith("MPEG") else 0
+        if start:
+            f.seek(start - ahead)
+        audio = _decode(f, want + ahead, out)[ahead:]
+        slack = sound.rate // 10 if f.subtype in _LOSSY else 0
+        _check_whole(len(audio), want, slack)
+        return audio, sound.rate
 
 
-def _opened(file: str | IO[bytes]) -> soundfile.SoundFile:
-    """Opens a sound file; a byte of its name may be no text, which the library refuses in str."""
-    if isinstance(file, str) and not file.isascii():
-        return soundfile.SoundFile(os.fsencode(file))
-    return soundfile.SoundFile(file)
+def _read_other(
+    file: str | IO[bytes], demuxer: str, start: int, stop: int | None
+) -> tuple[np.ndarray, int]:
+    """Does what `read` does by PyAV."""
+    parts, rate = [np.zeros(0, np.int16)], 0
+    with contextlib.closing(ffmpeg.opened(file)) as f:
+        for part, own in ffmpeg.blocks(f, demuxer, start, stop):
+            parts.append(to_int16(_mono(_in_range(part))))
+            rate = own
+    if rate:
+        check_rate(rate)
+    return np.concatenate(parts), rate
+
+
+def _check_whole(found: int, want: int, slack: int = 0) -> None:
+    if found < want - slack:
+        raise Unreadable(f"truncated: {found} of {want} samples can be decoded")
+
+
+def blocks(file: str, seconds: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields a whole file as mono float32 (n,), so many seconds at once, and the rate.
+
+    Raises Unreadable as `read` does.
+    """
+    with _opened(file) as sound:
+        if not isinstance(sound, Sound):
+            with contextlib.closing(ffmpeg.opened(file)) as other:
+                for part, rate in ffmpeg.blocks(other, sound):
+                    yield _in_range(part).mean(1), rate
+            return
+        done, f = 0, sound.file
+        while done < sound.frames:
+            want = min(seconds * sound.rate, sound.frames - done)
+            part = f.read(want, dtype="float32", always_2d=True)
+            if not len(part):
+                break
+            done += len(part)
+            yield _in_range(part).mean(1), sound.rate
+        _check_whole(done, sound.frames, sound.rate // 10 if f.subtype in _LOSSY else 0)
 
 
 def _decode(f: soundfile.SoundFile, want: int, out: np.ndarray | None) -> np.ndarray:
     """Decodes `want` samples from where the file stands -> mono int16 (n,)."""
+    most = max(1, _BLOCK // f.channels)
+    if want <= most or (out is not None and len(out) >= want):
+        return _decode_once(f, want, out)
+    parts, left = [], want
+    while left > 0:
+        parts.append(_decode_once(f, min(left, most), None))
+        left = left - most if len(parts[-1]) == min(left, most) else 0
+    return np.concatenate(parts)
+
+
+def _decode_once(f: soundfile.SoundFile, want: int, out: np.ndarray | None) -> np.ndarray:
     if f.subtype not in _INTEGER:
-        return to_int16(_mono(f.read(want, dtype="float32")))
+        return to_int16(_mono(_in_range(f.read(want, dtype="float32"))))
     if f.channels > 1:
         return np.rint(_mono(f.read(want, dtype="int16"))).astype(np.int16)
     if out is not None and len(out) >= want:
@@ -80,19 +214,56 @@ def _mono(audio: np.ndarray) -> np.ndarray:
     return audio if audio.ndim == 1 else audio.mean(axis=1, dtype=np.float32)
 
 
+def _in_range(audio: np.ndarray) -> np.ndarray:
+    """Returns float samples that are finite and have full scale 1.0; see `scale_fault`."""
+    fault = scale_fault(audio)
+    if fault:
+        raise Unreadable(f"{fault}: write the file again with samples from -1 to 1")
+    return audio
+
+
+def scale_fault(audio: np.ndarray) -> str:
+    """Says what is wrong with float samples, "" if nothing is: for files and arrays alike.
+
+    Full scale is 1.0. Up to PEAK is only too loud, and is clipped.
+    """
+    peak = max(float(audio.max(initial=0)), -float(audio.min(initial=0)))
+    if peak <= PEAK:  # false for NaN, too
+        return ""
+    finite = np.isfinite(audio)
+    if finite.all():
+        return f"reaches {peak:g}, and floats have full scale 1.0"
+    bad = audio[~finite]
+    return f"{len(bad)} of {audio.size} samples are not finite, the first is {bad[0]}"
+
+
 def to_int16(audio: np.ndarray) -> np.ndarray:
     """Rounds float samples, full scale 1.0, to int16 and clips what exceeds it.
 
     Raises Unreadable where a sample is not finite: as int16 it would be any number.
     """
-    finite = np.isfinite(audio)
-    if not finite.all():
-        bad = np.flatnonzero(~finite)
-        raise Unreadable(
-            f"{len(bad)} of {audio.size} samples are not finite, the first is "
-            f"{audio.flat[bad[0]]}: write the file again without them"
+    return np.clip(np.rint(_in_range(audio) * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def silence(audio: np.ndarray) -> str:
+    """Says why a whole recording (n,) int16 holds nothing to hear, "" if it does."""
+    # The first and the last sample decide nearly always.
+    if abs(int(audio[0]) - int(audio[-1])) >= _AUDIBLE:
+        return ""
+    low, high = int(audio.min()), int(audio.max())
+    if low == high:
+        return f"silent: all {len(audio)} samples are {low}"
+    if high - low < _AUDIBLE:
+        return (
+            f"nearly silent: its {len(audio)} samples span {high - low} of the 65536 steps of 16 "
+            f"bits; write it again at a higher level"
         )
-    return np.clip(np.rint(audio * 32768.0), -32768, 32767).astype(np.int16)
+    return ""
+
+
+def clipped(audio: np.ndarray) -> int:
+    """Returns how many samples (n,) int16 stand at full scale, where louder ones end, too."""
+    return int(np.count_nonzero((audio == 32767) | (audio == -32768)))
 
 
 def encode_flac(audio: np.ndarray, rate: int) -> bytes:
@@ -103,8 +274,10 @@ def encode_flac(audio: np.ndarray, rate: int) -> bytes:
 
 
 def resampled_length(samples: np.ndarray, rate: np.ndarray, target: int) -> np.ndarray:
-    """Returns how many samples a recording has at the target rate."""
-    return samples * target // np.maximum(rate, 1)
+    """Returns how many samples a recording has at the target rate, without an overflow."""
+    samples, rate = np.asarray(samples, np.int64), np.maximum(rate, 1).astype(np.int64)
+    seconds, rest = np.divmod(samples, rate)
+    return seconds * target + rest * target // rate
 
 
 def read_crop(

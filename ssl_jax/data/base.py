@@ -108,8 +108,11 @@ class Corpus:
         """
         raise NotImplementedError
 
-    def fill(self, i: int, key: int, arrays: Arrays, row: int) -> None:
-        """Decodes row i into arrays[name][row], zeros before. Raises BadFile."""
+    def fill(self, i: int, key: int, arrays: Arrays, row: int) -> float | None:
+        """Decodes row i into arrays[name][row], zeros before. Raises BadFile.
+
+        Of sound, returns the share of samples that stand at full scale.
+        """
         raise NotImplementedError
 
     def refuse(self, i: int) -> None:

@@ -37,6 +37,43 @@ class Bad(NamedTuple):
     reason: str
 
 
+class Clipped(NamedTuple):
+    """A row that is used, though more than CLIPPED_SHARE of its samples stand at full scale."""
+
+    id: int
+    where: str
+    share: float
+
+
+# A peak that was brought to full scale touches it a few times; what was cut off stays there.
+CLIPPED_SHARE = 0.001
+_LISTED = 1000
+
+
+class ClippedTally:
+    """Counts different clipped rows, and lists the first thousand in a file, clipped.jsonl."""
+
+    def __init__(self, path: str | pathlib.Path):
+        self.path = paths.of(path)
+        self._ids: set[int] = set()
+        if self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            self._ids = {json.loads(line)["id"] for line in lines if line.endswith("}")}
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def add(self, rows: Iterable[Clipped]) -> None:
+        """Counts and lists the new rows."""
+        new = {r.id: r for r in rows if r.id not in self._ids}
+        kept = list(new.values())[: max(_LISTED - len(self._ids), 0)]
+        self._ids.update(new)
+        if kept:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lines = (json.dumps(r._asdict(), ensure_ascii=False) + "\n" for r in kept)
+            paths.append(self.path, "".join(lines))
+
+
 class BadTally:
     """Counts different skipped rows, lists them in a file, and stops above a share.
 

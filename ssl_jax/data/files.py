@@ -8,17 +8,19 @@ import os
 import pathlib
 import re
 import warnings
+from collections.abc import Iterable
 
 import numpy as np
 import tqdm
 
 from ssl_jax.core import atomic, pulse
 from ssl_jax.core import paths as paths_lib
-from ssl_jax.data import audio, identity
-from ssl_jax.data.errors import Unreadable
+from ssl_jax.data import audio, ffmpeg, identity
+from ssl_jax.data.errors import DataError, Unreadable
 
 # Fewer headers than this are read again faster than their index is looked up.
 CACHE_FROM = 200
+_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(.*)")
 _SLICE = re.compile(r"(.+):(\d+):(\d+)")
 
 
@@ -120,15 +122,20 @@ def headers(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns samples (n,) int64 and rates (n,) int32 of files, 0 where a header is broken.
 
-    Headers are read once: an index in the cache folder is found again while every file keeps its
-    name, size and time of change, which `states` may hold (`identity.states`). Progress is shown
-    when it takes more than two seconds. From an object store whole files are read for it: there a
-    table with samples and rates is better.
+    A length that a header does not hold is measured. All is done once: an index in the cache folder
+    is found again while every file keeps its name, size and time of change, which `states` may hold
+    (`identity.states`). Progress is shown when it takes more than two seconds. From an object store
+    whole files are read for it: there a table with samples and rates is better. Raises DataError
+    where files need an extra.
     """
     files = [paths_lib.join(root, p) for p in paths]
+    other = [f for f in files if f.lower().endswith(ffmpeg.EXTENSIONS)]
+    if other:
+        ffmpeg.check_installed(f"{len(other)} of {len(files)} files, such as {other[0]},")
     if len(files) < CACHE_FROM:
         return _read_headers(files)
-    index = paths_lib.cache() / f"headers-{fingerprint(files, states)}.npz"
+    name = f"lengths-{audio.MEASURED_BY}-{fingerprint(files, states)}.npz"
+    index = paths_lib.cache() / name
     if index.exists():
         with np.load(index) as found:
             return found["samples"], found["rates"]
@@ -153,6 +160,41 @@ def _header(path: str) -> tuple[int, int]:
             return audio.header(opened(path))
     except Unreadable:
         return 0, 0
+
+
+def fault(path: str) -> str:
+    """Returns why a sound file cannot be read, "" if it can."""
+    try:
+        audio.read(opened(path), 0, 1)
+    except Unreadable as e:
+        return str(e)
+    return ""
+
+
+def check_whole_set(names: Iterable[str], where: str) -> None:
+    """Raises DataError where some of the files `name-00003-of-00020` are missing.
+
+    names: of all files of the set, without their folder; those without such an end count as whole.
+    """
+    sets: dict[tuple[str, str, int], set[int]] = {}
+    for name in names:
+        part = _PART.fullmatch(name)
+        if part:
+            key = (part[1], part[4], int(part[3]))
+            sets.setdefault(key, set()).add(int(part[2]))
+    totals = [(head, tail) for head, tail, _ in sets]
+    for (head, tail, total), numbers in sets.items():
+        missing = sorted(set(range(total)) - numbers)
+        if totals.count((head, tail)) > 1:
+            raise DataError(
+                f"{where} holds parts of several sets, such as {head}*-of-{total:05d}{tail}: keep "
+                f"each in a folder of its own"
+            )
+        if missing:
+            raise DataError(
+                f"{where} lacks {len(missing)} of the {total} parts of its set, the first is "
+                f"{head}-{missing[0]:05d}-of-{total:05d}{tail}: copy the others"
+            )
 
 
 def _read_headers(files: list[str]) -> tuple[np.ndarray, np.ndarray]:

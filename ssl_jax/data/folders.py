@@ -3,23 +3,31 @@
 import collections
 import os
 import pathlib
+import warnings
 
 import numpy as np
 
 from ssl_jax.core import paths as paths_lib
-from ssl_jax.data import identity, lines
+from ssl_jax.data import ffmpeg, identity, lines
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.files import Files, headers
 from ssl_jax.data.source import Rows, text
 
-EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".au", ".w64")
+EXTENSIONS = (
+    *(".wav", ".wave", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2"),
+    *(".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".sph", ".nist", *ffmpeg.EXTENSIONS),
+)
+# What tables, transcripts and notes beside recordings are called.
+_NOTES = (".txt", ".csv", ".tsv", ".json", ".md")
 
 
 def folder(path: pathlib.Path, options: dict) -> Rows:
     """Reads every sound file below a folder; column `folder` is the name of its parent."""
     del options
     paths = find(path)
-    if not paths:
+    if paths:
+        tell_unread(path, EXTENSIONS)
+    else:
         there = collections.Counter(os.path.splitext(p)[1] or p for p in find(path, ("",)))
         names = ", ".join(f"{n} {kind}" for kind, n in there.most_common(5)) or "nothing"
         raise DataError(f"no sound file ({', '.join(EXTENSIONS)}) below it: it holds {names}")
@@ -123,6 +131,20 @@ def beside(path: pathlib.Path, ending: str) -> list[str]:
     """Lists the files right in a folder that end so, sorted, each file once as in `find`."""
     names = [p.name for p in path.glob(f"*{ending}")]
     return identity.once(path, names, f"*{ending}")
+
+
+def tell_unread(path: pathlib.Path, read: tuple[str, ...]) -> None:
+    """Warns once of files below a folder that have other endings than those that are read."""
+    others = [p for p in find(path, ("",)) if not p.lower().endswith((*read, *_NOTES))]
+    if others:
+        ends = collections.Counter(os.path.splitext(p)[1] or os.path.basename(p) for p in others)
+        kinds = " ".join(f"{kind} ({n})" for kind, n in ends.most_common(8))
+        more = f" and {len(ends) - 8} more" if len(ends) > 8 else ""
+        warnings.warn(
+            f"{len(others)} files below {path} with endings {kinds}{more} are not read; what is "
+            f"read: {' '.join(read)}",
+            stacklevel=2,
+        )
 
 
 def _rows(path: pathlib.Path, paths: list[str], columns: dict[str, np.ndarray]) -> Rows:

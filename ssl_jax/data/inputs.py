@@ -1,12 +1,12 @@
 """What people hand to a model, as the arrays that it reads: waveforms, pictures and texts."""
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import soxr
 
 from ssl_jax.core import paths
@@ -60,13 +60,21 @@ def token_rows(text: str, config: Mapping[str, Any]) -> list[Row]:
 
 def mono16(waveform: Any, rate: int, target: int) -> np.ndarray:
     """Averages channels and resamples: int16 (n,) at the target rate, as the loader has it."""
-    if not rate or rate <= 0:
-        raise ValueError(f"rate is {rate}: pass the samples per second of the waveform")
+    _check_rate(rate)
     x = _mono(np.asarray(waveform))
     if x.dtype == np.int16 and rate == target:
         return x
     x = x.astype(np.float32) / 32768 if x.dtype == np.int16 else x.astype(np.float32)
     return audio.to_int16(x if rate == target else soxr.resample(x, rate, target))
+
+
+def _check_rate(rate: int | None) -> None:
+    try:
+        audio.check_rate(rate or 0)
+    except Unreadable as error:
+        raise ValueError(
+            f"rate is {rate}: pass the samples per second of the waveform, such as 16000"
+        ) from error
 
 
 def _mono(x: np.ndarray) -> np.ndarray:
@@ -78,9 +86,9 @@ def _mono(x: np.ndarray) -> np.ndarray:
     if x.dtype != np.int16:
         if not np.issubdtype(x.dtype, np.floating):
             raise ValueError(f"audio is {x.dtype}: pass float in [-1, 1] or int16")
-        peak = np.abs(x).max()
-        if not peak <= 4:
-            raise ValueError(f"audio reaches {peak}: pass finite float in [-1, 1], or int16")
+        fault = audio.scale_fault(x)
+        if fault:
+            raise ValueError(f"audio: {fault}: pass finite float in [-1, 1], or int16")
     if x.ndim == 1:
         return x
     if len(x) == 1:
@@ -92,19 +100,20 @@ def _mono(x: np.ndarray) -> np.ndarray:
 def blocks(source: Any, rate: int | None, target: int) -> Iterator[np.ndarray]:
     """Yields a sound file or a waveform as int16 blocks of about ten seconds at `target`.
 
-    Raises ValueError for a waveform that is none, and for a file with samples that are no numbers.
+    Raises ValueError for a waveform that is none, and for a file that training would not read.
     """
     if isinstance(source, str | Path):
-        with soundfile.SoundFile(source) as file:
-            parts = file.blocks(10 * file.samplerate, dtype="float32", always_2d=True)
-            try:
-                yield from _resampled((part.mean(1) for part in parts), file.samplerate, target)
-            except Unreadable as error:
-                raise ValueError(f"{source}: {error}") from error
+        pieces = audio.blocks(str(paths.expanded(source)), 10)
+        try:
+            first, own = next(pieces, (np.zeros(0, np.float32), 0))
+            if not len(first):
+                raise Unreadable("empty: no samples can be decoded")
+            yield from _resampled(itertools.chain([first], (x for x, _ in pieces)), own, target)
+        except Unreadable as error:
+            raise ValueError(f"{source}: {error}") from error
         return
+    _check_rate(rate)
     x, size = _mono(np.asarray(source)), 10 * int(rate or 0)
-    if size <= 0:
-        raise ValueError(f"rate is {rate}: pass the samples per second of the waveform")
     scale = np.float32(32768 if x.dtype == np.int16 else 1)
     parts = (x[i : i + size].astype(np.float32) / scale for i in range(0, len(x), size))
     yield from _resampled(parts, size // 10, target)

@@ -15,7 +15,7 @@ import numpy as np
 from ssl_jax.core import atomic, paths
 from ssl_jax.data import lines as lines_lib
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.files import headers
+from ssl_jax.data.files import fault, headers
 from ssl_jax.data.manifests import CLIPS
 from ssl_jax.data.source import text
 
@@ -74,7 +74,7 @@ def read(
     found = _find(path, files, lines, [path.parent, *folders, *_clips(path)])
     samples, rates = headers("", text(found))
     keep = [i for i, label in enumerate(labels) if label and rates[i]]
-    notes = _left_out(path, labels, rates, lines)
+    notes = _left_out(path, labels, rates, lines, found)
     kept = [labels[i] for i in keep]
     if len(set(kept)) < 2:
         raise DataError(
@@ -138,7 +138,7 @@ def _find(
 
 
 def _left_out(
-    path: pathlib.Path, labels: list[str], rates: np.ndarray, lines: list[int]
+    path: pathlib.Path, labels: list[str], rates: np.ndarray, lines: list[int], found: list[str]
 ) -> list[str]:
     """Says how many rows are not used, and why."""
     reasons = {
@@ -147,10 +147,15 @@ def _left_out(
     }
     return [
         f"{len(rows)} of {len(labels)} rows of {path} {why} and are left out, the first is row "
-        f"{lines[rows[0]]}"
+        f"{lines[rows[0]]}{_why(found[rows[0]]) if why == 'cannot be read' else ''}"
         for why, rows in reasons.items()
         if rows
     ]
+
+
+def _why(file: str) -> str:
+    reason = fault(file)
+    return f" ({file}: {reason})" if reason else ""
 
 
 def _given(path: pathlib.Path, values: list[str], lines: list[int]) -> list[str]:

@@ -17,7 +17,7 @@ from absl import flags
 
 from ssl_jax.core import orphans, pulse
 from ssl_jax.data.base import Arrays, Corpus
-from ssl_jax.data.errors import Bad, BadFile, DataError
+from ssl_jax.data.errors import CLIPPED_SHARE, Bad, BadFile, Clipped, DataError
 from ssl_jax.data.plan import Plan
 
 
@@ -30,10 +30,10 @@ class StepReader:
     parts: tuple[int, ...] = (0,)
     of: int = 1
 
-    def __call__(self, step: int) -> tuple[Arrays, list[Bad]]:
+    def __call__(self, step: int) -> tuple[Arrays, list[Bad | Clipped]]:
         """Returns the arrays of `corpus.specs`, example axis first, such as id (b,) uint32,
         weight (b,) float32, label (b,) int32 and audio (b, N) int16 with audio_len (b,) int32,
-        and the rows that could not be used: their weight is 0."""
+        and the rows that could not be used: their weight is 0; and those that are clipped."""
         draw = self.plan[step]
         mine = np.arange(len(draw.ids)).reshape(self.of, -1)[list(self.parts)].reshape(-1)
         ids, weight, size = draw.ids[mine], draw.weight[mine], len(mine)
@@ -42,14 +42,16 @@ class StepReader:
         arrays = {name: np.zeros((size, *shape), kind) for name, (shape, kind) in shapes.items()}
         seed = self.plan.seed if self.plan.shuffle else None
         keys = corpus.keys(ids, draw.epoch[mine], seconds, seed)
-        bads = []
+        bads: list[Bad | Clipped] = []
         for row, (i, key) in enumerate(zip(ids.tolist(), keys, strict=True)):
             if not weight[row]:
                 continue
             try:
                 corpus.refuse(i)
                 with pulse.During(functools.partial(corpus.where, i)):
-                    corpus.fill(i, key, arrays, row)
+                    share = corpus.fill(i, key, arrays, row)
+                if share and share > CLIPPED_SHARE:
+                    bads.append(Clipped(i, corpus.where(i), round(share, 4)))
             except BadFile as e:
                 if corpus.on_bad == "raise":
                     raise
@@ -73,8 +75,8 @@ def batches(
     of: int = 1,
     workers: int = 0,
     threads: int = 2,
-) -> Iterator[tuple[Arrays, list[Bad]]]:
-    """Yields this host's parts of steps [start, stop): (arrays, skipped rows); see StepReader.
+) -> Iterator[tuple[Arrays, list[Bad | Clipped]]]:
+    """Yields this host's parts of steps [start, stop): (arrays, rows to tell of); see StepReader.
 
     stop=None: without end for a training plan, to the end of its epoch for an evaluation.
     workers: processes that read ahead, each with `threads` threads; 0 = threads of this process,
@@ -96,7 +98,7 @@ def batches(
 
 def _iterate(
     reader: StepReader, start: int, stop: int, workers: int, threads: int
-) -> Iterator[tuple[Arrays, list[Bad]]]:
+) -> Iterator[tuple[Arrays, list[Bad | Clipped]]]:
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     steps = grain.MapDataset.range(start, stop).map(reader)
     dataset = steps.to_iter_dataset(options)

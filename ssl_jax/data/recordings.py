@@ -15,6 +15,8 @@ from ssl_jax.data.source import Recordings
 from ssl_jax.data.sources import open_source
 
 _CROP = 0xC309
+# Samples that are made room for at once, whatever length a table or a header states.
+_PIECE = 1 << 26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +81,11 @@ class AudioCorpus(Corpus):
         drawn = hashing.uniform(seed, _CROP, ids, epoch)
         return (drawn * (room + 1)).astype(np.int64).tolist()
 
-    def fill(self, i: int, key: int, arrays: Arrays, row: int) -> None:
-        """Decodes from sample `key` into audio[row]; raises BadFile as `read_into` does, and
-        where frame labels are missing or do not fit."""
-        size = self.read_into(i, key, arrays["audio"][row])
+    def fill(self, i: int, key: int, arrays: Arrays, row: int) -> float:
+        """Decodes from sample `key` into audio[row] and returns the share of samples at full
+        scale; raises BadFile as `read_into` does, and where frame labels are missing or do not
+        fit."""
+        size, clipped = self._decode(i, key, arrays["audio"][row])
         arrays["audio_len"][row] = size
         if self.units:
             self._check_units(i)
@@ -90,29 +93,39 @@ class AudioCorpus(Corpus):
                 self.units.read_into(i, key, size, arrays["units"][row])
             except Unreadable as e:
                 raise BadFile(self.where(i), str(e)) from e
+        return clipped
 
     def read(self, i: int, start: int = 0, length: int | None = None) -> np.ndarray:
         """Reads samples [start, start + length) at `sample_rate` -> (n,) int16. Raises BadFile."""
         length = int(self.lengths[i]) - start if length is None else length
-        out = np.zeros(length, np.int16)
-        return out[: self.read_into(i, start, out)]
+        pieces = []
+        for first in range(0, max(length, 1), _PIECE):
+            out = np.zeros(min(_PIECE, length - first), np.int16)
+            pieces.append(out[: self.read_into(i, start + first, out)])
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def read_into(self, i: int, start: int, out: np.ndarray) -> int:
         """Decodes from sample `start` into `out` (m,) int16 and returns how many samples it got.
 
         Raises BadFile for a file that is broken, empty, shorter than `min_seconds` or silent.
         """
+        return self._decode(i, start, out)[0]
+
+    def _decode(self, i: int, start: int, out: np.ndarray) -> tuple[int, float]:
+        """Does what `read_into` says; also returns the share of samples at full scale."""
         source, row = self.locate(i)
         self._check_length(source, row, int(self.lengths[i]))
         length = min(len(out), int(self.lengths[i]) - start)
-        target = out[:length]
+        target, clipped = out[:length], 0.0
 
         def native(first: int, last: int) -> tuple[np.ndarray, int]:
+            nonlocal clipped
             last = min(last, int(source.samples[row]))
             found, rate = source.read_samples(row, first, last, target)
             # A quiet stretch of a longer recording is no fault.
             if len(found) == source.samples[row]:
-                _check_sound(source, row, found)
+                source.check_sound(row, found)
+            clipped = audio.clipped(found) / max(len(found), 1)
             return found, rate
 
         rate = int(source.rates[row])
@@ -121,7 +134,7 @@ class AudioCorpus(Corpus):
             raise BadFile(self.where(i), "empty: no samples can be decoded")
         if not np.shares_memory(found, target):
             target[: len(found)] = found
-        return len(found)
+        return len(found), clipped
 
     def check(self) -> None:
         """Raises BadFile for the first row whose header already shows that it cannot be used."""
@@ -142,6 +155,8 @@ class AudioCorpus(Corpus):
     def _check_length(self, source: Recordings, row: int, length: int) -> None:
         if not source.rates[row]:
             source.read(row)  # says what is wrong with the header
+            raise BadFile(source.where(row), "its length is unknown: not all of it can be decoded")
+        source.check_rate(row)
         if not length:
             raise BadFile(source.where(row), "empty: 0 samples")
         if length < self.min_seconds * self.sample_rate:
@@ -191,9 +206,3 @@ def _cut(seconds: np.ndarray, buckets: tuple[float, ...]) -> dict[int, str]:
         f"is kept whole: end config.data.buckets at {np.ceil(10 * seconds[i]) / 10} or more"
         for i in rows
     }
-
-
-def _check_sound(source: Recordings, row: int, found: np.ndarray) -> None:
-    # Two samples decide nearly always.
-    if found[0] == found[-1] and (found == found[0]).all():
-        raise BadFile(source.where(row), f"silent: all {len(found)} samples are {found[0]}")

@@ -19,9 +19,11 @@ from array_record.python import array_record_data_source, array_record_module
 from ssl_jax.core import atomic, paths, pulse
 from ssl_jax.data import audio, folders, identity
 from ssl_jax.data.errors import DataError, Unreadable
+from ssl_jax.data.files import check_whole_set
 from ssl_jax.data.source import Items, Rows, text
 
 SUFFIX = ".array_record"
+REQUEST = "convert.json"  # what a folder of shards was made from, and whether it is whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +90,7 @@ def _opened(path: pathlib.Path, needed: str, modality: str) -> tuple[Records, di
     shards = [path / name for name in folders.beside(path, SUFFIX)]
     if not shards:
         raise DataError(f"{path} has no *{SUFFIX} files; make them by `ssl_jax.convert data`")
+    check_whole_set([s.name for s in shards], str(path))
     bar = tqdm.tqdm(shards, desc="opening shards", unit="shard", delay=2)
     index = [_read_index(shard) for shard in pulse.along(bar)]
     names = list(index[0])
@@ -98,38 +101,86 @@ def _opened(path: pathlib.Path, needed: str, modality: str) -> tuple[Records, di
         raise DataError(f"{path} holds no {modality}: see config.data.modality")
     first = np.cumsum([0] + [len(columns[needed]) for columns in index])
     merged = {k: [v for columns in index for v in columns[k]] for k in names}
-    source = array_record_data_source.ArrayRecordDataSource([str(s) for s in shards])
     for name, values in merged.items():
         if len(values) != first[-1]:
             raise DataError(
                 f"{path}: column {name!r} of its indices has {len(values)} rows, not {first[-1]}: "
                 "convert it again"
             )
-    if len(source) != first[-1]:
-        raise DataError(f"{path} holds {len(source)} records, its indices {first[-1]}")
+    _check_request(path, shards, int(first[-1]))
+    source = _source(shards, np.diff(first))
     return Records(tuple(str(s) for s in shards), first, source), merged
+
+
+def count(shard: pathlib.Path) -> int:
+    """Returns how many rows the index of a shard holds."""
+    return len(next(iter(_read_index(shard).values())))
+
+
+def _source(
+    shards: list[pathlib.Path], rows: np.ndarray
+) -> array_record_data_source.ArrayRecordDataSource:
+    """Opens shards, which must hold as many records as their indices have rows."""
+    names = [str(s) for s in shards]
+    try:
+        source = array_record_data_source.ArrayRecordDataSource(names)
+        if len(source) == rows.sum():
+            return source
+    except (ValueError, RuntimeError, OSError) as e:
+        source, found = None, e
+    for name, count in zip(names, rows.tolist(), strict=True):
+        try:
+            held = len(array_record_data_source.ArrayRecordDataSource([name]))
+        except (ValueError, RuntimeError, OSError) as e:
+            raise DataError(f"{name} is broken or cut off: copy it again ({e})") from e
+        if held != count:
+            raise DataError(f"{name} holds {held} records and its index {count}: copy both again")
+    raise DataError(f"the shards beside {names[0]} cannot be opened: {found}")
+
+
+def _check_request(path: pathlib.Path, shards: list[pathlib.Path], rows: int) -> None:
+    """Raises DataError where a folder lacks shards or rows of what `convert data` noted."""
+    note = path / REQUEST
+    if not note.exists():
+        return
+    remedy = "convert into a new folder, or remove it"
+    try:
+        request = atomic.read_json(note, remedy)
+        wanted, written = int(request["shards"]), request.get("written")
+    except (ValueError, KeyError, TypeError) as e:
+        raise DataError(f"{note} is damaged ({e}): {remedy}") from e
+    if len(shards) != wanted:
+        raise DataError(
+            f"{path} holds {len(shards)} of the {wanted} shards that its {REQUEST} names: run the "
+            f"same `ssl_jax.convert data` again to finish it, or copy the others"
+        )
+    if written is not None and written != rows:
+        raise DataError(
+            f"{path} holds {rows} rows, and its {REQUEST} names {written}: copy it again"
+        )
 
 
 def write_shard(
     path: pathlib.Path, rows: Iterable[tuple[np.ndarray, int, dict[str, str]]], names: list[str]
-) -> None:
+) -> int:
     """Writes rows of (audio (n,) int16, rate, columns) and the index as one finished shard.
 
-    names: the columns. The shard appears under its name only when it is complete.
+    names: the columns. The shard appears under its name only when it is complete. Returns how many
+    rows it has.
     """
     records = (
         ({"audio": audio.encode_flac(samples, rate)}, {"samples": len(samples), "rate": rate}, more)
         for samples, rate, more in rows
     )
-    _write(path, records, ["samples", "rate"], names)
+    return _write(path, records, ["samples", "rate"], names)
 
 
 def write_images(
     path: pathlib.Path, rows: Iterable[tuple[bytes, dict[str, str]]], names: list[str]
-) -> None:
+) -> int:
     """Writes rows of (bytes of an image file, columns) as `write_shard` does."""
     records = (({"image": data}, {"bytes": len(data)}, more) for data, more in rows)
-    _write(path, records, ["bytes"], names)
+    return _write(path, records, ["bytes"], names)
 
 
 def _write(
@@ -137,15 +188,15 @@ def _write(
     records: Iterable[tuple[dict[str, bytes], dict[str, int], dict[str, str]]],
     own: list[str],
     names: list[str],
-) -> None:
+) -> int:
     """Writes (payload, what is known of it, columns) and the index of all but the payload."""
     if paths.is_remote(path):
         with tempfile.TemporaryDirectory() as folder:
             here = pathlib.Path(folder) / path.name
-            _write(here, records, own, names)
+            written = _write(here, records, own, names)
             paths.put(_index_path(here), _index_path(path))
             paths.put(here, path)
-        return
+        return written
     columns: dict[str, list] = {n: [] for n in [*own, *names]}
     with atomic.making(path) as part:
         writer = array_record_module.ArrayRecordWriter(str(part), "group_size:1")
@@ -156,6 +207,7 @@ def _write(
                 columns[name].append(value)
         writer.close()
         atomic.write_bytes(_index_path(path), msgpack.packb(columns))
+    return len(columns[own[0]])
 
 
 def _index_path(shard: pathlib.Path) -> pathlib.Path:
@@ -166,4 +218,10 @@ def _read_index(shard: pathlib.Path) -> dict[str, list]:
     index = _index_path(shard)
     if not index.exists():
         raise DataError(f"{index} is missing: copy it with its shard, or convert again")
-    return msgpack.unpackb(index.read_bytes())
+    try:
+        columns = msgpack.unpackb(index.read_bytes())
+        if all(isinstance(v, list) for v in columns.values()):
+            return columns
+        raise ValueError("it holds no columns")
+    except (ValueError, AttributeError, msgpack.UnpackException) as e:
+        raise DataError(f"{index} is broken: copy it with its shard, or convert again") from e

@@ -11,11 +11,18 @@ import numpy as np
 import tqdm
 
 from ssl_jax.core import atomic
-from ssl_jax.data import images, pixels, records
-from ssl_jax.data.errors import Bad, BadFile, BadTally, DataError
+from ssl_jax.data import audio, images, pixels, records
+from ssl_jax.data.errors import (
+    CLIPPED_SHARE,
+    Bad,
+    BadFile,
+    BadTally,
+    Clipped,
+    ClippedTally,
+    DataError,
+)
 from ssl_jax.data.source import Recordings, Source
 
-_SIGNATURE = "convert.json"
 # columns that shards have anyway
 _OWN = {"audio", "image", "samples", "rate", "bytes"}
 
@@ -33,6 +40,7 @@ def write(
     """Writes every row of the sources as ArrayRecord shards and returns how many rows it wrote.
 
     what: what the sources were opened from; a folder begun for something else is refused.
+    Recordings of which much stands at full scale are listed in <to>/clipped.jsonl.
     on_bad: "skip" leaves out files that cannot be decoded and lists them in <to>/skipped.jsonl.
     """
     total = sum(len(s) for s in sources)
@@ -44,6 +52,8 @@ def write(
     read, put = (_sound, records.write_shard) if sound else (picture, records.write_images)
     _sign(to, {"what": what, "rows": total, "shards": shards, "columns": names})
     tally = BadTally(max_bad_share, total, to / "skipped.jsonl")
+    clipped = ClippedTally(to / "clipped.jsonl") if sound else None
+    written = 0
     borders = np.linspace(0, total, shards + 1).astype(int)
     with tqdm.tqdm(total=total, desc=f"writing {to}", unit="row", delay=2) as bar:
         for shard in range(shards):
@@ -51,10 +61,14 @@ def write(
             ids = range(borders[shard], borders[shard + 1])
             if path.exists():
                 bar.update(len(ids))
+                written += records.count(path)
                 continue
             skipped = tally if on_bad == "skip" else None
-            put(path, _rows(sources, ids, names, skipped, bar, read), names)
-    return total - len(tally)
+            written += put(path, _rows(sources, ids, names, skipped, bar, read, clipped), names)
+    _sign_off(to, written)
+    if clipped:
+        print(f"{len(clipped)} rows have samples cut off at full scale: see {clipped.path}")
+    return written
 
 
 def _rows(
@@ -64,6 +78,7 @@ def _rows(
     tally: BadTally | None,
     bar: tqdm.tqdm,
     read: Callable[[Any, int], Any],
+    clipped: ClippedTally | None,
 ) -> Iterator[Any]:
     """Yields (what was read, columns) of the rows; `tally` None: bad files raise."""
     first = np.cumsum([0] + [len(s) for s in sources])
@@ -78,26 +93,39 @@ def _rows(
                 raise
             tally.add([Bad(i, e.where, e.reason)])
             continue
+        if clipped is not None:
+            share = audio.clipped(found[0]) / len(found[0])
+            if share > CLIPPED_SHARE:
+                clipped.add([Clipped(i, source.where(row), round(share, 4))])
         values = {n: str(source.columns[n][row]) if n in source.columns else "" for n in names}
         yield (found, values) if isinstance(found, bytes) else (*found, values)
 
 
 def _sound(source: Recordings, row: int) -> tuple[np.ndarray, int]:
     """Returns audio (n,) int16 and rate."""
-    audio, rate = source.read(row)
-    if not len(audio):
+    found, rate = source.read(row)
+    if not len(found):
         raise BadFile(source.where(row), "empty: 0 samples")
-    return audio, rate
+    source.check_rate(row)
+    source.check_sound(row, found)
+    return found, rate
 
 
 def _sign(to: pathlib.Path, request: dict) -> None:
     """Notes what the folder holds; raises DataError if it was begun for something else."""
     text = json.dumps(request, sort_keys=True, default=str)
     sign = hashlib.sha256(text.encode()).hexdigest()[:16]
-    note = to / _SIGNATURE
+    note = to / records.REQUEST
     to.mkdir(parents=True, exist_ok=True)
     if note.exists() and json.loads(note.read_text(encoding="utf-8"))["signature"] != sign:
         raise DataError(f"--to {to} was begun with other options, see {note}: use a new folder")
     if not note.exists() and any(to.glob(f"*{records.SUFFIX}")):
         raise DataError(f"--to {to} holds other shards: use a new folder")
     atomic.write_json(note, {"signature": sign, **json.loads(text)})
+
+
+def _sign_off(to: pathlib.Path, written: int) -> None:
+    """Notes how many rows the finished shards hold, by which a copy of them is checked."""
+    note = to / records.REQUEST
+    request = json.loads(note.read_text(encoding="utf-8"))
+    atomic.write_json(note, {**request, "written": written})

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from ssl_jax.data import identity
+from ssl_jax.data import audio, identity
 from ssl_jax.data.errors import BadFile, Unreadable
 
 Text = np.dtypes.StringDType()
@@ -151,8 +151,9 @@ class Recordings(Source):
         self, i: int, start_s: float = 0.0, stop_s: float | None = None
     ) -> tuple[np.ndarray, int]:
         """Reads seconds [start_s, stop_s) -> (int16 (n,), rate). Raises BadFile."""
-        rate = int(self.rates[i])
-        stop = int(self.samples[i]) if stop_s is None else round(stop_s * rate)
+        rate, stop = int(self.rates[i]), int(self.samples[i])
+        if stop_s is not None:
+            stop = min(stop, round(stop_s * rate))
         return self.read_samples(i, round(start_s * rate), stop)
 
     def read_samples(
@@ -170,6 +171,19 @@ class Recordings(Source):
         if missing > rate // 10:
             raise BadFile(self.where(i), f"ends {missing} samples before its stated length")
         return found, rate
+
+    def check_sound(self, i: int, found: np.ndarray) -> None:
+        """Raises BadFile for a whole recording (n,) int16 in which there is nothing to hear."""
+        reason = audio.silence(found)
+        if reason:
+            raise BadFile(self.where(i), reason)
+
+    def check_rate(self, i: int) -> None:
+        """Raises BadFile where a table or a header gives a rate that no recording has."""
+        try:
+            audio.check_rate(int(self.rates[i]))
+        except Unreadable as e:
+            raise BadFile(self.where(i), str(e)) from e
 
 
 def text(values: list[str]) -> np.ndarray:

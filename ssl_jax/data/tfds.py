@@ -18,7 +18,7 @@ import tqdm
 
 from ssl_jax.core import paths, pulse
 from ssl_jax.data import audio, identity
-from ssl_jax.data.errors import DataError
+from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.files import save_index
 from ssl_jax.data.source import Items, Rows, Text
 
@@ -238,7 +238,8 @@ def _scan(
     key: the audio feature, "" where lengths mean nothing.
     """
     info = (path / "dataset_info.json").stat()
-    parts = (str(path.resolve()), split, key, rate, len(source), info.st_mtime_ns)
+    state = (info.st_mtime_ns, audio.MEASURED_BY)
+    parts = (str(path.resolve()), split, key, rate, len(source), *state)
     sign = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
     index = paths.cache() / f"tfds-{sign}.npz"
     if index.exists():
@@ -273,8 +274,10 @@ def _named(feature: Any, values: np.ndarray) -> np.ndarray:
 
 
 def _pcm(value: np.ndarray) -> np.ndarray:
-    """Returns raw samples (n,) or (n, channels) as mono int16; floats have full scale 1.0."""
+    """Returns raw samples (n,) or (n, channels) as mono int16; floats have full scale 1.0, and
+    whole numbers 16 bits. Raises Unreadable for others."""
     if value.dtype.kind == "f":
         return audio.to_int16(value.mean(axis=1) if value.ndim > 1 else value)
-    mono = np.rint(value.mean(axis=1)) if value.ndim > 1 else value
-    return np.clip(mono, -32768, 32767).astype(np.int16)
+    if value.size and (value.min() < -32768 or value.max() > 32767):
+        raise Unreadable(f"reaches {np.abs(value).max()}, more than 16 bits hold")
+    return (np.rint(value.mean(axis=1)) if value.ndim > 1 else value).astype(np.int16)

@@ -43,11 +43,12 @@ _GIVEN_BY = {
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A split of the data, and the count of its files that could not be used."""
+    """A split of the data, and the counts of its files that could not be used or are clipped."""
 
     config: ConfigDict
     corpus: Corpus
     tally: errors.BadTally
+    clipped: errors.ClippedTally
     name: str = "train"
 
     def rows(self, plan: Plan, names: Iterable[str], mesh: Mesh, **options: Any) -> Rows:
@@ -57,7 +58,8 @@ class Split:
         parts, of = mesh_lib.local_parts(mesh)
         options |= {"parts": parts, "of": of, "threads": self.config.data.threads}
         for rows, bads in loader.batches(self.corpus, plan, **options):
-            self.tally.add(bads)
+            self.tally.add(b for b in bads if isinstance(b, errors.Bad))
+            self.clipped.add(b for b in bads if isinstance(b, errors.Clipped))
             yield {name: rows[name] for name in names}
 
     def in_order(self, multiple: int, names: Iterable[str], mesh: Mesh) -> Callable[[], Rows]:
@@ -77,13 +79,14 @@ def open_split(
     _check_vocabulary(config, corpus)
     _check_units(config, corpus, name)
     _check_crop(corpus, name)
-    parts = ["skipped", name if name != "train" else "", str(jax.process_index() or "")]
-    path = workdir / ".".join([*filter(None, parts), "jsonl"])
-    tally = errors.BadTally(config.data.max_bad_share, len(corpus), path)
+    parts = [name if name != "train" else "", str(jax.process_index() or ""), "jsonl"]
+    end = ".".join(filter(None, parts))
+    tally = errors.BadTally(config.data.max_bad_share, len(corpus), workdir / f"skipped.{end}")
+    clipped = errors.ClippedTally(workdir / f"clipped.{end}")
     tally.add(corpus.known_bads)
     rows = {"rows": len(corpus), "lengths (their CRC-32)": zlib.crc32(corpus.lengths.tobytes())}
     hosts.check_same({f"{k} of config.data.{name}": str(v) for k, v in rows.items()})
-    return Split(config, corpus, tally, name)
+    return Split(config, corpus, tally, clipped, name)
 
 
 def check_apart(*found: Split) -> None:

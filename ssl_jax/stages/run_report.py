@@ -268,16 +268,22 @@ def _machine(row: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _files(folder: Path) -> str:
-    """Returns the parameters, and the files that could not be used."""
+    """Returns the parameters, and the files that could not be used or are clipped."""
     parts = []
     parameters = folder / "parameters.txt"
     if parameters.is_file():
         text = parameters.read_text(encoding="utf-8")
         parts.append(html.details("parameters", f"<pre>{html.text(text)}</pre>"))
-    for path in sorted(folder.glob("skipped*.jsonl")):
+    for path in sorted([*folder.glob("skipped*.jsonl"), *folder.glob("clipped*.jsonl")]):
         rows = log.read(path)
         if rows:
-            title = f"{len(rows)} rows of {path.name}: files that could not be used"
+            cut = path.name.startswith("clipped")
+            what = (
+                "clips with samples cut off at full scale"
+                if cut
+                else "files that could not be used"
+            )
+            title = f"{len(rows)} rows of {path.name}: {what}"
             parts.append(html.details(title, html.table(rows[:200])))
     return "".join(parts)
 

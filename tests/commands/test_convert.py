@@ -49,7 +49,7 @@ def test_an_interrupted_run_goes_on_with_the_unfinished_shard(folder, tmp_path, 
         if len(begun) == 3:
             path.with_suffix(".part").write_bytes(b"half a shard")
             raise KeyboardInterrupt
-        real(path, rows, names)
+        return real(path, rows, names)
 
     monkeypatch.setattr(records, "write_shard", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
