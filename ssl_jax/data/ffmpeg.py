@@ -56,7 +56,7 @@ def blocks(
                 raise Unreadable("it has no sound")
             yield from _blocks(container, container.streams.audio[0], demuxer, start, stop)
     except (av.FFmpegError, OSError, ValueError) as e:
-        raise Unreadable(f"cannot be decoded: {e}") from e
+        raise Unreadable(f"cannot be decoded: {getattr(e, 'strerror', None) or e}") from e
 
 
 def _blocks(
