@@ -4,6 +4,7 @@ import collections
 import os
 import pathlib
 import warnings
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -135,16 +136,22 @@ def beside(path: pathlib.Path, ending: str) -> list[str]:
 
 def tell_unread(path: pathlib.Path, read: tuple[str, ...]) -> None:
     """Warns once of files below a folder that have other endings than those that are read."""
-    others = [p for p in find(path, ("",)) if not p.lower().endswith((*read, *_NOTES))]
-    if others:
-        ends = collections.Counter(os.path.splitext(p)[1] or os.path.basename(p) for p in others)
-        kinds = " ".join(f"{kind} ({n})" for kind, n in ends.most_common(8))
-        more = f" and {len(ends) - 8} more" if len(ends) > 8 else ""
-        warnings.warn(
-            f"{len(others)} files below {path} with endings {kinds}{more} are not read; what is "
-            f"read: {' '.join(read)}",
-            stacklevel=2,
-        )
+    name_unread(find(path, ("",)), f"below {path}", read)
+
+
+def name_unread(names: Iterable[str], where: str, read: tuple[str, ...]) -> None:
+    """Warns of those of the names that end otherwise; tables and notes are no news."""
+    others = [n for n in names if not n.lower().endswith((*read, *_NOTES))]
+    if not others:
+        return
+    ends = collections.Counter(os.path.splitext(n)[1] or os.path.basename(n) for n in others)
+    kinds = " ".join(f"{kind} ({n})" for kind, n in ends.most_common(8))
+    more = f" and {len(ends) - 8} more" if len(ends) > 8 else ""
+    warnings.warn(
+        f"{len(others)} files {where} with endings {kinds}{more} are not read; what is read: "
+        f"{' '.join(read)}",
+        stacklevel=3,
+    )
 
 
 def _rows(path: pathlib.Path, paths: list[str], columns: dict[str, np.ndarray]) -> Rows:

@@ -1,9 +1,11 @@
 """Images kept as files on disk, and in tar archives that are read in place."""
 
+import contextlib
 import dataclasses
 import io
 import os
 import pathlib
+import posixpath
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -36,6 +38,7 @@ def image_folder(path: pathlib.Path, options: dict) -> Items:
     """Reads every image below a folder; column `label` is the name of its parent folder."""
     del options
     found = folders.find(path, EXTENSIONS)
+    folders.tell_unread(path, EXTENSIONS)
     parents = [os.path.basename(os.path.dirname(os.path.join(path, p))) for p in found]
     return Items(files.Files(str(path), text(found)), len(found), {"label": text(parents)})
 
@@ -51,6 +54,7 @@ def image_tar(path: pathlib.Path, options: dict) -> Items:
     archives = [path]
     if path.is_dir():
         archives = [path / name for name in folders.beside(path, ".tar")]
+    files.check_whole_set([a.name for a in archives], str(path))
     found = _index([str(a) for a in archives])
     names = found.pop("names").tobytes().decode().split("\0")[:-1]
     stems = [paths.shown(archives[a].stem) for a in found["archive"]]
@@ -98,11 +102,15 @@ class Tar:
         try:
             if len(self.archives) <= _KEPT_OPEN:
                 # One call with its own position, so threads do not meet.
-                return os.pread(self._file(int(self.archive[row])).fileno(), size, offset)
-            with open(self.archives[self.archive[row]], "rb", buffering=0) as f:
-                return os.pread(f.fileno(), size, offset)
+                found = os.pread(self._file(int(self.archive[row])).fileno(), size, offset)
+            else:
+                with open(self.archives[self.archive[row]], "rb", buffering=0) as f:
+                    found = os.pread(f.fileno(), size, offset)
         except OSError as e:
             raise Unreadable(str(e)) from e
+        if len(found) < size:
+            raise Unreadable(f"cut off: {len(found)} of {size} bytes are in the archive")
+        return found
 
     def _file(self, archive: int) -> io.FileIO:
         file = self._open.get(archive)
@@ -117,7 +125,7 @@ class Tar:
 
 def _index(archives: list[str]) -> dict[str, np.ndarray]:
     """Returns where the images of the archives lie, from the cache or by reading the headers."""
-    index = paths.cache() / f"tar-{files.fingerprint(archives)}.npz"
+    index = paths.cache() / f"tar-2-{files.fingerprint(archives)}.npz"
     if index.exists():
         with np.load(index) as kept:
             return dict(kept)
@@ -127,7 +135,7 @@ def _index(archives: list[str]) -> dict[str, np.ndarray]:
     with bar:
         for number, archive in enumerate(archives):
             for name, offset, size in pulse.along(_members(archive)):
-                names.append(name + "\0")
+                names.append(paths.shown(name) + "\0")
                 places.append((number, offset, size))
                 bar.update()
     table = np.array(places, np.int64).reshape(-1, 3)
@@ -142,13 +150,71 @@ def _index(archives: list[str]) -> dict[str, np.ndarray]:
 
 
 def _members(archive: str) -> Iterator[tuple[str, int, int]]:
-    """Yields (name, offset, size) of the images of one archive."""
+    """Yields (name, offset, size) of the images of one archive, links to others among them."""
+    links: dict[str, str] = {}
+    others = []
+    with _tar(archive) as tar:
+        for member in _each(archive, tar):
+            image = member.name.lower().endswith(EXTENSIONS)
+            if image and member.isfile():
+                yield member.name, member.offset_data, member.size
+            elif image and member.islnk():
+                links[member.name] = member.linkname
+            elif image and member.issym():
+                folder = posixpath.dirname(member.name)
+                links[member.name] = posixpath.normpath(posixpath.join(folder, member.linkname))
+            elif member.isfile() and posixpath.basename(member.name)[0] != ".":
+                others.append(member.name)
+    folders.name_unread(others, f"in {archive}", EXTENSIONS)
+    if links:
+        yield from _linked(archive, links)
+
+
+def _linked(archive: str, links: dict[str, str]) -> Iterator[tuple[str, int, int]]:
+    """Yields the members that links, name -> name, point to; raises DataError for one that is not
+    there, or that points to itself."""
+    ends = {}
+    for name, to in links.items():
+        seen = {name}
+        while to in links and to not in seen:
+            seen.add(to)
+            to = links[to]
+        ends[name] = to
+    wanted = set(ends.values())
+    with _tar(archive) as tar:
+        found = {
+            posixpath.normpath(m.name): (m.offset_data, m.size)
+            for m in _each(archive, tar)
+            if m.isfile() and (m.name in wanted or posixpath.normpath(m.name) in wanted)
+        }
+    for name, to in ends.items():
+        place = found.get(posixpath.normpath(to))
+        if place is None:
+            raise DataError(f"{archive}: {name} is a link to {to}, which is not in the archive")
+        yield name, *place
+
+
+@contextlib.contextmanager
+def _tar(archive: str) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(archive, "r:", encoding="utf-8") as tar:
-            while (member := tar.next()) is not None:
-                if member.isfile() and member.name.lower().endswith(EXTENSIONS):
-                    name = member.name.encode("utf-8", "surrogateescape")
-                    yield name.decode("utf-8", "backslashreplace"), member.offset_data, member.size
-                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+            yield tar
     except (tarfile.TarError, OSError) as e:
         raise DataError(f"{archive} is no complete, uncompressed tar: {e}") from e
+
+
+def _each(archive: str, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yields every member; raises DataError where the library would end at a broken one."""
+    last = ""
+    while (member := tar.next()) is not None:
+        last = member.name
+        yield member
+        tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+    with open(archive, "rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(min(tar.offset, size))
+        # two blocks of zeros end an archive; some writers leave them out
+        end = file.read(tarfile.BLOCKSIZE)
+    if tar.offset > size or end.strip(b"\0"):
+        what = "ends within" if tar.offset > size else "has a broken header after"
+        raise DataError(f"{archive} {what} {last or 'its start'}: copy the whole archive again")
