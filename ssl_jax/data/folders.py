@@ -15,8 +15,8 @@ from ssl_jax.data.files import Files, headers
 from ssl_jax.data.source import Rows, text
 
 EXTENSIONS = (
-    *(".wav", ".wave", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2"),
-    *(".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".sph", ".nist", *ffmpeg.EXTENSIONS),
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aiff", ".aif", ".aifc"),
+    *(".au", ".snd", ".caf", ".sph", ".nist", ".w64", ".rf64", ".wave", *ffmpeg.EXTENSIONS),
 )
 # What tables, transcripts and notes beside recordings are called.
 _NOTES = (".txt", ".csv", ".tsv", ".json", ".md")
