@@ -79,7 +79,8 @@ def answer(options: argparse.Namespace, config: ConfigDict) -> str:
     lines = [budget.text(options.config, config, asked, found, run, notes)]
     if options.search:
         tried = []
-        for changes in recipe.variants(config, asked.chips):
+        whole = bool(make(config).couples)  # then parts of a batch are refused
+        for changes in recipe.variants(config, asked.chips, whole):
             one = config_lib.change(config, changes)
             tried.append((changes, estimated(one, topology=asked, devices=devices)))
         head = "what would change it, estimated from shapes, by predicted time:"

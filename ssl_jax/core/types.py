@@ -52,14 +52,16 @@ class Output:
     """What `Method.loss` returns.
 
     `loss` is a mean over `weight` terms (masked tokens, examples); micro-batches are combined
-    as sum(weight * gradient) / sum(weight), so accumulation equals one large batch.
-    `metrics` holds (sum, count) pairs.
+    as sum(weight * gradient) / sum(weight), so accumulation equals one large batch. A loss that
+    is no such mean has `sums`, a tree of float32 arrays that are sums over rows, and a method
+    that says how to `combine` them. `metrics` holds (sum, count) pairs.
     """
 
     loss: Array
     weight: Array
     metrics: dict[str, tuple[Array, Array]]
     extra: Tree
+    sums: Tree = None
 
 
 @flax.struct.dataclass
@@ -90,6 +92,11 @@ class Method:
     masks(params, batch, streams) -> (B, M, S) bool, or (B, M, rows, columns) of patches in a grid:
     what an update hides of each of M views of an example; None of a method that hides nothing.
     update(params, extra, step) -> extra, after each optimizer step; `step` counts from 1.
+    combine(sums) -> the loss of a batch from its `Output.sums`, where terms with other
+    denominators, or what a batch has in common (how evenly it uses codes), make it more than one
+    mean: with it accumulation is exact. couples: what else couples the rows of a batch (batch
+    statistics, negatives of other rows), each with the change that would do without: accumulation
+    is then refused.
     batch: the arrays the method reads. rules: sharding of params (a teacher's path contains
     its student's, so it inherits the rule). scopes: the named scopes of its loss, in order.
     """
@@ -106,3 +113,5 @@ class Method:
     frames: Callable[[Any], Any] | None = None
     embed: Callable[[Tree, Batch], Array] | None = None
     masks: Callable[[Tree, Batch, Streams], Array] | None = None
+    combine: Callable[[Tree], Array] | None = None
+    couples: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -71,12 +71,15 @@ def for_batch(config: ConfigDict, size: int) -> Changes:
     return changes
 
 
-def variants(config: ConfigDict, chips: int) -> Iterator[Changes]:
-    """Yields what a search tries: remat policy, pieces over `fsdp`, micro-batches."""
+def variants(config: ConfigDict, chips: int, whole: bool = False) -> Iterator[Changes]:
+    """Yields what a search tries: remat policy, pieces over `fsdp`, and micro-batches.
+
+    whole: none of these but the whole batch at once.
+    """
     free = chips // config.mesh.model
     per_chip = config.data.batch_size // free
     pieces = sorted({1, math.gcd(config.mesh.fsdp, free), min(free, 8), free} & set(divisors(free)))
-    parts = [n for n in divisors(per_chip) if n & (n - 1) == 0][:3]
+    parts = [1] if whole else [n for n in divisors(per_chip) if n & (n - 1) == 0][:3]
     for remat, fsdp, accumulate in itertools.product(REMAT, pieces, parts):
         yield {
             "method.encoder.remat": remat,

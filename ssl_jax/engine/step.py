@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import rng
 from ssl_jax.core import tree as tree_lib
+from ssl_jax.core.config import ConfigError
 from ssl_jax.core.types import Batch, Method, Output, Rules, TrainState
 from ssl_jax.engine import flops as flops_lib
 from ssl_jax.nn import sharding
@@ -120,9 +121,13 @@ def make_step(
     """Returns a pure step(state, batch) -> (state, metrics).
 
     With `accumulate` = n the batch is run as n micro-batches, combined by the weight of their
-    losses, so the update equals that of one large batch. Metrics are those of the method, the
-    `loss`, `lr`, `gradient_norm` (before clipping) and the new `parameter_norm`.
+    losses, or as `method.combine` says, so the update equals that of one large batch; what a step
+    draws for the whole batch (dropout, partners of mixup) is drawn anew. Metrics are those of the
+    method, the `loss`, `lr`, `gradient_norm` (before clipping) and the new `parameter_norm`.
+    Raises ConfigError where `method.couples` rules micro-batches out.
     """
+    if accumulate > 1:
+        _check_couples(method, accumulate)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         gradients, extra, metrics = _gradients(method, state, batch, accumulate)
@@ -145,6 +150,16 @@ def make_step(
     return step
 
 
+def _check_couples(method: Method, accumulate: int) -> None:
+    for how, remedy in method.couples.items():
+        without = f"set {remedy}, or " if remedy else ""
+        raise ConfigError(
+            f"config.train.accumulate is {accumulate}, but {how}, of which a micro-batch knows "
+            f"only a part: {without}use config.train.accumulate=1 with more devices or a smaller "
+            f"config.data.batch_size"
+        )
+
+
 def make_eval_step(method: Method) -> Callable[[TrainState, Batch], Metrics]:
     """Returns a pure evaluate(state, batch) -> metrics of the loss without training noise.
 
@@ -164,10 +179,13 @@ def _gradients(
 ) -> tuple[Tree, Tree, Metrics]:
     """Returns (gradients, extra, metrics) of a batch run as `accumulate` micro-batches."""
 
+    def output(params: Tree, extra: Tree, micro: Batch) -> Output:
+        streams = rng.Streams(state.key, state.step, micro["id"])
+        return method.loss(params, extra, micro, streams, True)
+
     def one(extra: Tree, micro: Batch) -> tuple[Tree, Output]:
         def loss(params: Tree) -> tuple[Array, Output]:
-            streams = rng.Streams(state.key, state.step, micro["id"])
-            out = method.loss(params, extra, micro, streams, True)
+            out = output(params, extra, micro)
             return out.loss, out
 
         return jax.grad(loss, has_aux=True)(state.params)
@@ -175,6 +193,8 @@ def _gradients(
     if accumulate == 1:
         gradients, out = one(state.extra, batch)
         return gradients, out.extra, _metrics(out)
+    if method.combine is not None:
+        return _of_sums(output, method.combine, state, batch, accumulate)
 
     def body(carry: tuple, micro: Batch) -> tuple[tuple, Metrics]:
         total, weight, extra = carry
@@ -189,6 +209,49 @@ def _gradients(
     scale = jnp.where(weight > 0, 1 / jnp.where(weight > 0, weight, 1), 0)
     metrics = jax.tree.map(lambda x: x.sum(0), stacked)
     return jax.tree.map(lambda g: g * scale, total), extra, metrics
+
+
+def _of_sums(
+    output: Callable[[Tree, Tree, Batch], Output],
+    combine: Callable[[Tree], Array],
+    state: TrainState,
+    batch: Batch,
+    accumulate: int,
+) -> tuple[Tree, Tree, Metrics]:
+    """Returns what `_gradients` does, of a loss that is combine(sums over all micro-batches).
+
+    Its gradient is that of the sums, each times its share in the loss, which depends on all
+    micro-batches: so they are run twice. The first time gives the shares. They read counts, or
+    what comes early in a model; what they do not read, the compiler leaves out.
+    """
+    micros = jax.tree.map(lambda x: _interleave(x, accumulate), batch)
+
+    def ahead(extra: Tree, micro: Batch) -> tuple[Tree, Tree]:
+        out = output(state.params, extra, micro)
+        return out.extra, out.sums
+
+    def sum_up(stacked: Tree) -> Tree:
+        return jax.tree.map(lambda x: x.sum(0), stacked)
+
+    shares = jax.grad(combine)(sum_up(jax.lax.scan(ahead, state.extra, micros)[1]))
+
+    def body(carry: tuple, micro: Batch) -> tuple[tuple, tuple]:
+        total, extra = carry
+
+        def value(params: Tree) -> tuple[Array, Output]:
+            out = output(params, extra, micro)
+            parts = jax.tree.map(lambda share, x: (share * x).sum(), shares, out.sums)
+            return sum(jax.tree.leaves(parts), jnp.zeros(())), out
+
+        gradients, out = jax.grad(value, has_aux=True)(state.params)
+        total = jax.tree.map(jnp.add, total, gradients)
+        return (total, out.extra), (out.sums, _metrics(out))
+
+    start = (jax.tree.map(jnp.zeros_like, state.params), state.extra)
+    (gradients, extra), (sums, metrics) = jax.lax.scan(body, start, micros)
+    metrics = sum_up(metrics)
+    weight = metrics["loss"][1]
+    return gradients, extra, {**metrics, "loss": (combine(sum_up(sums)) * weight, weight)}
 
 
 def _interleave(x: Array, parts: int) -> Array:

@@ -126,6 +126,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         batch=run.batch_spec(encoder),
         rules=sharding.RULES,
         scopes=SCOPES,
+        couples=masks.coupled("data2vec", options.mask.kind == "span" and options.mask.same_count),
     )
 
 

@@ -136,6 +136,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         batch=run.batch_spec(encoder),
         rules=sharding.RULES,
         scopes=SCOPES,
+        combine=method.combine if options.loss.cls_weight else None,
     )
 
 
@@ -229,10 +230,11 @@ class Data2Vec2:
             token = self._distance(predictions, targets[:, None])
             loss, terms = losses.masked_mean(token, hidden * weight[:, None, None])
             metrics = {"regression": (loss * terms, terms)}
+            sums = dict(metrics)
             if o.loss.cls_weight:
                 cls, views = self._class_loss(student, targets, valid, weight)
                 loss = loss + o.loss.cls_weight * cls
-                metrics["cls"] = cls * views, views
+                sums["cls"] = metrics["cls"] = cls * views, views
 
         one = jnp.ones(())
         metrics |= {
@@ -246,7 +248,12 @@ class Data2Vec2:
             "masked_share": (hidden.sum(), real.sum() * o.clones),
             "ema_decay": (o.ema.decay(streams.step + 1), one),  # of the update which follows
         }
-        return Output(loss, terms, metrics, extra)
+        return Output(loss, terms, metrics, extra, sums)
+
+    def combine(self, sums: Tree) -> Array:
+        """Returns the loss of a batch from the sums of its parts, where a class token has one."""
+        cls = self.options.loss.cls_weight * losses.mean_of(sums["cls"])
+        return losses.mean_of(sums["regression"]) + cls
 
     def _mask(self, streams: Streams, real: Array) -> tuple[Array, Array]:
         """real (B, S) -> order (B * M, S), visible ids first and masked ones last; masked places.

@@ -124,6 +124,8 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         batch={**run.batch_spec(encoder), "units": units},
         rules=sharding.RULES,
         scopes=SCOPES,
+        combine=method.combine if options.loss.penalty else None,
+        couples=masks.coupled("HuBERT", options.mask.same_count),
     )
 
 
@@ -210,7 +212,13 @@ class Hubert:
         }
         for k, each in enumerate(logits):
             metrics |= _of_set(k, each, units[:, k], masked[:, k], unmasked[:, k])
-        return Output(loss, terms, metrics, extra)
+        sums = {"units": (total, terms), "penalty": (penalty * frames, frames)}
+        return Output(loss, terms, metrics, extra, sums)
+
+    def combine(self, sums: Tree) -> Array:
+        """Returns the loss of a batch from the sums of its parts."""
+        penalty = self.options.loss.penalty * losses.mean_of(sums["penalty"])
+        return losses.mean_of(sums["units"]) + penalty
 
     def align(self, units: Array, frames: int) -> Array:
         """units (B, K, U) -> the label of each frame (B, K, S), -1 where there is none."""

@@ -140,6 +140,8 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         batch=run.batch_spec(encoder),
         rules=sharding.RULES,
         scopes=SCOPES,
+        combine=method.combine if options.loss.diversity or options.loss.penalty else None,
+        couples=masks.coupled("wav2vec 2.0", options.mask.same_count),
     )
 
 
@@ -224,10 +226,9 @@ class Wav2Vec2:
             counted = hidden & (pool.sum(1) > 1)[:, None]
             frame_loss = negatives.info_nce(logits)
             contrastive, terms = losses.masked_mean(frame_loss, counted * weight[:, None])
-            soft = quantize.perplexity(jax.nn.softmax(codes.logits), hidden)
-            diversity = quantize.diversity(soft, o.quantizer.codes)
-            if o.loss.diversity_scale == "sum":
-                diversity = diversity / jnp.maximum(terms, 1)
+            used = quantize.use(jax.nn.softmax(codes.logits), hidden)
+            soft = quantize.perplexity_of(*used)
+            diversity = self._diversity(soft, terms)
             energy = jnp.square(taps["raw"]).mean(-1)
             penalty, frames = losses.masked_mean(energy, real)
             loss = contrastive + o.loss.diversity * diversity + o.loss.penalty * penalty
@@ -246,7 +247,27 @@ class Wav2Vec2:
         }
         if train:
             metrics["temperature"] = (self._temperature(streams.step), jnp.ones(()))
-        return Output(loss, terms, metrics, extra)
+        sums = {
+            "contrastive": (contrastive * terms, terms),
+            "codes": (used[0], used[1].astype(jnp.float32)),
+            "penalty": (penalty * frames, frames),
+        }
+        return Output(loss, terms, metrics, extra, sums)
+
+    def combine(self, sums: Tree) -> Array:
+        """Returns the loss of a batch from the sums of its parts."""
+        o = self.options.loss
+        mean, (_, terms) = losses.mean_of, sums["contrastive"]
+        diversity = self._diversity(quantize.perplexity_of(*sums["codes"]), terms)
+        loss = mean(sums["contrastive"]) + o.diversity * diversity
+        return loss + o.penalty * mean(sums["penalty"])
+
+    def _diversity(self, perplexities: Array, terms: Array) -> Array:
+        o = self.options
+        diversity = quantize.diversity(perplexities, o.quantizer.codes)
+        if o.loss.diversity_scale == "sum":
+            diversity = diversity / jnp.maximum(terms, 1)
+        return diversity
 
     def _quantize(self, params: Tree, frames: Array, streams: Streams, train: bool) -> Quantized:
         """frames (B, S, C) -> their codes, drawn with Gumbel noise in training."""

@@ -31,6 +31,12 @@ def masked_mean(values: Array, mask: Array) -> tuple[Array, Array]:
     return total / jnp.where(weight > 0, weight, 1), weight
 
 
+def mean_of(pair: tuple[Array, Array]) -> Array:
+    """Returns sum / count of a (sum, count) pair; the mean of nothing is 0."""
+    total, count = pair
+    return total / jnp.where(count > 0, count, 1)
+
+
 def cross_entropy(
     logits: Array, labels: Array, smoothing: float = 0.0, spread: str = "uniform"
 ) -> Array:

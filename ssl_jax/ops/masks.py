@@ -64,6 +64,14 @@ def span_mask(
     return _trim(trim_keys, mask, lengths > 0) if same_count else mask
 
 
+def coupled(method: str, same_count: bool) -> dict[str, str]:
+    """Returns how `same_count` of `span_mask` couples the rows of a batch; see `Method.couples`."""
+    if not same_count:
+        return {}
+    how = f"{method} trims the masks of all rows to the fewest masked frames of the batch"
+    return {how: "config.method.mask.same_count=False"}
+
+
 def text_mask(keys: Array, lengths: Array, size: int, prob: float, length: int) -> Array:
     """Masks spans of `length` words that begin anywhere: keys (B,), lengths (B,) -> (B, size).
 

@@ -39,16 +39,25 @@ def look_up(choice: Array, codes: Array) -> Array:
     return chosen.reshape(*choice.shape[:-2], -1)
 
 
-def perplexity(shares: Array, mask: Array, eps: float = 1e-7) -> Array:
+def use(shares: Array, mask: Array) -> tuple[Array, Array]:
+    """Returns (sum (G, V), count) of shares (..., G, V) over the frames where `mask` is true."""
+    real = mask[..., None, None]
+    axes = tuple(range(mask.ndim))
+    return jnp.where(real, shares.astype(jnp.float32), 0).sum(axes), mask.sum()
+
+
+def perplexity(shares: Array, mask: Array) -> Array:
     """Returns exp(entropy of the mean) of each group: shares (..., G, V), mask (...) -> (G,).
 
     The mean is over the frames where `mask` is true, those of the whole batch: from 1, one code
-    for all of them, to V, all codes equally often. `eps` stands in the logarithm, as in fairseq.
+    for all of them, to V, all codes equally often.
     """
-    real = mask[..., None, None]
-    axes = tuple(range(mask.ndim))
-    count = jnp.maximum(mask.sum(), 1)
-    mean = jnp.where(real, shares.astype(jnp.float32), 0).sum(axes) / count
+    return perplexity_of(*use(shares, mask))
+
+
+def perplexity_of(total: Array, count: Array, eps: float = 1e-7) -> Array:
+    """Returns the perplexity (G,) of what `use` counts; `eps` as in fairseq."""
+    mean = total / jnp.maximum(count, 1)
     return jnp.exp(-(mean * jnp.log(mean + eps)).sum(-1))
 
 

@@ -58,6 +58,8 @@ def test_a_batch_that_does_not_divide_changes_rate_decay_and_length(root):
 def test_a_search_tries_what_divides(root):
     tried = list(recipe.variants(load(root, "mae/image.py", "config.data.batch_size=96"), 16))
     assert {c["train.accumulate"] for c in tried} == {1, 2}
+    whole = recipe.variants(load(root, "mae/image.py", "config.data.batch_size=96"), 16, True)
+    assert {c["train.accumulate"] for c in whole} == {1}
     assert {c["mesh.fsdp"] for c in tried} == {1, 8, 16}
     assert {c["method.encoder.remat"] for c in tried} == {"none", "full", "dots", "dots_no_batch"}
 

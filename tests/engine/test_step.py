@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import toy_method as toy
 
+from ssl_jax.core.config import ConfigError
 from ssl_jax.core.types import Output
 from ssl_jax.engine import step as step_lib
+from ssl_jax.ops import losses
 
 
 def run(mesh, steps=3, accumulate=1, method=None):
@@ -27,6 +29,41 @@ def test_micro_batches_equal_one_large_batch(mesh):
         np.testing.assert_allclose(a, b, atol=1e-6)
     for name in ("loss", "gradient_norm"):
         np.testing.assert_allclose(totals_one["sums"][name], totals_four["sums"][name], rtol=1e-5)
+
+
+def two_means():
+    """The toy with a second term, over rows of its own: audio of even length."""
+    made = toy.make_method()
+
+    def loss(params, extra, batch, streams, train):
+        out = made.loss(params, extra, batch, streams, train)
+        even = batch["weight"] * (batch["audio_len"] % 2 == 0)
+        level = jnp.tanh(batch["audio"] @ params["encoder"]["kernel"] / 100).sum(1)
+        sums = {"first": (out.loss * out.weight, out.weight), "even": (even @ level, even.sum())}
+        return out.replace(loss=combine(sums), sums=sums)
+
+    def combine(sums):
+        return losses.mean_of(sums["first"]) + losses.mean_of(sums["even"]) ** 2
+
+    return dataclasses.replace(made, loss=loss, combine=combine)
+
+
+def test_a_loss_of_several_means_is_accumulated_exactly(mesh):
+    one, totals_one = run(mesh, accumulate=1, method=two_means())
+    four, totals_four = run(mesh, accumulate=4, method=two_means())
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(four), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    for name in ("loss", "gradient_norm"):
+        np.testing.assert_allclose(totals_one["sums"][name], totals_four["sums"][name], rtol=1e-5)
+
+
+def test_rows_that_know_of_each_other_are_not_accumulated():
+    couples = {"mine takes negatives from other rows": "config.method.negatives='own'"}
+    method = dataclasses.replace(toy.make_method(), couples=couples)
+    words = "config.train.accumulate is 2, but mine takes negatives .* set config.method.negatives"
+    with pytest.raises(ConfigError, match=words):
+        step_lib.make_step(method, *toy.make_tx(), 2)
+    step_lib.make_step(method, *toy.make_tx(), 1)
 
 
 def test_a_micro_batch_takes_rows_from_every_device():
