@@ -247,20 +247,16 @@ class Wav2Vec2:
         }
         if train:
             metrics["temperature"] = (self._temperature(streams.step), jnp.ones(()))
-        sums = {
-            "contrastive": (contrastive * terms, terms),
-            "codes": (used[0], used[1].astype(jnp.float32)),
-            "penalty": (penalty * frames, frames),
-        }
-        return Output(loss, terms, metrics, extra, sums)
+        sums = {name: metrics[name] for name in ("contrastive_loss", "feature_penalty")}
+        return Output(loss, terms, metrics, extra, sums | {"codes": used})
 
     def combine(self, sums: Tree) -> Array:
         """Returns the loss of a batch from the sums of its parts."""
         o = self.options.loss
-        mean, (_, terms) = losses.mean_of, sums["contrastive"]
+        mean, (_, terms) = losses.mean_of, sums["contrastive_loss"]
         diversity = self._diversity(quantize.perplexity_of(*sums["codes"]), terms)
-        loss = mean(sums["contrastive"]) + o.diversity * diversity
-        return loss + o.penalty * mean(sums["penalty"])
+        loss = mean(sums["contrastive_loss"]) + o.diversity * diversity
+        return loss + o.penalty * mean(sums["feature_penalty"])
 
     def _diversity(self, perplexities: Array, terms: Array) -> Array:
         o = self.options

@@ -43,7 +43,7 @@ def use(shares: Array, mask: Array) -> tuple[Array, Array]:
     """Returns (sum (G, V), count) of shares (..., G, V) over the frames where `mask` is true."""
     real = mask[..., None, None]
     axes = tuple(range(mask.ndim))
-    return jnp.where(real, shares.astype(jnp.float32), 0).sum(axes), mask.sum()
+    return jnp.where(real, shares.astype(jnp.float32), 0).sum(axes), mask.sum().astype(jnp.float32)
 
 
 def perplexity(shares: Array, mask: Array) -> Array:
