@@ -20,7 +20,7 @@ from ssl_jax.evals import units
 from ssl_jax.evals.baselines import Encoder, random_encoder
 from ssl_jax.evals.progress import Progress
 from ssl_jax.pipeline import Pipe
-from ssl_jax.stages import kmeans, label, report
+from ssl_jax.stages import embed, kmeans, label, report
 from ssl_jax.stages import units as units_stage
 from ssl_jax.stages.graph import Stage
 
@@ -61,7 +61,7 @@ def encoder(pipe: Pipe, of: Stage | None, sample_rate: int) -> Encoder:
     if of is None:
         return units.mfcc_encoder(sample_rate)
     model = ssl_jax.load(pipe.folder(of))
-    key = f"{config_lib.sign(model.config)} step {model.step}"
+    key = f"{config_lib.sign(model.config)} step {model.step} {embed.weights(model.params)}"
     return Encoder("this run", model.method.features, model.params, key)
 
 

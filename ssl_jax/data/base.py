@@ -1,11 +1,13 @@
 """What a run needs to know of any corpus: its rows, their labels, and how a batch is filled."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ssl_jax.data import content
 from ssl_jax.data.errors import Bad, BadFile
 from ssl_jax.data.plan import Span
 from ssl_jax.data.source import Source
@@ -35,6 +37,11 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @functools.cached_property
+    def content(self) -> str:
+        """What changes with a byte of the files that hold the rows, or with their order."""
+        return content.of(self.sources)
 
     @property
     def lengths(self) -> np.ndarray:

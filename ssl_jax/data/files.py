@@ -123,7 +123,7 @@ def headers(
     """Returns samples (n,) int64 and rates (n,) int32 of files, 0 where a header is broken.
 
     A length that a header does not hold is measured. All is done once: an index in the cache folder
-    is found again while every file keeps its name, size and time of change, which `states` may hold
+    is found again while every file keeps its name and `state`, which `states` may hold
     (`identity.states`). Progress is shown when it takes more than two seconds. From an object store
     whole files are read for it: there a table with samples and rates is better. Raises DataError
     where files need an extra.
@@ -207,24 +207,35 @@ def _read_headers(files: list[str]) -> tuple[np.ndarray, np.ndarray]:
     return found[:, 0].copy(), found[:, 1].astype(np.int32)
 
 
-def _state(path: str) -> str:
+def state(path: str) -> str:
+    """Returns what changes when a file does, or the archive that a slice is of; raises OSError.
+
+    Beside size and time of change its inode, and the time of the inode's own change, which nobody
+    can set: a file that was replaced, or written in place, has others.
+    """
+    if (part := _slice(path)) is not None:
+        return f"{state(part[1])}\0{part[2]}\0{part[3]}"
     if paths_lib.is_remote(path):
         return paths_lib.state(path)
     stat = os.stat(paths_lib.on_disk(path))
-    return f"{stat.st_size}\0{stat.st_mtime_ns}"
+    return _told(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+
+def _told(size: int, time: int, changed: int, inode: int) -> str:
+    return f"{size}\0{time}\0{changed}\0{inode}"
 
 
 def fingerprint(files: list[str], states: np.ndarray | None = None) -> str:
-    """Returns what changes with the name, size or time of change of any of the files.
+    """Returns what changes with the name or `state` of any of the files.
 
     states: those of `identity.states`, where they are known.
     """
     digest = hashlib.sha256()
     for i, path in enumerate(files):
         try:
-            device, _, size, time = (0, 0, 0, 0) if states is None else states[i].tolist()
-            state = f"{size}\0{time}" if device else _state(path)
-            digest.update(paths_lib.utf8(f"{path}\0{state}\n"))
+            device, inode, size, time, changed = (0,) * 5 if states is None else states[i].tolist()
+            told = _told(size, time, changed, inode) if device else state(path)
+            digest.update(paths_lib.utf8(f"{path}\0{told}\n"))
         except OSError:
             digest.update(paths_lib.utf8(f"{path}\0-\n"))
     return digest.hexdigest()[:24]

@@ -140,15 +140,16 @@ def _is_same(a: str, b: str) -> bool:
 
 
 def states(files: Sequence[str]) -> np.ndarray:
-    """Returns (n, 4) uint64 of files: device, inode, size, and time of change in ns.
+    """Returns (n, 5) uint64 of files: device, inode, size, times of change in ns.
 
-    A file that is not there, or lies in an object store, is told by its name: its device is 0, its
-    inode a hash of the absolute path, its size and time are 0. Each name is looked up once.
+    The first time is that of the content, which anybody may set, the second the inode's own. A file
+    that is not there, or lies in an object store, is told by its name: its device is 0, its inode a
+    hash of the absolute path, the others are 0. Each name is looked up once.
     """
     order: dict[str, int] = {}
     number = np.array([order.setdefault(str(f), len(order)) for f in files], np.int64)
     names = list(order)
-    found = np.zeros((len(names), 4), np.uint64)
+    found = np.zeros((len(names), 5), np.uint64)
     parts = [slice(i, i + _CHUNK) for i in range(0, len(names), _CHUNK)]
     if len(parts) == 1:
         found[:] = _looked_up(names)
@@ -160,16 +161,16 @@ def states(files: Sequence[str]) -> np.ndarray:
     return found[number] if len(number) else found
 
 
-def _looked_up(names: list[str]) -> list[tuple[int, int, int, int]]:
+def _looked_up(names: list[str]) -> list[tuple[int, ...]]:
     return [_state(name) for name in names]
 
 
-def _state(name: str) -> tuple[int, int, int, int]:
+def _state(name: str) -> tuple[int, ...]:
     if not paths_lib.is_remote(name):
         try:
             stat = os.stat(paths_lib.on_disk(name))
-            return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+            return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
         except (OSError, ValueError):
             name = os.path.abspath(name)
     digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return 0, int.from_bytes(digest, "little"), 0, 0
+    return 0, int.from_bytes(digest, "little"), 0, 0, 0

@@ -120,7 +120,7 @@ class Source:
         return self.looked["places"]
 
     def states(self) -> np.ndarray:
-        """Returns `identity.states` of these files (m, 4), looked up once."""
+        """Returns `identity.states` of these files (m, 5), looked up once."""
         if self.looked.get("states") is None:
             self.looked["states"] = identity.states(self.places().files)
         return self.looked["states"]

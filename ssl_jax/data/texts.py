@@ -1,12 +1,15 @@
 """A split of text: blocks of tokens cut from documents, or the rows of tables of sentences."""
 
 import dataclasses
+import functools
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssl_jax.data import content
 from ssl_jax.data.base import Arrays, Corpus, Shapes
 from ssl_jax.data.errors import Bad, BadFile, DataError
 from ssl_jax.data.source import Source
@@ -47,6 +50,13 @@ class TextCorpus(Corpus):
     def vocab_size(self) -> int:
         """The number of ids of the tokenizer."""
         return self.size
+
+    @functools.cached_property
+    def content(self) -> str:
+        """What changes with a byte of the files, or with an id that the tokenizer gives."""
+        # stores are named by their text and tokenizer
+        stores = " ".join(os.path.basename(b.store.path) for b in self.blocks)
+        return f"{content.of(self.sources)} {stores}"
 
     @property
     def lengths(self) -> np.ndarray:

@@ -19,7 +19,7 @@ import tqdm
 from ssl_jax.core import paths, pulse
 from ssl_jax.data import audio, identity
 from ssl_jax.data.errors import DataError, Unreadable
-from ssl_jax.data.files import save_index
+from ssl_jax.data.files import fingerprint, save_index
 from ssl_jax.data.source import Items, Rows, Text
 
 _SPLITS = {"train": "train", "valid": "validation", "test": "test"}
@@ -220,6 +220,11 @@ def _library() -> Any:
     return library
 
 
+def _files(path: pathlib.Path) -> list[str]:
+    """Returns the files of a dataset, or of the copy of one in an object store."""
+    return sorted(str(p) for p in paths.fetched(path).rglob("*") if p.is_file())
+
+
 def _feature(path: pathlib.Path, features: Any, options: dict, option: str, kind: type) -> str:
     """Returns the name of the feature that an option names, or of the only one of its kind."""
     wanted, keys = options[option], [k for k in features if isinstance(features[k], kind)]
@@ -233,13 +238,11 @@ def _feature(path: pathlib.Path, features: Any, options: dict, option: str, kind
 def _scan(
     path: pathlib.Path, split: str, source: Any, key: str, rate: int, scalars: list[str]
 ) -> dict[str, np.ndarray]:
-    """Reads every row once for samples, rates and scalar columns; cached by the dataset's info.
+    """Reads every row once for samples, rates and scalar columns; cached while no file changes.
 
     key: the audio feature, "" where lengths mean nothing.
     """
-    info = (path / "dataset_info.json").stat()
-    state = (info.st_mtime_ns, audio.MEASURED_BY)
-    parts = (str(path.resolve()), split, key, rate, len(source), *state)
+    parts = (split, key, rate, len(source), fingerprint(_files(path)), audio.MEASURED_BY)
     sign = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
     index = paths.cache() / f"tfds-{sign}.npz"
     if index.exists():

@@ -35,14 +35,15 @@ def encoders(
     *,
     seed: int,
     key: str,
-    step: int,
+    step: int | str,
     window: int = 0,
     mesh: Mesh | None = None,
 ) -> list[Encoder]:
     """Returns a run's encoder, the same untrained, and what needs no encoder.
 
-    example: a batch, may be abstract. seed, key, step: of the run. window: samples of the windows
-    that a clip is cut into (0: whole). Parameters are laid on every device of the mesh.
+    example: a batch, may be abstract. seed, key: of the run; step: what tells its weights. window:
+    samples of the windows that a clip is cut into (0: whole). Parameters are laid on every device
+    of the mesh.
     """
     untrained = random_encoder(method, seed, example)
     features, cut = method.features, ""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import math
 import os
 import zlib
@@ -10,10 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ssl_jax.core import code
 from ssl_jax.core import config as config_lib
+from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import Method, Tree
 from ssl_jax.data import label_files
 from ssl_jax.data.corpus import SPLITS
@@ -135,7 +139,7 @@ def encoders(
         ),
         seed=config.seed,
         key=config_lib.sign(config),
-        step=step,
+        step=f"{step} {weights(params)}",
         window=round(window * data.sample_rate),
         mesh=mesh,
     )
@@ -158,15 +162,27 @@ def pooled(encoder: Encoder, corpora: Splits, mesh: Mesh, folder: Path) -> dict[
 
     found = {}
     for name, split in corpora.items():
-        key = signature(encoder.name, encoder.key, name, _names(split), *contents(split))
+        about = (name, _names(split), *contents(split))
+        key = signature(encoder.name, encoder.key, code.version(), *about)
         kept = cached(folder / "features", key, functools.partial(compute, name, split))
         found[name] = dataclasses.replace(kept, labels=split.corpus.labels[kept.ids])
     return found
 
 
-def contents(split: splits_lib.Split) -> tuple[int, str]:
+def contents(split: splits_lib.Split) -> tuple[int, str, str]:
     """Returns what tells the examples of a split from others; the truth of them is no part."""
-    return zlib.crc32(split.corpus.lengths.tobytes()), _unlabelled(split.config.data)
+    lengths = zlib.crc32(split.corpus.lengths.tobytes())
+    return lengths, split.corpus.content, _unlabelled(split.config.data)
+
+
+def weights(params: Tree) -> str:
+    """Returns what changes with any bit of parameters, whatever checkpoint they came from."""
+    digest = hashlib.sha256()
+    for name, x in tree_lib.named_leaves(jax.device_get(params)):
+        x = np.ascontiguousarray(x)
+        digest.update(f"{name} {x.dtype} {x.shape}\n".encode())
+        digest.update(x.view(np.uint8).data if x.size else b"")
+    return digest.hexdigest()
 
 
 def _names(split: splits_lib.Split) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax.core import atomic
 from ssl_jax.data import unit_store
 from ssl_jax.data.errors import BadFile, DataError
 from ssl_jax.data.recordings import AudioCorpus
@@ -32,11 +33,12 @@ def write(
     overlap. The store has the rate and the number of the clusters, and their signature; a store
     that is there is kept, and one that was not finished is gone on with. Rows that cannot be
     read, or hold no frame, are left out where config.data.on_bad is "skip". Raises DataError for a
-    store of other clusters at `path`.
+    store of other clusters at `path`, and for one of files that have changed since.
     """
     book = codebook.only(layer)
     header: dict[str, Any] = {"rate": book.rate, "vocab_size": book.clusters}
     header["signature"] = f"{book.signature}-{layer}"
+    _same_recordings(pathlib.Path(path), corpus)
     if pathlib.Path(path).exists():
         return _kept(path, header)
     reader = units(encoder, book, corpus.sample_rate, window_s)
@@ -87,6 +89,19 @@ def hear(reader: Extractor, corpus: AudioCorpus, rows: list[int]) -> list[tuple[
         clips.append(clip)
         used.append(i)
     return list(zip(used, reader.run(clips), strict=True))
+
+
+def _same_recordings(path: pathlib.Path, corpus: AudioCorpus) -> None:
+    """Notes what is labelled beside a store; raises DataError where that has changed since."""
+    note = path.with_name(f"{path.name}.content")
+    if not note.exists():
+        if not path.exists():  # else of an earlier version, which kept no note
+            atomic.write_text(note, corpus.content + "\n")
+    elif note.read_text(encoding="utf-8").strip() != corpus.content:
+        raise DataError(
+            f"{path} holds labels of other recordings: files of {corpus.sources[0].name} have "
+            f"changed since; remove it and {note.name}, or use another folder"
+        )
 
 
 def _kept(path: str | os.PathLike, header: dict[str, Any]) -> unit_store.UnitStore:

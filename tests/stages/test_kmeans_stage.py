@@ -23,7 +23,7 @@ from ssl_jax.engine import splits
 from ssl_jax.evals import units
 from ssl_jax.evals.baselines import Encoder
 from ssl_jax.ops import kmeans as ops
-from ssl_jax.stages import kmeans, label
+from ssl_jax.stages import embed, kmeans, label
 
 RATE = 16000
 OPTIONS = kmeans.Options(clusters=6, batch_frames=150, tries=3, epochs=8, patience=1000)
@@ -235,3 +235,66 @@ def test_eight_devices_find_what_one_finds(corpus, root, tmp_path):
     split = open_split(corpus, batch_size=8)
     one = kmeans.fit(MFCC, (0,), split, OPTIONS, make_mesh({"data": 1}), tmp_path)
     np.testing.assert_allclose(one.centres, np.load(tmp_path / "eight.npy"), rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.slow
+def test_replaced_files_give_new_features_clusters_and_labels(tmp_path, monkeypatch):
+    """Of the same names, lengths and times."""
+    monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "tones"
+    folder.mkdir()
+    rng = np.random.default_rng(3)
+
+    def write(name, rng):
+        soundfile.write(folder / name, 0.1 * rng.standard_normal(8000), RATE)
+
+    for i in range(4):
+        write(f"{i}.wav", rng)
+    mesh, options = make_mesh({"data": 1}), dataclasses.replace(OPTIONS, epochs=1)
+    split = open_split(folder, buckets=(0.5,))
+    book = kmeans.fit(MFCC, (0,), split, options, mesh, tmp_path)
+    label.write(tmp_path / "units", MFCC, book, 0, split.corpus, window_s=0.5)
+    again = open_split(folder, buckets=(0.5,))
+    assert kmeans.fit(MFCC, (0,), again, options, mesh, tmp_path).signature == book.signature
+    label.write(tmp_path / "units", MFCC, book, 0, again.corpus, window_s=0.5)
+
+    before = os.stat(folder / "1.wav")
+    write("1.wav", rng)
+    os.utime(folder / "1.wav", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert os.stat(folder / "1.wav").st_size == before.st_size
+    other = open_split(folder, buckets=(0.5,))
+    found = kmeans.fit(MFCC, (0,), other, options, mesh, tmp_path)
+    assert found.signature != book.signature
+    assert np.abs(found.centres - book.centres).max() > 0
+    with pytest.raises(DataError, match=r"labels of other recordings: files of train\.tones"):
+        label.write(tmp_path / "units", MFCC, book, 0, other.corpus, window_s=0.5)
+
+    apart = open_split(folder, buckets=(0.5,))
+    first = embed.pooled(MFCC, {"train": apart}, mesh, tmp_path)["train"]
+    write("1.wav", rng)
+    os.utime(folder / "1.wav", ns=(before.st_atime_ns, before.st_mtime_ns))
+    second = embed.pooled(MFCC, {"train": open_split(folder, buckets=(0.5,))}, mesh, tmp_path)
+    changed = np.abs(first.features - second["train"].features).max((1, 2)) > 0
+    assert changed.tolist() == [False, True, False, False]
+
+
+def test_what_a_split_holds_changes_with_a_byte_of_its_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "tones").mkdir()
+    path = tmp_path / "tones" / "a.wav"
+    soundfile.write(path, 0.1 * np.sin(np.arange(8000)), RATE)
+    first = embed.contents(open_split(tmp_path / "tones"))
+    assert embed.contents(open_split(tmp_path / "tones")) == first
+    before, data = os.stat(path), bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert embed.contents(open_split(tmp_path / "tones")) != first
+
+
+def test_the_key_of_features_changes_with_any_bit_of_the_weights():
+    params = {"a": jnp.ones((2, 3), jnp.bfloat16), "b": {"c": jnp.float32(2.0)}}
+    first = embed.weights(params)
+    assert first == embed.weights(jax.device_get(params))
+    assert first != embed.weights(params | {"b": {"c": jnp.nextafter(jnp.float32(2.0), 3.0)}})
+    assert first != embed.weights({"a": params["a"].T, "b": params["b"]})

@@ -1,0 +1,77 @@
+"""What a corpus holds, as one name: the bytes of its files, not only what they are called.
+
+Caches of what was computed from data are keyed by it, so that a file which is replaced by another
+of the same name, length and time is read again.
+"""
+
+import concurrent.futures
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import tqdm
+
+from ssl_jax.core import paths as paths_lib
+from ssl_jax.data import files
+from ssl_jax.data.errors import Unreadable
+from ssl_jax.data.source import Source
+
+_PIECE = 1 << 22
+
+
+def of(sources: Sequence[Source]) -> str:
+    """Returns 64 hex digits of the bytes of all files that hold rows of sources, and of the rows.
+
+    Every file is read once: its digest is kept in the cache folder while the files keep their
+    names, sizes, times and inodes. Of an object store's, the version that it tells is taken.
+    """
+    whole = hashlib.sha256()
+    for source in sources:
+        places = source.places()
+        used, file = np.unique(np.asarray(places.file)[source.rows], return_inverse=True)
+        named = [name for i in used for name in _held(places.files[i])]
+        whole.update(_digest(named, source.name).encode())
+        for part in (file, np.asarray(places.start)[source.rows]):
+            whole.update(part.astype(np.int64).tobytes())
+    return whole.hexdigest()
+
+
+def _held(name: str) -> list[str]:
+    """Returns the files of which one is named: a dataset of TFDS lies at its info."""
+    if os.path.basename(name) != "dataset_info.json":
+        return [name]
+    folder = paths_lib.fetched(os.path.dirname(name))
+    return sorted(str(p) for p in folder.rglob("*") if p.is_file())
+
+
+def _digest(named: list[str], label: str) -> str:
+    """Returns the digest of the contents of files, in their order."""
+    kept = paths_lib.cache() / f"contents-{files.fingerprint(named)}.npz"
+    if kept.exists():
+        with np.load(kept) as found:
+            return found["digest"].tobytes().hex()
+    digest = hashlib.sha256()
+    bar = tqdm.tqdm(total=len(named), desc=f"reading {label}", unit="file", delay=2)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool, bar:
+        for one in pool.map(_of_file, named):
+            digest.update(one)
+            bar.update()
+    files.save_index(kept, digest=np.frombuffer(digest.digest(), np.uint8))
+    return digest.hexdigest()
+
+
+def _of_file(path: str) -> bytes:
+    """Returns what changes with the bytes of a file; one that cannot be read has none."""
+    digest = hashlib.sha256()
+    try:
+        if paths_lib.is_remote(path):
+            return hashlib.sha256(files.state(path).encode()).digest()
+        found = files.opened(path)
+        with found if isinstance(found, io.BytesIO) else open(found, "rb") as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+    except (OSError, Unreadable) as error:
+        return f"unreadable: {type(error).__name__}".encode()
+    return digest.digest()
