@@ -2,14 +2,15 @@
 
 Keys are changed with --config.optim.lr=1e-3; --print in place of --workdir prints every value.
 The same command goes on from the newest checkpoint of the run folder, which holds config.json,
-signature.txt, code.txt, classes.json, parameters.txt, multiple.txt (of which the sizes of its
-batches are multiples), environment.jsonl, metrics.jsonl, report.html, skipped.jsonl (files that
-could not be used) and checkpoints/.
+signature.txt, code.txt, classes.json, parameters.txt, data-*.npz (what its data were),
+multiple.txt (of which the sizes of its batches are multiples), environment.jsonl, metrics.jsonl,
+report.html, skipped.jsonl (files that could not be used) and checkpoints/. Where the data are not
+those it began with, it goes on with --accept_data_change only.
 """
 
 import argparse
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -22,7 +23,7 @@ from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import paths, stop
 from ssl_jax.core.types import Method, TrainState
 from ssl_jax.data import corpus as corpus_lib
-from ssl_jax.engine import flops, hooks, hosts, log, loop, optim, splits, start, watch
+from ssl_jax.engine import flops, hooks, hosts, log, loop, manifest, optim, splits, start, watch
 from ssl_jax.engine import step as step_lib
 from ssl_jax.engine.checkpoint import Checkpoints
 from ssl_jax.evals import judge
@@ -36,19 +37,21 @@ def run(
     workdir: str | Path,
     watchers: Sequence[hooks.Hook] = (),
     source: str = "",
+    accept_data_change: bool = False,
 ) -> dict[str, float]:
     """Trains `config` in `workdir`, or goes on there, and returns the last value of each metric.
 
     `watchers` are (fn(step, state) -> metrics or None, every so many steps), beside those that
     config.eval names. `source` is the config file that `config` was made from, as --config has
-    it: the report marks what differs. Raises ValueError and its kin on a config or data that
+    it: the report marks what differs. `accept_data_change` lets a run go on with data that are not
+    those it began with. Raises ValueError and its kin on a config or data that
     cannot be used, NotFiniteError, CollapseError, and Stopped (status 0) after SIGTERM.
     """
     workdir = paths.of(workdir)
     seconds = config.guard.get("stall_seconds", 0.0)  # older runs have no such key
     dog = watch.Watchdog(seconds, workdir / "checkpoints")
     with stop.listening(), dog, contextlib.ExitStack() as opened:
-        return _run(config, workdir, watchers, source, opened)
+        return _run(config, workdir, watchers, source, accept_data_change, opened)
 
 
 def _run(
@@ -56,6 +59,7 @@ def _run(
     workdir: Path,
     watchers: Sequence[hooks.Hook],
     source: str,
+    accept_data_change: bool,
     opened: contextlib.ExitStack,
 ) -> dict[str, float]:
     """Does what `run` says, for which SIGTERM and the watchdog are looked after.
@@ -85,6 +89,10 @@ def _run(
     checkpoints = Checkpoints(workdir, config)
     opened.callback(checkpoints.close)
     state, shardings = start.begin(config, method, tx, mesh, shapes, checkpoints)
+    stop.check("config.data.valid and config.data.test, to be opened")
+    found = splits.open_others(config, workdir, train)
+    resumes = checkpoints.latest() is not None
+    manifest.check(config, workdir, found, resumes, accept_data_change)
     first = int(jax.device_get(state.step))
     start.write_folder(workdir, config, corpus.classes, state)
     splits.keep_multiple(workdir, multiple)
@@ -93,8 +101,7 @@ def _run(
     step = step_lib.make_step(method, tx, schedule, config.train.accumulate)
     compiled = step_lib.compile_step(step, mesh, shardings, (state, shapes))
     every = to_steps(config.eval.every, "config.eval.every")
-    stop.check("config.data.valid and config.data.test, to be opened")
-    asked = [*evaluations(config, workdir, method, mesh, shardings, train, every), *watchers]
+    asked = [*evaluations(config, method, mesh, shardings, found, every), *watchers]
     workers = config.data.workers
     rows = train.rows(plan, method.batch, mesh, start=first, stop=total, workers=workers)
     options = loop_options(config, method, to_steps, total)
@@ -120,11 +127,10 @@ def make_method(config: ConfigDict, num_classes: int) -> Method:
 
 def evaluations(
     config: ConfigDict,
-    workdir: Path,
     method: Method,
     mesh: Mesh,
     shardings: TrainState,
-    train: splits.Split,
+    opened: Mapping[str, splits.Split],
     every: int,
 ) -> list[hooks.Hook]:
     """Returns the hooks that config.eval asks for: validation and monitors each `every` steps,
@@ -141,11 +147,7 @@ def evaluations(
             spoken = split.corpus.classes, config.data.get("spelling", "")
             found.append((judge.make(scores, method, rows, mesh, split.name, *spoken), how_often))
 
-    opened = {"train": train}
-    for name, wanted in (("valid", True), ("test", config.eval.test)):
-        if len(config.data[name]) and wanted:
-            opened[name] = splits.open_split(config, workdir, name, train.corpus.classes)
-    splits.check_apart(*opened.values())
+    train = opened["train"]
     if "test" in opened:
         judged(opened["test"], 0)
     if "valid" in opened:
@@ -201,6 +203,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder.add_argument("--print", action="store_true", help="print every value, start nothing")
     parser.add_argument("--profile", default="", help="trace these steps, 100:110 for one")
     parser.add_argument("--method", default="", help="the module that a .json config may import")
+    parser.add_argument(
+        manifest.FLAG, action="store_true", help="go on with data that changed since the run began"
+    )
     hosts.add_flags(parser)
     known, overrides = parser.parse_known_args(arguments)
     overrides += [f"log.profile={known.profile}"] if known.profile else []
@@ -210,7 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with hosts.session(known):
         config = config_lib.load(known.config, overrides)
         methods.check_file(known.config, config.method.name, known.method)
-        run(config, known.workdir, source=known.config)
+        accept = known.accept_data_change
+        run(config, known.workdir, source=known.config, accept_data_change=accept)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ storage damaged later is noticed by whoever reads it, and a run that goes on use
 
 import contextlib
 import math
+import re
 from collections.abc import Iterator, Mapping
 from concurrent import futures
 from pathlib import Path
@@ -46,6 +47,8 @@ FREE_TO_CHANGE = (
     "method.encoder.unroll",
 )
 """Keys that may differ on resume because they cannot change the numbers of a run."""
+MOVED = re.compile(r"data\.(train|valid|test)\.[^.]+\.path|data\.units\.(train|valid|test)")
+"""Keys that may differ on resume where the data are the same; see engine/manifest.py."""
 
 
 class SaveError(OSError):
@@ -265,7 +268,7 @@ def check_same_config(old: ConfigDict, new: ConfigDict, folder: str | Path) -> N
     changed = {
         key: values
         for key, values in config_lib.diff(old, new).items()
-        if not key.startswith(FREE_TO_CHANGE)
+        if not key.startswith(FREE_TO_CHANGE) and not MOVED.fullmatch(key)
     }
     if changed:
         lines = [f"  config.{key}: {a!r} before, {b!r} now" for key, (a, b) in changed.items()]

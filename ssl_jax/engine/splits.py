@@ -89,6 +89,19 @@ def open_split(
     return Split(config, corpus, tally, clipped, name)
 
 
+def open_others(config: ConfigDict, workdir: Path, train: Split) -> dict[str, Split]:
+    """Returns the splits that a run needs, by name: `train`, and those of config.eval.
+
+    Raises DataError where one file is in two of them, naming both rows.
+    """
+    opened = {"train": train}
+    for name, wanted in (("valid", True), ("test", config.eval.test)):
+        if len(config.data[name]) and wanted:
+            opened[name] = open_split(config, workdir, name, train.corpus.classes)
+    check_apart(*opened.values())
+    return opened
+
+
 def check_apart(*found: Split) -> None:
     """Raises DataError where one file is in two of these splits, naming both rows."""
     apart.check({split.name: split.corpus for split in found})

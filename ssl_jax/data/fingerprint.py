@@ -1,0 +1,249 @@
+"""What a split was made of: its files and rows, so that a run that goes on can tell what changed.
+
+Names are relative to what all files of a source share, so data may be moved as a whole. The content
+of files is hashed: all of it where a split is small, else the ends and the middle of some of them.
+"""
+
+import dataclasses
+import hashlib
+import io
+import os
+import pathlib
+import zlib
+from typing import Any, NamedTuple
+
+import numpy as np
+import tqdm
+
+from ssl_jax.core import atomic, paths, pulse
+from ssl_jax.data import hashing, identity
+from ssl_jax.data.base import Corpus
+from ssl_jax.data.errors import DataError
+
+WHOLE_BYTES = 256 << 20
+"""Splits of more bytes than this are hashed in part."""
+_SAMPLED = 4096  # files of a larger split
+_PART = 16 << 10  # bytes at either end and in the middle
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """The files (m,) and rows (n,) of a split, and its examples (k,), mostly the rows.
+
+    root: the folders of the sources. names: of files below them, after that of the source. sizes in
+    bytes, times of change in ns, contents: hashes, 0 where unknown; of whole files if `whole`.
+    which, start: the file of each row, and where it begins there. lengths, labels: of each example;
+    labels are hashes of all that is said of it.
+    """
+
+    root: str
+    names: list[str]
+    whole: bool
+    sizes: np.ndarray
+    times: np.ndarray
+    contents: np.ndarray
+    which: np.ndarray
+    start: np.ndarray
+    lengths: np.ndarray
+    labels: np.ndarray
+
+    def save(self, path: paths.Path) -> None:
+        """Writes the facts as one whole file."""
+        arrays = dataclasses.asdict(self)
+        for key in ("root", "names"):
+            text = "\0".join([self.root] if key == "root" else self.names)
+            arrays[key] = np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **arrays)
+        atomic.write_bytes(path, packed.getvalue())
+
+
+def load(path: paths.Path) -> Facts:
+    """Reads what `Facts.save` wrote; raises DataError for anything else."""
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as kept:
+            arrays: dict[str, Any] = dict(kept)
+        for key in ("root", "names"):
+            arrays[key] = arrays[key].tobytes().decode("utf-8", "surrogateescape")
+        names = arrays["names"].split("\0") if arrays["names"] else []
+        return Facts(**{**arrays, "names": names, "whole": bool(arrays["whole"])})
+    except Exception as error:  # damage shows in many ways
+        raise DataError(
+            f"{path} is damaged ({error}), so nothing says whether the data are as they were: "
+            f"remove it to go on with what is there now"
+        ) from error
+
+
+def of(corpus: Corpus) -> Facts:
+    """Returns the facts of a split as it is now; reads what has to be hashed."""
+    files, names, roots, states, which, start = _rows(corpus)
+    sizes, times = states[:, 2], states[:, 3]
+    contents, whole = _contents(files, sizes)
+    labels = hashing.mix(corpus.labels.astype(np.int64))
+    for _, values in sorted(corpus.fields.items()):
+        labels = hashing.mix(labels, _sums(values))
+    return Facts(
+        root="\n".join(roots),
+        names=names,
+        whole=whole,
+        sizes=sizes,
+        times=times,
+        contents=contents,
+        which=which,
+        start=start,
+        lengths=np.asarray(corpus.lengths, np.int64),
+        labels=labels,
+    )
+
+
+def difference(old: Facts, new: Facts) -> str:
+    """Returns what changed from one to the other: how many rows or files, and the first; "" if
+    nothing did. A time of change counts where files lie where they did and are not hashed whole."""
+    a, b = _places(old), _places(new)
+    if a != b:
+        return _other_rows(a, b)
+    read = (old.contents > 0) & (new.contents > 0)
+    same = read & (old.contents == new.contents)
+    changed = (old.sizes != new.sizes) | (read & ~same)
+    if old.root == new.root:
+        changed |= (old.times != new.times) & ~(same & (old.whole and new.whole))
+    if changed.any():
+        i = int(changed.argmax())
+        return (
+            f"{changed.sum()} of {len(changed)} files have other content, the first is "
+            f"{new.names[i]} ({old.sizes[i]} bytes then, {new.sizes[i]} now)"
+        )
+    for what, x, y in (("lengths", old.lengths, new.lengths), ("labels", old.labels, new.labels)):
+        if len(x) != len(y):
+            return f"it has {len(y)} examples, and had {len(x)}"
+        if (x != y).any():
+            i = int((x != y).argmax())
+            known = len(new.which) == len(y)
+            at = f", {new.names[new.which[i]]}" if known else ""
+            return (
+                f"{(x != y).sum()} of {len(x)} rows have other {what}, the first is row {i + 1}{at}"
+            )
+    return ""
+
+
+def _places(facts: Facts) -> list[tuple[str, int]]:
+    """Returns the file and start of each row, and the files that have no row."""
+    where = zip(facts.which.tolist(), facts.start.tolist(), strict=True)
+    rows = [(facts.names[i], j) for i, j in where]
+    return rows + [(name, -2) for name in facts.names[int(facts.which.max(initial=-1)) + 1 :]]
+
+
+def _other_rows(a: list[tuple[str, int]], b: list[tuple[str, int]]) -> str:
+    gone, new = set(a) - set(b), set(b) - set(a)
+    told = [f"it has {len(b)} rows, and had {len(a)}"] if len(a) != len(b) else []
+    for what, rows, these in (("gone", a, gone), ("new", b, new)):
+        if these:
+            first = next(i for i, row in enumerate(rows) if row in these)
+            told.append(f"{len(these)} are {what}, the first is row {first + 1}, {rows[first][0]}")
+    if not gone and not new:
+        pairs = zip(a, b, strict=False)
+        first = next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))
+        told.append(f"rows stand in another order from row {first + 1} on")
+    return "; ".join(told)
+
+
+class _Files(NamedTuple):
+    """The files of a corpus in the order of their first rows, and where its rows lie."""
+
+    files: list[str]
+    names: list[str]
+    roots: list[str]
+    states: np.ndarray
+    which: np.ndarray
+    start: np.ndarray
+
+
+def _rows(corpus: Corpus) -> _Files:
+    """Returns where the rows of a corpus lie; behind its files come those of frame labels."""
+    groups: list[tuple[str, list[str]]] = []
+    states, which, start = [], [], []
+    total = 0
+    for source in corpus.sources:
+        places, found = source.places(), source.states()
+        numbers = np.asarray(places.file)[source.rows]
+        used, at, inverse = np.unique(numbers, return_index=True, return_inverse=True)
+        order = np.argsort(at)
+        rank = np.empty(len(used), np.int64)
+        rank[order] = np.arange(len(used)) + total
+        which.append(rank[inverse])
+        start.append(np.asarray(places.start, np.int64)[source.rows])
+        states.append(found[used[order]])
+        names = [_plain(places.files[i]) for i in used[order].tolist()]
+        groups.append((source.name.partition(".")[2], names))
+        total += len(names)
+    units = getattr(corpus, "units", None)
+    for k, store in enumerate(units.stores if units else ()):
+        names = [str(p) for p in sorted(pathlib.Path(store.path).glob("*")) if p.is_file()]
+        groups.append((f"frame labels {k}", names))
+        states.append(identity.states(names))
+    files = [name for _, names in groups for name in names]
+    roots = [_shared([os.path.dirname(n) for n in names]) for _, names in groups]
+    below = [
+        f"{source}/{name[len(root) :].lstrip(os.sep)}"
+        for (source, names), root in zip(groups, roots, strict=True)
+        for name in names
+    ]
+    places_of_rows = np.concatenate(which), np.concatenate(start)
+    return _Files(files, below, roots, np.concatenate(states), *places_of_rows)
+
+
+def _plain(name: str) -> str:
+    return name if paths.is_remote(name) else os.path.abspath(name)
+
+
+def _shared(folders: list[str]) -> str:
+    """Returns the folder that holds all of the folders."""
+    first, last = min(folders), max(folders)
+    parts = zip(first.split(os.sep), last.split(os.sep), strict=False)
+    common = []
+    for a, b in parts:
+        if a != b:
+            break
+        common.append(a)
+    return os.sep.join(common)
+
+
+def _contents(files: list[str], sizes: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Returns a hash (m,) of the content of files, 0 where it was not read, and whether they were
+    read whole."""
+    whole = int(sizes.sum()) <= WHOLE_BYTES
+    chosen = np.arange(len(files))
+    if not whole and len(files) > _SAMPLED:
+        chosen = np.linspace(0, len(files) - 1, _SAMPLED).astype(np.int64)
+    found = np.zeros(len(files), np.uint64)
+    bar = tqdm.tqdm(chosen.tolist(), desc="hashing data", unit="file", delay=2)
+    for i in pulse.along(bar):
+        found[i] = _content(files[i], int(sizes[i]), whole)
+    return found, whole
+
+
+def _content(file: str, size: int, whole: bool) -> int:
+    digest = hashlib.blake2b(digest_size=8)
+    try:
+        if paths.is_remote(file):
+            digest.update(paths.state(file).encode())
+        else:
+            with open(file, "rb") as f:
+                for at in () if whole else (0, max(0, size // 2 - _PART), max(0, size - _PART)):
+                    f.seek(at)
+                    digest.update(f.read(_PART))
+                while whole and (data := f.read(1 << 20)):
+                    digest.update(data)
+    except OSError:
+        return 0  # it is not there: reading its row says so
+    return max(1, int.from_bytes(digest.digest(), "little"))
+
+
+def _sums(values: Any) -> np.ndarray:
+    """Returns a checksum (n,) of each row of a field."""
+    codes = getattr(values, "codes", None)
+    if codes is None:
+        rows = np.ascontiguousarray(values)
+        return np.array([zlib.crc32(row.tobytes()) for row in rows], np.uint64)
+    borders = zip(values.starts[:-1].tolist(), values.starts[1:].tolist(), strict=True)
+    return np.array([zlib.crc32(codes[a:b].tobytes()) for a, b in borders], np.uint64)

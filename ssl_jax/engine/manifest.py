@@ -1,0 +1,73 @@
+"""Whether a run goes on with the data that it began with.
+
+The facts of each split stand in the run folder, as data-train.npz and so on.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from ssl_jax.core import config as config_lib
+from ssl_jax.data import fingerprint
+from ssl_jax.data.errors import DataError
+from ssl_jax.engine import hosts, log
+from ssl_jax.engine.checkpoint import MOVED
+from ssl_jax.engine.splits import Split
+
+FLAG = "--accept_data_change"
+
+
+def check(
+    config: ConfigDict, workdir: Path, opened: Mapping[str, Split], resumes: bool, accept: bool
+) -> None:
+    """Compares the data of a run that resumes with what it began with, and keeps what is there now.
+
+    Raises DataError on every host, naming what changed, unless that is accepted. Data that were
+    moved and are the same have not changed. Process 0 looks, for all.
+    """
+    told = ""
+    if hosts.is_first():
+        now = {name: fingerprint.of(split.corpus) for name, split in opened.items()}
+        told = _changes(config, workdir, now) if resumes else ""
+        if told and accept:
+            log.say(f"goes on although {told} ({FLAG})")
+            told = ""
+        for name, facts in now.items() if not told else ():
+            facts.save(_file(workdir, name))
+    if hosts.of_first(int(bool(told))):
+        told = told or "the data are not those that the run began with, as process 0 says"
+        raise DataError(f"{told}. Put the data back, or go on with them as they are by {FLAG}")
+
+
+def _changes(config: ConfigDict, workdir: Path, now: Mapping[str, fingerprint.Facts]) -> str:
+    """Returns which splits changed, and how."""
+    told, unknown = [], []
+    for name, facts in now.items():
+        file = _file(workdir, name)
+        if not file.exists():
+            unknown.append(name)
+        elif found := fingerprint.difference(fingerprint.load(file), facts):
+            told.append(f"config.data.{name} is not what {workdir} began with: {found}")
+    moved = _moved(config, workdir) if unknown else []
+    if moved:
+        told.append(f"{moved[0]} has changed, and {workdir} does not say what its data were")
+    elif unknown:
+        log.say(
+            f"{workdir} does not say what the data of {', '.join(unknown)} were when it began: "
+            f"what they are now is written there"
+        )
+    return "; ".join(told)
+
+
+def _moved(config: ConfigDict, workdir: Path) -> list[str]:
+    """Returns the keys of paths in which a config differs from that of a run."""
+    file = workdir / "config.json"
+    if not file.exists():
+        return []
+    before = config_lib.from_json(file.read_text(encoding="utf-8"))
+    return [f"config.{k}" for k in config_lib.diff(before, config) if MOVED.fullmatch(k)]
+
+
+def _file(workdir: Path, name: str) -> Path:
+    return workdir / f"data-{name}.npz"
