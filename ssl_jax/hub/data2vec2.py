@@ -193,6 +193,9 @@ def tidy(arrays: Arrays, config: Config) -> Arrays:
         found |= _apart(inside, x)
     if _TOKENS in found:
         found[_TOKENS] = found[_TOKENS][FIRST:]
+    lacks = "local_encoder.proj.weight" in found and _POSITIONS not in found
+    if config.get("fixed_positions") and lacks:
+        raise WeightsError(f"its fixed_positions is True, and it has no {_POSITIONS}")
     if _POSITIONS in found:
         _check_positions(found.pop(_POSITIONS), config)
     if _SCALE in found:
@@ -214,9 +217,9 @@ def _apart(name: str, x: np.ndarray) -> Arrays:
 
 def _check_positions(table: np.ndarray, config: Config) -> None:
     """Raises WeightsError for a table of positions that is not the one computed here."""
-    side = config["image_size"] // config["patch_size"]
-    wanted = sincos_table((side, side), config["hidden_size"])
-    if table.shape[1:] != wanted.shape or not np.allclose(table[0], wanted, atol=1e-5):
+    side, width = config["image_size"] // config["patch_size"], config["hidden_size"]
+    fits = table.shape == (1, side * side, width)
+    if not fits or not np.allclose(table[0], sincos_table((side, side), width), atol=1e-5):
         raise WeightsError(
             f"{_POSITIONS} of {table.shape} is not the fixed table of sines and cosines of a grid "
             f"of {side} x {side}: it can not be read"

@@ -171,6 +171,8 @@ def _of_modality(
             "fixed_positions": bool(own["fixed_positions"]),
         }
     convs = layers(own.get("feature_encoder_spec"), where)
+    if type(own["conv_pos_depth"]) is not int or own["conv_pos_depth"] < 1:
+        raise WeightsError(f"{where}: conv_pos_depth is {own['conv_pos_depth']!r}: use 1 up")
     if len({c for c, _, _ in convs}) != 1:
         raise WeightsError(f"{where}: feature_encoder_spec has layers of different widths")
     depth = own["conv_pos_depth"]

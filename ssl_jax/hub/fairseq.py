@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.hub import data2vec2_config, families, names, table, torch_files, vocabulary
-from ssl_jax.hub.files import Source, torch_for
+from ssl_jax.hub.files import Source, check_sizes, torch_for
 from ssl_jax.hub.pickles import PickleError, plain
 from ssl_jax.hub.speech import DEFAULTS, Config
 from ssl_jax.hub.table import Arrays, WeightsError
@@ -75,6 +75,7 @@ def _source(loaded: dict[str, Any], key: str, path: Path) -> Source:
     whole = _arrays({n: x for n, x in raw.items() if not n.endswith(_UNUSED)}, path)
     whole = {_bare(n): x for n, x in whole.items()}
     config = config_of(model, task, whole, str(path))
+    check_sizes(config, path)
     if "lm_head.weight" in whole:
         labels = str(task.get("labels") or "ltr")
         found = _targets(loaded) or vocabulary.beside(path, labels)
@@ -165,7 +166,7 @@ def config_of(model: Config, task: Config, arrays: Arrays, where: str) -> Config
         config["position_embeddings_type"] = POSITIONS[positions]
         config["hidden_act"] = "swish"
         config["norm_before_layers"] = not model.get("layer_norm_first", False)
-    width = model.get("final_dim") or config["hidden_size"]
+    width = model.get("final_dim") or config.get("hidden_size", DEFAULTS["hidden_size"])
     if kind != "data2vec-audio":
         config["num_conv_pos_embeddings"] = model.get("conv_pos", 128)
         config["proj_codevector_dim"] = width

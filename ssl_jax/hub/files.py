@@ -17,14 +17,21 @@ from ssl_jax.hub.table import Arrays, WeightsError
 WEIGHTS, INDEX, OLD = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 MAX_JSON = 64 * 2**20  # bytes
 MAX_SIZE = 1_000_000  # of a width, a depth or a vocabulary
-# of config.json: what arrays are made of, or is counted up to
-_SIZE_KEYS = (
-    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
-    *("vocab_size", "image_size", "patch_size", "num_conv_pos_embeddings"),
-    *("num_conv_pos_embedding_groups", "max_position_embeddings", "decoder_hidden_size"),
-    *("decoder_num_hidden_layers", "decoder_num_attention_heads", "decoder_intermediate_size"),
-    *("num_codevectors_per_group", "num_codevector_groups", "codevector_dim"),
+MAX_LAYERS = 1000
+# of a config: what arrays are made of, and what is counted up to
+_SIZES = (
+    *("hidden_size", "num_attention_heads", "intermediate_size", "vocab_size", "image_size"),
+    *("patch_size", "num_conv_pos_embedding_groups", "max_position_embeddings"),
+    *("conv_pos_kernel_size", "conv_depthwise_kernel_size", "num_codevectors_per_group"),
+    *("num_codevector_groups", "codevector_dim", "proj_codevector_dim", "position_kernel"),
+    *("decoder_hidden_size", "decoder_num_attention_heads", "decoder_intermediate_size"),
+    *("conv_channels", "position_groups"),
 )
+_LAYERS = (
+    *("num_hidden_layers", "decoder_num_hidden_layers", "num_conv_pos_embeddings"),
+    *("position_depth", "prenet_depth"),
+)
+_LISTS = ("conv_dim", "conv_kernel", "conv_stride")
 # of preprocessor_config.json: what belongs to the function that the weights compute
 _PREPROCESSOR = ("do_normalize", "image_mean", "image_std")
 
@@ -63,7 +70,7 @@ def read(path: Path) -> Source:
     config = _json(config_path)
     if "model_type" not in config:
         raise WeightsError(f"{config_path} has no model_type: add it, such as 'wav2vec2'")
-    _check_sizes(config, config_path)
+    check_sizes(config, config_path)
     extractor = folder / "preprocessor_config.json"
     if extractor.is_file():
         said = _json(extractor)
@@ -74,12 +81,17 @@ def read(path: Path) -> Source:
     return Source(config, _arrays(path, folder), str(config_path))
 
 
-def _check_sizes(config: Config, where: Path) -> None:
+def check_sizes(config: Config, where: Path) -> None:
     """Raises WeightsError on a size that no model has, before anything is made so large."""
-    for key in _SIZE_KEYS:
-        value = config.get(key, 1)
-        if type(value) is not int or not 1 <= value <= MAX_SIZE:
-            raise WeightsError(f"{where}: {key} is {value!r}: use 1 to {MAX_SIZE}")
+    limits = dict.fromkeys(_SIZES, MAX_SIZE) | dict.fromkeys(_LAYERS, MAX_LAYERS)
+    for key, most in limits.items():
+        value = config.get(key)
+        if value is not None and (type(value) is not int or not 0 <= value <= most):
+            raise WeightsError(f"{where}: {key} is {value!r}: use 1 to {most}")
+    for key in _LISTS:
+        value = config.get(key, [])
+        if not isinstance(value, list) or len(value) > MAX_LAYERS:
+            raise WeightsError(f"{where}: {key} is no list of up to {MAX_LAYERS} numbers")
 
 
 def _arrays(path: Path, folder: Path) -> Arrays:

@@ -33,7 +33,7 @@ def units(config: Config, rows: int, where: str) -> tuple[str, ...]:
             f"{where} has a classifier of {rows} units, and nothing beside it names them: put "
             f"there the vocab.json of its tokenizer, or the dict.ltr.txt of a model of fairseq"
         )
-    said = config.get("vocab_size", rows)
+    said = config.get("vocab_size") or rows
     if len(found) != rows or said != rows:
         raise WeightsError(
             f"{where}: its classifier has {rows} rows, its config says vocab_size {said}, and the "

@@ -96,7 +96,10 @@ def _plain(family: Family, found: Source) -> Source:
     """Takes prefixes off and brings all arrays to the form that the map knows."""
 
     def plain(arrays: Arrays) -> Arrays:
-        return family.module.tidy(families.split_prefix(family, arrays), found.config)
+        try:
+            return family.module.tidy(families.split_prefix(family, arrays), found.config)
+        except WeightsError as error:
+            raise WeightsError(f"{found.where}: {error}") from error
 
     whole = plain(found.arrays)
     teacher = plain({**found.arrays, **found.teacher}) if found.teacher else {}

@@ -5,6 +5,7 @@ import pickle
 import struct
 import tracemalloc
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -199,16 +200,29 @@ def test_json_that_nests_or_is_huge_is_named(tmp_path, monkeypatch):
         files.read(tmp_path)
 
 
-@pytest.mark.parametrize("key", ["num_hidden_layers", "hidden_size"])
-def test_sizes_beyond_any_model_are_refused(key, tmp_path):
+@pytest.mark.parametrize(("key", "most"), [("num_hidden_layers", 1000), ("hidden_size", 1000000)])
+def test_sizes_beyond_any_model_are_refused(key, most):
+    for value in (10**9, -1, "12", 1.5, True):
+        with pytest.raises(WeightsError, match=rf"a.json: {key} is .*: use 1 to {most}"):
+            files.check_sizes({key: value}, Path("a.json"))
+    files.check_sizes({key: None, "vocab_size": None}, Path("a.json"))
+    with pytest.raises(WeightsError, match="conv_dim is no list of up to 1000 numbers"):
+        files.check_sizes({"conv_dim": [8] * 1001}, Path("a.json"))
+
+
+def test_sizes_of_a_folder_and_of_a_checkpoint_are_looked_at(tmp_path):
     from safetensors.numpy import save_file
 
     save_file({"x": TWO}, tmp_path / "model.safetensors")
-    for value in (10**9, -1, "12", 1.5, True):
-        config = {"model_type": "hubert", key: value}
-        (tmp_path / "config.json").write_text(json.dumps(config))
-        with pytest.raises(WeightsError, match=rf"config.json: {key} is .*: use 1 to 1000000"):
-            files.read(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "hubert", "num_hidden_layers": 9999999}')
+    with pytest.raises(WeightsError, match="num_hidden_layers is 9999999: use 1 to 1000"):
+        files.read(tmp_path)
+    layers = b"}X\x05\0\0\0_nameX\x06\0\0\0hubertsX\x0e\0\0\0encoder_layersJ\xff\xff\xff\x7fs"
+    data = (
+        b"\x80\x02}X\x04\0\0\0args" + layers + b"sX\x05\0\0\0model" + weights_pickle()[2:-1] + b"s."
+    )
+    with pytest.raises(WeightsError, match="num_hidden_layers is 2147483647: use 1 to 1000"):
+        fairseq.read(archive(tmp_path / "a.pt", data))
 
 
 @pytest.mark.interop
