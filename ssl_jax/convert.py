@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.core import paths, terminal
+from ssl_jax.core import lock, paths, terminal
 from ssl_jax.data import pixels, shards
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.source import Source
@@ -69,15 +69,16 @@ def _run_data(args: argparse.Namespace) -> None:
         configs, on_bad, share = {"from": _pairs(args.pairs)}, args.on_bad, args.max_bad_share
         modality, largest = args.modality, pixels.MAX_MEGAPIXELS
     sources = _opened({f"{args.split}.{name}": c for name, c in configs.items()}, modality)
-    written = shards.write(
-        sources,
-        paths.of(args.to),
-        shards=args.shards,
-        what={"split": args.split, "sources": configs},
-        on_bad=on_bad,
-        max_bad_share=share,
-        max_megapixels=largest,
-    )
+    with lock.hold(args.to):
+        written = shards.write(
+            sources,
+            paths.of(args.to),
+            shards=args.shards,
+            what={"split": args.split, "sources": configs},
+            on_bad=on_bad,
+            max_bad_share=share,
+            max_megapixels=largest,
+        )
     print(f"{written} rows in {args.to}: use dict(kind='array_record', path={args.to!r})")
 
 
@@ -159,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     terminal.forgive()
     try:
         args.run(args)
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, lock.Busy) as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
     return 0

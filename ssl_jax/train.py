@@ -69,6 +69,7 @@ def _run(
     start.use_compilation_cache()
     hosts.check_same_run(config, methods.find(config.method.name).__file__)
     start.check_writable(workdir)
+    opened.enter_context(hosts.holding(workdir))
     mesh = mesh_lib.make_mesh(config.mesh)
     mesh_lib.check_batch(mesh, config.data.batch_size)
     stop.check("config.data.train, to be opened")

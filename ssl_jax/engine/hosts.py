@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from ssl_jax.core import atomic, stop, terminal
+from ssl_jax.core import atomic, lock, stop, terminal
 from ssl_jax.core import config as config_lib
 
 HEARTBEAT = 100
@@ -207,6 +207,21 @@ def of_first(value: int) -> int:
     if not jax.distributed.is_initialized():
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+@contextlib.contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of a folder, which process 0 holds for all; raises Busy on each."""
+    with contextlib.ExitStack() as stack:
+        error: Exception | None = None
+        if is_first():
+            try:
+                stack.enter_context(lock.hold(folder, within=True))
+            except (lock.Busy, OSError) as reason:
+                error = reason
+        if not all_of(error is None):
+            raise error or lock.Busy(f"process 0 could not hold {folder}, and says why")
+        yield
 
 
 def is_first() -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax.core import atomic
 from ssl_jax.hub import data2vec2_config, families, names, table, torch_files, vocabulary
 from ssl_jax.hub.files import Source, check_sizes, torch_for
 from ssl_jax.hub.pickles import PickleError, plain
@@ -356,7 +357,8 @@ def write(
     if family.model_type == "data2vec-audio":
         out["model_weight"]["_ema"] = {}
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save(out, path)
+    with atomic.making(path) as part:
+        torch.save(out, part)
     return path, left
 
 

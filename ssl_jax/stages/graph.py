@@ -75,8 +75,17 @@ class Graph:
         if self.done(stage):
             self._say(f"[{stage.name}] complete, skipped")
             return folder
-        first = hosts.is_first()
         folder.mkdir(parents=True, exist_ok=True)
+        with hosts.holding(folder):
+            if not self.done(stage):  # another process may have done it meanwhile
+                self._work(stage, folder, work)
+        return folder
+
+    def _work(
+        self, stage: Stage, folder: pathlib.Path, work: Callable[[pathlib.Path], None]
+    ) -> None:
+        """Does the work of a stage, and leaves DONE."""
+        first = hosts.is_first()
         if first:
             text = json.dumps(stage.config, indent=1, sort_keys=True)
             atomic.write_text(folder / "stage.json", text)
@@ -90,7 +99,6 @@ class Graph:
             atomic.write_json(folder / "DONE", {"seconds": round(seconds, 1)})
         hosts.all_of(True)  # none reads DONE before it is there
         self._say(f"[{stage.name}] done in {seconds:.0f} s")
-        return folder
 
     def seconds(self, stage: Stage) -> float:
         """Returns how long a complete stage took."""

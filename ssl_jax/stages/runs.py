@@ -4,33 +4,27 @@ A run is the signature of its resolved config and the version of its code. Its f
 signature.txt and code.txt. Work that is done once in a folder leaves DONE or FAILED there.
 """
 
-import contextlib
 import dataclasses
-import errno
-import fcntl
 import json
 import os
-import platform
 import re
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from ssl_jax.core import atomic, paths
+from ssl_jax.core import atomic, lock, paths
 from ssl_jax.core import code as code_lib
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
+from ssl_jax.core.lock import Busy, busy, holder
+
+__all__ = ("Busy", "busy", "holder")  # what a sweep asks of locks
 
 SHORT = 8  # digits of a signature that a folder's name and a table show
 STATES = ("done", "failed", "running", "stopped", "waiting")
 MANY = 12  # candidates that an error lists
-PATIENCE = 1.0  # seconds, with a folder that another process only looks at
-
-
-class Busy(RuntimeError):
-    """Another process works in the folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,54 +120,6 @@ def find(prefix: str) -> Path:
     )
 
 
-@contextlib.contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of a folder; a process that dies lets it go. Raises Busy.
-
-    On a file system without locks, and in an object store, nothing keeps them out.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    me = f"process {os.getpid()} on {platform.node()}"
-    if paths.is_remote(folder):
-        (folder / "lock").write_text(me, encoding="utf-8")
-        yield
-        return
-    with (folder / "lock").open("a+", encoding="utf-8") as file:
-        deadline = time.monotonic() + PATIENCE
-        while not _locked(file):
-            if time.monotonic() > deadline:
-                raise Busy(f"{holder(folder)} works in {folder}: wait for it, or end it")
-            time.sleep(PATIENCE / 20)
-        file.truncate(0)
-        file.write(me)
-        file.flush()
-        yield
-
-
-def holder(folder: Path) -> str:
-    """Returns who held the folder last: "process 17 on node3"."""
-    return (folder / "lock").read_text(encoding="utf-8") or "another process"
-
-
-def busy(folder: Path) -> bool:
-    """Says whether a process, another or this one, holds the folder."""
-    if paths.is_remote(folder) or not (folder / "lock").exists():
-        return False
-    with (folder / "lock").open("a", encoding="utf-8") as file:
-        return not _locked(file)  # held for an instant, for which `hold` has patience
-
-
-def _locked(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-            raise
-    return True
-
-
 def state(folder: Path) -> str:
     """Returns one of STATES; stopped: begun, and neither ended nor running."""
     if (folder / "DONE").exists():
@@ -191,7 +137,7 @@ def once(folder: Path, work: Callable[[], Any]) -> bool:
     Leaves FAILED, with the error, when work raises one. An interrupted one leaves neither: it is
     called again, and may go on from what it left. Raises Busy.
     """
-    with hold(folder):
+    with lock.hold(folder, keep=True):
         if (folder / "DONE").exists():
             return False
         if (folder / "FAILED").exists():

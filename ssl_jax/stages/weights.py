@@ -18,7 +18,7 @@ from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import paths
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import Method, TrainState
-from ssl_jax.engine import checkpoint, optim, start
+from ssl_jax.engine import checkpoint, hosts, optim, start
 from ssl_jax.engine import step as step_lib
 from ssl_jax.hub import data2vec2_config, fairseq, families, files, table, vocabulary
 from ssl_jax.hub.families import Family
@@ -54,7 +54,8 @@ def import_run(
     those of the source, where it has them. Raises WeightsError and ConfigError.
     """
     run = paths.of(run)
-    if (run / "checkpoints").is_dir() and any((run / "checkpoints").iterdir()):
+    there = (run / "checkpoints").iterdir() if (run / "checkpoints").is_dir() else ()
+    if any(path.name.isdigit() for path in there):  # others are of an import that was killed
         raise WeightsError(f"{run} has checkpoints already: give --to a new folder")
     found = _read(paths.fetched(source))
     family = families.by_type(found.config["model_type"], found.where)
@@ -68,10 +69,11 @@ def import_run(
     state, _ = step_lib.init_state(made, tx, config.seed, mesh, batch)
     state = _filled(state, mapped, found.updates)
     step = int(state.step)
-    start.write_folder(run, config, tuple(config.data.classes), state)
-    checkpoints = checkpoint.Checkpoints(run, config)
-    checkpoints.save(step, state)
-    checkpoints.close()
+    with hosts.holding(run):
+        start.write_folder(run, config, tuple(config.data.classes), state)
+        checkpoints = checkpoint.Checkpoints(run, config)
+        checkpoints.save(step, state)
+        checkpoints.close()
     _tell(say, family, found, mapped)
     return step
 

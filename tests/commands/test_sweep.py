@@ -15,7 +15,7 @@ import pytest
 import train_corpus as corpora
 
 from ssl_jax import plan, sweep, train
-from ssl_jax.core import code, paths
+from ssl_jax.core import code, lock, paths
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import sweep as algebra
 from ssl_jax.core.config import ConfigError
@@ -131,9 +131,9 @@ def test_a_failed_run_is_told_and_kept(tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_at_work_elsewhere_has_a_status_of_its_own(tmp_path, trained, monkeypatch):
-    monkeypatch.setattr(runs, "PATIENCE", 0.02)
+    monkeypatch.setattr(lock, "PATIENCE", 0.02)
     run = sweep_lib.read(KWS, [], tmp_path)[0]
-    with runs.hold(run.folder), pytest.raises(SystemExit) as left:
+    with lock.hold(run.folder), pytest.raises(SystemExit) as left:
         sweep.main(["--config", KWS, "--workdir", str(tmp_path), "--run", "0"])
     assert left.value.code == launch.BUSY and not trained
 

@@ -39,6 +39,7 @@ def dies_at(number, work):
         os._exit(0)
 
 
+@pytest.mark.filterwarnings("ignore:os.fork")
 def test_a_kill_at_any_call_leaves_the_old_or_the_new_file_and_nothing_beside_it(tmp_path):
     file = tmp_path / "a.json"
     atomic.write_json(file, "old")

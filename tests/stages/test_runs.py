@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ssl_jax.core import config as config_lib
+from ssl_jax.core import lock
 from ssl_jax.stages import runs
 
 
@@ -49,16 +50,16 @@ def test_an_interrupted_run_is_stopped_and_goes_on(tmp_path):
 
 
 def test_a_folder_is_held_by_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "PATIENCE", 0.02)
-    with runs.hold(tmp_path):
+    monkeypatch.setattr(lock, "PATIENCE", 0.02)
+    with lock.hold(tmp_path):
         assert runs.busy(tmp_path)
         with (
             pytest.raises(runs.Busy, match=r"process \d+ on .* works in .*: wait for it"),
-            runs.hold(tmp_path),
+            lock.hold(tmp_path),
         ):
             raise AssertionError
     assert not runs.busy(tmp_path)
-    with runs.hold(tmp_path):
+    with lock.hold(tmp_path):
         assert runs.state(tmp_path) == "running"
 
 

@@ -6,6 +6,7 @@ import json
 import pytest
 from page_checks import Page
 
+from ssl_jax.core import lock
 from ssl_jax.core.config import ConfigError
 from ssl_jax.evals import table
 from ssl_jax.stages import runs, sweep, sweep_report, sweep_status
@@ -153,7 +154,7 @@ def test_the_status_follows_the_files(begun):
     (found[0].folder / "DONE").unlink()
     with (found[0].folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "time": 104.0, "trai')  # being written
-    with runs.hold(found[0].folder):
+    with lock.hold(found[0].folder):
         rows = sweep_status.table(found)
         words = sweep_status.summary(found)
     assert words == "9 runs: 6 done, 1 failed, 1 running, 1 stopped"
@@ -170,6 +171,6 @@ def test_the_time_left_is_that_of_the_pace(begun):
     rows = [{"step": i, "time": 10.0 * i, "train/loss": 1.0} for i in (5, 10)]
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     (run.folder / "DONE").unlink()
-    with runs.hold(run.folder):
+    with lock.hold(run.folder):
         assert sweep_status.table(found)[0]["left"] == "15m"
     assert [sweep_status.clock(s) for s in (42, 3600, 7620)] == ["42s", "1h00m", "2h07m"]
