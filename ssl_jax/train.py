@@ -3,9 +3,10 @@
 Keys are changed with --config.optim.lr=1e-3; --print in place of --workdir prints every value.
 The same command goes on from the newest checkpoint of the run folder, which holds config.json,
 signature.txt, code.txt, classes.json, parameters.txt, data-*.npz (what its data were),
-multiple.txt (of which the sizes of its batches are multiples), environment.jsonl, metrics.jsonl,
-report.html, skipped.jsonl (files that could not be used) and checkpoints/. Where the data are not
-those it began with, it goes on with --accept_data_change only.
+evaluating.txt (the step of an evaluation that was cut off), multiple.txt (of which the sizes of its
+batches are multiples), environment.jsonl, metrics.jsonl, report.html, skipped.jsonl (files that
+could not be used) and checkpoints/. Where the data are not those it began with, it goes on with
+--accept_data_change only.
 """
 
 import argparse

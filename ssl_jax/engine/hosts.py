@@ -67,8 +67,8 @@ def session(flags: argparse.Namespace) -> Iterator[None]:
         told: str | BaseException = f"error: {error}" if foreseen else error
         if full:
             told = f"error: {error}. Make room or mend the storage, and the same command goes on"
-        if isinstance(error, stop.Stopped):
-            stop.leave_soon()
+        if isinstance(error, stop.Stopped) and not jax.distributed.is_initialized():
+            stop.leave_soon()  # many hosts wait for each other at their end
         if jax.distributed.is_initialized() and not _is_success(error):
             _leave(told)
         if foreseen:

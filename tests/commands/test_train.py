@@ -1,10 +1,12 @@
 """The command: a run folder, resuming, errors in one line, real methods in real processes."""
 
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -15,8 +17,9 @@ import train_corpus as corpora
 
 from ssl_jax import train
 from ssl_jax.core import config as config_lib
+from ssl_jax.core import pulse, stop
 from ssl_jax.core.types import Method
-from ssl_jax.engine import checkpoint, log, start
+from ssl_jax.engine import checkpoint, log, start, watch
 from ssl_jax.engine import environment as environment_lib
 from ssl_jax.stages import run_report
 
@@ -92,6 +95,48 @@ def test_a_longer_run_is_another_run_and_the_same_one_resumes(tmp_path, corpus, 
     with pytest.raises(ValueError, match=r"config.train.duration: '4 steps' before, '6 steps' now"):
         train.run(load(corpus, **{"train.duration": "6 steps"}), tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["train"]["duration"] == "4 steps"
+
+
+def test_the_watchdog_covers_the_opening_of_the_data(tmp_path, corpus, quick, monkeypatch, capfd):
+    stuck, left = threading.Event(), []
+
+    def leave(status):
+        left.append(status)
+        stuck.set()
+
+    def hangs(*given):
+        with pulse.During("the header of /mnt/a.wav"):
+            assert stuck.wait(30)
+        raise OSError("the mount is gone")
+
+    monkeypatch.setattr(watch, "Watchdog", functools.partial(watch.Watchdog, leave=leave))
+    monkeypatch.setattr(train.splits, "open_split", hangs)
+    with pytest.raises(OSError, match="the mount is gone"):
+        train.run(load(corpus, **{"guard.stall_seconds": 0.4}), tmp_path)
+    assert left == [watch.STALLED]
+    told = capfd.readouterr().err
+    assert (
+        "for 0.4 s; waiting for config.data.train, to be opened (the header of /mnt/a.wav)" in told
+    )
+
+
+def test_sigterm_while_the_data_are_opened_ends_with_success(tmp_path, corpus, quick, monkeypatch):
+    def asked(*given):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        raise AssertionError("went on")
+
+    monkeypatch.setattr(train.splits, "open_split", asked)
+    with pytest.raises(stop.Stopped) as ended:
+        train.run(load(corpus), tmp_path)
+    assert ended.value.code == 0 and not (tmp_path / "checkpoints").exists()
+
+
+def test_a_count_that_cannot_be_is_refused_before_any_work(tmp_path, corpus, quick):
+    for key in ("train.accumulate", "log.every", "checkpoint.keep_last"):
+        with pytest.raises(config_lib.ConfigError, match=f"config.{key} is '?0'?: use 1"):
+            train.run(load(corpus, **{key: 0}), tmp_path)
+    assert not (tmp_path / "config.json").exists()
 
 
 def test_a_collapse_and_a_missing_folder_are_one_line_each(tmp_path, corpus, quick):
