@@ -2,6 +2,9 @@
 
 import io
 import sys
+from collections.abc import Callable
+
+_told: dict[str, Callable] = {}  # by: the hook that `hush` put in
 
 
 def forgive() -> None:
@@ -11,3 +14,20 @@ def forgive() -> None:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def hush() -> None:
+    """Keeps "Event loop is closed", which storage tells after an error, from following that error.
+
+    It comes when a save was given up, from a thread that nobody waits for, and says nothing more.
+    """
+    before = sys.unraisablehook
+    if before is _told.get("by"):
+        return
+
+    def tell(what: "sys.UnraisableHookArgs") -> None:
+        error = what.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            before(what)
+
+    _told["by"] = sys.unraisablehook = tell

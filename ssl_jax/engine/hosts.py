@@ -58,6 +58,7 @@ def session(flags: argparse.Namespace) -> Iterator[None]:
     wait for this one inside a step. So they notice that it is gone, and end too.
     """
     terminal.forgive()
+    terminal.hush()
     try:
         connect(flags.coordinator, flags.processes, flags.process, flags.heartbeat)
         yield

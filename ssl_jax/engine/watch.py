@@ -45,8 +45,8 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
-        if self.seconds > 0 and not Watchdog._active:
-            Watchdog._active = True
+        if self.seconds > 0 and not type(self)._active:
+            type(self)._active = True
             pulse.beat("its start")
             self._thread.start()
         return self
@@ -56,7 +56,7 @@ class Watchdog:
         if self._thread.is_alive():
             self._thread.join()
         if self._thread.ident is not None:  # it was this one
-            Watchdog._active = False
+            type(self)._active = False
 
     def _watch(self) -> None:
         while not self._stop.wait(min(self.seconds / 8, 10.0)):
