@@ -105,7 +105,7 @@ def test_the_watchdog_covers_the_opening_of_the_data(tmp_path, corpus, quick, mo
         stuck.set()
 
     def hangs(*given):
-        with pulse.During("the header of /mnt/a.wav"):
+        with pulse.During("the header of far/a.wav"):
             assert stuck.wait(30)
         raise OSError("the mount is gone")
 
@@ -116,7 +116,7 @@ def test_the_watchdog_covers_the_opening_of_the_data(tmp_path, corpus, quick, mo
     assert left == [watch.STALLED]
     told = capfd.readouterr().err
     assert (
-        "for 0.4 s; waiting for config.data.train, to be opened (the header of /mnt/a.wav)" in told
+        "for 0.4 s; waiting for config.data.train, to be opened (the header of far/a.wav)" in told
     )
 
 
