@@ -41,7 +41,7 @@ def fairseq_tsv(path: pathlib.Path, options: dict) -> Rows:
     # A relative root is taken from the manifest, so that a folder can be moved as a whole.
     root = paths.join(path.parent, root)
     files = Files(root, text(names), path.name, np.array(numbers, np.int32))
-    rate = options["rate"] or _first_rate(path, files)
+    rate = options["rate"] or _first_rate(path, files, samples)
     n = len(names)
     return Rows(files, np.array(samples, np.int64), np.full(n, rate, np.int32), columns)
 
@@ -193,9 +193,20 @@ def _parallel(path: pathlib.Path, manifest: pathlib.Path, numbers: list[int]) ->
     return found
 
 
-def _first_rate(path: pathlib.Path, files: Files) -> int:
-    """Returns the sample rate of the first row that can be opened, of the first 16."""
-    rates = headers(files.root, files.paths[:16])[1]
+def _first_rate(path: pathlib.Path, files: Files, stated: list[int]) -> int:
+    """Returns the sample rate of the first row that can be opened, of the first 16.
+
+    Raises DataError where none can, and where a file is longer than its row states.
+    """
+    samples, rates = headers(files.root, files.paths[:_TRIED])
+    # a shorter one is a bad row when it is read
+    longer = np.flatnonzero(samples > np.array(stated[:_TRIED]) + rates // 10)
+    if len(longer):
+        i = int(longer[0])
+        raise DataError(
+            f"{files.where(i)}: it has {samples[i]} samples, and the manifest says {stated[i]}: "
+            "the file has changed, make the manifest again"
+        )
     if len(rates) and not rates.any():
         raise DataError(
             f"{path}: none of its first {len(rates)} files opens, such as {files.where(0)}; check "

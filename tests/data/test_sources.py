@@ -131,6 +131,12 @@ def test_another_rate_than_the_manifest_is_a_bad_file(tsv, write):
         opened("fairseq_tsv", tsv).read(1)
 
 
+def test_a_file_longer_than_its_manifest_is_named(tsv):
+    tsv.write_text(tsv.read_text().replace("4800\n", "800\n"))
+    with pytest.raises(DataError, match=r"row 4 of train.tsv: it has 4800 samples, .* says 800"):
+        opened("fairseq_tsv", tsv)
+
+
 def test_a_file_shorter_than_its_manifest_is_a_bad_file(tsv, write):
     write(tsv.parent / "wav" / "2.wav", 0.1)
     with pytest.raises(BadFile, match=r"2.wav, row 4 .*: ends 3200 samples before its stated"):
