@@ -80,6 +80,13 @@ def look(file: IO[bytes], stop: int | None = None) -> Truth:
 
     stop: up to which sample will be read, if that is known: then an MP3 is not measured for it.
     """
+    try:
+        return _look(file, stop)
+    except (struct.error, OverflowError):  # a broken header: the decoder says so
+        return Truth()
+
+
+def _look(file: IO[bytes], stop: int | None) -> Truth:
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     start = file.read(48)
@@ -132,6 +139,8 @@ def _chunks(
     that count as content."""
     form = struct.Struct(head)
     for _ in range(_CHUNKS):
+        if at > size:
+            return
         file.seek(at)
         found = file.read(form.size)
         if len(found) < form.size:

@@ -187,7 +187,7 @@ def check_whole_set(names: Iterable[str], where: str) -> None:
         missing = sorted(set(range(total)) - numbers)
         if totals.count((head, tail)) > 1:
             raise DataError(
-                f"{where} holds parts of several sets, such as {head}*-of-{total:05d}{tail}: keep "
+                f"{where} holds parts of several sets, such as {head}-*-of-{total:05d}{tail}: keep "
                 f"each in a folder of its own"
             )
         if missing:

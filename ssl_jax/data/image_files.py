@@ -211,10 +211,8 @@ def _each(archive: str, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         yield member
         tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
     with open(archive, "rb") as file:
-        size = file.seek(0, io.SEEK_END)
-        file.seek(min(tar.offset, size))
-        # two blocks of zeros end an archive; some writers leave them out
-        end = file.read(tarfile.BLOCKSIZE)
-    if tar.offset > size or end.strip(b"\0"):
-        what = "ends within" if tar.offset > size else "has a broken header after"
-        raise DataError(f"{archive} {what} {last or 'its start'}: copy the whole archive again")
+        file.seek(tar.offset)
+        # Blocks of zeros end an archive; some writers leave them out.
+        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            after = last or "its start"
+            raise DataError(f"{archive} has a broken header after {after}: copy the whole archive")

@@ -105,6 +105,50 @@ def test_a_tar_that_is_compressed_or_cut_is_an_error(archive, tmp_path, image_co
             open_split(image_config(tar_source(path)), "train")
 
 
+def test_links_within_a_tar_are_read(archive, tmp_path, image_config):
+    with tarfile.open(archive, "a") as tar:
+        for name, kind, to in (
+            ("fox/hard.png", tarfile.LNKTYPE, "all/cat/1.png"),
+            ("fox/soft.png", tarfile.SYMTYPE, "../all/dog/0.png"),
+            ("fox/chain.PNG", tarfile.SYMTYPE, "soft.png"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, to
+            tar.addfile(info)
+    corpus = open_split(image_config(tar_source(archive)), "train")
+    assert len(corpus) == 12 and corpus.classes == ("cat", "dog", "emu", "fox")
+    for row, same in ((9, 1), (10, 2), (11, 2)):
+        np.testing.assert_array_equal(np.asarray(corpus.read(row)), np.asarray(corpus.read(same)))
+    for to in ("all/none.png", "fox/round.png"):
+        broken = tmp_path / "broken.tar"
+        with tarfile.open(broken, "w") as tar:
+            info = tarfile.TarInfo("fox/round.png")
+            info.type, info.linkname = tarfile.LNKTYPE, to
+            tar.addfile(info)
+        with pytest.raises(DataError, match=rf"fox/round.png is a link to {to}, which is not in"):
+            open_split(image_config(tar_source(broken)), "train")
+
+
+def test_a_tar_that_ends_early_or_has_a_broken_member_is_named(archive, image_config):
+    whole = archive.read_bytes()
+    with tarfile.open(archive) as tar:
+        header = tar.getmember("all/dog/1.png").offset
+        last = tar.getmembers()[-1]
+    archive.write_bytes(whole[:header] + b"x" * 512 + whole[header + 512 :])
+    with pytest.raises(DataError, match=r"has a broken header after all/dog/0.png: copy the whole"):
+        open_split(image_config(tar_source(archive)), "train")
+    archive.write_bytes(whole[: last.offset_data + 50])
+    with pytest.raises(DataError, match=r"some.tar is no complete, uncompressed tar: unexpected end"):
+        open_split(image_config(tar_source(archive)), "train")
+    archive.write_bytes(whole)
+    parts = archive.parent / "parts"
+    parts.mkdir()
+    for i in (0, 1, 3):
+        (parts / f"set-{i:05d}-of-00004.tar").write_bytes(whole)
+    with pytest.raises(DataError, match=r"lacks 1 of the 4 parts .*set-00002-of-00004.tar"):
+        open_split(image_config(tar_source(parts)), "train")
+
+
 def test_a_folder_of_classes(tmp_path, image_config):
     for i, name in enumerate(("b/1.png", "a/deep/2.PNG", "b/.hidden.png", "b/notes.txt")):
         path = tmp_path / name

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from ssl_jax.data.corpus import make_plan, open_split
-from ssl_jax.data.errors import Bad, BadFile, BadTally, DataError
+from ssl_jax.data.errors import Bad, BadFile, BadTally, ClippedTally, DataError
 from ssl_jax.data.loader import batches
 
 
@@ -167,6 +167,20 @@ def test_bad_files_are_skipped_counted_and_leave_the_rest_alone(opened, tmp_path
     assert len(found) == 3
     for place, reason in reasons.items():
         assert [r for w, r in found.items() if place in w and reason in r], (place, found)
+
+
+def test_clipped_rows_are_used_and_told_of_once(opened, tmp_path, tone):
+    loud = np.clip(5 * tone(0.3, 44100).astype(int), -32768, 32767).astype(np.int16)
+    soundfile.write(tmp_path / "c0" / "00.flac", loud, 44100)
+    corpus, plan = opened(buckets=(0.5,))
+    tally = ClippedTally(tmp_path / "run" / "clipped.jsonl")
+    for _ in range(2):
+        for arrays, told in batches(corpus, plan, 0, plan.steps_per_epoch):
+            assert (arrays["weight"] == 1).all()
+            tally.add(told)
+    assert len(tally) == 1 == len(ClippedTally(tally.path))
+    row = json.loads(tally.path.read_text(encoding="utf-8"))
+    assert row["id"] == 0 and row["where"].endswith("00.flac, row 1") and 0.3 < row["share"] < 0.8
 
 
 def test_bad_files_found_while_reading_are_named(opened, tmp_path):

@@ -279,3 +279,17 @@ def test_headers_are_read_once_while_nothing_changes(tmp_path, write, monkeypatc
     monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "2.wav"))
     with pytest.warns(UserWarning, match=r"set SSL_JAX_CACHE"):
         opened("folder", tmp_path)
+
+
+def test_every_ending_of_sound_is_read_and_others_are_named_once(tmp_path, write):
+    kinds = {"aif": "AIFF", "CAF": "CAF", "sph": "NIST", "W64": "W64", "au": "AU", "aifc": "AIFF"}
+    for ending, form in kinds.items():
+        write(tmp_path / f"a.{ending}", format=form, subtype="PCM_16")
+    for name in ("a.xyz", "b.xyz", "c.docx", "notes.txt", "labels.csv", ".hidden.xyz"):
+        (tmp_path / name).write_bytes(b"x")
+    options = {"kind": "folder", "path": str(tmp_path)}
+    with pytest.warns(
+        UserWarning, match=r"3 files below .* endings .xyz \(2\) .docx \(1\) are not"
+    ):
+        source = open_source("train.x", options)
+    assert len(source) == len(kinds) and (source.samples == 8000).all()
