@@ -55,10 +55,7 @@ class ClippedTally:
 
     def __init__(self, path: str | pathlib.Path):
         self.path = paths.of(path)
-        self._ids: set[int] = set()
-        if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            self._ids = {json.loads(line)["id"] for line in lines if line.endswith("}")}
+        self._ids = {int(row["id"]) for row in rows_lib.mend(self.path, {"id": int}, warnings.warn)}
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -138,7 +138,9 @@ def test_a_tar_that_ends_early_or_has_a_broken_member_is_named(archive, image_co
     with pytest.raises(DataError, match=r"has a broken header after all/dog/0.png: copy the whole"):
         open_split(image_config(tar_source(archive)), "train")
     archive.write_bytes(whole[: last.offset_data + 50])
-    with pytest.raises(DataError, match=r"some.tar is no complete, uncompressed tar: unexpected end"):
+    with pytest.raises(
+        DataError, match=r"some.tar is no complete, uncompressed tar: unexpected end"
+    ):
         open_split(image_config(tar_source(archive)), "train")
     archive.write_bytes(whole)
     parts = archive.parent / "parts"
