@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from ssl_jax.core import paths
+from ssl_jax.core import paths, pulse
 from ssl_jax.engine.intact import Damaged, about, reading
 
 ITEM = "digests"
@@ -56,6 +56,7 @@ def _digest(path: Path) -> str:
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
             digest.update(piece)
+            pulse.touch()  # a large checkpoint takes a while
     return digest.hexdigest()
 
 

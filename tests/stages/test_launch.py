@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from ssl_jax.core import orphans
 from ssl_jax.core.config import ConfigError
 from ssl_jax.stages import clusters, launch, runs, sweep
 
@@ -70,6 +71,14 @@ def times(found):
     texts = [(run.folder / "seconds.txt") for run in found]
     lines = [line.split() for t in texts if t.exists() for line in t.read_text().splitlines()]
     return [(float(start), float(end)) for start, end in lines]
+
+
+@pytest.mark.slow
+def test_a_run_knows_the_process_with_which_it_is_to_end(found):
+    note = "import os, pathlib, sys; "
+    note += f"pathlib.Path(sys.argv[1], 'parent').write_text(os.environ[{orphans.VARIABLE!r}])"
+    launch.local(found, lambda run: [sys.executable, "-c", note, str(run.folder)], 5, print)
+    assert [(run.folder / "parent").read_text() for run in found] == [str(os.getpid())] * 5
 
 
 @pytest.mark.slow
