@@ -16,8 +16,13 @@ import os
 import pathlib
 import re
 import secrets
-from collections.abc import Iterator
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
+
+import numpy as np
 
 from ssl_jax.core import paths
 
@@ -191,3 +196,19 @@ def read_text(path: paths.Given, remedy: str) -> str:
     if not text.strip():
         raise ValueError(f"{path} is empty, as a kill or a full disk leaves it: {remedy}")
     return text
+
+
+def read_arrays(path: paths.Given, names: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """Returns the arrays of an .npz file that can be made again, those in `names` among them.
+
+    None where the file is absent, and where it is damaged, which is told.
+    """
+    try:
+        with np.load(path) as kept:
+            found = {name: kept[name] for name in {*kept.files, *names}}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        warnings.warn(f"{path} is damaged ({error}): it is made again", stacklevel=2)
+        return None
+    return found

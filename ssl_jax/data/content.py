@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import tqdm
 
+from ssl_jax.core import atomic
 from ssl_jax.core import paths as paths_lib
 from ssl_jax.data import files
 from ssl_jax.data.errors import Unreadable
@@ -49,9 +50,9 @@ def _held(name: str) -> list[str]:
 def _digest(named: list[str], label: str) -> str:
     """Returns the digest of the contents of files, in their order."""
     kept = paths_lib.cache() / f"contents-{files.fingerprint(named)}.npz"
-    if kept.exists():
-        with np.load(kept) as found:
-            return found["digest"].tobytes().hex()
+    found = atomic.read_arrays(kept, ("digest",))
+    if found is not None:
+        return found["digest"].tobytes().hex()
     digest = hashlib.sha256()
     bar = tqdm.tqdm(total=len(named), desc=f"reading {label}", unit="file", delay=2)
     with concurrent.futures.ThreadPoolExecutor(8) as pool, bar:

@@ -136,9 +136,9 @@ def headers(
         return _read_headers(files)
     name = f"lengths-{audio.MEASURED_BY}-{fingerprint(files, states)}.npz"
     index = paths_lib.cache() / name
-    if index.exists():
-        with np.load(index) as found:
-            return found["samples"], found["rates"]
+    kept = atomic.read_arrays(index, ("samples", "rates"))
+    if kept is not None:
+        return kept["samples"], kept["rates"]
     samples, rates = _read_headers(files)
     save_index(index, samples=samples, rates=rates)
     return samples, rates

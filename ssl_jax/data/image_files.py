@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import tqdm
 
-from ssl_jax.core import paths, pulse
+from ssl_jax.core import atomic, paths, pulse
 from ssl_jax.data import files, folders, identity, manifests
 from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.source import Items, text
@@ -126,9 +126,9 @@ class Tar:
 def _index(archives: list[str]) -> dict[str, np.ndarray]:
     """Returns where the images of the archives lie, from the cache or by reading the headers."""
     index = paths.cache() / f"tar-2-{files.fingerprint(archives)}.npz"
-    if index.exists():
-        with np.load(index) as kept:
-            return dict(kept)
+    kept = atomic.read_arrays(index, ())
+    if kept is not None:
+        return kept
     names: list[str] = []
     places: list[tuple[int, int, int]] = []
     bar = tqdm.tqdm(desc="reading tar headers", unit="file", delay=2)

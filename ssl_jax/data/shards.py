@@ -117,15 +117,23 @@ def _sign(to: pathlib.Path, request: dict) -> None:
     sign = hashlib.sha256(text.encode()).hexdigest()[:16]
     note = to / records.REQUEST
     to.mkdir(parents=True, exist_ok=True)
-    if note.exists() and json.loads(note.read_text(encoding="utf-8"))["signature"] != sign:
+    if note.exists() and _noted(note)["signature"] != sign:
         raise DataError(f"--to {to} was begun with other options, see {note}: use a new folder")
     if not note.exists() and any(to.glob(f"*{records.SUFFIX}")):
         raise DataError(f"--to {to} holds other shards: use a new folder")
     atomic.write_json(note, {"signature": sign, **json.loads(text)})
 
 
+def _noted(note: pathlib.Path) -> dict[str, Any]:
+    """Reads what the folder holds; raises DataError for what a kill of an earlier version left."""
+    try:
+        return atomic.read_json(note, "remove it and the shards beside it, and convert again")
+    except ValueError as error:
+        raise DataError(str(error)) from error
+
+
 def _sign_off(to: pathlib.Path, written: int) -> None:
     """Notes how many rows the finished shards hold, by which a copy of them is checked."""
     note = to / records.REQUEST
-    request = json.loads(note.read_text(encoding="utf-8"))
+    request = _noted(note)
     atomic.write_json(note, {**request, "written": written})

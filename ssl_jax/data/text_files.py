@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 import tqdm
 
-from ssl_jax.core import paths, pulse
+from ssl_jax.core import atomic, paths, pulse
 from ssl_jax.data import files, identity, lines
 from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.source import Items, text
@@ -198,9 +198,9 @@ def _find(path: pathlib.Path, patterns: tuple[str, ...]) -> list[str]:
 def _paragraphs(names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns file, start and stop (n,) of the paragraphs, found once and kept in the cache."""
     index = paths.cache() / f"paragraphs-{files.fingerprint(names)}.npz"
-    if index.exists():
-        with np.load(index) as kept:
-            return kept["number"], kept["start"], kept["stop"]
+    kept = atomic.read_arrays(index, ("number", "start", "stop"))
+    if kept is not None:
+        return kept["number"], kept["start"], kept["stop"]
     file, start, stop = [], [], []
     bar = tqdm.tqdm(names, "finding paragraphs", unit="file", delay=2)
     for number, name in enumerate(pulse.along(bar)):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from ssl_jax.core import paths, pulse
+from ssl_jax.core import atomic, paths, pulse
 from ssl_jax.data import audio, identity
 from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.files import fingerprint, save_index
@@ -245,9 +245,9 @@ def _scan(
     parts = (split, key, rate, len(source), fingerprint(_files(path)), audio.MEASURED_BY)
     sign = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
     index = paths.cache() / f"tfds-{sign}.npz"
-    if index.exists():
-        with np.load(index) as kept:
-            return dict(kept)
+    kept = atomic.read_arrays(index, ())
+    if kept is not None:
+        return kept
     out: dict[str, list] = {"samples": [], "rates": [], **{f"column/{k}": [] for k in scalars}}
     bar = tqdm.tqdm(range(len(source)), desc=f"measuring {split}", unit="row", delay=2)
     for row in pulse.along(bar):

@@ -59,14 +59,16 @@ def open_store(source: Source, tokenizer: Tokenizer, on_bad: str) -> TokenStore:
     name = f"tokens-{hashlib.sha256(repr(parts).encode()).hexdigest()[:24]}"
     folder = paths.cache()
     tokens, index = folder / f"{name}.bin", folder / f"{name}.npz"
-    if not (tokens.exists() and index.exists()):
+    names = ("starts", "rows", "reasons")
+    kept = atomic.read_arrays(index, names) if tokens.exists() else None
+    if kept is None:
         starts, broken = _write(source, tokenizer, dtype, tokens)
         reasons = paths.utf8("".join(f"{reason}\0" for reason in broken.values()))
-        arrays = {"rows": np.array(list(broken), np.int64), "starts": starts}
-        files.save_index(index, reasons=np.frombuffer(reasons, np.uint8), **arrays)
-    with np.load(index) as kept:
-        starts, rows = kept["starts"], kept["rows"].tolist()
-        texts = kept["reasons"].tobytes().decode().split("\0")[:-1]
+        kept = {"rows": np.array(list(broken), np.int64), "starts": starts}
+        kept |= {"reasons": np.frombuffer(reasons, np.uint8)}
+        files.save_index(index, **kept)
+    starts, rows = kept["starts"], kept["rows"].tolist()
+    texts = kept["reasons"].tobytes().decode().split("\0")[:-1]
     bads = [Bad(row, source.where(row), why) for row, why in zip(rows, texts, strict=True)]
     if bads and on_bad == "raise":
         raise BadFile(bads[0].where, bads[0].reason)

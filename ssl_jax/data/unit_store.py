@@ -120,7 +120,7 @@ class Writer:
     def _begin(self) -> tuple[IO[bytes], IO[bytes]]:
         """Opens the files of the part, cut to the rows that are whole in both."""
         header = self._part / _HEADER
-        if not header.exists() or json.loads(header.read_text(encoding="utf-8")) != self._header:
+        if not self._is_begun(header):
             shutil.rmtree(self._part, ignore_errors=True)
             self._part.mkdir(parents=True)
             atomic.write_json(header, self._header)
@@ -133,6 +133,13 @@ class Writer:
         log.truncate(whole * _ENTRY.itemsize)
         self._keys = set(rows["key"][:whole].tolist())
         return units, log
+
+    def _is_begun(self, header: pathlib.Path) -> bool:
+        """Says whether the part is of this very store; one that was cut short is of none."""
+        try:
+            return bool(json.loads(header.read_text(encoding="utf-8")) == self._header)
+        except (FileNotFoundError, ValueError):
+            return False
 
     def _close(self) -> None:
         self._units.close()
@@ -201,17 +208,23 @@ def open_store(path: str | os.PathLike) -> UnitStore:
         raise DataError(
             f"{folder} holds no frame labels (looked from {pathlib.Path.cwd()}): {hint}"
         )
-    header = json.loads((folder / _HEADER).read_text(encoding="utf-8"))
+    try:
+        header = atomic.read_json(folder / _HEADER, "remove the folder, and make it again")
+    except ValueError as e:
+        raise DataError(str(e)) from e
     if header.get("format") != _FORMAT:
         raise DataError(f"{folder} has format {header.get('format')}, not {_FORMAT}: make it again")
     size = (folder / _UNITS).stat().st_size
     wanted = header["units"] * np.dtype(header["dtype"]).itemsize
     if size != wanted:
         raise DataError(f"{folder / _UNITS} has {size} bytes, not {wanted}: copy or make it again")
-    with np.load(folder / _INDEX) as found:
-        index = {name: found[name] for name in ("keys", "starts", "counts")}
-    about = {name: header[name] for name in ("rate", "vocab_size", "signature", "dtype")}
-    return UnitStore(str(folder), **about, **index)
+    index = atomic.read_arrays(folder / _INDEX, ("keys", "starts", "counts"))
+    if index is None:
+        raise DataError(f"{folder / _INDEX} is missing or damaged: copy or make it again")
+    about: dict[str, Any] = {
+        name: header[name] for name in ("rate", "vocab_size", "signature", "dtype")
+    }
+    return UnitStore(str(folder), **about | index)
 
 
 def _hash(key: str) -> int:

@@ -243,7 +243,7 @@ def multiple_of_run(config: ConfigDict, mesh: Mesh, workdir: Path) -> int:
     """
     found, file = unit(config, mesh), workdir / "multiple.txt"
     known = hosts.is_first() and file.exists()  # read by one, who writes it
-    begun = hosts.of_first(int(file.read_text(encoding="utf-8")) if known else 0)
+    begun = hosts.of_first(_multiple(file, found) if known else 0)
     if begun and begun % _parts(config, mesh) == 0:
         return begun
     if begun and config.data.get("constant_seconds") and len(config.data.buckets) > 1:
@@ -253,6 +253,18 @@ def multiple_of_run(config: ConfigDict, mesh: Mesh, workdir: Path) -> int:
             f"rows. On 1 to {begun} devices that divide {begun} they would stay the same"
         )
     return found
+
+
+def _multiple(file: Path, found: int) -> int:
+    """Reads multiple.txt; raises ValueError saying what to write to one that is damaged."""
+    remedy = (
+        f"if the run began on as many devices as there are now, write {found} to it, and the same "
+        f"command goes on; else what {found} would be on those"
+    )
+    text = atomic.read_text(file, remedy).strip()
+    if not text.isdigit() or not int(text):
+        raise ValueError(f"{file} holds {text[:20]!r} and no number above 0: {remedy}")
+    return int(text)
 
 
 def keep_multiple(workdir: Path, multiple: int) -> None:

@@ -141,6 +141,7 @@ def write_folder(
         atomic.write_text(workdir / name, text)
     known = workdir / "code.txt"
     lines = known.read_text(encoding="utf-8").splitlines() if known.exists() else []
+    lines = [line for line in lines if line.strip()]  # none of one that was cut short
     if not lines or lines[-1].split()[0] != code.version():
         step = int(jax.device_get(state.step))
         if lines:

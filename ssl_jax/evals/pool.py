@@ -147,9 +147,9 @@ def cached(folder: str | Path, key: str, compute: Callable[[], Pooled]) -> Poole
     The file appears under its name only when it is complete.
     """
     path = Path(folder) / f"{key}.npz"
-    if path.exists():
-        with np.load(path) as stored:
-            return Pooled(stored["features"], stored["ids"], stored["labels"])
+    kept = atomic.read_arrays(path, ("features", "ids", "labels"))
+    if kept is not None:
+        return Pooled(kept["features"], kept["ids"], kept["labels"])
     pooled = compute()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic.writing(path) as file:

@@ -101,5 +101,9 @@ class Graph:
         self._say(f"[{stage.name}] done in {seconds:.0f} s")
 
     def seconds(self, stage: Stage) -> float:
-        """Returns how long a complete stage took."""
-        return json.loads((self.folder(stage) / "DONE").read_text(encoding="utf-8"))["seconds"]
+        """Returns how long a complete stage took; 0 where a kill kept an earlier version from
+        telling it, which wrote DONE after all else."""
+        try:
+            return float(atomic.read_json(self.folder(stage) / "DONE", "")["seconds"])
+        except ValueError:
+            return 0.0

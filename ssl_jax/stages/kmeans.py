@@ -244,14 +244,12 @@ class _Work:
 
     def restore(self, folder: pathlib.Path) -> tuple[kmeans.State, int] | None:
         """Returns what a killed attempt at this very work saved: (state, updates)."""
-        path = folder / "state.npz"
-        if not path.exists():
+        names = ("signature", "done_updates", *kmeans.State._fields)
+        kept = atomic.read_arrays(folder / "state.npz", names)
+        if kept is None or str(kept["signature"]) != self.signature:
             return None
-        with np.load(path) as kept:
-            if str(kept["signature"]) != self.signature:
-                return None
-            arrays = [kept[name] for name in kmeans.State._fields]
-            updates = int(kept["done_updates"])
+        arrays = [kept[name] for name in kmeans.State._fields]
+        updates = int(kept["done_updates"])
         return jax.device_put(kmeans.State(*map(jnp.asarray, arrays)), self._whole), updates
 
     def save(self, folder: pathlib.Path, state: kmeans.State, updates: int) -> None:

@@ -5,7 +5,6 @@ signature.txt and code.txt. Work that is done once in a folder leaves DONE or FA
 """
 
 import dataclasses
-import json
 import os
 import re
 import time
@@ -67,7 +66,9 @@ def signature(folder: Path) -> str:
     """Returns the signature of a run folder's config, '' where the config can not be read."""
     file = folder / "signature.txt"
     if file.is_file():
-        return file.read_text(encoding="utf-8").strip()
+        sign = file.read_text(encoding="utf-8", errors="replace").strip()
+        if re.fullmatch("[0-9a-f]{16}", sign):
+            return sign
     try:
         text = (folder / "config.json").read_text(encoding="utf-8")
         return config_lib.sign(config_lib.from_json(text))
@@ -160,7 +161,12 @@ def fail(folder: Path, error: str, trace: str = "") -> None:
 def failure(folder: Path) -> str:
     """Returns why a run failed, '' when it did not."""
     file = folder / "FAILED"
-    return json.loads(file.read_text(encoding="utf-8"))["error"] if file.is_file() else ""
+    if not file.is_file():
+        return ""
+    try:
+        return atomic.read_json(file, "start the run again")["error"]
+    except ValueError as error:
+        return str(error)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """A sweep: the runs that a config file's sweep() asks for, each in a folder of its signature."""
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,10 +91,18 @@ def write(root: Path, found: Sequence[Run], about: Mapping[str, Any]) -> None:
     for run in found:
         run.folder.mkdir(parents=True, exist_ok=True)
         file = run.folder / "config.json"
-        if not file.exists():
+        if not _is_whole(file):
             atomic.write_text(file, config_lib.to_json(run.config))
     rows = [{"signature": run.signature, "values": run.values} for run in found]
     atomic.write_json(root / "sweep.json", {**about, "runs": rows})
+
+
+def _is_whole(file: Path) -> bool:
+    """Says whether a config is there and can be read; a kill of an earlier version could cut it."""
+    try:
+        return bool(config_lib.from_json(file.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def reopen(root: Path) -> list[Run]:
@@ -108,7 +115,7 @@ def reopen(root: Path) -> list[Run]:
         raise FileNotFoundError(
             f"{root} holds no sweep: give --config, or the --workdir of a sweep that was begun"
         )
-    rows = json.loads(file.read_text(encoding="utf-8"))["runs"]
+    rows = atomic.read_json(file, "give --config, and it is written again")["runs"]
     found = []
     for i, row in enumerate(rows):
         folder = root / row["signature"][: runs.SHORT]
