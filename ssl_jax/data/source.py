@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from ssl_jax.core import paths
 from ssl_jax.data import audio, identity
 from ssl_jax.data.errors import BadFile, Unreadable
 
@@ -187,5 +188,8 @@ class Recordings(Source):
 
 
 def text(values: list[str]) -> np.ndarray:
-    """Returns a compact array (n,) of strings of any length."""
-    return np.array(values, dtype=Text)
+    """Returns a compact array (n,) of strings of any length; see `paths.shown` for odd names."""
+    try:
+        return np.array(values, dtype=Text)
+    except UnicodeEncodeError:
+        return np.array([paths.shown(value) for value in values], dtype=Text)

@@ -35,6 +35,15 @@ def test_a_name_that_is_no_utf8_is_read_and_shown(tmp_path, write):
     assert shards.write([source], tmp_path / "out", shards=1, what="") == 2
 
 
+def test_a_folder_of_such_a_name(tmp_path, write):
+    samples = write(tmp_path / "in" / "b.wav")
+    os.rename(tmp_path / "in", tmp_path / LATIN)
+    source = opened("folder", tmp_path / LATIN)
+    assert list(source.columns["folder"]) == [r"mod\xe0 - la notte.wav"]
+    assert r"mod\xe0 - la notte.wav/b.wav, row 1" in source.where(0)
+    np.testing.assert_array_equal(source.read(0)[0], samples)
+
+
 def test_a_broken_file_of_such_a_name_is_skipped_by_name(tmp_path, write, data_config):
     write(tmp_path / "in" / "b.wav")
     (tmp_path / "in" / LATIN).write_bytes(b"no sound")
