@@ -4,6 +4,7 @@ Names are relative to what all files of a source share, so data may be moved as 
 of files is hashed: all of it where a split is small, else the ends and the middle of some of them.
 """
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import io
@@ -23,6 +24,7 @@ from ssl_jax.data.errors import DataError
 WHOLE_BYTES = 256 << 20
 """Splits of more bytes than this are hashed in part."""
 _SAMPLED = 4096  # files of a larger split
+_ASKED = 1024  # objects of a store
 _PART = 16 << 10  # bytes at either end and in the middle
 
 
@@ -77,8 +79,9 @@ def load(path: paths.Path) -> Facts:
 def of(corpus: Corpus) -> Facts:
     """Returns the facts of a split as it is now; reads what has to be hashed."""
     files, names, roots, states, which, start = _rows(corpus)
-    sizes, times = states[:, 2], states[:, 3]
+    sizes, times = states[:, 2].copy(), states[:, 3].copy()
     contents, whole = _contents(files, sizes)
+    _ask_store(files, sizes, times)
     labels = hashing.mix(corpus.labels.astype(np.int64))
     for _, values in sorted(corpus.fields.items()):
         labels = hashing.mix(labels, _sums(values))
@@ -99,9 +102,9 @@ def of(corpus: Corpus) -> Facts:
 def difference(old: Facts, new: Facts) -> str:
     """Returns what changed from one to the other: how many rows or files, and the first; "" if
     nothing did. A time of change counts where files lie where they did and are not hashed whole."""
-    a, b = _places(old), _places(new)
-    if a != b:
-        return _other_rows(a, b)
+    same = old.names == new.names and np.array_equal(old.which, new.which)
+    if not same or not np.array_equal(old.start, new.start):
+        return _other_rows(_places(old), _places(new))
     read = (old.contents > 0) & (new.contents > 0)
     same = read & (old.contents == new.contents)
     changed = (old.sizes != new.sizes) | (read & ~same)
@@ -212,28 +215,47 @@ def _contents(files: list[str], sizes: np.ndarray) -> tuple[np.ndarray, bool]:
     """Returns a hash (m,) of the content of files, 0 where it was not read, and whether they were
     read whole."""
     whole = int(sizes.sum()) <= WHOLE_BYTES
-    chosen = np.arange(len(files))
-    if not whole and len(files) > _SAMPLED:
-        chosen = np.linspace(0, len(files) - 1, _SAMPLED).astype(np.int64)
+    chosen = np.arange(len(files)) if whole else _spread(len(files), _SAMPLED)
     found = np.zeros(len(files), np.uint64)
     bar = tqdm.tqdm(chosen.tolist(), desc="hashing data", unit="file", delay=2)
     for i in pulse.along(bar):
-        found[i] = _content(files[i], int(sizes[i]), whole)
+        if not paths.is_remote(files[i]):
+            found[i] = _content(files[i], int(sizes[i]), whole)
     return found, whole
+
+
+def _ask_store(files: list[str], sizes: np.ndarray, times: np.ndarray) -> None:
+    """Puts in the sizes of some objects of a store, and as their times what tells of a version."""
+    remote = [i for i, name in enumerate(files) if paths.is_remote(name)]
+    chosen = [remote[k] for k in _spread(len(remote), _ASKED).tolist()]
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        told = pool.map(_told, (files[i] for i in chosen))
+        for i, state in zip(chosen, pulse.along(told), strict=True):
+            size, _, version = state.partition(":")
+            sizes[i], times[i] = int(size), zlib.crc32(version.encode())
+
+
+def _told(name: str) -> str:
+    try:
+        return paths.state(name)
+    except OSError:
+        return "0:"  # it is not there: reading its row says so
+
+
+def _spread(total: int, most: int) -> np.ndarray:
+    """Returns up to `most` of the numbers below `total`, evenly spread."""
+    return np.linspace(0, total - 1, min(total, most)).round().astype(np.int64)
 
 
 def _content(file: str, size: int, whole: bool) -> int:
     digest = hashlib.blake2b(digest_size=8)
     try:
-        if paths.is_remote(file):
-            digest.update(paths.state(file).encode())
-        else:
-            with open(file, "rb") as f:
-                for at in () if whole else (0, max(0, size // 2 - _PART), max(0, size - _PART)):
-                    f.seek(at)
-                    digest.update(f.read(_PART))
-                while whole and (data := f.read(1 << 20)):
-                    digest.update(data)
+        with open(file, "rb") as f:
+            for at in () if whole else (0, max(0, size // 2 - _PART), max(0, size - _PART)):
+                f.seek(at)
+                digest.update(f.read(_PART))
+            while whole and (data := f.read(1 << 20)):
+                digest.update(data)
     except OSError:
         return 0  # it is not there: reading its row says so
     return max(1, int.from_bytes(digest.digest(), "little"))
