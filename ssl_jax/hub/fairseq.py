@@ -14,7 +14,7 @@ import numpy as np
 from ssl_jax.core import atomic
 from ssl_jax.hub import data2vec2_config, families, names, table, torch_files, vocabulary
 from ssl_jax.hub.files import Source, check_sizes, torch_for
-from ssl_jax.hub.pickles import PickleError, plain
+from ssl_jax.hub.pickles import plain
 from ssl_jax.hub.speech import DEFAULTS, Config
 from ssl_jax.hub.table import Arrays, WeightsError
 
@@ -65,7 +65,9 @@ def read(path: Path) -> Source:
         )
     try:
         return _source(loaded, key, path)
-    except (PickleError, TypeError, AttributeError, KeyError, IndexError) as error:
+    except WeightsError:
+        raise
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         raise WeightsError(f"{path} is no checkpoint of fairseq or s3prl: {error!r}") from error
 
 

@@ -100,7 +100,7 @@ def _plain(family: Family, found: Source) -> Source:
     def plain(arrays: Arrays) -> Arrays:
         try:
             return family.module.tidy(families.split_prefix(family, arrays), found.config)
-        except WeightsError as error:
+        except ValueError as error:
             raise WeightsError(f"{found.where}: {error}") from error
 
     whole = plain(found.arrays)

@@ -107,6 +107,19 @@ def test_tensors_that_repeat_one_storage_are_counted(tmp_path):
         torch_files.read(path)
 
 
+def test_changed_bytes_are_read_or_refused_in_one_way(tmp_path):
+    draw, said = np.random.default_rng(0), []
+    whole = b"\x80\x02}X\x05\0\0\0model" + weights_pickle()[2:-1] + b"s."
+    for _ in range(300):
+        data = bytearray(whole)
+        data[draw.integers(2, len(data))] = draw.integers(256)
+        try:
+            fairseq.read(archive(tmp_path / "a.pt", bytes(data)))
+        except WeightsError as error:
+            said.append(str(error))
+    assert len(said) == 300 and all("a.pt" in text and "\n" not in text[:-1] for text in said)
+
+
 def test_steps_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(pickles, "MAX_STEPS", 100)
     path = archive(tmp_path / "a.pt", b"\x80\x02" + b"N0" * 60 + b"}.")
