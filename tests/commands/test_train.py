@@ -194,7 +194,7 @@ def test_files_that_vanish_in_mid_run_are_named_and_no_state_is_lost(tmp_path, q
         if step == 6:
             (folder / "low").rename(tmp_path / "low")
 
-    with pytest.raises(ValueError, match=r"low/\w+\.wav, row \d+: Error opening "):
+    with pytest.raises(ValueError, match=r"low/\w+\.wav, row \d+: No such file"):
         train.run(config, tmp_path / "run", [(vanish, 1)])
     assert checkpoint.restore_params(tmp_path / "run")
     (tmp_path / "low").rename(folder / "low")
