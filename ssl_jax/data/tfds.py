@@ -74,7 +74,7 @@ class Examples:
         self, row: int, start: int, stop: int, out: np.ndarray | None = None
     ) -> tuple[np.ndarray, int]:
         """Returns native samples [start, stop) of a row as int16 and the rate."""
-        value = self.source[row][self.key]
+        value = _example(self.source, row)[self.key]
         if isinstance(value, bytes):
             return audio.read(io.BytesIO(value), start, stop, out)
         return _pcm(np.asarray(value)[start:stop]), self.rate
@@ -98,7 +98,7 @@ class Pictures:
 
     def image(self, row: int) -> bytes | np.ndarray:
         """Returns the bytes of the encoded image, or the pixels of a feature kept without."""
-        value = self.source[row][self.key]
+        value = _example(self.source, row)[self.key]
         return value if isinstance(value, bytes) else np.asarray(value)
 
 
@@ -118,7 +118,7 @@ def tfds(path: pathlib.Path, options: dict) -> Rows:
     scalars = [k for k in features if k != key and features[k].shape == ()]
     found = _scan(path, split, source, key, rate, scalars)
     columns = {k: _named(features[k], found[f"column/{k}"]) for k in scalars}
-    if not found["rates"].all():
+    if not found["rates"].any():  # of some rows: those are broken, and say so when they are read
         raise DataError(f"{path} does not state its sample rate: add rate=16000 (in Hz)")
     reader = Examples(f"{path} {split}", source, key, rate)
     return Rows(reader, found["samples"], found["rates"], columns)
@@ -251,7 +251,10 @@ def _scan(
     out: dict[str, list] = {"samples": [], "rates": [], **{f"column/{k}": [] for k in scalars}}
     bar = tqdm.tqdm(range(len(source)), desc=f"measuring {split}", unit="row", delay=2)
     for row in pulse.along(bar):
-        example = source[row]
+        try:
+            example = _example(source, row)
+        except Unreadable as e:
+            raise DataError(f"{path} {split}, row {row + 1}: {e}") from e
         if key:
             value = example[key]
             encoded = isinstance(value, bytes)
@@ -265,6 +268,14 @@ def _scan(
     arrays["rates"] = arrays["rates"].astype(np.int32)
     save_index(index, **arrays)
     return arrays
+
+
+def _example(source: Any, row: int) -> dict[str, Any]:
+    """Returns a row; raises Unreadable where its shard is missing, cut off or broken."""
+    try:
+        return source[row]
+    except (ValueError, RuntimeError, OSError) as e:
+        raise Unreadable(f"broken record: {e}; prepare or copy the dataset again") from e
 
 
 def _named(feature: Any, values: np.ndarray) -> np.ndarray:

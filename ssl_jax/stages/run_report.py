@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax.core import atomic, paths
 from ssl_jax.core import config as config_lib
+from ssl_jax.core import rows as rows_lib
 from ssl_jax.core.types import Method, Tree
 from ssl_jax.data.base import Corpus
 from ssl_jax.engine import environment, log
@@ -275,7 +276,7 @@ def _files(folder: Path) -> str:
         text = parameters.read_text(encoding="utf-8")
         parts.append(html.details("parameters", f"<pre>{html.text(text)}</pre>"))
     for path in sorted([*folder.glob("skipped*.jsonl"), *folder.glob("clipped*.jsonl")]):
-        rows = log.read(path)
+        rows = rows_lib.read(path, {"id": int}, log.say)
         if rows:
             cut = path.name.startswith("clipped")
             what = (

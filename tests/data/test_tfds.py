@@ -101,6 +101,17 @@ def test_errors_name_what_the_dataset_has(prepare, tmp_path):
         open_source("valid.x", {"kind": "tfds", "path": str(tmp_path)})
 
 
+def test_a_shard_that_is_broken_or_gone_is_named(prepare):
+    path = pathlib.Path(prepare(True))
+    options = {"kind": "tfds", "path": str(path)}
+    assert len(open_source("valid.x", options)) == 4
+    (shard,) = path.glob("*.array_record*")
+    for harm in (lambda: shard.write_bytes(shard.read_bytes()[:100]), shard.unlink):
+        harm()
+        with pytest.raises(DataError, match=r"validation, row 1: broken record: .* copy the data"):
+            open_source("valid.x", options)
+
+
 def test_another_version_is_refused_by_name(monkeypatch, tmp_path):
     monkeypatch.setattr(library, "__version__", "5.0.0")
     with pytest.raises(DataError, match=r"tested with tensorflow-datasets 4.9.x, this is 5.0.0"):

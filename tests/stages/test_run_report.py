@@ -48,6 +48,17 @@ def test_a_report_shows_what_the_folder_holds(folder):
     assert "2m40s in all" not in words and "1m51s in all" in words
 
 
+def test_a_report_lists_what_was_skipped_and_what_is_clipped(folder):
+    row = {"id": 3, "where": "sound/loud.wav, row 4", "share": 0.25}
+    (folder / "clipped.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    skipped = {"id": 5, "where": "sound/empty.wav, row 6", "reason": "empty: 0 samples"}
+    (folder / "skipped.jsonl").write_text(json.dumps(skipped) + "\n", encoding="utf-8")
+    words = " ".join(page_checks.check(run_report.write(folder)).words)
+    assert "1 rows of clipped.jsonl: clips with samples cut off at full scale" in words
+    assert "sound/loud.wav, row 4" in words and "0.25" in words
+    assert "1 rows of skipped.jsonl" in words and "empty: 0 samples" in words
+
+
 def test_nobody_s_home_is_in_a_report(folder):
     content = run_report.write(folder).read_text()
     assert "ann" not in content.replace("channel", "").replace("anneal", "")
