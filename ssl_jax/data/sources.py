@@ -182,6 +182,8 @@ def _same_type(value: Any, default: Any) -> bool:
 
 def _path(key: str, given: str) -> pathlib.Path:
     path = paths.expanded(given)
+    if not paths.is_remote(path):
+        path = paths.of(paths.on_disk(str(path)))
     if not given or not path.exists():
         raise DataError(
             f"{key}.path={given!r} does not exist (looked from {pathlib.Path.cwd()}): "

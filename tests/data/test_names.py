@@ -1,7 +1,9 @@
 """Names and texts in either form of an accent, names that are no UTF-8, and joins by a key."""
 
+import ast
 import json
 import os
+import subprocess
 import sys
 
 import numpy as np
@@ -69,7 +71,31 @@ def test_a_table_names_a_file_in_another_form(tmp_path, write):
     for row in (0, 1):
         np.testing.assert_array_equal(source.read(row)[0], samples)
     assert os.path.samefile(paths.on_disk(str(tmp_path / NFC)), tmp_path / NFD)
+    assert len(opened("folder", tmp_path / NFC)) == 2
     assert paths.on_disk("no/such/\u00e9") == "no/such/\u00e9"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("utf8", ["0", "1"])
+def test_names_and_texts_are_the_same_in_the_locale_of_c(tmp_path, write, utf8):
+    write(tmp_path / NFC / "a.wav")
+    os.rename(tmp_path / NFC / "a.wav", tmp_path / NFC / LATIN)
+    write(tmp_path / NFC / f"{NFC}.wav")
+    (tmp_path / "t.tsv").write_text(f"path\tlabel\n{NFC}/{NFD}.wav\t{NFC}\n", encoding="utf-8")
+    program = f"""
+from ssl_jax.data.sources import open_source
+for kind, path in (("folder", "caf\\u00e9"), ("table", "t.tsv")):
+    source = open_source("train.x", {{"kind": kind, "path": {str(tmp_path)!r} + "/" + path}})
+    found = [source.key(i) for i in range(len(source))], source.samples.tolist()
+    print(ascii((found, {{k: [str(x) for x in v] for k, v in source.columns.items()}})))
+"""
+    env = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": utf8}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=env, capture_output=True, encoding="ascii", check=True)
+    folder, table = (ast.literal_eval(line) for line in done.stdout.splitlines())
+    names = [f"x/{NFC}.wav", r"x/mod\xe0 - la notte.wav"]
+    assert folder == ((names, [8000, 8000]), {"folder": [NFC, NFC]})
+    assert table == (([f"x/{NFC}/{NFD}.wav"], [8000]), {"label": [NFC]})
 
 
 def test_labels_beside_files_of_a_mac(tmp_path, write):
