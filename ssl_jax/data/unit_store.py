@@ -119,6 +119,8 @@ class Writer:
 
     def _begin(self) -> tuple[IO[bytes], IO[bytes]]:
         """Opens the files of the part, cut to the rows that are whole in both."""
+        if self._part.is_symlink():
+            raise DataError(f"{self._part} is a link, which is not followed: remove it")
         header = self._part / _HEADER
         if not self._is_begun(header):
             shutil.rmtree(self._part, ignore_errors=True)

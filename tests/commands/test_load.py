@@ -1,6 +1,7 @@
 """`ssl_jax.load`: features of a run in a notebook."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -15,9 +16,11 @@ from ml_collections import ConfigDict
 from run_folder import NAMES, RATE, make_run
 
 import ssl_jax
+from ssl_jax import evaluate
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import rng
 from ssl_jax.data import corpus
+from ssl_jax.engine import checkpoint
 from ssl_jax.evals.extract import audio_batch
 
 
@@ -322,3 +325,22 @@ def test_texts_have_a_vector_a_token(root, tmp_path):
     for bad in ("", 3, b"bytes"):
         with pytest.raises(ValueError, match="not empty"):
             model.features(bad)
+
+
+def test_damaged_weights_are_named_by_whatever_reads_them(run, tmp_path):
+    """Of files that storage changed by a bit: none gives numbers, each names the checkpoint."""
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    kept = folder / "checkpoints" / "4" / "params"
+    path = max((p for p in kept.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    told = "checkpoints/4 is damaged: params/"
+    with pytest.raises(ValueError, match=told):
+        ssl_jax.load(folder)
+    with pytest.raises(SystemExit, match=told):
+        evaluate.main(["--run", str(folder)])
+    with pytest.raises(ValueError, match=told):
+        checkpoint.load_init(folder, {}, {})
+    assert ssl_jax.load(folder, 2).step == 2

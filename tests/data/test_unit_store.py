@@ -133,3 +133,12 @@ def test_segments_of_a_file_have_keys_of_their_own(tmp_path, write, data_config)
     (tmp_path / "segments").write_text("one long 0.0 0.5\ntwo long 0.5 1.0\n")
     corpus = open_split(data_config({"k": {"kind": "kaldi", "path": str(tmp_path)}}), "train")
     assert [corpus.key(i) for i in range(2)] == ["k/long.wav", "k/long.wav@8000"]
+
+
+def test_a_link_in_place_of_the_unfinished_store_is_not_followed(tmp_path):
+    with pytest.raises(KeyboardInterrupt), unit_store.Writer(tmp_path / "a", **HEADER) as writer:
+        writer.add("x", np.array([1]))
+        raise KeyboardInterrupt
+    (tmp_path / "b.part").symlink_to(tmp_path / "a.part")
+    with pytest.raises(DataError, match=r"b\.part is a link, which is not followed"):
+        unit_store.Writer(tmp_path / "b", **HEADER)
