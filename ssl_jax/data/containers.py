@@ -185,17 +185,28 @@ def _wave_data(
     there = size - at
     # An empty recording ends with this chunk, and its outer size says so; a recorder that was
     # killed, or wrote to a pipe, left the sizes of a file without sound.
-    if stated == 0 and there >= block and riff + 8 <= at:
+    untold = stated == 0 and there >= block and (riff + 8 <= at or _unknown(riff, there))
+    # Sizes of 32 bits begin again at 0 after 4 GiB.
+    if untold or (not ds64 and there - stated >= (1 << 32) - _NEAR):
         real = there - there % block
         if ds64:
             return _spliced(file, at, {ds64: struct.pack("<QQ", size - 8, real)})
+        if real > 0xFFFFFFFF:
+            return _as_rf64(file, at, size, real) if order == "<" else Truth()
         sizes = {4: size - 8, at - 4: real}
-        return _spliced(
-            file, at, {k: struct.pack(order + "I", min(v, 0xFFFFFFFF)) for k, v in sizes.items()}
-        )
+        return _spliced(file, at, {k: struct.pack(order + "I", v) for k, v in sizes.items()})
     if stated // block > there // block and not _unknown(stated, there):
         return Truth(_cut(stated, there))
     return Truth()
+
+
+def _as_rf64(file: IO[bytes], at: int, size: int, real: int) -> Truth:
+    """Returns the header of an RF64, whose sizes have 64 bits, for a WAV with sound from `at`."""
+    file.seek(12)
+    chunks = file.read(at - 16)
+    sizes = struct.pack("<4sIQQQI", b"ds64", 28, size + 28, real, 0, 0)
+    head = b"RF64\xff\xff\xff\xffWAVE" + sizes + chunks + b"\xff\xff\xff\xff"
+    return Truth(head=head, skip=at)
 
 
 def _w64(file: IO[bytes], size: int) -> Truth:

@@ -62,7 +62,7 @@ UNKNOWN = {
     "a.wav": lambda p: [
         {4: struct.pack("<I", outer), after(p, b"data"): struct.pack("<I", inner)}
         for outer, inner in [
-            *((0, 0), (36, 0), (0xFFFFFFFF, 0xFFFFFFFF), (0x80000024, 0x80000000)),
+            *((0, 0), (36, 0), (0xFFFFFFFF, 0), (0xFFFFFFFF, 0xFFFFFFFF), (0x80000024, 0x80000000)),
             *((0x7FFFF024, 0x7FFFF000), (2000000036, 2000000000)),
         ]
     ],
