@@ -15,6 +15,7 @@ BINARY = {"NamedTemporaryFile", "TemporaryFile"}  # by default
 OTHER_OPEN = {"Image", "wave", "zipfile", "av", "webbrowser", "os", "soundfile", "sf"}
 ALWAYS = {"read_text", "write_text", "TextIOWrapper", "loadtxt", "savetxt", "genfromtxt"}
 ALWAYS |= {"getoutput", "getstatusoutput"}
+ENCODING_AT = {"read_text": 0, "write_text": 1}
 OWN = {"paths", "atomic"}  # whose write_text has one encoding
 
 
@@ -35,6 +36,8 @@ def _unsure(node: ast.Call) -> str:
     method = isinstance(node.func, ast.Attribute)
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     owner = getattr(node.func.value, "id", "") if isinstance(node.func, ast.Attribute) else ""
+    if len(node.args) > ENCODING_AT.get(name, len(node.args)):
+        return ""
     if name in ALWAYS:
         return name if method and owner not in OWN else ""
     if name == "open" and owner == "tarfile":
@@ -98,6 +101,8 @@ def test_a_call_without_an_encoding_is_found(source):
         "open('a', 'rb')",
         "open('a', encoding='utf-8')",
         "path.open('ab', buffering=0)",
+        "path.read_text('ascii')",
+        "path.write_text('x', 'ascii')",
         "Image.open('a')",
         "wave.open('a', 'w')",
         "gzip.open('a')",
