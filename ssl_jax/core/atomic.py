@@ -12,6 +12,7 @@ import fcntl
 import glob
 import io
 import json
+import math
 import os
 import pathlib
 import re
@@ -19,7 +20,7 @@ import secrets
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -42,8 +43,17 @@ def write_text(path: paths.Given, text: str) -> None:
 
 
 def write_json(path: paths.Given, content: Any, indent: int | None = 1) -> None:
-    """Writes `content` as a whole JSON file, as `write_text` does."""
-    write_text(path, json.dumps(content, indent=indent) + "\n")
+    """Writes `content` as a whole JSON file, as `write_text` does; NaN becomes null."""
+    write_text(path, json.dumps(_finite(content), indent=indent, allow_nan=False) + "\n")
+
+
+def _finite(content: Any) -> Any:
+    """Returns `content` with null for NaN and infinities, which JSON does not have."""
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_bytes(path: paths.Given, data: bytes) -> None:

@@ -4,6 +4,7 @@ Its own few lines, since a training run that watches word errors should need no 
 tests hold it against the library jiwer.
 """
 
+import math
 from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -33,9 +34,9 @@ class Edits(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Errors over the length of the reference; 0 where both are 0, else infinite without."""
+        """Errors over the length of the reference; infinite without one, NaN where both are 0."""
         if not self.length:
-            return float("inf") if self.errors else 0.0
+            return math.inf if self.errors else math.nan
         return self.errors / self.length
 
 

@@ -1,5 +1,6 @@
 """Scores of a fine-tuned model over a whole split, where no mean over batches would do."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -82,6 +83,8 @@ class Judge:
         with jax.transfer_guard("allow"):
             batches = stop.between(self.batches())
             parts = [self._rows(state.params, batch) for batch in batches]
+        if not sum(len(truth) for _, truth in parts):  # no row, or none with a truth
+            return {f"{self.split}/{name}": math.nan for name in self.names}
         outputs, truth = (np.concatenate(x) for x in zip(*parts, strict=True))
         return {f"{self.split}/{n}": float(SCORES[n][1](outputs, truth)) for n in self.names}
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.core.types import Array
+from ssl_jax.evals import scores as scores_lib
 from ssl_jax.evals.split import Labelled, held_out
 
 TEMPERATURE = 0.07
@@ -25,7 +26,7 @@ class Scores(NamedTuple):
     @property
     def layer(self) -> int:
         """The layer that is best on the selection rows."""
-        return int(self.select.argmax())
+        return int(scores_lib.known(self.select).argmax())
 
 
 def normalize(x: Array) -> Array:

@@ -159,7 +159,7 @@ class Result(NamedTuple):
 
     def best(self) -> tuple[int, int]:
         """Returns the (rate, layer) positions that are best on validation, over seeds."""
-        mean = self.select[self.first].mean(0)
+        mean = scores_lib.known(self.select[self.first].mean(0))
         return divmod(int(mean.argmax()), mean.shape[1])
 
     def chosen(self, where: dict[str, np.ndarray]) -> dict[str, list[float]]:
@@ -169,7 +169,7 @@ class Result(NamedTuple):
 
     def by_layer(self) -> dict[int, list[float]]:
         """Returns, for each layer at its own chosen rate, the test score of every seed."""
-        rates = self.select[self.first].mean(0).argmax(0)
+        rates = scores_lib.known(self.select[self.first].mean(0)).argmax(0)
         test = self.test[self.first]
         return {n: test[:, rates[i], i].tolist() for i, n in enumerate(self.layers)}
 

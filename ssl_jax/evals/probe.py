@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from ssl_jax.core.types import Array
+from ssl_jax.evals import scores as scores_lib
 from ssl_jax.evals.split import Labelled
 
 MIX = -1
@@ -57,7 +58,7 @@ class Scores(NamedTuple):
 
     def best(self) -> tuple[int, int]:
         """Returns the (rate, layer) positions that are best on the selection rows, over seeds."""
-        mean = self.select.mean(0)
+        mean = scores_lib.known(self.select.mean(0))
         return divmod(int(mean.argmax()), mean.shape[1])
 
     def chosen(self) -> np.ndarray:
@@ -67,7 +68,7 @@ class Scores(NamedTuple):
 
     def by_layer(self) -> dict[int, np.ndarray]:
         """Returns, for each layer at its own chosen rate, the test accuracy of every seed."""
-        rates = self.select.mean(0).argmax(0)
+        rates = scores_lib.known(self.select.mean(0)).argmax(0)
         return {n: self.test[:, rates[i], i] for i, n in enumerate(self.layers)}
 
 

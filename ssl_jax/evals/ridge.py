@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.core.types import Array
+from ssl_jax.evals import scores as scores_lib
 from ssl_jax.evals.split import Labelled, held_out
 
 L2S = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -36,7 +37,7 @@ class Scores(NamedTuple):
     @property
     def layer(self) -> int:
         """The layer that is best on the selection rows."""
-        return int(self.select.argmax())
+        return int(scores_lib.known(self.select).argmax())
 
 
 def fit(x: Array, y: Array, classes: int, l2s: Array) -> Fit:

@@ -1,8 +1,10 @@
 """What a head is judged by: scores of classes, tags, regression, and the weighted one of keys.
 
-All on the outputs of a head over a whole split, in numpy and float64, on the host.
+All on the outputs of a head over a whole split, in numpy and float64, on the host. The score of no
+row is NaN, which is never the best.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,7 +23,7 @@ KEY_WEIGHTS = {"correct": 1.0, "fifth": 0.5, "relative": 0.3, "parallel": 0.2, "
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     """Returns the share of rows whose largest of logits (N, C) is their label (N,)."""
-    return float(np.mean(np.argmax(logits, -1) == labels))
+    return _mean(np.argmax(logits, -1) == labels)
 
 
 def mcc(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -29,6 +31,8 @@ def mcc(logits: np.ndarray, labels: np.ndarray) -> float:
 
     In [-1, 1], for any number of classes; 0 where all answers, or all labels, are one class.
     """
+    if not len(labels):
+        return math.nan
     classes = np.arange(logits.shape[1])
     guess = (np.argmax(logits, -1)[:, None] == classes).astype(float)
     truth = (np.asarray(labels)[:, None] == classes).astype(float)
@@ -43,6 +47,8 @@ def f1(logits: np.ndarray, labels: np.ndarray) -> float:
         raise ValueError(f"f1 is of two classes, and there are {logits.shape[1]}: use 'mcc'")
     guess, truth = np.argmax(logits, -1) == 1, np.asarray(labels) == 1
     either = guess.sum() + truth.sum()
+    if not len(truth):
+        return math.nan
     return float(2 * np.sum(guess & truth) / either) if either else 0.0
 
 
@@ -106,7 +112,7 @@ def all_slots(outputs: np.ndarray, truth: np.ndarray, slots: Sequence[Sequence[i
     outputs, truth (N, C); slots: the places in C of the values of each.
     """
     right = [np.argmax(outputs[:, s], -1) == np.argmax(truth[:, s], -1) for s in map(list, slots)]
-    return float(np.mean(np.all(right, 0)))
+    return _mean(np.all(right, 0)) if right else math.nan
 
 
 def r2(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -144,7 +150,7 @@ def key_relation(estimate: str, truth: str, descending_fifths: bool = False) -> 
 def weighted_key_score(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> float:
     """Returns the mean weight of the keys chosen by logits (N, C); labels (N,) into classes."""
     table = np.array([[KEY_WEIGHTS[key_relation(a, b)] for b in classes] for a in classes])
-    return float(table[np.argmax(logits, -1), labels].mean())
+    return _mean(table[np.argmax(logits, -1), labels])
 
 
 def parse_key(text: str) -> tuple[int, str]:
@@ -154,6 +160,15 @@ def parse_key(text: str) -> tuple[int, str]:
     if mode is None or words[0] not in TONICS:
         raise ValueError(f"{text!r} is no key: write such as 'C# minor' or 'Bb major'")
     return TONICS[words[0]], mode
+
+
+def known(values: np.ndarray) -> np.ndarray:
+    """Returns scores to choose the largest of: one that is NaN is below all others."""
+    return np.where(np.isnan(values), -np.inf, values)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else math.nan
 
 
 def _macro(found: list) -> float:

@@ -70,7 +70,7 @@ def rate(rows: Iterable[Spoken], score: str) -> float:
     """Returns the error rate of a corpus: all edits over the length of all that was said.
 
     `wer` counts words, `per` phones, `cer` characters with one space between words. Above 1 where
-    much is put in.
+    much is put in; NaN, which is never the best, where nothing was said and nothing heard.
     """
     return edits.total(edits.edits(*sides(row, score)) for row in rows).rate
 

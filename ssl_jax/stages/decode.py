@@ -48,8 +48,8 @@ def _row(
 ) -> dict[str, Any]:
     scores = transcribe.SCORES[spelling]
     counts = [edits.edits(*transcribe.sides(row, scores[0])) for row in spoken]
-    order = sorted(range(len(spoken)), key=lambda i: (-counts[i].rate, -counts[i].errors))
-    shown = [i for i in order[:worst] if counts[i].errors]
+    wrong = [i for i in range(len(spoken)) if counts[i].errors]
+    shown = sorted(wrong, key=lambda i: (-counts[i].rate, -counts[i].errors))[:worst]
     return {
         "recordings": len(spoken),
         **{name: transcribe.rate(spoken, name) for name in scores},

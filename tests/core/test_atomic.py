@@ -140,3 +140,8 @@ def test_a_full_disk_is_known_by_whatever_layer_tells_it():
         assert atomic.full(inner) == atomic.full(outer) == why
     assert atomic.full(OSError(errno.ENOENT, "absent")) == atomic.full(None) == ""
     assert atomic.full(ValueError("[os_error_code='2']")) == ""
+
+
+def test_numbers_that_json_does_not_have_become_null(tmp_path):
+    atomic.write_json(tmp_path / "x", {"wer": float("nan"), "rows": [(1.5, float("inf"))]})
+    assert json.loads((tmp_path / "x").read_text()) == {"wer": None, "rows": [[1.5, None]]}

@@ -49,3 +49,11 @@ def test_what_can_not_be_scored_is_named():
         judge(("mcc",), truth="target")
     with pytest.raises(ValueError, match="does not predict"):
         judge(("mcc",), predict=None)
+
+
+def test_a_split_without_a_row_that_counts_has_no_score():
+    state = TrainState(np.int32(3), jnp.ones((4, 2)), {}, {}, np.zeros(2, np.uint32))
+    nothing = judge(("mcc", "f1"))
+    for given in ([], [{**next(iter(batches())), "weight": np.zeros(8, np.float32)}]):
+        nothing.batches = lambda given=given: given
+        assert all(np.isnan(value) for value in nothing(3, state).values())

@@ -1,5 +1,7 @@
 """Scores against scikit-learn, and the weighted key score against cases worked by hand."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -119,3 +121,20 @@ def test_heads_that_say_one_thing_only_have_a_score_and_such_truths_have_none():
         scores.spearman(labels[:, None], same[:, :1])
     with pytest.raises(ValueError, match="use 'mcc'"):
         scores.f1(np.zeros((6, 3)), labels)
+
+
+def test_the_score_of_no_row_is_nan_and_never_the_best():
+    logits, labels = np.zeros((0, 2)), np.zeros(0, int)
+    for score in (scores.accuracy, scores.mcc, scores.f1):
+        assert math.isnan(score(logits, labels))
+    keys = ("C major", "A minor")
+    assert math.isnan(scores.weighted_key_score(logits, labels, keys))
+    assert math.isnan(scores.all_slots(logits, logits, [(0, 1)]))
+    assert math.isnan(scores.all_slots(np.zeros((3, 0)), np.zeros((3, 0)), []))
+    assert scores.known(np.array([math.nan, -2.0, -3.0])).argmax() == 1
+
+
+@pytest.mark.parametrize("score", [scores.pearson, scores.spearman, scores.r2])
+def test_a_score_of_numbers_needs_rows(score):
+    with pytest.raises(ValueError, match="one value only"):
+        score(np.zeros((0, 1)), np.zeros((0, 1)))
