@@ -184,6 +184,8 @@ def optim() -> ConfigDict:
             "end_factor": 0.05,
             "betas": (0.9, 0.999),
             "eps": 1e-8,
+            # true: Adam adds eps before the bias of the second moment is corrected, as fairseq does
+            "eps_inside": False,
             "weight_decay": 0.0,
             # ordered (regex, factor of weight_decay); every parameter must match one
             "decay_rules": ((".*", 1.0),),

@@ -50,6 +50,9 @@ FREE_TO_CHANGE = (
 MOVED = re.compile(r"data\.(train|valid|test)\.[^.]+\.path|data\.units\.(train|valid|test)")
 """Keys that may differ on resume where the data are the same; see engine/manifest.py."""
 
+NEWER = {"optim.eps_inside": False}
+"""Keys that older runs lack, which had these values without saying so."""
+
 
 class SaveError(OSError):
     """A checkpoint could not be written; those before it are as they were."""
@@ -268,7 +271,9 @@ def check_same_config(old: ConfigDict, new: ConfigDict, folder: str | Path) -> N
     changed = {
         key: values
         for key, values in config_lib.diff(old, new).items()
-        if not key.startswith(FREE_TO_CHANGE) and not MOVED.fullmatch(key)
+        if not key.startswith(FREE_TO_CHANGE)
+        and not MOVED.fullmatch(key)
+        and values != (config_lib.ABSENT, NEWER.get(key, config_lib.ABSENT))
     }
     if changed:
         lines = [f"  config.{key}: {a!r} before, {b!r} now" for key, (a, b) in changed.items()]

@@ -28,6 +28,7 @@ KEYS = (
     *("betas", "eps", "weight_decay", "decay_rules", "layer_decay", "layer_decay_embedding"),
     *("frozen", "freeze_until", "frozen_first", "clip"),
 )
+NEWER = ("eps_inside",)  # keys that older runs lack
 OPTIMIZERS = ("adamw", "adam_l2", "sgd", "lars", "lamb")
 # schedule: what it reads of warmup and end_lr; the other, if set, would have no effect
 SCHEDULES = {
@@ -187,7 +188,7 @@ def layer_factors(config: ConfigDict, params: Tree, depth: int) -> dict[str, flo
 def _rule(config: ConfigDict, rates: dict[str, float]) -> optax.GradientTransformation:
     """Returns the update of one leaf before the learning rate and layer factors."""
     momentum, second = config.betas
-    adam = optax.scale_by_adam(momentum, second, config.eps)
+    adam = _scale_by_adam(momentum, second, config.eps, config.get("eps_inside", False))
     decay = _add_decay(rates)
     if config.name == "adamw":
         return optax.chain(adam, decay)
@@ -198,6 +199,28 @@ def _rule(config: ConfigDict, rates: dict[str, float]) -> optax.GradientTransfor
     # optax.sgd and optax.lars; lars there takes the rate before the momentum, MAE's after it
     trust = _scale_by_trust(LARS_TRUST) if config.name == "lars" else optax.identity()
     return optax.chain(decay, trust, optax.trace(momentum))
+
+
+def _scale_by_adam(
+    first: float, second: float, eps: float, inside: bool
+) -> optax.GradientTransformation:
+    """Returns Adam; `inside` adds eps before the bias of the second moment is corrected.
+
+    So does fairseq's. Early in a run its eps is then 1 / sqrt(1 - second^n) times as large as that
+    of torch and of the paper, 7 times in the first update with 0.98.
+    """
+    adam = optax.scale_by_adam(first, second, eps)
+    if not inside:
+        return adam
+
+    def update(updates: Tree, state: Any, params: Tree = None) -> tuple[Tree, Any]:
+        _, state = adam.update(updates, state, params)
+        count = state.count.astype(jnp.float32)
+        mean, root = 1 - first**count, jnp.sqrt(1 - second**count)
+        moved = jax.tree.map(lambda m, v: m / mean * root / (jnp.sqrt(v) + eps), state.mu, state.nu)
+        return moved, state
+
+    return optax.GradientTransformation(adam.init, update)
 
 
 def _add_decay(rates: dict[str, float]) -> optax.GradientTransformation:
@@ -297,12 +320,17 @@ def _choose(key: str, value: str, choices: Sequence[str]) -> None:
 def _check(config: ConfigDict) -> None:
     """Raises ConfigError on a missing or unknown key and on numbers out of range."""
     for key in config:
-        if key not in KEYS:
-            raise ConfigError(f"config.optim.{key} does not exist: {suggest(key, KEYS)}")
+        if key not in KEYS + NEWER:
+            raise ConfigError(f"config.optim.{key} does not exist: {suggest(key, KEYS + NEWER)}")
     for key in KEYS:
         if key not in config:
             raise ConfigError(f"config.optim.{key} is missing: start from configs/common.py")
     _choose("name", config.name, OPTIMIZERS)
+    if config.get("eps_inside", False) and config.name in ("sgd", "lars"):
+        raise ConfigError(
+            f"config.optim.eps_inside is True, and config.optim.name {config.name!r} has no eps: "
+            f"set it to False, or the name to 'adamw'"
+        )
     ranges = (
         ("weight_decay", config.weight_decay >= 0, "0.0 or more"),
         ("clip", config.clip >= 0, "a norm such as 1.0, or 0.0 for no clipping"),

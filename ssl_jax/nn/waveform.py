@@ -64,7 +64,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "wav2vec2_large": {**_LARGE, **_STABLE, "conv_bias": True},
     "hubert_large": {**_LARGE, **_STABLE},
-    "conformer_base": {**_BASE, **_REGULARIZATION, **_CONFORMER, "input_dropout": 0.1},
+    # with the front end of each of wav2vec 2.0's sizes; Base has its LayerNorm ahead of the blocks
+    "conformer_base": {
+        **_BASE,
+        **_REGULARIZATION,
+        "blocks": "conformer",
+        "normalize": False,
+        "conv_norm": "group",
+        "grad_mult": 0.1,
+        "input_dropout": 0.1,
+    },
     "conformer_large": {**_LARGE, **_CONFORMER, "embed_dropout": 0.0},
     "hubert_xlarge": {"depth": 48, "width": 1280, "heads": 16, "mlp_width": 5120, **_STABLE},
 }

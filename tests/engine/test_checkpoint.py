@@ -81,6 +81,14 @@ def test_an_unknown_best_metric_is_named(tmp_path, mesh, started):
         train(tmp_path, mesh, started, 0, 2, hooks=hooks, best_metric="valid/wer")
 
 
+def test_a_key_that_an_older_run_lacks_has_its_value_of_then():
+    older = {"optim": {"lr": 0.1}}
+    plain, other = ({"optim": {"lr": 0.1, "eps_inside": inside}} for inside in (False, True))
+    checkpoint.check_same_config(older, plain, "runs/x")
+    with pytest.raises(ValueError, match=r"config.optim.eps_inside: .absent. before, True now"):
+        checkpoint.check_same_config(older, other, "runs/x")
+
+
 def test_a_changed_config_is_refused_by_key_and_values(tmp_path, mesh, started):
     train(tmp_path, mesh, started, 0, 2)
     changed = toy.make_config(**{"optim.lr": 0.1, "log.every": 9, "mesh.data": 8})

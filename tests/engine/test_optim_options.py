@@ -168,3 +168,37 @@ def test_sharded_arrays_on_four_devices():
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert json.loads(done.stdout.splitlines()[-1]) < 2e-6
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam_l2"])
+def test_eps_inside_is_the_adam_of_fairseq(name):
+    lr, first, second, eps, decay = 0.1, 0.9, 0.98, 1e-2, 0.01
+    options = {"name": name, "betas": (first, second), "eps": eps, "weight_decay": decay}
+    seen, _ = run(section(**options, eps_inside=True))
+    params = named(arrays(0))
+    m, v = ({key: np.zeros_like(x) for key, x in params.items()} for _ in range(2))
+    for step in range(1, 4):
+        for key, gradient in named(arrays(step)).items():
+            p = params[key]
+            if name == "adam_l2":
+                gradient = gradient + decay * p
+            m[key] = first * m[key] + (1 - first) * gradient
+            v[key] = second * v[key] + (1 - second) * gradient**2
+            # as in fairseq/optim/adam.py: denom, step_size, decay apart from the gradient
+            denom = np.sqrt(v[key]) + eps
+            step_size = lr * np.sqrt(1 - second**step) / (1 - first**step)
+            shrunk = p if name == "adam_l2" else p - lr * decay * p
+            params[key] = shrunk - step_size * m[key] / denom
+        for key, want in params.items():
+            np.testing.assert_allclose(seen[step][key], want, rtol=1e-5, atol=1e-6)
+    plain, _ = run(section(**options))
+    assert np.abs(plain[1]["mask"] - seen[1]["mask"]).max() > 1e-3
+
+
+def test_eps_inside_needs_an_adam_and_older_runs_do_without():
+    with pytest.raises(ConfigError, match=r"config.optim.eps_inside is True.*'sgd' has no eps"):
+        make(section(name="sgd", eps_inside=True))
+    older = section()
+    with older.unlocked():
+        del older["eps_inside"]
+    make(older)

@@ -29,6 +29,20 @@ def encoder(**options):
     return build.encoder(TINY | options, precision="float32", sample_rate=16000)
 
 
+def test_presets_have_the_front_end_and_the_norm_of_the_published_sizes():
+    base, large = (
+        build.settings({"kind": "waveform", "preset": f"conformer_{size}"})
+        for size in ("base", "large")
+    )
+    keys = ("norm", "conv_norm", "conv_bias", "normalize", "grad_mult")
+    assert [base[key] for key in keys] == ["post", "group", False, False, 0.1]
+    assert [large[key] for key in keys] == ["pre", "layer", True, True, 1.0]
+    # but for the blocks and their positions, Base is that of wav2vec 2.0
+    plain = build.settings({"kind": "waveform", "preset": "wav2vec2_base"})
+    other = {key for key in plain if plain[key] != base[key]}
+    assert other == {"blocks", "positions", "position_kernel"}
+
+
 def test_scores_by_offset_land_at_query_minus_key():
     size = 4
     offsets = np.arange(size - 1, -size, -1.0)
