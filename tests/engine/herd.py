@@ -78,7 +78,8 @@ class Herd:
     ) -> Child:
         """Starts `ssl_jax.train` with arguments; `pause` seconds follow each of its steps.
 
-        With `toy` it starts toy_process.py, whose arguments are a folder and a number of steps.
+        With `toy` it starts toy_process.py, whose arguments are a folder, a number of steps, and
+        at which change of the folder it is killed (none: never).
         """
         self._count += 1
         log = self.folder / f"child-{self._count}.log"
@@ -168,9 +169,12 @@ def _train(arguments: list[str], pause: float) -> None:
 
 
 def _toy(arguments: list[str], pause: float) -> None:
+    import kill
     import toy_process
 
-    folder, steps = arguments
+    folder, steps, *die = arguments
+    if die:
+        kill.at(int(die[0]), Path(folder))
     toy_process.main(Path(folder), int(steps), pause)
 
 
