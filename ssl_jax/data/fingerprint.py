@@ -250,7 +250,7 @@ def _spread(total: int, most: int) -> np.ndarray:
 def _content(file: str, size: int, whole: bool) -> int:
     digest = hashlib.blake2b(digest_size=8)
     try:
-        with open(file, "rb") as f:
+        with open(paths.on_disk(file), "rb") as f:
             for at in () if whole else (0, max(0, size // 2 - _PART), max(0, size - _PART)):
                 f.seek(at)
                 digest.update(f.read(_PART))

@@ -116,19 +116,20 @@ def _find(
     """Returns the absolute path of every row; an absolute one stays as it is."""
     found: list[str] = []
     missing: list[int] = []
-    seen: dict[str, int] = {}
+    seen: dict[tuple[int, int], int] = {}
     for i, name in enumerate(files):
         names = dict.fromkeys((name.strip(), name.strip().replace("\\", "/")))
         places = [pathlib.Path(paths.on_disk(str(f / n))) for f in folders for n in names]
-        here = next((paths.shown(p.resolve()) for p in places if p.is_file()), "")
-        found.append(here)
-        if not here:
+        here = next((p.resolve() for p in places if p.is_file()), None)
+        found.append("" if here is None else paths.shown(here))
+        if here is None:
             missing.append(i)
-        elif here in seen:
-            raise DataError(
-                f"{path}, row {lines[i]}: {name} was listed before, in row {seen[here]}"
-            )
-        seen[here] = lines[i]
+            continue
+        stat = here.stat()
+        key = stat.st_dev, stat.st_ino  # links give one file many names
+        if key in seen:
+            raise DataError(f"{path}, row {lines[i]}: {name} was listed before, in row {seen[key]}")
+        seen[key] = lines[i]
     if missing:
         i = missing[0]
         more = f" (and {len(missing) - 1} more rows)" if len(missing) > 1 else ""

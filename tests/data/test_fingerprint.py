@@ -136,3 +136,11 @@ def test_transcripts_count_as_labels(tmp_path, write, data_config):
 
     assert fingerprint.difference(facts("ab"), facts("ab")) == ""
     assert "other labels" in fingerprint.difference(facts("ab"), facts("ba"))
+
+
+def test_a_name_that_is_no_utf8_is_hashed_too(tmp_path, text_config):
+    file = os.path.join(os.fsencode(tmp_path), b"caf\xe9.txt")
+    with open(file, "wb") as f:
+        f.write(b"some text")
+    source = {"own": {"kind": "text_files", "path": str(tmp_path)}}
+    assert fingerprint.of(open_split(text_config(source), "train")).contents[0] > 0

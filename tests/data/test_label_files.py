@@ -1,5 +1,7 @@
 """A table of labels beside recordings: what is read, how it is divided, what is refused."""
 
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -139,3 +141,11 @@ def test_splits_that_cannot_be_used_are_named(recordings, tmp_path, splits, mess
 def test_a_table_that_is_not_there(recordings, tmp_path):
     with pytest.raises(DataError, match=r"--labels .*labels\.csv is no file"):
         read(tmp_path / "labels.csv", recordings)
+
+
+def test_a_link_is_the_file_that_was_listed_before(recordings, tmp_path):
+    first = names(recordings)[0]
+    os.link(recordings / first, recordings / "again.wav")
+    rows = [(name, "ab"[i % 2]) for i, name in enumerate(names(recordings))]
+    with pytest.raises(DataError, match=r"row \d+: .* was listed before, in row \d+"):
+        read(write(tmp_path / "labels.csv", rows), recordings)
