@@ -18,6 +18,7 @@ Hook = tuple[HookFn, int]
 """(fn, every): fn(step, state) runs after each `every` steps and after the last; what it returns
 is logged under the names it gives."""
 
+CEILING = 1000
 PARTS = {"target": "the targets", "prediction": "the predictions", "frontend": "the front end"}
 
 
@@ -36,6 +37,21 @@ def not_finite(bad: int, last_good: str) -> NotFiniteError:
         f"{bad}. Last good checkpoint, kept: {last_good}. Lower config.optim.lr, lengthen "
         f"config.optim.warmup, set config.optim.clip=1.0, or config.precision='float32'"
     )
+
+
+def check_ceiling(step: int, loss: float, before: list[float]) -> None:
+    """Raises NotFiniteError when a mean loss is CEILING times the median of those `before`.
+
+    The median counts as 1 at least, so that a loss near 0 may jump.
+    """
+    limit = CEILING * max(1.0, float(np.median(before))) if before else math.inf
+    if loss > limit:
+        raise NotFiniteError(
+            f"the loss is {loss:.3g} up to step {step}, above {limit:.3g}, {CEILING} times what it "
+            f"was: the run has diverged. Lower config.optim.lr, lengthen config.optim.warmup, set "
+            f"config.optim.clip=1.0, or look at the targets of these steps; config.guard.nan=False "
+            f"trains on"
+        )
 
 
 def check_floors(step: int, metrics: Mapping[str, float], floors: Mapping[str, float]) -> None:

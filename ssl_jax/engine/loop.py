@@ -151,6 +151,7 @@ class _Run:
         self.profile = profile_lib.Profile(options.profile, folder, options.scopes, options.total)
         self.watch = Watchdog(options.stall_seconds, checkpoints.folder, out)
         self.unevaluated = Unevaluated(folder)
+        self.losses: list[float] = []  # of the intervals before
         self.totals = step.zeros()
         self.pending: tuple[int, Any] | None = None
         self.running: collections.deque[_Given] = collections.deque()
@@ -219,6 +220,9 @@ class _Run:
         metrics = hooks_lib.means(totals["sums"])
         self.progress.loss = metrics.get("loss", self.progress.loss)
         self.logger.write(done, {f"train/{k}": v for k, v in (metrics | rates).items()})
+        if self.options.nan and "loss" in metrics:
+            hooks_lib.check_ceiling(done, metrics["loss"], self.losses)
+            self.losses.append(metrics["loss"])
         if done > self.options.guard_after:
             hooks_lib.check_floors(done, metrics, self.options.floors)
         return healthy

@@ -416,3 +416,11 @@ def test_sigterm_while_the_data_hang_saves_the_step_before(toy_run, monkeypatch)
     finally:
         stuck.set()
     assert done.stopped and done.step == 9 and toy_run.checkpoints.latest() == 9
+
+
+def test_a_loss_that_is_finite_and_absurd_stops_the_run():
+    hooks.check_ceiling(10, 1e9, [])
+    hooks.check_ceiling(20, 900.0, [0.01, 0.02])
+    hooks.check_ceiling(30, 1e5, [190.0, 200.0, 5.0])
+    with pytest.raises(hooks.NotFiniteError, match=r"is 3e\+03 up to step 40, above 2e\+03"):
+        hooks.check_ceiling(40, 3000.0, [2.0, 1.0, 3.0])
