@@ -4,6 +4,9 @@ Baevski et al., 2202.03555, for waveforms, images (sections 3 and 4.1, in the fo
 (RoBERTa); Bovbjerg and Tan, 2210.01703, for keyword spotting. The student sees a masked view. The
 teacher, a moving average of the student, sees the whole example in evaluation mode; the mean of
 its top layers, normalized, is the target at the masked tokens: frames, patches or words.
+
+Of images two forms were published. That of BEiT's code, which made the paper's numbers, is meant
+here: its targets are the outputs of whole blocks (`targets.source`). fairseq has a partial port.
 """
 
 import dataclasses
