@@ -19,10 +19,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def sound(tmp_path):
-    """A folder of eight short recordings in two classes."""
+    """Three folders, one of each split, of eight short recordings in two classes."""
     draw = np.random.default_rng(0)
-    for i in range(8):
-        path = tmp_path / "sound" / ("no", "yes")[i % 2] / f"{i}.flac"
+    for i in range(24):
+        split = ("train", "valid", "test")[i // 8]
+        path = tmp_path / "sound" / split / ("no", "yes")[i % 2] / f"{i}.flac"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(
             audio.encode_flac(draw.integers(-9000, 9000, 8000).astype(np.int16), 16000)
@@ -47,13 +48,15 @@ def finite_loss(metrics):
 
 def test_pretraining_goes_on_in_the_folder_and_fine_tuning_starts_from_it(tmp_path, sound):
     name, run = "wav2vec2", tmp_path / "run"
-    here = {"kind": "folder", "path": str(sound), "label": "folder"}
+    splits = ("train", "valid", "test")
+    here = {s: {"kind": "folder", "path": str(sound / s), "label": "folder"} for s in splits}
     config = tmp_path / "recipe.py"
     config.write_text(
         "from configs.wav2vec2 import audio\n"
         "def get_config():\n"
         "    c = audio.get_config('toy')\n"
-        f"    c.data.train = c.data.valid = c.data.test = dict(a={here!r})\n"
+        f"    for split, source in {here!r}.items():\n"
+        "        c.data[split] = dict(a=source)\n"
         "    return c\n"
     )
     weights.import_run(source(tmp_path / "in", name), run, str(config), (), lambda text: None)
