@@ -38,7 +38,7 @@ BASE = [
 EXTRAS = {
     # toy speech for the quickstart; bundles espeak-ng (GPL-3), so it is never a base dependency
     "synth": ["espeakng-loader>=0.2.4"],
-    # sound that libsndfile does not read: AAC, MP4, WebM, WMA (ssl_jax/data/ffmpeg.py)
+    # sound that libsndfile does not read: AAC, MP4, WebM, WMA (ssl_jax/data/readers/ffmpeg.py)
     "audio": ["av>=14"],
     "video": ["av>=14", "pillow>=11"],
     # toy music from notes; pretty_midi bundles the SoundFont

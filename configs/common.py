@@ -69,12 +69,12 @@ def audio_data() -> ConfigDict:
         {
             # audio | image | text
             "modality": "audio",
-            # named sources, each {kind, path, weight, ...}; see ssl_jax/data/sources.py; path ''
-            # in valid or test is that of the source of the same name in train
+            # named sources, each {kind, path, weight, ...}; see ssl_jax/data/readers/sources.py;
+            # path '' in valid or test is that of the source of the same name in train
             "train": ConfigDict({}),
             "valid": ConfigDict({}),
             "test": ConfigDict({}),
-            # stores of frame labels, one for each set of labels; see ssl_jax/data/units.py
+            # stores of frame labels, one for each set of labels; see ssl_jax/data/frame_labels.py
             "units": {"train": (), "valid": (), "test": ()},
             "sample_rate": 16000,
             # one fixed shape per bucket, in seconds; a longer clip is cropped to the last

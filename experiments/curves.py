@@ -20,7 +20,7 @@ import numpy as np
 
 from ssl_jax.core import atomic
 from ssl_jax.evals import table
-from ssl_jax.stages import report
+from ssl_jax.reports import figures
 
 # what tells a healthy run; those that a method does not log are left out
 METRICS = ("loss", "target_std", "prediction_std", "frontend_std", "target_own_share")
@@ -34,7 +34,7 @@ def of_runs(runs: Sequence[pathlib.Path], metrics: Sequence[str]) -> Curves:
     """Returns the band of each metric over runs of equal length; those without it are left out."""
     found: Curves = {}
     for metric in metrics:
-        lines = [report.read_metrics(run, metric) for run in runs]
+        lines = [figures.read_metrics(run, metric) for run in runs]
         if any(not len(step) for step, _ in lines):
             continue
         values = np.stack([v for _, v in lines])
@@ -52,7 +52,7 @@ def compare(run: pathlib.Path, reference: Mapping[str, Curves]) -> list[dict[str
     rows = []
     for name, metrics in reference.items():
         for metric, band in metrics.items():
-            step, value = report.read_metrics(run, metric)
+            step, value = figures.read_metrics(run, metric)
             if not len(step):
                 continue
             at = min(step[-1], band["step"][-1])
@@ -78,15 +78,15 @@ def compare(run: pathlib.Path, reference: Mapping[str, Curves]) -> list[dict[str
 def draw(path: pathlib.Path, run: pathlib.Path, reference: Mapping[str, Curves]) -> None:
     """Draws a panel for every metric: the bands, and the run over them."""
     metrics = list(dict.fromkeys(m for of_one in reference.values() for m in of_one))
-    shown = [m for m in metrics if len(report.read_metrics(run, m)[0])]
+    shown = [m for m in metrics if len(figures.read_metrics(run, m)[0])]
     figure, axes = plt.subplots(
         1, len(shown), figsize=(5 * len(shown), 4), layout="constrained", squeeze=False
     )
     for ax, metric in zip(axes[0], shown, strict=True):
-        for colour, (name, of_one) in zip(report.COLOURS[1:], reference.items(), strict=False):
+        for colour, (name, of_one) in zip(figures.COLOURS[1:], reference.items(), strict=False):
             if metric in of_one:
                 bands(ax, of_one[metric], name, colour)
-        ax.plot(*report.read_metrics(run, metric), color=report.COLOURS[0], label=run.name)
+        ax.plot(*figures.read_metrics(run, metric), color=figures.COLOURS[0], label=run.name)
         ax.set(title=metric, xlabel="step")
         ax.legend(frameon=False)
     figure.savefig(path, dpi=100)

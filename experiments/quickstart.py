@@ -13,10 +13,10 @@ import pathlib
 from kws import protocol
 
 from ssl_jax.core import config as config_lib
-from ssl_jax.data import synth
+from ssl_jax.data.synthetic import keywords
 from ssl_jax.evals.progress import Progress
 from ssl_jax.pipeline import Pipe
-from ssl_jax.stages import report
+from ssl_jax.reports import figures
 
 OPTIONS = {
     "clips": 8000,  # unlabelled training clips
@@ -72,7 +72,7 @@ def _corpus(pipe: Pipe) -> pathlib.Path:
     o = pipe.options
     clips = {"train": o["clips"], "valid": o["valid_clips"], "test": o["test_clips"]}
     bar = Progress("clips spoken", sum(clips.values()), patience=1.0)
-    folder = synth.keywords(
+    folder = keywords.keywords(
         pipe.root / "corpus",
         clips=clips,
         seed=o["corpus_seed"],
@@ -87,10 +87,10 @@ def _report(pipe: Pipe, found: dict, starts: list) -> None:
     o, runs = pipe.options, found.pop("runs")
     group = f"{o['labels_per_class']} labels per word"
     text = protocol.summary({group: found}, "test accuracy")
-    report.write_results(pipe.root / "results.json", found | {"options": o} | pipe.machine())
+    figures.write_results(pipe.root / "results.json", found | {"options": o} | pipe.machine())
     picture = pipe.root / "report.png"
     folders = [pipe.folder(s) for s in starts]
     protocol.draw(picture, "data2vec on synthesized keywords", {group: found}, folders, runs)
     next_ = NEXT.format(pretrained=pipe.folder(starts[0]))
-    report.page(pipe.root / "report.html", "ssl_jax quickstart", picture, text, next_)
+    figures.page(pipe.root / "report.html", "ssl_jax quickstart", picture, text, next_)
     print(f"\n{text}\n\n{picture}\n{pipe.root / 'report.html'}\n\nNext:\n{next_}")

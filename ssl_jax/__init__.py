@@ -89,11 +89,11 @@ def load(
     from ssl_jax import methods
     from ssl_jax.core import config as config_lib
     from ssl_jax.core import paths
-    from ssl_jax.stages import runs
+    from ssl_jax.sweeps import run_folders
 
     folder = paths.of(run_folder)
     if re.fullmatch(r"[0-9a-f]{2,16}(@[0-9a-f]*)?", str(run_folder)) and not folder.exists():
-        folder = runs.find(str(run_folder))
+        folder = run_folders.find(str(run_folder))
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{folder} is no run folder: it has no config.json. Pass the --workdir of "
@@ -105,7 +105,7 @@ def load(
         step = _step(folder, step)
         return Model(config, step, _classes(folder, config), folder, window, overlap, precision)
     except config_lib.ConfigError as error:
-        raise config_lib.ConfigError(f"{error}{runs.told_apart(folder)}") from error
+        raise config_lib.ConfigError(f"{error}{run_folders.told_apart(folder)}") from error
 
 
 def _step(folder: Path, step: int | str | None) -> int:

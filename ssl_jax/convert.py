@@ -25,10 +25,11 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.core import lock, paths, terminal
-from ssl_jax.data import pixels, shards
+from ssl_jax.data import shards
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.source import Source
-from ssl_jax.data.sources import open_items, open_source
+from ssl_jax.data.readers import pixels
+from ssl_jax.data.readers.base import Source
+from ssl_jax.data.readers.sources import open_items, open_source
 
 
 def _pairs(words: Sequence[str]) -> dict[str, Any]:

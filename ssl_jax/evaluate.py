@@ -12,11 +12,12 @@ Features of every split are taken once per model and cached in RUN/features; cli
 the last of config.data.buckets count with their beginning. Probes fit on the training split,
 choose layer and options on validation (a held-out fifth of training where there is none) and
 report test (validation where there is no test). --labels brings a table with the columns path and
-label in place of config.data (ssl_jax/data/label_files.py). `mlp` also predicts tags and numbers,
-where config.data has them in place of labels. A protocol brings its own data and the options of its
-probe; one with a section `units` has no probe, but says how far clusters of each layer are phones.
-A run of configs/ctc is judged by what it hears in validation and test: error rates, and the worst
-recordings aligned with what was said. One of configs/superb/verification.py is judged by trials.
+label in place of config.data (ssl_jax/data/readers/label_files.py). `mlp` also predicts tags and
+numbers, where config.data has them in place of labels. A protocol brings its own data and the
+options of its probe; one with a section `units` has no probe: it measures how far the clusters of
+each layer are phones. A run of configs/ctc is evaluated by its transcripts of validation and test:
+error rates, and the worst recordings aligned with their references; one of
+configs/superb/verification.py by its trials.
 Prints a table and writes RUN/evaluation.json.
 """
 
@@ -37,14 +38,16 @@ from ssl_jax.core import atomic, paths
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.mesh import make_mesh
 from ssl_jax.engine import hosts as hosts_lib
+from ssl_jax.engine import setup as start_lib
 from ssl_jax.engine import splits as splits_lib
-from ssl_jax.engine import start as start_lib
 from ssl_jax.evals import compare
-from ssl_jax.evals import units as units_lib
+from ssl_jax.evals import unit_quality as units_lib
 from ssl_jax.evals.baselines import Encoder
-from ssl_jax.stages import decode, differ, embed, run_report, verify
+from ssl_jax.reports import run_report
+from ssl_jax.stages import decode, embed
 from ssl_jax.stages import probes as probes_stage
-from ssl_jax.stages import units as units_stage
+from ssl_jax.stages import unit_quality as units_stage
+from ssl_jax.sweeps import diff
 
 PROBES = (*compare.PROBES, compare.MLP)
 
@@ -81,10 +84,12 @@ def run(
     own = not protocol and not labels
     alive: dict[str, dict[str, float]] = {}
     if model.method.emissions is not None and own:
-        heard = decode.judge(model.method, model.params, config, model.classes, mesh, kept)
+        heard = decode.transcribe_splits(
+            model.method, model.params, config, model.classes, mesh, kept
+        )
         return _written(folder, {**_about(model, config, start), "results": heard})
     if model.method.embed is not None and own:
-        told = verify.judge(model.method, model.params, config, model.classes, mesh, kept)
+        told = decode.verify_speakers(model.method, model.params, config, model.classes, mesh, kept)
         return _written(folder, {**_about(model, config, start), "results": told})
     corpora = embed.open_splits(config, kept, mesh.size)
     if "units" in given:
@@ -164,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with hosts_lib.session(args):
         try:
             if args.runs:
-                print(differ.text(differ.expand(args.runs)))
+                print(diff.text(diff.expand(args.runs)))
                 return
             given = (args.protocol, labels, args.method)
             result = run(args.run, probes, args.step, overrides, *given)

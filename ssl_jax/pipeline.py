@@ -17,6 +17,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+import ssl_jax
 from ssl_jax import train as train_command
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import paths
@@ -85,6 +86,10 @@ class Pipe:
     def folder(self, stage: Stage) -> pathlib.Path:
         """Returns the folder of a stage."""
         return self.graph.folder(stage)
+
+    def load(self, stage: Stage) -> ssl_jax.Model:
+        """Returns the model of a stage that trained."""
+        return ssl_jax.load(self.folder(stage))
 
     def machine(self) -> dict[str, Any]:
         """Returns what results are read with: seconds of all stages, cores, versions."""

@@ -22,7 +22,7 @@ from ssl_jax import methods, train
 from ssl_jax.core import chips, terminal
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.types import Method
-from ssl_jax.engine import aot, budget, estimate, recipe, scheduled, shapes
+from ssl_jax.planning import aot, batch_shapes, budget, estimate, rescale, tpu_dump
 
 
 def program(
@@ -43,7 +43,9 @@ def program(
 
 def make_method(config: ConfigDict, classes: int = 0) -> Method:
     """Returns the method of a config, for so many classes where it does not name them."""
-    return train.make_method(config, shapes.classes_of(config) or classes or shapes.CLASSES)
+    return train.make_method(
+        config, batch_shapes.classes_of(config) or classes or batch_shapes.CLASSES
+    )
 
 
 def step(config: ConfigDict, topology: str, compiles: bool = False) -> estimate.Estimate:
@@ -80,7 +82,7 @@ def answer(options: argparse.Namespace, config: ConfigDict) -> str:
     if options.search:
         tried = []
         whole = bool(make(config).couples)  # then parts of a batch are refused
-        for changes in recipe.variants(config, asked.chips, whole):
+        for changes in rescale.variants(config, asked.chips, whole):
             one = config_lib.change(config, changes)
             tried.append((changes, estimated(one, topology=asked, devices=devices)))
         head = "what would change it, estimated from shapes, by predicted time:"
@@ -100,7 +102,7 @@ def on_fewer(
     def fits(one: ConfigDict) -> bool:
         return estimated(one, topology=fewer, devices=devices).spare >= 0
 
-    changes = recipe.for_chips(config, options.chips, fits)
+    changes = rescale.for_chips(config, options.chips, fits)
     one = config_lib.change(config, changes)
     found = estimated(one, topology=fewer, devices=devices)
     run = budget.whole_run(one, options.examples, options.hours)
@@ -113,8 +115,14 @@ def on_fewer(
 def assumptions(config: ConfigDict, classes: int) -> list[str]:
     """Returns what the config does not say and the plan assumes."""
     found = []
-    if not shapes.classes_of(config) and config.method.name in ("supervised", "ctc", "speaker"):
-        found.append(f"{classes or shapes.CLASSES} classes, since the data are not read: --classes")
+    if not batch_shapes.classes_of(config) and config.method.name in (
+        "supervised",
+        "ctc",
+        "speaker",
+    ):
+        found.append(
+            f"{classes or batch_shapes.CLASSES} classes, since the data are not read: --classes"
+        )
     if len(config.data.buckets) > 1:
         found.append(f"every batch as of the longest bucket, {config.data.buckets[-1]} s")
     return found
@@ -160,7 +168,7 @@ def inside(arguments: Sequence[str], count: int, compiles: bool) -> int:
     with tempfile.TemporaryDirectory() as folder:
         # libtpu ends the process at flags of the CPU compiler
         cpu = f"--xla_force_host_platform_device_count={count}"
-        env["XLA_FLAGS"] = scheduled.flags(folder) if compiles else cpu
+        env["XLA_FLAGS"] = tpu_dump.flags(folder) if compiles else cpu
         done = subprocess.run(
             command, env=env, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
         )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ssl_jax.core import paths, terminal
 from ssl_jax.core.config import ConfigError
-from ssl_jax.stages import run_report
+from ssl_jax.reports import run_report
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -25,12 +25,13 @@ from ssl_jax import methods, plan, train
 from ssl_jax.core import chips, code, orphans, paths
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
-from ssl_jax.engine import budget, estimate, hosts
+from ssl_jax.engine import hosts
 from ssl_jax.evals.table import text_table
-from ssl_jax.stages import clusters, launch, runs, sweep_report
-from ssl_jax.stages import sweep as sweep_lib
-from ssl_jax.stages import sweep_status as status
-from ssl_jax.stages.sweep import Run
+from ssl_jax.planning import estimate
+from ssl_jax.sweeps import clusters, local, report, run_folders
+from ssl_jax.sweeps import status as status
+from ssl_jax.sweeps import sweep as sweep_lib
+from ssl_jax.sweeps.sweep import Run
 
 FREE = ("seed", "optim.lr", "init_", "method.ema.", "data.label", "eval.", "log.", "checkpoint.")
 """Keys on which the operations of a step do not depend."""
@@ -54,7 +55,7 @@ def costs(found: Sequence[Run], topology: chips.Topology, examples: int = 0) -> 
     rows = status.table(found)
     for run, row in zip(found, rows, strict=True):
         try:
-            steps = budget.steps_of(run.config, examples)
+            steps = config_lib.steps_of(run.config, examples)
             step = _step(run.config, one, known)
         except (ValueError, TypeError, ImportError, OSError) as error:
             missing[f"not planned: {error}"] = None
@@ -82,10 +83,10 @@ def execute(run: Run, any_code: bool = False) -> bool:
 
     Raises Busy, ConfigError for a run that other code began, and what the training raises.
     """
-    if runs.state(run.folder) == "done":
+    if run_folders.state(run.folder) == "done":
         say(f"run {run.index} ({run.label}) is done, and stays as it is")
         return False
-    before = runs.code(run.folder)
+    before = run_folders.code(run.folder)
     if before and before[-1] != code.version() and not any_code:
         raise ConfigError(
             f"{run.folder} was begun by code {before[-1]}, and this is {code.version()}: check "
@@ -95,7 +96,7 @@ def execute(run: Run, any_code: bool = False) -> bool:
     if jax.process_index() != 0:  # the first host keeps the folder for all
         train.run(run.config, run.folder)
         return True
-    return runs.once(run.folder, lambda: train.run(run.config, run.folder))
+    return run_folders.once(run.folder, lambda: train.run(run.config, run.folder))
 
 
 def execute_here(run: Run, args: argparse.Namespace) -> None:
@@ -104,9 +105,9 @@ def execute_here(run: Run, args: argparse.Namespace) -> None:
     with hosts.session(args):
         try:
             execute(run, args.any_code)
-        except runs.Busy as error:
+        except run_folders.Busy as error:
             say(f"error: {error}")
-            sys.exit(launch.BUSY)
+            sys.exit(local.BUSY)
 
 
 def start(found: Sequence[Run], root: Path, args: argparse.Namespace, extra: list[str]) -> None:
@@ -128,7 +129,7 @@ def start(found: Sequence[Run], root: Path, args: argparse.Namespace, extra: lis
 
     if args.launch == "local":
         devices = args.devices.split(",") if args.devices else ()
-        launch.local(found, here, len(devices) or args.parallel, say, devices)
+        local.local(found, here, len(devices) or args.parallel, say, devices)
     elif args.launch == "slurm":
         clusters.slurm(found, here, args.parallel, say, root, options)
     elif not args.config:
@@ -192,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif args.launch:
             start(found, root, args, overrides)
         elif args.report:
-            sweep_report.tell(root, found, args.metric, args.best)
+            report.tell(root, found, args.metric, args.best)
         elif args.status:
             status.watch(found)
         else:

@@ -24,13 +24,13 @@ from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import paths, stop
 from ssl_jax.core.types import Method, TrainState
 from ssl_jax.data import corpus as corpus_lib
-from ssl_jax.engine import flops, hooks, hosts, log, loop, manifest, optim, splits, start, watch
+from ssl_jax.engine import flops, hooks, hosts, log, loop, manifest, optim, setup, splits, watchdog
 from ssl_jax.engine import step as step_lib
 from ssl_jax.engine.checkpoint import Checkpoints
-from ssl_jax.evals import judge
+from ssl_jax.evals import split_scores
 from ssl_jax.evals.monitor import Monitor
 from ssl_jax.nn import build
-from ssl_jax.stages import run_report
+from ssl_jax.reports import run_report
 
 
 def run(
@@ -50,7 +50,7 @@ def run(
     """
     workdir = paths.of(workdir)
     seconds = config.guard.get("stall_seconds", 0.0)  # older runs have no such key
-    dog = watch.Watchdog(seconds, workdir / "checkpoints")
+    dog = watchdog.Watchdog(seconds, workdir / "checkpoints")
     with stop.listening(), dog, contextlib.ExitStack() as opened:
         return _run(config, workdir, watchers, source, accept_data_change, opened)
 
@@ -67,9 +67,9 @@ def _run(
 
     What it opens is closed with `opened`, however it ends.
     """
-    start.use_compilation_cache()
+    setup.use_compilation_cache()
     hosts.check_same_run(config, methods.find(config.method.name).__file__)
-    start.check_writable(workdir)
+    setup.check_writable(workdir)
     opened.enter_context(hosts.holding(workdir))
     mesh = mesh_lib.make_mesh(config.mesh)
     mesh_lib.check_batch(mesh, config.data.batch_size)
@@ -90,13 +90,13 @@ def _run(
     )
     checkpoints = Checkpoints(workdir, config)
     opened.callback(checkpoints.close)
-    state, shardings = start.begin(config, method, tx, mesh, shapes, checkpoints)
+    state, shardings = setup.begin(config, method, tx, mesh, shapes, checkpoints)
     stop.check("config.data.valid and config.data.test, to be opened")
     found = splits.open_others(config, workdir, train)
     resumes = checkpoints.latest() is not None
     manifest.check(config, workdir, found, resumes, accept_data_change)
     first = int(jax.device_get(state.step))
-    start.write_folder(workdir, config, corpus.classes, state)
+    setup.write_folder(workdir, config, corpus.classes, state)
     splits.keep_multiple(workdir, multiple)
     logger = log.Logger(workdir, config.log, first)
     opened.callback(logger.close)
@@ -147,7 +147,9 @@ def evaluations(
         found.append((hooks.validation(evaluate, rows, mesh, split.name), how_often))
         if scores:
             spoken = split.corpus.classes, config.data.get("spelling", "")
-            found.append((judge.make(scores, method, rows, mesh, split.name, *spoken), how_often))
+            found.append(
+                (split_scores.make(scores, method, rows, mesh, split.name, *spoken), how_often)
+            )
 
     train = opened["train"]
     if "test" in opened:

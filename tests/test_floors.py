@@ -16,8 +16,11 @@ FLOORS = {
     "engine": 3,
     "evals": 3,
     "hub": 3,
+    "planning": 4,
     "stages": 4,
-    "commands": 5,
+    "reports": 4,
+    "sweeps": 5,
+    "commands": 6,
 }
 COMMANDS = {"__init__", "train", "evaluate", "plan", "sweep", "pipeline", "convert", "report"}
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
@@ -191,7 +194,7 @@ def test_data_never_reaches_jax_through_another_module():
     ("module", "source", "word"),
     [
         ("ssl_jax.core.types", "from ssl_jax.ops import masks", "up"),
-        ("ssl_jax.ops.masks", "import ssl_jax.data.plan", "sideways"),
+        ("ssl_jax.ops.masks", "import ssl_jax.data.batch_schedule", "sideways"),
         ("ssl_jax.engine.loop", "def f():\n    from ssl_jax.methods import data2vec", "sideways"),
         ("ssl_jax.engine.loop", "import_module(f'ssl_jax.methods.{name}')", "sideways"),
         ("ssl_jax.engine.loop", "importlib.import_module('ssl_jax.train')", "up"),
@@ -200,8 +203,11 @@ def test_data_never_reaches_jax_through_another_module():
         ("ssl_jax.nn.vit", "import ssl_jax", "up"),
         ("ssl_jax.evals.knn", "from ssl_jax.engine.loop import fit", "sideways"),
         ("ssl_jax.stages.kmeans", "from ssl_jax import train", "up"),
-        ("ssl_jax.data.plan", "import jax.numpy as jnp", "numpy only"),
-        ("ssl_jax.data.plan", "def f():\n    from flax import linen", "numpy only"),
+        ("ssl_jax.engine.loop", "from ssl_jax.planning import roofline", "up"),
+        ("ssl_jax.stages.kmeans", "from ssl_jax.reports import html", "sideways"),
+        ("ssl_jax.reports.html", "from ssl_jax.sweeps import status", "up"),
+        ("ssl_jax.data.batch_schedule", "import jax.numpy as jnp", "numpy only"),
+        ("ssl_jax.data.batch_schedule", "def f():\n    from flax import linen", "numpy only"),
         ("configs.data2vec.kws", "from ssl_jax.core import config", "a config imports"),
     ],
 )
@@ -215,7 +221,11 @@ def test_a_planted_bad_edge_is_found(module, source, word):
         ("ssl_jax.methods.data2vec", "from ssl_jax.nn import heads\nfrom ssl_jax.ops import ema"),
         ("ssl_jax.nn.vit", "from . import heads\nfrom .transformer import Block"),
         ("ssl_jax.train", "from ssl_jax.engine import loop\nfrom ssl_jax import evaluate"),
-        ("ssl_jax.data.plan", "import numpy as np\nfrom ssl_jax.core import config"),
+        (
+            "ssl_jax.sweeps.report",
+            "from ssl_jax.reports import html\nfrom ssl_jax.stages import embed",
+        ),
+        ("ssl_jax.data.batch_schedule", "import numpy as np\nfrom ssl_jax.core import config"),
         ("configs.data2vec.kws", "from configs import common"),
     ],
 )
@@ -238,7 +248,7 @@ def test_a_planted_way_to_jax_is_found(tmp_path):
     for folder in ("core", "data"):
         (tmp_path / "ssl_jax" / folder).mkdir(parents=True)
     (tmp_path / "ssl_jax/core/types.py").write_text("import jax\n")
-    (tmp_path / "ssl_jax/data/plan.py").write_text("from ssl_jax.core import types\n")
+    (tmp_path / "ssl_jax/data/batch_schedule.py").write_text("from ssl_jax.core import types\n")
     edges = graph(tmp_path)
-    chain = reaches_jax(tmp_path, edges, "ssl_jax.data.plan")
-    assert chain == ["ssl_jax.data.plan", "ssl_jax.core.types", "jax"]
+    chain = reaches_jax(tmp_path, edges, "ssl_jax.data.batch_schedule")
+    assert chain == ["ssl_jax.data.batch_schedule", "ssl_jax.core.types", "jax"]

@@ -23,7 +23,7 @@ import soundfile
 from ssl_jax.core import atomic
 from ssl_jax.data import corpus as corpus_lib
 from ssl_jax.data import loader
-from ssl_jax.data.plan import Plan
+from ssl_jax.data.batch_schedule import Plan
 
 SECONDS = 15.0
 RATE = 16000

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from ssl_jax.core import config as config_lib
 from ssl_jax.evals import table
 from ssl_jax.pipeline import Pipe
-from ssl_jax.stages import report
+from ssl_jax.reports import figures
 from ssl_jax.stages.graph import Stage
 
 OPTIONS = {
@@ -107,7 +107,7 @@ def _digits(pipe: Pipe, run: Stage, digits: frozen.Sources) -> frozen.Scores:
 
     def work(out: pathlib.Path) -> None:
         scores = frozen.judge(pipe.folder(run), digits, ("digit", "speaker"), CROP)
-        report.write_results(out / "scores.json", scores)
+        figures.write_results(out / "scores.json", scores)
 
     stage = pipe.stage("eval", f"digits-{run.name}", {"tasks": "digit, speaker"}, work, (run,))
     return json.loads((pipe.folder(stage) / "scores.json").read_text(encoding="utf-8"))
@@ -119,7 +119,7 @@ def _sounds(pipe: Pipe, run: Stage, only: str = "") -> dict[str, dict[str, float
 
     def work(out: pathlib.Path) -> None:
         scores = frozen.judge_folds(pipe.folder(run), source, "label", 5.0, CROP, only)
-        report.write_results(out / "scores.json", scores)
+        figures.write_results(out / "scores.json", scores)
 
     stage = pipe.stage("eval", f"sounds-{run.name}", {"fold": only}, work, (run,))
     return json.loads((pipe.folder(stage) / "scores.json").read_text(encoding="utf-8"))
@@ -148,7 +148,7 @@ def _write(pipe: Pipe, found: Mapping[str, Any], runs: Sequence[pathlib.Path]) -
     out = pathlib.Path(pipe.options["out"]) if pipe.options["out"] else HERE
     options = {k: v for k, v in pipe.options.items() if k not in ("fsdd", "esc10", "out")}
     options["speech"] = bool(options["speech"])
-    report.write_results(
+    figures.write_results(
         out / "results_audio.json", {**found, "options": options, "machine": pipe.machine()}
     )
     heard.draw(out / "results_audio.png", found, runs)

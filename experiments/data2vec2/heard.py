@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from ssl_jax.core import config as config_lib
 from ssl_jax.data import corpus
 from ssl_jax.ops import dsp, masks
-from ssl_jax.stages import report
+from ssl_jax.reports import figures
 
 NAMES = {"this run": "data2vec 2.0"}
 
@@ -24,13 +24,13 @@ def draw(path: pathlib.Path, found: Mapping[str, Any], runs: Sequence[pathlib.Pa
     bars(axes[0, 0], found["probes"], "Frozen features after speech, linear probes")
     if found["folds"]:
         groups = {"ESC-10": found["folds"]}
-        report.bars(axes[0, 1], groups, "A fold of ESC-10 held out", "accuracy of each fold")
+        figures.bars(axes[0, 1], groups, "A fold of ESC-10 held out", "accuracy of each fold")
         axes[0, 1].set_ylim(0, 1.3)
         axes[0, 1].legend(frameon=False, ncols=2, loc="upper center")
     else:
         axes[0, 1].set_axis_off()
     losses = {"masked frames": runs}
-    report.curves(axes[1, 0], losses, "train/loss", "Pre-training on speech", "loss")
+    figures.curves(axes[1, 0], losses, "train/loss", "Pre-training on speech", "loss")
     _masked_clip(axes[1, 1], runs[0])
     figure.suptitle("data2vec 2.0 of waveforms in miniature: mean and 95 % interval")
     figure.savefig(path, dpi=100)
@@ -44,7 +44,7 @@ def bars(ax: Axes, rows: Mapping[str, Mapping[str, Sequence[float]]], title: str
         task: {NAMES.get(name, name): scores[task] for name, scores in rows.items()}
         for task in tasks
     }
-    report.bars(ax, groups, title, "test accuracy")
+    figures.bars(ax, groups, title, "test accuracy")
     ax.set_ylim(0, 1.3 * max(max(v) for g in groups.values() for v in g.values()))
 
 
@@ -65,4 +65,4 @@ def _masked_clip(ax: Axes, run: pathlib.Path) -> None:
     )[0]
     title = "A second of speech and the mask of one view"
     frames = np.asarray(level)[: 4 * tokens]
-    report.masked_spectrogram(ax, frames, np.asarray(hidden), hop / rate, title)
+    figures.masked_spectrogram(ax, frames, np.asarray(hidden), hop / rate, title)

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from ssl_jax.stages import report
+from ssl_jax.reports import figures
 
 
 def draw(path: pathlib.Path, found: Mapping[str, Any]) -> None:
@@ -18,7 +18,7 @@ def draw(path: pathlib.Path, found: Mapping[str, Any]) -> None:
     _time(axes[1], found)
     if found["ablations"]:
         groups = {name: {"data2vec 2.0": values} for name, values in found["ablations"].items()}
-        report.bars(axes[2], groups, "What a part is worth, short runs", "linear probe accuracy")
+        figures.bars(axes[2], groups, "What a part is worth, short runs", "linear probe accuracy")
         axes[2].tick_params(axis="x", rotation=25)
         least = min(v for values in found["ablations"].values() for v in values)
         axes[2].set_ylim(0.9 * least, None)
@@ -31,7 +31,7 @@ def draw(path: pathlib.Path, found: Mapping[str, Any]) -> None:
 
 def _accuracy(ax: Axes, found: Mapping[str, Any]) -> None:
     """Accuracy over seconds of training: mean of the seeds and a band from least to most."""
-    for colour, (name, runs) in zip(report.COLOURS, found["curves"].items(), strict=False):
+    for colour, (name, runs) in zip(figures.COLOURS, found["curves"].items(), strict=False):
         seconds = found["seconds_per_step"][name] * np.array([0, *runs[0]["step"]])
         start = float(np.mean(found["random"][name]))
         values = np.array([[start, *run["accuracy"]] for run in runs])
@@ -45,7 +45,7 @@ def _accuracy(ax: Axes, found: Mapping[str, Any]) -> None:
 
 def _time(ax: Axes, found: Mapping[str, Any]) -> None:
     """Seconds of training over accuracy, a line per method, as far as all of its seeds reach."""
-    for colour, name in zip(report.COLOURS, found["curves"], strict=False):
+    for colour, name in zip(figures.COLOURS, found["curves"], strict=False):
         reached = {
             float(level): methods[name]
             for level, methods in found["levels"].items()

@@ -21,7 +21,7 @@ from ssl_jax import evaluate
 from ssl_jax.core import config as config_lib
 from ssl_jax.evals import table
 from ssl_jax.pipeline import Pipe
-from ssl_jax.stages import report
+from ssl_jax.reports import figures
 from ssl_jax.stages.graph import Stage
 
 OPTIONS = {
@@ -117,7 +117,7 @@ def _train(pipe: Pipe, name: str, config: ConfigDict, seed: int) -> Stage:
 
 def _curve(folder: pathlib.Path) -> dict[str, list[float]]:
     """Returns {"step": [...], "accuracy": [...]} of the probe while a run trained."""
-    steps, values = report.read_metrics(folder, PROBE)
+    steps, values = figures.read_metrics(folder, PROBE)
     return {"step": steps.tolist(), "accuracy": values.tolist()}
 
 
@@ -127,7 +127,7 @@ def _untrained(pipe: Pipe, run: Stage) -> dict[str, float]:
 
     def work(out: pathlib.Path) -> None:
         rows = evaluate.run(folder, ("ridge",))["results"]
-        report.write_results(out / "rows.json", {"rows": rows})
+        figures.write_results(out / "rows.json", {"rows": rows})
 
     stage = pipe.stage("eval", f"eval-{run.name}", {"probe": "ridge"}, work, (run,))
     rows = json.loads((pipe.folder(stage) / "rows.json").read_text(encoding="utf-8"))["rows"]
@@ -160,7 +160,7 @@ def _supervised(pipe: Pipe, like: ConfigDict) -> list[float]:
     config.eval.valid = True
     config.checkpoint.best_metric = ""
     runs = [_train(pipe, "supervised", config, seed) for seed in range(o["seeds"])]
-    found = [report.read_metrics(pipe.folder(run), "valid/accuracy")[1][-1] for run in runs]
+    found = [figures.read_metrics(pipe.folder(run), "valid/accuracy")[1][-1] for run in runs]
     return [float(value) for value in found]
 
 
@@ -186,7 +186,7 @@ def _speed(pipe: Pipe, configs: Mapping[str, ConfigDict]) -> dict[str, float]:
     timed = {name: clock.to_json(config) for name, config in configs.items()}
 
     def work(out: pathlib.Path) -> None:
-        report.write_results(out / "seconds.json", clock.seconds_per_step(configs, rounds))
+        figures.write_results(out / "seconds.json", clock.seconds_per_step(configs, rounds))
 
     stage = pipe.stage("eval", "speed", {"rounds": rounds, "methods": timed}, work)
     return json.loads((pipe.folder(stage) / "seconds.json").read_text(encoding="utf-8"))
@@ -197,7 +197,7 @@ def _write(pipe: Pipe, found: Mapping[str, Any]) -> None:
     out = pathlib.Path(pipe.options["out"]) if pipe.options["out"] else HERE
     options = {k: v for k, v in pipe.options.items() if k not in ("data", "out")}
     results = {**found, "options": options, "machine": pipe.machine()}
-    report.write_results(out / "results.json", results)
+    figures.write_results(out / "results.json", results)
     pictures.draw(out / "results.png", results)
     for level, methods in found["levels"].items():
         pipe.say(f"{level}: " + ", ".join(f"{k} {cell(v)}" for k, v in methods.items()))

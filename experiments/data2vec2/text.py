@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from ssl_jax.core import config as config_lib
 from ssl_jax.evals import table
 from ssl_jax.pipeline import Pipe
-from ssl_jax.stages import report
+from ssl_jax.reports import figures
 from ssl_jax.stages.graph import Stage
 
 OPTIONS = {
@@ -67,7 +67,7 @@ def _corpus(pipe: Pipe) -> tuple[pathlib.Path, list[str]]:
 
     def work(out: pathlib.Path) -> None:
         names = blocks.write(site, out / "blocks.tsv", o["packages"], o["blocks"])
-        report.write_results(out / "packages.json", {"names": names})
+        figures.write_results(out / "packages.json", {"names": names})
 
     asked = {"site": str(site), "packages": o["packages"], "blocks": o["blocks"]}
     folder = pipe.folder(pipe.stage("data", "corpus", asked, work))
@@ -111,7 +111,7 @@ def _probe(pipe: Pipe, run: Stage, corpus: pathlib.Path) -> frozen.Scores:
 
     def work(out: pathlib.Path) -> None:
         scores = frozen.judge(pipe.folder(run), sources, ("package",))
-        report.write_results(out / "scores.json", scores)
+        figures.write_results(out / "scores.json", scores)
 
     stage = pipe.stage("eval", f"probe-{run.name}", {"task": "package"}, work, (run,))
     return json.loads((pipe.folder(stage) / "scores.json").read_text(encoding="utf-8"))
@@ -121,12 +121,12 @@ def _write(pipe: Pipe, found: Mapping[str, Any], runs: Sequence[pathlib.Path]) -
     """Writes results_text.json and results_text.png, and prints the scores."""
     out = pathlib.Path(pipe.options["out"]) if pipe.options["out"] else HERE
     options = {k: v for k, v in pipe.options.items() if k not in ("site", "out")}
-    report.write_results(
+    figures.write_results(
         out / "results_text.json", {**found, "options": options, "machine": pipe.machine()}
     )
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
     heard.bars(axes[0], found["probes"], "Which package a block of 126 bytes is from")
-    report.curves(axes[1], {"masked bytes": runs}, "train/loss", "Pre-training on text", "loss")
+    figures.curves(axes[1], {"masked bytes": runs}, "train/loss", "Pre-training on text", "loss")
     figure.suptitle("data2vec 2.0 of text in miniature: mean and 95 % interval over seeds")
     figure.savefig(out / "results_text.png", dpi=100)
     plt.close(figure)

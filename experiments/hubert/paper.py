@@ -9,12 +9,11 @@ the utterances that the next run hears; a layer is that of the run before, count
 
 from typing import Any
 
-import steps
 from ml_collections import ConfigDict
 
 from ssl_jax.core import config as config_lib
 from ssl_jax.pipeline import Pipe
-from ssl_jax.stages import kmeans
+from ssl_jax.stages import clustering, kmeans
 from ssl_jax.stages.graph import Stage
 
 OPTIONS: dict[str, Any] = {
@@ -49,8 +48,8 @@ def main(pipe: Pipe) -> None:
         (clusters,) = config.method.units.classes
         options = kmeans.Options(clusters=clusters, tries=o["tries"], epochs=o["epochs"])
         to_fit, to_label = heard(config.data, o, o["share"]), heard(config.data, o, 1.0)
-        book = steps.clusters(pipe, f"kmeans-{n}", to_fit, options, layer, before)
-        labels = steps.labels(pipe, f"labels-{n}", to_label, layer, book, before)
+        book = clustering.clusters(pipe, f"kmeans-{n}", to_fit, options, layer, before)
+        labels = clustering.labels(pipe, f"labels-{n}", to_label, layer, book, before)
         before = _train(pipe, f"{n}-{argument}", config, labels)
 
 

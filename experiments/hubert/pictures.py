@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments import curves
-from ssl_jax.data import alignments, corpus, unit_store
+from ssl_jax.data import alignments, corpus, frame_label_store
 from ssl_jax.ops import dsp
-from ssl_jax.stages import report
+from ssl_jax.reports import figures
 
 _SHOWN = 2.5  # seconds of the utterance
 
@@ -28,7 +28,7 @@ def draw(
     units(axes[0, 0], labels, data)
     layers(axes[0, 1], results["units"])
     predicted = {name: m["train/masked_accuracy"] for name, m in kept.items() if name in labels}
-    for colour, (name, band) in zip(report.COLOURS, predicted.items(), strict=False):
+    for colour, (name, band) in zip(figures.COLOURS, predicted.items(), strict=False):
         curves.bands(axes[1, 0], band, name, colour)
     axes[1, 0].set(title="Pre-training: units of masked frames", xlabel="step", ylabel="accuracy")
     axes[1, 0].legend(frameon=False)
@@ -43,7 +43,7 @@ def draw(
 
 def layers(ax: Axes, found: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> None:
     """Draws PNMI by layer: the mean over seeds, with a band from least to most; MFCC as a line."""
-    for colour, (name, rows) in zip(report.COLOURS, found.items(), strict=False):
+    for colour, (name, rows) in zip(figures.COLOURS, found.items(), strict=False):
         values = np.array([row["pnmi"] for row in rows.values()])
         if len(rows) == 1:
             ax.axhline(values.mean(), color=colour, ls="--", label=name)
@@ -72,7 +72,7 @@ def units(ax: Axes, labels: Mapping[str, pathlib.Path], data: Any) -> None:
             ax.text((a + b) / 2, 84, phones.names[p], ha="center", fontsize=8)
             ax.axvline(a, color="white", lw=0.5, alpha=0.6)
     for n, (name, path) in enumerate(labels.items()):
-        store = unit_store.open_store(path)
+        store = frame_label_store.open_store(path)
         own = store.row(found.key(0))[: round(shown * store.rate)]
         # neighbouring units get colours far from each other
         colour = (own * 0.618034) % 1
@@ -96,6 +96,6 @@ def errors(ax: Axes, found: Mapping[str, Mapping[str, Mapping[str, Sequence[floa
     for task, arms in found.items():
         first = next(iter(next(iter(arms.values()))))
         groups[f"{task} ({first.upper()})"] = {name: arm[first] for name, arm in arms.items()}
-    report.bars(ax, groups, "Recognition from few labels", "errors")
+    figures.bars(ax, groups, "Recognition from few labels", "errors")
     ax.set_ylim(top=1.25 * ax.get_ylim()[1])  # room for the legend, whose names are long
     ax.legend(frameon=False, ncols=2, loc="upper center")

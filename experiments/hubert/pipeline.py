@@ -21,7 +21,9 @@ from ml_collections import ConfigDict
 from experiments import curves
 from ssl_jax.core import config as config_lib
 from ssl_jax.pipeline import Pipe
-from ssl_jax.stages import kmeans, report
+from ssl_jax.reports import figures
+from ssl_jax.stages import clustering as clusters_lib
+from ssl_jax.stages import kmeans
 from ssl_jax.stages.graph import Stage
 
 OPTIONS = {
@@ -127,9 +129,9 @@ def iterate(pipe: Pipe, data: ConfigDict, seed: int, found: Found) -> None:
         count, share = o["later_clusters" if before else "clusters"], SHARES[bool(before)]
         options = clustering(count, seed)
         to_fit = steps.whole(heard, share)
-        book = steps.clusters(pipe, f"kmeans-{n}-{seed}", to_fit, options, layer, before)
+        book = clusters_lib.clusters(pipe, f"kmeans-{n}-{seed}", to_fit, options, layer, before)
         to_label = steps.whole(heard, 1.0)
-        units = steps.labels(pipe, f"labels-{n}-{seed}", to_label, layer, book, before)
+        units = clusters_lib.labels(pipe, f"labels-{n}-{seed}", to_label, layer, book, before)
         found.labels.setdefault(name, units)
         config = _config(pipe, data, "configs/hubert/audio.py:mini", _updates(pipe)[n - 1], seed)
         rate = 50.0 if before else 100.0
@@ -228,12 +230,12 @@ def _write(pipe: Pipe, data: ConfigDict, found: Found) -> None:
     end = "" if used["speech"] or used["fsdd"] else "_synthesized"
     results = {"units": found.units, "chosen": found.chosen, "recognition": found.recognition}
     results |= {"options": used, "machine": pipe.machine()}
-    report.write_results(out / f"results{end}.json", results)
+    figures.write_results(out / f"results{end}.json", results)
     kept = {}
     for name, stages in found.runs.items():
         metrics = CONTRAST if name == recognition.WAV2VEC2 else MONITORED
         folders = [pipe.folder(stage) for stage in stages]
         kept[name] = curves.of_runs(folders, [f"train/{m}" for m in metrics])
-    report.write_results(out / f"curves{end}.json", kept)
+    figures.write_results(out / f"curves{end}.json", kept)
     stores = {name: pipe.folder(stage) / "valid" for name, stage in found.labels.items()}
     pictures.draw(out / f"results{end}.png", results, kept, stores, data)

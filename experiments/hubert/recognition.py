@@ -11,9 +11,11 @@ from ml_collections import ConfigDict
 
 from ssl_jax.core import atomic
 from ssl_jax.core import config as config_lib
-from ssl_jax.data import alignments, audio, read_speech, sources, transcripts
+from ssl_jax.data import alignments, transcripts
+from ssl_jax.data.readers import audio, sources
+from ssl_jax.data.synthetic import read_speech
 from ssl_jax.pipeline import Pipe
-from ssl_jax.stages import report
+from ssl_jax.reports import figures
 from ssl_jax.stages.graph import Stage
 
 SCRATCH = "no pre-training"
@@ -57,7 +59,7 @@ def run(
                 tag = f"{task}-{re.sub('[^a-zA-Z0-9.]+', '-', name)}-{seed}"
                 stage = pipe.train(tag, config, start=start)
                 for score in scores:
-                    value = report.read_metrics(pipe.folder(stage), f"valid/{score}")[1][-1]
+                    value = figures.read_metrics(pipe.folder(stage), f"valid/{score}")[1][-1]
                     found[task][name][score].append(float(value))
     return found
 

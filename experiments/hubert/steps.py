@@ -1,4 +1,4 @@
-"""Stages between runs: clusters of features, labels of a corpus, and how far units are phones."""
+"""Shared by the programs of HuBERT: spoken corpora, whole recordings, unit quality by layer."""
 
 import dataclasses
 import json
@@ -14,14 +14,15 @@ import ssl_jax
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.mesh import make_mesh
 from ssl_jax.data import corpus as corpus_lib
-from ssl_jax.data import read_speech, sources
+from ssl_jax.data.readers import sources
+from ssl_jax.data.synthetic import read_speech
 from ssl_jax.engine import splits
-from ssl_jax.evals import units
 from ssl_jax.evals.baselines import Encoder, random_encoder
 from ssl_jax.evals.progress import Progress
 from ssl_jax.pipeline import Pipe
-from ssl_jax.stages import embed, kmeans, label, report
-from ssl_jax.stages import units as units_stage
+from ssl_jax.reports import figures
+from ssl_jax.stages import clustering, kmeans
+from ssl_jax.stages import unit_quality as units_stage
 from ssl_jax.stages.graph import Stage
 
 MFCC = "MFCC"
@@ -56,53 +57,6 @@ def whole(data: ConfigDict, share: float) -> ConfigDict:
     return data
 
 
-def encoder(pipe: Pipe, of: Stage | None, sample_rate: int) -> Encoder:
-    """Returns the features of a run, or without one MFCC."""
-    if of is None:
-        return units.mfcc_encoder(sample_rate)
-    model = ssl_jax.load(pipe.folder(of))
-    key = f"{config_lib.sign(model.config)} step {model.step} {embed.weights(model.params)}"
-    return Encoder("this run", model.method.features, model.params, key)
-
-
-def clusters(
-    pipe: Pipe,
-    name: str,
-    data: ConfigDict,
-    options: kmeans.Options,
-    layer: int,
-    of: Stage | None = None,
-) -> Stage:
-    """Clusters a layer of the run `of` (or MFCC) on the training split of config.data."""
-    about = {"data": config_lib.flatten(data), "layer": layer, **dataclasses.asdict(options)}
-
-    def work(folder: pathlib.Path) -> None:
-        mesh = make_mesh({"data": -1})
-        split = splits.open_split(_run(data), folder, "train")
-        found = encoder(pipe, of, data.sample_rate)
-        kmeans.fit(found, (layer,), split, options, mesh, folder)
-
-    return pipe.stage("kmeans", name, about, work, (of,) if of else ())
-
-
-def labels(
-    pipe: Pipe, name: str, data: ConfigDict, layer: int, book: Stage, of: Stage | None = None
-) -> Stage:
-    """Labels every recording of the splits of config.data: a store for each in the folder."""
-    about = {"data": config_lib.flatten(data), "layer": layer}
-
-    def work(folder: pathlib.Path) -> None:
-        found = encoder(pipe, of, data.sample_rate)
-        codebook = kmeans.load(pipe.folder(book) / "codebook.npz")
-        for split in corpus_lib.SPLITS:
-            if len(data[split]):
-                corpus = corpus_lib.open_split(data, split)
-                window = float(data.buckets[-1])
-                label.write(folder / split, found, codebook, layer, corpus, window_s=window)
-
-    return pipe.stage("label", name, about, work, (book, *((of,) if of else ())))
-
-
 def quality(
     pipe: Pipe,
     name: str,
@@ -120,16 +74,16 @@ def quality(
     about = {"data": config_lib.flatten(data), "untrained": untrained, **section.to_dict()}
 
     def work(folder: pathlib.Path) -> None:
-        mesh, config = make_mesh({"data": -1}), _run(data)
+        mesh, config = make_mesh({"data": -1}), clustering.bare_run(data)
         found = {s: splits.open_split(config, folder, s) for s in ("train", "test")}
-        judged = encoder(pipe, of, data.sample_rate)
+        judged = clustering.encoder(pipe, of, data.sample_rate)
         if untrained:
             judged = _untrained(pipe, of, found["train"])
         window = float(data.buckets[-1])
         rows = units_stage.judge(
             [judged], found, section, window_s=window, mesh=mesh, folder=folder
         )
-        report.write_results(folder / "rows.json", {"rows": rows})
+        figures.write_results(folder / "rows.json", {"rows": rows})
 
     stage = pipe.stage("eval", name, about, work, (of,) if of else ())
     return json.loads((pipe.folder(stage) / "rows.json").read_text(encoding="utf-8"))["rows"]
@@ -148,11 +102,6 @@ def _untrained(pipe: Pipe, of: Stage | None, split: splits.Split) -> Encoder:
     params = random_encoder(model.method, model.config.seed, shapes)
     key = f"{config_lib.sign(model.config)} untrained"
     return Encoder("random encoder", model.method.features, params, key)
-
-
-def _run(data: ConfigDict) -> ConfigDict:
-    """Returns what a split is opened with."""
-    return ConfigDict({"data": data, "method": {}})
 
 
 def _alignments(data: ConfigDict) -> str:

@@ -15,9 +15,9 @@ import protocol
 from ml_collections import ConfigDict
 
 from ssl_jax.core import config as config_lib
-from ssl_jax.data import sources
+from ssl_jax.data.readers import sources
 from ssl_jax.pipeline import Pipe
-from ssl_jax.stages import report
+from ssl_jax.reports import figures
 
 OPTIONS = {
     "data": "data/fsdd",
@@ -61,7 +61,7 @@ def _write(pipe: Pipe, by_share: dict, by_speaker: dict, starts: list) -> None:
     )
     used = {k: v for k, v in o.items() if k not in ("data", "out")}
     results = {"shares": groups, "speakers": held, "options": used} | pipe.machine()
-    report.write_results(out / "results.json", results)
+    figures.write_results(out / "results.json", results)
     folders = [pipe.folder(s) for s in starts]
     protocol.draw(out / "results.png", "data2vec on spoken digits", groups, folders, runs)
     print(protocol.summary(groups, "labels"))

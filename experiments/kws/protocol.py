@@ -15,7 +15,7 @@ from ssl_jax.data import corpus
 from ssl_jax.evals import table
 from ssl_jax.ops import dsp, masks
 from ssl_jax.pipeline import Pipe
-from ssl_jax.stages import report
+from ssl_jax.reports import figures
 from ssl_jax.stages.graph import Stage
 
 ARMS = ("scratch", "pretrained")
@@ -48,7 +48,7 @@ def finetune(
         for arm in ARMS:
             start = starts[min(seed, len(starts) - 1)] if arm == "pretrained" else None
             folder = pipe.folder(pipe.train(f"{arm}{tag}-{seed}", own, start=start))
-            accuracy = float(report.read_metrics(folder, "test/accuracy")[1][-1])
+            accuracy = float(figures.read_metrics(folder, "test/accuracy")[1][-1])
             results[arm].append(accuracy)
             results["runs"][arm].append(folder)
             pipe.say(f"{arm}{tag}, seed {seed}: test accuracy {accuracy:.3f}")
@@ -75,10 +75,10 @@ def draw(
     """Draws the four panels: pre-training, a clip and its mask, fine-tuning, accuracies."""
     figure, axes = plt.subplots(2, 2, figsize=(12, 8), layout="constrained")
     losses = {"masked frames": pretrained}
-    report.curves(axes[0, 0], losses, "train/loss", "Pre-training without labels", "loss")
+    figures.curves(axes[0, 0], losses, "train/loss", "Pre-training without labels", "loss")
     _masked_clip(axes[0, 1], pretrained[0])
-    report.curves(axes[1, 0], runs, "valid/accuracy", "Fine-tuning", "validation accuracy")
-    report.bars(axes[1, 1], groups, "Test accuracy, mean and 95 % interval", "accuracy")
+    figures.curves(axes[1, 0], runs, "valid/accuracy", "Fine-tuning", "validation accuracy")
+    figures.bars(axes[1, 1], groups, "Test accuracy, mean and 95 % interval", "accuracy")
     figure.suptitle(title)
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -100,6 +100,6 @@ def _masked_clip(ax, run: pathlib.Path) -> None:
     hidden = masks.span_mask(keys, jnp.array([tokens]), tokens, mask.prob, mask.length)[0]
     step = hop * encoder.frames_per_token / rate
     frames = tokens * encoder.frames_per_token
-    report.masked_spectrogram(
+    figures.masked_spectrogram(
         ax, np.asarray(level)[:frames], np.asarray(hidden), step, "A clip and its mask"
     )

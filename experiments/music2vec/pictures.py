@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from ssl_jax.core import config as config_lib
 from ssl_jax.data import corpus
 from ssl_jax.ops import dsp, masks
-from ssl_jax.stages import report
+from ssl_jax.reports import figures
 
 LABELS = {
     "instrument": "instrument\n(accuracy)",
@@ -33,7 +33,7 @@ def draw(path: pathlib.Path, found: Mapping[str, Any], runs: Sequence[pathlib.Pa
     else:
         axes[0, 1].set_axis_off()
     losses = {"masked frames": runs}
-    report.curves(axes[1, 0], losses, "train/loss", "Pre-training without labels", "loss")
+    figures.curves(axes[1, 0], losses, "train/loss", "Pre-training without labels", "loss")
     _masked_piece(axes[1, 1], runs[0])
     figure.suptitle("Music2Vec in miniature: mean and 95 % interval over seeds")
     figure.savefig(path, dpi=100)
@@ -45,7 +45,7 @@ def _bars(ax: Axes, rows: Mapping[str, Any], title: str) -> None:
         LABELS[task]: {name: tasks[task][score] for name, tasks in rows.items()}
         for task, score in probes.SHOWN.items()
     }
-    report.bars(ax, groups, title, "test score")
+    figures.bars(ax, groups, title, "test score")
     ax.set_ylim(min(0.0, ax.get_ylim()[0]), 1.25 * ax.get_ylim()[1])
     ax.legend(frameon=False, ncols=2, loc="upper right")
 
@@ -62,6 +62,6 @@ def _masked_piece(ax: Axes, run: pathlib.Path) -> None:
     tokens = len(level) // 4
     keys = jax.random.split(jax.random.key(0), 1)
     hidden = masks.span_mask(keys, jnp.array([tokens]), tokens, mask.prob, mask.length)[0]
-    report.masked_spectrogram(
+    figures.masked_spectrogram(
         ax, np.asarray(level)[: 4 * tokens], np.asarray(hidden), hop / rate, "A piece and its mask"
     )

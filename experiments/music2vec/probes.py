@@ -13,7 +13,7 @@ import ssl_jax
 from ssl_jax.core.mesh import make_mesh
 from ssl_jax.core.types import Array
 from ssl_jax.data.corpus import SPLITS
-from ssl_jax.evals import marble, ridge
+from ssl_jax.evals import mlp_probe, ridge
 from ssl_jax.evals.pool import Pooled
 from ssl_jax.stages import embed
 
@@ -74,7 +74,7 @@ def _task(
     _, column, kind, scores = TASKS[name]
     texts = {s: np.array([*map(str, columns[s][column][pooled[s].ids])]) for s in SPLITS}
     classes = tuple(np.unique(texts["train"])) if kind == "label" else (column,)
-    task = marble.Task(kind, classes, scores)
+    task = mlp_probe.Task(kind, classes, scores)
     truth = {s: _truth(text, task) for s, text in texts.items()}
     target = np.eye(len(classes))[truth["train"]] if kind == "label" else truth["train"]
     layers = pooled["train"].features.shape[1]
@@ -89,7 +89,7 @@ def _task(
     return task.judge(best["test"], truth["test"]) | {"layer": best["layer"]}
 
 
-def _truth(text: np.ndarray, task: marble.Task) -> np.ndarray:
+def _truth(text: np.ndarray, task: mlp_probe.Task) -> np.ndarray:
     """Returns the places of labels among the classes (n,), or the numbers (n, 1)."""
     if task.kind == "target":
         return text.astype(float)[:, None]

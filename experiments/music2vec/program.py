@@ -19,10 +19,10 @@ from ml_collections import ConfigDict
 
 from ssl_jax.core import atomic
 from ssl_jax.core import config as config_lib
-from ssl_jax.data import music
+from ssl_jax.data.synthetic import music
 from ssl_jax.evals import table
 from ssl_jax.pipeline import Pipe
-from ssl_jax.stages import report
+from ssl_jax.reports import figures
 from ssl_jax.stages.graph import Stage
 
 OPTIONS = {
@@ -141,7 +141,7 @@ def _judge(
     """Probes a run once -> {features: {task: {score: value}}}."""
 
     def work(out: pathlib.Path) -> None:
-        report.write_results(out / "scores.json", probes.judge(pipe.folder(run), sets, baselines))
+        figures.write_results(out / "scores.json", probes.judge(pipe.folder(run), sets, baselines))
 
     asked = {"sets": {k: list(v) for k, v in sets.items()}, "baselines": baselines}
     stage = pipe.stage("eval", f"probe-{run.name}", asked, work, (run,))
@@ -167,7 +167,7 @@ def _write(pipe: Pipe, found: Mapping[str, Any], runs: Sequence[pathlib.Path]) -
     out = pathlib.Path(pipe.options["out"]) if pipe.options["out"] else HERE
     options = {k: v for k, v in pipe.options.items() if k not in ("real", "corpus", "out")}
     options["recordings"] = len(MUSIC) if pipe.options["real"] else 0
-    report.write_results(out / "results.json", {**found, "options": options} | pipe.machine())
+    figures.write_results(out / "results.json", {**found, "options": options} | pipe.machine())
     pictures.draw(out / "results.png", found, runs)
     rows = [
         {"features": name} | {t: table.cell(tasks[t][s]) for t, s in probes.SHOWN.items()}

@@ -26,7 +26,7 @@ from typing import Any
 from ssl_jax import plan
 from ssl_jax.core import atomic, chips
 from ssl_jax.core import config as config_lib
-from ssl_jax.engine import collectives, scheduled
+from ssl_jax.planning import collectives, tpu_dump
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parents[1] / "configs"
@@ -46,7 +46,7 @@ STEPS = 8
 def asked(name: str, topology: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Asks a new process, which need not end its compilation, for `compiled`."""
     with tempfile.TemporaryDirectory() as folder:
-        found = output("compiled", name, topology, *overrides, XLA_FLAGS=scheduled.flags(folder))
+        found = output("compiled", name, topology, *overrides, XLA_FLAGS=tpu_dump.flags(folder))
     return json.loads(found)
 
 
@@ -56,7 +56,7 @@ def compiled(name: str, topology: str, overrides: Sequence[str]) -> dict[str, An
     more = ("config.precision=bfloat16", f"config.mesh.slice={where.slices}")
     config = config_lib.load(str(CONFIGS / name), [*more, *(f"config.{o}" for o in overrides)])
     program = plan.program(config, topology)
-    done = scheduled.compiled(program)
+    done = tpu_dump.compiled(program)
     exchanged = collectives.totals(done.collectives)
     row = {
         "config": name,
@@ -114,12 +114,13 @@ def timed(devices: int) -> None:
 
     from ssl_jax import train
     from ssl_jax.core import mesh as mesh_lib
-    from ssl_jax.engine import optim, shapes, step
+    from ssl_jax.engine import optim, step
+    from ssl_jax.planning import batch_shapes as batch_shapes_lib
 
     config = config_lib.load(str(CONFIGS / "data2vec2/image.py:mini"))
     mesh = mesh_lib.make_mesh(config.mesh)
     method = step.gather_when_used(train.make_method(config, 10), mesh)
-    batch_shapes = shapes.global_batch(config, method)
+    batch_shapes = batch_shapes_lib.global_batch(config, method)
     params, _ = jax.eval_shape(method.init, jax.random.key(0), batch_shapes)
     tx, schedule = optim.make(
         config.optim, params, total_steps=1000, to_steps=lambda _: 100, depth=optim.depth(params)

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from ssl_jax.core import config as config_lib
 from ssl_jax.evals import table
 from ssl_jax.pipeline import Pipe
-from ssl_jax.stages import report
+from ssl_jax.reports import figures
 
 OPTIONS = {
     "data": "data/speechocean762_train",
@@ -68,7 +68,7 @@ def main(pipe: Pipe) -> None:
     used = {k: v for k, v in o.items() if k not in ("data", "out")}
     codes = 2 * QUANTIZER["codes"]
     results = {"arms": found, "codes": codes, "options": used, "machine": pipe.machine()}
-    report.write_results(out / "results.json", results)
+    figures.write_results(out / "results.json", results)
     _draw(out / "results.png", runs, codes)
     rows = [
         {"wav2vec 2.0": name} | {metric: table.cell(values) for metric, values in row.items()}
@@ -107,7 +107,7 @@ def _last(folders: Sequence[pathlib.Path]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {name: [] for name in METRICS}
     for name, values in found.items():
         for folder in folders:
-            steps, logged = report.read_metrics(folder, f"train/{name}")
+            steps, logged = figures.read_metrics(folder, f"train/{name}")
             values.append(float(logged[steps > 0.75 * steps[-1]].mean()))
     return found
 
@@ -116,7 +116,7 @@ def _draw(path: pathlib.Path, runs: Mapping[str, Any], codes: int) -> None:
     """Draws one panel for each metric, one band of seeds for each arm."""
     figure, axes = plt.subplots(2, 2, figsize=(12, 8), layout="constrained")
     for ax, (metric, title) in zip(axes.flat, METRICS.items(), strict=True):
-        report.curves(ax, runs, f"train/{metric}", title, metric.replace("_", " "))
+        figures.curves(ax, runs, f"train/{metric}", title, metric.replace("_", " "))
         ax.set_ylim(bottom=0)
     for value in (2, codes):  # one code of each group, and all of them equally often
         axes[0, 0].axhline(value, color="black", lw=0.8, ls=":")

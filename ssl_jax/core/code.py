@@ -5,7 +5,9 @@ import hashlib
 from pathlib import Path
 
 PARTS = ("core", "data", "engine", "methods", "nn", "ops")
-"""The packages that decide the numbers of a run; commands, evaluations and stages do not."""
+"""The packages that decide the numbers of a run; commands, evaluations, stages, planning, reports
+and sweeps do not."""
+SYNTHETIC = "data/synthetic"  # corpora that a program makes ahead of a run, which then reads files
 
 
 @functools.cache
@@ -17,6 +19,9 @@ def version() -> str:
 def _hashed(package: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(p for part in PARTS for p in (package / part).rglob("*.py")):
-        digest.update(f"{path.relative_to(package).as_posix()}\n".encode())
+        name = path.relative_to(package).as_posix()
+        if name.startswith(f"{SYNTHETIC}/"):
+            continue
+        digest.update(f"{name}\n".encode())
         digest.update(path.read_text(encoding="utf-8").encode())  # line ends as "\n"
     return digest.hexdigest()[:12]

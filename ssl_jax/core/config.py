@@ -451,6 +451,23 @@ def steps(
     return max(count, 1) if number else 0
 
 
+def steps_of(config: ConfigDict, examples: int = 0) -> int:
+    """Returns the steps of a config over so many examples; batches are of the longest bucket.
+
+    Raises ConfigError where the duration is in epochs and `examples` is 0.
+    """
+    data = config.data
+    clip = float(data.buckets[-1]) if data.get("modality") == "audio" else 0.0
+    return steps(
+        config.train.duration,
+        batch_size=data.batch_size,
+        examples=examples,
+        seconds_per_step=data.batch_size * clip,
+        total=None,
+        key="config.train.duration",
+    )
+
+
 def _duration(duration: int | str, key: str) -> tuple[Fraction, str]:
     """Returns (number, unit) of a duration; a number alone counts steps."""
     text = duration.strip() if isinstance(duration, str) else str(duration)

@@ -12,8 +12,8 @@ import re
 import numpy as np
 
 from ssl_jax.core import atomic, paths
-from ssl_jax.data import lines
 from ssl_jax.data.errors import DataError
+from ssl_jax.data.readers import lines
 
 SILENCE = "SIL"
 _STRESSED = re.compile(r"([A-Z]{2})[0-2]")  # ARPAbet vowels

@@ -8,7 +8,7 @@ import numpy as np
 from ssl_jax.data import hashing
 from ssl_jax.data.base import Corpus
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.identity import WHOLE
+from ssl_jax.data.readers.identity import WHOLE
 
 
 def check(corpora: Mapping[str, Corpus]) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import content
+from ssl_jax.data.batch_schedule import Span
 from ssl_jax.data.errors import Bad, BadFile
-from ssl_jax.data.plan import Span
-from ssl_jax.data.source import Source
+from ssl_jax.data.readers import content
+from ssl_jax.data.readers.base import Source
 
 Arrays = dict[str, np.ndarray]
 Shapes = dict[str, tuple[tuple[int, ...], str]]

@@ -9,9 +9,9 @@ import numpy as np
 
 from ssl_jax.data import images, labels, recordings, texts, transcripts
 from ssl_jax.data.base import Corpus
+from ssl_jax.data.batch_schedule import Plan
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.plan import Plan
-from ssl_jax.data.source import Source
+from ssl_jax.data.readers.base import Source
 
 SPLITS = ("train", "valid", "test")
 MODALITIES: dict[str, types.ModuleType] = {

@@ -17,9 +17,10 @@ import numpy as np
 import tqdm
 
 from ssl_jax.core import atomic, paths, pulse
-from ssl_jax.data import hashing, identity
+from ssl_jax.data import hashing
 from ssl_jax.data.base import Corpus
 from ssl_jax.data.errors import DataError
+from ssl_jax.data.readers import identity
 
 WHOLE_BYTES = 256 << 20
 """Splits of more bytes than this are hashed in part."""

@@ -1,8 +1,8 @@
 """Frame labels beside the sound of a corpus: cut as the sound is, and checked against it.
 
-`config.data.units.<split>` names stores of `data/unit_store.py`, one for each set of labels. A row
-has labels of all sets or cannot be used; sound and labels may differ by TOLERANCE, since the frames
-that made the labels end before the sound does.
+`config.data.units.<split>` names stores of `data/frame_label_store.py`, one for each set of
+labels. A row has labels of all sets or cannot be used; sound and labels may differ by TOLERANCE,
+since the frames that made the labels end before the sound does.
 """
 
 import dataclasses
@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import unit_store
+from ssl_jax.data import frame_label_store
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.source import Recordings
-from ssl_jax.data.unit_store import UnitStore
+from ssl_jax.data.frame_label_store import UnitStore
+from ssl_jax.data.readers.base import Recordings
 
 TOLERANCE = 0.1
 """Seconds by which the sound and the labels of a row may differ."""
@@ -118,7 +118,7 @@ def _paths(config: Mapping[str, Any], split: str) -> tuple[str, ...]:
 
 def _open(split: str, path: str) -> UnitStore:
     try:
-        return unit_store.open_store(path)
+        return frame_label_store.open_store(path)
     except DataError as e:
         raise DataError(f"config.data.units.{split}: {e}") from e
 

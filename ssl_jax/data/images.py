@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ssl_jax.data import hashing, pixels, transforms
+from ssl_jax.data import hashing, transforms
 from ssl_jax.data.base import Arrays, Corpus, Shapes
 from ssl_jax.data.errors import BadFile, DataError, Unreadable
-from ssl_jax.data.source import Source
-from ssl_jax.data.sources import open_items
+from ssl_jax.data.readers import pixels
+from ssl_jax.data.readers.base import Source
+from ssl_jax.data.readers.sources import open_items
 
 _AUGMENT = 0xA061
 # Pillow keeps an RGB pixel in four bytes.

@@ -10,8 +10,9 @@ import numpy as np
 import soxr
 
 from ssl_jax.core import paths
-from ssl_jax.data import audio, pixels, tokenizers, transforms
+from ssl_jax.data import tokenizers, transforms
 from ssl_jax.data.errors import Unreadable
+from ssl_jax.data.readers import audio, pixels
 
 Row = dict[str, np.ndarray]
 _tokenizer = functools.cache(tokenizers.open_tokenizer)

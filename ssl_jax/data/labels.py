@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import hashing, lines
+from ssl_jax.data import hashing
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.source import Source, text
+from ssl_jax.data.readers import lines
+from ssl_jax.data.readers.base import Source, text
 
 Config = Mapping[str, Any]
 

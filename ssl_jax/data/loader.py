@@ -17,8 +17,8 @@ from absl import flags
 
 from ssl_jax.core import orphans, pulse
 from ssl_jax.data.base import Arrays, Corpus
+from ssl_jax.data.batch_schedule import Plan
 from ssl_jax.data.errors import CLIPPED_SHARE, Bad, BadFile, Clipped, DataError
-from ssl_jax.data.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import audio, hashing
-from ssl_jax.data import units as units_lib
+from ssl_jax.data import frame_labels as units_lib
+from ssl_jax.data import hashing
 from ssl_jax.data.base import Arrays, Corpus, Shapes
+from ssl_jax.data.batch_schedule import SLACK
 from ssl_jax.data.errors import BadFile, DataError, Unreadable
-from ssl_jax.data.plan import SLACK
-from ssl_jax.data.source import Recordings
-from ssl_jax.data.sources import open_source
+from ssl_jax.data.readers import audio
+from ssl_jax.data.readers.base import Recordings
+from ssl_jax.data.readers.sources import open_source
 
 _CROP = 0xC309
 # Samples that are made room for at once, whatever length a table or a header states.
@@ -58,7 +59,7 @@ class AudioCorpus(Corpus):
         return self.units.sizes if self.units else ()
 
     def key(self, i: int) -> str:
-        """Names a row as the stores of frame labels know it; see `data/unit_store.py`."""
+        """Names a row as the stores of frame labels know it; see `data/frame_label_store.py`."""
         source, row = self.locate(i)
         return source.key(row)
 

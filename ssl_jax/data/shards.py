@@ -11,7 +11,7 @@ import numpy as np
 import tqdm
 
 from ssl_jax.core import atomic
-from ssl_jax.data import audio, images, pixels, records
+from ssl_jax.data import images
 from ssl_jax.data.errors import (
     CLIPPED_SHARE,
     Bad,
@@ -21,7 +21,8 @@ from ssl_jax.data.errors import (
     ClippedTally,
     DataError,
 )
-from ssl_jax.data.source import Recordings, Source
+from ssl_jax.data.readers import audio, pixels, records
+from ssl_jax.data.readers.base import Recordings, Source
 
 # columns that shards have anyway
 _OWN = {"audio", "image", "samples", "rate", "bytes"}

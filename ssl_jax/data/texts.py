@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ssl_jax.data import content
 from ssl_jax.data.base import Arrays, Corpus, Shapes
 from ssl_jax.data.errors import Bad, BadFile, DataError
-from ssl_jax.data.source import Source
-from ssl_jax.data.sources import open_items
-from ssl_jax.data.text_files import Table
+from ssl_jax.data.readers import content
+from ssl_jax.data.readers.base import Source
+from ssl_jax.data.readers.sources import open_items
+from ssl_jax.data.readers.text_files import Table
 from ssl_jax.data.token_store import TokenStore, open_store
 from ssl_jax.data.tokenizers import Special, open_tokenizer
 

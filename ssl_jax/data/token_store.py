@@ -11,9 +11,9 @@ import numpy as np
 import tqdm
 
 from ssl_jax.core import atomic, paths, pulse
-from ssl_jax.data import files
 from ssl_jax.data.errors import Bad, BadFile, DataError, Unreadable
-from ssl_jax.data.source import Source
+from ssl_jax.data.readers import files
+from ssl_jax.data.readers.base import Source
 from ssl_jax.data.tokenizers import Tokenizer
 
 # Text is tokenized in lots of about this many characters.

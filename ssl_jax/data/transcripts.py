@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import lines
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.source import Source
+from ssl_jax.data.readers import lines
+from ssl_jax.data.readers.base import Source
 
 Config = Mapping[str, Any]
 

@@ -28,8 +28,8 @@ from ssl_jax.core import atomic, paths
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import TrainState
-from ssl_jax.engine import digests, hosts, intact, log, snapshot, storage
-from ssl_jax.engine.intact import Damaged
+from ssl_jax.engine import digests, hosts, integrity, log, snapshot, storage
+from ssl_jax.engine.integrity import Damaged
 
 Tree = Any
 
@@ -116,7 +116,7 @@ class Checkpoints:
             self._saving = self._thread.submit(self._write, step, held, sums, about, metrics, True)
         else:
             with self._telling():
-                self._write(step, state, intact.sums(state), about, metrics, False)
+                self._write(step, state, integrity.sums(state), about, metrics, False)
         if finite and self.beats_best(metric):
             self._best = (step, metric)
 
@@ -181,21 +181,21 @@ class Checkpoints:
         found, reason = None, ""
         try:
             digests.check(folder, "about")  # by every host: each decides by it
-            about = intact.about(folder)
+            about = integrity.about(folder)
             check_same_config(config_lib.from_json(about["config"]), self.config, self.folder)
             check_same_arrays(about["arrays"], _shapes(state), folder)
             digests.check(folder, shared=True)
             target = jax.tree.map(
                 lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
             )
-            params = intact.read(folder / "params", target.params)
-            found = TrainState(params=params, **intact.read(folder / "rest", _rest(target)))
+            params = integrity.read(folder / "params", target.params)
+            found = TrainState(params=params, **integrity.read(folder / "rest", _rest(target)))
         except Damaged as error:
             reason = str(error)
         if not hosts.all_of(found is not None) or found is None:
             return None, reason  # the sums are a program of all hosts
         try:
-            intact.check_sums(folder, found)
+            integrity.check_sums(folder, found)
         except Damaged as error:
             return None, str(error)
         return found, ""
@@ -207,7 +207,7 @@ class Checkpoints:
             log.say(f"{reason}. It is moved to {aside}; going on from step {good}")
             if jax.process_index() == 0:
                 aside.parent.mkdir(exist_ok=True)
-                paths.move(self.folder / str(step), intact.unused(aside))
+                paths.move(self.folder / str(step), integrity.unused(aside))
         if reasons:
             hosts.all_of(True)  # only now has process 0 moved them
             self._manager.reload()
@@ -243,7 +243,7 @@ class Checkpoints:
             if isinstance(error, jax.errors.JaxRuntimeError):
                 raise  # of the step before, or of another host
             kept = sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdigit())
-            why = atomic.full(error) or intact.first_line(error)
+            why = atomic.full(error) or integrity.first_line(error)
             raise SaveError(
                 f"a checkpoint could not be written to {self.folder}: {why}. "
                 f"Kept: {', '.join(map(str, kept)) or 'none'}. Make room (config.checkpoint."
@@ -315,10 +315,10 @@ def restore_extra(run_dir: str | Path, step: int | str | None = None) -> Tree:
 def _intact(folder: Path, item: str, part: str) -> Tree:
     """Reads a part of a state as numpy arrays; raises Damaged."""
     known = digests.check(folder, item, "about")
-    with intact.reading(folder):
+    with integrity.reading(folder):
         found = _arrays(folder / item, "" if part == item else part)
     if not known:  # of an earlier version, which has only the sums
-        intact.check_sums(folder, {part: found})
+        integrity.check_sums(folder, {part: found})
     return found
 
 
@@ -362,7 +362,7 @@ def _choose(
         digests.check(folder / str(steps[-1]), "about")
         for each in steps:
             storage.metrics(folder / str(each))  # none may be left out without a word
-        config = config_lib.from_json(intact.about(folder / str(steps[-1]))["config"])
+        config = config_lib.from_json(integrity.about(folder / str(steps[-1]))["config"])
         best = storage.best(manager, config.checkpoint.best_mode)
         return best[0] if best else -1
     if step is None:

@@ -16,7 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from ssl_jax.core import paths, pulse
-from ssl_jax.engine.intact import Damaged, about, reading
+from ssl_jax.engine.integrity import Damaged, about, reading
 
 ITEM = "digests"
 _FILE = "digests.json"

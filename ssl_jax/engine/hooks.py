@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import stop
 from ssl_jax.core.types import TrainState
-from ssl_jax.engine import feed
+from ssl_jax.engine import prefetch
 
 HookFn = Callable[[int, TrainState], Mapping[str, float] | None]
 Hook = tuple[HookFn, int]
@@ -91,7 +91,7 @@ def validation(
     def hook(step: int, state: TrainState) -> dict[str, float]:
         del step
         total = None
-        for fed in stop.between(feed.feed(batches(), sharding)):
+        for fed in stop.between(prefetch.feed(batches(), sharding)):
             metrics = evaluate(state, fed.batch)
             total = metrics if total is None else add(total, metrics)
         if total is None:

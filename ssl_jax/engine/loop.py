@@ -19,10 +19,10 @@ from ssl_jax.engine import hooks as hooks_lib
 from ssl_jax.engine import log as log_lib
 from ssl_jax.engine import profile as profile_lib
 from ssl_jax.engine.checkpoint import Checkpoints
-from ssl_jax.engine.feed import Fed, feed
+from ssl_jax.engine.prefetch import Fed, feed
 from ssl_jax.engine.step import NEVER, TrainStep
 from ssl_jax.engine.unevaluated import Unevaluated
-from ssl_jax.engine.watch import Watchdog
+from ssl_jax.engine.watchdog import Watchdog
 
 DISPATCHED = 4  # steps given to the device ahead of it: enough to hide the host, few batches held
 

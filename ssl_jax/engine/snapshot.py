@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Sharding
 
-from ssl_jax.engine import intact
+from ssl_jax.engine import integrity
 
 Tree = Any
 
@@ -42,7 +42,7 @@ def copy(tree: Tree) -> tuple[Tree, jax.Array]:
 def _copier(structure: Any, layout: tuple[Sharding, ...]) -> Callable[[Tree], tuple]:
     # one program: a CPU would not return before it has run one that only copies
     def copies(tree: Tree) -> tuple[Tree, jax.Array]:
-        return jax.tree.map(jnp.copy, tree), intact.sums(tree)
+        return jax.tree.map(jnp.copy, tree), integrity.sums(tree)
 
     return jax.jit(copies, out_shardings=(jax.tree.unflatten(structure, layout), None))
 

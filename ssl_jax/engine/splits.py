@@ -19,7 +19,7 @@ from ssl_jax.core.types import Method
 from ssl_jax.data import apart, errors, loader
 from ssl_jax.data import corpus as corpus_lib
 from ssl_jax.data.base import Corpus
-from ssl_jax.data.plan import Plan
+from ssl_jax.data.batch_schedule import Plan
 from ssl_jax.engine import hosts, limits, log
 
 # batches are multiples of this where config.data.batch_size is, so that a run reads the same

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from ssl_jax.core import paths
-from ssl_jax.engine import digests, intact, log, quiet
+from ssl_jax.engine import digests, integrity, log, quiet
 
 ITEMS = ("params", "rest", "about", "sums")
 METRICS = "metrics"  # the item and its file, as orbax names them
@@ -32,7 +32,7 @@ class _Manager(ocp.CheckpointManager):
         told: set[int] = self.__dict__.setdefault("_told", set())
         try:
             return metrics(paths.of(self.directory / str(step)))
-        except intact.Damaged as error:
+        except integrity.Damaged as error:
             if step not in told:
                 log.say(f"{error}; it does not count for the best")
             told.add(step)
@@ -105,7 +105,7 @@ def metrics(folder: Path) -> dict[str, float] | None:
     if written is not None and any(name.startswith(f"{METRICS}/") for name in written):
         digests.check(folder, METRICS)
     file = folder / METRICS / METRICS
-    with intact.reading(folder):
+    with integrity.reading(folder):
         return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 

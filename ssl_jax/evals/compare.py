@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.evals import knn, marble, probe, ridge, table
-from ssl_jax.evals.pool import Pooled
-from ssl_jax.evals.split import held_out
+from ssl_jax.evals import knn, linear_probe, mlp_probe, ridge, table
+from ssl_jax.evals.pool import Pooled, held_out
 
 PROBES = ("ridge", "knn", "linear")
 MLP = "mlp"  # the one probe that also predicts tags and numbers; see `mlp_row`
@@ -20,8 +19,8 @@ def rows(
     fields: Mapping[str, Mapping[str, np.ndarray]],
     *,
     classes: int,
-    task: marble.Task | None,
-    options: marble.Options,
+    task: mlp_probe.Task | None,
+    options: mlp_probe.Options,
 ) -> list[dict[str, Any]]:
     """Returns a row per probe. fields: split -> {tags, target: (n, C) by id}; `task`: of MLP."""
     out = []
@@ -35,7 +34,7 @@ def rows(
     return out
 
 
-def _truth(pooled: Pooled, fields: Mapping[str, np.ndarray], kind: str) -> marble.Split:
+def _truth(pooled: Pooled, fields: Mapping[str, np.ndarray], kind: str) -> mlp_probe.Split:
     """Returns the features of the rows whose truth is known, and that truth."""
     if kind == "label":
         known = pooled.labelled()
@@ -69,7 +68,7 @@ def row(features: str, name: str, splits: Mapping[str, Pooled], classes: int) ->
         if select is None:
             out = held_out(train[1])
             train, select = [(train[0][rows], train[1][rows]) for rows in (~out, out)]
-        grid = probe.probe(train, select, test, classes=classes)
+        grid = linear_probe.probe(train, select, test, classes=classes)
         rate, place = grid.best()
         layer, tested = grid.layers[place], grid.chosen().tolist()
         selection = grid.select[:, rate, place].tolist()
@@ -85,7 +84,10 @@ def row(features: str, name: str, splits: Mapping[str, Pooled], classes: int) ->
 
 
 def mlp_row(
-    features: str, splits: Mapping[str, marble.Split], task: marble.Task, options: marble.Options
+    features: str,
+    splits: Mapping[str, mlp_probe.Split],
+    task: mlp_probe.Task,
+    options: mlp_probe.Options,
 ) -> dict[str, Any]:
     """Runs the MLP probe; splits as in `row`, with the truth of the task.
 
@@ -101,7 +103,7 @@ def mlp_row(
         one = np.zeros(len(train[0]), np.int32)
         out = held_out(train[1] if task.kind == "label" else one)
         train, select = [(train[0][rows], train[1][rows]) for rows in (~out, out)]
-    grid = marble.probe(train, select, test, task=task, options=options)
+    grid = mlp_probe.probe(train, select, test, task=task, options=options)
     rate, place = grid.best()
     tested = grid.chosen(grid.test)
     return {
@@ -119,7 +121,7 @@ def mlp_row(
 
 def layer_name(layer: int) -> str:
     """Returns how a table names a layer: its number, or "mix"."""
-    return "mix" if layer == probe.MIX else str(layer)
+    return "mix" if layer == linear_probe.MIX else str(layer)
 
 
 def shown(results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

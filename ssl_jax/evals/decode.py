@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ssl_jax.core.config import ConfigError
-from ssl_jax.data import lines, transcripts
+from ssl_jax.data import transcripts
+from ssl_jax.data.readers import lines
 from ssl_jax.evals import lexicon as lexicon_lib
 from ssl_jax.evals import ngram
 from ssl_jax.ops.ctc import BLANK

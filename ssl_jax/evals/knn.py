@@ -10,7 +10,7 @@ import numpy as np
 
 from ssl_jax.core.types import Array
 from ssl_jax.evals import scores as scores_lib
-from ssl_jax.evals.split import Labelled, held_out
+from ssl_jax.evals.pool import Labelled, held_out
 
 TEMPERATURE = 0.07
 NEIGHBOURS = (1, 5, 10, 20)

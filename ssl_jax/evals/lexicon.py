@@ -6,8 +6,9 @@ import numpy as np
 
 from ssl_jax.core import paths
 from ssl_jax.core.config import ConfigError
-from ssl_jax.data import lines, transcripts
+from ssl_jax.data import transcripts
 from ssl_jax.data.errors import DataError
+from ssl_jax.data.readers import lines
 from ssl_jax.evals import ngram
 
 OF_LM = "lm"

@@ -17,7 +17,7 @@ import optax
 
 from ssl_jax.core.types import Array
 from ssl_jax.evals import scores as scores_lib
-from ssl_jax.evals.split import Labelled
+from ssl_jax.evals.pool import Labelled
 
 MIX = -1
 

@@ -22,7 +22,7 @@ import optax
 
 from ssl_jax.core.types import Array
 from ssl_jax.evals import scores as scores_lib
-from ssl_jax.evals.probe import MIX, epoch_order, head_input, standardize
+from ssl_jax.evals.linear_probe import MIX, epoch_order, head_input, standardize
 from ssl_jax.evals.progress import Progress
 
 Split = tuple[np.ndarray, np.ndarray]

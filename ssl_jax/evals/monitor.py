@@ -6,7 +6,7 @@ import jax
 from jax.sharding import Mesh
 
 from ssl_jax.core.types import TrainState, Tree
-from ssl_jax.evals import health, knn, ridge
+from ssl_jax.evals import collapse, knn, ridge
 from ssl_jax.evals.pool import Batches, FeaturesFn, Pooled, pool, pooler
 from ssl_jax.ops import ema
 
@@ -55,7 +55,7 @@ class Monitor:
             found: dict[str, float] = {}
             if "collapse" in self.names:
                 other = None if teacher is None else self._pool(teacher, self.valid).features
-                found |= health.report(valid.features, other)
+                found |= collapse.report(valid.features, other)
             if "ridge" in self.names or "knn" in self.names:
                 found |= self._probes(self._pool(params, self.train).labelled(), valid.labelled())
         return {f"monitor/{name}": value for name, value in found.items()}

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ssl_jax.core import paths
-from ssl_jax.data import lines
 from ssl_jax.data.errors import DataError
+from ssl_jax.data.readers import lines
 
 State = tuple[str, ...]
 """The words that the next one depends on, oldest first."""

@@ -1,4 +1,4 @@
-"""Frozen features once: each layer averaged over time, per clip, cached on disk for every probe.
+"""Frozen features, averaged over time for each clip and layer and cached on disk for every probe.
 
 A probe with a linear head over mean-pooled frames needs no frame again: averaging and a linear
 map commute, so (L + 1, D) numbers per clip serve any number of probes.
@@ -169,3 +169,25 @@ def _place(batch: Mapping[str, Any], mesh: Mesh | None) -> Batch:
 def _real_rows(result: dict[str, Array]) -> dict[str, np.ndarray]:
     rows = jax.device_get(result)
     return {k: v[rows["weight"] > 0] for k, v in rows.items()}
+
+
+Labelled = tuple[np.ndarray, np.ndarray]
+"""Pooled features (N, L + 1, D) float32 and their labels (N,) int32, none of them -1."""
+
+
+def held_out(labels: np.ndarray, share: float = 0.2, seed: int = 0) -> np.ndarray:
+    """Returns bool (N,): a share of each class of labels (N,), at least one row where it has two.
+
+    Raises ValueError when every class has a single row.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        chosen[rows[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
+    if not chosen.any():
+        raise ValueError(
+            "every class has one labelled training row, which leaves none to choose a probe on: "
+            "give a labelled validation split (config.data.valid) or more labels"
+        )
+    return chosen

@@ -14,7 +14,7 @@ import numpy as np
 
 from ssl_jax.core.types import Array
 from ssl_jax.evals import scores as scores_lib
-from ssl_jax.evals.split import Labelled, held_out
+from ssl_jax.evals.pool import Labelled, held_out
 
 L2S = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 

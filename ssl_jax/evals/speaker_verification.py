@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax.core import paths, stop
 from ssl_jax.core.mesh import batch_sharding
 from ssl_jax.core.types import Array, Batch, Method, Tree
-from ssl_jax.data import lines
 from ssl_jax.data.errors import DataError
+from ssl_jax.data.readers import lines
 from ssl_jax.evals import table
 
 

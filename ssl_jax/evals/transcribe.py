@@ -15,7 +15,7 @@ from ssl_jax.core import stop
 from ssl_jax.core.mesh import batch_sharding
 from ssl_jax.core.types import Array, Batch, Method, TrainState, Tree
 from ssl_jax.data import transcripts
-from ssl_jax.evals import decode, edits, table
+from ssl_jax.evals import decode, edit_distance, table
 from ssl_jax.ops import ctc
 
 Batches = Iterable[Mapping[str, Any]]
@@ -72,7 +72,7 @@ def rate(rows: Iterable[Spoken], score: str) -> float:
     `wer` counts words, `per` phones, `cer` characters with one space between words. Above 1 where
     much is put in; NaN, which is never the best, where nothing was said and nothing heard.
     """
-    return edits.total(edits.edits(*sides(row, score)) for row in rows).rate
+    return edit_distance.total(edit_distance.edits(*sides(row, score)) for row in rows).rate
 
 
 def report(result: Mapping[str, Any]) -> str:
@@ -82,7 +82,7 @@ def report(result: Mapping[str, Any]) -> str:
     for row in result["results"]:
         for bad in row["worst"]:
             lines.append(f"\n{row['split']}: {bad['where']}, {bad['rate']:.3f}")
-            lines.append(edits.show(bad["said"].split(), bad["heard"].split()))
+            lines.append(edit_distance.show(bad["said"].split(), bad["heard"].split()))
     return "\n".join(lines)
 
 

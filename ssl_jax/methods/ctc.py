@@ -30,7 +30,8 @@ from ssl_jax.core import options as options_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.rng import Streams
 from ssl_jax.core.types import Array, Batch, Features, Method, Output, Spec, Tree
-from ssl_jax.nn import build, heads, run, sharding
+from ssl_jax.nn import build, heads, sharding
+from ssl_jax.nn import encoder as encoder_lib
 from ssl_jax.ops import ctc, losses, masks
 
 SCOPES = ("frontend", "mask", "encoder", "predictor", "loss")
@@ -97,7 +98,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         masks=method.masks if options.mask.prob else None,
         emissions=method.emissions,
         frames=encoder.frames,
-        batch=run.batch_spec(encoder) | spoken,
+        batch=encoder_lib.batch_spec(encoder) | spoken,
         rules=sharding.RULES,
         scopes=SCOPES if options.mask.prob or options.mask.channel_prob else UNMASKED,
     )
@@ -148,7 +149,7 @@ class Ctc:
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
         """Returns (params, {})."""
         keys = jax.random.split(key, 3)
-        encoder, encoded = run.init(self.encoder, keys[0], batch)
+        encoder, encoded = encoder_lib.init(self.encoder, keys[0], batch)
         params = {"encoder": encoder, "head": self.head.init(keys[1], encoded.hidden)["params"]}
         if self.options.mask.prob:
             params["mask"] = {"vector": jax.random.uniform(keys[2], (self.encoder.width,))}
@@ -156,16 +157,18 @@ class Ctc:
 
     def features(self, params: Tree, batch: Batch) -> Features:
         """Returns the hidden states of the whole recording."""
-        return run.features(self.encoder, params["encoder"], batch)
+        return encoder_lib.features(self.encoder, params["encoder"], batch)
 
     def emissions(self, params: Tree, batch: Batch) -> tuple[Array, Array]:
         """Returns the log-probabilities of the units (B, S, V) float32 and the frames (B,)."""
-        x, valid = run.frontend(self.encoder, params["encoder"], batch)
+        x, valid = encoder_lib.frontend(self.encoder, params["encoder"], batch)
         return self._answer(params, self._encode(params["encoder"], x, valid)), valid.sum(1)
 
     def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
         """Returns which frames an update does not see, (B, 1, S) bool."""
-        return self._spans(streams, run.real(self.encoder, params["encoder"], batch))[:, None]
+        return self._spans(streams, encoder_lib.real(self.encoder, params["encoder"], batch))[
+            :, None
+        ]
 
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
@@ -174,7 +177,7 @@ class Ctc:
         weight, encoder = batch["weight"], self._tuned(params["encoder"])
 
         with jax.named_scope("frontend"):
-            x, valid = run.frontend(self.encoder, encoder, batch)
+            x, valid = encoder_lib.frontend(self.encoder, encoder, batch)
 
         if train:
             with jax.named_scope("mask"):
@@ -238,7 +241,7 @@ class Ctc:
         """x (B, S, D), valid (B, S) -> hidden states (L + 1, B, S, D); `streams` in training."""
         tuned = self.options.frozen != "encoder"
         dropout = streams.for_step("dropout") if streams is not None and tuned else None
-        encoded = run.encode(self.encoder, encoder, x, valid, dropout)
+        encoded = encoder_lib.encode(self.encoder, encoder, x, valid, dropout)
         return encoded.hidden[:, :, encoded.prefix :]
 
     def _answer(self, params: Tree, hidden: Array, streams: Streams | None = None) -> Array:

@@ -22,7 +22,8 @@ from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.rng import Streams
 from ssl_jax.core.types import Array, Batch, Features, Method, Output, Tree
-from ssl_jax.nn import build, heads, run, sharding
+from ssl_jax.nn import build, heads, sharding
+from ssl_jax.nn import encoder as encoder_lib
 from ssl_jax.nn.teacher import EmaOptions, TargetOptions, has_frontend
 from ssl_jax.nn.transformer import INITS
 from ssl_jax.ops import ema, losses, masks, perturb, spectral, stats
@@ -126,7 +127,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         features=method.features,
         masks=method.masks,
         update=method.update,
-        batch=run.batch_spec(encoder),
+        batch=encoder_lib.batch_spec(encoder),
         rules=sharding.RULES,
         scopes=SCOPES,
         couples=masks.coupled("data2vec", options.mask.kind == "span" and options.mask.same_count),
@@ -183,7 +184,7 @@ class Data2Vec:
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
         """Returns (params, {"teacher": a copy of the student})."""
         keys, width = jax.random.split(key, 3), self.encoder.width
-        encoder, _ = run.init(self.encoder, keys[0], batch)
+        encoder, _ = encoder_lib.init(self.encoder, keys[0], batch)
         if self.options.rescale_init:
             encoder = {**encoder, "blocks": rescaled(encoder["blocks"])}
         std = self.options.mask.vector_std
@@ -204,19 +205,19 @@ class Data2Vec:
 
     def features(self, params: Tree, batch: Batch) -> Features:
         """Returns the student's hidden states of the whole example, without prefix tokens."""
-        return run.features(self.encoder, params["encoder"], batch)
+        return encoder_lib.features(self.encoder, params["encoder"], batch)
 
     def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
         """Returns what an update hides, (B, 1, S) or (B, 1, rows, columns) bool."""
-        real = run.real(self.encoder, params["encoder"], batch, run.weights(batch))
-        places = run.places(self.encoder, real.shape[1])
+        real = encoder_lib.real(self.encoder, params["encoder"], batch, encoder_lib.weights(batch))
+        places = encoder_lib.places(self.encoder, real.shape[1])
         return self._mask(streams, real).reshape(len(real), 1, *places)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
     ) -> Output:
         """Returns the regression loss at masked tokens and the numbers that show a collapse."""
-        o, weight = self.options, run.weights(batch)
+        o, weight = self.options, encoder_lib.weights(batch)
 
         with jax.named_scope("frontend"):
             altered = train and bool(o.augment or o.spectral)
@@ -231,14 +232,14 @@ class Data2Vec:
 
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train else None
-            student = run.encode(self.encoder, params["encoder"], seen, valid, dropout)
+            student = encoder_lib.encode(self.encoder, params["encoder"], seen, valid, dropout)
 
         with jax.named_scope("targets"):
             teacher = ema.merge(extra["teacher"], _student(params))
             teacher, clean = jax.lax.stop_gradient((teacher, x))
             if altered or has_frontend(self._modes(params)):
                 clean, _ = self._frontend(teacher, batch)
-            whole = run.encode(self.encoder, teacher["encoder"], clean, valid)
+            whole = encoder_lib.encode(self.encoder, teacher["encoder"], clean, valid)
             targets = o.targets.of(whole)
 
         with jax.named_scope("predictor"):
@@ -264,7 +265,7 @@ class Data2Vec:
             "prediction_std": (stats.token_std(predictions, hidden), one),
             "frontend_std": (stats.token_std(x, real), one),
             "teacher_student_cosine": stats.cosine(predictions, targets, hidden),
-            "used_rows": run.used_rows(batch, weight),
+            "used_rows": encoder_lib.used_rows(batch, weight),
             "masked_share": (hidden.sum(), real.sum()),
             "ema_decay": (decay, one),
         }
@@ -281,7 +282,7 @@ class Data2Vec:
             batch = {**batch, "audio": audio}
         if keys is not None and o.spectral:
             more = (lambda level, n: perturb.spectral_chain(keys, level, n, o.spectral),)
-        return run.frontend(self.encoder, params["encoder"], batch, alter=more)
+        return encoder_lib.frontend(self.encoder, params["encoder"], batch, alter=more)
 
     def _predict(self, params: Tree, last: Array) -> Array:
         """Last layer of the student (B, S, D) -> predictions of the targets (B, S, D)."""

@@ -37,7 +37,8 @@ from ssl_jax.core import options as options_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.rng import Streams
 from ssl_jax.core.types import Array, Batch, Features, Method, Output, Tree
-from ssl_jax.nn import build, run, sharding
+from ssl_jax.nn import build, sharding
+from ssl_jax.nn import encoder as encoder_lib
 from ssl_jax.nn.convdecoder import ConvDecoder, DecoderOptions
 from ssl_jax.nn.teacher import EmaOptions, TargetOptions, has_frontend
 from ssl_jax.nn.transformer import Encoded
@@ -133,7 +134,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         features=method.features,
         masks=method.masks,
         update=method.update,
-        batch=run.batch_spec(encoder),
+        batch=encoder_lib.batch_spec(encoder),
         rules=sharding.RULES,
         scopes=SCOPES,
         combine=method.combine if options.loss.cls_weight else None,
@@ -159,14 +160,14 @@ class Data2Vec2:
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
         """Returns (params, {"teacher": a copy of the student})."""
         keys = jax.random.split(key)
-        encoder, encoded = run.init(self.encoder, keys[0], batch)
+        encoder, encoded = encoder_lib.init(self.encoder, keys[0], batch)
         if self.options.loss.cls_weight and not encoded.prefix:
             raise ConfigError(
                 "config.method.loss.cls_weight needs a class token, which this "
                 "config.method.encoder.kind has not: set it to 0.0"
             )
         x = encoded.hidden[-1][:, encoded.prefix :]
-        x = x.reshape(1, *run.places(self.encoder, x.shape[1]), x.shape[-1])
+        x = x.reshape(1, *encoder_lib.places(self.encoder, x.shape[1]), x.shape[-1])
         flags = jnp.zeros(x.shape[:-1], bool)
         params = {
             "encoder": encoder,
@@ -181,23 +182,23 @@ class Data2Vec2:
 
     def features(self, params: Tree, batch: Batch) -> Features:
         """Returns the student's hidden states of the whole example, without prefix tokens."""
-        return run.features(self.encoder, params["encoder"], batch)
+        return encoder_lib.features(self.encoder, params["encoder"], batch)
 
     def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
         """Returns what each view hides, (B, M, S) or (B, M, rows, columns) bool."""
-        real = run.real(self.encoder, params["encoder"], batch, run.weights(batch))
+        real = encoder_lib.real(self.encoder, params["encoder"], batch, encoder_lib.weights(batch))
         _, hidden = self._mask(streams, real)
-        places = run.places(self.encoder, real.shape[1])
+        places = encoder_lib.places(self.encoder, real.shape[1])
         return hidden.reshape(len(real), self.options.clones, *places)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
     ) -> Output:
         """Returns the loss at masked tokens of all views and the numbers that show a collapse."""
-        o, weight = self.options, run.weights(batch)
+        o, weight = self.options, encoder_lib.weights(batch)
 
         with jax.named_scope("frontend"):
-            x, valid = run.frontend(self.encoder, params["encoder"], batch)
+            x, valid = encoder_lib.frontend(self.encoder, params["encoder"], batch)
 
         with jax.named_scope("mask"):
             real = valid & (weight > 0)[:, None]
@@ -210,14 +211,16 @@ class Data2Vec2:
             keep: Array | None = order[:, : o.mask.visible(x.shape[1])]
             if not o.decoder.layers:
                 views, keep = jnp.where(hidden[..., None], noise.astype(x.dtype), views), None
-            student = run.encode(self.encoder, params["encoder"], views, seen, dropout, keep)
+            student = encoder_lib.encode(
+                self.encoder, params["encoder"], views, seen, dropout, keep
+            )
 
         with jax.named_scope("targets"):
             own = ema.merge(extra["teacher"], _student(params))
             own, clean = jax.lax.stop_gradient((own, x))
             if has_frontend(self._modes(params)):
-                clean, _ = run.frontend(self.encoder, own["encoder"], batch)
-            targets = o.targets.of(run.encode(self.encoder, own["encoder"], clean, valid))
+                clean, _ = encoder_lib.frontend(self.encoder, own["encoder"], batch)
+            targets = o.targets.of(encoder_lib.encode(self.encoder, own["encoder"], clean, valid))
 
         with jax.named_scope("predictor"):
             dropout = streams.for_step("decoder_dropout") if train else None
@@ -244,7 +247,7 @@ class Data2Vec2:
             "prediction_std": (stats.token_std(predictions, hidden), one),
             "frontend_std": (stats.token_std(x, real), one),
             "teacher_student_cosine": stats.cosine(predictions, targets[:, None], hidden),
-            "used_rows": run.used_rows(batch, weight),
+            "used_rows": encoder_lib.used_rows(batch, weight),
             "masked_share": (hidden.sum(), real.sum() * o.clones),
             "ema_decay": (o.ema.decay(streams.step + 1), one),  # of the update which follows
         }
@@ -267,7 +270,7 @@ class Data2Vec2:
         if o.kind == "random":
             counts = [max(o.visible(n), min(n, 1)) for n in range(size + 1)]
             return masks.random_visible(keys, real, counts)
-        shape, lengths = run.places(self.encoder, size), real.sum(1)
+        shape, lengths = encoder_lib.places(self.encoder, size), real.sum(1)
         hidden = masks.block_mask(keys, shape, o.ratio, o.adjust, o.block, o.inverse, lengths)
         return masks.order_of(hidden, real), hidden
 
@@ -294,7 +297,7 @@ class Data2Vec2:
         else:
             hidden = jnp.zeros_like(hidden)  # the noise went through the encoder
         views, size = hidden.shape
-        places = run.places(self.encoder, size)
+        places = encoder_lib.places(self.encoder, size)
         spread = (a.reshape(views, *places, *a.shape[2:]) for a in (x, noise, hidden, valid))
         rngs = None if dropout is None else {"dropout": dropout}
         variables = {"params": params["decoder"]}

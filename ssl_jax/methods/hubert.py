@@ -30,7 +30,8 @@ from ssl_jax.core import options as options_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.rng import Streams
 from ssl_jax.core.types import Array, Batch, Features, Method, Output, Spec, Tree
-from ssl_jax.nn import build, run, sharding
+from ssl_jax.nn import build, sharding
+from ssl_jax.nn import encoder as encoder_lib
 from ssl_jax.nn.unit_head import UnitHead
 from ssl_jax.ops import losses, masks, stats
 
@@ -121,7 +122,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         loss=method.loss,
         features=method.features,
         masks=method.masks,
-        batch={**run.batch_spec(encoder), "units": units},
+        batch={**encoder_lib.batch_spec(encoder), "units": units},
         rules=sharding.RULES,
         scopes=SCOPES,
         combine=method.combine if options.loss.penalty else None,
@@ -149,7 +150,7 @@ class Hubert:
         """Returns (params, {})."""
         keys, width = jax.random.split(key, 3), self.encoder.width
         params = {
-            "encoder": run.init(self.encoder, keys[0], batch)[0],
+            "encoder": encoder_lib.init(self.encoder, keys[0], batch)[0],
             "mask": {"vector": jax.random.uniform(keys[1], (width,))},
             "head": self.head.init(keys[2], jnp.zeros((1, width)))["params"],
         }
@@ -157,22 +158,24 @@ class Hubert:
 
     def features(self, params: Tree, batch: Batch) -> Features:
         """Returns the hidden states of the whole example, nothing masked: layers for k-means."""
-        return run.features(self.encoder, params["encoder"], batch)
+        return encoder_lib.features(self.encoder, params["encoder"], batch)
 
     def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
         """Returns what an update hides, (B, 1, S) bool."""
-        real = run.real(self.encoder, params["encoder"], batch, run.weights(batch))
+        real = encoder_lib.real(self.encoder, params["encoder"], batch, encoder_lib.weights(batch))
         return self._mask(streams, real)[:, None]
 
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
     ) -> Output:
         """Returns the cross-entropy of the units at masked frames, and its health."""
-        o, weight = self.options, run.weights(batch)
+        o, weight = self.options, encoder_lib.weights(batch)
 
         with jax.named_scope("frontend"):
             dropout = streams.for_step("frontend_dropout") if train else None
-            x, valid, stages = run.tapped_frontend(self.encoder, params["encoder"], batch, dropout)
+            x, valid, stages = encoder_lib.tapped_frontend(
+                self.encoder, params["encoder"], batch, dropout
+            )
 
         with jax.named_scope("mask"):
             real = valid & (weight > 0)[:, None]
@@ -181,7 +184,7 @@ class Hubert:
 
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train else None
-            student = run.encode(self.encoder, params["encoder"], seen, valid, dropout)
+            student = encoder_lib.encode(self.encoder, params["encoder"], seen, valid, dropout)
 
         with jax.named_scope("targets"):
             units = self.align(batch["units"], x.shape[1])
@@ -205,7 +208,7 @@ class Hubert:
             "masked_loss": ((cross_entropy * masked).sum(), masked[:, 0].sum()),
             "unmasked_loss": ((cross_entropy * unmasked).sum(), unmasked[:, 0].sum()),
             "feature_penalty": (penalty * frames, frames),
-            "used_rows": run.used_rows(batch, weight),
+            "used_rows": encoder_lib.used_rows(batch, weight),
             "masked_share": (hidden.sum(), real.sum()),
             "prediction_std": (stats.token_std(projected, hidden), one),
             "frontend_std": (stats.token_std(x, real), one),

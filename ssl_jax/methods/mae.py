@@ -21,7 +21,8 @@ from ssl_jax.core import options as options_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.rng import Streams
 from ssl_jax.core.types import Array, Batch, Features, Method, Output, Tree
-from ssl_jax.nn import build, run, sharding
+from ssl_jax.nn import build, sharding
+from ssl_jax.nn import encoder as encoder_lib
 from ssl_jax.nn.decoder import PatchDecoder
 from ssl_jax.nn.transformer import Encoded, TransformerOptions
 from ssl_jax.ops import losses, masks, stats
@@ -80,7 +81,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         loss=method.loss,
         features=method.features,
         masks=method.masks,
-        batch=run.batch_spec(encoder),
+        batch=encoder_lib.batch_spec(encoder),
         rules=sharding.RULES,
         scopes=SCOPES,
     )
@@ -96,7 +97,7 @@ class MAE:
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
         """Returns (params, {})."""
         keys = jax.random.split(key)
-        encoder, encoded = run.init(self.encoder, keys[0], batch)
+        encoder, encoded = encoder_lib.init(self.encoder, keys[0], batch)
         _, size, numbers = jax.eval_shape(self._patches, encoder, batch).shape
         self.visible(size)
         last, places = encoded.hidden[-1], jnp.arange(size)[None]
@@ -107,20 +108,20 @@ class MAE:
             places,
             everywhere,
             everywhere,
-            run.places(self.encoder, size),
+            encoder_lib.places(self.encoder, size),
             encoded.prefix,
         )
         return {"encoder": encoder, "decoder": decoder["params"]}, {}
 
     def features(self, params: Tree, batch: Batch) -> Features:
         """Returns the encoder's hidden states of whole examples, without the class token."""
-        return run.features(self.encoder, params["encoder"], batch)
+        return encoder_lib.features(self.encoder, params["encoder"], batch)
 
     def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
         """Returns what an update hides, (B, 1, rows, columns) bool."""
-        real = run.real(self.encoder, params["encoder"], batch, batch["weight"])
+        real = encoder_lib.real(self.encoder, params["encoder"], batch, batch["weight"])
         _, hidden = self._mask(streams, real)
-        return hidden.reshape(len(real), 1, *run.places(self.encoder, real.shape[1]))
+        return hidden.reshape(len(real), 1, *encoder_lib.places(self.encoder, real.shape[1]))
 
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
@@ -129,7 +130,7 @@ class MAE:
         o, weight = self.options, batch["weight"]
 
         with jax.named_scope("frontend"):
-            x, valid = run.frontend(self.encoder, params["encoder"], batch)
+            x, valid = encoder_lib.frontend(self.encoder, params["encoder"], batch)
 
         with jax.named_scope("mask"):
             order, mask = self._mask(streams, valid)
@@ -137,7 +138,7 @@ class MAE:
 
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train else None
-            encoded = run.encode(self.encoder, params["encoder"], x, valid, dropout, keep)
+            encoded = encoder_lib.encode(self.encoder, params["encoder"], x, valid, dropout, keep)
 
         with jax.named_scope("targets"):
             targets = self._patches(params["encoder"], batch)
@@ -202,7 +203,7 @@ class MAE:
     ) -> Array:
         """Returns the predictions (B, S, P) of every patch, float32; P is `numbers`."""
         variables, last = {"params": params["decoder"]}, encoded.hidden[-1]
-        grid = run.places(self.encoder, valid.shape[1])
+        grid = encoder_lib.places(self.encoder, valid.shape[1])
         return self._decoder(numbers).apply(  # type: ignore
             variables, last, order, seen, valid, grid, encoded.prefix
         )

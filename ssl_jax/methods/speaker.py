@@ -19,7 +19,8 @@ from ssl_jax.core import options as options_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.rng import Streams
 from ssl_jax.core.types import Array, Batch, Features, Method, Output, Spec, Tree
-from ssl_jax.nn import build, run, sharding
+from ssl_jax.nn import build, sharding
+from ssl_jax.nn import encoder as encoder_lib
 from ssl_jax.nn.transformer import Encoded
 from ssl_jax.nn.xvector import XVector, XVectorOptions
 from ssl_jax.ops import losses
@@ -65,7 +66,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         loss=method.loss,
         features=method.features,
         embed=method.embed,
-        batch=run.batch_spec(encoder) | {"label": Spec((), "int32")},
+        batch=encoder_lib.batch_spec(encoder) | {"label": Spec((), "int32")},
         rules=sharding.RULES,
         scopes=SCOPES,
     )
@@ -87,7 +88,7 @@ class Speaker:
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
         """Returns (params, {})."""
         keys = jax.random.split(key, 3)
-        encoder, encoded = run.init(self.encoder, keys[0], batch)
+        encoder, encoded = encoder_lib.init(self.encoder, keys[0], batch)
         hidden = encoded.hidden[:, :, encoded.prefix :]
         head = self.head.init(keys[1], hidden, jnp.full((hidden.shape[1],), hidden.shape[2]))
         shape = (self.options.head.width, self.speakers)
@@ -100,12 +101,12 @@ class Speaker:
 
     def features(self, params: Tree, batch: Batch) -> Features:
         """Returns the hidden states of the whole recording."""
-        return run.features(self.encoder, params["encoder"], batch)
+        return encoder_lib.features(self.encoder, params["encoder"], batch)
 
     def embed(self, params: Tree, batch: Batch) -> Array:
         """Returns the embeddings of the speakers (B, W) float32."""
-        x, valid = run.frontend(self.encoder, params["encoder"], batch)
-        encoded = run.encode(self.encoder, params["encoder"], x, valid)
+        x, valid = encoder_lib.frontend(self.encoder, params["encoder"], batch)
+        encoded = encoder_lib.encode(self.encoder, params["encoder"], x, valid)
         return self._vectors(params, encoded, valid)[0]
 
     def loss(
@@ -117,10 +118,10 @@ class Speaker:
         encoder = jax.lax.stop_gradient(params["encoder"])
 
         with jax.named_scope("frontend"):
-            x, valid = run.frontend(self.encoder, encoder, batch)
+            x, valid = encoder_lib.frontend(self.encoder, encoder, batch)
 
         with jax.named_scope("encoder"):
-            encoded = run.encode(self.encoder, encoder, x, valid)
+            encoded = encoder_lib.encode(self.encoder, encoder, x, valid)
 
         with jax.named_scope("predictor"):
             _, vector = self._vectors(params, encoded, valid)

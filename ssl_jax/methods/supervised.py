@@ -19,7 +19,8 @@ from ssl_jax.core import options as options_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.rng import Streams
 from ssl_jax.core.types import Array, Batch, Features, Method, Output, Spec, Tree
-from ssl_jax.nn import build, heads, run, sharding
+from ssl_jax.nn import build, heads, sharding
+from ssl_jax.nn import encoder as encoder_lib
 from ssl_jax.nn.kwt import KeywordTransformer
 from ssl_jax.nn.transformer import Encoded
 from ssl_jax.ops import augment, losses, perturb, spectral
@@ -106,7 +107,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         loss=method.loss,
         features=method.features,
         predict=method.predict,
-        batch=run.batch_spec(encoder) | {TRUTH[options.task]: truth},
+        batch=encoder_lib.batch_spec(encoder) | {TRUTH[options.task]: truth},
         rules=sharding.RULES,
         scopes=SCOPES,
     )
@@ -170,18 +171,20 @@ class Supervised:
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
         """Returns (params, {})."""
         keys = jax.random.split(key)
-        encoder, encoded = run.init(self.encoder, keys[0], batch)
+        encoder, encoded = encoder_lib.init(self.encoder, keys[0], batch)
         head = self.head.init(keys[1], encoded.hidden[-1], encoded.valid, encoded.prefix)
         return {"encoder": encoder, "head": head["params"]}, {}
 
     def features(self, params: Tree, batch: Batch) -> Features:
         """Returns the hidden states of the example, without prefix tokens."""
-        return run.features(self.encoder, params["encoder"], batch)
+        return encoder_lib.features(self.encoder, params["encoder"], batch)
 
     def predict(self, params: Tree, batch: Batch) -> Array:
         """Returns (B, outputs): logits, or numbers in the unit of their targets."""
         x, valid = self._frontend(params, batch)
-        outputs = self._answer(params, run.encode(self.encoder, params["encoder"], x, valid))
+        outputs = self._answer(
+            params, encoder_lib.encode(self.encoder, params["encoder"], x, valid)
+        )
         o = self.options
         return outputs * o.target_std + o.target_mean if o.task == "regress" else outputs
 
@@ -203,7 +206,7 @@ class Supervised:
 
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train and not o.frozen else None
-            encoded = run.encode(self.encoder, tuned["encoder"], x, valid, dropout)
+            encoded = encoder_lib.encode(self.encoder, tuned["encoder"], x, valid, dropout)
 
         with jax.named_scope("predictor"):
             dropout = streams.for_step("head") if train else None
@@ -257,7 +260,7 @@ class Supervised:
     ) -> tuple[Array, Array]:
         """Returns local tokens x (B, S, D), valid (B, S); `keys` (B,) augment the features."""
         more = () if keys is None else (functools.partial(self._alter, keys),)
-        return run.frontend(self.encoder, params["encoder"], batch, alter=more)
+        return encoder_lib.frontend(self.encoder, params["encoder"], batch, alter=more)
 
     def _alter(self, keys: Array, features: Array, lengths: Array) -> Array:
         """Augments features (B, T, F), lengths (B,) in frames, as the config says."""

@@ -18,7 +18,8 @@ from ssl_jax.core import options as options_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.rng import Streams
 from ssl_jax.core.types import Array, Batch, Features, Method, Output, Tree
-from ssl_jax.nn import build, heads, run, sharding
+from ssl_jax.nn import build, heads, sharding
+from ssl_jax.nn import encoder as encoder_lib
 from ssl_jax.nn.quantizer import GumbelQuantizer, Quantized
 from ssl_jax.ops import losses, masks, negatives, quantize, stats
 
@@ -137,7 +138,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         loss=method.loss,
         features=method.features,
         masks=method.masks,
-        batch=run.batch_spec(encoder),
+        batch=encoder_lib.batch_spec(encoder),
         rules=sharding.RULES,
         scopes=SCOPES,
         combine=method.combine if options.loss.diversity or options.loss.penalty else None,
@@ -170,7 +171,7 @@ class Wav2Vec2:
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
         """Returns (params, {})."""
         keys = jax.random.split(key, 5)
-        encoder, encoded = run.init(self.encoder, keys[0], batch)
+        encoder, encoded = encoder_lib.init(self.encoder, keys[0], batch)
         width, channels = encoded.hidden.shape[-1], self.encoder.options.conv_channels
         frames, codes = jnp.zeros((1, 1, channels)), jnp.zeros((1, self.options.quantizer.width))
         params = {
@@ -184,22 +185,24 @@ class Wav2Vec2:
 
     def features(self, params: Tree, batch: Batch) -> Features:
         """Returns the hidden states of the whole clip."""
-        return run.features(self.encoder, params["encoder"], batch)
+        return encoder_lib.features(self.encoder, params["encoder"], batch)
 
     def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
         """Returns what an update hides, (B, 1, S) bool."""
-        real = run.real(self.encoder, params["encoder"], batch, run.weights(batch))
+        real = encoder_lib.real(self.encoder, params["encoder"], batch, encoder_lib.weights(batch))
         return self.options.mask.draw(streams.for_examples("mask"), real)[:, None]
 
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
     ) -> Output:
         """Returns the contrastive loss at masked frames with its two companions."""
-        o, weight = self.options, run.weights(batch)
+        o, weight = self.options, encoder_lib.weights(batch)
 
         with jax.named_scope("frontend"):
             dropout = streams.for_step("frontend") if train else None
-            x, valid, taps = run.tapped_frontend(self.encoder, params["encoder"], batch, dropout)
+            x, valid, taps = encoder_lib.tapped_frontend(
+                self.encoder, params["encoder"], batch, dropout
+            )
 
         with jax.named_scope("mask"):
             real = valid & (weight > 0)[:, None]
@@ -208,7 +211,7 @@ class Wav2Vec2:
 
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train else None
-            encoded = run.encode(self.encoder, params["encoder"], seen, valid, dropout)
+            encoded = encoder_lib.encode(self.encoder, params["encoder"], seen, valid, dropout)
 
         with jax.named_scope("targets"):
             # the quantizer hears every frame, unmasked; only masked ones are used
@@ -237,7 +240,7 @@ class Wav2Vec2:
             "loss": (loss * terms, terms),
             "contrastive_loss": (contrastive * terms, terms),
             "feature_penalty": (penalty * frames, frames),
-            "used_rows": run.used_rows(batch, weight),
+            "used_rows": encoder_lib.used_rows(batch, weight),
             "masked_share": (hidden.sum(), real.sum()),
             **_agreement(logits, counted),
             **self._code_use(codes, soft, hidden),

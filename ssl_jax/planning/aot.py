@@ -15,8 +15,9 @@ from ssl_jax.core import chips, platform
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core.types import Method, TrainState, Tree
-from ssl_jax.engine import collectives, flops, optim, shapes
+from ssl_jax.engine import flops, optim
 from ssl_jax.engine import step as step_lib
+from ssl_jax.planning import batch_shapes, collectives
 
 # of a run over data of unknown size; only the schedule, which costs nothing, reads it
 EXAMPLES = 10_000_000
@@ -102,7 +103,7 @@ def build(
     check_batch(config, mesh)
     with platform.planned(platform_name):
         method = step_lib.gather_when_used(make_method(), mesh)
-        batch = shapes.global_batch(config, method)
+        batch = batch_shapes.global_batch(config, method)
         tx, schedule = optimizer = _optimizer(config, method, batch, examples)
         state = step_lib.abstract_state(method, tx, batch)
         shardings = step_lib.state_sharding(state, method.rules, mesh)

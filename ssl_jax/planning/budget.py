@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.chips import GIB, Topology
-from ssl_jax.engine import collectives
-from ssl_jax.engine.estimate import Estimate
+from ssl_jax.planning import collectives
+from ssl_jax.planning.estimate import Estimate
 
 PARTS = {
     "dot": "products",
@@ -31,23 +31,6 @@ class Run:
     sees: str
 
 
-def steps_of(config: ConfigDict, examples: int = 0) -> int:
-    """Returns the steps of a config over so many examples; batches are of the longest bucket.
-
-    Raises ConfigError where the duration is in epochs and `examples` is 0.
-    """
-    data = config.data
-    clip = float(data.buckets[-1]) if data.get("modality") == "audio" else 0.0
-    return config_lib.steps(
-        config.train.duration,
-        batch_size=data.batch_size,
-        examples=examples,
-        seconds_per_step=data.batch_size * clip,
-        total=None,
-        key="config.train.duration",
-    )
-
-
 def whole_run(config: ConfigDict, examples: int = 0, hours: float = 0.0) -> Run:
     """Returns the length of the run of `config` over data of so many examples or hours of audio.
 
@@ -58,7 +41,7 @@ def whole_run(config: ConfigDict, examples: int = 0, hours: float = 0.0) -> Run:
     if hours and clip and not examples:
         examples = max(round(hours * 3600 / clip), 1)
     try:
-        steps = steps_of(config, examples)
+        steps = config_lib.steps_of(config, examples)
     except config_lib.ConfigError:
         need = "--examples N, or --hours H of audio" if clip else "--examples N"
         return Run(0, f"{config.train.duration}; how many steps these are takes {need}", "")

@@ -16,8 +16,9 @@ from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.chips import Topology
 from ssl_jax.core.types import Method
-from ssl_jax.engine import aot, collectives, dataflow, roofline, scheduled
 from ssl_jax.engine import step as step_lib
+from ssl_jax.planning import aot, collectives, roofline, tpu_dump
+from ssl_jax.planning import kernels as kernels_lib
 
 MakeMethod = Callable[[ConfigDict], Method]
 ONE = {"slice": 1, "data": 1, "fsdp": 1, "model": 1}
@@ -62,7 +63,7 @@ def of_step(
     topology: Topology,
     devices: Sequence[Any],
     compiles: bool = False,
-    flows: dict[str, dataflow.Flow] | None = None,
+    flows: dict[str, kernels_lib.Flow] | None = None,
 ) -> Estimate:
     """Returns the estimate of a step of `config` over `devices`, which stand for the chips.
 
@@ -77,7 +78,7 @@ def of_step(
         alone = whole  # on a single chip
         if whole.mesh.size > 1:
             alone = aot.build(one, lambda: make(one), devices[:1], topology.chip.platform)
-        flows[key] = dataflow.of(alone.trace())
+        flows[key] = kernels_lib.of(alone.trace())
     flow, held = flows[key], whole.held()
     pieces = held["parameters"] / aot.whole_bytes(whole.state.params)
     kernels = [_of_chip(k, pieces, whole.mesh.shape["model"]) for k in flow.kernels]
@@ -101,7 +102,7 @@ def of_step(
     )
 
 
-def buffers(flow: dataflow.Flow, program: aot.Program) -> float:
+def buffers(flow: kernels_lib.Flow, program: aot.Program) -> float:
     """Returns the bytes of activations, gradients and buffers of a chip, as shapes tell.
 
     The new state is written where the old one lies. Of what is shaped as a parameter that `fsdp`
@@ -191,7 +192,7 @@ def _pieces(program: aot.Program, part: str) -> list[tuple[str, Any, float]]:
     ]
 
 
-def _of_chip(kernel: dataflow.Kernel, pieces: float, model: int) -> dataflow.Kernel:
+def _of_chip(kernel: kernels_lib.Kernel, pieces: float, model: int) -> kernels_lib.Kernel:
     """Returns a kernel of the whole model as one of a chip that holds `pieces` of it."""
     share = pieces if OF_PARAMETERS.search(kernel.scope) else 1 / model
     scaled = {name: getattr(kernel, name) * share for name in ("bytes", "flops", "simple")}
@@ -201,7 +202,7 @@ def _of_chip(kernel: dataflow.Kernel, pieces: float, model: int) -> dataflow.Ker
 def compiled_or_not(program: aot.Program) -> tuple[aot.Compiled | None, float]:
     """Returns (compiled step, bytes of temporaries), without the first where it does not fit."""
     try:
-        found = scheduled.compiled(program)
+        found = tpu_dump.compiled(program)
     except jax.errors.JaxRuntimeError as error:
         needed = _NEEDED.search(str(error))
         if "RESOURCE_EXHAUSTED" not in str(error) or not needed:

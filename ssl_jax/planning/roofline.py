@@ -5,8 +5,8 @@ import math
 from collections.abc import Sequence
 
 from ssl_jax.core.chips import Chip
-from ssl_jax.engine.collectives import Collective
-from ssl_jax.engine.dataflow import Kernel
+from ssl_jax.planning.collectives import Collective
+from ssl_jax.planning.kernels import Kernel
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import time
 from concurrent.futures import Future
 from pathlib import Path
 
-from ssl_jax.engine import aot
+from ssl_jax.planning import aot
 
 LAST = "*.after_optimizations_after_buffer_assignment.txt"  # written behind what is read
 _ALLOCATION = re.compile(r"^allocation \d+: size (\d+), (color \d+, )?page \d+, (.*):$", re.M)

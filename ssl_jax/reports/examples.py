@@ -22,7 +22,7 @@ from ssl_jax.data.base import Corpus
 from ssl_jax.data.errors import BadFile
 from ssl_jax.data.tokenizers import open_tokenizer
 from ssl_jax.ops import dsp
-from ssl_jax.stages import html
+from ssl_jax.reports import html
 
 FILE = "examples.npz"
 COUNT = {"audio": 4, "image": 6, "text": 3}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.stages import html, plots
+from ssl_jax.reports import html, plots
 
 Row = Mapping[str, Any]
 Series = dict[str, tuple[np.ndarray, np.ndarray]]

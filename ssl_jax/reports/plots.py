@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.evals.table import interval
-from ssl_jax.stages import html
+from ssl_jax.reports import html
 
 WIDTH, HEIGHT = 420, 240
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 8, 34  # what the axes leave around them

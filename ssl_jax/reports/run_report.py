@@ -20,8 +20,9 @@ from ssl_jax.core import rows as rows_lib
 from ssl_jax.core.types import Method, Tree
 from ssl_jax.data.base import Corpus
 from ssl_jax.engine import environment, log
-from ssl_jax.evals import compare, transcribe, units, verify
-from ssl_jax.stages import gallery, html, metrics, plots
+from ssl_jax.evals import compare, speaker_verification, transcribe, unit_quality
+from ssl_jax.reports import examples as examples_lib
+from ssl_jax.reports import html, metrics, plots
 
 FILE = "report.html"
 EVERY = 60.0  # seconds between two reports where no evaluation asks for one
@@ -44,7 +45,7 @@ def telling(
     process writes. What cannot be drawn is said, and stops nothing.
     """
     environment.began(workdir, **more)
-    _or_say(gallery.FILE, lambda: gallery.write(workdir, config, method, params, corpus))
+    _or_say(examples_lib.FILE, lambda: examples_lib.write(workdir, config, method, params, corpus))
     told = time.monotonic()
 
     def tell(step: int, found: Mapping[str, float]) -> None:
@@ -151,16 +152,16 @@ def _lead(folder: Path, config: ConfigDict, rows: Rows, story: Rows, found: metr
 
 
 def _examples(folder: Path) -> str:
-    examples = gallery.read(folder)
+    examples = examples_lib.read(folder)
     if not examples:
-        return f'<p class="soft">{gallery.FILE} is written at a start; there is none.</p>'
+        return f'<p class="soft">{examples_lib.FILE} is written at a start; there is none.</p>'
     hides = any(e.masks.any() or any(h for view in e.texts for _, h in view) for e in examples)
     note = (
         "What the first update hides, drawn by the method's own function, is covered."
         if hides
         else "The method hides nothing."
     )
-    return f'<p class="soft">{note}</p>{gallery.draw(examples)}'
+    return f'<p class="soft">{note}</p>{examples_lib.draw(examples)}'
 
 
 def _probes(found: metrics.Series, judged: Mapping[str, Any]) -> str:
@@ -188,7 +189,7 @@ def _probes(found: metrics.Series, judged: Mapping[str, Any]) -> str:
 def reporter(result: Mapping[str, Any]) -> Callable[[Any], str]:
     """Returns the function that writes an evaluation of this kind as text."""
     first = result["results"][0] if result["results"] else {}
-    modules = {"pnmi": units, "worst": transcribe, "eer": verify}
+    modules = {"pnmi": unit_quality, "worst": transcribe, "eer": speaker_verification}
     module: Any = next((m for key, m in modules.items() if key in first), compare)
     return module.report
 

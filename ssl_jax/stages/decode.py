@@ -1,4 +1,4 @@
-"""Transcribes the validation and test recordings of a run, and says where it went wrong."""
+"""Transcripts of a run's recordings with their worst errors, and the verification of speakers."""
 
 import pathlib
 from typing import Any
@@ -7,12 +7,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ssl_jax.core.types import Method, Tree
+from ssl_jax.data.readers import lines
 from ssl_jax.engine import splits as splits_lib
-from ssl_jax.evals import edits, transcribe
+from ssl_jax.evals import edit_distance, speaker_verification, transcribe
 from ssl_jax.evals.transcribe import Spoken
 
 
-def judge(
+def transcribe_splits(
     method: Method,
     params: Tree,
     config: ConfigDict,
@@ -47,13 +48,13 @@ def _row(
     spoken: list[Spoken], split: splits_lib.Split, spelling: str, worst: int
 ) -> dict[str, Any]:
     scores = transcribe.SCORES[spelling]
-    counts = [edits.edits(*transcribe.sides(row, scores[0])) for row in spoken]
+    counts = [edit_distance.edits(*transcribe.sides(row, scores[0])) for row in spoken]
     wrong = [i for i in range(len(spoken)) if counts[i].errors]
     shown = sorted(wrong, key=lambda i: (-counts[i].rate, -counts[i].errors))[:worst]
     return {
         "recordings": len(spoken),
         **{name: transcribe.rate(spoken, name) for name in scores},
-        **edits.total(counts)._asdict(),
+        **edit_distance.total(counts)._asdict(),
         "worst": [
             {
                 "where": split.corpus.where(spoken[i].id),
@@ -64,3 +65,39 @@ def _row(
             for i in shown
         ],
     }
+
+
+def verify_speakers(
+    method: Method,
+    params: Tree,
+    config: ConfigDict,
+    speakers: tuple[str, ...],
+    mesh: Mesh,
+    folder: pathlib.Path,
+) -> list[dict[str, Any]]:
+    """Returns one row: trials, recordings, the equal error rate `eer` and its threshold.
+
+    Recordings are heard whole: config.data.buckets grows to the longest. speakers: of the run.
+    """
+    trials = speaker_verification.read_trials(config.eval.get("trials", ""))
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.batch_size = -(-config.data.batch_size // mesh.size) * mesh.size
+        config.data.constant_seconds = False
+    split = splits_lib.open_split(config, folder / "features", "test", speakers)
+    longest = float(split.corpus.seconds.max())
+    with config.unlocked():
+        buckets = list(config.data.buckets)
+        while buckets[-1] < longest:
+            buckets.append(2 * buckets[-1])
+        config.data.buckets = tuple(buckets)
+    split = splits_lib.open_split(config, folder / "features", "test", speakers)
+    corpus: Any = split.corpus
+    rows = split.in_order(mesh.size, method.batch, mesh)()
+    ids, vectors = speaker_verification.Embedder(method, mesh)(params, rows)
+    # without the name of the source in front
+    keys = [lines.composed(corpus.key(int(i)).partition("/")[2]) for i in ids]
+    place = {key: row for row, key in enumerate(keys)}
+    rate, threshold = speaker_verification.eer(*speaker_verification.score(trials, place, vectors))
+    counts = {"trials": len(trials), "recordings": len(ids)}
+    return [{"split": "test", **counts, "eer": rate, "threshold": threshold}]

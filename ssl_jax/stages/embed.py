@@ -19,9 +19,9 @@ from ssl_jax.core import code
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import Method, Tree
-from ssl_jax.data import label_files
 from ssl_jax.data.corpus import SPLITS
-from ssl_jax.data.source import Recordings
+from ssl_jax.data.readers import label_files
+from ssl_jax.data.readers.base import Recordings
 from ssl_jax.engine import log
 from ssl_jax.engine import splits as splits_lib
 from ssl_jax.evals import baselines

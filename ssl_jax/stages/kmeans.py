@@ -25,9 +25,9 @@ from ssl_jax.core import atomic
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.mesh import BATCH_AXES, batch_sharding
 from ssl_jax.core.types import Array, Batch, Features, Tree
+from ssl_jax.data.batch_schedule import Plan
 from ssl_jax.data.corpus import make_plan
-from ssl_jax.data.plan import Plan
-from ssl_jax.engine import feed, splits
+from ssl_jax.engine import prefetch, splits
 from ssl_jax.evals.baselines import Encoder
 from ssl_jax.evals.pool import signature
 from ssl_jax.evals.progress import Progress
@@ -202,15 +202,15 @@ class _Work:
             out_shardings=self._whole,
         )
 
-    def batches(self, start: int, stop: int | None = None) -> Generator[feed.Fed, None, None]:
+    def batches(self, start: int, stop: int | None = None) -> Generator[prefetch.Fed, None, None]:
         """Returns the batches of the plan on the devices, from the given step."""
         given = self.split.corpus.shapes(1.0)
         names = ("id", "weight", *(n for n in embed.SIGNALS if n in given))
         more = {} if stop is None else {"stop": stop}
         rows = self.split.rows(self.plan, names, self.mesh, start=start, **more)
-        return feed.feed(rows, batch_sharding(self.mesh))
+        return prefetch.feed(rows, batch_sharding(self.mesh))
 
-    def update(self, state: kmeans.State, stream: Iterator[feed.Fed]) -> kmeans.State:
+    def update(self, state: kmeans.State, stream: Iterator[prefetch.Fed]) -> kmeans.State:
         """Takes one mini-batch from the stream."""
         found = _empty(state.centres)
         for _ in range(self.parts):

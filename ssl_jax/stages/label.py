@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.core import atomic
-from ssl_jax.data import unit_store
+from ssl_jax.data import frame_label_store
 from ssl_jax.data.errors import BadFile, DataError
 from ssl_jax.data.recordings import AudioCorpus
 from ssl_jax.evals.baselines import Encoder
@@ -26,7 +26,7 @@ def write(
     corpus: AudioCorpus,
     *,
     window_s: float,
-) -> unit_store.UnitStore:
+) -> frame_label_store.UnitStore:
     """Labels whole recordings with the clusters of one layer, and returns the store at `path`.
 
     window_s: the longest piece that is heard at once; longer recordings are heard in windows that
@@ -43,7 +43,7 @@ def write(
         return _kept(path, header)
     reader = units(encoder, book, corpus.sample_rate, window_s)
     progress = Progress("labels: recording", len(corpus))
-    with unit_store.Writer(path, **header) as writer:
+    with frame_label_store.Writer(path, **header) as writer:
         todo = [i for i in range(len(corpus)) if corpus.key(i) not in writer]
         progress.step(len(corpus) - len(todo))
         for first in range(0, len(todo), _LOT):
@@ -52,7 +52,7 @@ def write(
                 writer.add(corpus.key(i), labels[0])
             progress.step(len(lot))
     progress.close()
-    return unit_store.open_store(path)
+    return frame_label_store.open_store(path)
 
 
 def units(encoder: Encoder, codebook: Codebook, sample_rate: int, window_s: float) -> Extractor:
@@ -104,8 +104,8 @@ def _same_recordings(path: pathlib.Path, corpus: AudioCorpus) -> None:
         )
 
 
-def _kept(path: str | os.PathLike, header: dict[str, Any]) -> unit_store.UnitStore:
-    store = unit_store.open_store(path)
+def _kept(path: str | os.PathLike, header: dict[str, Any]) -> frame_label_store.UnitStore:
+    store = frame_label_store.open_store(path)
     for name, value in header.items():
         if getattr(store, name) != value:
             raise DataError(

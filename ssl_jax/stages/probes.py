@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ssl_jax.core import options as options_lib
-from ssl_jax.evals import compare, health, marble
+from ssl_jax.evals import collapse, compare, mlp_probe
 from ssl_jax.evals.baselines import Encoder
 from ssl_jax.stages import embed
 
@@ -34,8 +34,8 @@ def judge(
         )
     task = None
     if compare.MLP in probes:
-        task = marble.task_of(train.classes, train.fields, given.get("task", {}))
-    options = options_lib.read(marble.Options, given.get("probe", {}), "probe")
+        task = mlp_probe.task_of(train.classes, train.fields, given.get("task", {}))
+    options = options_lib.read(mlp_probe.Options, given.get("probe", {}), "probe")
     fields = {name: split.corpus.fields for name, split in corpora.items()}
     rows, alive = [], {}
     for encoder in encoders():
@@ -50,5 +50,5 @@ def judge(
             options=options,
         )
         if encoder.params:
-            alive[encoder.name] = health.report(pooled.get("valid", pooled["train"]).features)
+            alive[encoder.name] = collapse.report(pooled.get("valid", pooled["train"]).features)
     return rows, alive

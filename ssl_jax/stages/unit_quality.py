@@ -15,7 +15,7 @@ from ssl_jax.core.config import ConfigError
 from ssl_jax.data import alignments
 from ssl_jax.data.recordings import AudioCorpus
 from ssl_jax.engine.splits import Split
-from ssl_jax.evals import abx, units
+from ssl_jax.evals import abx, unit_quality
 from ssl_jax.evals.baselines import Encoder
 from ssl_jax.evals.extract import Extractor
 from ssl_jax.evals.pool import signature
@@ -123,14 +123,14 @@ def count(
     split: Split,
     phones: alignments.Alignments,
     window_s: float,
-) -> units.Counts:
+) -> unit_quality.Counts:
     """Counts frames by phone and unit, recording by recording; a frame has the phone at its centre.
 
     Raises DataError for a recording without phones.
     """
     corpus = _audio(split)
     reader = label.units(encoder, book, corpus.sample_rate, window_s)
-    found = units.Counts(len(book.layers), len(phones.names), book.clusters)
+    found = unit_quality.Counts(len(book.layers), len(phones.names), book.clusters)
     progress = Progress(f"{encoder.name}, units: recording", len(corpus))
     for first in range(0, len(corpus), _LOT):
         lot = list(range(first, min(first + _LOT, len(corpus))))

@@ -18,7 +18,7 @@ from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import paths
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import Method, TrainState
-from ssl_jax.engine import checkpoint, hosts, optim, start
+from ssl_jax.engine import checkpoint, hosts, optim, setup
 from ssl_jax.engine import step as step_lib
 from ssl_jax.hub import data2vec2_config, fairseq, families, files, table, vocabulary
 from ssl_jax.hub.families import Family
@@ -70,7 +70,7 @@ def import_run(
     state = _filled(state, mapped, found.updates)
     step = int(state.step)
     with hosts.holding(run):
-        start.write_folder(run, config, tuple(config.data.classes), state)
+        setup.write_folder(run, config, tuple(config.data.classes), state)
         checkpoints = checkpoint.Checkpoints(run, config)
         checkpoints.save(step, state)
         checkpoints.close()

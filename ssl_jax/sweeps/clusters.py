@@ -10,9 +10,9 @@ from typing import Any
 
 from ssl_jax.core import atomic, orphans, paths
 from ssl_jax.core.config import ConfigError
-from ssl_jax.stages import runs
-from ssl_jax.stages.launch import Command, Say
-from ssl_jax.stages.sweep import Run
+from ssl_jax.sweeps import run_folders
+from ssl_jax.sweeps.local import Command, Say
+from ssl_jax.sweeps.sweep import Run
 
 XPK_NEEDS = {"cluster": "my-cluster", "tpu-type": "v5litepod-16"}
 
@@ -81,7 +81,7 @@ def slurm(
         executor.update_parameters(name=root.name, **given)
     except (NameError, TypeError, AssertionError) as error:
         raise ConfigError(f"--option: {error}; see submitit's AutoExecutor") from error
-    open_ = [run for run in found if runs.state(run.folder) not in ("done", "running")]
+    open_ = [run for run in found if run_folders.state(run.folder) not in ("done", "running")]
     jobs = []
     with executor.batch():  # one array
         jobs = [executor.submit(Job(command(run))) for run in open_]
@@ -112,7 +112,7 @@ def xpk(
         if name not in options:
             raise ConfigError(f"--launch xpk needs --option {name}=..., such as {name}={example}")
     flags = [f"--{name}={value}" for name, value in options.items()]
-    open_ = [run for run in found if runs.state(run.folder) not in ("done", "running")]
+    open_ = [run for run in found if run_folders.state(run.folder) not in ("done", "running")]
     commands = []
     for run in open_:
         # names of workloads are of lower case letters, digits and dashes, at most 40 of them

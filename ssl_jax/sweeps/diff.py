@@ -12,7 +12,7 @@ from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.engine import log
 from ssl_jax.evals.table import text_table
-from ssl_jax.stages import runs
+from ssl_jax.sweeps import run_folders
 
 WIDE = 6  # runs that stand in columns; more stand in rows
 SPLITS = ("valid/", "test/")
@@ -27,10 +27,10 @@ def expand(patterns: str) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for pattern in patterns.split(","):
-        places = [Path(), *runs.roots()]
+        places = [Path(), *run_folders.roots()]
         hits = [p for root in places for p in _glob(root, pattern.strip())]
         own = [p for p in hits if (p / "config.json").is_file()]
-        for folder in own or [runs.find(pattern.strip())]:
+        for folder in own or [run_folders.find(pattern.strip())]:
             found.setdefault(folder.resolve(), folder)
     return list(found.values())
 
@@ -88,7 +88,7 @@ def compare(folders: Sequence[Path]) -> tuple[dict[str, list[Any]], dict[str, li
     given = [config_lib.of_file(folder / "config.json") for folder in folders]
     configs = _beside([config_lib.flatten(config) for config in given])
     different = {key: values for key, values in configs.items() if _differ(values)}
-    codes = [" then ".join(runs.code(folder)) or config_lib.ABSENT for folder in folders]
+    codes = [" then ".join(run_folders.code(folder)) or config_lib.ABSENT for folder in folders]
     agreed = len(configs) - len(different)
     if _differ(codes):
         different["code"] = codes
@@ -121,7 +121,7 @@ def text(folders: Sequence[Path]) -> str:
 
 
 def _label(folder: Path) -> str:
-    return runs.signature(folder)[: runs.SHORT]
+    return run_folders.signature(folder)[: run_folders.SHORT]
 
 
 def _short(value: Any) -> str:

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import FrameType
 
 from ssl_jax.core import orphans, paths
-from ssl_jax.stages import runs
-from ssl_jax.stages.sweep import Run
-from ssl_jax.stages.sweep_status import clock
+from ssl_jax.sweeps import run_folders
+from ssl_jax.sweeps.status import clock
+from ssl_jax.sweeps.sweep import Run
 
 Command = Callable[[Run], list[str]]
 Say = Callable[[str], None]
@@ -60,7 +60,7 @@ class _Launcher:
         say: Say,
         devices: Sequence[str],
     ):
-        self.waiting = [run for run in found if runs.state(run.folder) != "done"]
+        self.waiting = [run for run in found if run_folders.state(run.folder) != "done"]
         self.total, self.command, self.say, self.devices = len(found), command, say, devices
         self.slots = list(range(parallel))
         self.active: dict[int, tuple[Run, subprocess.Popen]] = {}
@@ -80,18 +80,18 @@ class _Launcher:
             free = [slot for slot in self.slots if slot not in self.active]
             if not free:
                 break
-            if runs.busy(run.folder):
+            if run_folders.busy(run.folder):
                 if run.index not in self.patient:
-                    self.say(f"{_name(run)}: {runs.holder(run.folder)} works on it; waiting")
+                    self.say(f"{_name(run)}: {run_folders.holder(run.folder)} works on it; waiting")
                 self.patient.add(run.index)
                 continue
             self.waiting.remove(run)
-            if runs.state(run.folder) != "done":
+            if run_folders.state(run.folder) != "done":
                 self.active[free[0]] = (run, self._begin(run, free[0]))
         return bool(self.waiting or self.active)
 
     def _begin(self, run: Run, slot: int) -> subprocess.Popen:
-        was, command = runs.state(run.folder), self.command(run)
+        was, command = run_folders.state(run.folder), self.command(run)
         run.folder.mkdir(parents=True, exist_ok=True)
         # the log is UTF-8 on every machine, and no character ends a run
         environment = orphans.child_of_this(
@@ -118,13 +118,13 @@ class _Launcher:
         if status == BUSY:
             self.waiting.append(run)
             return
-        if status != 0 and runs.state(run.folder) != "failed":
-            runs.fail(run.folder, _last_words(run.folder / "log.txt", status))
+        if status != 0 and run_folders.state(run.folder) != "failed":
+            run_folders.fail(run.folder, _last_words(run.folder / "log.txt", status))
         self.ended += 1
         left = len(self.waiting) + len(self.active)
         pace = (time.monotonic() - self.start) / self.ended
         words = f"; {left} to go, about {clock(pace * left)}" if left else ""
-        became, why = runs.state(run.folder), runs.failure(run.folder)
+        became, why = run_folders.state(run.folder), run_folders.failure(run.folder)
         self.say(f"{_name(run)} {became}{': ' + why if why else ''}{words}")
 
     def end(self) -> None:

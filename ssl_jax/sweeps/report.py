@@ -14,8 +14,9 @@ from ssl_jax.core import atomic
 from ssl_jax.core.config import ConfigError, Value, suggest
 from ssl_jax.engine import log
 from ssl_jax.evals import table
-from ssl_jax.stages import html, plots, runs, sweep
-from ssl_jax.stages.sweep import Run
+from ssl_jax.reports import html, plots
+from ssl_jax.sweeps import run_folders, sweep
+from ssl_jax.sweeps.sweep import Run
 
 LOWER = ("loss", "wer", "cer", "per", "eer", "error", "perplexity")
 """Last words of metrics of which less is better; of all others more is."""
@@ -59,8 +60,8 @@ def collect(found: Sequence[Run]) -> list[Result]:
     for run in found:
         file = run.folder / "metrics.jsonl"
         rows = log.read(file) if file.is_file() else []
-        state, why = runs.state(run.folder), runs.failure(run.folder)
-        results.append(Result(run, state, why, runs.code(run.folder), rows))
+        state, why = run_folders.state(run.folder), run_folders.failure(run.folder)
+        results.append(Result(run, state, why, run_folders.code(run.folder), rows))
     return results
 
 
@@ -151,7 +152,7 @@ def notes(root: Path, results: Sequence[Result]) -> list[str]:
 
 def _listed(items: Iterable[object]) -> str:
     words = [str(item) for item in items]
-    return ", ".join(words[: runs.MANY]) + (", ..." if len(words) > runs.MANY else "")
+    return ", ".join(words[: run_folders.MANY]) + (", ..." if len(words) > run_folders.MANY else "")
 
 
 def write_csv(path: Path, results: Sequence[Result]) -> None:
@@ -177,7 +178,7 @@ def page(
     said: Sequence[str],
 ) -> str:
     """Returns the page: the ranking, plots, every run, and what else there is to know."""
-    counts = {s: sum(r.state == s for r in results) for s in runs.STATES}
+    counts = {s: sum(r.state == s for r in results) for s in run_folders.STATES}
     words = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
     way = "more is better" if best == "max" else "less is better"
     lead = f"<p>{len(results)} runs: {words}. Ranked by the last {html.text(metric)}; {way}.</p>"

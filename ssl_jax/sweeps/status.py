@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ssl_jax.core import config as config_lib
 from ssl_jax.core import paths
 from ssl_jax.core import rows as rows_lib
 from ssl_jax.core.config import ConfigError
-from ssl_jax.engine import budget
 from ssl_jax.evals.table import text_table
-from ssl_jax.stages import runs, sweep
-from ssl_jax.stages.sweep import Run
+from ssl_jax.sweeps import run_folders, sweep
+from ssl_jax.sweeps.sweep import Run
 
 _ROW: rows_lib.Needs = {"step": int, "time": (int, float)}
 TAIL = 1 << 16  # bytes of metrics.jsonl that are read: the last few rows
@@ -26,12 +26,12 @@ def table(found: Sequence[Run]) -> list[dict[str, Any]]:
     for run in found:
         row = {"run": run.index, "signature": run.label}
         row |= {short[name]: value for name, value in run.values.items()}
-        state = runs.state(run.folder)
+        state = run_folders.state(run.folder)
         row["state"] = state
         if state != "waiting":
             row |= _progress(run, state)
         if state == "failed":
-            row["error"] = runs.failure(run.folder).splitlines()[0][:80]
+            row["error"] = run_folders.failure(run.folder).splitlines()[0][:80]
         rows.append(row)
     return rows
 
@@ -42,15 +42,15 @@ def watch(found: Sequence[Run], every: float = 2.0) -> None:
     while True:
         text = f"{text_table(table(found))}\n\n{summary(found)}"
         print(("\033[H\033[2J" if live else "") + text, flush=True)
-        if not live or not any(runs.busy(run.folder) for run in found):
+        if not live or not any(run_folders.busy(run.folder) for run in found):
             return
         time.sleep(every)
 
 
 def summary(found: Sequence[Run]) -> str:
     """Returns how many runs are in which state: "8 runs: 3 done, 2 running, 3 waiting"."""
-    states = [runs.state(run.folder) for run in found]
-    words = ", ".join(f"{states.count(s)} {s}" for s in runs.STATES if s in states)
+    states = [run_folders.state(run.folder) for run in found]
+    words = ", ".join(f"{states.count(s)} {s}" for s in run_folders.STATES if s in states)
     return f"{len(found)} runs: {words}"
 
 
@@ -87,7 +87,7 @@ def _tail(path: Path) -> list[dict[str, Any]]:
 def _total(run: Run) -> int | None:
     """Returns the steps of a run, None where only its data tell, as with epochs."""
     try:
-        return budget.steps_of(run.config)
+        return config_lib.steps_of(run.config)
     except ConfigError:
         return None  # in epochs
 

@@ -11,7 +11,7 @@ from ssl_jax.core import atomic, paths
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import sweep as algebra
 from ssl_jax.core.config import ConfigError, Value
-from ssl_jax.stages import runs
+from ssl_jax.sweeps import run_folders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Run:
     @property
     def label(self) -> str:
         """The signature's first digits."""
-        return self.signature[: runs.SHORT]
+        return self.signature[: run_folders.SHORT]
 
 
 def read(path: str, overrides: Sequence[str], root: Path) -> list[Run]:
@@ -54,7 +54,7 @@ def read(path: str, overrides: Sequence[str], root: Path) -> list[Run]:
             raise ConfigError(f"{where}, run {i}: {error}") from error
         flat, sign = config_lib.flatten(config), config_lib.sign(config)
         values = {name: flat[name] for name in names}
-        found.append(Run(i, sign, values, config, root / sign[: runs.SHORT]))
+        found.append(Run(i, sign, values, config, root / sign[: run_folders.SHORT]))
     _no_run_twice(found, where)
     return found
 
@@ -118,7 +118,7 @@ def reopen(root: Path) -> list[Run]:
     rows = atomic.read_json(file, "give --config, and it is written again")["runs"]
     found = []
     for i, row in enumerate(rows):
-        folder = root / row["signature"][: runs.SHORT]
+        folder = root / row["signature"][: run_folders.SHORT]
         config = config_lib.of_file(folder / "config.json")
         if config_lib.sign(config) != row["signature"]:
             raise ConfigError(
@@ -132,21 +132,21 @@ def reopen(root: Path) -> list[Run]:
 
 def pick(found: Sequence[Run], name: str) -> Run:
     """Returns the run of an index, or of a signature or its beginning. Raises ConfigError."""
-    if name.isdigit() and len(name) < runs.SHORT:
+    if name.isdigit() and len(name) < run_folders.SHORT:
         if int(name) < len(found):
             return found[int(name)]
         raise ConfigError(f"--run {name}: the sweep has runs 0 to {len(found) - 1}")
     fits = [run for run in found if run.signature.startswith(name)]
     if len(fits) == 1:
         return fits[0]
-    known = ", ".join(run.label for run in found[: runs.MANY])
+    known = ", ".join(run.label for run in found[: run_folders.MANY])
     raise ConfigError(f"--run {name!r} is the beginning of {len(fits)} signatures: use {known}")
 
 
 def strangers(root: Path, found: Sequence[Run]) -> list[Path]:
     """Returns the run folders below `root` that are of no run of the sweep."""
     own = {paths.absolute(run.folder) for run in found}
-    folders = [other.folder for other in runs.walk(root)]
+    folders = [other.folder for other in run_folders.walk(root)]
     return [folder for folder in folders if paths.absolute(folder) not in own]
 
 

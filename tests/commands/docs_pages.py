@@ -68,7 +68,7 @@ ELSEWHERE = {
         "def test_every_command_of_the_page_runs",
     ),
     "python -m ssl_jax.evaluate --runs": (
-        "tests/stages/test_differ.py",
+        "tests/sweeps/test_diff.py",
         "def test_the_command_prints_few_runs_in_columns_and_many_in_rows",
     ),
 }

@@ -6,9 +6,9 @@ import soundfile
 from PIL import Image
 
 from ssl_jax import convert
-from ssl_jax.data import audio, records
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.sources import open_items, open_source
+from ssl_jax.data.readers import audio, records
+from ssl_jax.data.readers.sources import open_items, open_source
 
 
 @pytest.fixture

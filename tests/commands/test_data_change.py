@@ -10,7 +10,7 @@ import train_corpus as corpora
 
 from ssl_jax import train
 from ssl_jax.core import config as config_lib
-from ssl_jax.engine import start
+from ssl_jax.engine import setup
 
 KWS = str(corpora.CONFIGS / "supervised" / "kws.py") + ":toy"
 TAKE = "low/00000005_nohash_0.wav"
@@ -21,7 +21,7 @@ def quick(monkeypatch):
     """Replaces the method by a tiny one, and leaves the user's cache alone."""
     make = loudness_method.make
     monkeypatch.setattr(train, "make_method", lambda config, n: make(config.method, num_classes=n))
-    monkeypatch.setattr(start, "use_compilation_cache", lambda: None)
+    monkeypatch.setattr(setup, "use_compilation_cache", lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def begun(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         make = loudness_method.make
         patch.setattr(train, "make_method", lambda config, n: make(config.method, num_classes=n))
-        patch.setattr(start, "use_compilation_cache", lambda: None)
+        patch.setattr(setup, "use_compilation_cache", lambda: None)
         train.run(load(top / "tones"), top / "run")
     return top
 

@@ -9,7 +9,7 @@ from run_folder import NAMES, RATE, make_run
 
 from ssl_jax import evaluate
 from ssl_jax.core import config as config_lib
-from ssl_jax.evals import compare, probe
+from ssl_jax.evals import compare, linear_probe
 from ssl_jax.stages import embed
 
 PITCH = dict(zip(NAMES, (300, 900, 2700), strict=True))
@@ -54,7 +54,7 @@ def no_cache_in_home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def result(run):
     patch = pytest.MonkeyPatch()
-    patch.setattr(probe.Grid.__init__, "__defaults__", ((0.01, 0.1), None, (0, 1), 60, 64))
+    patch.setattr(linear_probe.Grid.__init__, "__defaults__", ((0.01, 0.1), None, (0, 1), 60, 64))
     with patch.context():
         found = evaluate.run(run)
     patch.undo()
@@ -141,7 +141,7 @@ def test_report_names_all_and_the_mix(result):
     text = compare.report(result)
     assert text.splitlines()[0].split() == ["features", "probe", "layer", "selection", "test"]
     assert "±" in text and "rankme" in text and "log-mel" in text
-    rows = [{**row, "layer": probe.MIX} for row in result["results"]]
+    rows = [{**row, "layer": linear_probe.MIX} for row in result["results"]]
     assert " mix " in compare.report({**result, "results": rows})
 
 

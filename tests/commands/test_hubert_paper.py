@@ -10,7 +10,7 @@ import soundfile
 from ssl_jax import pipeline
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
-from ssl_jax.data import unit_store
+from ssl_jax.data import frame_label_store
 from ssl_jax.engine import log
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,6 +71,6 @@ def test_the_chain_runs_at_toy_size(tmp_path, monkeypatch):
     folders = {path.name.rpartition("-")[0]: path for path in root.iterdir() if path.is_dir()}
     assert {"kmeans-1", "labels-1", "1-toy", "kmeans-2", "labels-2", "2-toy"} <= set(folders)
     for n, rate in ((1, 100.0), (2, 50.0)):
-        store = unit_store.open_store(folders[f"labels-{n}"] / "train")
+        store = frame_label_store.open_store(folders[f"labels-{n}"] / "train")
         assert (store.rate, store.vocab_size, len(store)) == (rate, 8, 9)
         assert log.read(folders[f"{n}-toy"] / "metrics.jsonl")[-1]["step"] == 4

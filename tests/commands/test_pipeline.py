@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from ssl_jax import pipeline
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
-from ssl_jax.data import audio
+from ssl_jax.data.readers import audio
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """

@@ -13,8 +13,9 @@ from experiments.benchmarks import prediction
 from ssl_jax import plan
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.chips import GIB
-from ssl_jax.engine import budget, flops
-from ssl_jax.engine.recipe import change
+from ssl_jax.engine import flops
+from ssl_jax.planning import budget
+from ssl_jax.planning.rescale import change
 
 TOY = "configs/mae/image.py:toy"
 

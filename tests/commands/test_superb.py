@@ -13,7 +13,7 @@ from ssl_jax import evaluate, train
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import options as options_lib
 from ssl_jax.data import corpus as corpus_lib
-from ssl_jax.evals import marble, verify
+from ssl_jax.evals import mlp_probe, speaker_verification
 
 FILE = "configs/superb/utterances.py"
 
@@ -25,7 +25,7 @@ def protocol(root, arg):
 @pytest.mark.parametrize("arg", ["ks", "sid", "ic", "er1", "er5"])
 def test_the_head_is_that_of_the_protocol(root, arg):
     given = protocol(root, arg)
-    o = options_lib.read(marble.Options, given.probe, "probe")
+    o = options_lib.read(mlp_probe.Options, given.probe, "probe")
     assert (o.width, o.activation, o.layers, o.rates) == (256, "none", (-1,), (1e-4,))
     assert (o.batch_size, o.clip, o.standardize, o.dropout) == (32, 1.0, False, 0.0)
     assert o.steps * o.epochs == (30_000 if arg.startswith("er") else 200_000)
@@ -112,6 +112,6 @@ def test_speakers_are_verified_by_trials(root, tmp_path, capsys):
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     pairs = list(itertools.combinations(range(6), 2))
     cosines = np.array([vectors[a] @ vectors[b] for a, b in pairs])
-    expected, _ = verify.eer(cosines, np.array([a // 2 == b // 2 for a, b in pairs]))
+    expected, _ = speaker_verification.eer(cosines, np.array([a // 2 == b // 2 for a, b in pairs]))
     assert row["trials"] == 15 and row["recordings"] == 14
     assert row["eer"] == pytest.approx(expected) and row["eer"] < 0.5

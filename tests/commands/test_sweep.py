@@ -19,8 +19,8 @@ from ssl_jax.core import code, lock, paths
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import sweep as algebra
 from ssl_jax.core.config import ConfigError
-from ssl_jax.stages import clusters, launch, runs
-from ssl_jax.stages import sweep as sweep_lib
+from ssl_jax.sweeps import clusters, local, run_folders
+from ssl_jax.sweeps import sweep as sweep_lib
 
 # seven runs, and one in their middle that no training can begin
 SWEEP = """
@@ -93,7 +93,7 @@ def test_a_launcher_leaves_the_devices_to_its_runs(tmp_path, monkeypatch, capsys
 
     for name in ("process_index", "devices", "device_count", "local_devices"):
         monkeypatch.setattr(jax, name, backend)
-    monkeypatch.setattr(launch, "local", lambda found, command, parallel, say, *_: say("begun"))
+    monkeypatch.setattr(local, "local", lambda found, command, parallel, say, *_: say("begun"))
     line = ["--config", KWS, "--workdir", str(tmp_path)]
     sweep.main([*line, "--launch", "local"])
     assert capsys.readouterr().err == "begun\n"
@@ -110,7 +110,7 @@ def test_other_code_goes_on_only_when_it_is_told_to(tmp_path, trained):
         ConfigError, match=f"begun by code 0123456789ab, and this is {code.version()}"
     ):
         sweep.execute(run)
-    assert runs.state(run.folder) == "stopped" and not trained
+    assert run_folders.state(run.folder) == "stopped" and not trained
     assert sweep.execute(run, any_code=True) and len(trained) == 1
     assert not sweep.execute(run)  # done, whatever made it
 
@@ -135,7 +135,7 @@ def test_a_run_at_work_elsewhere_has_a_status_of_its_own(tmp_path, trained, monk
     run = sweep_lib.read(KWS, [], tmp_path)[0]
     with lock.hold(run.folder), pytest.raises(SystemExit) as left:
         sweep.main(["--config", KWS, "--workdir", str(tmp_path), "--run", "0"])
-    assert left.value.code == launch.BUSY and not trained
+    assert left.value.code == local.BUSY and not trained
 
 
 @pytest.mark.parametrize(
@@ -209,19 +209,19 @@ def test_a_killed_sweep_ends_with_the_report_of_an_undisturbed_one(tmp_path, mon
     found = sweep_lib.read(path, [], killed)
     while True:  # until one is done, and one is in the middle
         assert process.poll() is None
-        working = [run for run in found if runs.busy(run.folder)]
+        working = [run for run in found if run_folders.busy(run.folder)]
         halfway = [run for run in working if 2 <= max(saved(run), default=0) <= 16]
-        done = [run for run in found if runs.state(run.folder) == "done"]
+        done = [run for run in found if run_folders.state(run.folder) == "done"]
         if done and halfway:
             break
         time.sleep(0.01)
     process.kill()
     for run in working:
-        os.kill(int(runs.holder(run.folder).split()[1]), signal.SIGKILL)
+        os.kill(int(run_folders.holder(run.folder).split()[1]), signal.SIGKILL)
     process.wait()
-    while any(runs.busy(run.folder) for run in working):
+    while any(run_folders.busy(run.folder) for run in working):
         time.sleep(0.01)  # a killed process lets its folder go when the system has ended it
-    assert runs.state(halfway[0].folder) == "stopped"
+    assert run_folders.state(halfway[0].folder) == "stopped"
     again = subprocess.run(launcher, stderr=subprocess.PIPE, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     assert "resuming" in (halfway[0].folder / "log.txt").read_text()
@@ -258,7 +258,7 @@ def test_a_sweep_in_an_object_store(bucket, trained, monkeypatch, tmp_path, caps
     sweep.main([*line, "--launch", "xpk", *options])
     assert (tmp_path / "xpk.sh").read_text().count("--workdir gs://bucket/sweep") == 7
     monkeypatch.setenv("SSL_JAX_RUNS", f"nowhere:gs://bucket:{tmp_path}")
-    assert runs.find(found[3].signature[:8]) == found[3].folder
+    assert run_folders.find(found[3].signature[:8]) == found[3].folder
     with pytest.raises(SystemExit, match=r"--workdir is gs://bucket/sweep, and this needs a local"):
         sweep.main([*line, "--launch", "local"])
 
@@ -277,7 +277,7 @@ def test_every_command_of_the_page_runs(bucket, trained, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     launched = []
     monkeypatch.setattr(
-        launch, "local", lambda found, command, parallel, *_: launched.append(parallel)
+        local, "local", lambda found, command, parallel, *_: launched.append(parallel)
     )
     for name in ("slurm", "xpk"):
         monkeypatch.setattr(clusters, name, lambda *given: launched.append(given[-1]))

@@ -19,9 +19,9 @@ from ssl_jax import train
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import pulse, stop
 from ssl_jax.core.types import Method
-from ssl_jax.engine import checkpoint, log, start, watch
+from ssl_jax.engine import checkpoint, log, setup, watchdog
 from ssl_jax.engine import environment as environment_lib
-from ssl_jax.stages import run_report
+from ssl_jax.reports import run_report
 
 KWS = str(corpora.CONFIGS / "supervised" / "kws.py") + ":toy"
 
@@ -39,7 +39,7 @@ def tiny(config, num_classes: int) -> Method:
 def quick(monkeypatch):
     """Replaces the method by the tiny one, and leaves the user's cache alone."""
     monkeypatch.setattr(train, "make_method", tiny)
-    monkeypatch.setattr(start, "use_compilation_cache", lambda: None)
+    monkeypatch.setattr(setup, "use_compilation_cache", lambda: None)
 
 
 def load(corpus, **changes):
@@ -109,11 +109,11 @@ def test_the_watchdog_covers_the_opening_of_the_data(tmp_path, corpus, quick, mo
             assert stuck.wait(30)
         raise OSError("the mount is gone")
 
-    monkeypatch.setattr(watch, "Watchdog", functools.partial(watch.Watchdog, leave=leave))
+    monkeypatch.setattr(watchdog, "Watchdog", functools.partial(watchdog.Watchdog, leave=leave))
     monkeypatch.setattr(train.splits, "open_split", hangs)
     with pytest.raises(OSError, match="the mount is gone"):
         train.run(load(corpus, **{"guard.stall_seconds": 0.4}), tmp_path)
-    assert left == [watch.STALLED]
+    assert left == [watchdog.STALLED]
     told = capfd.readouterr().err
     assert (
         "for 0.4 s; waiting for config.data.train, to be opened (the header of far/a.wav)" in told
@@ -207,15 +207,15 @@ def test_the_cache_folder_follows_the_environment(tmp_path, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "xla"))
     try:
-        start.use_compilation_cache()
+        setup.use_compilation_cache()
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "xla")
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/xla")
-        start.use_compilation_cache()
+        setup.use_compilation_cache()
         assert jax.config.jax_compilation_cache_dir == "gs://bucket/xla"
         # a time that the environment names stays; conftest.py does so
         assert jax.config.jax_persistent_cache_min_compile_time_secs == before[1] != 0.5
         monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
-        start.use_compilation_cache()
+        setup.use_compilation_cache()
         assert jax.config.jax_persistent_cache_min_compile_time_secs == 0.5
     finally:
         for name, value in zip(names, before, strict=True):

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from ssl_jax import train
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
-from ssl_jax.data import unit_store
+from ssl_jax.data import frame_label_store
 from ssl_jax.data.corpus import open_split
 from ssl_jax.data.errors import BadFile, DataError
 from ssl_jax.engine import log
@@ -44,7 +44,7 @@ def label(config, **header):
     for split in ("train", "valid"):
         about = {"rate": 100.0, "vocab_size": 8, "signature": "words"} | header
         rows = open_split(bare, split)
-        with unit_store.Writer(config.data.units[split][0], **about) as writer:
+        with frame_label_store.Writer(config.data.units[split][0], **about) as writer:
             for i, samples in enumerate(rows.lengths):
                 count = round(samples * about["rate"] / corpora.RATE) - 1
                 writer.add(rows.key(i), np.full(count, UNITS[rows.classes[rows.labels[i]]]))
@@ -62,7 +62,9 @@ def test_contracts_are_checked_before_the_first_step(tmp_path, corpus):
     with pytest.raises(ConfigError, match=r"units.classes is \(8,\), .* set it to \(500,\)"):
         train.run(other, tmp_path / "run")
     few = load(corpus, tmp_path / "few")
-    with unit_store.Writer(few.data.units.train[0], rate=100.0, vocab_size=8, signature="") as w:
+    with frame_label_store.Writer(
+        few.data.units.train[0], rate=100.0, vocab_size=8, signature=""
+    ) as w:
         w.add("sc/low/00000004_nohash_0.wav", np.zeros(47, int))
     with pytest.raises(BadFile, match="has no frame labels in"):
         train.run(few, tmp_path / "run")

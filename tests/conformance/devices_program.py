@@ -17,7 +17,8 @@ import optax
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import platform, tree
-from ssl_jax.engine import aot, step
+from ssl_jax.engine import step
+from ssl_jax.planning import aot
 
 ROWS, STEPS = 8, 3
 DATA = {"slice": 1, "data": 8, "fsdp": 1, "model": 1}

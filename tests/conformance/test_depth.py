@@ -6,7 +6,7 @@ import pytest
 from jax.extend import core
 
 from ssl_jax.core import tree
-from ssl_jax.engine import aot
+from ssl_jax.planning import aot
 
 # of each kind of encoder one, and the decoder that has blocks
 FAST = (

@@ -8,11 +8,12 @@ import pytest
 
 from ssl_jax.core import atomic
 from ssl_jax.core import config as config_lib
-from ssl_jax.data import files, shards, unit_store
+from ssl_jax.data import frame_label_store, shards
 from ssl_jax.data.errors import DataError
+from ssl_jax.data.readers import files
 from ssl_jax.engine import splits
-from ssl_jax.stages import runs, sweep
 from ssl_jax.stages.graph import Graph, Stage
+from ssl_jax.sweeps import run_folders, sweep
 
 DAMAGE = pytest.mark.parametrize("text", ["", '{"a": '], ids=["empty", "cut"])
 
@@ -28,17 +29,20 @@ def test_a_stage_whose_done_is_damaged_is_done(tmp_path, text):
 @DAMAGE
 def test_labels_begun_under_a_damaged_header_are_begun_again(tmp_path, text):
     given = {"rate": 50.0, "vocab_size": 4, "signature": "s"}
-    with pytest.raises(ZeroDivisionError), unit_store.Writer(tmp_path / "a", **given) as writer:
+    with (
+        pytest.raises(ZeroDivisionError),
+        frame_label_store.Writer(tmp_path / "a", **given) as writer,
+    ):
         writer.add("x", np.zeros(3, int))
         raise ZeroDivisionError
     (tmp_path / "a.part" / "header.json").write_text(text)
-    with unit_store.Writer(tmp_path / "a", **given) as writer:
+    with frame_label_store.Writer(tmp_path / "a", **given) as writer:
         assert len(writer) == 0
         writer.add("x", np.zeros(3, int))
-    assert len(unit_store.open_store(tmp_path / "a")) == 1
+    assert len(frame_label_store.open_store(tmp_path / "a")) == 1
     (tmp_path / "a" / "header.json").write_text(text)
     with pytest.raises(DataError, match=r"header\.json is .*: remove the folder"):
-        unit_store.open_store(tmp_path / "a")
+        frame_label_store.open_store(tmp_path / "a")
 
 
 @DAMAGE
@@ -64,15 +68,15 @@ def test_the_multiple_of_a_run_is_not_guessed(tmp_path, text):
 def test_a_sweep_writes_a_damaged_config_again_and_names_a_damaged_table(tmp_path, text):
     config = config_lib.ConfigDict({"seed": 1})
     sign = config_lib.sign(config)
-    run = sweep.Run(0, sign, {"seed": 1}, config, tmp_path / sign[: runs.SHORT])
+    run = sweep.Run(0, sign, {"seed": 1}, config, tmp_path / sign[: run_folders.SHORT])
     sweep.write(tmp_path, [run], {})
     (run.folder / "config.json").write_text(text)
     sweep.write(tmp_path, [run], {})
     assert sweep.reopen(tmp_path)[0].config.seed == 1
     (run.folder / "signature.txt").write_text(text)
-    assert runs.signature(run.folder) == sign
+    assert run_folders.signature(run.folder) == sign
     (run.folder / "FAILED").write_text(text)
-    assert "FAILED is " in runs.failure(run.folder)
+    assert "FAILED is " in run_folders.failure(run.folder)
     (tmp_path / "sweep.json").write_text(text)
     with pytest.raises(ValueError, match=r"sweep\.json is .*: give --config"):
         sweep.reopen(tmp_path)

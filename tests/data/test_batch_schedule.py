@@ -4,8 +4,8 @@ import time
 import numpy as np
 import pytest
 
+from ssl_jax.data.batch_schedule import Plan, Span
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.plan import Plan, Span
 
 
 def epoch_ids(plan, number=0):

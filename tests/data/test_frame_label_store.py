@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 
-from ssl_jax.data import unit_store
+from ssl_jax.data import frame_label_store
 from ssl_jax.data.corpus import open_split
 from ssl_jax.data.errors import DataError, Unreadable
 
@@ -12,10 +12,10 @@ HEADER = {"rate": 50.0, "vocab_size": 500, "signature": "it1-layer6-500"}
 
 
 def fill(path, rows, **header):
-    with unit_store.Writer(path, **{**HEADER, **header}) as writer:
+    with frame_label_store.Writer(path, **{**HEADER, **header}) as writer:
         for key, units in rows.items():
             writer.add(key, np.array(units))
-    return unit_store.open_store(path)
+    return frame_label_store.open_store(path)
 
 
 def test_rows_come_back_by_key(tmp_path):
@@ -41,7 +41,7 @@ def test_a_large_vocabulary_takes_four_bytes_a_label(tmp_path):
 
 
 def test_what_can_not_be_written_names_the_row(tmp_path):
-    writer = unit_store.Writer(tmp_path / "units", **HEADER)
+    writer = frame_label_store.Writer(tmp_path / "units", **HEADER)
     writer.add("mine/a.wav", np.array([0, 499]))
     with pytest.raises(DataError, match=r"'mine/b.wav': label 1 is 500, outside .* 500 ids"):
         writer.add("mine/b.wav", np.array([3, 500]))
@@ -54,44 +54,44 @@ def test_what_can_not_be_written_names_the_row(tmp_path):
             writer.add("mine/c.wav", wrong)
     assert "mine/a.wav" in writer and "mine/b.wav" not in writer and len(writer) == 1
     with pytest.raises(DataError, match="0 ids: use 1 up"):
-        unit_store.Writer(tmp_path / "none", rate=50.0, vocab_size=0, signature="x")
+        frame_label_store.Writer(tmp_path / "none", rate=50.0, vocab_size=0, signature="x")
 
 
 def test_a_killed_writer_goes_on_where_it_was(tmp_path):
     path, killed = tmp_path / "units", RuntimeError("killed")
-    with pytest.raises(RuntimeError), unit_store.Writer(path, **HEADER) as writer:
+    with pytest.raises(RuntimeError), frame_label_store.Writer(path, **HEADER) as writer:
         writer.add("a", np.array([1, 2, 3]))
         writer.add("b", np.array([4, 5]))
         raise killed
     with pytest.raises(DataError, match="its writer did not finish: run it again"):
-        unit_store.open_store(path)
+        frame_label_store.open_store(path)
     # as a machine that stops in the middle leaves it: the labels of b are cut, the log too
     part = path.with_name("units.part")
     for name, keep in (("units.bin", 2 * 4), ("rows.bin", 2 * 16)):
         data = (part / name).read_bytes()
         (part / name).write_bytes(data[:keep])
-    with unit_store.Writer(path, **HEADER) as writer:
+    with frame_label_store.Writer(path, **HEADER) as writer:
         assert "a" in writer and "b" not in writer
         writer.add("b", np.array([6]))
-    store = unit_store.open_store(path)
+    store = frame_label_store.open_store(path)
     assert store.row("a").tolist() == [1, 2, 3] and store.row("b").tolist() == [6]
     assert not part.exists()
     with pytest.raises(DataError, match="is there already: remove it"):
-        unit_store.Writer(path, **HEADER)
+        frame_label_store.Writer(path, **HEADER)
 
 
 def test_a_part_of_other_labels_is_begun_anew(tmp_path):
     path = tmp_path / "units"
-    unit_store.Writer(path, **HEADER).add("a", np.array([1]))
-    with unit_store.Writer(path, **{**HEADER, "signature": "it2"}) as writer:
+    frame_label_store.Writer(path, **HEADER).add("a", np.array([1]))
+    with frame_label_store.Writer(path, **{**HEADER, "signature": "it2"}) as writer:
         assert "a" not in writer
         writer.add("a", np.array([2]))
-    assert unit_store.open_store(path).row("a").tolist() == [2]
+    assert frame_label_store.open_store(path).row("a").tolist() == [2]
 
 
 def test_a_store_that_is_none_or_damaged_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"holds no frame labels .* make the labels first"):
-        unit_store.open_store(tmp_path)
+        frame_label_store.open_store(tmp_path)
     with pytest.raises(DataError, match="no row was written"):
         fill(tmp_path / "empty", {})
     store = fill(tmp_path / "units", {"a": [1, 2], "b": [3]})
@@ -101,17 +101,17 @@ def test_a_store_that_is_none_or_damaged_is_refused(tmp_path):
     text = header.read_text()
     header.write_text(json.dumps({**json.loads(text), "vocab_size": 3}))
     with pytest.raises(DataError, match=r"'b': .*label 0 is 3, outside the vocabulary of 3 ids"):
-        unit_store.open_store(tmp_path / "units").row("b")
+        frame_label_store.open_store(tmp_path / "units").row("b")
     with pytest.raises(Unreadable, match="label 0 is 3"):
-        unit_store.open_store(tmp_path / "units").read(int(store.find(["b"])[0]))
+        frame_label_store.open_store(tmp_path / "units").read(int(store.find(["b"])[0]))
     header.write_text(json.dumps({**json.loads(text), "format": 99}))
     with pytest.raises(DataError, match="has format 99"):
-        unit_store.open_store(tmp_path / "units")
+        frame_label_store.open_store(tmp_path / "units")
     header.write_text(text)
     with (tmp_path / "units" / "units.bin").open("ab") as f:
         f.write(b"x")
     with pytest.raises(DataError, match="has 7 bytes, not 6"):
-        unit_store.open_store(tmp_path / "units")
+        frame_label_store.open_store(tmp_path / "units")
 
 
 def test_keys_name_source_and_file_in_any_split_and_folder(tmp_path, write, data_config):
@@ -136,9 +136,12 @@ def test_segments_of_a_file_have_keys_of_their_own(tmp_path, write, data_config)
 
 
 def test_a_link_in_place_of_the_unfinished_store_is_not_followed(tmp_path):
-    with pytest.raises(KeyboardInterrupt), unit_store.Writer(tmp_path / "a", **HEADER) as writer:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        frame_label_store.Writer(tmp_path / "a", **HEADER) as writer,
+    ):
         writer.add("x", np.array([1]))
         raise KeyboardInterrupt
     (tmp_path / "b.part").symlink_to(tmp_path / "a.part")
     with pytest.raises(DataError, match=r"b\.part is a link, which is not followed"):
-        unit_store.Writer(tmp_path / "b", **HEADER)
+        frame_label_store.Writer(tmp_path / "b", **HEADER)

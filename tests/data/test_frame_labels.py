@@ -5,7 +5,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from ssl_jax.core.config import ConfigError
-from ssl_jax.data import loader, unit_store
+from ssl_jax.data import frame_label_store, loader
 from ssl_jax.data.corpus import make_plan, open_split
 from ssl_jax.data.errors import BadFile, DataError
 from ssl_jax.engine import splits
@@ -16,7 +16,9 @@ SECONDS = (0.5, 1.0, 0.8)
 def label(folder, name, rate=100.0, lengths=SECONDS, vocab_size=100, signature="km100", short=0):
     """Writes labels 0, 1, 2, ... of each row; those of 25 ms windows end 15 ms early."""
     path = folder / name
-    with unit_store.Writer(path, rate=rate, vocab_size=vocab_size, signature=signature) as writer:
+    with frame_label_store.Writer(
+        path, rate=rate, vocab_size=vocab_size, signature=signature
+    ) as writer:
         for i, seconds in enumerate(lengths):
             count = round(seconds * rate - 1.5) - (short if i == 1 else 0)
             writer.add(f"mine/{i}.wav", np.arange(count) % vocab_size)

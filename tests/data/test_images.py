@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_jax.data import image_files
 from ssl_jax.data.corpus import make_plan, open_split
 from ssl_jax.data.errors import BadFile, DataError
 from ssl_jax.data.loader import batches
-from ssl_jax.data.pixels import decode
+from ssl_jax.data.readers import image_files
+from ssl_jax.data.readers.pixels import decode
 
 
 def picture(seed, width=12, height=10):

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from ssl_jax.core import paths
-from ssl_jax.data import shards, unit_store
+from ssl_jax.data import frame_label_store, shards
 from ssl_jax.data.errors import Bad, BadTally, DataError
-from ssl_jax.data.sources import open_items, open_source
+from ssl_jax.data.readers.sources import open_items, open_source
 
 ROOT = "gs://bucket/data"
 
@@ -126,12 +126,14 @@ def test_texts_and_frame_labels_are_copied_and_mapped(tmp_path, bucket):
         "text",
     )
     assert ["".join(found.reader.read(i)) for i in range(2)] == ["some words", "more words"]
-    with unit_store.Writer(tmp_path / "units", rate=50, vocab_size=9, signature="x") as writer:
+    with frame_label_store.Writer(
+        tmp_path / "units", rate=50, vocab_size=9, signature="x"
+    ) as writer:
         writer.add("a", np.array([1, 2, 3]))
     paths.put(tmp_path / "units", paths.of("gs://bucket/units"))
-    assert unit_store.open_store("gs://bucket/units").row("a").tolist() == [1, 2, 3]
+    assert frame_label_store.open_store("gs://bucket/units").row("a").tolist() == [1, 2, 3]
     with pytest.raises(ValueError, match=r"the folder of the frame labels is gs://bucket/more"):
-        unit_store.Writer("gs://bucket/more", rate=50, vocab_size=9, signature="x")
+        frame_label_store.Writer("gs://bucket/more", rate=50, vocab_size=9, signature="x")
 
 
 def test_skipped_files_are_listed_in_a_bucket(bucket):

@@ -6,10 +6,11 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from ssl_jax.data import text_files, token_store
+from ssl_jax.data import token_store
 from ssl_jax.data.corpus import make_plan, open_split
 from ssl_jax.data.errors import BadFile, DataError, Unreadable
 from ssl_jax.data.loader import batches
+from ssl_jax.data.readers import text_files
 from ssl_jax.data.tokenizers import ByteTokenizer, open_tokenizer
 
 BOS, PAD, EOS = 0, 1, 2

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import toy_method as toy
 
-from ssl_jax.engine import checkpoint, digests, intact
+from ssl_jax.engine import checkpoint, digests, integrity
 from ssl_jax.engine.checkpoint import Checkpoints
-from ssl_jax.engine.intact import Damaged
+from ssl_jax.engine.integrity import Damaged
 
 BEST = {"checkpoint.best_metric": "valid/accuracy", "checkpoint.keep_last": 3}
 
@@ -120,10 +120,10 @@ def test_parameters_are_those_that_were_saved_or_an_error(saved):
 
 def test_changes_that_cancel_out_are_found(run, started):
     folder = run / "checkpoints" / "6"
-    before = np.asarray(intact.sums(checkpoint.restore_params(run)))
+    before = np.asarray(integrity.sums(checkpoint.restore_params(run)))
     swap(folder)
     changed = checkpoint._arrays(folder / "params")
-    np.testing.assert_array_equal(intact.sums(changed), before)
+    np.testing.assert_array_equal(integrity.sums(changed), before)
     with pytest.raises(Damaged, match=r"checkpoints/6 is damaged: "):
         checkpoint.restore_params(run)
     assert int(resume(run, started).step) == 3

@@ -15,10 +15,10 @@ import toy_method as toy
 
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import pulse
-from ssl_jax.engine import checkpoint, intact, log, loop, start, watch
+from ssl_jax.engine import checkpoint, integrity, log, loop, setup, watchdog
 from ssl_jax.engine import step as step_lib
 from ssl_jax.engine.checkpoint import Checkpoints, SaveError
-from ssl_jax.engine.intact import Damaged
+from ssl_jax.engine.integrity import Damaged
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +127,8 @@ def test_where_all_are_damaged_nothing_is_moved(tmp_path, large):
 
 def test_sums_do_not_depend_on_the_layout_and_see_every_bit(large):
     state, _ = large
-    whole = np.asarray(intact.sums(state.params))
-    again = np.asarray(intact.sums(jax.device_get(state.params)))
+    whole = np.asarray(integrity.sums(state.params))
+    again = np.asarray(integrity.sums(jax.device_get(state.params)))
     np.testing.assert_array_equal(whole, again)
     words = np.ravel(np.asarray(state.params["noise"])).view(np.uint32)
     names = sorted(state.params)
@@ -136,7 +136,7 @@ def test_sums_do_not_depend_on_the_layout_and_see_every_bit(large):
     assert whole[position] == words.sum(dtype=np.uint32) and "noise" in names
     odd = {"b": jnp.asarray([True, False, True]), "h": jnp.asarray([1.0, -2.0], jnp.bfloat16)}
     expected = [2, (0x3F80 + 0xC000) % 2**32]
-    np.testing.assert_array_equal(intact.sums(odd), expected)
+    np.testing.assert_array_equal(integrity.sums(odd), expected)
 
 
 @pytest.mark.parametrize("keep", [1, 2])
@@ -180,8 +180,8 @@ def test_metrics_on_a_full_disk_name_the_file(tmp_path):
 def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(config_lib.ConfigError, match=r"--workdir .*file/run cannot be written \("):
-        start.check_writable(tmp_path / "file" / "run")
-    start.check_writable(tmp_path / "new" / "run")
+        setup.check_writable(tmp_path / "file" / "run")
+    setup.check_writable(tmp_path / "new" / "run")
     assert list((tmp_path / "new" / "run").iterdir()) == []
 
 
@@ -202,7 +202,7 @@ def test_a_run_that_stands_still_ends_with_a_message(
         left.append(status)
         stuck.set()
 
-    monkeypatch.setattr(loop, "Watchdog", functools.partial(watch.Watchdog, leave=leave))
+    monkeypatch.setattr(loop, "Watchdog", functools.partial(watchdog.Watchdog, leave=leave))
     real = started[2]
     calls = []
 
@@ -219,7 +219,7 @@ def test_a_run_that_stands_still_ends_with_a_message(
     compiled = step_lib.TrainStep(run, real.zeros)
     options = {"hooks": [(hook, 1)], "compiled": compiled, "stall_seconds": 1.5}
     go(tmp_path, mesh, started, 5, **options)
-    assert left == [watch.STALLED]
+    assert left == [watchdog.STALLED]
     told = capfd.readouterr().err
     assert f"error: nothing has moved for 1.5 s; waiting for {expected}" in told
     assert "config.guard.stall_seconds" in told and str(tmp_path / "checkpoints") in told
@@ -228,11 +228,11 @@ def test_a_run_that_stands_still_ends_with_a_message(
 
 def test_the_watchdog_is_silent_while_the_run_moves():
     left = []
-    with watch.Watchdog(0.8, "", leave=left.append):
+    with watchdog.Watchdog(0.8, "", leave=left.append):
         for _ in range(24):
             pulse.beat("a step")
             time.sleep(0.05)
-    with watch.Watchdog(0, "", leave=left.append):
+    with watchdog.Watchdog(0, "", leave=left.append):
         time.sleep(0.02)
     assert not left
     assert not [t for t in threading.enumerate() if t.name == "watchdog"]

@@ -11,7 +11,7 @@ from herd import Herd
 
 from ssl_jax.core import atomic
 from ssl_jax.data import shards
-from ssl_jax.data.sources import open_source
+from ssl_jax.data.readers.sources import open_source
 from ssl_jax.stages.graph import Graph, Stage
 
 pytestmark = pytest.mark.filterwarnings("ignore:os.fork")

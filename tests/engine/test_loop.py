@@ -14,7 +14,7 @@ import toy_method as toy
 
 from ssl_jax.core import chips, stop
 from ssl_jax.core import mesh as mesh_lib
-from ssl_jax.engine import checkpoint, feed, flops, hooks, log, loop
+from ssl_jax.engine import checkpoint, flops, hooks, log, loop, prefetch
 from ssl_jax.engine import step as step_lib
 from ssl_jax.engine.checkpoint import Checkpoints
 
@@ -249,7 +249,7 @@ def test_batches_are_read_ahead_and_not_further(mesh):
             asked.append(n)
             yield toy.rows(n)
 
-    fed = feed.feed(source(), mesh_lib.batch_sharding(mesh), ahead=2)
+    fed = prefetch.feed(source(), mesh_lib.batch_sharding(mesh), ahead=2)
     first = next(fed)
     deadline = time.monotonic() + 5
     while len(asked) < 4 and time.monotonic() < deadline:
@@ -400,7 +400,7 @@ def test_sigterm_before_the_first_step_saves_nothing(toy_run):
 
 
 def test_sigterm_while_the_data_hang_saves_the_step_before(toy_run, monkeypatch):
-    monkeypatch.setattr(feed, "WAIT", 0.1)
+    monkeypatch.setattr(prefetch, "WAIT", 0.1)
     monkeypatch.setattr(stop, "PATIENCE", 0.1)
     stuck = threading.Event()
 

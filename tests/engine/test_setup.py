@@ -8,7 +8,7 @@ import pytest
 
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
-from ssl_jax.engine import start
+from ssl_jax.engine import setup
 
 LARGE = "method.encoder.preset=wav2vec2_large"
 
@@ -18,13 +18,13 @@ def check(root, folder, there=(), here=()):
     pretrained = config_lib.load(f"{root}/configs/hubert/audio.py:base", there)
     (folder / "config.json").write_text(config_lib.to_json(pretrained))
     tuned = config_lib.load(f"{root}/configs/ctc/speech.py:base_10h", here)
-    start.check_encoder(config_lib.override(tuned, [f"init_from={folder}"]))
+    setup.check_encoder(config_lib.override(tuned, [f"init_from={folder}"]))
 
 
 def test_dropouts_may_differ_and_a_norm_over_time_forgets_loudness(root, tmp_path):
     check(root, tmp_path)
     check(root, tmp_path, ["method.encoder.normalize=True"])
-    start.check_encoder(config_lib.load(f"{root}/configs/ctc/speech.py", ["init_from=nowhere"]))
+    setup.check_encoder(config_lib.load(f"{root}/configs/ctc/speech.py", ["init_from=nowhere"]))
 
 
 @pytest.mark.parametrize(
@@ -56,10 +56,10 @@ def test_a_cache_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch, capsy
     def refuse(*given, **named):
         raise PermissionError(errno.EACCES, "Permission denied", str(folder))
 
-    monkeypatch.setattr(*((start.tempfile, "TemporaryFile") if there else (Path, "mkdir")), refuse)
-    start.use_compilation_cache()
+    monkeypatch.setattr(*((setup.tempfile, "TemporaryFile") if there else (Path, "mkdir")), refuse)
+    setup.use_compilation_cache()
     told = capsys.readouterr().err
     assert told.startswith("compiled programs are not kept: ") and told.count("\n") == 1
     # those of before are read, and none is written
-    expected = dict(zip(keys, (str(folder), start.NEVER_KEPT), strict=True)) if there else {}
+    expected = dict(zip(keys, (str(folder), setup.NEVER_KEPT), strict=True)) if there else {}
     assert changed == expected

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import toy_method as toy
 
-from ssl_jax.engine import checkpoint, intact, snapshot
+from ssl_jax.engine import checkpoint, integrity, snapshot
 from ssl_jax.engine.checkpoint import Checkpoints, SaveError
 
 
@@ -30,7 +30,7 @@ def test_a_copy_is_of_other_memory_and_outlives_the_original(mesh, started):
     host, shardings, compiled = started
     state = jax.device_put(host, shardings)
     held, sums = snapshot.copy(state)
-    np.testing.assert_array_equal(sums, intact.sums(host))
+    np.testing.assert_array_equal(sums, integrity.sums(host))
     for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(held), strict=True):
         assert x.sharding == y.sharding
         assert x.unsafe_buffer_pointer() != y.unsafe_buffer_pointer()
@@ -129,4 +129,4 @@ def test_reading_a_run_warns_of_nothing(tmp_path, started, caplog):
         assert toy.bits(checkpoint.restore_params(tmp_path / "host")) == toy.bits(found)
         checkpoint.restore_extra(tmp_path, 3)
     assert not caplog.records
-    assert intact.about(tmp_path / "checkpoints" / "3")["signature"]
+    assert integrity.about(tmp_path / "checkpoints" / "3")["signature"]

@@ -14,9 +14,9 @@ from configs import common, datasets
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.mesh import AXES, make_mesh
 from ssl_jax.core.types import Spec
+from ssl_jax.data.batch_schedule import Plan
 from ssl_jax.data.corpus import make_plan
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.plan import Plan
 from ssl_jax.engine import splits
 
 

@@ -12,13 +12,13 @@ import jax
 import toy_method as toy
 
 from ssl_jax.core.mesh import make_mesh
-from ssl_jax.engine import loop, start
+from ssl_jax.engine import loop, setup
 from ssl_jax.engine.checkpoint import Checkpoints
 
 
 def main(folder: Path, total: int, pause: float) -> None:
     """Runs the toy, with `pause` seconds after each step; returns when done or asked to stop."""
-    start.use_compilation_cache()
+    setup.use_compilation_cache()
     mesh = make_mesh({"data": -1})
     state, shardings, compiled, _ = toy.start(mesh)
     checkpoints = Checkpoints(folder, toy.make_config())

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ssl_jax.core.types import Features
-from ssl_jax.evals import probe
+from ssl_jax.evals import linear_probe
 
 FIELD, HOP, WIDTH = 40, 16, 6
 
@@ -55,4 +55,4 @@ def splits():
 @pytest.fixture(scope="session")
 def grid():
     """A small grid of linear probes; one shape for all tests, so that it is compiled once."""
-    return probe.Grid(rates=(0.003, 0.03), seeds=(0, 1), steps=60, batch_size=64)
+    return linear_probe.Grid(rates=(0.003, 0.03), seeds=(0, 1), steps=60, batch_size=64)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ssl_jax.evals import compare, marble, probe
+from ssl_jax.evals import compare, linear_probe, mlp_probe
 from ssl_jax.evals.pool import Pooled
 
 
@@ -19,7 +19,7 @@ def test_test_is_reported_and_validation_chooses(splits, name):
     train, valid, test = map(pooled, splits)
     row = compare.row("x", name, {"train": train, "valid": valid, "test": test}, 5)
     assert (row["features"], row["probe"]) == ("x", name)
-    assert row["layer"] in (2, probe.MIX)
+    assert row["layer"] in (2, linear_probe.MIX)
     assert min(row["test"]) > 0.97 and len(row["test"]) == len(row["selection"])
     assert row["layers"][compare.layer_name(row["layer"])] == row["test"] and len(row["layers"]) > 1
     shuffled = Pooled(test.features, test.ids, np.roll(test.labels, 1))
@@ -38,12 +38,12 @@ def test_without_a_test_split_validation_is_reported(splits, name):
 
 
 def test_the_mlp_probe_has_tags_and_numbers_too(splits):
-    quick = marble.Options(width=8, rates=(1e-2,), layers=(2,), batch_size=50, epochs=8)
+    quick = mlp_probe.Options(width=8, rates=(1e-2,), layers=(2,), batch_size=50, epochs=8)
     found = {name: pooled(split) for name, split in zip(("train", "test"), splits, strict=False)}
     tags = {name: np.eye(5, dtype=np.float32)[p.labels] for name, p in found.items()}
     fields = {name: {"tags": tags[name]} for name in found}
     scores = {"scores": ("roc_auc", "average_precision")}
-    task = marble.task_of(tuple("abcde"), fields["train"], scores)
+    task = mlp_probe.task_of(tuple("abcde"), fields["train"], scores)
     options = {"classes": 0, "task": task, "options": quick}
     (row,) = compare.rows("x", ("mlp",), found, fields, **options)
     assert (row["features"], row["probe"], row["layer"]) == ("x", "mlp", 2)
@@ -51,20 +51,20 @@ def test_the_mlp_probe_has_tags_and_numbers_too(splits):
     assert row["test"] == row["scores"]["roc_auc"] == row["layers"]["2"]
     assert row["test"][0] > 0.9 and row["selection"][0] > 0.9 and row["rate"] == 1e-2
     with pytest.raises(ValueError, match=r"config\.data\.train has no target to predict"):
-        marble.task_of((), {}, {"kind": "target"})
+        mlp_probe.task_of((), {}, {"kind": "target"})
     with pytest.raises(ValueError, match=r"config\.data\.test names no source"):
         compare.mlp_row("x", {"train": (found["train"].features, tags["train"])}, task, quick)
 
 
 def test_the_task_is_that_of_the_data():
     fields = {"target": np.zeros((3, 2), np.float32)}
-    assert marble.task_of(("a", "b"), fields, {}).kind == "label"
-    found = marble.task_of(("a",), fields, {})
+    assert mlp_probe.task_of(("a", "b"), fields, {}).kind == "label"
+    found = mlp_probe.task_of(("a",), fields, {})
     assert (found.kind, found.names, found.scores) == ("target", ("0", "1"), ("r2",))
-    assert marble.task_of(("a", "b"), fields, {"kind": "target"}) == found
-    named = marble.task_of((), fields, {"names": ("valence", "arousal")})
+    assert mlp_probe.task_of(("a", "b"), fields, {"kind": "target"}) == found
+    named = mlp_probe.task_of((), fields, {"names": ("valence", "arousal")})
     assert named.names == ("valence", "arousal")
     tags = {"tags": np.zeros((3, 2), np.float32)}
-    assert marble.task_of(("a", "b"), tags, {}).kind == "tags"
+    assert mlp_probe.task_of(("a", "b"), tags, {}).kind == "tags"
     with pytest.raises(ValueError, match="has no label to predict"):
-        marble.task_of(("a", "b"), tags, {"kind": "label"})
+        mlp_probe.task_of(("a", "b"), tags, {"kind": "label"})

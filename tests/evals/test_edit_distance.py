@@ -7,7 +7,7 @@ import jiwer
 import numpy as np
 import pytest
 
-from ssl_jax.evals import edits
+from ssl_jax.evals import edit_distance
 
 
 def distance(a, b):
@@ -31,25 +31,25 @@ def drawn(count):
 
 def test_alignments_are_shortest_and_cover_both_sides():
     for a, b in drawn(60):
-        pairs = edits.align(a, b)
+        pairs = edit_distance.align(a, b)
         assert [i for i, _ in pairs if i is not None] == list(range(len(a)))
         assert [j for _, j in pairs if j is not None] == list(range(len(b)))
-        assert edits.edits(a, b).errors == distance(tuple(a), tuple(b))
+        assert edit_distance.edits(a, b).errors == distance(tuple(a), tuple(b))
 
 
 def test_counts_and_rates_of_a_corpus():
     rows = [("the cat sat", "the cat"), ("on", "on a"), ("mat", "hat")]
-    each = [edits.edits(a.split(), b.split()) for a, b in rows]
+    each = [edit_distance.edits(a.split(), b.split()) for a, b in rows]
     assert each == [(2, 0, 1, 0), (1, 0, 0, 1), (0, 1, 0, 0)]
-    assert edits.total(each) == (3, 1, 1, 1)
-    assert edits.total(each).rate == 3 / 5
-    assert math.isnan(edits.edits([], []).rate) and math.isnan(edits.total([]).rate)
-    assert edits.edits([], ["a"]).rate == math.inf
-    assert edits.total([]) == (0, 0, 0, 0)
+    assert edit_distance.total(each) == (3, 1, 1, 1)
+    assert edit_distance.total(each).rate == 3 / 5
+    assert math.isnan(edit_distance.edits([], []).rate) and math.isnan(edit_distance.total([]).rate)
+    assert edit_distance.edits([], ["a"]).rate == math.inf
+    assert edit_distance.total([]) == (0, 0, 0, 0)
 
 
 def test_show_marks_errors():
-    shown = edits.show(["the", "cat", "sat"], ["the", "hats", "a", "sat"])
+    shown = edit_distance.show(["the", "cat", "sat"], ["the", "hats", "a", "sat"])
     assert shown.splitlines() == ["the **** CAT sat", "the HATS A   sat"]
 
 
@@ -58,7 +58,7 @@ def test_totals_are_those_of_jiwer():
     pairs = [(a, b) for a, b in drawn(200) if a]
     said, heard = (["".join(map(str, x)) for x in side] for side in zip(*pairs, strict=True))
     spaced = [[" ".join(x) for x in side] for side in (said, heard)]
-    own = edits.total(edits.edits(a, b) for a, b in zip(said, heard, strict=True))
+    own = edit_distance.total(edit_distance.edits(a, b) for a, b in zip(said, heard, strict=True))
     words = jiwer.process_words(*spaced)
     found = words.substitutions + words.deletions + words.insertions
     assert own.errors == found and abs(own.rate - words.wer) < 1e-12

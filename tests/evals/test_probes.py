@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from ssl_jax.evals import knn, probe, ridge
-from ssl_jax.evals.split import held_out
+from ssl_jax.evals import knn, linear_probe, ridge
+from ssl_jax.evals.pool import held_out
 
 CLASSES = 5
 
@@ -84,13 +84,13 @@ def test_all_probes_agree_on_separable_classes(splits, grid):
     train, valid, test = splits
     by_ridge = ridge.probe(train, test, classes=CLASSES, select=valid)
     by_knn = knn.probe(train, test, classes=CLASSES, select=valid)
-    by_descent = probe.probe(train, valid, test, classes=CLASSES, grid=grid)
+    by_descent = linear_probe.probe(train, valid, test, classes=CLASSES, grid=grid)
     assert by_ridge.layer == by_knn.layer == 2
-    assert by_descent.layers[by_descent.best()[1]] in (2, probe.MIX)
+    assert by_descent.layers[by_descent.best()[1]] in (2, linear_probe.MIX)
     for accuracy in (by_ridge.test[2], by_knn.test[2], *by_descent.chosen()):
         assert accuracy > 0.97
     for layer, values in by_descent.by_layer().items():
-        np.testing.assert_allclose(values.mean() > 0.9, layer in (2, probe.MIX))
+        np.testing.assert_allclose(values.mean() > 0.9, layer in (2, linear_probe.MIX))
 
 
 def test_features_without_signal_score_chance(splits, grid):
@@ -98,7 +98,7 @@ def test_features_without_signal_score_chance(splits, grid):
     train, valid, test = ((x, rng.permutation(y)) for x, y in splits)
     by_ridge = ridge.probe(train, test, classes=CLASSES, select=valid)
     by_knn = knn.probe(train, test, classes=CLASSES, select=valid)
-    by_descent = probe.probe(train, valid, test, classes=CLASSES, grid=grid)
+    by_descent = linear_probe.probe(train, valid, test, classes=CLASSES, grid=grid)
     # the mean of several dependent scores of 200 rows, each with a standard deviation of 0.028
     for accuracy in (by_ridge.test, by_knn.test, by_descent.test):
         np.testing.assert_allclose(accuracy.mean(), 1 / CLASSES, atol=0.06)
@@ -123,20 +123,20 @@ def test_held_out_takes_a_share_of_every_class():
 
 def test_grid_in_one_pass_equals_separate_runs(clusters):
     (x, y), (query, truth) = clusters(70, 1, spread=1.0), clusters(50, 2, spread=1.0)
-    x, query = probe.standardize(x, query)
+    x, query = linear_probe.standardize(x, query)
     seeds, rates = np.array([0, 3]), np.array([0.003, 0.03], np.float32)
-    layers = np.array([0, 2, probe.MIX])
-    orders = np.stack([probe.epoch_order(int(s), 70, 32, 20) for s in seeds])
-    grid = probe.train_grid(x, y, orders, seeds, rates, layers, classes=CLASSES)
-    scores = probe.grid_accuracies(grid, query, truth, layers)
+    layers = np.array([0, 2, linear_probe.MIX])
+    orders = np.stack([linear_probe.epoch_order(int(s), 70, 32, 20) for s in seeds])
+    grid = linear_probe.train_grid(x, y, orders, seeds, rates, layers, classes=CLASSES)
+    scores = linear_probe.grid_accuracies(grid, query, truth, layers)
     assert grid["kernel"].shape == (2, 2, 3, 16, CLASSES) and scores.shape == (2, 2, 3)
-    train = jax.jit(probe.train, static_argnames="classes")
+    train = jax.jit(linear_probe.train, static_argnames="classes")
     for s, r, n in np.ndindex(2, 2, 3):
-        member = probe.Member(seeds[s], rates[r], layers[n])
+        member = linear_probe.Member(seeds[s], rates[r], layers[n])
         alone = train(x, y, orders[s], member, classes=CLASSES)
         for name, value in alone.items():
             np.testing.assert_allclose(grid[name][s, r, n], value, atol=1e-5)
-        right = np.asarray(probe.logits(alone, query, layers[n])).argmax(-1) == truth
+        right = np.asarray(linear_probe.logits(alone, query, layers[n])).argmax(-1) == truth
         np.testing.assert_allclose(scores[s, r, n], right.mean(), atol=1e-6)
     for a, b in (((0, 0, 0), (1, 0, 0)), ((0, 0, 0), (0, 1, 0)), ((0, 0, 0), (0, 0, 1))):
         assert np.abs(grid["kernel"][a] - grid["kernel"][b]).max() > 1e-3
@@ -144,18 +144,18 @@ def test_grid_in_one_pass_equals_separate_runs(clusters):
 
 def test_the_learned_mix_turns_to_the_layer_that_knows(splits):
     (x, y), _, _ = splits
-    (x,) = probe.standardize(x)
-    orders = np.stack([probe.epoch_order(0, len(x), 64, 200)])
-    layers = np.array([0, probe.MIX])
+    (x,) = linear_probe.standardize(x)
+    orders = np.stack([linear_probe.epoch_order(0, len(x), 64, 200)])
+    layers = np.array([0, linear_probe.MIX])
     seeds, rates = np.array([0]), np.array([0.03])
-    grid = probe.train_grid(x, y, orders, seeds, rates, layers, classes=CLASSES)
+    grid = linear_probe.train_grid(x, y, orders, seeds, rates, layers, classes=CLASSES)
     mix = np.asarray(jax.nn.softmax(grid["mix"][0, 0, 1]))
     assert mix.argmax() == 2 and mix[2] > 0.6
     np.testing.assert_array_equal(grid["mix"][0, 0, 0], 0)
 
 
 def test_epoch_order_covers_each_epoch_once():
-    order = probe.epoch_order(0, 10, 5, 6).reshape(3, 10)
+    order = linear_probe.epoch_order(0, 10, 5, 6).reshape(3, 10)
     assert all(sorted(row) == list(range(10)) for row in order)
     assert not np.array_equal(order[0], order[1])
 
@@ -163,11 +163,11 @@ def test_epoch_order_covers_each_epoch_once():
 def test_selection_uses_validation_and_reports_test():
     select, test = np.zeros((2, 2, 2)), np.arange(8.0).reshape(2, 2, 2)
     select[:, 1, 0] = 0.5
-    scores = probe.Scores(select, test, (0.1, 0.2), (0, 1))
+    scores = linear_probe.Scores(select, test, (0.1, 0.2), (0, 1))
     assert scores.best() == (1, 0)
     np.testing.assert_array_equal(scores.chosen(), [2, 6])
 
 
 def test_an_unknown_layer_is_an_error(splits):
     with pytest.raises(ValueError, match="use 0 to 2"):
-        probe.Grid(layers=(3,)).layers_of(3)
+        linear_probe.Grid(layers=(3,)).layers_of(3)

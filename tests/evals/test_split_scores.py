@@ -8,7 +8,7 @@ import pytest
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core.types import Method, Spec, TrainState
 from ssl_jax.evals import scores
-from ssl_jax.evals.judge import Judge
+from ssl_jax.evals.split_scores import Judge
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3, 8, 4)).astype(np.float32)

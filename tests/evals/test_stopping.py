@@ -10,7 +10,7 @@ import pytest
 from ssl_jax.core import stop
 from ssl_jax.core.mesh import make_mesh
 from ssl_jax.engine import hooks
-from ssl_jax.evals import extract, judge, pool, transcribe, verify
+from ssl_jax.evals import extract, pool, speaker_verification, split_scores, transcribe
 
 
 def batches():
@@ -29,9 +29,9 @@ STATE = types.SimpleNamespace(params=None)
 WORK = {
     "validation": lambda: hooks.validation(None, batches, make_mesh({"data": -1}))(1, STATE),
     "pool": lambda: pool.pool(None, None, batches()),
-    "judge": lambda: bare(judge.Judge, batches=batches)(1, STATE),
+    "judge": lambda: bare(split_scores.Judge, batches=batches)(1, STATE),
     "transcriber": lambda: bare(transcribe.Transcriber)(None, batches()),
-    "embedder": lambda: bare(verify.Embedder)(None, batches()),
+    "embedder": lambda: bare(speaker_verification.Embedder)(None, batches()),
     "examples": lambda: bare(extract.Examples, batch=2).run([{"image": np.zeros(2)}] * 4),
 }
 

@@ -6,12 +6,12 @@ from sklearn.metrics import mutual_info_score
 
 from ssl_jax.data import alignments
 from ssl_jax.data.errors import DataError
-from ssl_jax.evals import units
+from ssl_jax.evals import unit_quality
 
 
 def test_scores_of_counts_worked_out_by_hand():
     # p(y, z) = [[3, 1, 0], [0, 2, 2]] / 8
-    found = units.scores(np.array([[3, 1, 0], [0, 2, 2]]))
+    found = unit_quality.scores(np.array([[3, 1, 0], [0, 2, 2]]))
     assert found["phone_purity"] == pytest.approx((3 + 2 + 2) / 8)
     assert found["cluster_purity"] == pytest.approx((3 + 2) / 8)
     # H(y) = 1 bit; H(y | z) = 3/8 h(1/3) with h(1/3) = 0.918296 bits
@@ -23,12 +23,12 @@ def test_scores_of_counts_worked_out_by_hand():
     [([[5, 0], [0, 3]], 1.0), ([[4, 8], [2, 4]], 0.0), ([[2, 3]], 0.0)],
 )
 def test_units_that_are_phones_and_units_that_know_nothing(joint, pnmi):
-    assert units.scores(np.array(joint))["pnmi"] == pytest.approx(pnmi, abs=1e-12)
+    assert unit_quality.scores(np.array(joint))["pnmi"] == pytest.approx(pnmi, abs=1e-12)
 
 
 def test_counts_add_up_over_recordings_and_layers():
     rng = np.random.default_rng(0)
-    counts, seen = units.Counts(2, 5, 7), []
+    counts, seen = unit_quality.Counts(2, 5, 7), []
     for size in (40, 1, 25):
         phones, found = rng.integers(5, size=size), rng.integers(7, size=(2, size))
         counts.add(phones, found)
@@ -45,7 +45,7 @@ def test_counts_add_up_over_recordings_and_layers():
 
 
 def test_the_mean_length_of_a_run_of_units():
-    counts = units.Counts(1, 1, 4)
+    counts = unit_quality.Counts(1, 1, 4)
     counts.add(np.zeros(6, int), np.array([[1, 1, 1, 2, 2, 0]]))
     counts.add(np.zeros(2, int), np.array([[0, 0]]))
     assert counts.rows((0,), rate=50.0)[0]["segment"] == pytest.approx(8 / 4 / 50)
@@ -53,9 +53,9 @@ def test_the_mean_length_of_a_run_of_units():
 
 def test_frames_of_other_lengths_and_no_frame_are_errors():
     with pytest.raises(ValueError, match="cut them"):
-        units.Counts(1, 2, 3).add(np.zeros(4, int), np.zeros((1, 5), int))
+        unit_quality.Counts(1, 2, 3).add(np.zeros(4, int), np.zeros((1, 5), int))
     with pytest.raises(ValueError, match="no frame has both"):
-        units.scores(np.zeros((2, 2), int))
+        unit_quality.scores(np.zeros((2, 2), int))
 
 
 CTM = "a 1 0.10 0.20 AH0\na 1 0.30 0.10 K\nb 1 0.0 0.5 sil\n\na 1 0.55 0.05 AH1\n"

@@ -9,7 +9,7 @@ from configs import common
 from ssl_jax import train
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import tree
-from ssl_jax.data import audio
+from ssl_jax.data.readers import audio
 from ssl_jax.engine import checkpoint
 from ssl_jax.hub import files
 from ssl_jax.stages import weights

@@ -13,7 +13,6 @@ from method_cases import ROOT, quick_jit
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.methods import data2vec2
-from ssl_jax.nn import cost
 
 SLOW = {"audio", "text"}
 FAMILIES = [pytest.param(k, marks=[pytest.mark.slow] if k in SLOW else []) for k in KINDS]
@@ -187,14 +186,13 @@ def test_the_teacher_and_the_local_tokens_are_computed_once_however_many_views()
 
     one, two, five = total(1), total(2), total(5)
     assert five - two == 3 * (two - one)
-    decoder = cost.decoder_flops(16, 16, 16, 2, 3, groups=4, axes=2)
-    local = cost.linear_flops(16, 48, 16)
-    model = cost.data2vec2_flops(
-        16, 4, depth=2, width=16, clones=5, decoder=decoder, local=local, prefix=1, own_local=True
-    )
-    assert two - one == model.student + model.decoder
-    # the rest: what all views share
-    assert one - (two - one) == model.teacher + model.local
+    # two 3 x 3 convolutions in groups of four channels and a projection; patches of 48 numbers
+    decoder = 2 * (2 * 16 * 9 * 16 * 4) + 2 * 16 * 16 * 16
+    local = 2 * 16 * 48 * 16
+    student, teacher = (2 * (24 * t * 16**2 + 4 * t**2 * 16) for t in (5, 17))
+    assert two - one == student + decoder
+    # the rest is shared by all views: the local tokens of the student, and the teacher with its own
+    assert one - (two - one) == teacher + 2 * local
 
 
 @pytest.mark.slow

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax.nn import build, run
+from ssl_jax.nn import build
+from ssl_jax.nn import encoder as encoder_lib
 from ssl_jax.ops import dsp
 
 TINY = {"kind": "spectrogram", "depth": 1, "width": 16, "heads": 2, "mlp_width": 16}
@@ -18,8 +19,8 @@ def encoder(**options):
 def shapes(made, samples):
     audio = jax.ShapeDtypeStruct((2, samples), "int16")
     batch = {"audio": audio, "audio_len": jax.ShapeDtypeStruct((2,), "int32")}
-    params, _ = jax.eval_shape(lambda: run.init(made, jax.random.key(0), batch))
-    return jax.eval_shape(lambda p, b: run.features(made, p, b), params, batch)
+    params, _ = jax.eval_shape(lambda: encoder_lib.init(made, jax.random.key(0), batch))
+    return jax.eval_shape(lambda p, b: encoder_lib.features(made, p, b), params, batch)
 
 
 def test_ten_seconds_are_62_by_8_tokens_at_50_per_second():

@@ -14,7 +14,7 @@ import pytest
 from ssl_jax import plan
 from ssl_jax.core import chips, config
 from ssl_jax.core.config import ConfigError
-from ssl_jax.engine import estimate, roofline
+from ssl_jax.planning import estimate, roofline
 
 
 def load(root, name, *overrides):

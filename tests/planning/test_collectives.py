@@ -2,8 +2,8 @@
 
 import pytest
 
-from ssl_jax.engine import collectives
-from ssl_jax.engine.collectives import Collective
+from ssl_jax.planning import collectives
+from ssl_jax.planning.collectives import Collective
 
 # as XLA writes it for CPU (a stated length of the loop) and for TPU (a counted one, layouts with
 # parentheses, an asynchronous start), cut to what matters

@@ -5,20 +5,22 @@ import jax.numpy as jnp
 import pytest
 
 from ssl_jax.core import chips, platform
-from ssl_jax.engine import dataflow, flops, roofline
+from ssl_jax.engine import flops
 from ssl_jax.nn import attention
 from ssl_jax.nn.transformer import Transformer, TransformerOptions
+from ssl_jax.planning import kernels as kernels_lib
+from ssl_jax.planning import roofline
 
 
 def shape(*sizes: int, dtype: str = "float32") -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(sizes, dtype)
 
 
-def flow(fn, *args) -> dataflow.Flow:
-    return dataflow.of(jax.make_jaxpr(fn)(*args))
+def flow(fn, *args) -> kernels_lib.Flow:
+    return kernels_lib.of(jax.make_jaxpr(fn)(*args))
 
 
-def moved(found: dataflow.Flow, kind: str) -> float:
+def moved(found: kernels_lib.Flow, kind: str) -> float:
     return sum(k.bytes * k.times for k in found.kernels if k.kind == kind)
 
 
@@ -113,7 +115,7 @@ def transformer(name: str, **options):
             return jnp.square(hidden.astype("float32")).sum()
 
         jaxpr = jax.make_jaxpr(jax.value_and_grad(loss))(params, *arrays)
-    return dataflow.of(jaxpr), flops.count(jaxpr)
+    return kernels_lib.of(jaxpr), flops.count(jaxpr)
 
 
 def test_all_operations_are_in_kernels_and_remat_trades_memory_for_them():

@@ -8,8 +8,8 @@ import pytest
 from ssl_jax import plan
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
-from ssl_jax.engine import budget, recipe
 from ssl_jax.engine import step as step_lib
+from ssl_jax.planning import budget, rescale
 
 
 def load(root, name, *overrides):
@@ -22,25 +22,25 @@ def rows_a_chip(limit, chips):
 
 def test_the_batch_stays_and_is_cut_into_as_few_parts_as_fit(root):
     mae = load(root, "mae/image.py")
-    assert recipe.for_chips(mae, 64, rows_a_chip(64, 64)) == {}
-    assert recipe.for_chips(mae, 8, rows_a_chip(64, 8)) == {"train.accumulate": 8}
-    assert recipe.for_chips(mae, 1, rows_a_chip(1, 1)) == {"train.accumulate": 4096}
+    assert rescale.for_chips(mae, 64, rows_a_chip(64, 64)) == {}
+    assert rescale.for_chips(mae, 8, rows_a_chip(64, 8)) == {"train.accumulate": 8}
+    assert rescale.for_chips(mae, 1, rows_a_chip(1, 1)) == {"train.accumulate": 4096}
     pods = config_lib.change(mae, {"mesh.slice": 2, "mesh.fsdp": 16})
-    found = recipe.for_chips(pods, 8, rows_a_chip(512, 8))
+    found = rescale.for_chips(pods, 8, rows_a_chip(512, 8))
     assert found == {"mesh.slice": 1, "mesh.fsdp": 8}
 
 
 def test_whole_parameters_give_way_to_pieces_where_they_do_not_fit(root):
     mae = load(root, "mae/image.py")
-    found = recipe.for_chips(mae, 8, lambda c: c.mesh.fsdp == 8 and c.train.accumulate >= 4)
+    found = rescale.for_chips(mae, 8, lambda c: c.mesh.fsdp == 8 and c.train.accumulate >= 4)
     assert found == {"mesh.fsdp": 8, "train.accumulate": 4}
     with pytest.raises(ConfigError, match=r"one example a chip does not fit.*remat='full'"):
-        recipe.for_chips(mae, 8, lambda c: False)
+        rescale.for_chips(mae, 8, lambda c: False)
 
 
 def test_a_batch_that_does_not_divide_changes_rate_decay_and_length(root):
     speech = load(root, "data2vec2/audio.py")  # 48 clips
-    found = recipe.for_chips(speech, 10, lambda c: True)
+    found = rescale.for_chips(speech, 10, lambda c: True)
     k = 50 / 48
     assert found["data.batch_size"] == 50
     assert found["optim.lr"] == pytest.approx(7.5e-4 * k**0.5)
@@ -52,13 +52,13 @@ def test_a_batch_that_does_not_divide_changes_rate_decay_and_length(root):
     # the teacher forgets as much over the same examples
     assert found["method.ema.end"] ** (50 * 96) == pytest.approx(0.99999 ** (50 * 100))
     sgd = config_lib.change(speech, {"optim.name": "sgd"})
-    assert recipe.for_chips(sgd, 10, lambda c: True)["optim.lr"] == pytest.approx(7.5e-4 * k)
+    assert rescale.for_chips(sgd, 10, lambda c: True)["optim.lr"] == pytest.approx(7.5e-4 * k)
 
 
 def test_a_search_tries_what_divides(root):
-    tried = list(recipe.variants(load(root, "mae/image.py", "config.data.batch_size=96"), 16))
+    tried = list(rescale.variants(load(root, "mae/image.py", "config.data.batch_size=96"), 16))
     assert {c["train.accumulate"] for c in tried} == {1, 2}
-    whole = recipe.variants(load(root, "mae/image.py", "config.data.batch_size=96"), 16, True)
+    whole = rescale.variants(load(root, "mae/image.py", "config.data.batch_size=96"), 16, True)
     assert {c["train.accumulate"] for c in whole} == {1}
     assert {c["mesh.fsdp"] for c in tried} == {1, 8, 16}
     assert {c["method.encoder.remat"] for c in tried} == {"none", "full", "dots", "dots_no_batch"}
@@ -84,7 +84,7 @@ def test_the_length_of_a_run(root):
 def test_the_updates_are_equal(root):
     """Four micro-batches on one chip make the update of the whole batch, the teacher's too."""
     config = load(root, "data2vec2/image.py:toy", "config.optim.name=sgd", "config.optim.lr=0.1")
-    changes = recipe.for_chips(config, 1, rows_a_chip(1, 1))
+    changes = rescale.for_chips(config, 1, rows_a_chip(1, 1))
     assert changes == {"train.accumulate": 4}
     after, start = {}, None
     for one in (config, config_lib.change(config, changes)):

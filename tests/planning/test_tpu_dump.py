@@ -2,7 +2,7 @@
 
 import pytest
 
-from ssl_jax.engine import collectives, scheduled
+from ssl_jax.planning import collectives, tpu_dump
 
 ALLOCATIONS = """\
 BufferAssignment:
@@ -34,31 +34,31 @@ class Program:
     def compile(self):
         if self.error:
             raise self.error
-        scheduled.time.sleep(5)
+        tpu_dump.time.sleep(5)
 
     def sent(self, text):
         return collectives.parse(text, 2)
 
 
 def test_memory_is_that_of_the_large_one():
-    found = scheduled.memory(ALLOCATIONS)
+    found = tpu_dump.memory(ALLOCATIONS)
     assert found == {"arguments": 1300, "outputs": 21, "temporaries": 4007, "code": 0}
 
 
 def test_what_is_written_down_is_enough(tmp_path, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", scheduled.flags(tmp_path))
+    monkeypatch.setenv("XLA_FLAGS", tpu_dump.flags(tmp_path))
     start = "module_0000.jit_run.cl_1"
     (tmp_path / f"{start}.after_optimizations.txt").write_text(HLO)
     allocations = tmp_path / f"{start}.after_optimizations-buffer-assignment.txt"
     allocations.write_text(ALLOCATIONS)
     (tmp_path / f"{start}.after_optimizations_after_buffer_assignment.txt").touch()
-    found = scheduled.compiled(Program())
+    found = tpu_dump.compiled(Program())
     assert found.executable is None
-    assert found.memory == scheduled.memory(ALLOCATIONS)
+    assert found.memory == tpu_dump.memory(ALLOCATIONS)
     assert found.collectives == [collectives.Collective("all-reduce", 128, 2, 1)]
 
 
 def test_an_error_of_the_compiler_is_raised(tmp_path, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", scheduled.flags(tmp_path))
+    monkeypatch.setenv("XLA_FLAGS", tpu_dump.flags(tmp_path))
     with pytest.raises(ValueError, match="does not fit"):
-        scheduled.compiled(Program(ValueError("does not fit")))
+        tpu_dump.compiled(Program(ValueError("does not fit")))

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from ssl_jax.stages import pictures
+from ssl_jax.reports import figures
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def ax():
 
 def test_units_stand_below_the_spectrogram_they_are_of(ax):
     level = np.random.default_rng(0).normal(size=(100, 8))
-    pictures.spectrogram(ax, level, 2.0, "a clip")
-    pictures.units(ax, {"layer 2": (np.array([3, 3, 5, 5, 5, 3]), 3.0)}, 8, numbers=True)
+    figures.spectrogram(ax, level, 2.0, "a clip")
+    figures.units(ax, {"layer 2": (np.array([3, 3, 5, 5, 5, 3]), 3.0)}, 8, numbers=True)
     shown, row = ax.images
     assert shown.get_extent() == [0, 2.0, 0, 8] and shown.get_array().shape == (8, 100)
     left, right, low, high = row.get_extent()
@@ -34,8 +34,8 @@ def test_units_stand_below_the_spectrogram_they_are_of(ax):
 
 
 def test_phones_stand_above_where_they_are_heard(ax):
-    pictures.spectrogram(ax, np.zeros((10, 4)) + np.arange(10)[:, None], 1.0)
-    pictures.phones(ax, [(0.0, 0.4, "h"), (0.4, 0.8, "i"), (0.9, 1.2, "cut")], 4)
+    figures.spectrogram(ax, np.zeros((10, 4)) + np.arange(10)[:, None], 1.0)
+    figures.phones(ax, [(0.0, 0.4, "h"), (0.4, 0.8, "i"), (0.9, 1.2, "cut")], 4)
     assert [(t.get_text(), t.get_position()[0]) for t in ax.texts] == [
         ("h", pytest.approx(0.2)),
         ("i", pytest.approx(0.6)),
@@ -47,7 +47,7 @@ def test_layers_are_means_with_a_band_and_one_layer_is_a_level_line(ax):
         "run": {"0": [0.1, 0.3], "1": [0.4, 0.6], "mix": [0.9, 0.9]},
         "log-mel": {"0": [0.25]},
     }
-    pictures.layers(ax, found, "probe", "accuracy")
+    figures.layers(ax, found, "probe", "accuracy")
     run, level = ax.lines
     assert run.get_xdata().tolist() == [0, 1]
     assert run.get_ydata().tolist() == pytest.approx([0.2, 0.5])
@@ -58,7 +58,7 @@ def test_layers_are_means_with_a_band_and_one_layer_is_a_level_line(ax):
 
 def test_principal_components_are_those_of_the_covariance():
     x = np.random.default_rng(0).normal(size=(60, 5)) * [5, 3, 1, 0.5, 0.1] + 7
-    found = pictures.principal(x, 2)
+    found = figures.principal(x, 2)
     values = np.linalg.eigvalsh(np.cov(x.T))[::-1]
     assert found.shape == (60, 2)
     np.testing.assert_allclose(found.var(0, ddof=1), values[:2], rtol=1e-9)
@@ -68,6 +68,6 @@ def test_principal_components_are_those_of_the_covariance():
 
 def test_a_map_names_every_label_at_its_median(ax):
     points = np.array([[0, 0], [2, 0], [4, 9], [10, 10]])
-    pictures.embedding_map(ax, points, np.array([0, 0, 0, 2]), ["a", "unused", "b"])
+    figures.embedding_map(ax, points, np.array([0, 0, 0, 2]), ["a", "unused", "b"])
     assert [(t.get_text(), *t.get_position()) for t in ax.texts] == [("a", 2, 0), ("b", 10, 10)]
     assert [line.get_xdata().tolist() for line in ax.lines] == [[0, 2, 4], [10]]

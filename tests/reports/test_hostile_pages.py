@@ -8,7 +8,8 @@ import pytest
 import report_folder as cases
 
 from ssl_jax.core import config as config_lib
-from ssl_jax.stages import run_report, runs, sweep, sweep_report
+from ssl_jax.reports import run_report
+from ssl_jax.sweeps import report, run_folders, sweep
 
 EVIL = "\"'></title></style><evil onload=x><script>alert(1)</script><!-- ${x} \ud800"
 STATES = ("metrics.jsonl", "environment.jsonl", "scopes.json", "evaluation.json")
@@ -111,10 +112,10 @@ def test_the_report_of_a_sweep_too(tmp_path):
         (folder / "metrics.jsonl").write_text(text)
         (folder / "code.txt").write_text(f"{EVIL} 0\n", errors="replace")
         found.append(sweep.Run(i, f"{EVIL}{i}", values, config, folder))
-    runs.fail(found[0].folder, EVIL.encode("utf-8", "replace").decode())
-    results = sweep_report.collect(found)
-    metric, best = sweep_report.choose(results, f"valid/loss{EVIL}", "min")
-    groups, said = sweep_report.rank(results, metric, best), sweep_report.notes(tmp_path, results)
-    content = sweep_report.page(EVIL, results, groups, metric, best, said)
+    run_folders.fail(found[0].folder, EVIL.encode("utf-8", "replace").decode())
+    results = report.collect(found)
+    metric, best = report.choose(results, f"valid/loss{EVIL}", "min")
+    groups, said = report.rank(results, metric, best), report.notes(tmp_path, results)
+    content = report.page(EVIL, results, groups, metric, best, said)
     assert not {"evil", "script", "onload"} & names(content)
     assert content.count("&lt;evil") > 5

@@ -9,7 +9,7 @@ import page_checks
 import pytest
 from PIL import Image
 
-from ssl_jax.stages import html, plots
+from ssl_jax.reports import html, plots
 
 
 def points(svg, kind="curve"):

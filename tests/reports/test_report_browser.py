@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import report_folder as cases
 
-from ssl_jax.stages import html, plots, run_report
+from ssl_jax.reports import html, plots, run_report
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from ssl_jax.core.types import Features, Method, Spec
 from ssl_jax.data import base
 from ssl_jax.data.errors import BadFile
 from ssl_jax.engine import environment
-from ssl_jax.stages import gallery, metrics, run_report
+from ssl_jax.reports import examples, metrics, run_report
 
 HEADINGS = ["curves", "collapse", "examples-and-masks", "probes", "time", "config", "environment"]
 
@@ -150,8 +150,8 @@ def test_examples_are_usable_rows_with_the_masks_of_the_method(tmp_path):
     )
     config = ConfigDict({"seed": 0, "data": {"modality": "audio", "sample_rate": 8000}})
     params = {"w": jax.ShapeDtypeStruct((3,), "float32")}
-    gallery.write(tmp_path, config, method, params, corpus)
-    found = gallery.read(tmp_path)
+    examples.write(tmp_path, config, method, params, corpus)
+    found = examples.read(tmp_path)
     assert len(found) == 4 and found[0].rate == 10.0
     for example in found:
         file, _, label = example.name.partition(".wav: ")
@@ -160,21 +160,21 @@ def test_examples_are_usable_rows_with_the_masks_of_the_method(tmp_path):
         assert example.seconds == (4000 + 500 * i) / 8000
         assert example.masks.shape == (3, 10)
         assert example.masks[2].sum() == (0 if i % 2 else np.ceil((4000 + 500 * i) / 800))
-        assert example.picture.shape[0] == gallery.BANDS and example.picture.std() > 10
+        assert example.picture.shape[0] == examples.BANDS and example.picture.std() > 10
 
 
 def test_masks_cover_what_they_hide():
     picture = np.zeros((4, 4, 3), np.uint8)
-    image = gallery.Example("a", picture, np.zeros((0, 1)), 0.0, 0.0, [])
+    image = examples.Example("a", picture, np.zeros((0, 1)), 0.0, 0.0, [])
     mask = np.array([[True, True], [False, True]])
-    path = gallery._covered(mask, image, (100, 40))
+    path = examples._covered(mask, image, (100, 40))
     assert path == "M0.0 0.0h100.0v20.0h-100.0zM50.0 20.0h50.0v20.0h-50.0z"
     sound = image._replace(seconds=0.5, rate=4.0)
     # ten tokens a batch, two of them in this clip, the second longer than what is heard
-    found = gallery._covered(np.array([False, True, True, False]), sound, (100, 40))
+    found = examples._covered(np.array([False, True, True, False]), sound, (100, 40))
     assert found == "M50.0 0.0h50.0v40.0h-50.0z"
     # the grid of a spectrogram: rows are times, columns frequencies from low to high
-    assert gallery._covered(mask, sound, (100, 40)) == (
+    assert examples._covered(mask, sound, (100, 40)) == (
         "M0.0 0.0h100.0v20.0h-100.0zM0.0 20.0h50.0v20.0h-50.0z"
     )
 

@@ -17,17 +17,17 @@ from configs import common
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.mesh import make_mesh
 from ssl_jax.core.types import Features
-from ssl_jax.data import unit_store
+from ssl_jax.data import frame_label_store
 from ssl_jax.data.errors import BadFile, DataError
 from ssl_jax.engine import splits
-from ssl_jax.evals import units
+from ssl_jax.evals import unit_quality
 from ssl_jax.evals.baselines import Encoder
 from ssl_jax.ops import kmeans as ops
 from ssl_jax.stages import embed, kmeans, label
 
 RATE = 16000
 OPTIONS = kmeans.Options(clusters=6, batch_frames=150, tries=3, epochs=8, patience=1000)
-MFCC = units.mfcc_encoder(RATE)
+MFCC = unit_quality.mfcc_encoder(RATE)
 
 
 def open_split(folder, **data):
@@ -155,7 +155,7 @@ def test_a_killed_label_stage_goes_on_and_other_clusters_are_refused(
     split, path = open_split(corpus), tmp_path / "units"
     whole = label.write(tmp_path / "whole", MFCC, book, 0, split.corpus, window_s=0.8)
     monkeypatch.setattr(label, "_LOT", 5)
-    add = unit_store.Writer.add
+    add = frame_label_store.Writer.add
 
     def dies(self, key, units):
         if len(self) == 7:
@@ -163,7 +163,7 @@ def test_a_killed_label_stage_goes_on_and_other_clusters_are_refused(
         add(self, key, units)
 
     with monkeypatch.context() as patch:
-        patch.setattr(unit_store.Writer, "add", dies)
+        patch.setattr(frame_label_store.Writer, "add", dies)
         with pytest.raises(KeyboardInterrupt):
             label.write(path, MFCC, book, 0, split.corpus, window_s=0.8)
     assert not path.exists()

@@ -7,7 +7,7 @@ import pytest
 from ssl_jax import evaluate
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ABSENT, ConfigError
-from ssl_jax.stages import differ
+from ssl_jax.sweeps import diff
 
 
 def make(folder, lr, accuracy, **more):
@@ -38,7 +38,7 @@ def test_what_differs_is_beside_each_other_and_the_rest_is_counted(two):
         {"features": "this run", "probe": "ridge", "layer": 2, "test": [0.25, 0.75], "layers": {}}
     ]
     (two[0] / "evaluation.json").write_text(json.dumps({"results": rows}))
-    configs, found, agreed = differ.compare(two)
+    configs, found, agreed = diff.compare(two)
     assert configs == {
         "optim.lr": [1e-3, 3e-3],
         "extra": [ABSENT, True],
@@ -55,26 +55,26 @@ def test_rows_of_an_evaluation_are_told_apart(two):
         {"split": "test", "wer": 0.1, "worst": [{"id": 1}], "about": []},
     ]
     (two[0] / "evaluation.json").write_text(json.dumps({"results": rows}))
-    found = differ.results(two[0])
+    found = diff.results(two[0])
     assert found["MFCC 0 pnmi"] == 0.3 and found["MFCC 1 pnmi"] == 0.4
     assert found["test wer"] == 0.1
     assert {k for k in found if k.startswith("test")} == {"test wer"}
     # a probe says itself which layer it chose
     rows = [{"features": "this run", "probe": "knn", "layer": 4, "test": [1.0]}]
     (two[0] / "evaluation.json").write_text(json.dumps({"results": rows}))
-    assert differ.results(two[0])["this run knn test"] == 1.0
+    assert diff.results(two[0])["this run knn test"] == 1.0
 
 
 def test_runs_are_named_by_pattern_folder_or_signature(two, tmp_path):
-    assert differ.expand("kws/*") == list(two)
+    assert diff.expand("kws/*") == list(two)
     shown = [folder.relative_to(tmp_path) for folder in two]
-    assert differ.expand(f"{two[1]},all/kws/*") == [two[1], shown[0]]
+    assert diff.expand(f"{two[1]},all/kws/*") == [two[1], shown[0]]
     sign = config_lib.sign(config_lib.from_json((two[1] / "config.json").read_text()))
-    assert differ.expand(f"all/kws/b, {sign[:6]}") == [shown[1]]
+    assert diff.expand(f"all/kws/b, {sign[:6]}") == [shown[1]]
     with pytest.raises(FileNotFoundError, match=r"(?s)'nothing/\*' is no folder.*kws/a"):
-        differ.expand("nothing/*")
+        diff.expand("nothing/*")
     with pytest.raises(ConfigError, match=r"is of 1 runs \(.*kws/a\): name two or more"):
-        differ.compare(two[:1])
+        diff.compare(two[:1])
 
 
 def test_the_command_prints_few_runs_in_columns_and_many_in_rows(two, tmp_path, capsys):

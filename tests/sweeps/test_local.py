@@ -12,7 +12,7 @@ import pytest
 
 from ssl_jax.core import orphans
 from ssl_jax.core.config import ConfigError
-from ssl_jax.stages import clusters, launch, runs, sweep
+from ssl_jax.sweeps import clusters, local, run_folders, sweep
 
 FILE = """
 from ml_collections import ConfigDict
@@ -77,26 +77,26 @@ def times(found):
 def test_a_run_knows_the_process_with_which_it_is_to_end(found):
     note = "import os, pathlib, sys; "
     note += f"pathlib.Path(sys.argv[1], 'parent').write_text(os.environ[{orphans.VARIABLE!r}])"
-    launch.local(found, lambda run: [sys.executable, "-c", note, str(run.folder)], 5, print)
+    local.local(found, lambda run: [sys.executable, "-c", note, str(run.folder)], 5, print)
     assert [(run.folder / "parent").read_text() for run in found] == [str(os.getpid())] * 5
 
 
 @pytest.mark.slow
 def test_the_others_go_on_and_a_second_launch_repeats_only_what_is_not_done(found, here):
     said = []
-    launch.local(found, command({1: "fails", 3: "dies"}), 2, said.append, ["4", "7"])
-    states = [runs.state(run.folder) for run in found]
+    local.local(found, command({1: "fails", 3: "dies"}), 2, said.append, ["4", "7"])
+    states = [run_folders.state(run.folder) for run in found]
     assert states == ["done", "failed", "done", "failed", "done"]
-    assert runs.failure(found[1].folder) == "ValueError: a clip is broken"
-    assert runs.failure(found[3].folder).startswith("ended by SIGKILL (out of memory?")
-    assert runs.failure(found[3].folder).endswith("no memory is left")
+    assert run_folders.failure(found[1].folder) == "ValueError: a clip is broken"
+    assert run_folders.failure(found[3].folder).startswith("ended by SIGKILL (out of memory?")
+    assert run_folders.failure(found[3].folder).endswith("no memory is left")
     assert any(f"run 1 ({found[1].label}) failed: ValueError: a clip is" in x for x in said)
     worked = times(found)
     assert len(worked) == 3 and {(r.folder / "device").read_text() for r in found} == {"4", "7"}
     for moment, _ in worked:
         assert sum(start <= moment < end for start, end in worked) <= 2
-    launch.local(found, command(), 5, said.append)
-    assert [runs.state(run.folder) for run in found] == ["done"] * 5
+    local.local(found, command(), 5, said.append)
+    assert [run_folders.state(run.folder) for run in found] == ["done"] * 5
     assert len(times(found)) == 5
     assert any("3 of 5 runs are done" in x for x in said) and any("tried again" in x for x in said)
     assert (found[3].folder / "log.txt").read_text().count("$ ") == 2
@@ -105,11 +105,11 @@ def test_the_others_go_on_and_a_second_launch_repeats_only_what_is_not_done(foun
 @pytest.mark.slow
 def test_a_run_that_another_process_holds_is_waited_for(found, here):
     held = subprocess.Popen(command()(found[0]))
-    while not runs.busy(found[0].folder):
+    while not run_folders.busy(found[0].folder):
         assert held.poll() is None
         time.sleep(0.01)
     said = []
-    launch.local(found[:2], command(), 2, said.append)
+    local.local(found[:2], command(), 2, said.append)
     assert held.wait() == 0 and len(times(found[:1])) == 1
     assert any(f"process {held.pid} on " in line and "waiting" in line for line in said)
 
@@ -136,7 +136,7 @@ launch.local(found, command, 2, print)
     start = time.monotonic()
     assert "KeyboardInterrupt" in process.communicate(timeout=30)[1]
     assert time.monotonic() - start < 20
-    assert not any(runs.failure(run.folder) for run in found)
+    assert not any(run_folders.failure(run.folder) for run in found)
 
 
 @pytest.mark.slow
@@ -152,7 +152,7 @@ def test_slurm_through_submitit(found, here, tmp_path):
     jobs[0].result()
     with pytest.raises(Exception, match="ended with status 1"):
         jobs[1].result()
-    assert [runs.state(run.folder) for run in found[:3]] == ["done", "done", "failed"]
+    assert [run_folders.state(run.folder) for run in found[:3]] == ["done", "done", "failed"]
     with pytest.raises(ConfigError, match=r"--option: .*gpus"):
         clusters.slurm(
             found, command(), 2, said.append, tmp_path / "root", {"cluster": "local", "gpus": "1"}

@@ -6,7 +6,7 @@ import pytest
 
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import lock
-from ssl_jax.stages import runs
+from ssl_jax.sweeps import run_folders
 
 
 def folder_of(root, name, seed, code="aaaa00001111"):
@@ -24,18 +24,18 @@ def test_work_is_done_once_and_a_failure_is_kept_and_tried_again(tmp_path):
 
     def breaks():
         calls.append("breaks")
-        assert runs.state(tmp_path) == "running"
+        assert run_folders.state(tmp_path) == "running"
         raise ValueError("no such clip")
 
-    assert runs.state(tmp_path) == "waiting"
+    assert run_folders.state(tmp_path) == "waiting"
     with pytest.raises(ValueError, match="no such clip"):
-        runs.once(tmp_path, breaks)
-    assert runs.state(tmp_path) == "failed"
-    assert runs.failure(tmp_path) == "ValueError: no such clip"
+        run_folders.once(tmp_path, breaks)
+    assert run_folders.state(tmp_path) == "failed"
+    assert run_folders.failure(tmp_path) == "ValueError: no such clip"
     assert "in breaks" in json.loads((tmp_path / "FAILED").read_text())["trace"]
-    assert runs.once(tmp_path, lambda: calls.append("works"))
-    assert runs.state(tmp_path) == "done" and runs.failure(tmp_path) == ""
-    assert not runs.once(tmp_path, breaks)
+    assert run_folders.once(tmp_path, lambda: calls.append("works"))
+    assert run_folders.state(tmp_path) == "done" and run_folders.failure(tmp_path) == ""
+    assert not run_folders.once(tmp_path, breaks)
     assert calls == ["breaks", "works"]
 
 
@@ -44,23 +44,23 @@ def test_an_interrupted_run_is_stopped_and_goes_on(tmp_path):
         raise SystemExit(0)
 
     with pytest.raises(SystemExit):
-        runs.once(tmp_path, interrupted)
-    assert runs.state(tmp_path) == "stopped"
-    assert runs.once(tmp_path, lambda: None)
+        run_folders.once(tmp_path, interrupted)
+    assert run_folders.state(tmp_path) == "stopped"
+    assert run_folders.once(tmp_path, lambda: None)
 
 
 def test_a_folder_is_held_by_one(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "PATIENCE", 0.02)
     with lock.hold(tmp_path):
-        assert runs.busy(tmp_path)
+        assert run_folders.busy(tmp_path)
         with (
-            pytest.raises(runs.Busy, match=r"process \d+ on .* works in .*: wait for it"),
+            pytest.raises(run_folders.Busy, match=r"process \d+ on .* works in .*: wait for it"),
             lock.hold(tmp_path),
         ):
             raise AssertionError
-    assert not runs.busy(tmp_path)
+    assert not run_folders.busy(tmp_path)
     with lock.hold(tmp_path):
-        assert runs.state(tmp_path) == "running"
+        assert run_folders.state(tmp_path) == "running"
 
 
 def test_a_run_is_found_by_the_beginning_of_its_signature(tmp_path, monkeypatch):
@@ -69,21 +69,21 @@ def test_a_run_is_found_by_the_beginning_of_its_signature(tmp_path, monkeypatch)
     signs = [folder_of(places[i % 2], f"kws/{i}", seed=i) for i in range(4)]
     (places[0] / "kws/0/checkpoints/4").mkdir(parents=True)
     (places[0] / "kws/0/checkpoints/config.json").write_text("{}")  # of no run
-    assert len(list(runs.walk(places[0]))) == 2
+    assert len(list(run_folders.walk(places[0]))) == 2
     for i, sign in enumerate(signs):
-        assert runs.find(sign[:9]) == places[i % 2] / f"kws/{i}"
+        assert run_folders.find(sign[:9]) == places[i % 2] / f"kws/{i}"
     again = folder_of(places[0], "again", seed=3, code="bbbb00001111")
     with pytest.raises(
         ValueError, match=r"begins the signatures of 2 runs(.|\n)*again(.|\n)*kws/3"
     ):
-        runs.find(again[:9])
-    assert runs.find(f"{again[:9]}@bb") == places[0] / "again"
+        run_folders.find(again[:9])
+    assert run_folders.find(f"{again[:9]}@bb") == places[0] / "again"
     with pytest.raises(FileNotFoundError, match=r"(?s)'0000'.*SSL_JAX_RUNS.*" + signs[0]):
-        runs.find("0000")
+        run_folders.find("0000")
 
 
 def test_a_config_that_can_not_be_read_has_no_signature(tmp_path):
     sign = folder_of(tmp_path, "run", 0)
-    assert runs.signature(tmp_path / "run") == sign
+    assert run_folders.signature(tmp_path / "run") == sign
     (tmp_path / "run" / "config.json").write_text("{broken")
-    assert [f.signature for f in runs.walk(tmp_path)] == [""]
+    assert [f.signature for f in run_folders.walk(tmp_path)] == [""]

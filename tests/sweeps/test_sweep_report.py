@@ -9,7 +9,7 @@ from page_checks import Page
 from ssl_jax.core import lock
 from ssl_jax.core.config import ConfigError
 from ssl_jax.evals import table
-from ssl_jax.stages import runs, sweep, sweep_report, sweep_status
+from ssl_jax.sweeps import report, run_folders, status, sweep
 
 FILE = """
 from ml_collections import ConfigDict
@@ -43,7 +43,7 @@ def begun(tmp_path):
         (run.folder / "code.txt").write_text("aaaa00001111 0\n")
         (run.folder / "lock").touch()
         if (lr, seed) == (3.0, 0):
-            runs.fail(run.folder, "CollapseError: the targets <collapsed>")
+            run_folders.fail(run.folder, "CollapseError: the targets <collapsed>")
         elif (lr, seed) != (3.0, 1):
             (run.folder / "DONE").write_text("{}")
     return root, found
@@ -51,14 +51,14 @@ def begun(tmp_path):
 
 def test_runs_are_ranked_by_their_mean_over_seeds(begun):
     found = begun[1]
-    results = sweep_report.collect(found)
-    metric, best = sweep_report.choose(results, "valid/accuracy")
+    results = report.collect(found)
+    metric, best = report.choose(results, "valid/accuracy")
     assert best == "max"
-    groups = sweep_report.rank(results, metric, best)
+    groups = report.rank(results, metric, best)
     assert [g.values["optim.lr"] for g in groups] == [2.0, 1.0, 3.0]
     assert groups[0].scores == [0.9, 0.8, 0.85] and groups[2].scores == [0.3]
-    assert [g.values["optim.lr"] for g in sweep_report.rank(results, metric, "min")] == [3, 1, 2]
-    rows = sweep_report.ranking(groups, metric)
+    assert [g.values["optim.lr"] for g in report.rank(results, metric, "min")] == [3, 1, 2]
+    rows = report.ranking(groups, metric)
     _, half = table.interval([0.9, 0.8, 0.85])
     assert rows[0] == {
         "rank": 1,
@@ -71,18 +71,18 @@ def test_runs_are_ranked_by_their_mean_over_seeds(begun):
 
 
 def test_the_metric_and_its_better_end_are_chosen_or_named(begun):
-    results = sweep_report.collect(begun[1])
-    assert sweep_report.choose(results) == ("train/loss", "min")
-    assert sweep_report.choose(results, "valid/accuracy", "min") == ("valid/accuracy", "min")
+    results = report.collect(begun[1])
+    assert report.choose(results) == ("train/loss", "min")
+    assert report.choose(results, "valid/accuracy", "min") == ("valid/accuracy", "min")
     with pytest.raises(ConfigError, match=r"--metric valid/acuracy: did you mean 'valid/acc"):
-        sweep_report.choose(results, "valid/acuracy")
+        report.choose(results, "valid/acuracy")
     own = results[0].run.config
     with own.unlocked():
         own.checkpoint.best_metric, own.checkpoint.best_mode = "valid/accuracy", "max"
-    assert sweep_report.choose(results) == ("valid/accuracy", "max")
+    assert report.choose(results) == ("valid/accuracy", "max")
     for name, best in (("valid/word_wer", "min"), ("a/perplexity", "min"), ("a/std", "max")):
         results[0].rows.append({"step": 3, name: 1.0})
-        assert sweep_report.choose(results, name) == (name, best)
+        assert report.choose(results, name) == (name, best)
 
 
 def test_the_report_says_what_failed_and_what_is_of_another_version(begun):
@@ -91,7 +91,7 @@ def test_the_report_says_what_failed_and_what_is_of_another_version(begun):
     stranger = root / "0123abcd"
     stranger.mkdir()
     (stranger / "config.json").write_text("{}")
-    rows, said, metric = sweep_report.write(root, found, "valid/accuracy")
+    rows, said, metric = report.write(root, found, "valid/accuracy")
     assert rows[0]["rank"] == 1 and metric == "valid/accuracy"
     text = "\n".join(said)
     assert f"run 6 ({found[6].label}) failed: CollapseError: the targets <collapsed>" in text
@@ -106,7 +106,7 @@ def test_the_report_says_what_failed_and_what_is_of_another_version(begun):
 
 def test_the_csv_has_every_row_of_every_run(begun):
     root, found = begun
-    sweep_report.write(root, found)
+    report.write(root, found)
     with (root / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 27
@@ -125,7 +125,7 @@ def test_the_csv_has_every_row_of_every_run(begun):
 
 def test_the_page_stands_alone_and_has_every_plot(begun):
     root, found = begun
-    sweep_report.write(root, found, "valid/accuracy")
+    report.write(root, found, "valid/accuracy")
     page = Page((root / "report.html").read_text())
     labels = [a["aria-label"] for tag, a in page.tags if tag == "svg"]
     assert labels == [
@@ -143,7 +143,7 @@ def test_a_sweep_without_a_number_is_reported_too(begun):
     root, found = begun
     for run in found:
         (run.folder / "metrics.jsonl").unlink()
-    rows, said, metric = sweep_report.write(root, found)
+    rows, said, metric = report.write(root, found)
     assert [row["rank"] for row in rows] == ["-"] * 3 and metric == "train/loss"
     assert len(said) == 1 and "run 6" in said[0]
     Page((root / "report.html").read_text())
@@ -155,8 +155,8 @@ def test_the_status_follows_the_files(begun):
     with (found[0].folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "time": 104.0, "trai')  # being written
     with lock.hold(found[0].folder):
-        rows = sweep_status.table(found)
-        words = sweep_status.summary(found)
+        rows = status.table(found)
+        words = status.summary(found)
     assert words == "9 runs: 6 done, 1 failed, 1 running, 1 stopped"
     assert rows[0]["state"] == "running" and rows[0]["step"] == "2/2"
     assert rows[0]["loss"] == "0.5" and rows[0]["left"] == "0s"
@@ -172,5 +172,5 @@ def test_the_time_left_is_that_of_the_pace(begun):
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     (run.folder / "DONE").unlink()
     with lock.hold(run.folder):
-        assert sweep_status.table(found)[0]["left"] == "15m"
-    assert [sweep_status.clock(s) for s in (42, 3600, 7620)] == ["42s", "1h00m", "2h07m"]
+        assert status.table(found)[0]["left"] == "15m"
+    assert [status.clock(s) for s in (42, 3600, 7620)] == ["42s", "1h00m", "2h07m"]

@@ -4,7 +4,7 @@ import pytest
 
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
-from ssl_jax.stages import sweep
+from ssl_jax.sweeps import sweep
 
 FILE = """
 from ml_collections import ConfigDict

@@ -15,8 +15,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from ssl_jax.data import containers, ffmpeg
 from ssl_jax.data.errors import Unreadable
+from ssl_jax.data.readers import containers, ffmpeg
 
 # What libsndfile turns into int16 without an overflow; floats and lossy codecs can exceed
 # full scale, so those are read as float32 and clipped here.

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from ssl_jax.core import paths
-from ssl_jax.data import audio, identity
 from ssl_jax.data.errors import BadFile, Unreadable
+from ssl_jax.data.readers import audio, identity
 
 Text = np.dtypes.StringDType()
 S = TypeVar("S", bound="Source")

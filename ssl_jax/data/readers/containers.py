@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
-from ssl_jax.data import flac, mp3
+from ssl_jax.data.readers import flac, mp3
 
 # A size that stands for "not known yet": that of a format's own limit, or near it, or the round
 # number of a program that streams. Under a tenth of it is there.

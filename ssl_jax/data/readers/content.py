@@ -15,9 +15,9 @@ import tqdm
 
 from ssl_jax.core import atomic
 from ssl_jax.core import paths as paths_lib
-from ssl_jax.data import files
 from ssl_jax.data.errors import Unreadable
-from ssl_jax.data.source import Source
+from ssl_jax.data.readers import files
+from ssl_jax.data.readers.base import Source
 
 _PIECE = 1 << 22
 

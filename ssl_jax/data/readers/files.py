@@ -15,8 +15,8 @@ import tqdm
 
 from ssl_jax.core import atomic, pulse
 from ssl_jax.core import paths as paths_lib
-from ssl_jax.data import audio, ffmpeg, identity
 from ssl_jax.data.errors import DataError, Unreadable
+from ssl_jax.data.readers import audio, ffmpeg, identity
 
 # Fewer headers than this are read again faster than their index is looked up.
 CACHE_FROM = 200

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from ssl_jax.core import paths as paths_lib
-from ssl_jax.data import ffmpeg, identity, lines
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.files import Files, headers
-from ssl_jax.data.source import Rows, text
+from ssl_jax.data.readers import ffmpeg, identity, lines
+from ssl_jax.data.readers.base import Rows, text
+from ssl_jax.data.readers.files import Files, headers
 
 EXTENSIONS = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aiff", ".aif", ".aifc"),

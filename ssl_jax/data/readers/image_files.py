@@ -14,9 +14,9 @@ import numpy as np
 import tqdm
 
 from ssl_jax.core import atomic, paths, pulse
-from ssl_jax.data import files, folders, identity, manifests
 from ssl_jax.data.errors import DataError, Unreadable
-from ssl_jax.data.source import Items, text
+from ssl_jax.data.readers import files, folders, identity, manifests
+from ssl_jax.data.readers.base import Items, text
 
 EXTENSIONS = (
     ".jpg",

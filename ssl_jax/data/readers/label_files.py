@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ssl_jax.core import atomic, paths
-from ssl_jax.data import lines as lines_lib
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.files import fault, headers
-from ssl_jax.data.manifests import CLIPS
-from ssl_jax.data.source import text
+from ssl_jax.data.readers import lines as lines_lib
+from ssl_jax.data.readers.base import text
+from ssl_jax.data.readers.files import fault, headers
+from ssl_jax.data.readers.manifests import CLIPS
 
 PATHS = ("path", "file", "filename", "file_name")  # names of the column of the sound files
 SPLITS = {"train": "train", "valid": "valid", "test": "test"}

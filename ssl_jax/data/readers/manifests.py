@@ -6,10 +6,10 @@ import pathlib
 import numpy as np
 
 from ssl_jax.core import paths
-from ssl_jax.data import lines as lines_lib
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.files import Files, headers
-from ssl_jax.data.source import Rows, text
+from ssl_jax.data.readers import lines as lines_lib
+from ssl_jax.data.readers.base import Rows, text
+from ssl_jax.data.readers.files import Files, headers
 
 CLIPS = "clips"  # where Common Voice keeps the files of the tables beside it
 _TRIED = 16  # rows that say where the files of a table are

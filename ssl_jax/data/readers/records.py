@@ -17,10 +17,10 @@ import tqdm
 from array_record.python import array_record_data_source, array_record_module
 
 from ssl_jax.core import atomic, paths, pulse
-from ssl_jax.data import audio, folders, identity
 from ssl_jax.data.errors import DataError, Unreadable
-from ssl_jax.data.files import check_whole_set
-from ssl_jax.data.source import Items, Rows, text
+from ssl_jax.data.readers import audio, folders, identity
+from ssl_jax.data.readers.base import Items, Rows, text
+from ssl_jax.data.readers.files import check_whole_set
 
 SUFFIX = ".array_record"
 REQUEST = "convert.json"  # what a folder of shards was made from, and whether it is whole

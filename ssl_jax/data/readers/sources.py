@@ -22,31 +22,32 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.core import paths, pulse
-from ssl_jax.data import folders, hashing, image_files, lines, manifests, text_files
+from ssl_jax.data import hashing
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.source import Items, Recordings, Rows, S, Source, text
+from ssl_jax.data.readers import folders, image_files, lines, manifests, text_files
+from ssl_jax.data.readers.base import Items, Recordings, Rows, S, Source, text
 
 
 def _array_record(path: pathlib.Path, options: dict) -> Rows:
-    from ssl_jax.data import records  # only this kind needs the library
+    from ssl_jax.data.readers import records  # only this kind needs the library
 
     return records.array_record(path, options)
 
 
 def _array_record_images(path: pathlib.Path, options: dict) -> Items:
-    from ssl_jax.data import records  # only this kind needs the library
+    from ssl_jax.data.readers import records  # only this kind needs the library
 
     return records.array_record_images(path, options)
 
 
 def _tfds(path: pathlib.Path, options: dict) -> Rows:
-    from ssl_jax.data import tfds  # slow to import
+    from ssl_jax.data.readers import tfds  # slow to import
 
     return tfds.tfds(path, options)
 
 
 def _tfds_images(path: pathlib.Path, options: dict) -> Items:
-    from ssl_jax.data import tfds  # slow to import
+    from ssl_jax.data.readers import tfds  # slow to import
 
     return tfds.tfds_images(path, options)
 

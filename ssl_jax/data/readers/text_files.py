@@ -14,9 +14,9 @@ import numpy as np
 import tqdm
 
 from ssl_jax.core import atomic, paths, pulse
-from ssl_jax.data import files, identity, lines
 from ssl_jax.data.errors import DataError, Unreadable
-from ssl_jax.data.source import Items, text
+from ssl_jax.data.readers import files, identity, lines
+from ssl_jax.data.readers.base import Items, text
 
 _BLANK_LINE = re.compile(rb"\n[ \t\r]*\n")
 # A longer document is read in pieces of whole lines of about this many bytes.

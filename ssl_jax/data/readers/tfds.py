@@ -17,10 +17,10 @@ import numpy as np
 import tqdm
 
 from ssl_jax.core import atomic, paths, pulse
-from ssl_jax.data import audio, identity
 from ssl_jax.data.errors import DataError, Unreadable
-from ssl_jax.data.files import fingerprint, save_index
-from ssl_jax.data.source import Items, Rows, Text
+from ssl_jax.data.readers import audio, identity
+from ssl_jax.data.readers.base import Items, Rows, Text
+from ssl_jax.data.readers.files import fingerprint, save_index
 
 _SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 # The version whose audio feature is known to need, and to work with, the repair below.

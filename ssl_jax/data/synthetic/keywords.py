@@ -62,7 +62,7 @@ def keywords(
     Raises ValueError for an unknown split.
     """
     request = {"version": _VERSION, "clips": clips, "words": list(words), "seed": seed}
-    return make(root, "keywords", request, "ssl_jax.data.synth", progress)
+    return make(root, "keywords", request, "ssl_jax.data.synthetic.keywords", progress)
 
 
 def make(
@@ -192,7 +192,7 @@ def write_wav(path: pathlib.Path, samples: np.ndarray) -> None:
 def _write(folder: pathlib.Path, request: dict) -> None:
     import soxr
 
-    from ssl_jax.data.espeak import Espeak
+    from ssl_jax.data.synthetic.espeak import Espeak
 
     espeak = Espeak()
     clips = plan_clips(

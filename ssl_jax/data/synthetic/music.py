@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssl_jax.core import atomic
-from ssl_jax.data import compose, synth
-from ssl_jax.data.compose import Part
+from ssl_jax.data.synthetic import keywords, tonal_pieces
+from ssl_jax.data.synthetic.tonal_pieces import Part
 
 RATE = 16000
 SPLITS = ("train", "valid", "test")
@@ -137,7 +137,7 @@ def draw_note(programs: Mapping[str, tuple[int, ...]], seconds: float, rng: Any)
     pitch, velocity = int(rng.choice(PITCHES)), int(rng.integers(40, 128))
     start = float(rng.uniform(0.0, 0.1 * seconds))
     held = float(rng.uniform(0.4, 0.7) * seconds)
-    note = compose.Note(start, start + held, pitch, velocity)
+    note = tonal_pieces.Note(start, start + held, pitch, velocity)
     columns = {"instrument": family, "program": str(program)}
     columns |= {"pitch": str(pitch), "velocity": str(velocity)}
     return Piece([Part(program, False, [note])], columns)
@@ -154,8 +154,8 @@ def draw_track(programs: Mapping[str, tuple[int, ...]], seconds: float, rng: Any
     }
     chosen = {part: int(rng.choice(programs[family])) for part, family in families.items()}
     drums = bool(rng.random() < 0.7)
-    parts = compose.piece(tonic, mode, tempo, seconds, chosen, drums, rng)
-    columns = {"key": f"{compose.TONICS[tonic]} {mode}", "tempo": f"{tempo:g}"}
+    parts = tonal_pieces.piece(tonic, mode, tempo, seconds, chosen, drums, rng)
+    columns = {"key": f"{tonal_pieces.TONICS[tonic]} {mode}", "tempo": f"{tempo:g}"}
     columns |= {"instrument": families["melody"]}
     columns |= {"programs": " ".join(map(str, chosen.values())), "drums": "yes" if drums else "no"}
     return Piece(parts, columns)
@@ -220,7 +220,7 @@ def midi(parts: list[Part], seconds: float) -> bytes:
 def record(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Gives sound (n,) a level and a little noise: int16 (n,), never clipped."""
     power = np.sqrt(np.mean(np.square(sound, dtype=np.float64))) + 1e-9
-    noise = synth.coloured_noise(len(sound), rng.uniform(0.0, 2.0), rng)
+    noise = keywords.coloured_noise(len(sound), rng.uniform(0.0, 2.0), rng)
     mixed = sound / power + 10 ** (-rng.uniform(25.0, 50.0) / 20) * noise
     level = 10 ** (rng.uniform(-30.0, -15.0) / 20)
     level = min(level, 0.95 / np.abs(mixed).max())

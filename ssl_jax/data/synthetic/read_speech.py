@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssl_jax.core import atomic
-from ssl_jax.data import alignments, audio, synth
-from ssl_jax.data.synth import RATE
+from ssl_jax.data import alignments
+from ssl_jax.data.readers import audio
+from ssl_jax.data.synthetic import keywords
+from ssl_jax.data.synthetic.keywords import RATE
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 KINDS = ("sentences", "digits")
@@ -90,7 +92,9 @@ def corpus(
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}: use one of {', '.join(KINDS)}")
     request = {"version": _VERSION, "clips": clips, "kind": kind, "seed": seed}
-    return synth.make(root, f"read-{kind}", request, "ssl_jax.data.read_speech", progress)
+    return keywords.make(
+        root, f"read-{kind}", request, "ssl_jax.data.synthetic.read_speech", progress
+    )
 
 
 def plan(variants: Sequence[str], kind: str, clips: dict[str, int], seed: int) -> list[Utterance]:
@@ -98,7 +102,7 @@ def plan(variants: Sequence[str], kind: str, clips: dict[str, int], seed: int) -
     rng = np.random.default_rng(seed)
     out: list[Utterance] = []
     owner: dict[str, str] = {}
-    for split, own in synth.split_voices(variants, rng).items():
+    for split, own in keywords.split_voices(variants, rng).items():
         count = 0
         while count < clips.get(split, 0):
             words = draw_text(kind, rng)
@@ -123,8 +127,8 @@ def record(speech: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, in
     before, after = (int(RATE * x) for x in rng.uniform(0.0, (0.15, 0.15)))
     clip = np.pad(speech.astype(np.float64), (before, after + int(_TAIL * RATE)))
     clip /= np.sqrt(np.mean(clip**2)) + 1e-9
-    clip = synth.convolve(clip, synth.room(rng.uniform(0.03, 0.25), rng))[: len(clip)]
-    noise = synth.coloured_noise(len(clip), rng.uniform(0.0, 2.0), rng)
+    clip = keywords.convolve(clip, keywords.room(rng.uniform(0.03, 0.25), rng))[: len(clip)]
+    noise = keywords.coloured_noise(len(clip), rng.uniform(0.0, 2.0), rng)
     mixed = clip + 10 ** (-rng.uniform(3.0, 20.0) / 20) * noise
     level = 10 ** (rng.uniform(-42.0, -12.0) / 20)
     return np.clip(mixed * level * 32767, -32768, 32767).astype(np.int16), before
@@ -133,7 +137,7 @@ def record(speech: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, in
 def _write(folder: pathlib.Path, request: dict[str, Any]) -> None:
     import soxr
 
-    from ssl_jax.data.espeak import SILENCE, Espeak
+    from ssl_jax.data.synthetic.espeak import SILENCE, Espeak
 
     espeak = Espeak()
     todo = plan(espeak.variants([_ACCENT]), request["kind"], request["clips"], request["seed"])

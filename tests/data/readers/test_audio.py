@@ -5,7 +5,8 @@ import pytest
 import soundfile
 import soxr
 
-from ssl_jax.data import audio, inputs
+from ssl_jax.data import inputs
+from ssl_jax.data.readers import audio
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac"])

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from ssl_jax.data import audio, containers, ffmpeg, inputs
+from ssl_jax.data import inputs
 from ssl_jax.data.corpus import open_split
 from ssl_jax.data.errors import BadFile, DataError, Unreadable
-from ssl_jax.data.sources import open_source
+from ssl_jax.data.readers import audio, containers, ffmpeg
+from ssl_jax.data.readers.sources import open_source
 
 RATE = 16000
 # name -> (format, subtype) of what states its length in bytes

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from ssl_jax.data import content, files, records
-from ssl_jax.data.sources import open_items, open_source
+from ssl_jax.data.readers import content, files, records
+from ssl_jax.data.readers.sources import open_items, open_source
 
 
 def put(path, seed, samples=800):

@@ -6,10 +6,11 @@ import tarfile
 import numpy as np
 import pytest
 
-from ssl_jax.data import apart, identity, records
+from ssl_jax.data import apart
 from ssl_jax.data.corpus import open_split
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.sources import open_items, open_source
+from ssl_jax.data.readers import identity, records
+from ssl_jax.data.readers.sources import open_items, open_source
 
 
 def folder(path, **options):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from ssl_jax.data import label_files
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.lines import read_table
+from ssl_jax.data.readers import label_files
+from ssl_jax.data.readers.lines import read_table
 
 
 @pytest.fixture

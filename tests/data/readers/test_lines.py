@@ -1,12 +1,12 @@
-"""Every reader of text takes rows from data/lines.py; what is no text is named by file and row."""
+"""Every text reader takes its rows from data/readers/lines.py; invalid text is named by row."""
 
 import itertools
 import tracemalloc
 
 import pytest
 
-from ssl_jax.data import lines
 from ssl_jax.data.errors import DataError
+from ssl_jax.data.readers import lines
 
 
 @pytest.fixture

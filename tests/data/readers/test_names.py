@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from ssl_jax.core import paths
-from ssl_jax.data import alignments, label_files, shards
+from ssl_jax.data import alignments, shards
 from ssl_jax.data.corpus import open_split
 from ssl_jax.data.errors import Bad, BadTally, DataError
-from ssl_jax.data.sources import open_source
+from ssl_jax.data.readers import label_files
+from ssl_jax.data.readers.sources import open_source
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"
 LATIN = os.fsdecode(b"mod\xe0 - la notte.wav")
@@ -83,7 +84,7 @@ def test_names_and_texts_are_the_same_in_the_locale_of_c(tmp_path, write, utf8):
     write(tmp_path / NFC / f"{NFC}.wav")
     (tmp_path / "t.tsv").write_text(f"path\tlabel\n{NFC}/{NFD}.wav\t{NFC}\n", encoding="utf-8")
     program = f"""
-from ssl_jax.data.sources import open_source
+from ssl_jax.data.readers.sources import open_source
 for kind, path in (("folder", "caf\\u00e9"), ("table", "t.tsv")):
     source = open_source("train.x", {{"kind": kind, "path": {str(tmp_path)!r} + "/" + path}})
     found = [source.key(i) for i in range(len(source))], source.samples.tolist()

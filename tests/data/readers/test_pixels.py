@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_jax.data import inputs, pixels
+from ssl_jax.data import inputs
 from ssl_jax.data.corpus import open_split
 from ssl_jax.data.errors import BadFile, DataError, Unreadable
+from ssl_jax.data.readers import pixels
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (12, 16, 3)).astype(np.uint8)
 GREY = COLOUR[..., 0]

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from ssl_jax.data import records
 from ssl_jax.data import shards as shards_lib
 from ssl_jax.data.errors import BadFile, DataError
-from ssl_jax.data.sources import open_source
+from ssl_jax.data.readers import records
+from ssl_jax.data.readers.sources import open_source
 
 
 def clip(n, seed):

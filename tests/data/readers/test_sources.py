@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from ssl_jax.data import files
 from ssl_jax.data.errors import BadFile, DataError
-from ssl_jax.data.sources import open_source
+from ssl_jax.data.readers import files
+from ssl_jax.data.readers.sources import open_source
 
 
 def opened(kind, path, split="train", **options):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_jax.data.audio import encode_flac
 from ssl_jax.data.corpus import open_split
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.sources import open_source
+from ssl_jax.data.readers.audio import encode_flac
+from ssl_jax.data.readers.sources import open_source
 
 library = pytest.importorskip("tensorflow_datasets")
 
@@ -25,7 +25,7 @@ def _stored(self, file, form):
 @pytest.fixture
 def prepare(tmp_path, monkeypatch):
     """Returns prepare(encoded) -> the folder of a dataset of 4 clips, split validation."""
-    from ssl_jax.data import tfds
+    from ssl_jax.data.readers import tfds
 
     tfds._library()  # so that the audio feature can be built
     from tensorflow_datasets.core.features import audio_feature as feature
@@ -121,7 +121,7 @@ def test_another_version_is_refused_by_name(monkeypatch, tmp_path):
 @pytest.fixture
 def prepare_images(tmp_path):
     """Returns the folder of a dataset of 5 pictures of two classes, split train."""
-    from ssl_jax.data import tfds
+    from ssl_jax.data.readers import tfds
 
     tfds._library()
 

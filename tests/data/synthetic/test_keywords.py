@@ -6,7 +6,7 @@ import wave
 import numpy as np
 import pytest
 
-from ssl_jax.data import synth
+from ssl_jax.data.synthetic import keywords
 
 VARIANTS = [f"v{chr(97 + i)}" for i in range(20)] + ["edward", "edward2", "f1", "f2", "robosoft3"]
 CLIPS = {"train": 40, "valid": 20, "test": 20}
@@ -18,7 +18,7 @@ def _digest(folder):
 
 
 def test_splits_share_no_voice_and_no_family():
-    parts = synth.split_voices(VARIANTS, np.random.default_rng(0))
+    parts = keywords.split_voices(VARIANTS, np.random.default_rng(0))
     owners = {}
     for split, names in parts.items():
         assert names
@@ -30,30 +30,30 @@ def test_splits_share_no_voice_and_no_family():
 
 
 def test_every_word_is_said_equally_often_and_paths_are_unique():
-    clips = synth.plan_clips(VARIANTS, synth.WORDS, CLIPS, seed=1)
+    clips = keywords.plan_clips(VARIANTS, keywords.WORDS, CLIPS, seed=1)
     assert len({c.path for c in clips}) == len(clips) == sum(CLIPS.values())
     for split in CLIPS:
         words = [c.word for c in clips if c.split == split]
-        counts = {words.count(w) for w in synth.WORDS}
-        assert counts == {CLIPS[split] // len(synth.WORDS)}
+        counts = {words.count(w) for w in keywords.WORDS}
+        assert counts == {CLIPS[split] // len(keywords.WORDS)}
 
 
 def test_another_seed_draws_other_clips():
-    first, second = (synth.plan_clips(VARIANTS, synth.WORDS, CLIPS, seed=s) for s in (1, 2))
+    first, second = (keywords.plan_clips(VARIANTS, keywords.WORDS, CLIPS, seed=s) for s in (1, 2))
     assert first != second
 
 
 def test_a_recording_is_one_second_and_holds_the_speech():
     speech = np.sin(np.arange(6000) / 5) * 8000
-    clip = synth.record(speech, np.random.default_rng(0))
-    assert clip.shape == (synth.RATE,) and clip.dtype == np.int16
+    clip = keywords.record(speech, np.random.default_rng(0))
+    assert clip.shape == (keywords.RATE,) and clip.dtype == np.int16
     assert np.abs(clip).max() < 32767
     spectrum = np.abs(np.fft.rfft(clip.astype(float)))
-    assert abs(spectrum[100:].argmax() + 100 - synth.RATE / (10 * np.pi)) < 10
+    assert abs(spectrum[100:].argmax() + 100 - keywords.RATE / (10 * np.pi)) < 10
 
 
 def test_noise_has_unit_power_and_falls_with_its_tilt():
-    noise = synth.coloured_noise(16000, 2.0, np.random.default_rng(0))
+    noise = keywords.coloured_noise(16000, 2.0, np.random.default_rng(0))
     power = np.abs(np.fft.rfft(noise)) ** 2
     assert np.mean(noise**2) == pytest.approx(1)
     assert power[100:200].mean() > 50 * power[2000:4000].mean()
@@ -61,7 +61,7 @@ def test_noise_has_unit_power_and_falls_with_its_tilt():
 
 def test_an_unknown_split_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"dev.*use train, valid and test"):
-        synth.keywords(tmp_path, clips={"dev": 4})
+        keywords.keywords(tmp_path, clips={"dev": 4})
 
 
 @pytest.mark.slow
@@ -69,13 +69,15 @@ def test_equal_seeds_give_equal_files_and_the_second_call_makes_none(tmp_path):
     pytest.importorskip("espeakng_loader")
     seen = []
     request = {"clips": {"train": 24, "valid": 6, "test": 6}, "words": ["yes", "no", "go"]}
-    first = synth.keywords(tmp_path / "a", **request, progress=lambda *x: seen.append(x))
-    second = synth.keywords(tmp_path / "b", **request)
+    first = keywords.keywords(tmp_path / "a", **request, progress=lambda *x: seen.append(x))
+    second = keywords.keywords(tmp_path / "b", **request)
     assert _digest(first) == _digest(second)
     assert seen[-1] == (36, 36)
-    again = synth.keywords(tmp_path / "a", **request, progress=lambda *x: pytest.fail("made anew"))
+    again = keywords.keywords(
+        tmp_path / "a", **request, progress=lambda *x: pytest.fail("made anew")
+    )
     assert again == first
-    other = synth.keywords(tmp_path / "a", **request, seed=1)
+    other = keywords.keywords(tmp_path / "a", **request, seed=1)
     assert _digest(other) != _digest(first)
     with wave.open(str(next(first.rglob("*.wav")))) as f:
         assert (f.getframerate(), f.getnchannels(), f.getnframes()) == (16000, 1, 16000)

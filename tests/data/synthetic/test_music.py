@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from ssl_jax.data import compose, music
+from ssl_jax.data.synthetic import music, tonal_pieces
 
 CLIPS = {"train": 3, "valid": 1, "test": 1}
 PROGRAMS = {"chords": 0, "bass": 33, "melody": 73}
@@ -25,7 +25,7 @@ def digest(folder):
 
 def compose_piece(seed=0, *, tonic=2, mode="major", tempo=120.0, seconds=20.0, drums=True):
     rng = np.random.default_rng(seed)
-    return compose.piece(tonic, mode, tempo, seconds, PROGRAMS, drums, rng)
+    return tonal_pieces.piece(tonic, mode, tempo, seconds, PROGRAMS, drums, rng)
 
 
 def test_splits_share_no_program_and_every_family_has_some():
@@ -41,7 +41,7 @@ def test_splits_share_no_program_and_every_family_has_some():
 
 @pytest.mark.parametrize(("tonic", "mode"), [(0, "major"), (9, "minor"), (6, "minor")])
 def test_every_note_is_of_the_key(tonic, mode):
-    scale = {(tonic + step) % 12 for step in compose.SCALES[mode]}
+    scale = {(tonic + step) % 12 for step in tonal_pieces.SCALES[mode]}
     leading = (tonic + 11) % 12  # the raised seventh of the minor key
     for seed in range(5):
         parts = [p for p in compose_piece(seed, tonic=tonic, mode=mode) if not p.drums]
@@ -111,7 +111,7 @@ def test_a_note_sounds_at_its_pitch():
     pytest.importorskip("midirenderer")
     sounds = music._soundfont("")
     for pitch in (57, 69, 76):
-        part = compose.Part(73, False, [compose.Note(0.0, 1.0, pitch, 100)])  # a flute
+        part = tonal_pieces.Part(73, False, [tonal_pieces.Note(0.0, 1.0, pitch, 100)])  # a flute
         sound = music.play([part], 1.0, sounds)
         assert sound.shape == (16000,)
         spectrum = np.abs(np.fft.rfft(sound * np.hanning(16000)))

@@ -1,0 +1,89 @@
+"""Stages of a program between two runs: clusters of features, and the labels of a corpus."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from ml_collections import ConfigDict
+
+from ssl_jax.core import config as config_lib
+from ssl_jax.core.mesh import make_mesh
+from ssl_jax.data import corpus as corpus_lib
+from ssl_jax.engine import splits
+from ssl_jax.evals import unit_quality
+from ssl_jax.evals.baselines import Encoder
+from ssl_jax.stages import embed, kmeans, label
+from ssl_jax.stages.graph import Stage
+
+
+class Program(Protocol):
+    """What a program of stages offers; `ssl_jax.pipeline.Pipe` is one."""
+
+    def stage(
+        self,
+        kind: str,
+        name: str,
+        config: dict[str, Any],
+        work: Callable[[pathlib.Path], None],
+        needs: Sequence[Stage] = (),
+    ) -> Stage:
+        """Runs work(folder) once."""
+
+    def folder(self, stage: Stage) -> pathlib.Path:
+        """Returns the folder of a stage."""
+
+    def load(self, stage: Stage) -> Any:
+        """Returns the model of a stage that trained, as `ssl_jax.load` does."""
+
+
+def encoder(program: Program, of: Stage | None, sample_rate: int) -> Encoder:
+    """Returns the features of a run, or without one MFCC."""
+    if of is None:
+        return unit_quality.mfcc_encoder(sample_rate)
+    model = program.load(of)
+    key = f"{config_lib.sign(model.config)} step {model.step} {embed.weights(model.params)}"
+    return Encoder("this run", model.method.features, model.params, key)
+
+
+def clusters(
+    program: Program,
+    name: str,
+    data: ConfigDict,
+    options: kmeans.Options,
+    layer: int,
+    of: Stage | None = None,
+) -> Stage:
+    """Clusters a layer of the run `of` (or MFCC) on the training split of config.data."""
+    about = {"data": config_lib.flatten(data), "layer": layer, **dataclasses.asdict(options)}
+
+    def work(folder: pathlib.Path) -> None:
+        mesh = make_mesh({"data": -1})
+        split = splits.open_split(bare_run(data), folder, "train")
+        found = encoder(program, of, data.sample_rate)
+        kmeans.fit(found, (layer,), split, options, mesh, folder)
+
+    return program.stage("kmeans", name, about, work, (of,) if of else ())
+
+
+def labels(
+    program: Program, name: str, data: ConfigDict, layer: int, book: Stage, of: Stage | None = None
+) -> Stage:
+    """Labels every recording of the splits of config.data: a store for each in the folder."""
+    about = {"data": config_lib.flatten(data), "layer": layer}
+
+    def work(folder: pathlib.Path) -> None:
+        found = encoder(program, of, data.sample_rate)
+        codebook = kmeans.load(program.folder(book) / "codebook.npz")
+        for split in corpus_lib.SPLITS:
+            if len(data[split]):
+                corpus: Any = corpus_lib.open_split(data, split)
+                window = float(data.buckets[-1])
+                label.write(folder / split, found, codebook, layer, corpus, window_s=window)
+
+    return program.stage("label", name, about, work, (book, *((of,) if of else ())))
+
+
+def bare_run(data: ConfigDict) -> ConfigDict:
+    """Returns a config that holds data alone, with which a split is opened outside a run."""
+    return ConfigDict({"data": data, "method": {}})
