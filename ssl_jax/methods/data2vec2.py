@@ -216,8 +216,7 @@ class Data2Vec2:
             )
 
         with jax.named_scope("targets"):
-            own = ema.merge(extra["teacher"], _student(params))
-            own, clean = jax.lax.stop_gradient((own, x))
+            own, clean = jax.lax.stop_gradient((ema.merge(extra["teacher"], _student(params)), x))
             if has_frontend(self._modes(params)):
                 clean, _ = encoder_lib.frontend(self.encoder, own["encoder"], batch)
             targets = o.targets.of(encoder_lib.encode(self.encoder, own["encoder"], clean, valid))

@@ -83,7 +83,7 @@ def test_a_folder_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, capsys,
     for i in range(3):
         soundfile.write(tmp_path / "few" / f"{i}.wav", 0.1 * np.sin(np.arange(8000)), 8000)
     given = f"--config.data.train.own.path={path}"
-    monkeypatch.setattr(train.start, "use_compilation_cache", lambda: None)
+    monkeypatch.setattr(train.setup, "use_compilation_cache", lambda: None)
     if path == "few":
         config = config_lib.load(CONFIG, [given])
         with pytest.raises(ValueError, match="leaves none of its 3 rows: use a wider part"):

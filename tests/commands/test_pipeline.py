@@ -60,7 +60,7 @@ def test_an_unknown_option_and_a_wrong_type_are_named(program, tmp_path):
 
 
 def test_a_missing_program_is_named():
-    with pytest.raises(SystemExit, match=r"no program nothing\.py.*quickstart"):
+    with pytest.raises(SystemExit, match=r"no program nothing\.py: name a Python file"):
         pipeline.main(["nothing.py"])
 
 

@@ -41,6 +41,7 @@ def test_echoes_of_a_failed_save_are_silent_and_nothing_else_is(caplog, monkeypa
 
 @pytest.mark.parametrize("name", ["absl", "asyncio"])
 def test_it_is_installed_once(name):
+    quiet.install.cache_clear()
     quiet.install()
     before = list(logging.getLogger(name).filters)
     quiet.install()

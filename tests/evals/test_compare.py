@@ -11,7 +11,7 @@ def pooled(split):
 
 @pytest.fixture(autouse=True)
 def small_grid(monkeypatch, grid):
-    monkeypatch.setattr(compare.probe, "Grid", lambda: grid)
+    monkeypatch.setattr(compare.linear_probe, "Grid", lambda: grid)
 
 
 @pytest.mark.parametrize("name", compare.PROBES)

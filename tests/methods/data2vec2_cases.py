@@ -35,7 +35,7 @@ def drawn(setup, step=0):
 
     @jax.jit
     def draw(params, batch):
-        x, valid = data2vec2.run.frontend(method.encoder, params["encoder"], batch)
+        x, valid = data2vec2.encoder_lib.frontend(method.encoder, params["encoder"], batch)
         streams = setup.streams(batch, step)
         order, hidden = method._mask(streams, valid & (batch["weight"] > 0)[:, None])
         return order, hidden, method._noise(streams, x), valid

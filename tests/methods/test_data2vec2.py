@@ -36,7 +36,7 @@ class Forward:
         return self.compiled(params or s.params, extra or s.extra, step, noise)
 
     def _run(self, params, extra, step, noise):
-        seen, losses, run = [], data2vec2.losses, data2vec2.run
+        seen, losses, run = [], data2vec2.losses, data2vec2.encoder_lib
         smooth_l1, frontend = losses.smooth_l1, run.frontend
 
         def record(predictions, targets, beta):

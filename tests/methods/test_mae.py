@@ -29,7 +29,7 @@ def test_visible_counts_are_those_of_the_paper(ratio, kept):
 
 def test_the_encoder_sees_the_visible_patches_in_random_order(monkeypatch):
     setup, seen = tiny("image", depth=1), []
-    encode = mae.run.encode
+    encode = mae.encoder_lib.encode
 
     def spy(encoder, params, x, valid, dropout=None, keep=None):
         seen.append(keep)
@@ -39,7 +39,7 @@ def test_the_encoder_sees_the_visible_patches_in_random_order(monkeypatch):
         setup.loss()
         return seen[-1]
 
-    monkeypatch.setattr(mae.run, "encode", spy)
+    monkeypatch.setattr(mae.encoder_lib, "encode", spy)
     kept = quick_jit(ids)()
     keys = setup.streams(setup.batch).for_examples("mask")
     np.testing.assert_array_equal(kept, masks.random_order(keys, 16)[:, :4])

@@ -58,7 +58,7 @@ def folder(tmp_path, root):
 
 @pytest.mark.parametrize("name", STATES)
 def test_no_value_and_no_key_of_a_file_becomes_a_tag(name, folder, monkeypatch):
-    monkeypatch.setattr(run_report.gallery, "read", lambda folder: [])  # the next test's
+    monkeypatch.setattr(run_report.examples_lib, "read", lambda folder: [])  # the next test's
     file, usual = folder / name, names(run_report.page(folder))
     kept = file.read_text()
     rows = [json.loads(line) for line in kept.splitlines()] if name.endswith("l") else None
