@@ -23,7 +23,7 @@ from ssl_jax.evals import table
 from ssl_jax.reports import figures
 
 # what tells a healthy run; those that a method does not log are left out
-METRICS = ("loss", "target_std", "prediction_std", "frontend_std", "target_own_share")
+METRICS = ("loss", "target_std", "prediction_std", "frontend_std", "instance_variance_ratio")
 METRICS += ("teacher_student_cosine", "masked_accuracy", "contrastive_accuracy", "code_perplexity")
 
 Curves = dict[str, dict[str, list[float]]]

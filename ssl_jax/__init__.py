@@ -83,8 +83,8 @@ def load(
     "best" is by the run's config.checkpoint.best_metric. method: the module of the run's method
     where that is one of yours; no other is imported because a folder says so (docs/trust.md).
     Raises FileNotFoundError for what is no run folder and for a step that was not saved,
-    ConfigError for a module that was not named, Damaged for a checkpoint that is not as it was
-    written, and ValueError, listing the candidates, where several signatures begin so.
+    ConfigError for a module that was not named, CorruptCheckpoint for a checkpoint that is not as
+    it was written, and ValueError, listing the candidates, where several signatures begin so.
     """
     from ssl_jax import methods
     from ssl_jax.core import config as config_lib

@@ -78,7 +78,7 @@ def _run(
     stop.check("the first state of the run")
     corpus = train.corpus
     multiple = splits.multiple_of_run(config, mesh, workdir)
-    plan = corpus_lib.make_plan(corpus, config.data, seed=config.seed, multiple=multiple)
+    plan = corpus_lib.make_schedule(corpus, config.data, seed=config.seed, multiple=multiple)
     to_steps = splits.durations(config, plan)
     total = to_steps("100%")
     method = step_lib.gather_when_used(make_method(config, len(corpus.classes)), mesh)

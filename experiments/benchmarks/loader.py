@@ -23,7 +23,7 @@ import soundfile
 from ssl_jax.core import atomic
 from ssl_jax.data import corpus as corpus_lib
 from ssl_jax.data import loader
-from ssl_jax.data.batch_schedule import Plan
+from ssl_jax.data.batch_schedule import BatchSchedule
 
 SECONDS = 15.0
 RATE = 16000
@@ -78,7 +78,7 @@ def time_torch(paths: list[str], batch: int, workers: int, steps: int) -> float:
     return _time(lengths.numpy() for _, _, lengths in batches)
 
 
-def time_ours(corpus: corpus_lib.Corpus, plan: Plan, workers: int, steps: int) -> float:
+def time_ours(corpus: corpus_lib.Corpus, plan: BatchSchedule, workers: int, steps: int) -> float:
     """Returns hours of audio per second of our loader with as many threads as workers."""
     batches = loader.batches(corpus, plan, 0, steps + 1, threads=workers)
     return _time(arrays["audio_len"] for arrays, _ in batches)
@@ -92,7 +92,7 @@ def _time(lengths: Iterator[np.ndarray]) -> float:
     return heard / RATE / 3600 / (time.perf_counter() - begin)
 
 
-def open_ours(folder: pathlib.Path, batch: int) -> tuple[corpus_lib.Corpus, Plan]:
+def open_ours(folder: pathlib.Path, batch: int) -> tuple[corpus_lib.Corpus, BatchSchedule]:
     """Opens the files of a folder -> (corpus, plan)."""
     config = {
         "train": {"files": {"kind": "folder", "path": str(folder)}},
@@ -108,7 +108,7 @@ def open_ours(folder: pathlib.Path, batch: int) -> tuple[corpus_lib.Corpus, Plan
         "on_bad": "raise",
     }
     corpus = corpus_lib.open_split(config, "train")
-    return corpus, corpus_lib.make_plan(corpus, config, seed=0)
+    return corpus, corpus_lib.make_schedule(corpus, config, seed=0)
 
 
 def compare(folder: pathlib.Path, batch: int, rounds: int, steps: int) -> dict:

@@ -44,7 +44,7 @@ CROP = 1.0  # seconds
 SIZE = {"width": 96, "mlp_width": 384, "conv_channels": 32}
 SIZE |= {"conv_kernels": (10, 8, 8), "conv_strides": (5, 4, 8)}
 # with five position convolutions and a teacher that follows at 0.99, the targets soon tell nothing
-# but the place in the crop, and the metric `target_own_share` falls towards 0
+# but the place in the crop, and the metric `instance_variance_ratio` falls towards 0
 SIZE |= {"position_depth": 1}
 FOLDS = ("1", "2", "3", "4", "5")
 HERE = pathlib.Path(__file__).resolve().parent

@@ -97,7 +97,7 @@ def _config(pipe: Pipe, corpus: pathlib.Path) -> ConfigDict:
     method.ema.update({"start": o["ema_start"], "anneal": steps})
     config.optim.lr = o["lr"]
     # learned positions outgrow the vectors of bytes, until the targets tell little but the place
-    # (the metric `target_own_share`)
+    # (the metric `instance_variance_ratio`)
     config.optim.frozen = ("^encoder/positions",)
     config.eval.valid = False
     config.log.every = f"{max(1, steps // 40)} steps"

@@ -21,7 +21,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ssl_jax.core import paths, values
+from ssl_jax.core import paths, renamed, values
 
 Value = Any
 """bool, int, float, str, None, or a tuple of values."""
@@ -90,7 +90,7 @@ def change(config: ConfigDict, values: Mapping[str, Value]) -> ConfigDict:
 
 def _locked(config: Mapping[str, Any]) -> ConfigDict:
     """Returns a copy with plain values, lists as tuples, that takes no new key."""
-    return ConfigDict(_plain(config)).lock()
+    return ConfigDict(renamed.config(_plain(config))).lock()
 
 
 def _plain(section: Mapping[str, Any], prefix: str = "config") -> dict[str, Any]:

@@ -80,7 +80,7 @@ class Corpus:
 
     @property
     def spans(self) -> tuple[Span, ...]:
-        """The rows and weight of each source, for a Plan."""
+        """The rows and weight of each source, for a BatchSchedule."""
         pairs = zip(self.first[:-1], self.first[1:], self.weights, strict=True)
         return tuple(Span(int(a), int(b), w) for a, b, w in pairs)
 

@@ -27,7 +27,7 @@ class Span(NamedTuple):
     weight: float = 1.0
 
 
-class Draw(NamedTuple):
+class BatchIndices(NamedTuple):
     """One global batch: rows of one bucket; epoch counts how often a row's source was used up."""
 
     bucket: int
@@ -52,7 +52,7 @@ class _Epoch(NamedTuple):
     steps: np.ndarray
 
 
-class Plan:
+class BatchSchedule:
     """Maps any step to its Draw at once.
 
     seconds (n,): length of each row. spans: the rows of each source, default one of weight 1.
@@ -103,7 +103,7 @@ class Plan:
     def __len__(self) -> int:
         return self.steps_per_epoch
 
-    def __getitem__(self, step: int) -> Draw:
+    def __getitem__(self, step: int) -> BatchIndices:
         """Returns the batch of a step; IndexError after the one epoch of an evaluation."""
         number, index = divmod(int(step), self.steps_per_epoch)
         if step < 0 or (number and not self.shuffle):
@@ -116,7 +116,7 @@ class Plan:
         place = (slot - before) * size + np.arange(size)
         weight = np.ones(size) if self.shuffle else place < len(ids)
         place = place % len(ids)
-        return Draw(b, ids[place], epoch.epoch[b][place], weight.astype(np.float32))
+        return BatchIndices(b, ids[place], epoch.epoch[b][place], weight.astype(np.float32))
 
     def __getstate__(self) -> dict:
         # A worker process draws its own epochs: cheaper than sending them.

@@ -9,7 +9,7 @@ import numpy as np
 
 from ssl_jax.data import images, labels, recordings, texts, transcripts
 from ssl_jax.data.base import Corpus
-from ssl_jax.data.batch_schedule import Plan
+from ssl_jax.data.batch_schedule import BatchSchedule
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.readers.base import Source
 
@@ -101,16 +101,16 @@ def _classes_of_train(config: Mapping[str, Any]) -> tuple[str, ...]:
     return open_split(config, "train").classes
 
 
-def make_plan(
+def make_schedule(
     corpus: Corpus,
     config: Mapping[str, Any],
     *,
     seed: int,
     shuffle: bool = True,
     multiple: int = 1,
-) -> Plan:
-    """Returns the plan of a corpus under config.data; see Plan for the arguments."""
-    return Plan(
+) -> BatchSchedule:
+    """Returns the plan of a corpus under config.data; see BatchSchedule for the arguments."""
+    return BatchSchedule(
         corpus.seconds,
         spans=corpus.spans,
         buckets=corpus.buckets,

@@ -71,7 +71,7 @@ class ClippedTally:
             paths.append(self.path, "".join(lines))
 
 
-class BadTally:
+class SkipCounter:
     """Counts different skipped rows, lists them in a file, and stops above a share.
 
     max_share: largest share of the corpus that may be skipped (`config.data.max_bad_share`).

@@ -17,7 +17,7 @@ from absl import flags
 
 from ssl_jax.core import orphans, pulse
 from ssl_jax.data.base import Arrays, Corpus
-from ssl_jax.data.batch_schedule import Plan
+from ssl_jax.data.batch_schedule import BatchSchedule
 from ssl_jax.data.errors import CLIPPED_SHARE, Bad, BadFile, Clipped, DataError
 
 
@@ -26,7 +26,7 @@ class StepReader:
     """Reads one host's rows of any step: some of `of` equal parts, in their order."""
 
     corpus: Corpus
-    plan: Plan
+    plan: BatchSchedule
     parts: tuple[int, ...] = (0,)
     of: int = 1
 
@@ -67,7 +67,7 @@ class StepReader:
 
 def batches(
     corpus: Corpus,
-    plan: Plan,
+    plan: BatchSchedule,
     start: int = 0,
     stop: int | None = None,
     *,

@@ -16,10 +16,10 @@ from ssl_jax.data.errors import (
     CLIPPED_SHARE,
     Bad,
     BadFile,
-    BadTally,
     Clipped,
     ClippedTally,
     DataError,
+    SkipCounter,
 )
 from ssl_jax.data.readers import audio, pixels, records
 from ssl_jax.data.readers.base import Recordings, Source
@@ -52,7 +52,7 @@ def write(
     picture = functools.partial(images.encoded, max_megapixels=max_megapixels)
     read, put = (_sound, records.write_shard) if sound else (picture, records.write_images)
     _sign(to, {"what": what, "rows": total, "shards": shards, "columns": names})
-    tally = BadTally(max_bad_share, total, to / "skipped.jsonl")
+    tally = SkipCounter(max_bad_share, total, to / "skipped.jsonl")
     clipped = ClippedTally(to / "clipped.jsonl") if sound else None
     written = 0
     borders = np.linspace(0, total, shards + 1).astype(int)
@@ -76,7 +76,7 @@ def _rows(
     sources: Sequence[Source],
     ids: range,
     names: list[str],
-    tally: BadTally | None,
+    tally: SkipCounter | None,
     bar: tqdm.tqdm,
     read: Callable[[Any, int], Any],
     clipped: ClippedTally | None,

@@ -29,7 +29,7 @@ from ssl_jax.core import config as config_lib
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import TrainState
 from ssl_jax.engine import digests, hosts, integrity, log, snapshot, storage
-from ssl_jax.engine.integrity import Damaged
+from ssl_jax.engine.integrity import CorruptCheckpoint
 
 Tree = Any
 
@@ -154,7 +154,7 @@ class Checkpoints:
         `state` gives shapes and types, and may be abstract. A damaged checkpoint is told of and
         moved to <workdir>/damaged, and the one before is used. Raises ValueError when the config of
         the run has changed (naming keys and values) or the checkpoint is of another model, and
-        Damaged when none can be read.
+        CorruptCheckpoint when none can be read.
         """
         self.wait()
         steps = sorted(self._manager.all_steps(), reverse=True)
@@ -168,7 +168,7 @@ class Checkpoints:
                 return found
             reasons[step] = reason or "another host could not read it"
         told = "\n".join(f"  {step}: {reason}" for step, reason in reasons.items())
-        raise Damaged(
+        raise CorruptCheckpoint(
             f"no checkpoint in {self.folder} can be read:\n{told}\nmove the folder away to begin "
             f"anew, or give another --workdir"
         )
@@ -190,13 +190,13 @@ class Checkpoints:
             )
             params = integrity.read(folder / "params", target.params)
             found = TrainState(params=params, **integrity.read(folder / "rest", _rest(target)))
-        except Damaged as error:
+        except CorruptCheckpoint as error:
             reason = str(error)
         if not hosts.all_of(found is not None) or found is None:
             return None, reason  # the sums are a program of all hosts
         try:
             integrity.check_sums(folder, found)
-        except Damaged as error:
+        except CorruptCheckpoint as error:
             return None, str(error)
         return found, ""
 
@@ -313,7 +313,7 @@ def restore_extra(run_dir: str | Path, step: int | str | None = None) -> Tree:
 
 
 def _intact(folder: Path, item: str, part: str) -> Tree:
-    """Reads a part of a state as numpy arrays; raises Damaged."""
+    """Reads a part of a state as numpy arrays; raises CorruptCheckpoint."""
     known = digests.check(folder, item, "about")
     with integrity.reading(folder):
         found = _arrays(folder / item, "" if part == item else part)

@@ -16,7 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from ssl_jax.core import paths, pulse
-from ssl_jax.engine.integrity import Damaged, about, reading
+from ssl_jax.engine.integrity import CorruptCheckpoint, about, reading
 
 ITEM = "digests"
 _FILE = "digests.json"
@@ -63,18 +63,18 @@ def _digest(path: Path) -> str:
 def read(folder: Path) -> dict[str, str] | None:
     """Returns the digests of a checkpoint's files, None for one of an earlier version.
 
-    Raises Damaged where they should be there and are not, or are not whole.
+    Raises CorruptCheckpoint where they should be there and are not, or are not whole.
     """
     with reading(folder):
         file = folder / ITEM / _FILE
         if not file.exists():
             if ITEM in about(folder):
-                raise Damaged(f"{folder} is damaged: its digests are missing")
+                raise CorruptCheckpoint(f"{folder} is damaged: its digests are missing")
             return None
         data = file.read_bytes()
         found = json.loads(data)["files"]
         if data != _sealed(found):
-            raise Damaged(f"{folder} is damaged: {ITEM}/{_FILE} is not what was written")
+            raise CorruptCheckpoint(f"{folder} is damaged: {ITEM}/{_FILE} is not what was written")
         return found
 
 
@@ -85,7 +85,7 @@ def _sealed(found: dict[str, str]) -> bytes:
 
 
 def check(folder: Path, *items: str, shared: bool = False) -> bool:
-    """Raises Damaged naming the first file of a checkpoint that is not what was written.
+    """Raises CorruptCheckpoint naming the first file of a checkpoint that is not what was written.
 
     `items` are those that will be read, all by default; of `shared` work every host does its part.
     Returns False for a checkpoint of an earlier version, which has nothing to compare with.
@@ -94,7 +94,7 @@ def check(folder: Path, *items: str, shared: bool = False) -> bool:
     if written is None:
         return False
     if lost := [item for item in items if item not in {n.partition("/")[0] for n in written}]:
-        raise Damaged(f"{folder} is damaged: it was saved without {lost[0]}")
+        raise CorruptCheckpoint(f"{folder} is damaged: it was saved without {lost[0]}")
     chosen = sorted(n for n in written if not items or n.partition("/")[0] in items)
     if shared:
         chosen = chosen[jax.process_index() :: jax.process_count()]
@@ -102,7 +102,7 @@ def check(folder: Path, *items: str, shared: bool = False) -> bool:
         found = of_files(folder, names=chosen)
     for name in chosen:
         if found[name] != written[name]:
-            raise Damaged(f"{folder} is damaged: {name} is not what was written")
+            raise CorruptCheckpoint(f"{folder} is damaged: {name} is not what was written")
     return True
 
 

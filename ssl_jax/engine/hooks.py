@@ -91,7 +91,7 @@ def validation(
     def hook(step: int, state: TrainState) -> dict[str, float]:
         del step
         total = None
-        for fed in stop.between(prefetch.feed(batches(), sharding)):
+        for fed in stop.between(prefetch.prefetch(batches(), sharding)):
             metrics = evaluate(state, fed.batch)
             total = metrics if total is None else add(total, metrics)
         if total is None:

@@ -20,7 +20,7 @@ from ssl_jax.core import tree as tree_lib
 Tree = Any
 
 
-class Damaged(ValueError):
+class CorruptCheckpoint(ValueError):
     """A checkpoint cannot be read, or reads as something else than was written."""
 
 
@@ -40,13 +40,13 @@ def _sum(x: jax.Array) -> jax.Array:
 
 
 def check_sums(folder: Path, state: Tree) -> None:
-    """Raises Damaged naming the first array that is not what was saved in `folder`.
+    """Raises CorruptCheckpoint naming the first array that is not what was saved in `folder`.
 
     `state` is that of a run, or a part of it under the same names.
     """
     if not (folder / "sums").exists():
         if _has_sums(folder):
-            raise Damaged(f"{folder} is damaged: its sums are missing")
+            raise CorruptCheckpoint(f"{folder} is damaged: its sums are missing")
         return  # of the earliest version
     every = list(about(folder)["arrays"])
     like = sums(state)
@@ -57,7 +57,7 @@ def check_sums(folder: Path, state: Tree) -> None:
     expected = dict(zip(every, written, strict=True))
     for name, found in zip(names, np.asarray(like), strict=True):
         if expected.get(name) != found:
-            raise Damaged(f"{folder} is damaged: {name} is not what was written")
+            raise CorruptCheckpoint(f"{folder} is damaged: {name} is not what was written")
 
 
 def _has_sums(folder: Path) -> bool:
@@ -68,7 +68,7 @@ def _has_sums(folder: Path) -> bool:
 
 
 def read(item: Path, shapes: Tree) -> Tree:
-    """Reads an item laid out as `shapes`; raises Damaged.
+    """Reads an item laid out as `shapes`; raises CorruptCheckpoint.
 
     Hosts do not wait for each other here, since one of them may fail.
     """
@@ -78,20 +78,20 @@ def read(item: Path, shapes: Tree) -> Tree:
 
 
 def about(folder: Path) -> dict[str, Any]:
-    """Returns the item `about` of a checkpoint; raises Damaged."""
+    """Returns the item `about` of a checkpoint; raises CorruptCheckpoint."""
     with reading(folder):
         return json.loads((folder / "about" / "metadata").read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Turns what goes wrong with reading into Damaged."""
+    """Turns what goes wrong with reading into CorruptCheckpoint."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError):
         raise  # too large for the devices, say
     except Exception as error:  # the layers of storage raise many types
-        raise Damaged(f"{folder} is damaged: {first_line(error)}") from error
+        raise CorruptCheckpoint(f"{folder} is damaged: {first_line(error)}") from error
 
 
 def first_line(error: Exception) -> str:

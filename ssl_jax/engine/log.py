@@ -12,7 +12,7 @@ from typing import Any, TextIO
 import jax
 from ml_collections import ConfigDict
 
-from ssl_jax.core import atomic, paths
+from ssl_jax.core import atomic, paths, renamed
 from ssl_jax.core import rows as rows_lib
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.engine.board import Board
@@ -128,7 +128,8 @@ def _missing(key: str, package: str, off: str) -> str:
 def read(path: str | Path) -> list[dict[str, Any]]:
     """Returns the rows of a metrics.jsonl; a last line cut off by a crash is left out, and so is
     a damaged row, which is said."""
-    return rows_lib.read(path, _ROW, say)
+    found = rows_lib.read(path, _ROW, say)
+    return [{renamed.metric(name): value for name, value in row.items()} for row in found]
 
 
 def truncate(path: str | Path, step: int) -> list[dict[str, Any]]:

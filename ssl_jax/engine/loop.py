@@ -19,7 +19,7 @@ from ssl_jax.engine import hooks as hooks_lib
 from ssl_jax.engine import log as log_lib
 from ssl_jax.engine import profile as profile_lib
 from ssl_jax.engine.checkpoint import Checkpoints
-from ssl_jax.engine.prefetch import Fed, feed
+from ssl_jax.engine.prefetch import DeviceBatch, prefetch
 from ssl_jax.engine.step import NEVER, TrainStep
 from ssl_jax.engine.unevaluated import Unevaluated
 from ssl_jax.engine.watchdog import Watchdog
@@ -105,7 +105,7 @@ def fit(
         if start >= options.total:
             return Finished(state, start, False)
         sharding = mesh_lib.batch_sharding(mesh)
-        fed = stack.enter_context(closing(feed(batches, sharding, options.sample_rate)))
+        fed = stack.enter_context(closing(prefetch(batches, sharding, options.sample_rate)))
         stack.enter_context(jax.transfer_guard("disallow"))
         done = start
         for done in range(start + 1, options.total + 1):
@@ -124,7 +124,7 @@ def fit(
     return Finished(state, done, stopped)
 
 
-def _next(fed: Iterator[Fed], done: int) -> Fed:
+def _next(fed: Iterator[DeviceBatch], done: int) -> DeviceBatch:
     item = next(fed, None)
     if item is None:
         raise ValueError(f"the batches ended before step {done}: shorten config.train.duration")
@@ -157,7 +157,7 @@ class _Run:
         self.running: collections.deque[_Given] = collections.deque()
         self.flops: dict[tuple, float] = {}  # of a step, by the shapes of its batch
 
-    def take(self, done: int, batches: Iterator[Fed]) -> Fed | None:
+    def take(self, done: int, batches: Iterator[DeviceBatch]) -> DeviceBatch | None:
         """Returns the batch of step `done`, None where none comes and the run is asked to end."""
         self.profile.before(done, [given.loss for given in self.running])
         pulse.beat(f"the batch of step {done}")
@@ -169,7 +169,7 @@ class _Run:
                 raise  # there is nothing to save
             return None
 
-    def advance(self, done: int, state: TrainState, fed: Fed) -> TrainState:
+    def advance(self, done: int, state: TrainState, fed: DeviceBatch) -> TrainState:
         """Gives step number `done` to the device; writes the numbers of the interval before."""
         shapes = tuple(sorted((k, v.shape) for k, v in fed.batch.items()))
         new = "" if shapes in self.flops else " (to be compiled first)"
@@ -204,7 +204,7 @@ class _Run:
             else:
                 self.progress.update(step.number, step.examples, step.seconds, step.flops)
 
-    def _tell_compiled(self, done: int, fed: Fed, seconds: float) -> None:
+    def _tell_compiled(self, done: int, fed: DeviceBatch, seconds: float) -> None:
         name, x = max(fed.batch.items(), key=lambda item: item[1].size)
         self.progress.note(f"step {done}: compiled for {name} {x.shape} in {seconds:.1f} s")
 

@@ -17,7 +17,7 @@ WAIT = 1.0  # seconds for a batch before it is asked whether to end without it
 _END = object()
 
 
-class Fed(NamedTuple):
+class DeviceBatch(NamedTuple):
     """One global batch, and what it holds over all hosts: real examples and seconds of audio."""
 
     batch: Batch
@@ -30,12 +30,12 @@ def to_global(rows: Mapping[str, np.ndarray], sharding: NamedSharding) -> Batch:
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in rows.items()}
 
 
-def feed(
+def prefetch(
     batches: Iterable[Mapping[str, np.ndarray]],
     sharding: NamedSharding,
     sample_rate: int = 0,
     ahead: int = AHEAD,
-) -> Generator[Fed, None, None]:
+) -> Generator[DeviceBatch, None, None]:
     """Yields batches put on the devices by a thread that works `ahead` of the consumer.
 
     An error of the source is raised here, at the batch where it happened. Closing the generator
@@ -59,7 +59,7 @@ def feed(
                 if rows is None:
                     break
                 batch = to_global(rows, sharding)
-                offer(Fed(batch, *_counts(rows, sample_rate, batch["weight"].size)))
+                offer(DeviceBatch(batch, *_counts(rows, sample_rate, batch["weight"].size)))
             offer(_END)
         except Exception as e:  # handed to the consumer, which raises it
             offer(e)

@@ -19,7 +19,7 @@ from ssl_jax.core.types import Method
 from ssl_jax.data import apart, errors, loader
 from ssl_jax.data import corpus as corpus_lib
 from ssl_jax.data.base import Corpus
-from ssl_jax.data.batch_schedule import Plan
+from ssl_jax.data.batch_schedule import BatchSchedule
 from ssl_jax.engine import hosts, limits, log
 
 # batches are multiples of this where config.data.batch_size is, so that a run reads the same
@@ -47,11 +47,11 @@ class Split:
 
     config: ConfigDict
     corpus: Corpus
-    tally: errors.BadTally
+    tally: errors.SkipCounter
     clipped: errors.ClippedTally
     name: str = "train"
 
-    def rows(self, plan: Plan, names: Iterable[str], mesh: Mesh, **options: Any) -> Rows:
+    def rows(self, plan: BatchSchedule, names: Iterable[str], mesh: Mesh, **options: Any) -> Rows:
         """Yields the rows of the arrays `names` that this host's devices hold, batch by batch."""
         names = tuple(names)
         check_names(self.corpus, names, self.name)
@@ -66,7 +66,7 @@ class Split:
         """Returns a function giving every row once over all hosts, in batches that are multiples
         of `multiple`."""
         data = self.config.data
-        plan = corpus_lib.make_plan(self.corpus, data, seed=0, shuffle=False, multiple=multiple)
+        plan = corpus_lib.make_schedule(self.corpus, data, seed=0, shuffle=False, multiple=multiple)
         return lambda: self.rows(plan, names, mesh)
 
 
@@ -81,7 +81,7 @@ def open_split(
     _check_crop(corpus, name)
     parts = [name if name != "train" else "", str(jax.process_index() or ""), "jsonl"]
     end = ".".join(filter(None, parts))
-    tally = errors.BadTally(config.data.max_bad_share, len(corpus), workdir / f"skipped.{end}")
+    tally = errors.SkipCounter(config.data.max_bad_share, len(corpus), workdir / f"skipped.{end}")
     clipped = errors.ClippedTally(workdir / f"clipped.{end}")
     tally.add(corpus.known_bads)
     rows = {"rows": len(corpus), "lengths (their CRC-32)": zlib.crc32(corpus.lengths.tobytes())}
@@ -107,7 +107,9 @@ def check_apart(*found: Split) -> None:
     apart.check({split.name: split.corpus for split in found})
 
 
-def batch_shapes(method: Method, plan: Plan, corpus: Corpus) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(
+    method: Method, plan: BatchSchedule, corpus: Corpus
+) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the global batch of the longest bucket as the method reads it, abstract.
 
     Raises ConfigError where the method reads what the data do not give, or in another shape.
@@ -206,7 +208,7 @@ def _sized_by(name: str, shape: tuple[int | None, ...]) -> str:
     return f"config.data.{name}s and config.method must agree"
 
 
-def durations(config: ConfigDict, plan: Plan) -> Callable[..., int]:
+def durations(config: ConfigDict, plan: BatchSchedule) -> Callable[..., int]:
     """Returns to_steps(duration, key): epochs are those of the plan, "10%" is of the run."""
     size = config.data.batch_size
     if config.data.get("constant_seconds", False):

@@ -32,7 +32,7 @@ class _Manager(ocp.CheckpointManager):
         told: set[int] = self.__dict__.setdefault("_told", set())
         try:
             return metrics(paths.of(self.directory / str(step)))
-        except integrity.Damaged as error:
+        except integrity.CorruptCheckpoint as error:
             if step not in told:
                 log.say(f"{error}; it does not count for the best")
             told.add(step)
@@ -100,7 +100,7 @@ def _metric(metrics: dict[str, float]) -> float:
 
 
 def metrics(folder: Path) -> dict[str, float] | None:
-    """Returns the metrics of a checkpoint, None where it was saved without; raises Damaged."""
+    """Returns the metrics of a checkpoint, or None; raises CorruptCheckpoint."""
     written = digests.read(folder)
     if written is not None and any(name.startswith(f"{METRICS}/") for name in written):
         digests.check(folder, METRICS)

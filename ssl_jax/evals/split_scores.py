@@ -37,17 +37,17 @@ def make(
     vocabulary: Sequence[str],
     spelling: str,
 ) -> Callable[[int, TrainState], dict[str, float]]:
-    """Returns the hook that gives the scores `names`: those of transcripts, or a Judge.
+    """Returns the hook that gives the scores `names`: those of transcripts, or a SplitScores.
 
     vocabulary, spelling: the classes of the corpus and config.data.spelling.
     """
     if method.emissions is None:
-        return Judge(names, method, batches, mesh, split)
+        return SplitScores(names, method, batches, mesh, split)
     transcriber = transcribe.Transcriber(method, mesh, vocabulary, spelling)
     return transcribe.Monitor(names, transcriber, batches, split)
 
 
-class Judge:
+class SplitScores:
     """A hook of the loop: judge(step, state) -> {"valid/mcc": 0.6, ...}.
 
     names: of config.eval.scores. batches: called anew each time, returns an iterable of this

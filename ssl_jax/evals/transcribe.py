@@ -26,7 +26,7 @@ Search = Callable[[np.ndarray], Sequence[int]]
 SCORES = {"letters": ("wer", "cer"), "characters": ("wer", "cer"), "phones": ("per",)}
 
 
-class Spoken(NamedTuple):
+class Utterance(NamedTuple):
     """One recording: its id in the corpus, what was said and what was heard, as text."""
 
     id: int
@@ -57,7 +57,7 @@ def reader(config: ConfigDict, vocabulary: Sequence[str]) -> Callable[[np.ndarra
     return read
 
 
-def sides(row: Spoken, score: str) -> tuple[list[str], list[str]]:
+def sides(row: Utterance, score: str) -> tuple[list[str], list[str]]:
     """Returns what a score compares: the words or phones of said and heard, or their characters.
 
     An accent is joined to its letter and an apostrophe plain, however either was written.
@@ -66,7 +66,7 @@ def sides(row: Spoken, score: str) -> tuple[list[str], list[str]]:
     return (list(said), list(heard)) if score == "cer" else (said.split(), heard.split())
 
 
-def rate(rows: Iterable[Spoken], score: str) -> float:
+def rate(rows: Iterable[Utterance], score: str) -> float:
     """Returns the error rate of a corpus: all edits over the length of all that was said.
 
     `wer` counts words, `per` phones, `cer` characters with one space between words. Above 1 where
@@ -121,7 +121,7 @@ class Transcriber:
 
         self._apply = jax.jit(apply, out_shardings=NamedSharding(mesh, P()))
 
-    def __call__(self, params: Tree, batches: Batches) -> list[Spoken]:
+    def __call__(self, params: Tree, batches: Batches) -> list[Utterance]:
         """Returns the recordings of host batches whose weight is not 0, in order."""
         out = []
         for batch in stop.between(batches):
@@ -134,14 +134,14 @@ class Transcriber:
             out += [self._row(rows, row) for row in real]
         return out
 
-    def _row(self, rows: Mapping[str, np.ndarray], row: int) -> Spoken:
+    def _row(self, rows: Mapping[str, np.ndarray], row: int) -> Utterance:
         count = rows["count"][row]
         if self.search is None:
             heard = rows["units"][row, :count].tolist()
         else:
             heard = self.search(rows["log_probs"][row, :count])
         said = rows["transcript"][row, : rows["transcript_len"][row]].tolist()
-        return Spoken(int(rows["id"][row]), self._text(said), self._text(heard))
+        return Utterance(int(rows["id"][row]), self._text(said), self._text(heard))
 
     def _text(self, units: Sequence[int]) -> str:
         return transcripts.join((self.vocabulary[u] for u in units), self.spelling)

@@ -242,7 +242,7 @@ class Data2Vec2:
         metrics |= {
             "loss": (loss * terms, terms),
             "target_std": (stats.token_std(targets, real), one),
-            "target_own_share": (stats.own_share(targets, real), one),
+            "instance_variance_ratio": (stats.instance_variance_ratio(targets, real), one),
             "prediction_std": (stats.token_std(predictions, hidden), one),
             "frontend_std": (stats.token_std(x, real), one),
             "teacher_student_cosine": stats.cosine(predictions, targets[:, None], hidden),

@@ -173,7 +173,7 @@ class Hubert:
 
         with jax.named_scope("frontend"):
             dropout = streams.for_step("frontend_dropout") if train else None
-            x, valid, stages = encoder_lib.tapped_frontend(
+            x, valid, stages = encoder_lib.frontend_intermediates(
                 self.encoder, params["encoder"], batch, dropout
             )
 

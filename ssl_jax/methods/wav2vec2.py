@@ -200,7 +200,7 @@ class Wav2Vec2:
 
         with jax.named_scope("frontend"):
             dropout = streams.for_step("frontend") if train else None
-            x, valid, taps = encoder_lib.tapped_frontend(
+            x, valid, taps = encoder_lib.frontend_intermediates(
                 self.encoder, params["encoder"], batch, dropout
             )
 

@@ -79,7 +79,7 @@ def places(encoder: Any, size: int) -> tuple[int, ...]:
     return (size // grid[1], grid[1]) if len(grid) == 2 else (size,)
 
 
-def tapped_frontend(
+def frontend_intermediates(
     encoder: Any, params: Tree, batch: Batch, dropout: Array | None = None
 ) -> tuple[Array, Array, dict[str, Array]]:
     """Returns x (B, S, D), valid (B, S), and the stages of the front end that it sows, by name.

@@ -20,13 +20,14 @@ def token_std(y: Array, mask: Array | None = None, eps: float = 1e-6) -> Array:
     return jnp.sqrt(square / jnp.maximum(count - 1, 1) + eps).mean()
 
 
-def own_share(y: Array, mask: Array) -> Array:
+def instance_variance_ratio(y: Array, mask: Array) -> Array:
     """Returns the share of the variance of y (B, S, D) that is not common to all examples, ().
 
-    mask (B, S): the tokens that count. Targets that tell nothing but the place in the example give
-    0 although their deviation is healthy: a collapse that `token_std` does not show. Targets
-    without regard to the place give 1 on average, whatever B (variances are unbiased). Places
-    with fewer than two tokens do not count; 1 where no place counts.
+    The mean over positions of var_b(y[b, s]), weighted by their tokens, over var_{b,s}(y[b, s]).
+    mask (B, S): the tokens that count. It is 0 for targets that depend on the position alone, a
+    collapse that `token_std` does not show, and 1 on average for targets that do not depend on
+    it, whatever B (variances are unbiased). Positions with fewer than two tokens do not count; 1
+    where no position counts.
     """
     real = mask[..., None].astype(jnp.float32)
     count = real.sum(0)  # (S, 1), examples that have this place

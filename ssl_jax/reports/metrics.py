@@ -18,7 +18,7 @@ SPLITS = ("train", "valid", "test")
 SPEED = ("examples_per_second", "audio_hours_per_second")
 # what shows that a representation dies, beside all that ends in _std
 HEALTH = (
-    "target_own_share",
+    "instance_variance_ratio",
     "teacher_student_cosine",
     "code_perplexity",
     "soft_perplexity",

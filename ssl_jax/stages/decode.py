@@ -10,7 +10,7 @@ from ssl_jax.core.types import Method, Tree
 from ssl_jax.data.readers import lines
 from ssl_jax.engine import splits as splits_lib
 from ssl_jax.evals import edit_distance, speaker_verification, transcribe
-from ssl_jax.evals.transcribe import Spoken
+from ssl_jax.evals.transcribe import Utterance
 
 
 def transcribe_splits(
@@ -45,7 +45,7 @@ def transcribe_splits(
 
 
 def _row(
-    spoken: list[Spoken], split: splits_lib.Split, spelling: str, worst: int
+    spoken: list[Utterance], split: splits_lib.Split, spelling: str, worst: int
 ) -> dict[str, Any]:
     scores = transcribe.SCORES[spelling]
     counts = [edit_distance.edits(*transcribe.sides(row, scores[0])) for row in spoken]

@@ -25,8 +25,8 @@ from ssl_jax.core import atomic
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.mesh import BATCH_AXES, batch_sharding
 from ssl_jax.core.types import Array, Batch, Features, Tree
-from ssl_jax.data.batch_schedule import Plan
-from ssl_jax.data.corpus import make_plan
+from ssl_jax.data.batch_schedule import BatchSchedule
+from ssl_jax.data.corpus import make_schedule
 from ssl_jax.engine import prefetch, splits
 from ssl_jax.evals.baselines import Encoder
 from ssl_jax.evals.pool import signature
@@ -202,15 +202,17 @@ class _Work:
             out_shardings=self._whole,
         )
 
-    def batches(self, start: int, stop: int | None = None) -> Generator[prefetch.Fed, None, None]:
+    def batches(
+        self, start: int, stop: int | None = None
+    ) -> Generator[prefetch.DeviceBatch, None, None]:
         """Returns the batches of the plan on the devices, from the given step."""
         given = self.split.corpus.shapes(1.0)
         names = ("id", "weight", *(n for n in embed.SIGNALS if n in given))
         more = {} if stop is None else {"stop": stop}
         rows = self.split.rows(self.plan, names, self.mesh, start=start, **more)
-        return prefetch.feed(rows, batch_sharding(self.mesh))
+        return prefetch.prefetch(rows, batch_sharding(self.mesh))
 
-    def update(self, state: kmeans.State, stream: Iterator[prefetch.Fed]) -> kmeans.State:
+    def update(self, state: kmeans.State, stream: Iterator[prefetch.DeviceBatch]) -> kmeans.State:
         """Takes one mini-batch from the stream."""
         found = _empty(state.centres)
         for _ in range(self.parts):
@@ -306,12 +308,12 @@ def _empty(centres: Array) -> kmeans.Sums:
     return jax.vmap(kmeans.empty_sums)(centres)
 
 
-def _plan(split: splits.Split, mesh: Mesh, seed: int) -> Plan:
+def _plan(split: splits.Split, mesh: Mesh, seed: int) -> BatchSchedule:
     """Returns the plan of training, whose batches are the same on up to eight devices."""
     data = split.config.data
     ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     multiple = math.lcm(ways, math.gcd(data.batch_size, splits.DEVICES))
-    return make_plan(split.corpus, data, seed=seed, multiple=multiple)
+    return make_schedule(split.corpus, data, seed=seed, multiple=multiple)
 
 
 def _write(path: pathlib.Path, arrays: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from ssl_jax.data.corpus import make_plan, open_split
+from ssl_jax.data.corpus import make_schedule, open_split
 from ssl_jax.data.errors import BadFile, DataError
 
 
@@ -55,7 +55,7 @@ def test_a_mixture_draws_by_weight(words, tmp_path, write, data_config):
         write(tmp_path.parent / "music" / f"{i}.wav", 0.02)
     music = {"kind": "folder", "path": str(tmp_path.parent / "music"), "weight": 3.0}
     corpus = open_split(data_config({"words": words, "music": music}), "train")
-    plan = make_plan(corpus, data_config({}), seed=0)
+    plan = make_schedule(corpus, data_config({}), seed=0)
     ids = np.concatenate([plan[step].ids for step in range(20 * len(plan))])
     # 20 rows each: music is heard three times as often, and every row as often as its fellows
     assert (ids >= 20).mean() == pytest.approx(0.75, abs=0.01)
@@ -146,5 +146,5 @@ def test_an_hour_is_read_in_bounded_memory(tmp_path, data_config):
 
 def test_make_plan_follows_the_config(words, data_config):
     config = data_config({"w": words}, batch_size=3)
-    plan = make_plan(open_split(config, "train"), config, seed=4)
+    plan = make_schedule(open_split(config, "train"), config, seed=4)
     assert plan.batch_sizes == (3,) and plan.steps_per_epoch == 7 and plan.seed == 4

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax.core.config import ConfigError
 from ssl_jax.data import frame_label_store, loader
-from ssl_jax.data.corpus import make_plan, open_split
+from ssl_jax.data.corpus import make_schedule, open_split
 from ssl_jax.data.errors import BadFile, DataError
 from ssl_jax.engine import splits
 
@@ -45,7 +45,7 @@ def test_a_batch_has_the_labels_of_its_crop(make, tmp_path):
     corpus = open_split(make(train=(label(tmp_path, "km100"), two)), "train")
     assert corpus.unit_rate == 100 and corpus.unit_sizes == (100, 500)
     assert corpus.specs(0.5)["units"] == ((2, 50), "int32")
-    plan = make_plan(corpus, {"batch_size": 3}, seed=3)
+    plan = make_schedule(corpus, {"batch_size": 3}, seed=3)
     moved = set()
     for step, (arrays, _) in enumerate(loader.batches(corpus, plan, 0, 4)):
         units = arrays["units"]
@@ -103,7 +103,7 @@ def test_labels_that_do_not_fit_name_the_row(make, tmp_path, options, message):
         open_split(config, "train")
     config["on_bad"] = "skip"
     corpus = open_split(config, "train")
-    plan = make_plan(corpus, {"batch_size": 3}, seed=0, shuffle=False)
+    plan = make_schedule(corpus, {"batch_size": 3}, seed=0, shuffle=False)
     with_bad = list(loader.batches(corpus, plan))
     bads = [bad for _, found in with_bad for bad in found]
     assert bads and all(arrays["weight"].sum() + len(found) == 3 for arrays, found in with_bad)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_jax.data.corpus import make_plan, open_split
+from ssl_jax.data.corpus import make_schedule, open_split
 from ssl_jax.data.errors import BadFile, DataError
 from ssl_jax.data.loader import batches
 from ssl_jax.data.readers import image_files
@@ -48,7 +48,7 @@ def tar_source(path, **options):
 
 def collect(config, start=0, stop=9, shuffle=True, seed=0, **options):
     corpus = open_split(config, "train")
-    plan = make_plan(corpus, config, seed=seed, shuffle=shuffle)
+    plan = make_schedule(corpus, config, seed=seed, shuffle=shuffle)
     return [a for a, bads in batches(corpus, plan, start, stop, **options) if not bads]
 
 
@@ -247,7 +247,7 @@ def test_images_that_cannot_be_used_are_skipped(archive, image_config):
     config = image_config(tar_source(archive), on_bad="skip")
     corpus = open_split(config, "train")
     found = {}
-    for arrays, bads in batches(corpus, make_plan(corpus, config, seed=0), 0, 8):
+    for arrays, bads in batches(corpus, make_schedule(corpus, config, seed=0), 0, 8):
         skipped = np.isin(arrays["id"], [b.id for b in bads])
         assert (arrays["weight"] == ~skipped).all() and not arrays["image"][skipped].any()
         found.update({b.where: b.reason for b in bads})

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_jax.data.corpus import make_plan, open_split
+from ssl_jax.data.corpus import make_schedule, open_split
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.loader import batches
 
@@ -33,7 +33,7 @@ def tagged(request, tmp_path, write, data_config, image_config):
 def whole(config):
     """Returns the arrays of the three rows, in order."""
     corpus = open_split(config, "train")
-    plan = make_plan(corpus, {**config, "batch_size": 3}, seed=0, shuffle=False)
+    plan = make_schedule(corpus, {**config, "batch_size": 3}, seed=0, shuffle=False)
     return corpus, next(batches(corpus, plan))[0]
 
 

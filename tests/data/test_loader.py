@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from ssl_jax.data.corpus import make_plan, open_split
-from ssl_jax.data.errors import Bad, BadFile, BadTally, ClippedTally, DataError
+from ssl_jax.data.corpus import make_schedule, open_split
+from ssl_jax.data.errors import Bad, BadFile, ClippedTally, DataError, SkipCounter
 from ssl_jax.data.loader import batches
 
 
@@ -22,7 +22,7 @@ def opened(tmp_path, write, data_config):
     def make(shuffle=True, seed=0, **options):
         config = data_config({"x": source}, **{"buckets": (0.2, 0.4), **options})
         corpus = open_split(config, "train")
-        return corpus, make_plan(corpus, config, seed=seed, shuffle=shuffle)
+        return corpus, make_schedule(corpus, config, seed=seed, shuffle=shuffle)
 
     return make
 
@@ -192,12 +192,12 @@ def test_bad_files_found_while_reading_are_named(opened, tmp_path):
 
 def test_the_tally_lists_each_row_once_and_stops_above_the_share(tmp_path):
     path = tmp_path / "run" / "skipped.jsonl"
-    tally = BadTally(0.02, 100, path)
+    tally = SkipCounter(0.02, 100, path)
     tally.add([Bad(3, "a.wav, row 4", "silent"), Bad(3, "a.wav, row 4", "silent")])
     tally.add([Bad(3, "a.wav, row 4", "silent"), Bad(5, "b.wav, row 6", "empty")])
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert rows[1] == {"id": 5, "where": "b.wav, row 6", "reason": "empty"} and len(rows) == 2
-    resumed = BadTally(0.02, 100, path)
+    resumed = SkipCounter(0.02, 100, path)
     assert len(resumed) == 2
     resumed.add([Bad(5, "b.wav, row 6", "empty")])
     message = r"3 of 100 rows .*config.data.max_bad_share=0.02; the last is c.wav, row 8: broken"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ssl_jax.data import token_store
-from ssl_jax.data.corpus import make_plan, open_split
+from ssl_jax.data.corpus import make_schedule, open_split
 from ssl_jax.data.errors import BadFile, DataError, Unreadable
 from ssl_jax.data.loader import batches
 from ssl_jax.data.readers import text_files
@@ -75,7 +75,7 @@ def test_complete_documents_do_not_share_a_block(documents, text_config):
 def test_a_batch_of_text(documents, text_config):
     config = text_config(documents, batch_size=3)
     corpus = open_split(config, "train")
-    plan = make_plan(corpus, config, seed=0, shuffle=False)
+    plan = make_schedule(corpus, config, seed=0, shuffle=False)
     batch, _ = next(batches(corpus, plan))
     assert {k: (v.shape, str(v.dtype)) for k, v in batch.items()} == {
         "id": ((3,), "uint32"),
@@ -201,7 +201,7 @@ def test_one_text_and_its_target(table, text_config):
     corpus = open_split(config, "train")
     assert corpus.read(1).tolist() == [BOS, *ids("x" * 14), EOS]
     assert corpus.column("sentence2") == ["cde", "yyyyy"]
-    plan = make_plan(corpus, config, seed=0, shuffle=False)
+    plan = make_schedule(corpus, config, seed=0, shuffle=False)
     batch, _ = next(batches(corpus, plan))
     np.testing.assert_array_equal(batch["target"][:2], [[1.5], [np.nan]])
 
@@ -216,7 +216,7 @@ def test_a_row_without_text_is_named_or_skipped(table, text_config, tmp_path):
     corpus = open_split(config, "train")
     with pytest.raises(BadFile, match=message):
         corpus.read(2)
-    plan = make_plan(corpus, config, seed=0, shuffle=False)
+    plan = make_schedule(corpus, config, seed=0, shuffle=False)
     arrays, bads = next(batches(corpus, plan))
     assert arrays["weight"].tolist() == [1, 1, 0, 0] and [b.id for b in bads] == [2]
 

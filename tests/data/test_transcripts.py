@@ -56,7 +56,7 @@ def test_batches_hold_units_and_their_number(spoken):
     config = spoken([("ab a", 0.4), ("c", 0.3), ("bb", 0.4)], spelling="characters")
     corpus = corpus_lib.open_split(config, "train")
     assert corpus.classes == ("<blank>", "|", "a", "b", "c")
-    plan = corpus_lib.make_plan(corpus, config, seed=0, shuffle=False)
+    plan = corpus_lib.make_schedule(corpus, config, seed=0, shuffle=False)
     arrays, bads = next(loader.batches(corpus, plan))
     assert arrays["transcript"].tolist() == [[2, 3, 1, 2, 1], [4, 1, -1, -1, -1]]
     assert arrays["transcript_len"].tolist() == [5, 2] and not bads
@@ -85,7 +85,7 @@ def test_what_cannot_be_used_is_named_or_skipped(spoken, rows, message):
         corpus_lib.open_split(spoken(rows), "train")
     config = spoken(rows, on_bad="skip")
     corpus = corpus_lib.open_split(config, "train")
-    plan = corpus_lib.make_plan(corpus, config, seed=0, shuffle=False)
+    plan = corpus_lib.make_schedule(corpus, config, seed=0, shuffle=False)
     arrays, bads = next(loader.batches(corpus, plan))
     assert arrays["weight"].tolist() == [1, 0]
     assert [bad.id for bad in bads] == [1]

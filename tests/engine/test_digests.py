@@ -12,7 +12,7 @@ import toy_method as toy
 
 from ssl_jax.engine import checkpoint, digests, integrity
 from ssl_jax.engine.checkpoint import Checkpoints
-from ssl_jax.engine.integrity import Damaged
+from ssl_jax.engine.integrity import CorruptCheckpoint
 
 BEST = {"checkpoint.best_metric": "valid/accuracy", "checkpoint.keep_last": 3}
 
@@ -86,15 +86,15 @@ def test_a_flip_in_any_file_of_an_item_is_found_and_the_file_is_named(saved):
         name = path.relative_to(folder).as_posix()
         for position in sorted({0, len(kept) // 3, len(kept) // 2, len(kept) - 1}):
             flip(path, position, bit=1 << position % 8)
-            with pytest.raises(Damaged, match="checkpoints/6 is damaged: ") as error:
+            with pytest.raises(CorruptCheckpoint, match="checkpoints/6 is damaged: ") as error:
                 digests.check(folder)
             assert name in str(error.value) or digests.ITEM in name
             path.write_bytes(kept)
         path.write_bytes(b"")
-        with pytest.raises(Damaged):
+        with pytest.raises(CorruptCheckpoint):
             digests.check(folder)
         path.unlink()
-        with pytest.raises(Damaged):
+        with pytest.raises(CorruptCheckpoint):
             digests.check(folder)
         path.write_bytes(kept)
     assert digests.check(folder)
@@ -111,7 +111,7 @@ def test_parameters_are_those_that_were_saved_or_an_error(saved):
         try:
             assert toy.bits(checkpoint.restore_params(run)) == toy.bits(state.params)
             assert toy.bits(checkpoint.restore_extra(run)) == toy.bits(state.extra)
-        except Damaged as error:
+        except CorruptCheckpoint as error:
             assert "checkpoints/6 is damaged" in str(error)
             told += 1
         path.write_bytes(kept)
@@ -124,7 +124,7 @@ def test_changes_that_cancel_out_are_found(run, started):
     swap(folder)
     changed = checkpoint._arrays(folder / "params")
     np.testing.assert_array_equal(integrity.sums(changed), before)
-    with pytest.raises(Damaged, match=r"checkpoints/6 is damaged: "):
+    with pytest.raises(CorruptCheckpoint, match=r"checkpoints/6 is damaged: "):
         checkpoint.restore_params(run)
     assert int(resume(run, started).step) == 3
 
@@ -148,7 +148,7 @@ def test_a_config_that_storage_changed_is_damage_not_another_config(run, started
 def test_metrics_that_storage_changed_are_damage(run, started, capfd):
     newest = run / "checkpoints" / "6" / "metrics" / "metrics"
     newest.write_text(newest.read_text().replace("0.4", "0.99"))
-    with pytest.raises(Damaged, match="metrics/metrics is not what was written"):
+    with pytest.raises(CorruptCheckpoint, match="metrics/metrics is not what was written"):
         checkpoint.restore_params(run, "best")
     capfd.readouterr()
     assert int(resume(run, started).step) == 3
@@ -173,10 +173,10 @@ def test_a_checkpoint_of_an_earlier_version_is_read_by_its_sums(run, saved, star
     args = checkpoint.ocp.args.StandardSave(jax.tree.map(lambda x: x + 1, arrays))
     with checkpoint.ocp.Checkpointer(checkpoint.ocp.StandardCheckpointHandler()) as writer:
         writer.save(folder / "params", args=args)
-    with pytest.raises(Damaged, match=r"params/\S+ is not what was written"):
+    with pytest.raises(CorruptCheckpoint, match=r"params/\S+ is not what was written"):
         checkpoint.restore_params(run)
     shutil.rmtree(folder / "sums")
-    with pytest.raises(Damaged, match="its sums are missing"):
+    with pytest.raises(CorruptCheckpoint, match="its sums are missing"):
         checkpoint.restore_params(run)
 
 

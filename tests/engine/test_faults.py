@@ -18,7 +18,7 @@ from ssl_jax.core import pulse
 from ssl_jax.engine import checkpoint, integrity, log, loop, setup, watchdog
 from ssl_jax.engine import step as step_lib
 from ssl_jax.engine.checkpoint import Checkpoints, SaveError
-from ssl_jax.engine.integrity import Damaged
+from ssl_jax.engine.integrity import CorruptCheckpoint
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +117,12 @@ def test_where_all_are_damaged_nothing_is_moved(tmp_path, large):
     checkpoints.wait()
     for step in (3, 6):
         truncate(tmp_path / "checkpoints" / str(step))
-    with pytest.raises(Damaged, match=r"(?s)no checkpoint in .* read:\n  6: .*\n  3: .*anew"):
+    with pytest.raises(
+        CorruptCheckpoint, match=r"(?s)no checkpoint in .* read:\n  6: .*\n  3: .*anew"
+    ):
         checkpoints.restore(state, shardings)
     assert checkpoints.latest() == 6 and not (tmp_path / "damaged").exists()
-    with pytest.raises(Damaged, match=r"checkpoints/6 is damaged: "):
+    with pytest.raises(CorruptCheckpoint, match=r"checkpoints/6 is damaged: "):
         checkpoint.restore_params(tmp_path)
     checkpoints.close()
 

@@ -249,7 +249,7 @@ def test_batches_are_read_ahead_and_not_further(mesh):
             asked.append(n)
             yield toy.rows(n)
 
-    fed = prefetch.feed(source(), mesh_lib.batch_sharding(mesh), ahead=2)
+    fed = prefetch.prefetch(source(), mesh_lib.batch_sharding(mesh), ahead=2)
     first = next(fed)
     deadline = time.monotonic() + 5
     while len(asked) < 4 and time.monotonic() < deadline:

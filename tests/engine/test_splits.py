@@ -14,8 +14,8 @@ from configs import common, datasets
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.mesh import AXES, make_mesh
 from ssl_jax.core.types import Spec
-from ssl_jax.data.batch_schedule import Plan
-from ssl_jax.data.corpus import make_plan
+from ssl_jax.data.batch_schedule import BatchSchedule
+from ssl_jax.data.corpus import make_schedule
 from ssl_jax.data.errors import DataError
 from ssl_jax.engine import splits
 
@@ -76,13 +76,13 @@ def audio(tmp_path):
 
 def shapes_of(config, tmp_path, **batch):
     split = splits.open_split(config, tmp_path / "run", "train")
-    plan = make_plan(split.corpus, config.data, seed=0)
+    plan = make_schedule(split.corpus, config.data, seed=0)
     return splits.batch_shapes(Reads(batch), plan, split.corpus)
 
 
 def test_rows_of_images_and_durations(images, tmp_path):
     split = splits.open_split(images, tmp_path / "run", "train")
-    plan = make_plan(split.corpus, images.data, seed=0)
+    plan = make_schedule(split.corpus, images.data, seed=0)
     to_steps = splits.durations(images, plan)
     assert to_steps("100%") == 9 and to_steps("1 epochs") == 3 and to_steps("8 examples") == 4
     with pytest.raises(ConfigError, match="the batches have no length in seconds"):
@@ -167,7 +167,7 @@ def test_a_run_goes_on_with_its_batches_on_other_devices(tmp_path, capsys):
         multiple = splits.multiple_of_run(config, on(chips), tmp_path)
         splits.keep_multiple(tmp_path, multiple)
         data = {"buckets": config.data.buckets, "batch_size": 96, "constant_seconds": True}
-        return Plan(np.full(96, 3.0), **data, multiple=multiple).batch_sizes
+        return BatchSchedule(np.full(96, 3.0), **data, multiple=multiple).batch_sizes
 
     begun = sizes(32)
     assert begun == (480, 224, 160, 128, 96, 96) and sizes(8) == sizes(16) == sizes(1) == begun

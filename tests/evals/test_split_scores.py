@@ -8,7 +8,7 @@ import pytest
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core.types import Method, Spec, TrainState
 from ssl_jax.evals import scores
-from ssl_jax.evals.split_scores import Judge
+from ssl_jax.evals.split_scores import SplitScores
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3, 8, 4)).astype(np.float32)
@@ -28,7 +28,7 @@ def method(predict=lambda params, batch: batch["x"] @ params, truth="label"):
 
 def judge(names, **options):
     mesh = mesh_lib.make_mesh({"data": -1})
-    return Judge(names, method(**options), batches, mesh, "valid")
+    return SplitScores(names, method(**options), batches, mesh, "valid")
 
 
 def test_labelled_rows_with_a_weight_are_scored_as_one_split():

@@ -4,7 +4,7 @@ import pytest
 
 from ssl_jax.data import transcripts
 from ssl_jax.evals import lexicon, ngram
-from ssl_jax.evals.transcribe import Spoken, rate
+from ssl_jax.evals.transcribe import Utterance, rate
 
 
 @pytest.mark.parametrize("score", ["wer", "cer", "per"])
@@ -13,8 +13,8 @@ from ssl_jax.evals.transcribe import Spoken, rate
     [("caf\u00e9 a", "cafe\u0301 a"), ("don\u2019t", "don't"), ("e\u0303", "\u1ebd")],
 )
 def test_two_forms_of_a_word_are_no_error(said, heard, score):
-    assert rate([Spoken(0, said, heard)], score) == 0
-    assert rate([Spoken(0, said, "x" + heard)], score) > 0
+    assert rate([Utterance(0, said, heard)], score) == 0
+    assert rate([Utterance(0, said, "x" + heard)], score) > 0
 
 
 def test_words_of_a_lexicon_and_a_language_model_in_either_form(tmp_path):

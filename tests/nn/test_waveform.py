@@ -112,7 +112,7 @@ def test_sown_stages_of_the_front_end():
         encoder = make(grad_mult=factor, input_dropout=0.5)
         params = params_of(encoder)
         params = {"frontend": {**params["frontend"], "convs": gain(params["frontend"]["convs"])}}
-        return encoder_lib.tapped_frontend(encoder, params, batch)
+        return encoder_lib.frontend_intermediates(encoder, params, batch)
 
     def penalty(scale, factor):
         return jnp.square(stages(factor, lambda c: jax.tree.map(lambda a: scale * a, c))[2]["raw"])
@@ -137,7 +137,7 @@ def test_dropout_of_frames_needs_a_key():
     encoder = make(input_dropout=0.5)
     params = params_of(encoder)
     batch = {"audio": clip(400), "audio_len": jnp.array([400, 400])}
-    tap = jax.jit(lambda key: encoder_lib.tapped_frontend(encoder, params, batch, key)[0])
+    tap = jax.jit(lambda key: encoder_lib.frontend_intermediates(encoder, params, batch, key)[0])
     dropped = tap(jax.random.key(0, impl="unsafe_rbg"))
     assert 0.3 < np.mean(dropped == 0) < 0.7
     np.testing.assert_array_equal(tap(None) == 0, False)

@@ -78,7 +78,7 @@ def test_own_share_tells_the_place_from_the_example():
     mask = np.arange(40) < np.array([40, 40, 30, 40, 12, 1])[:, None]
 
     def share(y):
-        return float(stats.own_share(jnp.asarray(y), jnp.asarray(mask)))
+        return float(stats.instance_variance_ratio(jnp.asarray(y), jnp.asarray(mask)))
 
     assert share(np.broadcast_to(place, own.shape)) == pytest.approx(0, abs=1e-6)
     assert share(own) == pytest.approx(1, abs=0.05)
@@ -88,4 +88,4 @@ def test_own_share_tells_the_place_from_the_example():
     assert share(far) == pytest.approx(share(place + own), rel=1e-5)
     lone = np.zeros_like(mask)
     lone[0] = True
-    assert float(stats.own_share(jnp.asarray(own), jnp.asarray(lone))) == 1.0
+    assert float(stats.instance_variance_ratio(jnp.asarray(own), jnp.asarray(lone))) == 1.0

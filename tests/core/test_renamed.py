@@ -1,0 +1,31 @@
+"""Old names in the files of users are read, with a warning that has the new one."""
+
+import pytest
+
+from ssl_jax.core import config as config_lib
+from ssl_jax.core import renamed
+from ssl_jax.engine import log
+
+
+def test_a_metric_keeps_its_prefix_and_warns():
+    with pytest.warns(UserWarning, match="target_own_share is named instance_variance_ratio now"):
+        assert renamed.metric("valid/target_own_share") == "valid/instance_variance_ratio"
+    assert renamed.metric("valid/loss") == "valid/loss" and renamed.metric("loss") == "loss"
+
+
+def test_floors_and_the_best_metric_of_an_old_config_are_read():
+    old = '{"guard": {"floors": {"target_own_share": 0.1}}, "checkpoint": {"best_metric": ""}}'
+    with pytest.warns(UserWarning, match="instance_variance_ratio"):
+        config = config_lib.from_json(old)
+    assert config.guard.floors.to_dict() == {"instance_variance_ratio": 0.1}
+    assert config_lib.sign(config) == config_lib.sign(
+        config_lib.from_json(old.replace("target_own_share", "instance_variance_ratio"))
+    )
+
+
+def test_old_rows_of_metrics_are_read_under_the_new_name(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1, "time": 1.0, "train/target_own_share": 0.5}\n', encoding="utf-8")
+    with pytest.warns(UserWarning, match="instance_variance_ratio"):
+        (row,) = log.read(file)
+    assert row == {"step": 1, "time": 1.0, "train/instance_variance_ratio": 0.5}
