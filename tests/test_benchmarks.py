@@ -16,7 +16,7 @@ from experiments.benchmarks import (
     step_vs_torch,
     stepping,
 )
-from experiments.data2vec2 import levels
+from experiments.data2vec2 import time_to_accuracy
 
 
 def test_loop_report_is_a_table():
@@ -54,12 +54,12 @@ def test_steps_take_turns_and_a_loss_that_is_not_finite_ends_them():
 
 def test_time_to_an_accuracy_is_read_between_the_points_of_a_curve():
     curve = {"step": [10, 20], "accuracy": [0.5, 0.4]}
-    assert levels.crossing(curve, 0.4, start=0.3) == pytest.approx(5.0)
-    assert levels.crossing(curve, 0.3, start=0.3) == 0.0
-    assert levels.crossing(curve, 0.6, start=0.3) is None
+    assert time_to_accuracy.crossing(curve, 0.4, start=0.3) == pytest.approx(5.0)
+    assert time_to_accuracy.crossing(curve, 0.3, start=0.3) == 0.0
+    assert time_to_accuracy.crossing(curve, 0.6, start=0.3) is None
     curves = {"a": [curve], "b": [{"step": [10], "accuracy": [0.46]}]}
-    assert levels.between(0.42, curves) == [0.44, 0.46, 0.48, 0.5]
-    found = levels.times(curves, {"a": 2.0, "b": 1.0}, 0.48, {"a": 0.3, "b": 0.3})
+    assert time_to_accuracy.between(0.42, curves) == [0.44, 0.46, 0.48, 0.5]
+    found = time_to_accuracy.times(curves, {"a": 2.0, "b": 1.0}, 0.48, {"a": 0.3, "b": 0.3})
     assert found["b"] == [None] and found["a"] == pytest.approx([18.0])
 
 

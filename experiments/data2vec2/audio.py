@@ -13,8 +13,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import frozen
-import heard
+import frozen_probe
+from figures import draw
 from ml_collections import ConfigDict
 
 from ssl_jax.core import config as config_lib
@@ -102,11 +102,11 @@ def _train(pipe: Pipe, name: str, config: ConfigDict, seed: int) -> Stage:
     return pipe.train(f"{name}-{seed}", config_lib.override(config, [f"seed={seed}"]))
 
 
-def _digits(pipe: Pipe, run: Stage, digits: frozen.Sources) -> frozen.Scores:
+def _digits(pipe: Pipe, run: Stage, digits: frozen_probe.Sources) -> frozen_probe.Scores:
     """Probes digits and speakers: fitted on the training takes, scored on the test takes."""
 
     def work(out: pathlib.Path) -> None:
-        scores = frozen.judge(pipe.folder(run), digits, ("digit", "speaker"), CROP)
+        scores = frozen_probe.evaluate(pipe.folder(run), digits, ("digit", "speaker"), CROP)
         figures.write_results(out / "scores.json", scores)
 
     stage = pipe.stage("eval", f"digits-{run.name}", {"tasks": "digit, speaker"}, work, (run,))
@@ -118,7 +118,7 @@ def _sounds(pipe: Pipe, run: Stage, only: str = "") -> dict[str, dict[str, float
     source = _table(pipe.options["esc10"])
 
     def work(out: pathlib.Path) -> None:
-        scores = frozen.judge_folds(pipe.folder(run), source, "label", 5.0, CROP, only)
+        scores = frozen_probe.evaluate_folds(pipe.folder(run), source, "label", 5.0, CROP, only)
         figures.write_results(out / "scores.json", scores)
 
     stage = pipe.stage("eval", f"sounds-{run.name}", {"fold": only}, work, (run,))
@@ -151,7 +151,7 @@ def _write(pipe: Pipe, found: Mapping[str, Any], runs: Sequence[pathlib.Path]) -
     figures.write_results(
         out / "results_audio.json", {**found, "options": options, "machine": pipe.machine()}
     )
-    heard.draw(out / "results_audio.png", found, runs)
+    draw(out / "results_audio.png", found, runs)
     rows = [
         {"features": name} | {task: table.cell(values) for task, values in tasks.items()}
         for name, tasks in found["probes"].items()

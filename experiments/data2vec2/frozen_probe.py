@@ -17,7 +17,7 @@ Sources = Mapping[str, Mapping[str, Any]]  # split -> the one source of it
 Scores = dict[str, dict[str, float]]  # features -> {task: accuracy}
 
 
-def judge(
+def evaluate(
     folder: pathlib.Path, sources: Sources, columns: Sequence[str], seconds: float = 0.0
 ) -> Scores:
     """Returns the test accuracy of each label column, layer and penalty chosen without the test.
@@ -34,7 +34,7 @@ def judge(
     return found
 
 
-def judge_folds(
+def evaluate_folds(
     folder: pathlib.Path,
     source: Mapping[str, Any],
     column: str,

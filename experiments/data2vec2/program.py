@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import clock
-import levels
 import pictures
+import time_to_accuracy
 from ml_collections import ConfigDict
 
 from ssl_jax import evaluate
@@ -78,7 +78,7 @@ def main(pipe: Pipe) -> None:
         "flops_per_step": {name: clock.flops_per_step(config) for name, config in configs.items()},
         "curves": curves,
         "random": random,
-        "levels": _levels(curves, seconds, random),
+        "levels": _times(curves, seconds, random),
         "baselines": {
             "random encoder": random["data2vec 2.0"],
             "pixels": [starts["data2vec 2.0"][0]["pixels"]],
@@ -134,8 +134,8 @@ def _untrained(pipe: Pipe, run: Stage) -> dict[str, float]:
     return {row["features"]: row["test"][0] for row in rows}
 
 
-def _levels(
-    curves: Mapping[str, Sequence[levels.Curve]],
+def _times(
+    curves: Mapping[str, Sequence[time_to_accuracy.Curve]],
     seconds: Mapping[str, float],
     random: Mapping[str, Sequence[float]],
 ) -> dict[str, dict[str, list[float | None]]]:
@@ -144,8 +144,8 @@ def _levels(
     The accuracies are those above every untrained encoder that some run reaches.
     """
     starts = {name: table.interval(values)[0] for name, values in random.items()}
-    wanted = levels.between(max(starts.values()), curves)
-    return {f"{x:.2f}": levels.times(curves, seconds, x, starts) for x in wanted}
+    wanted = time_to_accuracy.between(max(starts.values()), curves)
+    return {f"{x:.2f}": time_to_accuracy.times(curves, seconds, x, starts) for x in wanted}
 
 
 def _supervised(pipe: Pipe, like: ConfigDict) -> list[float]:

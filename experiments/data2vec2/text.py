@@ -13,10 +13,10 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import blocks
-import frozen
-import heard
+import frozen_probe
 import matplotlib.pyplot as plt
+import text_blocks
+from figures import bars
 from ml_collections import ConfigDict
 
 from ssl_jax.core import config as config_lib
@@ -66,7 +66,7 @@ def _corpus(pipe: Pipe) -> tuple[pathlib.Path, list[str]]:
     site = pathlib.Path(o["site"] or sysconfig.get_paths()["purelib"])
 
     def work(out: pathlib.Path) -> None:
-        names = blocks.write(site, out / "blocks.tsv", o["packages"], o["blocks"])
+        names = text_blocks.write(site, out / "blocks.tsv", o["packages"], o["blocks"])
         figures.write_results(out / "packages.json", {"names": names})
 
     asked = {"site": str(site), "packages": o["packages"], "blocks": o["blocks"]}
@@ -105,12 +105,12 @@ def _config(pipe: Pipe, corpus: pathlib.Path) -> ConfigDict:
     return config
 
 
-def _probe(pipe: Pipe, run: Stage, corpus: pathlib.Path) -> frozen.Scores:
+def _probe(pipe: Pipe, run: Stage, corpus: pathlib.Path) -> frozen_probe.Scores:
     """Probes the package of a block; validation files choose layer and penalty."""
     sources = {split: _source(corpus, split) for split in ("train", "valid", "test")}
 
     def work(out: pathlib.Path) -> None:
-        scores = frozen.judge(pipe.folder(run), sources, ("package",))
+        scores = frozen_probe.evaluate(pipe.folder(run), sources, ("package",))
         figures.write_results(out / "scores.json", scores)
 
     stage = pipe.stage("eval", f"probe-{run.name}", {"task": "package"}, work, (run,))
@@ -125,7 +125,7 @@ def _write(pipe: Pipe, found: Mapping[str, Any], runs: Sequence[pathlib.Path]) -
         out / "results_text.json", {**found, "options": options, "machine": pipe.machine()}
     )
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
-    heard.bars(axes[0], found["probes"], "Which package a block of 126 bytes is from")
+    bars(axes[0], found["probes"], "Which package a block of 126 bytes is from")
     figures.curves(axes[1], {"masked bytes": runs}, "train/loss", "Pre-training on text", "loss")
     figure.suptitle("data2vec 2.0 of text in miniature: mean and 95 % interval over seeds")
     figure.savefig(out / "results_text.png", dpi=100)
