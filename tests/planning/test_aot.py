@@ -117,7 +117,7 @@ PROGRAM = """
 import json, sys
 from ssl_jax import plan
 from ssl_jax.core import config
-from ssl_jax.engine import collectives, estimate
+from ssl_jax.planning import collectives, estimate
 for overrides in json.loads(sys.argv[3]):
     made = plan.program(config.load(sys.argv[1], overrides), sys.argv[2])
     done = made.compile()

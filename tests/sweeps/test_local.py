@@ -26,7 +26,7 @@ def sweep(s):
 # what stands for a run: notes its device, and when it was at work
 WORK = """
 import os, pathlib, sys, time
-from ssl_jax.stages import runs
+from ssl_jax.sweeps import run_folders
 folder, how = pathlib.Path(sys.argv[1]), sys.argv[2]
 def work():
     start = time.time()
@@ -39,7 +39,7 @@ def work():
     time.sleep(0.3)
     with open(folder / "seconds.txt", "a") as file:
         print(start, time.time(), file=file)
-runs.once(folder, work)
+run_folders.once(folder, work)
 """
 
 
@@ -118,15 +118,15 @@ def test_a_run_that_another_process_holds_is_waited_for(found, here):
 def test_sigterm_is_handed_on(found, here, root):
     program = f"""
 import sys
-sys.path.insert(0, {str(root / "tests" / "stages")!r})
+sys.path.insert(0, {str(root / "tests" / "sweeps")!r})
 import pathlib
-from ssl_jax.stages import launch, sweep
+from ssl_jax.sweeps import local, sweep
 found = sweep.reopen(pathlib.Path({str(found[0].folder.parent)!r}))
 def command(run):
     text = "import signal, sys, time; signal.signal(15, lambda *a: sys.exit(0))"
     text += f"; open({{str(run.folder / 'began')!r}}, 'w').close(); time.sleep(60)"
     return [sys.executable, "-c", text]
-launch.local(found, command, 2, print)
+local.local(found, command, 2, print)
 """
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     while sum((run.folder / "began").exists() for run in found) < 2:
