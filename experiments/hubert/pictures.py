@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments import curves
-from ssl_jax.data import alignments, corpus, frame_label_store
+from ssl_jax.data import corpus, frame_label_store
+from ssl_jax.data.readers import alignments
 from ssl_jax.ops import dsp
 from ssl_jax.reports import figures
 

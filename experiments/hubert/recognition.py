@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from ssl_jax.core import atomic
 from ssl_jax.core import config as config_lib
-from ssl_jax.data import alignments, transcripts
-from ssl_jax.data.readers import audio, sources
+from ssl_jax.data import transcripts
+from ssl_jax.data.readers import alignments, audio, sources
 from ssl_jax.data.synthetic import read_speech
 from ssl_jax.pipeline import Pipe
 from ssl_jax.reports import figures

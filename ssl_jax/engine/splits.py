@@ -16,8 +16,8 @@ from ssl_jax.core import atomic
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core.types import Method
-from ssl_jax.data import apart, errors, loader
 from ssl_jax.data import corpus as corpus_lib
+from ssl_jax.data import errors, loader, split_overlap
 from ssl_jax.data.base import Corpus
 from ssl_jax.data.batch_schedule import BatchSchedule
 from ssl_jax.engine import hosts, limits, log
@@ -104,7 +104,7 @@ def open_others(config: ConfigDict, workdir: Path, train: Split) -> dict[str, Sp
 
 def check_apart(*found: Split) -> None:
     """Raises DataError where one file is in two of these splits, naming both rows."""
-    apart.check({split.name: split.corpus for split in found})
+    split_overlap.check({split.name: split.corpus for split in found})
 
 
 def batch_shapes(

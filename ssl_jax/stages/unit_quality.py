@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax.core import options as options_lib
 from ssl_jax.core.config import ConfigError
-from ssl_jax.data import alignments
+from ssl_jax.data.readers import alignments
 from ssl_jax.data.recordings import AudioCorpus
 from ssl_jax.engine.splits import Split
 from ssl_jax.evals import abx, unit_quality

@@ -8,7 +8,7 @@ import soundfile
 from run_folder import RATE, make_run
 
 from ssl_jax import evaluate
-from ssl_jax.data import alignments
+from ssl_jax.data.readers import alignments
 
 PHONES = {"a": 300, "b": 900, "c": 2700}
 

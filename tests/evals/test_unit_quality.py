@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import mutual_info_score
 
-from ssl_jax.data import alignments
 from ssl_jax.data.errors import DataError
+from ssl_jax.data.readers import alignments
 from ssl_jax.evals import unit_quality
 
 

@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssl_jax.core import atomic
-from ssl_jax.data import alignments
-from ssl_jax.data.readers import audio
+from ssl_jax.data.readers import alignments, audio
 from ssl_jax.data.synthetic import keywords
 from ssl_jax.data.synthetic.keywords import RATE
 

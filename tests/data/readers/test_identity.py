@@ -6,7 +6,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from ssl_jax.data import apart
+from ssl_jax.data import split_overlap
 from ssl_jax.data.corpus import open_split
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.readers import identity, records
@@ -22,7 +22,7 @@ def named(source):
 
 
 def check(config):
-    apart.check(
+    split_overlap.check(
         {name: open_split(config, name, ()) for name in ("train", "valid", "test") if config[name]}
     )
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from ssl_jax.core import paths
-from ssl_jax.data import alignments, shards
+from ssl_jax.data import shards
 from ssl_jax.data.corpus import open_split
 from ssl_jax.data.errors import Bad, DataError, SkipCounter
-from ssl_jax.data.readers import label_files
+from ssl_jax.data.readers import alignments, label_files
 from ssl_jax.data.readers.sources import open_source
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from ssl_jax.data import alignments
-from ssl_jax.data.readers import sources
+from ssl_jax.data.readers import alignments, sources
 from ssl_jax.data.synthetic import read_speech
 
 VARIANTS = [f"v{chr(97 + i)}" for i in range(20)]
