@@ -1,4 +1,4 @@
-"""What a run needs to know of any corpus: its rows, their labels, and how a batch is filled."""
+"""What a run needs from any corpus: its rows, their labels, and how a batch is filled."""
 
 import dataclasses
 import functools
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.data.batch_schedule import Span
-from ssl_jax.data.errors import Bad, BadFile
+from ssl_jax.data.errors import BadFile, InvalidRow
 from ssl_jax.data.readers import content
-from ssl_jax.data.readers.base import Source
+from ssl_jax.data.readers.base import Source, part_of
 
 Arrays = dict[str, np.ndarray]
 Shapes = dict[str, tuple[tuple[int, ...], str]]
@@ -18,12 +18,13 @@ Shapes = dict[str, tuple[tuple[int, ...], str]]
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """The rows of one split, source after source; the id of a row is its place here.
+    """The rows of one split, source after source; the id of a row is its position here.
 
     first (sources + 1,): the id at which each source starts. labels (n,) int32 into `classes`,
-    -1 if unlabelled. fields: name -> (n, ...) array, or what can be indexed like one, whose rows
-    are part of every batch as they are. refused: row -> why it cannot be used, known beforehand.
-    Images, sound and text each add the arrays that `shapes` names and `fill` decodes.
+    -1 if unlabelled. fields: name -> (n, ...) array, or an object indexed like one, whose rows
+    go into every batch unchanged. refused: row -> why it cannot be used, where that is known
+    before decoding. Images, sound and text each add the arrays that `shapes` names and `fill`
+    decodes.
     """
 
     sources: tuple[Source, ...]
@@ -40,22 +41,22 @@ class Corpus:
 
     @functools.cached_property
     def content(self) -> str:
-        """What changes with a byte of the files that hold the rows, or with their order."""
+        """A digest of the bytes of the files that hold the rows, and of their order."""
         return content.of(self.sources)
 
     @property
     def lengths(self) -> np.ndarray:
-        """Lengths (n,) int64 in the unit of the corpus: samples or tokens; images have 1."""
+        """Lengths (n,) int64 in samples or tokens; 1 for images."""
         return np.ones(len(self), np.int64)
 
     @property
     def seconds(self) -> np.ndarray:
-        """Lengths (n,) in seconds, by which rows fall into buckets; 0 where there is no time."""
+        """Lengths (n,) in seconds, which assign rows to buckets; 0 where there is no time axis."""
         return np.zeros(len(self))
 
     @property
     def buckets(self) -> tuple[float, ...]:
-        """The lengths in seconds of the shapes that batches have; one where there is no time."""
+        """The lengths in seconds that batches can have; just one where there is no time axis."""
         return (1.0,)
 
     @property
@@ -74,8 +75,8 @@ class Corpus:
         return ()
 
     @property
-    def known_bads(self) -> list[Bad]:
-        """What was found to be unusable before any row was read, by ids below 0."""
+    def known_invalid(self) -> list[InvalidRow]:
+        """What was found unusable before any row was read, with ids below 0."""
         return []
 
     @property
@@ -99,8 +100,8 @@ class Corpus:
 
     def locate(self, i: int) -> tuple[Any, int]:
         """Returns the source of a row and its number there."""
-        source = int(np.searchsorted(self.first, i, "right")) - 1
-        return self.sources[source], int(i - self.first[source])
+        source, row = part_of(self.first, i)
+        return self.sources[source], row
 
     def shapes(self, seconds: float) -> Shapes:
         """Returns the arrays that `fill` writes in a bucket: name -> (shape of a row, dtype)."""
@@ -109,16 +110,16 @@ class Corpus:
     def keys(
         self, ids: np.ndarray, epoch: np.ndarray, seconds: float, seed: int | None
     ) -> Sequence[int]:
-        """Returns what `fill` needs to draw each of the rows `ids` (b,) in a bucket.
+        """Returns the key (b,) with which `fill` draws each of the rows `ids` (b,) in a bucket.
 
-        A pure function of (seed, id, epoch); seed None is evaluation, where nothing is drawn.
+        A pure function of (seed, id, epoch). In evaluation seed is None and nothing is drawn.
         """
         raise NotImplementedError
 
     def fill(self, i: int, key: int, arrays: Arrays, row: int) -> float | None:
-        """Decodes row i into arrays[name][row], zeros before. Raises BadFile.
+        """Decodes row i into arrays[name][row], which holds zeros. Raises BadFile.
 
-        Of sound, returns the share of samples that stand at full scale.
+        For sound, returns the share of samples that are at full scale.
         """
         raise NotImplementedError
 
@@ -128,7 +129,7 @@ class Corpus:
             raise BadFile(self.where(i), self.refused[i])
 
     def check(self) -> None:
-        """Raises BadFile for a row that is known to be unusable before it is decoded."""
+        """Raises BadFile for the first row that is known to be unusable before it is decoded."""
 
     def specs(self, seconds: float) -> Shapes:
         """Returns every array of a batch: name -> (shape of a row, dtype)."""

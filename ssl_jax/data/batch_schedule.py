@@ -1,7 +1,7 @@
-"""Which rows make up the batch of any step: a pure function of (seed, step), with no state.
+"""Which rows make up the batch of any step: a pure, stateless function of (seed, step).
 
-Rows fall into length buckets and a batch comes from one bucket, so its shape is fixed. Each
-source repeats its own permutations; a bucket mixes its sources in the proportion of their
+Rows are assigned to length buckets, and a batch comes from one bucket, so its shape is fixed. Each
+source is permuted anew every time it is used up; a bucket mixes its sources in proportion to their
 weights. An epoch draws about as many rows as the corpus has; with equal weights, each once.
 """
 
@@ -15,7 +15,7 @@ from ssl_jax.data.errors import DataError
 
 # Names of the streams of permutations.
 _ROWS, _MIX, _STEPS = 1, 2, 3
-# Recordings this little longer than a bucket still belong to it: rounding of their length.
+# Recordings longer than a bucket by at most this still fit it: their lengths are rounded.
 SLACK = 1e-4
 
 
@@ -28,16 +28,16 @@ class Span(NamedTuple):
 
 
 class BatchIndices(NamedTuple):
-    """One global batch: rows of one bucket; epoch counts how often a row's source was used up."""
+    """One global batch of one bucket; epoch counts how often a row's source was used up before."""
 
     bucket: int
     ids: np.ndarray  # (B,) int64
     epoch: np.ndarray  # (B,) int64
-    weight: np.ndarray  # (B,) float32, 0 where the row only fills the last batch
+    weight: np.ndarray  # (B,) float32, 0 where a row only pads the last batch
 
 
 class _Cell(NamedTuple):
-    """The rows of one source in one bucket, of which an epoch draws `draws`."""
+    """The rows of one source in one bucket; an epoch draws `draws` of them."""
 
     source: int
     rows: np.ndarray
@@ -45,7 +45,7 @@ class _Cell(NamedTuple):
 
 
 class _Epoch(NamedTuple):
-    """Per bucket the rows and repetitions of an epoch in order; and the order of the steps."""
+    """The rows and repetitions of an epoch in order, per bucket, and the order of the steps."""
 
     ids: list[np.ndarray]
     epoch: list[np.ndarray]
@@ -53,14 +53,14 @@ class _Epoch(NamedTuple):
 
 
 class BatchSchedule:
-    """Maps any step to its Draw at once.
+    """Maps any step to its BatchIndices without going through the steps before it.
 
-    seconds (n,): length of each row. spans: the rows of each source, default one of weight 1.
+    seconds (n,): length of each row. spans: the rows of each source, by default one of weight 1.
     buckets: lengths in seconds, ascending; a row goes to the smallest that holds it, else to the
-    last. batch_size: rows per step in the last bucket; with `constant_seconds` shorter buckets
-    hold more, in proportion. Every size is a multiple of `multiple`.
-    A training plan (shuffle) is endless: an epoch's last batch in a bucket is filled up from the
-    start of that bucket. Otherwise rows come once, in order, and filling has weight 0.
+    last. batch_size: rows per step in the last bucket; with `constant_seconds`, shorter buckets
+    hold proportionally more. Every batch size is a multiple of `multiple`.
+    A training schedule (shuffle) is endless: the last batch of a bucket in an epoch is filled up
+    from the start of that bucket. Otherwise rows come once, in order, and padding has weight 0.
     Raises DataError naming the config key.
     """
 
@@ -92,12 +92,12 @@ class BatchSchedule:
         self._last_step = np.cumsum(steps)
         self.steps_per_epoch = int(self._last_step[-1])
         kept = np.minimum(seconds, last)
-        heard = sum(
+        total = sum(
             kept[c.rows].mean() * c.draws * steps[b] * self.batch_sizes[b] / max(draws[b], 1)
             for b, cells in enumerate(self._cells)
             for c in cells
         )
-        self.seconds_per_step = float(heard) / self.steps_per_epoch
+        self.seconds_per_step = float(total) / self.steps_per_epoch
         self._epochs: dict[int, _Epoch] = {}
 
     def __len__(self) -> int:
@@ -107,7 +107,7 @@ class BatchSchedule:
         """Returns the batch of a step; IndexError after the one epoch of an evaluation."""
         number, index = divmod(int(step), self.steps_per_epoch)
         if step < 0 or (number and not self.shuffle):
-            raise IndexError(f"step {step} of a plan of {self.steps_per_epoch} steps")
+            raise IndexError(f"step {step} of a schedule of {self.steps_per_epoch} steps")
         epoch = self._epoch(number)
         slot = epoch.steps[index]
         b = int(np.searchsorted(self._last_step, slot, "right"))
@@ -119,15 +119,15 @@ class BatchSchedule:
         return BatchIndices(b, ids[place], epoch.epoch[b][place], weight.astype(np.float32))
 
     def __getstate__(self) -> dict:
-        # A worker process draws its own epochs: cheaper than sending them.
+        # A worker process draws its own epochs, which is cheaper than sending them.
         return {**self.__dict__, "_epochs": {}}
 
     def _epoch(self, number: int) -> _Epoch:
-        """Returns an epoch, keeping the latest two, as steps are read ahead across the border."""
+        """Returns an epoch; keeps the latest two, since reading ahead crosses their border."""
         found = self._epochs.get(number)
         if found is None:
             found = self._draw_epoch(number)
-            # Threads may both draw an epoch: they get equal ones. A new dict, as others may read.
+            # Two threads may draw the same epoch, with equal results; others may read the old dict.
             kept = {k: v for k, v in self._epochs.items() if abs(k - number) == 1}
             self._epochs = {number: found, **kept}
         return found
@@ -149,7 +149,7 @@ class BatchSchedule:
         return _Epoch(ids, epochs, steps)
 
     def _draw_cell(self, cell: _Cell, bucket: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Takes the next `draws` rows of the endless permutations of a cell, (rows, repetition)."""
+        """Takes the next `draws` rows of a cell's endless permutations -> (rows, repetition)."""
         if not self.shuffle:
             return cell.rows, np.zeros(len(cell.rows), np.int64)
         n = len(cell.rows)
@@ -168,7 +168,7 @@ def _check(seconds: np.ndarray, buckets: tuple, batch_size: int, multiple: int) 
         raise DataError("the corpus has no rows: see config.data.train")
     if not buckets or any(b <= a for a, b in zip((0.0, *buckets), buckets, strict=False)):
         raise DataError(
-            f"config.data.buckets is {buckets}: use ascending seconds such as (2.0, 4.0)"
+            f"config.data.buckets is {buckets}: use ascending seconds, for example (2.0, 4.0)"
         )
     if batch_size < 1 or batch_size % multiple:
         near = max(multiple, batch_size // multiple * multiple)
@@ -180,7 +180,7 @@ def _check(seconds: np.ndarray, buckets: tuple, batch_size: int, multiple: int) 
 def _cells(
     bucket: np.ndarray, spans: Sequence[Span], buckets: int, equal: bool
 ) -> list[list[_Cell]]:
-    """Groups rows by bucket and source and shares out an epoch's draws by weight."""
+    """Groups rows by bucket and source, and divides an epoch's draws by weight."""
     found = []
     for source, (start, stop, weight) in enumerate(spans):
         for b in range(buckets):
@@ -188,15 +188,15 @@ def _cells(
             if len(rows):
                 found.append((b, source, rows, 1.0 if equal else float(weight)))
     mass = np.array([weight * len(rows) for _, _, rows, weight in found])
-    draws = _share_out(mass, len(bucket))
+    draws = _apportion(mass, len(bucket))
     out: list[list[_Cell]] = [[] for _ in range(buckets)]
     for (b, source, rows, _), n in zip(found, draws, strict=True):
         out[b].append(_Cell(source, rows, int(n)))
     return out
 
 
-def _share_out(mass: np.ndarray, total: int) -> np.ndarray:
-    """Divides `total` in proportion to mass by largest remainders; nobody is left out."""
+def _apportion(mass: np.ndarray, total: int) -> np.ndarray:
+    """Divides `total` in proportion to mass by largest remainders; each gets at least one."""
     exact = mass * (total / mass.sum())
     whole = np.floor(exact + 1e-9).astype(np.int64)
     rest = total - whole.sum()

@@ -1,4 +1,4 @@
-"""Opens a split of the data: its sources end to end, with classes and subsets of labels."""
+"""Opens a split of the data: its sources end to end, with classes and label subsets."""
 
 import functools
 import types
@@ -26,9 +26,9 @@ def open_split(
 ) -> Corpus:
     """Opens config.data's `split`: train, valid or test.
 
-    classes: the names behind the labels in order; by default config.data.classes, or the sorted
-    labels of the training split. `labels_per_class` and `label_share` below 1 keep only the
-    chosen labelled rows of the training split. Raises DataError naming the config key or the row.
+    classes: the class names in the order of the labels; by default config.data.classes, or the
+    sorted labels of the training split. `labels_per_class`, and a `label_share` below 1, keep only
+    the chosen labelled rows of the training split. Raises DataError naming the config key or row.
     """
     _check_config(config, split)
     modality = MODALITIES[config.get("modality", "audio")]
@@ -70,8 +70,8 @@ def _fields(
     options: Sequence[Mapping[str, Any]],
     classes: tuple[str, ...],
 ) -> dict[str, dict]:
-    """Returns the tags (n, classes), targets (n, K) and transcripts (n, L) that the sources name,
-    as `fields`, and the rows whose transcript cannot be used, as `refused`."""
+    """Returns `fields`: the tags (n, classes), targets (n, K) and transcripts (n, L) that the
+    sources name; and `refused`: the rows whose transcript cannot be used."""
     fields: dict[str, Any] = {}
     refused: dict[int, str] = {}
     columns = labels.tag_columns(sources, options)
@@ -88,7 +88,7 @@ def _fields(
 
 
 def _source(config: Mapping[str, Any], split: str, name: str) -> dict[str, Any]:
-    """Returns the options of a source; one without a path lies where that of train does."""
+    """Returns the options of a source; without a path, it takes that of its namesake in train."""
     options = dict(config[split][name])
     if split != "train" and not options.get("path") and name in config["train"]:
         options["path"] = config["train"][name].get("path", "")
@@ -109,7 +109,7 @@ def make_schedule(
     shuffle: bool = True,
     multiple: int = 1,
 ) -> BatchSchedule:
-    """Returns the plan of a corpus under config.data; see BatchSchedule for the arguments."""
+    """Returns the batch schedule of a corpus; see BatchSchedule for the arguments."""
     return BatchSchedule(
         corpus.seconds,
         spans=corpus.spans,

@@ -1,21 +1,22 @@
-"""What can be wrong with data: one error type, and the count of files that were skipped."""
+"""What can be wrong with data: the error types, and counters of skipped and clipped rows."""
 
 import json
 import pathlib
+import sys
 import warnings
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ssl_jax.core import paths
 from ssl_jax.core import rows as rows_lib
 
 
 class DataError(ValueError):
-    """Data or its config is wrong; the text names the config key, or the file and row."""
+    """Data or its config is wrong; the message names the config key, or the file and row."""
 
 
 class Unreadable(Exception):
-    """A sound or an image cannot be decoded; the text says why."""
+    """A sound or an image cannot be decoded; the message gives the reason."""
 
 
 class BadFile(DataError):
@@ -29,8 +30,8 @@ class BadFile(DataError):
         return f"{self.where}: {self.reason}"
 
 
-class Bad(NamedTuple):
-    """A row that was skipped: its corpus id, its file and row, and why."""
+class InvalidRow(NamedTuple):
+    """A row that was skipped: its corpus id, its file and row, and the reason."""
 
     id: int
     where: str
@@ -38,69 +39,74 @@ class Bad(NamedTuple):
 
 
 class Clipped(NamedTuple):
-    """A row that is used, though more than CLIPPED_SHARE of its samples stand at full scale."""
+    """A row that is used although more than CLIPPED_SHARE of its samples are at full scale."""
 
     id: int
     where: str
     share: float
 
 
-# A peak that was brought to full scale touches it a few times; what was cut off stays there.
+# A peak normalized to full scale touches it a few times; a clipped one stays there.
 CLIPPED_SHARE = 0.001
 _LISTED = 1000
 
 
-class ClippedTally:
-    """Counts different clipped rows, and lists the first thousand in a file, clipped.jsonl."""
+class _RowCounter:
+    """Counts distinct rows and lists the first `most` of them in a file, as JSON lines.
 
-    def __init__(self, path: str | pathlib.Path):
-        self.path = paths.of(path)
+    Rows that an earlier part of the same run listed in `path` are counted too, once.
+    """
+
+    def __init__(self, path: str | pathlib.Path, most: int = sys.maxsize):
+        self.path, self._most = paths.of(path), most
         self._ids = {int(row["id"]) for row in rows_lib.mend(self.path, {"id": int}, warnings.warn)}
 
     def __len__(self) -> int:
         return len(self._ids)
+
+    def _add(self, rows: Iterable[Any]) -> list[Any]:
+        """Counts and lists the rows that are new, and returns them."""
+        new = {row.id: row for row in rows if row.id not in self._ids}
+        listed = list(new.values())[: max(self._most - len(self._ids), 0)]
+        self._ids.update(new)
+        if listed:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lines = (json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in listed)
+            paths.append(self.path, "".join(lines))
+        return list(new.values())
+
+
+class ClippedCounter(_RowCounter):
+    """Counts distinct clipped rows and lists the first thousand in clipped.jsonl."""
+
+    def __init__(self, path: str | pathlib.Path):
+        super().__init__(path, most=_LISTED)
 
     def add(self, rows: Iterable[Clipped]) -> None:
         """Counts and lists the new rows."""
-        new = {r.id: r for r in rows if r.id not in self._ids}
-        kept = list(new.values())[: max(_LISTED - len(self._ids), 0)]
-        self._ids.update(new)
-        if kept:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lines = (json.dumps(r._asdict(), ensure_ascii=False) + "\n" for r in kept)
-            paths.append(self.path, "".join(lines))
+        self._add(rows)
 
 
-class SkipCounter:
-    """Counts different skipped rows, lists them in a file, and stops above a share.
+class SkipCounter(_RowCounter):
+    """Counts distinct skipped rows, lists them in skipped.jsonl, and stops above a share.
 
     max_share: largest share of the corpus that may be skipped (`config.data.max_bad_share`).
-    rows: number of rows of the corpus. path: skipped.jsonl of the run folder; the rows that an
-    earlier part of the same run listed there are counted again, once.
+    rows: number of rows of the corpus.
     """
 
     def __init__(self, max_share: float, rows: int, path: str | pathlib.Path):
-        self.max_share, self.rows, self.path = max_share, rows, paths.of(path)
-        self._ids = {int(row["id"]) for row in rows_lib.mend(self.path, {"id": int}, warnings.warn)}
+        super().__init__(path)
+        self.max_share, self.rows = max_share, rows
 
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def add(self, bads: Iterable[Bad]) -> None:
+    def add(self, invalid: Iterable[InvalidRow]) -> None:
         """Counts and lists the new rows; raises DataError once their share is too large."""
-        new = {b.id: b for b in bads if b.id not in self._ids}
-        if not new:
-            return
-        self._ids.update(new)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = (json.dumps(b._asdict(), ensure_ascii=False) + "\n" for b in new.values())
-        paths.append(self.path, "".join(lines))
-        if len(self._ids) > self.max_share * self.rows:
-            last = list(new.values())[-1]
+        new = self._add(invalid)
+        if new and len(self._ids) > self.max_share * self.rows:
+            last = new[-1]
             raise DataError(
                 f"{len(self._ids)} of {self.rows} rows cannot be used, more than "
                 f"config.data.max_bad_share={self.max_share}; the last is {last.where}: "
-                f"{last.reason}. See {self.path}; mend the files, or allow a larger share, such "
+                f"{last.reason}. See {self.path}; fix the files, or allow a larger share, such "
                 f"as {_round_up(len(self._ids) / self.rows)}"
             )
 

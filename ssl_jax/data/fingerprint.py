@@ -1,13 +1,15 @@
-"""What a split was made of: its files and rows, so that a run that goes on can tell what changed.
+"""Records the files and rows of a split, so that a resumed run can detect what changed.
 
-Names are relative to what all files of a source share, so data may be moved as a whole. The content
-of files is hashed: all of it where a split is small, else the ends and the middle of some of them.
+Names are relative to the folder that all files of a source share, so data can be moved as a whole.
+The content of files is hashed: all of it for a small split, else the ends and the middle of some
+files.
 """
 
 import concurrent.futures
 import dataclasses
 import hashlib
 import io
+import itertools
 import os
 import pathlib
 import zlib
@@ -24,19 +26,19 @@ from ssl_jax.data.readers import identity
 
 WHOLE_BYTES = 256 << 20
 """Splits of more bytes than this are hashed in part."""
-_SAMPLED = 4096  # files of a larger split
-_ASKED = 1024  # objects of a store
+_SAMPLED = 4096  # files that are hashed of a larger split
+_QUERIED = 1024  # objects of a store whose state is queried
 _PART = 16 << 10  # bytes at either end and in the middle
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """The files (m,) and rows (n,) of a split, and its examples (k,), mostly the rows.
+    """The files (m,) and rows (n,) of a split, and its examples (k,), which mostly are the rows.
 
-    root: the folders of the sources. names: of files below them, after that of the source. sizes in
-    bytes, times of change in ns, contents: hashes, 0 where unknown; of whole files if `whole`.
-    which, start: the file of each row, and where it begins there. lengths, labels: of each example;
-    labels are hashes of all that is said of it.
+    root: the folders of the sources. names: file names below them, prefixed by the source. sizes:
+    bytes. times: of the last change, in ns. contents: hashes, of the full content if `whole`, 0
+    where unknown. which, start: the file of each row, and where it begins there. lengths: of the
+    examples. labels: hashes of all labels and fields of the examples.
     """
 
     root: str
@@ -51,7 +53,7 @@ class Facts:
     labels: np.ndarray
 
     def save(self, path: paths.Path) -> None:
-        """Writes the facts as one whole file."""
+        """Writes the facts to one file, atomically."""
         arrays = dataclasses.asdict(self)
         for key in ("root", "names"):
             text = "\0".join([self.root] if key == "root" else self.names)
@@ -72,17 +74,17 @@ def load(path: paths.Path) -> Facts:
         return Facts(**{**arrays, "names": names, "whole": bool(arrays["whole"])})
     except Exception as error:  # damage shows in many ways
         raise DataError(
-            f"{path} is damaged ({error}), so nothing says whether the data are as they were: "
-            f"remove it to go on with what is there now"
+            f"{path} is damaged ({error}), so whether the data changed is unknown: remove it to "
+            f"go on with the data as they are now"
         ) from error
 
 
 def of(corpus: Corpus) -> Facts:
-    """Returns the facts of a split as it is now; reads what has to be hashed."""
+    """Returns the facts of a split as it is now, reading the files that are hashed."""
     files, names, roots, states, which, start = _rows(corpus)
     sizes, times = states[:, 2].copy(), states[:, 3].copy()
     contents, whole = _contents(files, sizes)
-    _ask_store(files, sizes, times)
+    _query_store(files, sizes, times)
     labels = hashing.mix(corpus.labels.astype(np.int64))
     for _, values in sorted(corpus.fields.items()):
         labels = hashing.mix(labels, _sums(values))
@@ -101,8 +103,8 @@ def of(corpus: Corpus) -> Facts:
 
 
 def difference(old: Facts, new: Facts) -> str:
-    """Returns what changed from one to the other: how many rows or files, and the first; "" if
-    nothing did. A time of change counts where files lie where they did and are not hashed whole."""
+    """Returns what changed between two facts: how many rows or files, and the first; "" if nothing
+    did. Times count only where the root is the same and files are not hashed completely."""
     same = old.names == new.names and np.array_equal(old.which, new.which)
     if not same or not np.array_equal(old.start, new.start):
         return _other_rows(_places(old), _places(new))
@@ -114,7 +116,7 @@ def difference(old: Facts, new: Facts) -> str:
     if changed.any():
         i = int(changed.argmax())
         return (
-            f"{changed.sum()} of {len(changed)} files have other content, the first is "
+            f"{changed.sum()} of {len(changed)} files have changed, the first is "
             f"{new.names[i]} ({old.sizes[i]} bytes then, {new.sizes[i]} now)"
         )
     for what, x, y in (("lengths", old.lengths, new.lengths), ("labels", old.labels, new.labels)):
@@ -139,20 +141,20 @@ def _places(facts: Facts) -> list[tuple[str, int]]:
 
 def _other_rows(a: list[tuple[str, int]], b: list[tuple[str, int]]) -> str:
     gone, new = set(a) - set(b), set(b) - set(a)
-    told = [f"it has {len(b)} rows, and had {len(a)}"] if len(a) != len(b) else []
+    found = [f"it has {len(b)} rows, and had {len(a)}"] if len(a) != len(b) else []
     for what, rows, these in (("gone", a, gone), ("new", b, new)):
         if these:
             first = next(i for i, row in enumerate(rows) if row in these)
-            told.append(f"{len(these)} are {what}, the first is row {first + 1}, {rows[first][0]}")
+            found.append(f"{len(these)} are {what}, the first is row {first + 1}, {rows[first][0]}")
     if not gone and not new:
         pairs = zip(a, b, strict=False)
         first = next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))
-        told.append(f"rows stand in another order from row {first + 1} on")
-    return "; ".join(told)
+        found.append(f"the order of rows differs from row {first + 1} on")
+    return "; ".join(found)
 
 
 class _Files(NamedTuple):
-    """The files of a corpus in the order of their first rows, and where its rows lie."""
+    """The files of a corpus in the order of their first rows, and the location of its rows."""
 
     files: list[str]
     names: list[str]
@@ -163,7 +165,7 @@ class _Files(NamedTuple):
 
 
 def _rows(corpus: Corpus) -> _Files:
-    """Returns where the rows of a corpus lie; behind its files come those of frame labels."""
+    """Returns the files and rows of a corpus; the files of frame labels come last."""
     groups: list[tuple[str, list[str]]] = []
     states, which, start = [], [], []
     total = 0
@@ -201,20 +203,15 @@ def _plain(name: str) -> str:
 
 
 def _shared(folders: list[str]) -> str:
-    """Returns the folder that holds all of the folders."""
-    first, last = min(folders), max(folders)
-    parts = zip(first.split(os.sep), last.split(os.sep), strict=False)
-    common = []
-    for a, b in parts:
-        if a != b:
-            break
-        common.append(a)
-    return os.sep.join(common)
+    """Returns the folder that contains all of the folders."""
+    first, last = min(folders).split(os.sep), max(folders).split(os.sep)
+    pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    return os.sep.join(name for name, _ in pairs)
 
 
 def _contents(files: list[str], sizes: np.ndarray) -> tuple[np.ndarray, bool]:
     """Returns a hash (m,) of the content of files, 0 where it was not read, and whether they were
-    read whole."""
+    read completely."""
     whole = int(sizes.sum()) <= WHOLE_BYTES
     chosen = np.arange(len(files)) if whole else _spread(len(files), _SAMPLED)
     found = np.zeros(len(files), np.uint64)
@@ -225,26 +222,26 @@ def _contents(files: list[str], sizes: np.ndarray) -> tuple[np.ndarray, bool]:
     return found, whole
 
 
-def _ask_store(files: list[str], sizes: np.ndarray, times: np.ndarray) -> None:
-    """Puts in the sizes of some objects of a store, and as their times what tells of a version."""
+def _query_store(files: list[str], sizes: np.ndarray, times: np.ndarray) -> None:
+    """Fills in the sizes of some objects of a store, and checksums of their versions as times."""
     remote = [i for i, name in enumerate(files) if paths.is_remote(name)]
-    chosen = [remote[k] for k in _spread(len(remote), _ASKED).tolist()]
+    chosen = [remote[k] for k in _spread(len(remote), _QUERIED).tolist()]
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        told = pool.map(_told, (files[i] for i in chosen))
-        for i, state in zip(chosen, pulse.along(told), strict=True):
+        states = pool.map(_store_state, (files[i] for i in chosen))
+        for i, state in zip(chosen, pulse.along(states), strict=True):
             size, _, version = state.partition(":")
             sizes[i], times[i] = int(size), zlib.crc32(version.encode())
 
 
-def _told(name: str) -> str:
+def _store_state(name: str) -> str:
     try:
         return paths.state(name)
     except OSError:
-        return "0:"  # it is not there: reading its row says so
+        return "0:"  # missing: reading its row raises
 
 
 def _spread(total: int, most: int) -> np.ndarray:
-    """Returns up to `most` of the numbers below `total`, evenly spread."""
+    """Returns up to `most` of the numbers below `total`, evenly spaced."""
     return np.linspace(0, total - 1, min(total, most)).round().astype(np.int64)
 
 
@@ -258,7 +255,7 @@ def _content(file: str, size: int, whole: bool) -> int:
             while whole and (data := f.read(1 << 20)):
                 digest.update(data)
     except OSError:
-        return 0  # it is not there: reading its row says so
+        return 0  # missing: reading its row raises
     return max(1, int.from_bytes(digest.digest(), "little"))
 
 

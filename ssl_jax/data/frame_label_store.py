@@ -1,15 +1,15 @@
-"""Frame labels of a corpus on disk: the cluster ids of HuBERT, row by row, mapped into memory.
+"""Frame labels of a corpus on disk: the cluster ids of HuBERT, row by row, memory-mapped.
 
 A store is a folder that appears under its name only when it is complete: `header.json` (rate in
-Hz, size of the vocabulary, signature of what made the labels, number of rows), `units.bin` (the
+Hz, vocabulary size, signature of the model that made the labels, number of rows), `units.bin` (the
 labels of all rows end to end, uint16 or uint32) and `index.npz` (where each row lies). A row is
-found by the key of its recording, `corpus.key(i)`: the name of its source and its path there, so a
-store serves any corpus that holds the same files, whatever their order.
+found by the key of its recording, `corpus.key(i)`: the name of its source and its path there. So a
+store serves any corpus with the same files, in any order.
 
     with Writer(path, rate=100.0, vocab_size=100, signature="0f3a...") as writer:
         for i in range(len(corpus)):
             key = corpus.key(i)
-            if key not in writer:  # it is there when an earlier attempt was killed
+            if key not in writer:  # an earlier attempt that was killed may have written it
                 writer.add(key, labels)  # (U,) integers
     store = open_store(path)
     store.rate, store.vocab_size, store.signature, len(store)
@@ -33,19 +33,18 @@ from ssl_jax.data.errors import DataError, Unreadable
 
 _FORMAT = 1
 _HEADER, _UNITS, _INDEX, _LOG = "header.json", "units.bin", "index.npz", "rows.bin"
-# of a row in the log of an unfinished store
+# one row in the log of an unfinished store
 _ENTRY = np.dtype([("key", "<u8"), ("count", "<u8")])
-# rows between two times that what is written is handed to the system
+# rows between two flushes
 _FLUSH = 64
 
 
 class Writer:
-    """Writes a store row by row, from one process; `with` completes it when all went well.
+    """Writes a store row by row, from one process; `with` completes it unless an error is raised.
 
     rate: labels per second. vocab_size: ids lie in [0, vocab_size). signature: names the model
-    and the clusters; equal for all stores of one k-means. What a killed writer left in
-    `<path>.part` is gone on with, if it was begun for the same header. Raises DataError when
-    there is a store at `path`.
+    and the clusters; equal for all stores of one k-means model. If a killed writer left
+    `<path>.part` with the same header, it is continued. Raises DataError if `path` exists.
     """
 
     def __init__(
@@ -54,9 +53,12 @@ class Writer:
         self.path = paths.local(path, "the folder of the frame labels")
         self._part = self.path.with_name(self.path.name + ".part")
         if self.path.exists():
-            raise DataError(f"{self.path} is there already: remove it, or use another folder")
+            raise DataError(f"{self.path} exists already: remove it, or use another folder")
         if not rate > 0 or vocab_size < 1:
-            raise DataError(f"{self.path}: a rate of {rate} Hz and {vocab_size} ids: use 1 up")
+            raise DataError(
+                f"{self.path}: the rate is {rate} Hz and vocab_size {vocab_size}: use positive "
+                "numbers, such as 50.0 and 100"
+            )
         self.vocab_size = int(vocab_size)
         dtype = "uint16" if self.vocab_size <= 1 << 16 else "uint32"
         self._header: dict[str, Any] = {"format": _FORMAT, "rate": float(rate), "dtype": dtype}
@@ -80,15 +82,15 @@ class Writer:
         return _hash(key) in self._keys
 
     def add(self, key: str, units: np.ndarray) -> None:
-        """Appends the labels (U,) of a row. Raises DataError, naming the key, for a row that is
-        there, has no label, or has an id outside the vocabulary."""
+        """Appends the labels (U,) of a row. Raises DataError, naming the key, for a row that was
+        added before, has no label, or has an id outside the vocabulary."""
         units, number = np.asarray(units), _hash(key)
         if number in self._keys:
-            raise DataError(f"{self.path}: the labels of {key!r} are there already")
+            raise DataError(f"{self.path}: the labels of {key!r} were added before")
         if units.ndim != 1 or not len(units) or units.dtype.kind not in "iu":
             raise DataError(
-                f"{self.path}: the labels of {key!r} have shape {units.shape} and type "
-                f"{units.dtype}: use (U,) integers, at least one"
+                f"{self.path}: the labels of {key!r} have shape {units.shape} and dtype "
+                f"{units.dtype}: pass (U,) integers, at least one"
             )
         fault = _outside(units, self.vocab_size)
         if fault:
@@ -101,7 +103,7 @@ class Writer:
             self._log.flush()
 
     def finish(self) -> None:
-        """Completes the store: from now on it can be opened. Raises DataError without a row."""
+        """Completes the store, so that it can be opened. Raises DataError if it has no row."""
         self._close()
         log = np.fromfile(self._part / _LOG, _ENTRY)
         if not len(log):
@@ -118,7 +120,7 @@ class Writer:
         os.rename(self._part, self.path)
 
     def _begin(self) -> tuple[IO[bytes], IO[bytes]]:
-        """Opens the files of the part, cut to the rows that are whole in both."""
+        """Opens the files of the part, cut to the rows that are complete in both."""
         if self._part.is_symlink():
             raise DataError(f"{self._part} is a link, which is not followed: remove it")
         header = self._part / _HEADER
@@ -137,7 +139,7 @@ class Writer:
         return units, log
 
     def _is_begun(self, header: pathlib.Path) -> bool:
-        """Says whether the part is of this very store; one that was cut short is of none."""
+        """Returns whether the part has the header of this store; a truncated one has not."""
         try:
             return bool(json.loads(header.read_text(encoding="utf-8")) == self._header)
         except (FileNotFoundError, ValueError):
@@ -166,17 +168,17 @@ class UnitStore:
         return len(self.keys)
 
     def __reduce__(self) -> tuple:
-        # A worker process maps the file for itself; copying a map would read it all.
+        # A worker process maps the file itself; copying a map would read it all.
         return open_store, (self.path,)
 
     def find(self, keys: Sequence[str]) -> np.ndarray:
-        """Returns the place of each row in the store (n,) int64, -1 where it has none."""
+        """Returns the position of each row in the store (n,) int64, -1 where it is missing."""
         wanted = np.array([_hash(key) for key in keys], np.uint64)
         place = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
         return np.where(self.keys[place] == wanted, place, -1)
 
     def read(self, place: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Returns labels [start, stop) of the row at `place`, as many as there are, int32.
+        """Returns labels [start, stop) of the row at `place` as int32, up to its end.
 
         Raises Unreadable for an id outside the vocabulary.
         """
@@ -194,7 +196,7 @@ class UnitStore:
         """Returns all labels (U,) int32 of a row; raises DataError naming it."""
         place = int(self.find([key])[0])
         if place < 0:
-            raise DataError(f"{self.path} has no labels of {key!r}: it has {len(self)} other rows")
+            raise DataError(f"{self.path} has no labels of {key!r} among its {len(self)} rows")
         try:
             return self.read(place)
         except Unreadable as e:
@@ -202,7 +204,7 @@ class UnitStore:
 
 
 def open_store(path: str | os.PathLike) -> UnitStore:
-    """Opens a complete store; raises DataError for a folder that is none, or is damaged."""
+    """Opens a complete store; raises DataError for any other folder, and for a damaged store."""
     folder = paths.fetched(path)
     if not (folder / _HEADER).exists():
         begun = folder.with_name(folder.name + ".part").exists()
@@ -230,12 +232,12 @@ def open_store(path: str | os.PathLike) -> UnitStore:
 
 
 def _hash(key: str) -> int:
-    """Returns 64 bits of a key: a million rows share one with a chance below 1e-7."""
+    """Returns 64 bits of a key: two of a million rows collide with probability below 1e-7."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
 
 
 def _outside(units: np.ndarray, vocab_size: int) -> str:
-    """Says which id (if any) lies outside the vocabulary."""
+    """Returns a message naming the first id outside the vocabulary, or ""."""
     bad = np.flatnonzero((units < 0) | (units >= vocab_size))
     if not len(bad):
         return ""

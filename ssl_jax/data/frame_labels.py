@@ -1,8 +1,8 @@
-"""Frame labels beside the sound of a corpus: cut as the sound is, and checked against it.
+"""Frame labels of the recordings of a corpus: cropped with the audio, and checked against it.
 
 `config.data.units.<split>` names stores of `data/frame_label_store.py`, one for each set of
-labels. A row has labels of all sets or cannot be used; sound and labels may differ by TOLERANCE,
-since the frames that made the labels end before the sound does.
+labels. A row needs labels of all sets; audio and labels may differ in length by TOLERANCE, since
+the last frame ends before the audio does.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ from ssl_jax.data.frame_label_store import UnitStore
 from ssl_jax.data.readers.base import Recordings
 
 TOLERANCE = 0.1
-"""Seconds by which the sound and the labels of a row may differ."""
+"""Seconds by which the audio and the labels of a row may differ in length."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Units:
-    """The label sets of a corpus: K stores of one rate, and where its n rows lie there.
+    """The label sets of a corpus: K stores of one rate, and the positions of its n rows in them.
 
     places (K, n) int64, -1 where a row has no labels.
     """
@@ -42,14 +42,15 @@ class Units:
         return tuple(store.vocab_size for store in self.stores)
 
     def labels(self, samples: int) -> int:
-        """Returns how many labels stand for so many samples: the nearest whole number."""
+        """Returns how many labels cover so many samples, rounded to the nearest integer."""
         return round(samples * self.rate / self.sample_rate)
 
     def read_into(self, i: int, start: int, size: int, out: np.ndarray) -> None:
-        """Writes the labels of samples [start, start + size) of row i into out (K, U), -1 behind.
+        """Writes the labels of samples [start, start + size) of row i into out (K, U), padded
+        with -1.
 
-        Start and number are each rounded to whole labels, and no more are there than the row has
-        left. Raises Unreadable for an id outside the vocabulary.
+        Start and number are rounded to whole labels, and end with those of the row. Raises
+        Unreadable for an id outside the vocabulary.
         """
         first, count = self.labels(start), self.labels(size)
         out[:] = -1
@@ -67,7 +68,7 @@ class Units:
         return bad
 
     def reason(self, i: int, samples: int, key: str) -> str:
-        """Says why the labels of row i, of so many samples, do not fit; key: of the row."""
+        """Returns why the labels of row i, of so many samples and this key, do not fit, or ""."""
         seconds = samples / self.sample_rate
         for store, place in zip(self.stores, self.places[:, i].tolist(), strict=True):
             if place < 0:
@@ -79,9 +80,9 @@ class Units:
             if abs(count / store.rate - seconds) > TOLERANCE + 1e-9:
                 fewer = "fewer" if count < seconds * store.rate else "more"
                 return (
-                    f"{fewer} frame labels than sound: {count} at {store.rate:g} Hz in "
-                    f"{store.path}, {count / store.rate:.3f} s of {seconds:.3f} s; make them "
-                    "again from this file, and state their true rate"
+                    f"{fewer} frame labels than audio: {count} at {store.rate:g} Hz in "
+                    f"{store.path}, {count / store.rate:.3f} s for {seconds:.3f} s; make them "
+                    "again from this file, and check their rate"
                 )
         return ""
 
@@ -91,8 +92,8 @@ def open_units(
 ) -> Units | None:
     """Opens the stores that config.data.units names for a split and finds all rows in them.
 
-    None where it names none. Raises DataError for a path that is no store, sets of different
-    rates, and labels that are not of the clusters of the training split.
+    None where it names none. Raises DataError for a path that is not a store, sets of different
+    rates, and labels from other clusters than those of the training split.
     """
     paths = _paths(config, split)
     if not paths:
@@ -128,7 +129,7 @@ def _check_same(split: str, stores: Sequence[UnitStore], train: Sequence[UnitSto
     if train and len(train) != len(stores):
         raise DataError(
             f"config.data.units.{split} names {len(stores)} sets of labels and "
-            f"config.data.units.train {len(train)}: use as many, in the same order"
+            f"config.data.units.train {len(train)}: use the same number, in the same order"
         )
     for own, other in zip(stores, train, strict=bool(train)):
         for name in ("signature", "vocab_size", "rate"):
@@ -137,5 +138,5 @@ def _check_same(split: str, stores: Sequence[UnitStore], train: Sequence[UnitSto
                 raise DataError(
                     f"config.data.units.{split}: {own.path} has {name} {a!r} and "
                     f"{other.path} of config.data.units.train {b!r}: label both splits with one "
-                    "k-means model, or the loss of one says nothing about the other"
+                    "k-means model, or their losses cannot be compared"
                 )

@@ -1,8 +1,8 @@
-"""Randomness of the data side: a counter-based hash, equal on every machine and library version.
+"""Randomness of the data: a counter-based hash, the same on every machine and library version.
 
-Everything drawn here is a pure function of integers (seed, row, epoch), so nothing has a state
-to save and whole batches are drawn at once. The mixer is the finalizer of SplitMix64 (Steele,
-Lea and Flood, 2014).
+Everything drawn here is a pure function of integers (seed, row, epoch), so there is no state
+to save, and a batch is drawn at once. The mixer is the finalizer of SplitMix64 (Steele, Lea and
+Flood, 2014).
 """
 
 import math
@@ -23,7 +23,7 @@ def mix(*parts: int | np.ndarray) -> np.ndarray:
 
 
 def uniform(*parts: int | np.ndarray) -> np.ndarray:
-    """Draws float64 in [0, 1) from integers; shape as they broadcast."""
+    """Draws float64 in [0, 1) from integers, broadcast against each other."""
     return (mix(*parts) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -41,9 +41,9 @@ def permutation(n: int, *parts: int) -> np.ndarray:
 
 
 class Draws:
-    """One random number after the other, drawn from `key`; for the few decisions of one row.
+    """Draws random numbers from `key` one by one, for the few decisions of one row.
 
-    The same generator in plain integers, which for single numbers is ten times as fast as numpy.
+    The same generator in plain integers: ten times as fast as numpy for single numbers.
     """
 
     def __init__(self, key: int, stream: int = 0):
@@ -63,7 +63,7 @@ class Draws:
         return (self.bits() * n) >> 64
 
     def chance(self, prob: float) -> bool:
-        """Returns true with this probability."""
+        """Returns True with probability `prob`."""
         return self.uniform() < prob
 
     def normal(self) -> float:

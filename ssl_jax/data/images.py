@@ -25,8 +25,8 @@ class ImageCorpus(Corpus):
     """Images; `train_steps` and `eval_steps` are what `transforms.build` returns.
 
     min_side: the shortest side in pixels that is allowed. max_megapixels: the largest image that is
-    decoded whole. keep_bytes: decoded images are kept in
-    memory up to this size, so that small ones are decoded once.
+    decoded at full size. keep_bytes: bytes of decoded images that are kept in memory, so that small
+    corpora are decoded once.
     """
 
     size: int
@@ -50,7 +50,7 @@ class ImageCorpus(Corpus):
     def keys(
         self, ids: np.ndarray, epoch: np.ndarray, seconds: float, seed: int | None
     ) -> Sequence[int]:
-        """Returns the key (b,) of each row's random numbers; -1 is evaluation."""
+        """Returns the key (b,) of each row's random numbers; -1 in evaluation."""
         del seconds
         if seed is None:
             return [-1] * len(ids)
@@ -66,7 +66,7 @@ class ImageCorpus(Corpus):
             raise BadFile(self.where(i), str(e)) from e
 
     def read(self, i: int) -> Image.Image:
-        """Returns an image, RGB; raises BadFile where it is broken, blank, too small or large."""
+        """Returns an RGB image; raises BadFile if it is broken, blank, too small or too large."""
         image = self._kept.get(i)
         if image is not None:
             return image
@@ -79,12 +79,12 @@ class ImageCorpus(Corpus):
         if min(width, height) < self.min_side:
             raise BadFile(
                 source.where(row),
-                f"too small: {width} x {height} pixels, a side is less than "
+                f"too small: {width} x {height} pixels, with a side below "
                 f"config.data.min_side={self.min_side}",
             )
         if pixels.is_blank(image):
             raise BadFile(source.where(row), f"blank: every pixel is {image.getpixel((0, 0))}")
-        # Threads may lose a count here: the limit is one of size, not of exact size.
+        # Threads may lose an update here: the limit need not be exact.
         if self._used[0] + width * height * _PIXEL <= self.keep_bytes:
             self._used[0] += width * height * _PIXEL
             self._kept[i] = image
@@ -92,7 +92,7 @@ class ImageCorpus(Corpus):
 
 
 def encoded(source: Source, i: int, max_megapixels: float = pixels.MAX_MEGAPIXELS) -> bytes:
-    """Returns the bytes of an image file, as they are or pixels packed without loss; BadFile."""
+    """Returns the bytes of an image file: its own, or a PNG of pixels. Raises BadFile."""
     try:
         data = source.reader.image(int(source.rows[i]))
         image = pixels.decode(data, max_megapixels)
@@ -106,12 +106,12 @@ def encoded(source: Source, i: int, max_megapixels: float = pixels.MAX_MEGAPIXEL
 
 
 def open_sources(config: Mapping[str, Any], named: Mapping[str, Any]) -> list[Source]:
-    """Opens the sources of images of a split; `named`: "train.mine" -> its section."""
+    """Opens the image sources of a split; `named`: "train.mine" -> its section."""
     return [open_items(name, options, "image") for name, options in named.items()]
 
 
 def build(config: Mapping[str, Any], shared: Mapping[str, Any], split: str) -> ImageCorpus:
-    """Returns the corpus under config.data, given what all corpora have."""
+    """Returns the corpus under config.data; shared: the fields that all corpora have."""
     del split
     for key in ("image_size", "min_side"):
         if config[key] < 1:

@@ -1,4 +1,4 @@
-"""What people hand to a model, as the arrays that it reads: waveforms, pictures and texts."""
+"""Turns waveforms, images and texts that a user passes into the arrays that a model reads."""
 
 import functools
 import itertools
@@ -19,31 +19,31 @@ _tokenizer = functools.cache(tokenizers.open_tokenizer)
 
 
 def image_row(image: Any, config: Mapping[str, Any]) -> Row:
-    """Returns {image: (H, W, 3) uint8} of a picture as config.data shows it in evaluation.
+    """Returns {image: (H, W, 3) uint8}, an image after the evaluation transforms of config.data.
 
     image: a file, pixels as `pixels.from_array` takes them, or a Pillow image. Raises ValueError
-    for anything else and for a file that is no picture.
+    for anything else, and for a file that is not an image.
     """
     where = str(image) if isinstance(image, str | Path) else "the image"
     try:
         if isinstance(image, str | Path):
             data = paths.expanded(image).read_bytes()
-            shown = pixels.decode(data, config.get("max_megapixels", pixels.MAX_MEGAPIXELS))
+            decoded = pixels.decode(data, config.get("max_megapixels", pixels.MAX_MEGAPIXELS))
         elif hasattr(image, "getexif"):
-            shown = pixels.rgb(image)
+            decoded = pixels.rgb(image)
         else:
-            shown = pixels.from_array(np.asarray(image))
+            decoded = pixels.from_array(np.asarray(image))
         steps = transforms.build(config["eval_transforms"], "config.data.eval_transforms")
-        return {"image": transforms.apply(steps, shown, 0, config["image_size"])}
+        return {"image": transforms.apply(steps, decoded, 0, config["image_size"])}
     except Unreadable as error:
         raise ValueError(f"{where}: {error}") from error
 
 
 def token_rows(text: str, config: Mapping[str, Any]) -> list[Row]:
-    """Returns `<s> text </s>` as blocks {tokens (L,) int32, tokens_len ()}, each with its <s>.
+    """Returns `<s> text </s>` as blocks {tokens (L,) int32, tokens_len ()}, each with its own <s>.
 
-    Blocks are those of config.data.block_tokens; a text that fits has one. Raises ValueError for
-    what is no text, and for an empty one.
+    A block has config.data.block_tokens tokens; a text that fits is one block. Raises ValueError
+    for an empty text and for anything that is not text.
     """
     if not isinstance(text, str) or not text:
         raise ValueError(f"pass text that is not empty, or a list of texts: not {text!r:.40}")
@@ -60,7 +60,7 @@ def token_rows(text: str, config: Mapping[str, Any]) -> list[Row]:
 
 
 def mono16(waveform: Any, rate: int, target: int) -> np.ndarray:
-    """Averages channels and resamples: int16 (n,) at the target rate, as the loader has it."""
+    """Averages channels and resamples: int16 (n,) at the target rate, as the loader yields it."""
     _check_rate(rate)
     x = _mono(np.asarray(waveform))
     if x.dtype == np.int16 and rate == target:
@@ -83,7 +83,7 @@ def _mono(x: np.ndarray) -> np.ndarray:
     if not x.size:
         raise ValueError("audio is empty: it has 0 samples")
     if x.ndim > 2 or x.ndim == 0 or (x.ndim == 2 and x.shape[0] > x.shape[1]):
-        raise ValueError(f"audio has the shape {x.shape}: pass (n,) or (channels, n)")
+        raise ValueError(f"audio has shape {x.shape}: pass (n,) or (channels, n)")
     if x.dtype != np.int16:
         if not np.issubdtype(x.dtype, np.floating):
             raise ValueError(f"audio is {x.dtype}: pass float in [-1, 1] or int16")
@@ -99,17 +99,17 @@ def _mono(x: np.ndarray) -> np.ndarray:
 
 
 def blocks(source: Any, rate: int | None, target: int) -> Iterator[np.ndarray]:
-    """Yields a sound file or a waveform as int16 blocks of about ten seconds at `target`.
+    """Yields a sound file or a waveform as int16 blocks of about ten seconds at `target` Hz.
 
-    Raises ValueError for a waveform that is none, and for a file that training would not read.
+    Raises ValueError for an invalid waveform, and for a file that training would not read.
     """
     if isinstance(source, str | Path):
-        pieces = audio.blocks(str(paths.expanded(source)), 10)
+        found = audio.blocks(str(paths.expanded(source)), 10)
         try:
-            first, own = next(pieces, (np.zeros(0, np.float32), 0))
+            first, own = next(found, (np.zeros(0, np.float32), 0))
             if not len(first):
                 raise Unreadable("empty: no samples can be decoded")
-            yield from _resampled(itertools.chain([first], (x for x, _ in pieces)), own, target)
+            yield from _resampled(itertools.chain([first], (x for x, _ in found)), own, target)
         except Unreadable as error:
             raise ValueError(f"{source}: {error}") from error
         return
@@ -121,7 +121,7 @@ def blocks(source: Any, rate: int | None, target: int) -> Iterator[np.ndarray]:
 
 
 def _resampled(parts: Iterator[np.ndarray], rate: int, target: int) -> Iterator[np.ndarray]:
-    """Turns consecutive mono parts at `rate` into int16 parts at `target`."""
+    """Resamples consecutive mono parts from `rate` to int16 parts at `target` Hz."""
     if rate == target:
         yield from map(audio.to_int16, parts)
         return

@@ -1,4 +1,4 @@
-"""What is to be predicted: classes, tags and numbers from columns of the sources of a split."""
+"""Prediction targets: classes, tags and numbers from columns of the sources of a split."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -15,42 +15,43 @@ Config = Mapping[str, Any]
 
 
 def class_columns(sources: Sequence[Source], options: Sequence[Config]) -> list[Any]:
-    """Returns of each source the column of the class, or None; none where any source has tags."""
+    """Returns the class column of each source, or None; all None where any source has tags."""
     tagged = [s for s, o in zip(sources, options, strict=True) if o.get("tags")]
     labelled = [s for s, o in zip(sources, options, strict=True) if o.get("label")]
     if tagged and labelled:
         raise DataError(
-            f"config.data.{labelled[0].name}.label gives one class and config.data."
-            f"{tagged[0].name}.tags several: use one of them"
+            f"config.data.{labelled[0].name}.label gives one class per row and config.data."
+            f"{tagged[0].name}.tags several: use one of the two"
         )
     if tagged:
         return [None] * len(sources)
     named = [(s, o.get("label", "")) for s, o in zip(sources, options, strict=True)]
-    return [_column(s, x, "label") if x else s.columns.get("label") for s, x in named]
+    return [column(s, x, "label") if x else s.columns.get("label") for s, x in named]
 
 
 def tag_columns(sources: Sequence[Source], options: Sequence[Config]) -> list[Any]:
-    """Returns of each source the column of its tags, or None."""
+    """Returns the tag column of each source, or None."""
     named = [(s, o.get("tags", "")) for s, o in zip(sources, options, strict=True)]
     return [_tag_column(s, x) if x else None for s, x in named]
 
 
 def _tag_column(source: Source, name: str) -> np.ndarray:
-    """Returns a column of tags, or of columns "a,b" the tags "a=value|b=value" of each row."""
+    """Returns a column of tags; for columns "a,b", the tags "a=value|b=value" of each row."""
     names = [part.strip() for part in name.split(",")]
     if len(names) == 1:
-        return _column(source, name, "tags")
-    columns = [_column(source, part, "tags") for part in names]
+        return column(source, name, "tags")
+    columns = [column(source, part, "tags") for part in names]
     pairs = [[f"{n}={v}" if str(v) else "" for v in c] for n, c in zip(names, columns, strict=True)]
     return text(["|".join(filter(None, row)) for row in zip(*pairs, strict=True)])
 
 
-def _column(source: Source, name: str, option: str) -> np.ndarray:
+def column(source: Source, name: str, option: str) -> np.ndarray:
+    """Returns the column that an option of a source names; raises DataError if it has none."""
     name = lines.composed(name)
     if name not in source.columns:
         raise DataError(
-            f"config.data.{source.name}.{option} is {name!r}: "
-            f"its columns are {sorted(source.columns)}"
+            f"config.data.{source.name}.{option} is {name!r}, not a column: use one of "
+            f"{', '.join(sorted(source.columns))}"
         )
     return source.columns[name]
 
@@ -63,22 +64,21 @@ def class_names(
     tags: Sequence[np.ndarray | None],
     of_train: Callable[[], tuple[str, ...]],
 ) -> tuple[str, ...]:
-    """Returns the names in order: those given, config.data.classes, those of the training split,
-    or for that split itself its own labels and tags, sorted."""
+    """Returns the class names in order: those given, else config.data.classes, else those of the
+    training split, which are its own labels and tags, sorted."""
     chosen = tuple(config["classes"]) if classes is None else tuple(classes)
     if chosen:
         names = [lines.composed(str(c)) for c in chosen]
         twice = [n for i, n in enumerate(names) if n in names[:i]] if classes is None else []
         if twice:
-            raise DataError(f"config.data.classes has {twice[0]!r} twice: name every class once")
+            raise DataError(f"config.data.classes has {twice[0]!r} twice: list every class once")
         return tuple(str(c) for c in chosen)
     if classes is None and split != "train" and len(config["train"]):
         return of_train()
     found = {str(v) for t in texts if t is not None for v in np.unique(t)}
-    for column in tags:
-        found |= (
-            {tag for v in np.unique(column) for tag in _tags(v)} if column is not None else set()
-        )
+    for tagged in tags:
+        if tagged is not None:
+            found |= {tag for v in np.unique(tagged) for tag in _tags(v)}
     return tuple(sorted(found - {""}))
 
 
@@ -87,7 +87,7 @@ def encode(source: Source, values: np.ndarray | None, classes: tuple[str, ...]) 
     if values is None:
         return np.full(len(source), -1, np.int32)
     names, inverse = np.unique(values, return_inverse=True)
-    number = {**_numbers_of(classes), "": -1}
+    number = {**numbers_of(classes), "": -1}
     codes = [number.get(str(name), -2) for name in names]
     labels = np.array(codes, np.int32)[inverse.reshape(-1)]
     if -2 in codes:
@@ -99,15 +99,15 @@ def encode(source: Source, values: np.ndarray | None, classes: tuple[str, ...]) 
     return labels
 
 
-def _numbers_of(classes: tuple[str, ...]) -> dict[str, int]:
-    """Returns the place of each class by its composed name; the first where two are one."""
-    return {lines.composed(c): i for i, c in reversed([*enumerate(classes)])}
+def numbers_of(names: Sequence[str]) -> dict[str, int]:
+    """Returns the index of each name by its composed form; of equal ones, the first."""
+    return {lines.composed(name): i for i, name in reversed([*enumerate(names)])}
 
 
 def chosen(labels: list[np.ndarray], classes: int, config: Config) -> list[np.ndarray]:
     """Returns the rows of each source to train on: all, or the chosen share of each class.
 
-    A smaller choice with the same seed is part of a larger one.
+    With the same seed, a smaller choice is a subset of a larger one.
     """
     share, most = config["label_share"], config["labels_per_class"]
     if share == 1 and not most:
@@ -130,7 +130,7 @@ def chosen(labels: list[np.ndarray], classes: int, config: Config) -> list[np.nd
 
 @dataclasses.dataclass(frozen=True)
 class MultiHot:
-    """Tags of n rows as an array (n, classes) of zeros and ones that is made row by row.
+    """Tags of n rows as an array (n, classes) of zeros and ones, whose rows are made when indexed.
 
     The classes of row i are codes[starts[i] : starts[i + 1]].
     """
@@ -142,7 +142,7 @@ class MultiHot:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and classes."""
+        """(rows, classes)."""
         return len(self.starts) - 1, self.classes
 
     def __getitem__(self, ids: np.ndarray) -> np.ndarray:
@@ -155,12 +155,12 @@ class MultiHot:
 def encode_tags(
     sources: Sequence[Source], columns: Sequence[np.ndarray | None], classes: tuple[str, ...]
 ) -> MultiHot:
-    """Turns columns of tags into one row of classes after the other; a tag twice counts once."""
-    number = _numbers_of(classes)
+    """Encodes columns of tags row by row; a repeated tag counts once."""
+    number = numbers_of(classes)
     codes: list[int] = []
     counts = [0]
-    for source, column in zip(sources, columns, strict=True):
-        for i, value in enumerate([""] * len(source) if column is None else column):
+    for source, tagged in zip(sources, columns, strict=True):
+        for i, value in enumerate([""] * len(source) if tagged is None else tagged):
             for tag in _tags(value):
                 if tag not in number:
                     raise DataError(
@@ -178,7 +178,7 @@ def _tags(value: Any) -> list[str]:
 
 
 def encode_targets(sources: Sequence[Source], options: Sequence[Config]) -> np.ndarray | None:
-    """Returns the numbers (n, K) float32 of the columns `target`, NaN where there are none."""
+    """Returns the numbers (n, K) float32 of the columns that `target` names, NaN where empty."""
     named = [o.get("target") or () for o in options]
     names = [(n,) if isinstance(n, str) else tuple(n) for n in named]
     widths = {len(n) for n in names} - {0}
@@ -186,11 +186,11 @@ def encode_targets(sources: Sequence[Source], options: Sequence[Config]) -> np.n
         return None
     if len(widths) > 1:
         wide = [f"config.data.{s.name}.target={n}" for s, n in zip(sources, names, strict=True)]
-        raise DataError(f"as many columns are needed in each: {', '.join(wide)}")
+        raise DataError(f"every source needs the same number of columns: {', '.join(wide)}")
     width = widths.pop()
     found = []
     for source, own in zip(sources, names, strict=True):
-        columns = [_numbers(source, _column(source, name, "target"), name) for name in own]
+        columns = [_numbers(source, column(source, name, "target"), name) for name in own]
         unknown = np.full((len(source), width), np.nan, np.float32)
         found.append(np.stack(columns, axis=1) if columns else unknown)
     return np.concatenate(found)
@@ -204,6 +204,6 @@ def _numbers(source: Source, values: np.ndarray, name: str) -> np.ndarray:
             out[i] = float(value) if str(value).strip() else np.nan
         except ValueError as e:
             raise DataError(
-                f"config.data.{source.name}: {source.where(i)}: {name} is {value!r}, no number"
+                f"config.data.{source.name}: {source.where(i)}: {name} is {value!r}, not a number"
             ) from e
     return out

@@ -1,4 +1,4 @@
-"""RandAugment (1909.13719) in the variant of timm that image recipes use: "m9-mstd0.5-inc1"."""
+"""RandAugment (1909.13719) in timm's variant, which image recipes use: "m9-mstd0.5-inc1"."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from ssl_jax.data.hashing import Draws
 
 _LEVELS = 10.0
-# What moves into the picture: the mean of ImageNet.
+# The colour that fills what moves into the image: the mean of ImageNet.
 _FILL = (124, 116, 104)
 
 
@@ -22,10 +22,10 @@ def rand_augment(
     prob: float = 0.5,
     interpolation: str = "bicubic",
 ) -> Image.Image:
-    """Applies `layers` of the 15 operations, each with probability `prob`, drawn with replacement.
+    """Applies `layers` of the 15 operations, drawn with replacement, each with probability `prob`.
 
-    The strength of each, in [0, 10], is normal around `magnitude` with deviation `std`; every
-    operation changes more at a higher strength ("increasing").
+    The strength of each, in [0, 10], is normal around `magnitude` with standard deviation `std`;
+    a higher strength changes the image more ("increasing").
     """
     del size
     resample = Image.Resampling[interpolation.upper()]
@@ -102,7 +102,7 @@ def posterize(
 def solarize(
     image: Image.Image, level: float, draws: Draws, resample: Image.Resampling
 ) -> Image.Image:
-    """Inverts values from 256 to 0 up."""
+    """Inverts values above a threshold, from 256 down to 0."""
     del draws, resample
     return ImageOps.solarize(image, 256 - min(256, int(256 * level)))
 

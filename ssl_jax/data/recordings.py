@@ -1,4 +1,4 @@
-"""A split of sound: decoding, resampling and cropping its recordings."""
+"""A split of audio: decoding, resampling and cropping its recordings."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,8 @@ from ssl_jax.data.readers.base import Recordings
 from ssl_jax.data.readers.sources import open_source
 
 _CROP = 0xC309
-# Samples that are made room for at once, whatever length a table or a header states.
-_PIECE = 1 << 26
+# Samples that are allocated at once, whatever length a table or a header states.
+_BLOCK = 1 << 26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +59,13 @@ class AudioCorpus(Corpus):
         return self.units.sizes if self.units else ()
 
     def key(self, i: int) -> str:
-        """Names a row as the stores of frame labels know it; see `data/frame_label_store.py`."""
+        """Returns the key of a row in stores of frame labels; see `data/frame_label_store.py`."""
         source, row = self.locate(i)
         return source.key(row)
 
     def shapes(self, seconds: float) -> Shapes:
-        """Returns audio (N,) int16 and audio_len () int32 of a bucket; of frame labels units
-        (K, U) int32, -1 where a set has none."""
+        """Returns audio (N,) int16 and audio_len () int32 of a bucket and, with frame labels,
+        units (K, U) int32, -1 where a set has none."""
         length = round(seconds * self.sample_rate)
         shapes: Shapes = {"audio": ((length,), "int16"), "audio_len": ((), "int32")}
         if self.units:
@@ -99,21 +99,21 @@ class AudioCorpus(Corpus):
     def read(self, i: int, start: int = 0, length: int | None = None) -> np.ndarray:
         """Reads samples [start, start + length) at `sample_rate` -> (n,) int16. Raises BadFile."""
         length = int(self.lengths[i]) - start if length is None else length
-        pieces = []
-        for first in range(0, max(length, 1), _PIECE):
-            out = np.zeros(min(_PIECE, length - first), np.int16)
-            pieces.append(out[: self.read_into(i, start + first, out)])
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        blocks = []
+        for first in range(0, max(length, 1), _BLOCK):
+            out = np.zeros(min(_BLOCK, length - first), np.int16)
+            blocks.append(out[: self.read_into(i, start + first, out)])
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
     def read_into(self, i: int, start: int, out: np.ndarray) -> int:
-        """Decodes from sample `start` into `out` (m,) int16 and returns how many samples it got.
+        """Decodes from sample `start` into `out` (m,) int16 and returns how many samples it read.
 
         Raises BadFile for a file that is broken, empty, shorter than `min_seconds` or silent.
         """
         return self._decode(i, start, out)[0]
 
     def _decode(self, i: int, start: int, out: np.ndarray) -> tuple[int, float]:
-        """Does what `read_into` says; also returns the share of samples at full scale."""
+        """Decodes as `read_into` does; also returns the share of samples at full scale."""
         source, row = self.locate(i)
         self._check_length(source, row, int(self.lengths[i]))
         length = min(len(out), int(self.lengths[i]) - start)
@@ -123,7 +123,7 @@ class AudioCorpus(Corpus):
             nonlocal clipped
             last = min(last, int(source.samples[row]))
             found, rate = source.read_samples(row, first, last, target)
-            # A quiet stretch of a longer recording is no fault.
+            # Silence in part of a longer recording is fine.
             if len(found) == source.samples[row]:
                 source.check_sound(row, found)
             clipped = audio.clipped(found) / max(len(found), 1)
@@ -155,8 +155,10 @@ class AudioCorpus(Corpus):
 
     def _check_length(self, source: Recordings, row: int, length: int) -> None:
         if not source.rates[row]:
-            source.read(row)  # says what is wrong with the header
-            raise BadFile(source.where(row), "its length is unknown: not all of it can be decoded")
+            source.read(row)  # raises what is wrong with the header
+            raise BadFile(
+                source.where(row), "its length is unknown: it cannot be decoded to its end"
+            )
         source.check_rate(row)
         if not length:
             raise BadFile(source.where(row), "empty: 0 samples")
@@ -169,14 +171,14 @@ class AudioCorpus(Corpus):
 
 
 def open_sources(config: Mapping[str, Any], named: Mapping[str, Any]) -> list[Recordings]:
-    """Opens the sources of sound of a split; `named`: "train.mine" -> its section."""
+    """Opens the audio sources of a split; `named`: "train.mine" -> its section."""
     if config["sample_rate"] < 1:
-        raise DataError(f"config.data.sample_rate is {config['sample_rate']}: use Hz, as 16000")
+        raise DataError(f"config.data.sample_rate is {config['sample_rate']}: use Hz, like 16000")
     return [open_source(name, options) for name, options in named.items()]
 
 
 def build(config: Mapping[str, Any], shared: Mapping[str, Any], split: str) -> AudioCorpus:
-    """Returns the corpus under config.data, given what all corpora have."""
+    """Returns the corpus under config.data; shared: the fields that all corpora have."""
     rate = int(config["sample_rate"])
     lengths = [audio.resampled_length(s.samples, s.rates, rate) for s in shared["sources"]]
     sizes = np.concatenate(lengths).astype(np.int64)
@@ -203,7 +205,7 @@ def _cut(seconds: np.ndarray, buckets: tuple[float, ...]) -> dict[int, str]:
     """Returns {row: why} of the recordings that would be cut while their transcript is kept."""
     rows = np.flatnonzero(seconds > max(buckets, default=np.inf) + SLACK)
     return {
-        int(i): f"has {seconds[i]:.3f} s and would be cut at {buckets[-1]} s while its transcript "
-        f"is kept whole: end config.data.buckets at {np.ceil(10 * seconds[i]) / 10} or more"
+        int(i): f"lasts {seconds[i]:.3f} s and would be cut at {buckets[-1]} s, but its transcript "
+        f"would not: end config.data.buckets at {np.ceil(10 * seconds[i]) / 10} or more"
         for i in rows
     }

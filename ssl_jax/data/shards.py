@@ -1,4 +1,4 @@
-"""Writes any source of sound or images as a folder of ArrayRecord shards, shard by shard."""
+"""Writes any source of audio or images as a folder of ArrayRecord shards, shard by shard."""
 
 import functools
 import hashlib
@@ -14,18 +14,18 @@ from ssl_jax.core import atomic
 from ssl_jax.data import images
 from ssl_jax.data.errors import (
     CLIPPED_SHARE,
-    Bad,
     BadFile,
     Clipped,
-    ClippedTally,
+    ClippedCounter,
     DataError,
+    InvalidRow,
     SkipCounter,
 )
 from ssl_jax.data.readers import audio, pixels, records
-from ssl_jax.data.readers.base import Recordings, Source
+from ssl_jax.data.readers.base import Recordings, Source, part_of
 
-# columns that shards have anyway
-_OWN = {"audio", "image", "samples", "rate", "bytes"}
+# columns that every shard has
+_RESERVED = {"audio", "image", "samples", "rate", "bytes"}
 
 
 def write(
@@ -41,19 +41,19 @@ def write(
     """Writes every row of the sources as ArrayRecord shards and returns how many rows it wrote.
 
     what: what the sources were opened from; a folder begun for something else is refused.
-    Recordings of which much stands at full scale are listed in <to>/clipped.jsonl.
-    on_bad: "skip" leaves out files that cannot be decoded and lists them in <to>/skipped.jsonl.
+    Clipped recordings are listed in <to>/clipped.jsonl. on_bad: "skip" leaves out files that cannot
+    be decoded and lists them in <to>/skipped.jsonl.
     """
     total = sum(len(s) for s in sources)
     if not 1 <= shards <= total:
         raise DataError(f"--shards is {shards}: use 1 to {total}, the number of rows")
-    names = sorted({name for s in sources for name in s.columns} - _OWN)
-    sound = isinstance(sources[0], Recordings)
-    picture = functools.partial(images.encoded, max_megapixels=max_megapixels)
-    read, put = (_sound, records.write_shard) if sound else (picture, records.write_images)
-    _sign(to, {"what": what, "rows": total, "shards": shards, "columns": names})
-    tally = SkipCounter(max_bad_share, total, to / "skipped.jsonl")
-    clipped = ClippedTally(to / "clipped.jsonl") if sound else None
+    names = sorted({name for s in sources for name in s.columns} - _RESERVED)
+    is_audio = isinstance(sources[0], Recordings)
+    image = functools.partial(images.encoded, max_megapixels=max_megapixels)
+    read, put = (_audio, records.write_shard) if is_audio else (image, records.write_images)
+    _begin(to, {"what": what, "rows": total, "shards": shards, "columns": names})
+    counter = SkipCounter(max_bad_share, total, to / "skipped.jsonl")
+    clipped = ClippedCounter(to / "clipped.jsonl") if is_audio else None
     written = 0
     borders = np.linspace(0, total, shards + 1).astype(int)
     with tqdm.tqdm(total=total, desc=f"writing {to}", unit="row", delay=2) as bar:
@@ -64,11 +64,11 @@ def write(
                 bar.update(len(ids))
                 written += records.count(path)
                 continue
-            skipped = tally if on_bad == "skip" else None
+            skipped = counter if on_bad == "skip" else None
             written += put(path, _rows(sources, ids, names, skipped, bar, read, clipped), names)
-    _sign_off(to, written)
+    _finish(to, written)
     if clipped:
-        print(f"{len(clipped)} rows have samples cut off at full scale: see {clipped.path}")
+        print(f"{len(clipped)} rows are clipped at full scale: see {clipped.path}")
     return written
 
 
@@ -76,23 +76,23 @@ def _rows(
     sources: Sequence[Source],
     ids: range,
     names: list[str],
-    tally: SkipCounter | None,
+    skipped: SkipCounter | None,
     bar: tqdm.tqdm,
     read: Callable[[Any, int], Any],
-    clipped: ClippedTally | None,
+    clipped: ClippedCounter | None,
 ) -> Iterator[Any]:
-    """Yields (what was read, columns) of the rows; `tally` None: bad files raise."""
+    """Yields (what was read, columns) of the rows; without `skipped`, bad files raise."""
     first = np.cumsum([0] + [len(s) for s in sources])
     for i in ids:
-        k = int(np.searchsorted(first, i, "right")) - 1
-        source, row = sources[k], int(i - first[k])
+        k, row = part_of(first, i)
+        source = sources[k]
         bar.update()
         try:
             found = read(source, row)
         except BadFile as e:
-            if tally is None:
+            if skipped is None:
                 raise
-            tally.add([Bad(i, e.where, e.reason)])
+            skipped.add([InvalidRow(i, e.where, e.reason)])
             continue
         if clipped is not None:
             share = audio.clipped(found[0]) / len(found[0])
@@ -102,7 +102,7 @@ def _rows(
         yield (found, values) if isinstance(found, bytes) else (*found, values)
 
 
-def _sound(source: Recordings, row: int) -> tuple[np.ndarray, int]:
+def _audio(source: Recordings, row: int) -> tuple[np.ndarray, int]:
     """Returns audio (n,) int16 and rate."""
     found, rate = source.read(row)
     if not len(found):
@@ -112,29 +112,28 @@ def _sound(source: Recordings, row: int) -> tuple[np.ndarray, int]:
     return found, rate
 
 
-def _sign(to: pathlib.Path, request: dict) -> None:
-    """Notes what the folder holds; raises DataError if it was begun for something else."""
+def _begin(to: pathlib.Path, request: dict) -> None:
+    """Records what the folder holds; raises DataError if it was begun for something else."""
     text = json.dumps(request, sort_keys=True, default=str)
     sign = hashlib.sha256(text.encode()).hexdigest()[:16]
     note = to / records.REQUEST
     to.mkdir(parents=True, exist_ok=True)
-    if note.exists() and _noted(note)["signature"] != sign:
+    if note.exists() and _read_request(note)["signature"] != sign:
         raise DataError(f"--to {to} was begun with other options, see {note}: use a new folder")
     if not note.exists() and any(to.glob(f"*{records.SUFFIX}")):
         raise DataError(f"--to {to} holds other shards: use a new folder")
     atomic.write_json(note, {"signature": sign, **json.loads(text)})
 
 
-def _noted(note: pathlib.Path) -> dict[str, Any]:
-    """Reads what the folder holds; raises DataError for what a kill of an earlier version left."""
+def _read_request(note: pathlib.Path) -> dict[str, Any]:
+    """Reads what the folder holds; raises DataError for a file that was cut short."""
     try:
         return atomic.read_json(note, "remove it and the shards beside it, and convert again")
     except ValueError as error:
         raise DataError(str(error)) from error
 
 
-def _sign_off(to: pathlib.Path, written: int) -> None:
-    """Notes how many rows the finished shards hold, by which a copy of them is checked."""
+def _finish(to: pathlib.Path, written: int) -> None:
+    """Records how many rows the finished shards hold, against which copies are checked."""
     note = to / records.REQUEST
-    request = _noted(note)
-    atomic.write_json(note, {**request, "written": written})
+    atomic.write_json(note, {**_read_request(note), "written": written})

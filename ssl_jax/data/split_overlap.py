@@ -1,4 +1,4 @@
-"""Whether the splits of a config hold different rows: no file may be in two of them."""
+"""Checks that the splits of a config do not overlap: no row may be in two of them."""
 
 import itertools
 from collections.abc import Mapping
@@ -8,14 +8,16 @@ import numpy as np
 from ssl_jax.data import hashing
 from ssl_jax.data.base import Corpus
 from ssl_jax.data.errors import DataError
+from ssl_jax.data.readers.base import part_of
 from ssl_jax.data.readers.identity import WHOLE
 
 
 def check(corpora: Mapping[str, Corpus]) -> None:
-    """Raises DataError where two splits hold the same row, naming both.
+    """Raises DataError if two splits hold the same row, naming both.
 
-    corpora: those of "train", "valid", "test". Rows are the same where they begin at the same place
-    of one file, or one of them is all of it; a file is known whatever it is called.
+    corpora: those of "train", "valid", "test". Two rows of one file are the same if they start at
+    the same position, or if one of them is the whole file; files are compared by device and inode,
+    not by name.
     """
     keys = {name: _keys(corpus) for name, corpus in corpora.items()}
     for a, b in itertools.combinations(corpora, 2):
@@ -25,20 +27,20 @@ def check(corpora: Mapping[str, Corpus]) -> None:
             raise DataError(
                 f"config.data.{b} holds rows of config.data.{a} ({len(pairs)} of "
                 f"{len(corpora[b])}), the first is {_where(corpora[b], j)}, which is "
-                f"{_where(corpora[a], i)}: keep each file in one split, by other folders or "
-                f"tables, or by `where` or `part` of one source"
+                f"{_where(corpora[a], i)}: keep each file in one split, with separate folders or "
+                f"tables, or with `where` or `part` of one source"
             )
 
 
 def _where(corpus: Corpus, row: int) -> str:
-    first = np.cumsum([0] + [len(s) for s in corpus.sources])
-    source = int(np.searchsorted(first, row, "right")) - 1
-    named = corpus.sources[source]
-    return f"{named.where(int(row - first[source]))} of config.data.{named.name}"
+    """Names a row of the sources, which for text are documents, not blocks."""
+    part, number = part_of(np.cumsum([0] + [len(s) for s in corpus.sources]), row)
+    source = corpus.sources[part]
+    return f"{source.where(number)} of config.data.{source.name}"
 
 
 def _keys(corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
-    """Returns which file every row of the sources is of, and its start there, (n,) each."""
+    """Returns a hash of the file of every row of the sources, and its start there, (n,) each."""
     files, starts = [], []
     for source in corpus.sources:
         places, states = source.places(), source.states()
@@ -51,7 +53,7 @@ def _keys(corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
 def _shared(
     file_a: np.ndarray, start_a: np.ndarray, file_b: np.ndarray, start_b: np.ndarray
 ) -> list[tuple[int, int]]:
-    """Returns for every row of b that is one of a, in order, (row of a, row of b)."""
+    """Returns (row of a, row of b) for every row of b that is also in a, in the order of b."""
     common = np.intersect1d(file_a, file_b)
     if not len(common):
         return []

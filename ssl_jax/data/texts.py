@@ -1,4 +1,4 @@
-"""A split of text: blocks of tokens cut from documents, or the rows of tables of sentences."""
+"""A split of text: blocks of tokens cut from documents, or rows of a table of sentences."""
 
 import dataclasses
 import functools
@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssl_jax.data.base import Arrays, Corpus, Shapes
-from ssl_jax.data.errors import Bad, BadFile, DataError
+from ssl_jax.data.errors import BadFile, DataError, InvalidRow
 from ssl_jax.data.readers import content
-from ssl_jax.data.readers.base import Source
+from ssl_jax.data.readers.base import Source, part_of
 from ssl_jax.data.readers.sources import open_items
 from ssl_jax.data.readers.text_files import Table
 from ssl_jax.data.token_store import TokenStore, open_store
@@ -24,7 +24,7 @@ MODES = ("none", "complete_doc")
 class Blocks(NamedTuple):
     """The examples of one source: tokens [start, stop) (n,) of its store, and their document.
 
-    parts: texts of an example that is a row of a table, 0 where it is a block of a document.
+    parts: texts per example for rows of a table, 0 for blocks of documents.
     """
 
     store: TokenStore
@@ -36,9 +36,9 @@ class Blocks(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TextCorpus(Corpus):
-    """Blocks of at most `length` tokens; vocab_size and special are those of the tokenizer.
+    """Blocks of at most `length` tokens; size and special are those of the tokenizer.
 
-    The labels of a document or row are those of its blocks; in a continuous stream there are none.
+    Blocks have the label of their document or row; those of a continuous stream have none.
     """
 
     blocks: tuple[Blocks, ...]
@@ -53,29 +53,29 @@ class TextCorpus(Corpus):
 
     @functools.cached_property
     def content(self) -> str:
-        """What changes with a byte of the files, or with an id that the tokenizer gives."""
-        # stores are named by their text and tokenizer
+        """A digest of the bytes of the files and of the ids that the tokenizer gives them."""
+        # stores are named after their text and tokenizer
         stores = " ".join(os.path.basename(b.store.path) for b in self.blocks)
         return f"{content.of(self.sources)} {stores}"
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens (n,) of each block before it is cut to the length of a block."""
+        """Tokens (n,) of each example, before rows of a table are shortened to a block."""
         return np.concatenate([1 + b.stop - b.start for b in self.blocks])
 
     @property
-    def known_bads(self) -> list[Bad]:
-        """Documents of which a part is left out, counted by negative ids."""
-        found = [bad for b in self.blocks for bad in b.store.bads]
-        return [bad._replace(id=-1 - n) for n, bad in enumerate(found)]
+    def known_invalid(self) -> list[InvalidRow]:
+        """Documents that are left out in part, with negative ids."""
+        found = [row for b in self.blocks for row in b.store.invalid]
+        return [row._replace(id=-1 - n) for n, row in enumerate(found)]
 
     def where(self, i: int) -> str:
         """Names the file and row in which a block begins."""
-        source, number = self._place(i)
+        source, number = part_of(self.first, i)
         return self.sources[source].where(int(self.blocks[source].document[number]))
 
     def column(self, name: str) -> list[str]:
-        """Returns a column as text (n,), of the document in which each block begins."""
+        """Returns a column as text (n,): the value of the document in which each block begins."""
         out: list[str] = []
         for source, blocks in zip(self.sources, self.blocks, strict=True):
             values = source.columns.get(name)
@@ -96,7 +96,7 @@ class TextCorpus(Corpus):
         return [0] * len(ids)
 
     def fill(self, i: int, key: int, arrays: Arrays, row: int) -> None:
-        """Reads block i into tokens[row], filled up with <pad>. Raises BadFile for empty text."""
+        """Reads block i into tokens[row], padded with <pad>. Raises BadFile for empty text."""
         del key
         found = self.read(i)
         arrays["tokens"][row] = self.special.pad
@@ -104,9 +104,9 @@ class TextCorpus(Corpus):
         arrays["tokens_len"][row] = len(found)
 
     def read(self, i: int) -> np.ndarray:
-        """Returns the tokens (n,) int32 of a block: <s> and a piece of a document, or a row of a
+        """Returns the tokens (n,) int32 of a block: <s> and part of a document, or a row of a
         table as `<s> a </s>` or `<s> a </s></s> b </s>`. Raises BadFile for a row without text."""
-        source, number = self._place(i)
+        source, number = part_of(self.first, i)
         blocks = self.blocks[source]
         if not blocks.parts:
             start, stop = int(blocks.start[number]), int(blocks.stop[number])
@@ -120,14 +120,14 @@ class TextCorpus(Corpus):
             raise BadFile(self.where(i), "empty: a text has no tokens")
         room = self.length - 1 - len(spans) - (len(spans) - 1)
         kept = _shortened([b - a for a, b in spans], room)
-        pieces: list[Any] = []
+        parts: list[Any] = []
         for (a, _), n in zip(spans, kept, strict=True):
-            pieces += [[self.special.eos]] * bool(pieces)
-            pieces += [blocks.store.read(a, a + n), [self.special.eos]]
-        return self._joined(pieces)
+            parts += [[self.special.eos]] * bool(parts)
+            parts += [blocks.store.read(a, a + n), [self.special.eos]]
+        return self._joined(parts)
 
     def check(self) -> None:
-        """Raises BadFile for the first row of a table that has an empty text."""
+        """Raises BadFile for the first table row with an empty text."""
         for source, blocks in zip(self.sources, self.blocks, strict=True):
             if blocks.parts:
                 empty = np.flatnonzero(np.diff(blocks.store.starts) == 0)
@@ -135,16 +135,12 @@ class TextCorpus(Corpus):
                     row = int(empty[0]) // blocks.parts
                     raise BadFile(source.where(row), "empty: a text has no tokens")
 
-    def _joined(self, pieces: list[Any]) -> np.ndarray:
-        return np.concatenate([[self.special.bos], *pieces]).astype(np.int32)
-
-    def _place(self, i: int) -> tuple[int, int]:
-        source = int(np.searchsorted(self.first, i, "right")) - 1
-        return source, int(i - self.first[source])
+    def _joined(self, parts: list[Any]) -> np.ndarray:
+        return np.concatenate([[self.special.bos], *parts]).astype(np.int32)
 
 
 def _shortened(lengths: list[int], room: int) -> list[int]:
-    """Returns how many tokens of each text are kept: the longer one gives way first."""
+    """Returns how many tokens of each text are kept: the longer one is shortened first."""
     if sum(lengths) <= room:
         return lengths
     if len(lengths) == 1:
@@ -154,7 +150,7 @@ def _shortened(lengths: list[int], room: int) -> list[int]:
 
 
 def open_sources(config: Mapping[str, Any], named: Mapping[str, Any]) -> list[Source]:
-    """Opens the sources of text of a split; `named`: "train.mine" -> its section."""
+    """Opens the text sources of a split; `named`: "train.mine" -> its section."""
     if config["break_mode"] not in MODES:
         raise DataError(
             f"config.data.break_mode is {config['break_mode']!r}: use one of {', '.join(MODES)}"
@@ -167,7 +163,7 @@ def open_sources(config: Mapping[str, Any], named: Mapping[str, Any]) -> list[So
 
 
 def build(config: Mapping[str, Any], shared: Mapping[str, Any], split: str) -> TextCorpus:
-    """Returns the corpus under config.data, given what all corpora have, for documents."""
+    """Returns the corpus under config.data; shared: the fields of all corpora, by document."""
     del split
     tokenizer = open_tokenizer(config["tokenizer"])
     length = int(config["block_tokens"])
@@ -177,12 +173,13 @@ def build(config: Mapping[str, Any], shared: Mapping[str, Any], split: str) -> T
         store = open_store(source, tokenizer, shared["on_bad"])
         own = _blocks(source, store, length - 1, whole)
         if not len(own.start):
-            why = f": {store.bads[0].where} is {store.bads[0].reason}" if store.bads else ""
+            lost = store.invalid[:1]
+            why = f": {lost[0].where} is {lost[0].reason}" if lost else ""
             raise DataError(f"config.data.{source.name} holds no text{why}")
         known = bool(own.parts) or whole
         if shared["fields"] and not known:
             raise DataError(
-                f"config.data.{source.name} has a target or tags, which belong to documents: set "
+                f"config.data.{source.name} has a target or tags, which describe documents: set "
                 "config.data.break_mode='complete_doc'"
             )
         blocks.append(own)
@@ -205,7 +202,7 @@ def build(config: Mapping[str, Any], shared: Mapping[str, Any], split: str) -> T
 
 
 def _blocks(source: Source, store: TokenStore, room: int, whole: bool) -> Blocks:
-    """Cuts a source into blocks of at most `room` tokens: its stream, or each document."""
+    """Cuts a source into blocks of at most `room` tokens, across documents or one by one."""
     starts = store.starts
     if isinstance(source.reader, Table):
         parts = source.reader.parts

@@ -1,4 +1,4 @@
-"""From text to token ids: bytes, or any JSON file of the Hugging Face library `tokenizers`."""
+"""From text to token ids: by bytes, or by a JSON file of the Hugging Face library `tokenizers`."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from ssl_jax.core import paths
 from ssl_jax.data.errors import DataError
 
-# Names of the special tokens in use; the first that a vocabulary has is taken.
+# Common names of the special tokens; the first that a vocabulary has is used.
 _NAMES = {
     "bos": ("<s>", "[CLS]", "<bos>", "<|begin_of_text|>", "<|endoftext|>"),
     "eos": ("</s>", "[SEP]", "<eos>", "<|end_of_text|>", "<|endoftext|>"),
@@ -22,9 +22,9 @@ _BYTES = {0: b"<s>", 1: b"<pad>", 2: b"</s>", 3: b"<unk>", 260: b"<mask>"}
 
 
 class Special(NamedTuple):
-    """Ids of the special tokens: start of a block, end of a text, filling, unknown, masked.
+    """Ids of the special tokens: start of a block, end of a text, padding, unknown, mask.
 
-    A vocabulary without one of the last three has -1 there, and fills up with `eos`.
+    A vocabulary without `unk` or `mask` has -1 there; one without `pad` uses `eos`.
     """
 
     bos: int
@@ -35,7 +35,7 @@ class Special(NamedTuple):
 
 
 class Tokenizer(Protocol):
-    """What turns text into ids; `sign` changes with anything that changes the ids."""
+    """Turns text into ids; `sign` changes with anything that changes the ids."""
 
     vocab_size: int
     special: Special
@@ -60,7 +60,7 @@ class ByteTokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Returns the ids (n,) of each text, without special tokens."""
-        # Half of a surrogate pair is no character, but files of subtitles hold them.
+        # Half a surrogate pair is not a character, but subtitle files contain them.
         raw = [np.frombuffer(t.encode("utf-8", "replace"), np.uint8) for t in texts]
         return [r.astype(np.uint32) + 4 for r in raw]
 
@@ -71,7 +71,7 @@ class ByteTokenizer:
 
 
 class JsonTokenizer:
-    """A file that `tokenizers.Tokenizer.save` wrote, such as tokenizer.json of a checkpoint."""
+    """A file written by `tokenizers.Tokenizer.save`, such as tokenizer.json of a checkpoint."""
 
     def __init__(self, path: str):
         library = _library()
@@ -85,9 +85,9 @@ class JsonTokenizer:
             ) from e
         except Exception as e:  # the library raises a bare Exception
             raise DataError(
-                f"config.data.tokenizer={path!r} is no JSON file of the library tokenizers: {e}"
+                f"config.data.tokenizer={path!r} is not a JSON file of the library tokenizers: {e}"
             ) from e
-        # What the file says of padding and cutting would change documents.
+        # Padding and truncation set in the file would change documents.
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.vocab_size = int(self._tokenizer.get_vocab_size(with_added_tokens=True))
@@ -127,7 +127,7 @@ def _library() -> Any:
         import tokenizers  # an optional dependency
     except ImportError as e:
         raise DataError(
-            "config.data.tokenizer names a file, which the library tokenizers reads: "
+            "config.data.tokenizer names a file, which needs the library tokenizers: "
             "pip install 'ssl_jax[text]', or set it to 'byte'"
         ) from e
     return tokenizers

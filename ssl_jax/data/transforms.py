@@ -1,10 +1,10 @@
-"""Random changes of images on the host, as config.data.transforms names them.
+"""Random image transforms on the host, as config.data.transforms names them.
 
 Each function takes an RGB Pillow image, the random numbers of its row and the side of the result,
-and returns an image; options are keyword-only, and the names and values those of torchvision and
-timm. `STEPS` is the order in which they are applied, whatever the order of the config, because a
-config keeps its keys sorted. Every step draws from a stream of its own, so that adding one leaves
-what the others draw alone.
+and returns an image. Options are keyword-only, with the names and values of torchvision and timm.
+Transforms are applied in the order of `STEPS`, whatever that of the config, because a config sorts
+its keys. Every step draws from its own random stream, so adding one does not change what the others
+draw.
 """
 
 import functools
@@ -27,7 +27,7 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-# Means and deviations of ImageNet, in which random erasing states its noise.
+# Means and standard deviations of ImageNet, by which random erasing scales its noise.
 _MEAN = np.array([0.485, 0.456, 0.406]) * 255
 _STD = np.array([0.229, 0.224, 0.225]) * 255
 
@@ -44,10 +44,11 @@ def random_resized_crop(
     interpolation: str = "bicubic",
     clamp: bool = False,
 ) -> Image.Image:
-    """Cuts out a share `scale` of the area at an aspect `ratio` and resizes it to a square.
+    """Crops a share `scale` of the area at an aspect `ratio` and resizes it to a square.
 
-    Ten tries for a crop that fits, then the largest central one, as in torchvision. `clamp`: one
-    try whose sides are cut to the image, as TensorFlow recipes and the linear probe of MAE do.
+    Tries ten times for a crop that fits, then takes the largest central one, as torchvision does.
+    `clamp`: one try, whose sides are clamped to the image, as in TensorFlow recipes and the linear
+    probe of MAE.
     """
     width, height = image.size
     box = _crop_box(width, height, draws, scale, ratio, clamp)
@@ -88,9 +89,9 @@ def _crop_box(
 def random_crop(
     image: Image.Image, draws: Draws, size: int, *, padding: int = 4, fill: int = 0
 ) -> Image.Image:
-    """Cuts a square out of the image with `padding` pixels of `fill` around it, as for CIFAR.
+    """Crops a square from the image padded by `padding` pixels of `fill`, as for CIFAR.
 
-    Raises Unreadable where the image is smaller than that.
+    Raises Unreadable if the padded image is smaller than the crop.
     """
     width, height = image.size
     if min(width, height) + 2 * padding < size:
@@ -116,7 +117,7 @@ def center_crop(
     share: float = 0.875,
     interpolation: str = "bicubic",
 ) -> Image.Image:
-    """Resizes the shorter side to size / share and cuts out the middle; 0.875 is 256 to 224."""
+    """Resizes the shorter side to size / share and crops the center; 0.875 crops 224 from 256."""
     del draws
     width, height = image.size
     short = int(size / share)
@@ -148,8 +149,8 @@ def color_jitter(
     hue: float = 0.0,
     prob: float = 1.0,
 ) -> Image.Image:
-    """Changes each by a factor uniform in [1 - x, 1 + x], hue by a part of the colour circle in
-    [-hue, hue], in random order."""
+    """Scales brightness, contrast and saturation by factors uniform in [1 - x, 1 + x], and turns
+    hue by a fraction of the colour circle in [-hue, hue], in random order."""
     del size
     if not draws.chance(prob):
         return image
@@ -172,7 +173,7 @@ def _turn_hue(image: Image.Image, turn: float) -> Image.Image:
 
 
 def grayscale(image: Image.Image, draws: Draws, size: int, *, prob: float = 0.2) -> Image.Image:
-    """Takes away the colour."""
+    """Removes the colour."""
     del size
     return image.convert("L").convert("RGB") if draws.chance(prob) else image
 
@@ -185,7 +186,7 @@ def gaussian_blur(
     sigma: tuple[float, float] = (0.1, 2.0),
     prob: float = 0.5,
 ) -> Image.Image:
-    """Blurs by a Gaussian of a deviation in pixels uniform in `sigma`."""
+    """Blurs with a Gaussian whose standard deviation, in pixels, is uniform in `sigma`."""
     del size
     if not draws.chance(prob):
         return image
@@ -209,10 +210,11 @@ def random_erasing(
     area: tuple[float, float] = (0.02, 1 / 3),
     aspect: float = 0.3,
 ) -> Image.Image:
-    """Puts noise into a rectangle of a share `area`, of an aspect in [aspect, 1 / aspect].
+    """Fills a rectangle with noise: a share `area` of the image, of an aspect in
+    [aspect, 1 / aspect].
 
-    The noise is standard normal in normalized pixels, as in timm's mode "pixel"; here it is cut
-    to what a pixel can hold, from about -2 to 2.5 deviations.
+    The noise is standard normal in normalized pixels, as in timm's mode "pixel", but clipped to
+    what a pixel can hold, about -2 to 2.5 standard deviations.
     """
     del size
     if not draws.chance(prob):
@@ -250,10 +252,10 @@ STEPS = {**CROPS, **CHANGES}
 
 
 def build(section: Mapping[str, Any], key: str) -> tuple[tuple[int, Step], ...]:
-    """Returns the steps of {name: options} in order, each with the number of its stream.
+    """Returns the steps of {name: options} in order, each with the number of its random stream.
 
-    Exactly one of `CROPS` must be among them, as it gives the image its size. Raises DataError,
-    naming the key, on a name, an option or a value that does not exist.
+    Exactly one of them must be in `CROPS`, which give the image its size. Raises DataError, naming
+    the key, for an unknown name or option and for a value that cannot be used.
     """
     named = {name: dict(section[name].items()) for name in section}
     for name, options in named.items():
@@ -266,8 +268,8 @@ def build(section: Mapping[str, Any], key: str) -> tuple[tuple[int, Step], ...]:
     crops = [name for name in named if name in CROPS]
     if len(crops) != 1:
         raise DataError(
-            f"{key} has {crops or 'no crop'}: name exactly one of {', '.join(CROPS)}, which gives "
-            "images the side config.data.image_size"
+            f"{key} has {crops or 'no crop'}: name exactly one of {', '.join(CROPS)}, which makes "
+            "images config.data.image_size pixels wide"
         )
     return tuple(
         (number, functools.partial(step, **named[name]))
@@ -289,7 +291,7 @@ def _check_value(key: str, option: str, value: Any, known: Mapping[str, Any]) ->
     elif isinstance(default, tuple):
         good = isinstance(value, tuple | list) and len(value) == 2
         good = good and all(_number(v) and v > 0 for v in value) and value[0] <= value[1]
-        hint = f"two ascending numbers above 0, such as {default}"
+        hint = f"two ascending positive numbers, such as {default}"
     elif isinstance(default, int):
         good, hint = type(value) is int and value >= 0, f"a whole number, such as {default}"
     else:
@@ -307,7 +309,7 @@ def _number(value: Any) -> bool:
 def apply(
     steps: tuple[tuple[int, Step], ...], image: Image.Image, key: int, size: int
 ) -> np.ndarray:
-    """Runs the steps -> (size, size, 3) uint8; `key` names the random numbers."""
+    """Runs the steps -> (size, size, 3) uint8; `key` seeds the random numbers."""
     for stream, step in steps:
         image = step(image, Draws(key, stream), size)
     return np.asarray(image)

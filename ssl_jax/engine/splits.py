@@ -48,7 +48,7 @@ class Split:
     config: ConfigDict
     corpus: Corpus
     tally: errors.SkipCounter
-    clipped: errors.ClippedTally
+    clipped: errors.ClippedCounter
     name: str = "train"
 
     def rows(self, plan: BatchSchedule, names: Iterable[str], mesh: Mesh, **options: Any) -> Rows:
@@ -58,7 +58,7 @@ class Split:
         parts, of = mesh_lib.local_parts(mesh)
         options |= {"parts": parts, "of": of, "threads": self.config.data.threads}
         for rows, bads in loader.batches(self.corpus, plan, **options):
-            self.tally.add(b for b in bads if isinstance(b, errors.Bad))
+            self.tally.add(b for b in bads if isinstance(b, errors.InvalidRow))
             self.clipped.add(b for b in bads if isinstance(b, errors.Clipped))
             yield {name: rows[name] for name in names}
 
@@ -82,8 +82,8 @@ def open_split(
     parts = [name if name != "train" else "", str(jax.process_index() or ""), "jsonl"]
     end = ".".join(filter(None, parts))
     tally = errors.SkipCounter(config.data.max_bad_share, len(corpus), workdir / f"skipped.{end}")
-    clipped = errors.ClippedTally(workdir / f"clipped.{end}")
-    tally.add(corpus.known_bads)
+    clipped = errors.ClippedCounter(workdir / f"clipped.{end}")
+    tally.add(corpus.known_invalid)
     rows = {"rows": len(corpus), "lengths (their CRC-32)": zlib.crc32(corpus.lengths.tobytes())}
     hosts.check_same({f"{k} of config.data.{name}": str(v) for k, v in rows.items()})
     return Split(config, corpus, tally, clipped, name)

@@ -73,6 +73,6 @@ def test_a_damaged_row_of_skipped_files_ends_no_run_and_the_others_are_counted(t
     file.write_bytes(b'{"id": 3, "where": "a"}\nnull\n{"id": 5, "where": "b"}\n{"id": 7, "wh')
     with pytest.warns(UserWarning, match="row 2 is damaged and set aside in skipped.jsonl.damaged"):
         tally = errors.SkipCounter(0.5, 10, file)
-    tally.add([errors.Bad(5, "b", "counted before"), errors.Bad(7, "c", "new")])
+    tally.add([errors.InvalidRow(5, "b", "counted before"), errors.InvalidRow(7, "c", "new")])
     assert len(tally) == 3 and len(errors.SkipCounter(0.5, 10, file)) == 3
     assert [json.loads(line)["id"] for line in file.read_text().splitlines()] == [3, 5, 7]

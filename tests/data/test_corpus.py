@@ -98,7 +98,7 @@ def test_config_errors(words, data_config):
         (
             {"w": {**words, "label": "word"}},
             {},
-            r"train.w.label is 'word': its columns are \['folder'",
+            r"train.w.label is 'word', not a column: use one of folder",
         ),
         ({"w": unlabelled}, {"labels_per_class": 2}, "no row of config.data.train has a label"),
         ({"w": words}, {"label_share": 0.0}, "config.data.label_share is 0.0"),

@@ -56,11 +56,11 @@ def test_the_first_changed_file_is_named(data, tmp_path, write):
     os.utime(tmp_path / "data" / "2.wav", ns=(1, int(before.times[2])))
     size = (tmp_path / "data" / "2.wav").stat().st_size
     assert fingerprint.difference(before, data()) == (
-        f"1 of 4 files have other content, the first is own/2.wav ({size} bytes then, {size} now)"
+        f"1 of 4 files have changed, the first is own/2.wav ({size} bytes then, {size} now)"
     )
     write(tmp_path / "data" / "1.wav", seconds=0.3)
     found = fingerprint.difference(before, data())
-    assert found.startswith("2 of 4 files have other content, the first is own/1.wav")
+    assert found.startswith("2 of 4 files have changed, the first is own/1.wav")
 
 
 def test_rows_that_are_gone_new_or_in_another_order(data):
@@ -73,7 +73,7 @@ def test_rows_that_are_gone_new_or_in_another_order(data):
         "it has 4 rows, and had 3; 1 are new, the first is row 4, own/3.wav"
     )
     assert fingerprint.difference(before, data(names="0213")) == (
-        "rows stand in another order from row 2 on"
+        "the order of rows differs from row 2 on"
     )
 
 
@@ -104,7 +104,7 @@ def test_large_splits_are_read_in_part(data, tmp_path, monkeypatch):
     file.write_bytes(old[:5000] + b"\1\2" + old[5002:])
     os.utime(file, ns=(1, int(before.times[1]) + 5))
     # where files lie as they did, the time of change tells
-    assert "1 of 4 files have other content, the first is own/1.wav" in fingerprint.difference(
+    assert "1 of 4 files have changed, the first is own/1.wav" in fingerprint.difference(
         before, data()
     )
     file.write_bytes(old)

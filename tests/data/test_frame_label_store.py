@@ -47,10 +47,10 @@ def test_what_can_not_be_written_names_the_row(tmp_path):
         writer.add("mine/b.wav", np.array([3, 500]))
     with pytest.raises(DataError, match=r"'mine/b.wav': label 0 is -1, outside"):
         writer.add("mine/b.wav", np.array([-1]))
-    with pytest.raises(DataError, match=r"'mine/a.wav' are there already"):
+    with pytest.raises(DataError, match=r"'mine/a.wav' were added before"):
         writer.add("mine/a.wav", np.array([1]))
     for wrong in (np.zeros((2, 2), int), np.array([], int), np.array([0.5])):
-        with pytest.raises(DataError, match=r"'mine/c.wav' have shape .* use \(U,\) integers"):
+        with pytest.raises(DataError, match=r"'mine/c.wav' have shape .* pass \(U,\) integers"):
             writer.add("mine/c.wav", wrong)
     assert "mine/a.wav" in writer and "mine/b.wav" not in writer and len(writer) == 1
     with pytest.raises(DataError, match="0 ids: use 1 up"):
@@ -76,7 +76,7 @@ def test_a_killed_writer_goes_on_where_it_was(tmp_path):
     store = frame_label_store.open_store(path)
     assert store.row("a").tolist() == [1, 2, 3] and store.row("b").tolist() == [6]
     assert not part.exists()
-    with pytest.raises(DataError, match="is there already: remove it"):
+    with pytest.raises(DataError, match="exists already: remove it"):
         frame_label_store.Writer(path, **HEADER)
 
 
@@ -95,7 +95,7 @@ def test_a_store_that_is_none_or_damaged_is_refused(tmp_path):
     with pytest.raises(DataError, match="no row was written"):
         fill(tmp_path / "empty", {})
     store = fill(tmp_path / "units", {"a": [1, 2], "b": [3]})
-    with pytest.raises(DataError, match="has no labels of 'c': it has 2 other rows"):
+    with pytest.raises(DataError, match="has no labels of 'c' among its 2 rows"):
         store.row("c")
     header = tmp_path / "units" / "header.json"
     text = header.read_text()

@@ -92,9 +92,9 @@ def test_no_stores_no_units(make):
         # a row of the corpus that the store does not know
         ({"lengths": SECONDS[:2]}, r"2\.wav, row 3: has no frame labels in .*key 'mine/2.wav'"),
         # 50 Hz labels that are said to be of 100 Hz
-        ({"lengths": [s / 2 for s in SECONDS]}, r"0\.wav, row 1: fewer .* 0.240 s of 0.500 s"),
-        ({"short": 12}, r"1\.wav, row 2: fewer frame labels than sound: 86 at 100 Hz"),
-        ({"short": -14}, r"1\.wav, row 2: more frame labels than sound: 112 at 100 Hz"),
+        ({"lengths": [s / 2 for s in SECONDS]}, r"0\.wav, row 1: fewer .* 0.240 s for 0.500 s"),
+        ({"short": 12}, r"1\.wav, row 2: fewer frame labels than audio: 86 at 100 Hz"),
+        ({"short": -14}, r"1\.wav, row 2: more frame labels than audio: 112 at 100 Hz"),
     ],
 )
 def test_labels_that_do_not_fit_name_the_row(make, tmp_path, options, message):

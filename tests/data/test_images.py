@@ -228,7 +228,7 @@ def spoil(archive):
         "broken.png, row 10": "no image format is recognised in its 8 bytes",
         "cut.png, row 11": "cannot be decoded: ",
         "empty.png, row 12": "empty: 0 bytes",
-        "tiny.png, row 13": "too small: 9 x 3 pixels, a side is less than config.data.min_side=4",
+        "tiny.png, row 13": "too small: 9 x 3 pixels, with a side below config.data.min_side=4",
     }
 
 

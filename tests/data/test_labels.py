@@ -81,19 +81,25 @@ def test_validation_takes_the_tags_of_training(tagged):
 def test_errors_name_the_column(tagged):
     make, source = tagged
     cases = [
-        ({"t": {**source, "tags": "tag"}}, r"train.t.tags is 'tag': its columns are \['arousal'"),
-        ({"t": {**source, "target": ("x",)}}, r"train.t.target is 'x': its columns are"),
-        ({"t": {**source, "target": "tags"}}, r"a\.\w+, row 2.*: tags is 'rock|guitar', no number"),
+        (
+            {"t": {**source, "tags": "tag"}},
+            r"train.t.tags is 'tag', not a column: use one of arousal",
+        ),
+        ({"t": {**source, "target": ("x",)}}, r"train.t.target is 'x', not a column: use one of"),
+        (
+            {"t": {**source, "target": "tags"}},
+            r"a\.\w+, row 2.*: tags is 'rock|guitar', not a number",
+        ),
         (
             {"t": {**source, "tags": "tags"}, "u": {**source, "label": "tags"}},
-            r"train.u.label gives one class and config.data.train.t.tags several",
+            r"train.u.label gives one class per row and config.data.train.t.tags several",
         ),
         (
             {
                 "t": {**source, "target": "valence"},
                 "u": {**source, "target": ("valence", "arousal")},
             },
-            r"as many columns are needed in each: config.data.train.t.target=\('valence',\)",
+            r"needs the same number of columns: config.data.train.t.target=\('valence',\)",
         ),
     ]
     for train, message in cases:

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from ssl_jax.data.corpus import make_schedule, open_split
-from ssl_jax.data.errors import Bad, BadFile, ClippedTally, DataError, SkipCounter
+from ssl_jax.data.errors import BadFile, ClippedCounter, DataError, InvalidRow, SkipCounter
 from ssl_jax.data.loader import batches
 
 
@@ -110,7 +110,9 @@ def test_a_host_may_hold_parts_that_are_no_neighbours(opened):
 
 def test_parts_must_divide_the_batch(opened):
     corpus, plan = opened()
-    with pytest.raises(DataError, match=r"config.data.batch_size .* no 3 equal .* multiple of 3"):
+    with pytest.raises(
+        DataError, match=r"config.data.batch_size .* split into 3 equal parts: use a multiple of 3"
+    ):
         batches(corpus, plan, of=3)
 
 
@@ -173,12 +175,12 @@ def test_clipped_rows_are_used_and_told_of_once(opened, tmp_path, tone):
     loud = np.clip(5 * tone(0.3, 44100).astype(int), -32768, 32767).astype(np.int16)
     soundfile.write(tmp_path / "c0" / "00.flac", loud, 44100)
     corpus, plan = opened(buckets=(0.5,))
-    tally = ClippedTally(tmp_path / "run" / "clipped.jsonl")
+    tally = ClippedCounter(tmp_path / "run" / "clipped.jsonl")
     for _ in range(2):
         for arrays, told in batches(corpus, plan, 0, plan.steps_per_epoch):
             assert (arrays["weight"] == 1).all()
             tally.add(told)
-    assert len(tally) == 1 == len(ClippedTally(tally.path))
+    assert len(tally) == 1 == len(ClippedCounter(tally.path))
     row = json.loads(tally.path.read_text(encoding="utf-8"))
     assert row["id"] == 0 and row["where"].endswith("00.flac, row 1") and 0.3 < row["share"] < 0.8
 
@@ -193,16 +195,16 @@ def test_bad_files_found_while_reading_are_named(opened, tmp_path):
 def test_the_tally_lists_each_row_once_and_stops_above_the_share(tmp_path):
     path = tmp_path / "run" / "skipped.jsonl"
     tally = SkipCounter(0.02, 100, path)
-    tally.add([Bad(3, "a.wav, row 4", "silent"), Bad(3, "a.wav, row 4", "silent")])
-    tally.add([Bad(3, "a.wav, row 4", "silent"), Bad(5, "b.wav, row 6", "empty")])
+    tally.add([InvalidRow(3, "a.wav, row 4", "silent"), InvalidRow(3, "a.wav, row 4", "silent")])
+    tally.add([InvalidRow(3, "a.wav, row 4", "silent"), InvalidRow(5, "b.wav, row 6", "empty")])
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert rows[1] == {"id": 5, "where": "b.wav, row 6", "reason": "empty"} and len(rows) == 2
     resumed = SkipCounter(0.02, 100, path)
     assert len(resumed) == 2
-    resumed.add([Bad(5, "b.wav, row 6", "empty")])
+    resumed.add([InvalidRow(5, "b.wav, row 6", "empty")])
     message = r"3 of 100 rows .*config.data.max_bad_share=0.02; the last is c.wav, row 8: broken"
     with pytest.raises(DataError, match=message):
-        resumed.add([Bad(7, "c.wav, row 8", "broken")])
+        resumed.add([InvalidRow(7, "c.wav, row 8", "broken")])
 
 
 def test_leaving_early_stops_the_threads(opened):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ssl_jax.core import paths
 from ssl_jax.data import frame_label_store, shards
-from ssl_jax.data.errors import Bad, DataError, SkipCounter
+from ssl_jax.data.errors import DataError, InvalidRow, SkipCounter
 from ssl_jax.data.readers.sources import open_items, open_source
 
 ROOT = "gs://bucket/data"
@@ -139,7 +139,7 @@ def test_texts_and_frame_labels_are_copied_and_mapped(tmp_path, bucket):
 def test_skipped_files_are_listed_in_a_bucket(bucket):
     path = paths.of("gs://bucket/run/skipped.jsonl")
     tally = SkipCounter(1.0, 4, path)
-    tally.add([Bad(0, "a.wav", "empty")])
-    tally.add([Bad(1, "b.wav", "empty"), Bad(0, "a.wav", "empty")])
+    tally.add([InvalidRow(0, "a.wav", "empty")])
+    tally.add([InvalidRow(1, "b.wav", "empty"), InvalidRow(0, "a.wav", "empty")])
     assert len(path.read_text().splitlines()) == 2
     assert len(SkipCounter(1.0, 4, path)) == 2

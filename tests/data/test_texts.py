@@ -123,7 +123,7 @@ def test_changed_text_is_tokenized_again(documents, text_config, tmp_path):
 
 def test_long_documents_are_read_in_pieces(tmp_path, text_config, monkeypatch):
     monkeypatch.setattr(text_files, "_PIECE", 50)
-    monkeypatch.setattr(token_store, "_LOT", 70)
+    monkeypatch.setattr(token_store, "_BATCH", 70)
     text = "".join(f"line {i} äöü\n" for i in range(100))
     (tmp_path / "long.txt").write_text(text, encoding="utf-8")
     config = text_config({"d": {"kind": "text_files", "path": str(tmp_path)}}, block_tokens=4096)
@@ -173,7 +173,9 @@ def test_what_is_not_text_is_named_or_left_out(documents, text_config, tmp_path)
         with pytest.raises(BadFile, match=message):
             open_split(text_config(documents), "train")
         corpus = open_split(text_config(documents, on_bad="skip"), "train")
-        assert [(b.id, b.where.split("/")[-1]) for b in corpus.known_bads] == [(-1, "a.txt, row 1")]
+        assert [(b.id, b.where.split("/")[-1]) for b in corpus.known_invalid] == [
+            (-1, "a.txt, row 1")
+        ]
         assert words(corpus.read(0)) == "grün, jaend"
 
 
@@ -264,12 +266,12 @@ def test_config_errors(documents, table, text_config, json_file, tmp_path):
         (documents, {"break_mode": "eos"}, "break_mode is 'eos': use one of none, complete_doc"),
         (documents, {"block_tokens": 1}, "block_tokens is 1: use 8 or more"),
         (documents, {"tokenizer": "words"}, "tokenizer is 'words': use 'byte', or a JSON file"),
-        (documents, {"tokenizer": str(tmp_path / "bad.json")}, "bad.json' is no JSON file of"),
+        (documents, {"tokenizer": str(tmp_path / "bad.json")}, "bad.json' is not a JSON file of"),
         (documents, {"tokenizer": json_file(("<unk>",))}, "has no token for 'bos': add one of <s>"),
         ({"d": {**documents["d"], "documents": "line"}}, {}, "documents is 'line': use 'file'"),
         ({"d": {**documents["d"], "pattern": ("*.c",)}}, {}, r"matches pattern=\('\*.c',\)"),
         ({"t": {**table["t"], "columns": ("text",)}}, {}, r"columns is \('text',\), one or two"),
-        ({"d": {**documents["d"], "target": "folder"}}, {}, "folder is '.*', no number"),
+        ({"d": {**documents["d"], "target": "folder"}}, {}, "folder is '.*', not a number"),
     ]
     for train, options, message in cases:
         with pytest.raises(DataError, match=message):

@@ -75,7 +75,7 @@ def test_other_splits_have_the_vocabulary_of_training(spoken):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([("A", 0.4), ("", 0.4)], r"row 3.*transcript is empty: write .*'skip'"),
+        ([("A", 0.4), ("", 0.4)], r"row 3.*transcript is empty: fill it in.*'skip'"),
         ([("A", 0.4), ("A 2&", 0.4)], r"row 3.*'A 2&' has '&', '2', not in the vocabulary"),
         ([("A", 0.4), ("A", 0.7)], r"row 3.*0.700 s and would be cut at 0.5 s.*at 0.7 or more"),
     ],
@@ -94,8 +94,8 @@ def test_what_cannot_be_used_is_named_or_skipped(spoken, rows, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train": {"transcript": "words"}}, r"train\.mine\.transcript is 'words': its columns"),
-        ({"train": {"label": "text"}}, r"beside label 'text'"),
+        ({"train": {"transcript": "words"}}, r"train\.mine\.transcript is 'words', not a column"),
+        ({"train": {"label": "text"}}, r"with label 'text'"),
         ({"spelling": "runes"}, r"config\.data\.spelling is 'runes': use one of letters"),
         ({"classes": ("a", "a")}, r"config\.data\.classes is \('a', 'a'\)"),
     ],

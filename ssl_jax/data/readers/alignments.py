@@ -1,7 +1,7 @@
-"""Phones with their times, from CTM files: what the units of a model are judged against.
+"""Phones with their times, from CTM files: the reference by which cluster ids are evaluated.
 
 A line of a CTM file is `recording channel start seconds phone`, as Kaldi, NIST and forced aligners
-write it; `recording` is the name of the sound file without folder and ending.
+write it; `recording` is the name of the sound file without its folder and extension.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _STRESSED = re.compile(r"([A-Z]{2})[0-2]")  # ARPAbet vowels
 class Alignments:
     """Phones of recordings. `names`: the phones in order, silence first.
 
-    rows: recording -> (start (n,), end (n,) in seconds, place among `names` (n,)), by start.
+    rows: recording -> (start (n,), end (n,) in seconds, index into `names` (n,)), by start.
     """
 
     path: str
@@ -31,9 +31,9 @@ class Alignments:
     rows: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
     def at(self, recording: str, times: np.ndarray) -> np.ndarray:
-        """Returns the phone at each of `times` (T,) in seconds: places among `names` (T,) int32.
+        """Returns the phone at each of `times` (T,) in seconds, as indices into `names` (T,) int32.
 
-        Where no phone is there is silence. Raises DataError for a recording that is not listed.
+        Gaps between phones are silence. Raises DataError for a recording that is not listed.
         """
         start, end, phone = self.spans(recording)
         place = np.searchsorted(start, times, "right") - 1
@@ -56,20 +56,20 @@ class Alignments:
 
 
 def name_of(key: str) -> str:
-    """Returns what a CTM file calls a recording whose path, or key in a corpus, is `key`."""
+    """Returns the name in a CTM file of a recording whose path, or key in a corpus, is `key`."""
     return pathlib.PurePath(key).stem
 
 
 def read_ctm(
     path: str | os.PathLike, silence: tuple[str, ...] = ("SIL", "sil", "sp", "spn", "_", "")
 ) -> Alignments:
-    """Reads a CTM file; stress digits of ARPAbet are dropped, and `silence` is one phone.
+    """Reads a CTM file; ARPAbet stress digits are dropped, and all of `silence` become one phone.
 
-    Raises DataError naming file and row for a line of other fields, and for phones that overlap.
+    Raises DataError, naming the file and row, for a malformed line and for phones that overlap.
     """
     file = paths.of(path)
     if not file.is_file():
-        raise DataError(f"{path} is no file (looked from {pathlib.Path.cwd()}): give a CTM file")
+        raise DataError(f"{path} is not a file (from {pathlib.Path.cwd()}): give a CTM file")
     found: dict[str, list[tuple[float, float, str]]] = {}
     for n, line in lines.filled(file):
         try:
@@ -84,7 +84,7 @@ def read_ctm(
         name = SILENCE if phone in silence else stressed[1] if stressed else phone
         found.setdefault(recording, []).append((*span, name))
     if not found:
-        raise DataError(f"{file} has no line: expected 'recording channel start seconds phone'")
+        raise DataError(f"{file} is empty: expected 'recording channel start seconds phone'")
     names = sorted({p for spans in found.values() for _, _, p in spans} - {SILENCE})
     place = {name: i for i, name in enumerate((SILENCE, *names))}
     rows = {}

@@ -187,8 +187,14 @@ class Recordings(Source):
             raise BadFile(self.where(i), str(e)) from e
 
 
+def part_of(first: np.ndarray, i: int) -> tuple[int, int]:
+    """Returns the part that row i lies in, and its number there; first (parts + 1,) ascends."""
+    part = int(np.searchsorted(first, i, "right")) - 1
+    return part, int(i - first[part])
+
+
 def text(values: list[str]) -> np.ndarray:
-    """Returns a compact array (n,) of strings of any length; see `paths.shown` for odd names."""
+    """Returns a compact array (n,) of strings; names that are no text appear as `paths.shown`."""
     try:
         return np.array(values, dtype=Text)
     except UnicodeEncodeError:

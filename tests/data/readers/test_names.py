@@ -12,7 +12,7 @@ import pytest
 from ssl_jax.core import paths
 from ssl_jax.data import shards
 from ssl_jax.data.corpus import open_split
-from ssl_jax.data.errors import Bad, DataError, SkipCounter
+from ssl_jax.data.errors import DataError, InvalidRow, SkipCounter
 from ssl_jax.data.readers import alignments, label_files
 from ssl_jax.data.readers.sources import open_source
 
@@ -59,7 +59,7 @@ def test_a_broken_file_of_such_a_name_is_skipped_by_name(tmp_path, write, data_c
 
 def test_what_is_listed_as_skipped_may_have_any_character(tmp_path):
     for i, name in enumerate(("a\u2028b", "mod\udce0", NFD)):
-        SkipCounter(1.0, 9, tmp_path / "s").add([Bad(i, name, "is bad")])
+        SkipCounter(1.0, 9, tmp_path / "s").add([InvalidRow(i, name, "is bad")])
     assert len(SkipCounter(1.0, 9, tmp_path / "s")) == 3
 
 

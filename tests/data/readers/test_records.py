@@ -117,7 +117,7 @@ def test_what_training_skips_conversion_skips_and_what_is_clipped_is_listed(tmp_
     to = tmp_path / "some"
     more = {"on_bad": "skip", "max_bad_share": 0.5}
     assert shards_lib.write([source], to, shards=2, what="test", **more) == 5
-    assert "1 rows have samples cut off at full scale" in capsys.readouterr().out
+    assert "1 rows are clipped at full scale" in capsys.readouterr().out
     (told,) = (to / "clipped.jsonl").read_text(encoding="utf-8").splitlines()
     assert "loud.wav" in told and 0.4 < json.loads(told)["share"] < 0.6
     again = open_source("train.x", {"kind": "array_record", "path": str(to)})
