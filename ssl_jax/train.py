@@ -24,7 +24,19 @@ from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import paths, stop
 from ssl_jax.core.types import Method, TrainState
 from ssl_jax.data import corpus as corpus_lib
-from ssl_jax.engine import flops, hooks, hosts, log, loop, manifest, optim, setup, splits, watchdog
+from ssl_jax.engine import (
+    blame,
+    flops,
+    hooks,
+    hosts,
+    log,
+    loop,
+    manifest,
+    optim,
+    setup,
+    splits,
+    watchdog,
+)
 from ssl_jax.engine import step as step_lib
 from ssl_jax.engine.checkpoint import Checkpoints
 from ssl_jax.evals import split_scores
@@ -98,17 +110,17 @@ def _run(
     first = int(jax.device_get(state.step))
     setup.write_folder(workdir, config, corpus.classes, state)
     splits.keep_multiple(workdir, multiple)
-    logger = log.Logger(workdir, config.log, first)
-    opened.callback(logger.close)
+    logger = opened.enter_context(contextlib.closing(log.Logger(workdir, config.log, first)))
     step = step_lib.make_step(method, tx, schedule, config.train.accumulate)
     compiled = step_lib.compile_step(step, mesh, shardings, (state, shapes))
     every = to_steps(config.eval.every, "config.eval.every")
     asked = [*evaluations(config, method, mesh, shardings, found, every), *watchers]
-    workers = config.data.workers
-    rows = train.rows(plan, method.batch, mesh, start=first, stop=total, workers=workers)
+    part = {"start": first, "stop": total, "workers": config.data.workers}
+    rows = train.rows(plan, method.batch, mesh, **part)
     options = loop_options(config, method, to_steps, total)
     about = {"step": first, "total": total, **run_report.origin(config, source)}
-    with run_report.telling(workdir, config, method, params, corpus, logger, **about):
+    telling = run_report.telling(workdir, config, method, params, corpus, logger, **about)
+    with telling, blame.explained(corpus, plan, method.frames):
         done = loop.fit(state, compiled, rows, mesh, options, checkpoints, logger, asked)
         if done.stopped:
             raise stop.Stopped

@@ -12,6 +12,7 @@ from ssl_jax.data.readers import lines
 from ssl_jax.data.readers.base import Source, text
 
 Config = Mapping[str, Any]
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def class_columns(sources: Sequence[Source], options: Sequence[Config]) -> list[Any]:
@@ -200,10 +201,18 @@ def _numbers(source: Source, values: np.ndarray, name: str) -> np.ndarray:
     """Returns a column (n,) as float32, NaN where it is empty."""
     out = np.full(len(values), np.nan, np.float32)
     for i, value in enumerate(values.tolist()):
+        if not str(value).strip():
+            continue
         try:
-            out[i] = float(value) if str(value).strip() else np.nan
+            number = float(value)
         except ValueError as e:
             raise DataError(
                 f"config.data.{source.name}: {source.where(i)}: {name} is {value!r}, not a number"
             ) from e
+        if abs(number) > _LARGEST:  # NaN is not: it stands for what is not known
+            raise DataError(
+                f"config.data.{source.name}: {source.where(i)}: {name} is {value!r}, no finite "
+                f"number of 32 bits: mend it, or leave it empty where it is not known"
+            )
+        out[i] = number
     return out

@@ -23,35 +23,47 @@ PARTS = {"target": "the targets", "prediction": "the predictions", "frontend": "
 
 
 class NotFiniteError(FloatingPointError):
-    """The loss, or the norm of the gradient or the parameters, became infinite or NaN."""
+    """The loss, or the norm of the gradient or the parameters, became infinite or NaN.
+
+    steps: those in one of which it happened, counted from 1.
+    """
+
+    steps = range(0)
 
 
 class CollapseError(RuntimeError):
-    """A part of the model gives the same output whatever its input."""
+    """A part of the model gives the same output whatever its input, as was seen at `step`."""
+
+    step = 0
 
 
 def not_finite(bad: int, last_good: str) -> NotFiniteError:
     """Returns the error of a run whose numbers are lost since step `bad`."""
-    return NotFiniteError(
+    error = NotFiniteError(
         f"the loss, or the norm of its gradient or of the parameters, is not finite at step "
         f"{bad}. Last good checkpoint, kept: {last_good}. Lower config.optim.lr, lengthen "
         f"config.optim.warmup, set config.optim.clip=1.0, or config.precision='float32'"
     )
+    error.steps = range(bad, bad + 1)
+    return error
 
 
-def check_ceiling(step: int, loss: float, before: list[float]) -> None:
+def check_ceiling(step: int, loss: float, before: list[float], every: int = 1) -> None:
     """Raises NotFiniteError when a mean loss is CEILING times the median of those `before`.
 
-    The median counts as 1 at least, so that a loss near 0 may jump.
+    It is of the `every` steps up to `step`. The median counts as 1 at least, so that a loss near 0
+    may jump.
     """
     limit = CEILING * max(1.0, float(np.median(before))) if before else math.inf
     if loss > limit:
-        raise NotFiniteError(
+        error = NotFiniteError(
             f"the loss is {loss:.3g} up to step {step}, above {limit:.3g}, {CEILING} times what it "
             f"was: the run has diverged. Lower config.optim.lr, lengthen config.optim.warmup, set "
             f"config.optim.clip=1.0, or look at the targets of these steps; config.guard.nan=False "
             f"trains on"
         )
+        error.steps = range(max(1, step - every + 1), step + 1)
+        raise error
 
 
 def check_floors(step: int, metrics: Mapping[str, float], floors: Mapping[str, float]) -> None:
@@ -68,11 +80,13 @@ def check_floors(step: int, metrics: Mapping[str, float], floors: Mapping[str, f
         value = metrics[name]
         if math.isnan(value) or value < floor:
             part = next((text for key, text in PARTS.items() if name.startswith(key)), name)
-            raise CollapseError(
+            error = CollapseError(
                 f"{part} collapsed: {name} is {value:.3g} at step {step}, below its floor "
                 f"{floor:g} (config.guard.floors.{name}). Lower config.optim.lr, lengthen the "
                 f"warm-up, or raise the EMA decay; config.guard.after=1000000000 trains on"
             )
+            error.step = step
+            raise error
 
 
 def validation(

@@ -221,7 +221,7 @@ class _Run:
         self.progress.loss = metrics.get("loss", self.progress.loss)
         self.logger.write(done, {f"train/{k}": v for k, v in (metrics | rates).items()})
         if self.options.nan and "loss" in metrics:
-            hooks_lib.check_ceiling(done, metrics["loss"], self.losses)
+            hooks_lib.check_ceiling(done, metrics["loss"], self.losses, self.options.log_every)
             self.losses.append(metrics["loss"])
         if done > self.options.guard_after:
             hooks_lib.check_floors(done, metrics, self.options.floors)

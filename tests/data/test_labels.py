@@ -1,3 +1,5 @@
+import pathlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -60,6 +62,15 @@ def test_targets_are_numbers_and_nan_where_empty(tagged):
     _, batch = whole(make({"t": {**source, "target": "arousal"}}))
     assert batch["target"].tolist() == [[-1], [2], [1000]]
     assert "target" not in whole(make({"t": source}))[1]
+
+
+@pytest.mark.parametrize("value", ["inf", "-Infinity", "1e39"])
+def test_a_target_that_is_not_finite_is_refused_by_its_row(tagged, value):
+    make, source = tagged
+    path = pathlib.Path(source["path"]) / "index.tsv"
+    path.write_text(path.read_text().replace("1e3", value))
+    with pytest.raises(DataError, match=rf"c\.\w+, row 4.*arousal is '{value}', no finite number"):
+        open_split(make({"t": {**source, "target": "arousal"}}), "train")
 
 
 def test_sources_without_targets_have_none(tagged):
