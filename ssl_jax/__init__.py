@@ -306,7 +306,7 @@ def _listener(model: Model) -> tuple[Any, Any]:
     def features(params: Any, batch: Any) -> Features:
         # the hidden states, which are not used, are not computed twice
         found, (log_probs, _) = method.features(params, batch), method.emissions(params, batch)
-        return Features(log_probs[None], found.mask, found.rate)
+        return Features(log_probs[None], found.mask, found.rate, found.grid)
 
     extractor = Extractor(
         _exact(features, model._precision),

@@ -1,6 +1,7 @@
 """The few types shared by every floor: Batch, TrainState, Output, Features, Method."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -70,7 +71,15 @@ class Features:
 
     hidden_states: Array  # (L + 1, B, S, D)
     mask: Array  # (B, S) bool, true where a frame is real
-    rate: float = flax.struct.field(pytree_node=False)  # per second; 0 where there is no time
+    # steps per second along the first axis of `grid`; 0 where there is no time
+    rate: float = flax.struct.field(pytree_node=False)
+    # shape of the S tokens: (0,) a sequence, (0, 8) 8 per step; 0: as many as the input has
+    grid: tuple[int, ...] = flax.struct.field(pytree_node=False, default=(0,))
+
+    @property
+    def token_rate(self) -> float:
+        """Tokens per second: those of a step times the steps."""
+        return self.rate * math.prod(self.grid[1:])
 
 
 def _keep_extra(params: Tree, extra: Tree, step: Array) -> Tree:

@@ -210,7 +210,7 @@ def _frame_geometry(
         return features(params, audio_batch(silence, length)).mask.sum()
 
     batch = audio_batch(silence, np.ones(1, np.int32))
-    rate = jax.eval_shape(features, params, batch).rate
+    rate = jax.eval_shape(features, params, batch).token_rate
     hop = sample_rate / rate
     if abs(hop - round(hop)) > 1e-6:
         raise ValueError(f"{rate} frames per second do not divide the sample rate {sample_rate}")

@@ -84,7 +84,7 @@ def windowed(features: FeaturesFn, samples: int) -> FeaturesFn:
         found = features(params, pieces)
         states, _, _, width = found.hidden_states.shape
         hidden = found.hidden_states.reshape(states, rows, -1, width)
-        return Features(hidden, found.mask.reshape(rows, -1), found.rate)
+        return Features(hidden, found.mask.reshape(rows, -1), found.rate, found.grid)
 
     return apply
 

@@ -97,16 +97,16 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         features=method.features,
         masks=method.masks if options.mask.prob else None,
         emissions=method.emissions,
-        frames=encoder.frames,
+        frames=method.encoder.frames,
         batch=encoder_lib.batch_spec(encoder) | spoken,
         rules=sharding.RULES,
         scopes=SCOPES if options.mask.prob or options.mask.channel_prob else UNMASKED,
     )
 
 
-def _check(options: Options, encoder: Any, num_classes: int) -> None:
+def _check(options: Options, encoder: encoder_lib.Encoder, num_classes: int) -> None:
     """Raises ConfigError where options, encoder and vocabulary do not fit each other."""
-    if "audio" not in encoder.reads or encoder.grid:
+    if "audio" not in encoder.reads or len(encoder.grid) > 1:
         raise ConfigError(
             f"config.method.encoder.kind is {options.encoder.get('kind')!r}: CTC needs the frames "
             f"of a recording, so use 'waveform' or 'keyword_transformer'"

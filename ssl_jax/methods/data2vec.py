@@ -11,7 +11,6 @@ here: its targets are the outputs of whole blocks (`targets.source`). fairseq ha
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -134,10 +133,10 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
     )
 
 
-def _check(options: Options, encoder: Any) -> None:
+def _check(options: Options, encoder: encoder_lib.Encoder) -> None:
     """Raises ConfigError where options and encoder do not fit each other."""
     key = "config.method"
-    options.targets.check_depth(encoder.transformer_options.depth)
+    options.targets.check_depth(encoder.depth)
     if options.augment and "audio" not in encoder.reads:
         raise ConfigError(f"{key}.augment changes audio, which the encoder does not read: empty it")
     if options.spectral and options.encoder.get("feature") != "log_mel":
@@ -173,7 +172,7 @@ class Data2Vec:
     """
 
     options: Options
-    encoder: Any
+    encoder: encoder_lib.Encoder
 
     @property
     def predictor(self) -> heads.PredictionHead:

@@ -123,7 +123,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
     del num_classes
     options = options_lib.read(Options, config)
     encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
-    options.targets.check_depth(encoder.transformer_options.depth, options.prenet_depth)
+    options.targets.check_depth(encoder.depth, options.prenet_depth)
     options.decoder.check_width(encoder.width)
     if len(encoder.grid) == 2 and encoder.grid[0]:
         options.mask.check(encoder.grid[0] * encoder.grid[1])
@@ -150,7 +150,7 @@ class Data2Vec2:
     """
 
     options: Options
-    encoder: Any
+    encoder: encoder_lib.Encoder
 
     @property
     def decoder(self) -> ConvDecoder:

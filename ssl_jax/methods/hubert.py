@@ -19,7 +19,6 @@ Where the published code (fairseq) surprises, this file does the following.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -138,7 +137,7 @@ class Hubert:
     """
 
     options: Options
-    encoder: Any
+    encoder: encoder_lib.Encoder
 
     @property
     def head(self) -> UnitHead:

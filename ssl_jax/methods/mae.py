@@ -11,7 +11,6 @@ nothing attends to. Padded patches are neither masked, nor predicted, nor in the
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +91,7 @@ class MAE:
     """The functions of the method over one encoder. params: encoder, decoder."""
 
     options: Options
-    encoder: Any
+    encoder: encoder_lib.Encoder
 
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
         """Returns (params, {})."""

@@ -9,7 +9,6 @@ those of training. The encoder has its place in the parameters as in pre-trainin
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +49,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
     """Returns the method that config.method describes; the classes are the speakers."""
     options = options_lib.read(Options, config)
     encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
-    if "audio" not in encoder.reads or encoder.grid:
+    if "audio" not in encoder.reads or len(encoder.grid) > 1:
         raise ConfigError(
             f"config.method.encoder.kind is {options.encoder.get('kind')!r}: an x-vector needs the "
             f"frames of a recording, so use 'waveform' or 'keyword_transformer'"
@@ -77,7 +76,7 @@ class Speaker:
     """The functions of the method over one encoder. params: encoder, head, speakers (W, K)."""
 
     options: Options
-    encoder: Any
+    encoder: encoder_lib.Encoder
     speakers: int
 
     @property

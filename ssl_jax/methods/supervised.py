@@ -9,7 +9,6 @@ images 2111.06377 (appendix A.1) and 2106.08254, text 1907.11692 (section 5.1).
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -132,7 +131,7 @@ def _outputs(options: Options, num_classes: int) -> int:
     return num_classes
 
 
-def _check(options: Options, encoder: Any) -> None:
+def _check(options: Options, encoder: encoder_lib.Encoder) -> None:
     """Raises ConfigError where options and encoder do not fit each other."""
     if options.spec_augment.active and not isinstance(encoder, KeywordTransformer):
         raise ConfigError(
@@ -160,7 +159,7 @@ class Supervised:
     """The functions of the method over one encoder. params: encoder, head."""
 
     options: Options
-    encoder: Any
+    encoder: encoder_lib.Encoder
     outputs: int
 
     @property

@@ -8,7 +8,6 @@ of other masked frames of the clip; a second term keeps the codes in use.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -155,7 +154,7 @@ class Wav2Vec2:
     """
 
     options: Options
-    encoder: Any
+    encoder: encoder_lib.Encoder
 
     @property
     def quantizer(self) -> GumbelQuantizer:

@@ -3,19 +3,32 @@
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
+
+import jax.numpy as jnp
 
 from ssl_jax.core import config_text
 from ssl_jax.core.precision import compute_dtype
 from ssl_jax.nn import kwt, spectrogram, text, vit, waveform
+from ssl_jax.nn.encoder import Encoder
 from ssl_jax.nn.transformer import TransformerOptions
 
-Encoder = (
-    kwt.KeywordTransformer | waveform.WaveformEncoder | vit.VisionTransformer | text.TextEncoder
-)
+
+class Kind(Protocol):
+    """A module with one kind of encoder; mypy checks each of KINDS against it."""
+
+    @property
+    def PRESETS(self) -> Mapping[str, Mapping[str, Any]]:
+        """The options of each published size, by its name."""
+
+    def make(
+        self, options: Any, blocks: TransformerOptions, *, dtype: jnp.dtype, sample_rate: int
+    ) -> Encoder:
+        """Returns the encoder; raises ValueError, naming the key, on options that clash."""
+
 
 # kind: (module, its options, the preset that is taken when none is named)
-KINDS: dict[str, tuple[Any, type, str]] = {
+KINDS: dict[str, tuple[Kind, type, str]] = {
     "keyword_transformer": (kwt, kwt.KeywordOptions, "kwt1"),
     "waveform": (waveform, waveform.WaveformOptions, "base"),
     "vit": (vit, vit.VisionOptions, "base"),
@@ -25,7 +38,7 @@ KINDS: dict[str, tuple[Any, type, str]] = {
 
 
 def encoder(config: Mapping[str, Any], *, precision: str, sample_rate: int) -> Encoder:
-    """Returns the linen module that config.method.encoder describes.
+    """Returns the encoder, a linen module, that config.method.encoder describes.
 
     `kind` is one of KINDS, `preset` (optional) a published size; every other
     key is a field of the kind's options or of TransformerOptions and overrides the preset.
@@ -66,7 +79,7 @@ def listing(config: Mapping[str, Any]) -> str:
     return config_text.listing({**config, "method": method}, notes)
 
 
-def _read(config: Mapping[str, Any]) -> tuple[Any, Any, TransformerOptions]:
+def _read(config: Mapping[str, Any]) -> tuple[Kind, Any, TransformerOptions]:
     """Returns (the module of its kind, the options of the kind, those of its blocks)."""
     given = dict(config)
     kind = given.pop("kind", None)
@@ -80,7 +93,7 @@ def _read(config: Mapping[str, Any]) -> tuple[Any, Any, TransformerOptions]:
     for key in given:
         if key not in fields:
             raise ValueError(_unknown_key(key, sorted(fields | {"kind", "preset"})))
-    merged = {k: _frozen(v) for k, v in {**module.PRESETS[preset], **given}.items()}
+    merged = {k: to_tuple(v) for k, v in {**module.PRESETS[preset], **given}.items()}
     options = options_type(**_subset(merged, options_type))
     return module, options, TransformerOptions(**_subset(merged, TransformerOptions))
 
@@ -94,9 +107,9 @@ def _subset(values: Mapping[str, Any], options_type: type) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k in names}
 
 
-def _frozen(value: Any) -> Any:
+def to_tuple(value: Any) -> Any:
     """Turns lists, as JSON has them, into tuples: options must be hashable."""
-    return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value
+    return tuple(to_tuple(v) for v in value) if isinstance(value, list | tuple) else value
 
 
 def _unknown(key: str, value: Any, choices: Mapping[str, Any]) -> str:

@@ -1,20 +1,73 @@
-"""Runs an encoder in its two parts, between which a method may mask.
+"""What every encoder has, and how its two parts are run, between which a method may mask."""
 
-Every encoder has `reads` (the arrays of a batch that its front end takes, the signal first),
-`frontend(*arrays, train, *alter) -> (x (B, S, D), valid (B, S))`, local tokens before positions,
-and `encode(x, valid, train, keep) -> Encoded`, where `keep` (B, V) int32 names the tokens it sees.
-"""
-
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
 from ssl_jax.core.types import Array, Batch, Features, Spec, Tree
-from ssl_jax.nn.transformer import Encoded
+from ssl_jax.nn.transformer import Encoded, TransformerOptions
 
 
-def batch_spec(encoder: Any) -> dict[str, Spec]:
+@runtime_checkable
+class Encoder(Protocol):
+    """A linen module that maps the arrays of a batch to hidden states, in two parts.
+
+    Axes: B examples, S tokens of an example, V of them encoded, D width.
+    """
+
+    dtype: jnp.dtype
+    transformer_options: TransformerOptions
+
+    @property
+    def options(self) -> Any:
+        """The options of its kind, beside those of its blocks."""
+
+    @property
+    def reads(self) -> Mapping[str, Spec]:
+        """The arrays of a batch that the front end takes, in order, the signal first."""
+
+    @property
+    def width(self) -> int:
+        """The size of a token, D."""
+
+    @property
+    def depth(self) -> int:
+        """The number of blocks."""
+
+    @property
+    def prefix(self) -> int:
+        """The number of tokens that `encode` puts ahead of those of the example."""
+
+    @property
+    def rate(self) -> float:
+        """Steps per second along the first axis of `grid`; 0 where there is no time."""
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The shape of the S tokens, time first; 0: as long as the input.
+
+        (0,) is a sequence, (0, 8) a spectrogram with 8 tokens per step, (14, 14) an image.
+        """
+
+    @property
+    def frontend(self) -> Callable[..., tuple[Array, Array]]:
+        """frontend(*arrays, train, ...) -> local tokens x (B, S, D), valid (B, S) bool.
+
+        The arrays are those of `reads`; the tokens have no positions yet.
+        """
+
+    def encode(self, x: Array, valid: Array, train: bool, ids_keep: Array | None = None) -> Encoded:
+        """x (B, S, D), valid (B, S) -> Encoded of all tokens, or of those in `ids_keep` (B, V)."""
+
+    def apply(self, *arguments: Any, **options: Any) -> Any:
+        """That of linen: runs the module, or `method` of it, with given variables."""
+
+    def init_with_output(self, *arguments: Any, **options: Any) -> Any:
+        """That of linen: returns (Encoded, variables)."""
+
+
+def batch_spec(encoder: Encoder) -> dict[str, Spec]:
     """Returns the arrays that a method of this encoder reads: id, weight and its signal."""
     return {"id": Spec((), "uint32"), "weight": Spec((), "float32"), **encoder.reads}
 
@@ -39,7 +92,7 @@ def used_rows(batch: Batch, weight: Array) -> tuple[Array, Array]:
     return (weight > 0).sum(), (batch["weight"] > 0).sum()
 
 
-def init(encoder: Any, key: Array, batch: Batch) -> tuple[Tree, Encoded]:
+def init(encoder: Encoder, key: Array, batch: Batch) -> tuple[Tree, Encoded]:
     """Returns (parameters, Encoded of one empty example); `batch` may be abstract."""
     arrays = []
     for name, spec in encoder.reads.items():
@@ -51,12 +104,12 @@ def init(encoder: Any, key: Array, batch: Batch) -> tuple[Tree, Encoded]:
     return variables["params"], encoded
 
 
-def _longest(encoder: Any, batch: Batch) -> int:
+def _longest(encoder: Encoder, batch: Batch) -> int:
     return batch[next(iter(encoder.reads))].shape[1]
 
 
 def frontend(
-    encoder: Any, params: Tree, batch: Batch, train: bool = False, alter: Sequence[Any] = ()
+    encoder: Encoder, params: Tree, batch: Batch, train: bool = False, alter: Sequence[Any] = ()
 ) -> tuple[Array, Array]:
     """Returns the local tokens x (B, S, D) and which are real, (B, S) bool.
 
@@ -66,21 +119,21 @@ def frontend(
     return encoder.apply({"params": params}, *arrays, train, *alter, method=_frontend)
 
 
-def real(encoder: Any, params: Tree, batch: Batch, weight: Array | None = None) -> Array:
+def real(encoder: Encoder, params: Tree, batch: Batch, weight: Array | None = None) -> Array:
     """Returns which tokens are real, (B, S) bool; with a weight (B,), those of examples that
     count."""
     _, valid = frontend(encoder, params, batch)
     return valid if weight is None else valid & (weight > 0)[:, None]
 
 
-def places(encoder: Any, size: int) -> tuple[int, ...]:
+def places(encoder: Encoder, size: int) -> tuple[int, ...]:
     """Returns the shape of `size` tokens: a sequence (S,), or a grid (rows, columns)."""
     grid = encoder.grid
     return (size // grid[1], grid[1]) if len(grid) == 2 else (size,)
 
 
 def frontend_intermediates(
-    encoder: Any, params: Tree, batch: Batch, dropout: Array | None = None
+    encoder: Encoder, params: Tree, batch: Batch, dropout: Array | None = None
 ) -> tuple[Array, Array, dict[str, Array]]:
     """Returns x (B, S, D), valid (B, S), and the stages of the front end that it sows, by name.
 
@@ -100,30 +153,31 @@ def frontend_intermediates(
 
 
 def encode(
-    encoder: Any,
+    encoder: Encoder,
     params: Tree,
     x: Array,
     valid: Array,
     dropout: Array | None = None,
-    keep: Array | None = None,
+    ids_keep: Array | None = None,
 ) -> Encoded:
-    """x (B, S, D), valid (B, S) -> Encoded of the tokens `keep`, by default of all.
+    """x (B, S, D), valid (B, S) -> Encoded of the tokens `ids_keep`, by default of all.
 
     In training mode when there is a `dropout` key.
     """
     rngs = None if dropout is None else {"dropout": dropout}
-    more = {} if keep is None else {"keep": keep}
+    more = {} if ids_keep is None else {"ids_keep": ids_keep}
     return encoder.apply(
         {"params": params}, x, valid, bool(rngs), method="encode", rngs=rngs, **more
     )
 
 
-def features(encoder: Any, params: Tree, batch: Batch) -> Features:
+def features(encoder: Encoder, params: Tree, batch: Batch) -> Features:
     """Returns the hidden states of whole examples in evaluation mode, without prefix tokens."""
     x, valid = frontend(encoder, params, batch)
     encoded = encode(encoder, params, x, valid)
-    return Features(encoded.hidden[:, :, encoded.prefix :], valid, encoder.rate)
+    hidden_states = encoded.hidden[:, :, encoded.prefix :]
+    return Features(hidden_states, valid, encoder.rate, encoder.grid)
 
 
-def _frontend(encoder: Any, *arguments: Any) -> tuple[Array, Array]:
+def _frontend(encoder: Encoder, *arguments: Any) -> tuple[Array, Array]:
     return encoder.frontend(*arguments)

@@ -197,7 +197,7 @@ class KeywordTransformer(nn.Module):
 
     @property
     def rate(self) -> float:
-        """Tokens per second."""
+        """Steps per second, one token each."""
         _, hop = self.options.samples(self.sample_rate)
         return self.sample_rate / (hop * self.options.frames_per_token)
 
@@ -207,23 +207,33 @@ class KeywordTransformer(nn.Module):
         return self.transformer_options.width
 
     @property
+    def depth(self) -> int:
+        """The number of blocks."""
+        return self.transformer_options.depth
+
+    @property
+    def prefix(self) -> int:
+        """The number of tokens ahead of the frames: the class token."""
+        return 1
+
+    @property
     def reads(self) -> dict[str, Spec]:
         """The arrays of a batch that the front end takes."""
         return AUDIO
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """Empty: the tokens are a sequence of any length."""
-        return ()
+        """(0,): the tokens are a sequence of any length."""
+        return (0,)
 
     def frames(self, samples: Length) -> Length:
         """Returns the tokens of so many samples, without the class token; see `tokens`."""
         return self.options.tokens(samples, self.sample_rate)
 
-    def encode(self, x: Array, valid: Array, train: bool, keep: Array | None = None) -> Encoded:
+    def encode(self, x: Array, valid: Array, train: bool, ids_keep: Array | None = None) -> Encoded:
         """x (B, S, D), valid (B, S) -> Encoded of T = 1 + S tokens, the class token first.
 
-        keep (B, V): the ids of the tokens to encode, then T = 1 + V. Raises ValueError when S
+        ids_keep (B, V): the tokens to encode; then T = 1 + V. Raises ValueError when S
         exceeds the positions.
         """
         batch, size, width = x.shape
@@ -235,12 +245,12 @@ class KeywordTransformer(nn.Module):
             )
         positions = self.positions[: size + 1].astype(x.dtype)
         x, first = x + positions[1:], self.cls.astype(x.dtype) + positions[0]
-        if keep is not None:
-            x, valid = select(x, valid, keep)
+        if ids_keep is not None:
+            x, valid = select(x, valid, ids_keep)
         x = jnp.concatenate([jnp.broadcast_to(first, (batch, 1, width)), x], 1)
         x = self.dropout(x, deterministic=not train)
         valid = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)
-        return self.transformer(x, valid, train, prefix=1)
+        return self.transformer(x, valid, train, prefix=self.prefix)
 
     def __call__(self, audio: Array, audio_len: Array, train: bool = False) -> Encoded:
         """audio (B, N), audio_len (B,) -> Encoded."""

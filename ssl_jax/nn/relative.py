@@ -39,19 +39,19 @@ class RelativePositions(nn.Module):
     class_token: bool = True
 
     @nn.compact
-    def __call__(self, keep: Array | None = None) -> Array:
-        """keep (B, V) or None: all S patches -> (1 or B, H, T, T), the class token first.
+    def __call__(self, ids_keep: Array | None = None) -> Array:
+        """ids_keep (B, V), or None for all S patches -> (1 or B, H, T, T), the class token first.
 
-        `keep` names the patches that are there, in their order.
+        `ids_keep` names the patches of the input, in their order.
         """
         shape = (table_rows(self.grid), self.heads)
         table = self.param("table", nn.initializers.zeros, shape, jnp.float32)
         index = jnp.asarray(offsets(self.grid))
-        if keep is None:
-            there = jnp.arange(len(index))[None]
+        if ids_keep is None:
+            ids = jnp.arange(len(index))[None]
         else:
-            there = jnp.pad(keep + 1, ((0, 0), (1, 0)))
+            ids = jnp.pad(ids_keep + 1, ((0, 0), (1, 0)))
         if not self.class_token:
-            there = there[:, 1:]
-        chosen = index[there[:, :, None], there[:, None, :]]
+            ids = ids[:, 1:]
+        chosen = index[ids[:, :, None], ids[:, None, :]]
         return jnp.moveaxis(table[chosen], -1, 1)

@@ -127,13 +127,15 @@ def make(
     dtype: jnp.dtype,
     sample_rate: int,
 ) -> vit.VisionTransformer:
-    """Returns the encoder for audio at `sample_rate`, with one row of its grid per 10 ms * patch.
+    """Returns the encoder for audio at `sample_rate`.
 
-    Its rate counts all the tokens of a second: 50 for 128 mels in patches of 16 by 16.
+    A row of its grid covers patch[0] frames of 10 ms; `rate` counts rows per second: 6.25, of 8
+    tokens each, for 128 mels in patches of 16 by 16.
     """
     if options.positions == "sincos":
         vit.check_positions(blocks.width)
     columns = options.num_mels // options.patch[1]
-    rate = 100 / options.patch[0] * columns
     frontend = SpectrogramFrontEnd(options, sample_rate, blocks.width, blocks.init, dtype)
-    return vit.VisionTransformer(frontend, (0, columns), options, blocks, dtype, rate)
+    return vit.VisionTransformer(
+        frontend, (0, columns), options, blocks, dtype, 100 / options.patch[0]
+    )

@@ -114,23 +114,33 @@ class TextEncoder(nn.Module):
 
     @property
     def rate(self) -> float:
-        """Tokens per second: text has no time."""
+        """Steps per second: 0, as text has no time."""
         return 0.0
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """Empty: tokens are a sequence of any length."""
-        return ()
+        """(0,): the tokens are a sequence of any length."""
+        return (0,)
 
     @property
     def width(self) -> int:
         """The size of a token, D."""
         return self.transformer_options.width
 
-    def encode(self, x: Array, valid: Array, train: bool, keep: Array | None = None) -> Encoded:
-        """x (B, L, D), valid (B, L) -> Encoded of T = L tokens, or of the V named by `keep`.
+    @property
+    def depth(self) -> int:
+        """The number of blocks."""
+        return self.transformer_options.depth
 
-        keep (B, V) int32 are places of tokens, in any order; the others are not encoded.
+    @property
+    def prefix(self) -> int:
+        """The number of tokens ahead of the text: none."""
+        return 0
+
+    def encode(self, x: Array, valid: Array, train: bool, ids_keep: Array | None = None) -> Encoded:
+        """x (B, L, D), valid (B, L) -> Encoded of T = L tokens, or of the V in `ids_keep`.
+
+        ids_keep (B, V) int32: places of tokens in any order; the others are not encoded.
         Raises ValueError when L exceeds the positions.
         """
         size = x.shape[1]
@@ -140,8 +150,8 @@ class TextEncoder(nn.Module):
                 f"batch of {size} tokens: use at least config.data.block_tokens, here {size}"
             )
         x = x + self.positions[:size].astype(x.dtype)
-        if keep is not None:
-            x, valid = select(x, valid, keep)
+        if ids_keep is not None:
+            x, valid = select(x, valid, ids_keep)
         if self.options.embed_norm:
             x = self.norm(x)
         x = self.dropout(x, deterministic=not train)

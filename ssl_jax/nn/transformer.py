@@ -147,11 +147,11 @@ def dense(
     return nn.Dense(width, use_bias=bias, dtype=dtype, kernel_init=inits[options.init], name=name)
 
 
-def select(x: Array, valid: Array, keep: Array) -> tuple[Array, Array]:
-    """Gathers the tokens `keep` (B, V) of x (B, S, D) and of valid (B, S)."""
+def select(x: Array, valid: Array, ids_keep: Array) -> tuple[Array, Array]:
+    """Gathers the tokens `ids_keep` (B, V) of x (B, S, D) and of valid (B, S)."""
     return (
-        jnp.take_along_axis(x, keep[..., None], axis=1),
-        jnp.take_along_axis(valid, keep, axis=1),
+        jnp.take_along_axis(x, ids_keep[..., None], axis=1),
+        jnp.take_along_axis(valid, ids_keep, axis=1),
     )
 
 

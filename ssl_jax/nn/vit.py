@@ -139,7 +139,7 @@ class VisionTransformer(nn.Module):
     """An encoder of patches in a grid.
 
     `frontend` gives the patches without positions, `encode` the rest; a method that masks either
-    replaces patches between the two, or names the visible ones by `keep`.
+    replaces patches between the two, or names the visible ones in `ids_keep`.
     """
 
     frontend: nn.Module
@@ -147,7 +147,7 @@ class VisionTransformer(nn.Module):
     options: Any  # VisionOptions, or others that have its fields from `positions` on
     transformer_options: TransformerOptions
     dtype: jnp.dtype = jnp.float32
-    rate: float = 0.0
+    rate: float = 0.0  # rows per second; 0: an image has no time
 
     def setup(self) -> None:
         o, blocks = self.options, self.transformer_options
@@ -176,17 +176,25 @@ class VisionTransformer(nn.Module):
         return self.transformer_options.width
 
     @property
+    def depth(self) -> int:
+        """The number of blocks."""
+        return self.transformer_options.depth
+
+    @property
     def prefix(self) -> int:
-        """The number of tokens before the patches."""
+        """The number of tokens ahead of the patches: the class token, if there is one."""
         return int(self.options.class_token)
 
-    def encode(self, x: Array, valid: Array, train: bool, keep: Array | None = None) -> Encoded:
-        """x (B, S, D), valid (B, S) -> Encoded of prefix + S tokens, or prefix + V of `keep`."""
-        bias = self.relative(keep) if self.options.positions == "relative" else None
+    def encode(self, x: Array, valid: Array, train: bool, ids_keep: Array | None = None) -> Encoded:
+        """x (B, S, D), valid (B, S) -> Encoded of prefix + S tokens, or of the V in `ids_keep`.
+
+        ids_keep (B, V) int32; then prefix + V tokens.
+        """
+        bias = self.relative(ids_keep) if self.options.positions == "relative" else None
         if self.options.positions in ("sincos", "learned"):
             x = x + self._positions(x.shape[1]).astype(x.dtype)
-        if keep is not None:
-            x, valid = select(x, valid, keep)
+        if ids_keep is not None:
+            x, valid = select(x, valid, ids_keep)
         if self.prefix:
             cls = jnp.broadcast_to(self.cls.astype(x.dtype), (len(x), 1, self.width))
             x = jnp.concatenate([cls, x], 1)
@@ -197,7 +205,7 @@ class VisionTransformer(nn.Module):
         return self.transformer(x, valid, train, bias, prefix=self.prefix)
 
     def patches(self, *arrays: Array) -> Array:
-        """The arrays of `reads` -> normalized patches (B, S, P), what a masked autoencoder paints.
+        """The arrays of `reads` -> normalized patches (B, S, P): the targets of MAE.
 
         P is in the order of `ops.patches.patchify`.
         """

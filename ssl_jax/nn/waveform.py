@@ -139,8 +139,8 @@ class WaveformOptions(ConformerOptions):
 class WaveformFrontEnd(nn.Module):
     """Samples to frames: convolutions, LayerNorm, projection to the width of the blocks.
 
-    Sows two of its stages for a method that asks (`run.tapped_frontend`): `raw` (B, S, C), the
-    convolutions' output behind the factor on their gradient, and `normed` (B, S, C), float32.
+    Sows two stages for `encoder.frontend_intermediates`, float32: `raw` (B, S, C), the output of
+    the convolutions after the factor on their gradient, and `normed` (B, S, C).
     """
 
     options: WaveformOptions
@@ -183,7 +183,7 @@ class WaveformEncoder(nn.Module):
     """An encoder of raw audio, 50 frames per second of 16 kHz by default.
 
     `frontend(audio, audio_len, train)` gives the projected frames, `encode` the rest; a method
-    that masks replaces frames between the two, or names the visible ones by `keep`.
+    that masks replaces frames between the two, or names the visible ones in `ids_keep`.
     """
 
     frontend: WaveformFrontEnd
@@ -226,40 +226,50 @@ class WaveformEncoder(nn.Module):
         return self.transformer_options.width
 
     @property
+    def depth(self) -> int:
+        """The number of blocks."""
+        return self.transformer_options.depth
+
+    @property
+    def prefix(self) -> int:
+        """The number of tokens ahead of the frames: none."""
+        return 0
+
+    @property
     def reads(self) -> dict[str, Spec]:
         """The arrays of a batch that the front end takes."""
         return AUDIO
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """Empty: the frames are a sequence of any length."""
-        return ()
+        """(0,): the frames are a sequence of any length."""
+        return (0,)
 
     def frames(self, samples: Length) -> Length:
         """Returns the frames of so many samples; an int or an integer array."""
         return output_lengths(samples, self.options.conv_kernels, self.options.conv_strides)
 
-    def encode(self, x: Array, valid: Array, train: bool, keep: Array | None = None) -> Encoded:
-        """x (B, S, D), valid (B, S) -> Encoded of T = S frames, or of the V named by `keep`.
+    def encode(self, x: Array, valid: Array, train: bool, ids_keep: Array | None = None) -> Encoded:
+        """x (B, S, D), valid (B, S) -> Encoded of T = S frames, or of the V in `ids_keep`.
 
-        keep (B, V) int32. The positions come from the whole clip, in which the frames that are
-        not kept are zeros. Raises ValueError on `keep` where the blocks are a Conformer's.
+        ids_keep (B, V) int32. The positions come from the whole clip, in which the frames that
+        are not kept are zeros. Raises ValueError on `ids_keep` where the blocks are a Conformer's.
         """
         if self.options.blocks == "conformer":
-            return self._conform(x, valid, train, keep)
-        if keep is not None:
-            kept = (keep[:, :, None] == jnp.arange(x.shape[1])).any(1)
+            return self._conform(x, valid, train, ids_keep)
+        if ids_keep is not None:
+            kept = (ids_keep[:, :, None] == jnp.arange(x.shape[1])).any(1)
             x = jnp.where(kept[..., None], x, 0)
         x = x + self.positions(x, valid)
-        if keep is not None:
-            x, valid = select(x, valid, keep)
+        if ids_keep is not None:
+            x, valid = select(x, valid, ids_keep)
         if self.transformer_options.norm != "pre":
             x = self.norm(x)
         x = self.dropout(x, deterministic=not train)
-        return self.transformer(x, valid, train, self._bias(x.shape[1], keep))
+        return self.transformer(x, valid, train, self._bias(x.shape[1], ids_keep))
 
-    def _conform(self, x: Array, valid: Array, train: bool, keep: Array | None) -> Encoded:
-        if keep is not None:
+    def _conform(self, x: Array, valid: Array, train: bool, ids_keep: Array | None) -> Encoded:
+        if ids_keep is not None:
             raise ValueError(
                 "config.method.encoder.blocks is 'conformer', whose convolutions need all frames, "
                 "and config.method shows it some: use 'transformer', or another method"
@@ -269,11 +279,11 @@ class WaveformEncoder(nn.Module):
         x = self.dropout(jnp.where(valid[..., None], x, 0), deterministic=not train)
         return self.transformer(x, valid, train)
 
-    def _bias(self, size: int, keep: Array | None) -> Array | None:
+    def _bias(self, size: int, ids_keep: Array | None) -> Array | None:
         """Returns what is added to the scores of all blocks, (B or 1, H, T, T), or None."""
         if self.options.alibi == "none":
             return None
-        ids = jnp.arange(size)[None] if keep is None else keep
+        ids = jnp.arange(size)[None] if ids_keep is None else ids_keep
         bias = alibi.distance_bias(ids, self.transformer_options.heads)
         if self.options.alibi == "fixed":
             return bias

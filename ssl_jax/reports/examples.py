@@ -206,7 +206,7 @@ def _masks(
     if method.masks is None:
         return np.zeros((len(arrays["id"]), 0, 1), bool), 0.0
     batch: Any = {name: arrays[name] for name in method.batch if name in arrays}
-    rate, draw = jax.eval_shape(method.features, params, batch).rate, method.masks
+    shapes, draw = jax.eval_shape(method.features, params, batch), method.masks
 
     def masks(batch: Any) -> jax.Array:
         # the compiler drops all that reads the parameters
@@ -215,7 +215,7 @@ def _masks(
         return draw(blank, batch, streams)
 
     found = np.asarray(jax.jit(masks)(batch))
-    return found, rate / found.shape[3] if found.ndim == 4 else rate
+    return found, shapes.rate if found.ndim == 4 else shapes.token_rate
 
 
 def _texts(

@@ -107,7 +107,7 @@ class Codebook:
             shape = hidden.shape[:-1]
             rows = hidden.reshape(len(places), -1, hidden.shape[-1])
             units, _ = jax.lax.map(lambda pair: kmeans.assign(*pair), (rows, params["centres"]))
-            return Features(units.reshape(*shape, 1), found.mask, found.rate)
+            return Features(units.reshape(*shape, 1), found.mask, found.rate, found.grid)
 
         params = {"encoder": encoder.params, "centres": jnp.asarray(self.centres)}
         return Encoder(encoder.name, features, params, self.signature)
@@ -186,7 +186,7 @@ class _Work:
         states = shapes.hidden_states.shape[0]
         if not layers or any(not 0 <= n < states for n in layers):
             raise ConfigError(f"layers to cluster are {layers}: use some of 0 to {states - 1}")
-        self.rate = float(shapes.rate)
+        self.rate = float(shapes.token_rate)
         frames = plan.seconds_per_step * self.rate  # of a batch
         self.parts = max(1, round(options.batch_frames / frames))
         total = frames * plan.steps_per_epoch

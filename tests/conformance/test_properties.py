@@ -186,7 +186,8 @@ def test_features_have_the_stated_shape_and_rate(toy):
     if features.rate:
         seconds = np.asarray(batch["audio_len"]) / toy.config.data.sample_rate
         # a front end without padding loses its receptive field at the ends: two to four frames
-        assert np.all(np.abs(real - seconds * features.rate) <= 4), (real, seconds * features.rate)
+        expected = seconds * features.token_rate
+        assert np.all(np.abs(real - expected) <= 4), (real, expected)
     if cases.length_key(batch):
         assert real[0] > real[-1], "the last example is shorter"
     else:

@@ -31,9 +31,9 @@ def test_the_encoder_sees_the_visible_patches_in_random_order(monkeypatch):
     setup, seen = tiny("image", depth=1), []
     encode = mae.encoder_lib.encode
 
-    def spy(encoder, params, x, valid, dropout=None, keep=None):
-        seen.append(keep)
-        return encode(encoder, params, x, valid, dropout, keep)
+    def spy(encoder, params, x, valid, dropout=None, ids_keep=None):
+        seen.append(ids_keep)
+        return encode(encoder, params, x, valid, dropout, ids_keep)
 
     def ids():
         setup.loss()

@@ -7,6 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from ssl_jax.nn import build
+from ssl_jax.nn.encoder import Encoder
 
 TINY = {"kind": "keyword_transformer", "depth": 1, "width": 8, "heads": 1, "mlp_width": 8}
 
@@ -27,6 +28,28 @@ def test_a_config_dict_with_lists_gives_a_hashable_module():
     encoder = make(config)
     assert hash(encoder.options) and encoder.options.conv_kernels == (10, 3)
     assert encoder.rate == 1600.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefix", "rate", "grid"),
+    [
+        ("keyword_transformer", 1, 100.0, (0,)),
+        ("waveform", 0, 50.0, (0,)),
+        ("vit", 1, 0.0, (14, 14)),
+        ("spectrogram", 1, 6.25, (0, 8)),
+        ("text", 0, 0.0, (0,)),
+    ],
+)
+def test_each_kind_is_an_encoder(kind, prefix, rate, grid):
+    encoder = make({"kind": kind, "depth": 3})
+    assert isinstance(encoder, Encoder)
+    assert (encoder.prefix, encoder.rate, encoder.grid) == (prefix, rate, grid)
+    assert encoder.depth == 3 and encoder.width == encoder.transformer_options.width
+
+
+def test_the_cases_above_are_all_kinds():
+    (mark,) = test_each_kind_is_an_encoder.pytestmark
+    assert {case[0] for case in mark.args[1]} == set(build.KINDS)
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,12 @@ def shapes(made, samples):
     return jax.eval_shape(lambda p, b: encoder_lib.features(made, p, b), params, batch)
 
 
-def test_ten_seconds_are_62_by_8_tokens_at_50_per_second():
+def test_ten_seconds_are_62_steps_of_8_tokens():
     made = encoder()
     features = shapes(made, 160_000)
     assert features.hidden_states.shape == (2, 2, 496, 16)
-    assert features.rate == made.rate == 50
-    assert made.grid == (0, 8) and set(made.reads) == {"audio", "audio_len"}
+    assert features.rate == made.rate == 6.25 and features.token_rate == 50
+    assert features.grid == made.grid == (0, 8) and set(made.reads) == {"audio", "audio_len"}
     assert shapes(encoder(patch=(8, 64)), 16_000).mask.shape == (2, 24)
 
 

@@ -42,7 +42,7 @@ def test_roberta_base_without_pooler_token_type_and_the_two_unused_positions():
     encoder = build.encoder({"kind": "text"}, precision="float32", sample_rate=16000)
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), TOKENS, LENGTHS)
     assert tree.count(shapes) == 124_055_040 - 3 * 768
-    assert encoder.rate == 0.0 and encoder.grid == ()
+    assert encoder.rate == 0.0 and encoder.grid == (0,)
 
 
 def test_tree_names_and_shapes():
