@@ -1,9 +1,9 @@
-"""Plans a run before it is paid for: python -m ssl_jax.plan --config C --topology v5e:16x16
+"""Predicts the cost of a run: python -m ssl_jax.plan --config C --topology v5e:16x16
 
-Traces the real train step without data and without the chips, and prints parameters, memory of a
-chip against its limit, FLOPs, exchanged bytes, a predicted time, and what the whole run takes. For
-a TPU the step is also compiled where the package libtpu is installed, which needs no TPU. Keys are
-changed with --config.data.batch_size=64, as of ssl_jax.train. See docs/plan.md.
+Traces the real train step, without data or chips, and prints the number of parameters, memory per
+chip against its limit, FLOPs, communication, predicted time, and the cost of the whole run. For a
+TPU the step is also compiled if the package libtpu is installed, which needs no TPU. Change keys
+with --config.data.batch_size=64, as for ssl_jax.train. See docs/plan.md.
 """
 
 import argparse
@@ -30,10 +30,10 @@ def program(
 ) -> aot.Program:
     """Returns the train step of `config` for a topology such as v5e:16x16, h100:8 or cpu:8.
 
-    A TPU needs the package libtpu and no TPU; otherwise as many devices of this process stand
-    for the chips (XLA_FLAGS=--xla_force_host_platform_device_count=8), or `devices`. Raises
-    ConfigError for a topology that does not exist, a mesh that does not cover it and a batch
-    that does not divide over it.
+    A TPU topology needs the package libtpu but no TPU. For the others, `devices` or as many
+    devices of this process (XLA_FLAGS=--xla_force_host_platform_device_count=8) stand in for the
+    chips. Raises ConfigError for a topology that does not exist, a mesh that does not cover it or
+    a batch that does not divide over it.
     """
     asked = chips.topology(topology)
     found = aot.devices_of(asked) if devices is None else devices
@@ -42,7 +42,7 @@ def program(
 
 
 def make_method(config: ConfigDict, classes: int = 0) -> Method:
-    """Returns the method of a config, for so many classes where it does not name them."""
+    """Returns the method of a config; `classes`: their number, if the config does not name them."""
     return train.make_method(
         config, batch_shapes.classes_of(config) or classes or batch_shapes.CLASSES
     )
@@ -55,14 +55,14 @@ def step(config: ConfigDict, topology: str, compiles: bool = False) -> estimate.
 
 
 def stand_ins(topology: chips.Topology, compiles: bool) -> list[Any]:
-    """Returns devices of a topology, or of this process in their place where none compiles."""
+    """Returns the devices of a topology; for a TPU without compiling, devices of this process."""
     if not compiles and topology.chip.platform == "tpu":
         topology = chips.topology(f"cpu:{topology.chips}")
     return aot.devices_of(topology)
 
 
 def answer(options: argparse.Namespace, config: ConfigDict) -> str:
-    """Returns what the command prints, in a process that has a device for every chip."""
+    """Returns the text that the command prints; the process must have a device for every chip."""
     asked = chips.topology(options.topology)
     make = functools.partial(make_method, classes=options.classes)
     estimated = functools.partial(estimate.of_step, make=make, flows={})
@@ -76,16 +76,16 @@ def answer(options: argparse.Namespace, config: ConfigDict) -> str:
     if options.chips:
         return on_fewer(options, config, chips.smaller(asked, options.chips), estimated)
     devices = stand_ins(asked, options.compiles)
-    program(config, options.topology, devices, options.classes)  # raises where it may not be run
+    program(config, options.topology, devices, options.classes)  # raises if it cannot run
     found = estimated(config, topology=asked, devices=devices, compiles=options.compiles)
     lines = [budget.text(options.config, config, asked, found, run, notes)]
     if options.search:
         tried = []
-        whole = bool(make(config).couples)  # then parts of a batch are refused
+        whole = bool(make(config).couples)  # such a method refuses micro-batches
         for changes in rescale.variants(config, asked.chips, whole):
             one = config_lib.change(config, changes)
             tried.append((changes, estimated(one, topology=asked, devices=devices)))
-        head = "what would change it, estimated from shapes, by predicted time:"
+        head = "other settings, estimated from shapes, by predicted time:"
         lines += ["", head, budget.table(tried)]
     return "\n".join(lines)
 
@@ -108,12 +108,12 @@ def on_fewer(
     run = budget.whole_run(one, options.examples, options.hours)
     plan = budget.text(options.config, one, fewer, found, run, assumptions(one, options.classes))
     flags = " ".join(f"--config.{k}={v!r}" for k, v in changes.items()) or "no change"
-    same = "the same updates" if "data.batch_size" not in changes else "the closest updates"
-    return f"{same} on {options.chips} chips: {flags}\n\n{plan}"
+    kind = "the same updates" if "data.batch_size" not in changes else "the closest updates"
+    return f"{kind} on {options.chips} chips: {flags}\n\n{plan}"
 
 
 def assumptions(config: ConfigDict, classes: int) -> list[str]:
-    """Returns what the config does not say and the plan assumes."""
+    """Returns the assumptions of the plan about what the config leaves open."""
     found = []
     if not batch_shapes.classes_of(config) and config.method.name in (
         "supervised",
@@ -121,23 +121,26 @@ def assumptions(config: ConfigDict, classes: int) -> list[str]:
         "speaker",
     ):
         found.append(
-            f"{classes or batch_shapes.CLASSES} classes, since the data are not read: --classes"
+            f"assumes {classes or batch_shapes.CLASSES} classes, as the data are not read; give "
+            f"--classes N"
         )
     if len(config.data.buckets) > 1:
-        found.append(f"every batch as of the longest bucket, {config.data.buckets[-1]} s")
+        found.append(
+            f"every batch counts as one of the longest bucket, {config.data.buckets[-1]} s"
+        )
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command: asks a process of its own, in which there is a device for every chip."""
+    """Runs the command in a child process that has a device for every chip."""
     parser = argparse.ArgumentParser(prog="python -m ssl_jax.plan", description=__doc__)
     parser.add_argument("--config", required=True, help="configs/x.py, or configs/x.py:argument")
     parser.add_argument("--topology", default="v5e:2x4", help=f"one of {chips.listing()}")
     parser.add_argument("--search", action="store_true", help="try remat, fsdp and micro-batches")
-    parser.add_argument("--chips", type=int, default=0, help="the same updates on so many chips")
-    parser.add_argument("--examples", type=int, default=0, help="in the training data")
-    parser.add_argument("--hours", type=float, default=0.0, help="of audio in the training data")
-    parser.add_argument("--classes", type=int, default=0, help="where the config names none")
+    parser.add_argument("--chips", type=int, default=0, help="plan the same updates on N chips")
+    parser.add_argument("--examples", type=int, default=0, help="size of the training data")
+    parser.add_argument("--hours", type=float, default=0.0, help="hours of audio in that data")
+    parser.add_argument("--classes", type=int, default=0, help="if the config names none")
     parser.add_argument("--no-compile", dest="compiles", action="store_false")
     parser.add_argument("--method", default="", help="the module that a .json config may import")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
@@ -161,19 +164,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def inside(arguments: Sequence[str], count: int, compiles: bool) -> int:
-    """Runs the command in a new process with `count` devices or, where it compiles, libtpu's."""
+    """Runs the command in a new process with `count` devices, or libtpu's if it compiles."""
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
-    env["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # beside others: no chip is touched
+    env["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no chip is used
     command = [sys.executable, "-m", "ssl_jax.plan", "--inside", *arguments]
     with tempfile.TemporaryDirectory() as folder:
-        # libtpu ends the process at flags of the CPU compiler
+        # libtpu exits if it is given flags of the CPU compiler
         cpu = f"--xla_force_host_platform_device_count={count}"
         env["XLA_FLAGS"] = tpu_dump.flags(folder) if compiles else cpu
         done = subprocess.run(
             command, env=env, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
         )
     if done.returncode:
-        # libtpu's own log stands before the error
+        # libtpu logs to stderr before the error
         lines = done.stderr.strip().splitlines()
         known = [line for line in lines if line.startswith("error: ")]
         print("\n".join(known[-1:] or lines), file=sys.stderr)

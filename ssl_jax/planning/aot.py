@@ -1,4 +1,4 @@
-"""The train step of a config ahead of time: traced and compiled without data or devices."""
+"""Builds the train step of a config ahead of time: traced and compiled without data or devices."""
 
 import dataclasses
 import importlib.util
@@ -19,17 +19,18 @@ from ssl_jax.engine import flops, optim
 from ssl_jax.engine import step as step_lib
 from ssl_jax.planning import batch_shapes, collectives
 
-# of a run over data of unknown size; only the schedule, which costs nothing, reads it
+# assumed where the size of the data is unknown; only the schedule, which costs nothing, uses it
 EXAMPLES = 10_000_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A train step over devices that need not exist; everything in it is abstract.
+    """A train step over devices that need not exist; every array in it is abstract.
 
-    state and shardings: all arrays of training and where they lie. batch: one global batch of
+    state and shardings: all training arrays and how they are sharded. batch: one global batch of
     the longest bucket. jitted: the function that the loop calls, as run(state, totals, batch).
-    optimizer: with its learning rate, as `optim.make` gives them. platform: what it is traced for.
+    optimizer: the pair that `optim.make` returns, the optimizer and its learning-rate schedule.
+    platform: the platform that the step is traced for.
     """
 
     mesh: Mesh
@@ -46,7 +47,7 @@ class Program:
         return self._traced().jaxpr
 
     def flops(self) -> float:
-        """Returns the floating-point operations of one step, of all chips together."""
+        """Returns the floating-point operations of one step, summed over all chips."""
         return flops.count(self.trace())
 
     def compile(self) -> "Compiled":
@@ -56,12 +57,12 @@ class Program:
         return Compiled(done, memory(done), self.sent(done.as_text()))
 
     def sent(self, text: str) -> list[collectives.Collective]:
-        """Returns the collectives of the compiled step, from its text."""
+        """Returns the collectives of the compiled step, parsed from its text."""
         slices = mesh_lib.slices_of(self.mesh.devices.flat)
         return collectives.parse(text, self.mesh.size, slices)
 
     def held(self) -> dict[str, int]:
-        """Returns the bytes a chip holds between steps: parameters, optimizer, extra, batch."""
+        """Returns the bytes of a chip between steps: parameters, optimizer, extra, batch."""
         state = self.state
         places = self.shardings
         parts = {
@@ -79,7 +80,7 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A compiled step, its memory by kind and its collectives, all of one chip."""
+    """A compiled step, its memory by kind and its collectives, all for one chip."""
 
     executable: Any
     memory: dict[str, int]
@@ -95,8 +96,8 @@ def build(
 ) -> Program:
     """Returns the train step of `config` over `devices`, as the train command would compile it.
 
-    make_method: builds the method, when what it is built for is known. platform_name: cpu, gpu
-    or tpu, which may differ from that of `devices`. Raises ValueError where the mesh does not
+    make_method: builds the method; called once the target platform is set. platform_name: cpu,
+    gpu or tpu, which may differ from that of `devices`. Raises ValueError if the mesh does not
     cover the devices or the batch does not divide over them.
     """
     mesh = mesh_lib.make_mesh(config.mesh, list(devices))
@@ -114,15 +115,15 @@ def build(
 
 
 def devices_of(topology: chips.Topology) -> list[Any]:
-    """Returns the devices of a topology: of a TPU as libtpu describes it, else those of JAX.
+    """Returns the devices of a topology: for a TPU as libtpu describes them, else JAX's own.
 
-    Raises ImportError without libtpu, ConfigError with fewer devices than chips.
+    Raises ImportError if libtpu is missing, ConfigError if there are fewer devices than chips.
     """
     chip = topology.chip
     if chip.platform == "tpu":
         if importlib.util.find_spec("libtpu") is None:
             raise ImportError(
-                f"to compile for {chip.name} install the package libtpu, which needs no TPU"
+                f"to compile for {chip.name}, install the package libtpu, which needs no TPU"
             )
         options: dict[str, Any] = {"num_slices": topology.slices} if topology.slices > 1 else {}
         if chip.name == "v4":  # its two cores are one device
@@ -132,7 +133,7 @@ def devices_of(topology: chips.Topology) -> list[Any]:
     found = jax.devices()
     if len(found) < topology.chips:
         raise config_lib.ConfigError(
-            f"{len(found)} devices stand for {topology.chips} chips: start the process with "
+            f"{len(found)} devices cannot stand in for {topology.chips} chips: start with "
             f"XLA_FLAGS=--xla_force_host_platform_device_count={topology.chips}"
         )
     return found[: topology.chips]
@@ -140,19 +141,21 @@ def devices_of(topology: chips.Topology) -> list[Any]:
 
 def check_batch(config: ConfigDict, mesh: Mesh) -> None:
     """Raises ValueError unless every micro-batch of the global batch divides over the mesh."""
-    size, parts = config.data.batch_size, config.train.accumulate
+    size, accumulate = config.data.batch_size, config.train.accumulate
     mesh_lib.check_batch(mesh, size)
     ways = math.prod(mesh.shape[axis] for axis in mesh_lib.BATCH_AXES)
-    if size % (ways * parts):
-        near = max(ways * parts, size // (ways * parts) * ways * parts)
+    batch_multiple = ways * accumulate
+    if size % batch_multiple:
+        near = max(batch_multiple, size // batch_multiple * batch_multiple)
         raise config_lib.ConfigError(
-            f"config.train.accumulate {parts} makes micro-batches of config.data.batch_size "
-            f"{size} that do not divide over {ways} data ways: use config.data.batch_size={near}"
+            f"config.train.accumulate {accumulate} splits config.data.batch_size {size} into "
+            f"micro-batches that do not divide over {ways} data-parallel groups: use "
+            f"config.data.batch_size={near}"
         )
 
 
 def memory(executable: Any) -> dict[str, int]:
-    """Returns bytes of one chip: arguments, outputs beside those in place, temporaries, code."""
+    """Returns the bytes of one chip: arguments, outputs not written in place, temporaries, code."""
     found = executable.memory_analysis()
     return {
         "arguments": found.argument_size_in_bytes,
@@ -163,7 +166,7 @@ def memory(executable: Any) -> dict[str, int]:
 
 
 def chip_bytes(tree: Tree, shardings: Tree) -> int:
-    """Returns the bytes of a tree on one chip; `shardings` is a tree, or one for all leaves."""
+    """Returns the bytes of a tree on one chip; `shardings`: a tree, or one for all leaves."""
     if isinstance(shardings, jax.sharding.Sharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
     sizes = jax.tree.map(
@@ -172,8 +175,8 @@ def chip_bytes(tree: Tree, shardings: Tree) -> int:
     return sum(jax.tree.leaves(sizes))
 
 
-def whole_bytes(tree: Tree) -> int:
-    """Returns the bytes of a tree that is not divided."""
+def unsharded_bytes(tree: Tree) -> int:
+    """Returns the bytes of a tree on a chip that holds all of it."""
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
@@ -190,11 +193,11 @@ def _optimizer(config: ConfigDict, method: Method, batch: Tree, examples: int) -
             total=total,
         )
 
-    whole = to_steps(config.train.duration)
+    total_steps = to_steps(config.train.duration)
     return optim.make(
         config.optim,
         params,
-        total_steps=whole,
-        to_steps=lambda duration: to_steps(duration, whole),
+        total_steps=total_steps,
+        to_steps=lambda duration: to_steps(duration, total_steps),
         depth=optim.depth(params),
     )

@@ -1,4 +1,4 @@
-"""The plan of a run in words and numbers: one step, the whole run, and what would change it."""
+"""The plan of a run as text: one step, the whole run, and changes that would help."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,30 +11,31 @@ from ssl_jax.planning import collectives
 from ssl_jax.planning.estimate import Estimate
 
 PARTS = {
-    "dot": "products",
+    "dot": "matrix products",
     "conv": "convolutions",
-    "attention": "attention in one kernel",
-    "fused": "what is fused between (norms, softmax, optimizer)",
+    "attention": "fused attention",
+    "fused": "other fused kernels (norms, softmax, optimizer)",
     "move": "sorts and gathers",
     "gaps": "gaps between kernels",
-    "exchange": "exchange, none of it hidden",
+    "communication": "communication, none of it overlapped",
 }
 NAMES = {"extra": "teacher and extra", "temporaries": "activations and buffers"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A whole run: its steps, or why they are not known, and what it sees, in words."""
+    """A whole run: its steps, or why they are unknown, and how much data it consumes, as text."""
 
     steps: int
     missing: str
-    sees: str
+    data: str
 
 
 def whole_run(config: ConfigDict, examples: int = 0, hours: float = 0.0) -> Run:
-    """Returns the length of the run of `config` over data of so many examples or hours of audio.
+    """Returns the length of the run of `config` over that many examples or hours of audio.
 
-    Every batch counts as full clips of the longest bucket, so hours of audio are at most those.
+    Every batch counts as full clips of the longest bucket, so the hours of audio are an upper
+    bound.
     """
     data = config.data
     clip = float(data.buckets[-1]) if data.modality == "audio" else 0.0
@@ -44,15 +45,15 @@ def whole_run(config: ConfigDict, examples: int = 0, hours: float = 0.0) -> Run:
         steps = config_lib.steps_of(config, examples)
     except config_lib.ConfigError:
         need = "--examples N, or --hours H of audio" if clip else "--examples N"
-        return Run(0, f"{config.train.duration}; how many steps these are takes {need}", "")
-    seen = steps * data.batch_size
+        return Run(0, f"{config.train.duration}; to convert that to steps, give {need}", "")
+    rows = steps * data.batch_size
     if clip:
-        sees = f"at most {seen * clip / 3600:,.0f} hours of audio in {seen:,} clips"
+        consumed = f"at most {rows * clip / 3600:,.0f} hours of audio in {rows:,} clips"
     elif data.modality == "text":
-        sees = f"{seen * data.block_tokens:,} tokens in {seen:,} blocks"
+        consumed = f"{rows * data.block_tokens:,} tokens in {rows:,} blocks"
     else:
-        sees = f"{seen:,} images"
-    return Run(steps, "", sees)
+        consumed = f"{rows:,} images"
+    return Run(steps, "", consumed)
 
 
 def text(
@@ -71,7 +72,7 @@ def text(
             f"memory traffic: {intensity:.0f} FLOP/byte, where {chip.name} balances at "
             f"{chip.flops / chip.hbm_rate:.0f}",
         ),
-        ("exchange per chip", _exchange(found)),
+        ("communication", _communication(found)),
         (
             "time per step",
             f"{times.total * 1e3:.1f} ms: "
@@ -92,7 +93,7 @@ def text(
 
 
 def table(rows: Sequence[tuple[dict, Estimate]]) -> str:
-    """Returns the variants of a search by predicted time, those that do not fit behind."""
+    """Returns a table of variants by predicted time; those that do not fit come last."""
     ranked = sorted(rows, key=lambda row: (row[1].spare < 0, row[1].times.total))
     lines = [("rank", "remat", "fsdp", "accumulate", "ms per step", "GiB per chip", "")]
     for i, (changes, found) in enumerate(ranked, 1):
@@ -126,20 +127,20 @@ def _memory(found: Estimate) -> str:
     )
     fits = f"fits, {limit - used:.2f} to spare"
     if found.spare < 0:
-        fits = f"DOES NOT FIT, by {used - limit:.2f}; --search tries what would"
+        fits = f"DOES NOT FIT, by {used - limit:.2f}; --search looks for settings that would"
     source = "as compiled" if found.compiled else "estimated from shapes"
     return f"{parts}; {used:.2f} of {limit:.2f} GiB: {fits} ({source})"
 
 
-def _exchange(found: Estimate) -> str:
+def _communication(found: Estimate) -> str:
     totals = collectives.totals(found.collectives)
     if not totals:
-        return "nothing"
+        return "none"
     kinds = ", ".join(
-        f"{row['sent'] / GIB:.3g} GiB by {row['count']:,.0f} {kind}" for kind, row in totals.items()
+        f"{row['sent'] / GIB:.3g} GiB in {row['count']:,.0f} {kind}" for kind, row in totals.items()
     )
-    source = "as compiled" if found.exchange_compiled else "as the sharding rules ask for"
-    return f"sends {kinds} ({source})"
+    source = "as compiled" if found.communication_compiled else "from the sharding rules"
+    return f"each chip sends {kinds} ({source})"
 
 
 def _run(found: Estimate, run: Run) -> str:
@@ -147,4 +148,4 @@ def _run(found: Estimate, run: Run) -> str:
         return run.missing
     hours = run.steps * found.times.total / 3600
     spent = f"{hours:,.1f} hours, {hours * found.chips:,.0f} chip-hours"
-    return f"{run.steps:,} steps: {spent}; {run.sees}"
+    return f"{run.steps:,} steps: {spent}; {run.data}"

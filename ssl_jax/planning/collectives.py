@@ -1,8 +1,8 @@
-"""What chips send each other in a step: the collectives of a compiled program, from its text.
+"""The communication of a step: the collectives of a compiled program, parsed from its text.
 
 A collective inside a loop counts as often as the loop runs. The text is that of
-`compiled.as_text()`, one program that every chip runs, so sizes are those of one chip. Of several
-TPU slices it is the program of one, which hands what goes to the other slices to its host.
+`compiled.as_text()`, one program that every chip runs, so sizes are per chip. With several TPU
+slices it is the program of one slice, which passes data for the other slices to its host.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 BETWEEN = "_xla_megascale_transfer_type"
-# the compiler's name of a function that sums up and keeps a piece
+# the compiler's name for a function that all-reduces and keeps one shard of the sum
 SCATTERS = "all-reduce-scatter"
 WIDTHS = {"pred": 1, "c64": 8, "c128": 16, "token": 0}
 
@@ -25,9 +25,9 @@ _CONSTANT = re.compile(r"^s(?:32|64)\[\][^ ]* constant\((-?\d+)\)")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One exchange: its kind, what a chip puts in, among how many chips, how often a step.
+    """A collective: its kind, bytes contributed by a chip, group size, and runs per step.
 
-    between: it goes over the network between slices; `group` is then their number.
+    between: it crosses the network between slices; `group` is then the number of slices.
     """
 
     kind: str
@@ -38,7 +38,7 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Bytes that a chip sends in a step, by the ring algorithms."""
+        """Bytes that a chip sends in a step with ring algorithms."""
         others = self.group - 1
         factor = {
             "all-reduce": 2 * others / self.group,
@@ -56,16 +56,16 @@ class _Line:
     type: str
     opcode: str
     rest: str
-    within: str  # the computation
+    within: str  # the computation that contains it
 
     @property
     def between(self) -> bool:
-        """Whether it hands something to the host that other slices get."""
+        """Whether it passes data to the host for other slices."""
         return self.opcode == "send" and BETWEEN in self.rest
 
     @property
     def kind(self) -> str:
-        """The kind of collective that it is, "" of none."""
+        """The kind of collective that it is, "" if it is none."""
         if self.between:
             named = re.search(rf'{BETWEEN}="(\w+)"', self.rest)
             kind = named[1].lower().replace("_", "-") if named else ""
@@ -78,14 +78,14 @@ class _Line:
 def parse(text: str, chips: int, slices: int = 1) -> list[Collective]:
     """Returns the collectives of a compiled program over `chips` chips in `slices` TPU slices.
 
-    Those of one chip are left out. Raises ValueError for a loop around one whose length the text
-    does not say.
+    Collectives with a group of one chip are left out. Raises ValueError if one is inside a loop
+    whose length the text does not state.
     """
     computations, entry = _read(text)
     types = {line.name: line.type for lines in computations.values() for line in lines}
     found, seen = [], set()
     for line, times in _walk(computations, entry, 1.0):
-        # a collective in several parts, each beside another product, is told by its number
+        # a collective split into parts that overlap with products has one channel for all of them
         part = re.search(r'channel_id=(\d+), .*\bchain_id="\d+"', line.rest)
         if not line.kind or (part and part[1] in seen):
             continue
@@ -99,9 +99,9 @@ def parse(text: str, chips: int, slices: int = 1) -> list[Collective]:
 
 
 def totals(found: Sequence[Collective]) -> dict[str, dict[str, float]]:
-    """Returns {kind: count, bytes a chip puts in, bytes it sends} of one step.
+    """Returns {kind: count, bytes a chip contributes, bytes it sends} for one step.
 
-    Those between slices are kinds of their own.
+    Collectives between slices are kinds of their own.
     """
     out: dict[str, dict[str, float]] = {}
     for c in found:
@@ -114,7 +114,7 @@ def totals(found: Sequence[Collective]) -> dict[str, dict[str, float]]:
 
 
 def size_of(type_text: str) -> int:
-    """Returns the bytes of an array type such as f32[8,64]{1,0}, or of a tuple of them."""
+    """Returns the bytes of an array type, for example f32[8,64]{1,0}, or of a tuple of them."""
     total = 0
     for kind, shape in _SHAPE.findall(type_text):
         bits = re.search(r"\d+", kind)
@@ -124,7 +124,7 @@ def size_of(type_text: str) -> int:
 
 
 def _read(text: str) -> tuple[dict[str, list[_Line]], str]:
-    """Returns the instructions of each computation, and the name of the first to run."""
+    """Returns the instructions of each computation, and the name of the entry computation."""
     computations: dict[str, list[_Line]] = {}
     entry, inside, lines = "", "", []
     for row in text.splitlines():
@@ -142,7 +142,7 @@ def _walk(
     for line in computations[name]:
         yield line, times
         if line.opcode.endswith(("-done", "-update")):
-            continue  # names again what its start ran
+            continue  # repeats the computation of its start
         for role, called in _CALLED.findall(line.rest):
             for inner in re.findall(r"[\w.\-]+", called):
                 inside = list(_walk(computations, inner, 1.0))
@@ -161,12 +161,12 @@ def _trips(loop: _Line, computations: dict[str, list[_Line]]) -> float:
     ends = [_CONSTANT.match(f"{x.type} {x.opcode}({x.rest}") for x in lines]
     numbers = {int(m[1]) for m in ends if m}
     if len(numbers) != 1:
-        raise ValueError(f"the loop {loop.name} has collectives and no known length")
+        raise ValueError(f"the loop {loop.name} contains collectives but has no known length")
     return float(numbers.pop())
 
 
 def _group(attributes: str, chips: int) -> int:
-    """Returns how many chips exchange: replica_groups as a list, as an iota, or as mesh axes."""
+    """Returns the group size from replica_groups, given as a list, an iota or mesh axes."""
     if re.search(r"source_target_pairs=\{\{", attributes):
         return 2
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):

@@ -1,4 +1,4 @@
-"""What a step of a config takes on a topology: memory, operations, exchanged bytes, seconds."""
+"""The cost of a step of a config on a topology: memory, operations, communication, seconds."""
 
 import copy
 import dataclasses
@@ -22,18 +22,19 @@ from ssl_jax.planning import kernels as kernels_lib
 
 MakeMethod = Callable[[ConfigDict], Method]
 ONE = {"slice": 1, "data": 1, "fsdp": 1, "model": 1}
-# what works on parameters and not on examples: of these a chip has its pieces only
+# scopes that work on parameters rather than on examples: a chip computes them for its shards only
 OF_PARAMETERS = re.compile(r"^(optimizer|update)\b")
 _NEEDED = re.compile(r"temporaries \(([\d.]+)([KMGT])\)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """One step on one chip of a topology; flops are those of all chips together.
+    """One step on one chip of a topology; `flops` is the sum over all chips.
 
-    memory: bytes by kind, of which `temporaries` are activations, gradients and buffers.
-    compiled: memory is the compiler's, else it follows from shapes. exchange_compiled: so are the
-    collectives, else they follow from the sharding rules; they do where the step does not fit.
+    memory: bytes by kind; `temporaries` are activations, gradients and buffers. compiled: memory
+    is the compiler's figure, else it follows from shapes. communication_compiled: the collectives
+    are those of the compiled step, else, also for a step that does not fit, they follow from the
+    sharding rules.
     """
 
     chips: int
@@ -45,15 +46,15 @@ class Estimate:
     collectives: list[collectives.Collective]
     times: roofline.Times
     compiled: bool
-    exchange_compiled: bool
+    communication_compiled: bool
 
     @property
     def spare(self) -> float:
-        """Bytes of a chip that stay free; negative where the step does not fit."""
+        """Bytes of a chip that stay free; negative if the step does not fit."""
         return self.limit - sum(self.memory.values())
 
     def utilization(self, peak: float) -> float:
-        """Returns the share of the chips' peak FLOP/s that the products are."""
+        """Returns the fraction of the chips' peak FLOP/s that the products reach."""
         return self.flops / self.chips / self.times.total / peak
 
 
@@ -65,23 +66,23 @@ def of_step(
     compiles: bool = False,
     flows: dict[str, kernels_lib.Flow] | None = None,
 ) -> Estimate:
-    """Returns the estimate of a step of `config` over `devices`, which stand for the chips.
+    """Returns the estimate of a step of `config` over `devices`, which stand in for the chips.
 
-    With `compiles` the compiler is asked, which takes minutes for a large model; where it finds
-    that the step does not fit, memory is as it says. `flows` keeps what one chip computes, for
-    further estimates that differ in the mesh only.
+    `compiles`: compile the step, which takes minutes for a large model; if it does not fit, memory
+    is what the compiler reports. `flows` caches what one chip computes, for estimates that differ
+    in the mesh only.
     """
     whole = aot.build(config, lambda: make(config), devices, topology.chip.platform)
     one = of_one_chip(config, whole.mesh)
     flows = {} if flows is None else flows
     if (key := config_lib.sign(one)) not in flows:
-        alone = whole  # on a single chip
+        single = whole
         if whole.mesh.size > 1:
-            alone = aot.build(one, lambda: make(one), devices[:1], topology.chip.platform)
-        flows[key] = kernels_lib.of(alone.trace())
+            single = aot.build(one, lambda: make(one), devices[:1], topology.chip.platform)
+        flows[key] = kernels_lib.of(single.trace())
     flow, held = flows[key], whole.held()
-    pieces = held["parameters"] / aot.whole_bytes(whole.state.params)
-    kernels = [_of_chip(k, pieces, whole.mesh.shape["model"]) for k in flow.kernels]
+    sharded = held["parameters"] / aot.unsharded_bytes(whole.state.params)
+    kernels = [_of_chip(k, sharded, whole.mesh.shape["model"]) for k in flow.kernels]
     found, temporaries = None, buffers(flow, whole)
     if compiles:
         found, temporaries = compiled_or_not(whole)
@@ -98,23 +99,23 @@ def of_step(
         collectives=sent,
         times=roofline.predict(kernels, sent, topology.chip),
         compiled=compiles,
-        exchange_compiled=found is not None,
+        communication_compiled=found is not None,
     )
 
 
 def buffers(flow: kernels_lib.Flow, program: aot.Program) -> float:
-    """Returns the bytes of activations, gradients and buffers of a chip, as shapes tell.
+    """Returns the bytes of activations, gradients and buffers of a chip, estimated from shapes.
 
-    The new state is written where the old one lies. Of what is shaped as a parameter that `fsdp`
-    cuts, its gradient above all, a chip has a piece.
+    The new state is written in place of the old one. Arrays of the shape of a parameter that is
+    sharded over `fsdp`, its gradient above all, are sharded likewise.
     """
     state = len(jax.tree.leaves((program.state, program.totals)))
-    cut = {x.shape: 1 / program.mesh.shape["fsdp"] for _, x, _ in _pieces(program, "params")}
-    return flow.peak(state, cut) / program.mesh.shape["model"] + gathered(program)
+    shares = {x.shape: 1 / program.mesh.shape["fsdp"] for _, x, _ in _shards(program, "params")}
+    return flow.peak(state, shares) / program.mesh.shape["model"] + gathered(program)
 
 
 def of_one_chip(config: ConfigDict, mesh: Mesh) -> ConfigDict:
-    """Returns the config of what one chip computes: its share of the batch, no mesh."""
+    """Returns the config for the work of one chip: its share of the batch, without a mesh."""
     one = ConfigDict(copy.deepcopy(config.to_dict()))
     one.data.batch_size = config.data.batch_size // ways(mesh)
     one.mesh = ConfigDict(ONE)
@@ -122,41 +123,42 @@ def of_one_chip(config: ConfigDict, mesh: Mesh) -> ConfigDict:
 
 
 def ways(mesh: Mesh) -> int:
-    """Returns over how many chips, or groups of them, the batch is divided."""
+    """Returns the number of chips, or groups of chips, that the batch is divided over."""
     return math.prod(mesh.shape[axis] for axis in mesh_lib.BATCH_AXES)
 
 
 def gathered(program: aot.Program) -> float:
-    """Returns the bytes of what a chip puts together of pieces over `fsdp`, at the most.
+    """Returns the most bytes that a chip holds of parameters all-gathered over `fsdp`.
 
-    What stands before and after the blocks is whole for a step; of the blocks one at a time.
+    Parameters outside the blocks stay gathered for the whole step; blocks are gathered one at a
+    time.
     """
     total = 0.0
-    for name, x, piece in (*_pieces(program, "params"), *_pieces(program, "extra")):
-        whole = piece * program.mesh.shape["fsdp"]
-        total += whole / x.shape[0] if step_lib.LAYERED in name else whole - piece
+    for name, x, shard in (*_shards(program, "params"), *_shards(program, "extra")):
+        full = shard * program.mesh.shape["fsdp"]
+        total += full / x.shape[0] if step_lib.LAYERED in name else full - shard
     return total
 
 
 def expected(
     program: aot.Program, accumulate: int, slices: int = 1
 ) -> list[collectives.Collective]:
-    """Returns the collectives that the sharding rules ask for, without compiling.
+    """Returns the collectives that the sharding rules require, without compiling.
 
-    Gradients of whole parameters are summed over all that share the batch, in the type that
-    products compute in; those of pieces over `fsdp` are summed into pieces, but whole where
-    there is an axis `data` too: XLA (0.10) sums up over both at once. Blocks are put together in
-    that type, forward and backward, the rest once. All of it once for each micro-batch. What is
-    summed up in a slice goes to the other `slices`, a chip's part of it. Small sums of metrics and
-    what `model` exchanges are left out.
+    Gradients of replicated parameters are all-reduced over all chips that share the batch, in the
+    type that products compute in. Those of parameters sharded over `fsdp` are reduce-scattered, or
+    all-reduced if there is a `data` axis too: XLA (0.10) sums over both at once. Blocks are
+    all-gathered in that type, forward and backward, the other parameters once. All of this happens
+    once per micro-batch. Sums within a slice are then summed over `slices`, each chip sending its
+    part. Small sums of metrics and communication over `model` are left out.
     """
     mesh, params, found = program.mesh, program.state.params, []
     share, fsdp, model = ways(mesh), mesh.shape["fsdp"], mesh.shape["model"]
     narrow = 1 if program.platform == "cpu" else 2
-    pieces = sum(size for _, _, size in _pieces(program, "params"))
+    shards = sum(size for _, _, size in _shards(program, "params"))
     gather = 0.0
     for part, passes in (("params", 2), ("extra", 1)):
-        for name, _, size in _pieces(program, part):
+        for name, _, size in _shards(program, part):
             gather += size * passes / narrow if step_lib.LAYERED in name else size
 
     def add(kind: str, size: float, group: int, between: bool = False) -> None:
@@ -169,18 +171,18 @@ def expected(
         add("all-reduce", size, inside)
         add("all-reduce", size / inside, slices, between=True)
 
-    add_sum((aot.whole_bytes(params) / model - pieces * fsdp) / narrow, share)
+    add_sum((aot.unsharded_bytes(params) / model - shards * fsdp) / narrow, share)
     add("all-gather", gather, fsdp)
     if mesh.shape["data"] > 1:
-        add_sum(pieces * fsdp / narrow, share)
+        add_sum(shards * fsdp / narrow, share)
     else:
-        add("reduce-scatter", pieces * fsdp / narrow, fsdp)
-        add_sum(pieces / narrow, share // fsdp)
+        add("reduce-scatter", shards * fsdp / narrow, fsdp)
+        add_sum(shards / narrow, share // fsdp)
     return found
 
 
-def _pieces(program: aot.Program, part: str) -> list[tuple[str, Any, float]]:
-    """Returns (name, array, bytes of a chip's piece) of the state's part that `fsdp` cuts."""
+def _shards(program: aot.Program, part: str) -> list[tuple[str, Any, float]]:
+    """Returns (name, array, bytes of a chip's shard) for arrays of a part sharded over `fsdp`."""
     if program.mesh.shape["fsdp"] == 1:
         return []
     arrays = tree_lib.named_leaves(getattr(program.state, part))
@@ -192,15 +194,15 @@ def _pieces(program: aot.Program, part: str) -> list[tuple[str, Any, float]]:
     ]
 
 
-def _of_chip(kernel: kernels_lib.Kernel, pieces: float, model: int) -> kernels_lib.Kernel:
-    """Returns a kernel of the whole model as one of a chip that holds `pieces` of it."""
-    share = pieces if OF_PARAMETERS.search(kernel.scope) else 1 / model
+def _of_chip(kernel: kernels_lib.Kernel, sharded: float, model: int) -> kernels_lib.Kernel:
+    """Scales a kernel of the whole model to a chip that holds the fraction `sharded` of it."""
+    share = sharded if OF_PARAMETERS.search(kernel.scope) else 1 / model
     scaled = {name: getattr(kernel, name) * share for name in ("bytes", "flops", "simple")}
     return dataclasses.replace(kernel, **scaled)
 
 
 def compiled_or_not(program: aot.Program) -> tuple[aot.Compiled | None, float]:
-    """Returns (compiled step, bytes of temporaries), without the first where it does not fit."""
+    """Returns (compiled step, bytes of temporaries); the step is None if it does not fit."""
     try:
         found = tpu_dump.compiled(program)
     except jax.errors.JaxRuntimeError as error:

@@ -1,14 +1,14 @@
-"""What a traced program computes and moves through memory, kernel by kernel, as if well fused.
+"""The compute and memory traffic of a traced program, kernel by kernel, assuming good fusion.
 
-A model of what XLA makes of a step, from the jaxpr alone:
-- A product, a convolution, a sort or a gather is a kernel of its own, which reads its operands from
-  memory and writes its result.
+A model of how XLA compiles a step, from the jaxpr alone:
+- A matrix product, a convolution, a sort or a gather is a kernel of its own, which reads its
+  operands from memory and writes its result.
 - Everything between two of these is fused into one kernel that reads each of its inputs once.
   A reduction over the last axis (softmax, norms) is fused too; one over other axes ends a kernel.
-- What a later kernel needs of a fused one is written to memory, unless it is cheap to compute
-  again from no more bytes than it has itself (masks, broadcasts, casts of weights).
-- Reshapes and transposes are free. A loop is its body, so many times; what it takes from and
-  gives to the rest of the program lies in memory. A loop that is unrolled is no loop.
+- A result of a fused kernel that a later kernel needs is written to memory, unless it is cheap to
+  recompute from no more bytes than it has itself (masks, broadcasts, casts of weights).
+- Reshapes and transposes are free. A loop costs its body times its length; its inputs and outputs
+  are in memory. An unrolled loop is treated as straight-line code.
 """
 
 import dataclasses
@@ -40,15 +40,15 @@ OWN_KERNEL |= {
     "dynamic_update_slice",
 }
 OWN_KERNEL |= {"reduce_window_sum", "reduce_window_max", "select_and_scatter_add"}
-# simple operations that a number costs; what is not named costs one
+# elementwise operations that one element costs; a primitive not named here costs one
 COSTS = {"exp": 8, "exp2": 8, "log": 10, "log1p": 12, "expm1": 12, "tanh": 20, "logistic": 12}
 COSTS |= {"erf": 25, "erf_inv": 40, "erfc": 40, "div": 8, "rem": 8, "sqrt": 8, "rsqrt": 4}
 COSTS |= {"pow": 20, "sin": 20, "cos": 20, "random_bits": 75, "threefry2x32": 75}
 COSTS |= {"broadcast_in_dim": 0, "convert_element_type": 0, "iota": 0, "slice": 0}
-ONE_KERNEL = "one_kernel"  # how functions that are a kernel are called, see nn.attention
+ONE_KERNEL = "one_kernel"  # the name of functions that compile to one kernel, see nn.attention
 LONGEST_ROW = 16_384  # a longer row is not reduced inside a fused kernel
 Shares = Mapping[tuple[int, ...], float]
-# operations that take as long as to write and read a byte: more are not computed again
+# operations that take as long as writing and reading a byte: costlier values are not recomputed
 WORTH = 24
 
 
@@ -56,9 +56,9 @@ WORTH = 24
 class Kernel:
     """One kernel of a chip: dot, conv, attention, fused, or move (sort, gather, ...).
 
-    flops: those of products, exactly. simple: operations outside products. bytes: read and
-    written. sizes: (m, n, k) of a product, of one of its groups. wide: its operands are float32;
-    exact: it asks for all of float32's digits. groups: of a convolution. times: how often a step.
+    flops: operations in products, exact. simple: operations outside products. bytes: read and
+    written. sizes: (m, n, k) of a product, or of one of its groups. wide: the operands are float32.
+    exact: it asks for full float32 precision. groups: of a convolution. times: runs per step.
     """
 
     kind: str
@@ -75,17 +75,18 @@ class Kernel:
 
 @dataclasses.dataclass(frozen=True)
 class Flow:
-    """All kernels of a step, and what of its values is alive when."""
+    """All kernels of a step, and the lifetimes of its values."""
 
     kernels: list[Kernel]
     region: "_Region"
-    loops: dict[int, "Flow"]  # equation of the region -> what runs inside
+    loops: dict[int, "Flow"]  # equation of the region -> the flow of its body
 
     def peak(self, in_place: int = 0, share: Shares | None = None) -> float:
-        """Returns the most bytes alive at once beside the arguments.
+        """Returns the most bytes alive at once, besides the arguments.
 
-        in_place: so many of the first results are written where an argument lies. share: shape ->
-        what a chip holds of the arrays of it, such as the gradients of parameters in pieces.
+        in_place: this many of the first results are written in place of arguments. share: shape ->
+        the fraction of arrays of that shape that a chip holds, such as gradients of sharded
+        parameters.
         """
         inner = {j: flow.peak(0, share) for j, flow in self.loops.items()}
         return self.region.peak(inner, in_place, share or {})
@@ -93,9 +94,9 @@ class Flow:
 
 @dataclasses.dataclass
 class _Node:
-    """An equation of a flat program; inputs and outputs are numbers of values.
+    """An equation of a flat program; inputs and outputs are indices of values.
 
-    joins: it only puts the answers of an unrolled loop side by side.
+    joins: it only stacks the outputs of an unrolled loop.
     """
 
     eqn: Equation
@@ -109,13 +110,13 @@ class _Node:
 
     @property
     def fused(self) -> bool:
-        """Whether it is computed together with its neighbours."""
+        """Whether it is fused with its neighbours."""
         own = self.kind in PRODUCTS | OWN_KERNEL | {"scan"}
         return self.joins or not (own or _is_attention(self.eqn))
 
     @property
     def ends(self) -> bool:
-        """Whether what uses the results is in a later kernel."""
+        """Whether consumers of its results are in a later kernel."""
         if self.kind not in REDUCTIONS:
             return not self.fused
         shape, axes = self.eqn.invars[0].aval.shape, self.eqn.params["axes"]
@@ -124,19 +125,19 @@ class _Node:
 
 
 def of(closed: core.ClosedJaxpr) -> Flow:
-    """Returns the kernels of a traced program without what it never uses."""
+    """Returns the kernels of a traced program, without its unused equations."""
     return _Region(flops_lib.without_unused(closed)).flow()
 
 
 class _Region:
-    """A straight-line program: the whole of it, or the body of a loop."""
+    """A straight-line program: the whole program, or the body of a loop."""
 
     def __init__(self, jaxpr: Jaxpr, sliced: int | None = None):
-        """`sliced`: from which input on they are slices of stacked arrays, None: none are."""
+        """`sliced`: the first input that is a slice of a stacked array; None: there are none."""
         self.nodes: list[_Node] = []
         self.sizes: list[float] = []  # bytes of each value
         self.shapes: list[tuple[int, ...]] = []
-        self.stacks: dict[int, list[int]] = {}  # value -> those that it was joined of
+        self.stacks: dict[int, list[int]] = {}  # value -> the values that it stacks
         names: dict[Any, int] = {}
         self.inputs = [self._new(v.aval) for v in (*jaxpr.constvars, *jaxpr.invars)]
         names |= dict(zip((*jaxpr.constvars, *jaxpr.invars), self.inputs, strict=True))
@@ -153,7 +154,7 @@ class _Region:
         return len(self.sizes) - 1
 
     def _flatten(self, jaxpr: Jaxpr, names: dict[Any, int]) -> list[int]:
-        """Adds the equations of `jaxpr`, those of programs that it calls in their place."""
+        """Adds the equations of `jaxpr`, with calls to other programs inlined."""
 
         def number(v: Any) -> int:
             return -1 if isinstance(v, core.Literal) else names[v]
@@ -166,7 +167,7 @@ class _Region:
                 makes = [i if i >= 0 else self._new(v.aval) for i, v in _pairs(reads, eqn)]
             elif _is_attention(eqn):
                 makes = [self._new(v.aval) for v in eqn.outvars]
-                # query, key, value, mask, gradient; the rest is constant
+                # query, key, value, mask and gradient; other inputs are constants
                 real = [i for i, v in zip(reads, eqn.invars, strict=True) if v.aval.ndim == 4]
                 self.nodes.append(_Node(eqn, real, makes))
             elif kind == "scan" and eqn.params["unroll"] >= eqn.params["length"]:
@@ -183,33 +184,33 @@ class _Region:
         return [number(v) for v in jaxpr.outvars]
 
     def _unroll(self, eqn: Equation, reads: list[int]) -> list[int]:
-        """Adds every turn of a loop, each with its slices of what is stacked."""
+        """Adds every iteration of a loop, each with its slices of the stacked arrays."""
         p = eqn.params
-        body, turns = p["jaxpr"].jaxpr, range(p["length"])
-        kept, carried = flops_lib.scanned(eqn)
-        held = kept, kept + carried
-        consts, carry, stacked = reads[: held[0]], reads[held[0] : held[1]], reads[held[1] :]
+        body, steps = p["jaxpr"].jaxpr, range(p["length"])
+        num_consts, num_carry = flops_lib.scanned(eqn)
+        first = num_consts + num_carry
+        consts, carry, stacked = reads[:num_consts], reads[num_consts:first], reads[first:]
         slices = [
-            self._slices(i, v.aval, len(turns))
-            for i, v in zip(stacked, body.invars[held[1] :], strict=True)
+            self._slices(i, v.aval, len(steps))
+            for i, v in zip(stacked, body.invars[first:], strict=True)
         ]
-        answers: dict[int, list[int]] = {}
-        for turn in reversed(turns) if p["reverse"] else turns:
-            outs = self._inline(body, [*consts, *carry, *(s[turn] for s in slices)])
-            carry, answers[turn] = outs[:carried], outs[carried:]
+        outputs: dict[int, list[int]] = {}
+        for step in reversed(steps) if p["reverse"] else steps:
+            outs = self._inline(body, [*consts, *carry, *(s[step] for s in slices)])
+            carry, outputs[step] = outs[:num_carry], outs[num_carry:]
         joined = []
-        for place, v in enumerate(eqn.outvars[carried:]):
-            parts = [answers[turn][place] for turn in turns]
+        for place, v in enumerate(eqn.outvars[num_carry:]):
+            parts = [outputs[step][place] for step in steps]
             made = self._new(v.aval)
             self.stacks[made] = parts
             self.nodes.append(_Node(eqn, parts, [made], joins=True))
             joined.append(made)
         return [*carry, *joined]
 
-    def _slices(self, stack: int, aval: Any, turns: int) -> list[int]:
-        """Returns the values that a stacked one holds; of an argument they lie in memory."""
+    def _slices(self, stack: int, aval: Any, count: int) -> list[int]:
+        """Returns the values that a stacked value holds; those of an argument are in memory."""
         if stack not in self.stacks:
-            self.stacks[stack] = [self._new(aval) for _ in range(turns)]
+            self.stacks[stack] = [self._new(aval) for _ in range(count)]
             self.inputs += self.stacks[stack]
         return self.stacks[stack]
 
@@ -223,7 +224,7 @@ class _Region:
         ]
 
     def _place(self) -> None:
-        """Finds the kernel (a level) of every fused equation and which values lie in memory."""
+        """Finds the kernel (a level) of every fused equation and which values are in memory."""
         level: dict[int, int] = defaultdict(int)
         self.at: list[int] = []
         for node in self.nodes:
@@ -237,7 +238,7 @@ class _Region:
                 consumers[i].append(j)
         self.stored = set(self.inputs) | {
             i for i, size in enumerate(self.sizes) if size <= 64
-        }  # numbers travel for free
+        }  # small values are free
         self.roots: dict[int, frozenset[int]] = {}
         kept, work = set(self.outputs), dict.fromkeys(range(len(self.sizes)), 0.0)
         for j, node in enumerate(self.nodes):
@@ -255,7 +256,7 @@ class _Region:
                     self.roots[i], work[i] = below, own
 
     def _roots(self, i: int) -> frozenset[int]:
-        """Returns the values in memory that a fused kernel reads to have value i."""
+        """Returns the values in memory that a fused kernel reads to compute value i."""
         return frozenset((i,)) if i in self.stored else self.roots.get(i, frozenset())
 
     def flow(self) -> Flow:
@@ -280,18 +281,18 @@ class _Region:
                 for i in node.reads if made else ():
                     reads[at] |= self._roots(i) if i >= 0 else frozenset()
         for at, values in reads.items():
-            values -= made_at[at]  # what it makes itself, a kernel does not read
+            values -= made_at[at]  # a kernel does not read what it computes itself
             fused[at].bytes += sum(self.sizes[i] for i in values)
         return Flow(kernels + list(fused.values()), self, loops)
 
     def _copies(self, node: _Node) -> float:
-        """Returns bytes of copies: a product takes no slice of a stack, and gives none."""
-        taken = [i for i in node.reads if i in self.slices]
-        given = [i for i in node.makes if self.in_loop and i in self.outputs]
-        return 2.0 * sum(self.sizes[i] for i in (*taken, *given))
+        """Returns the bytes of copies: a product cannot read or write a slice of a stack."""
+        inputs = [i for i in node.reads if i in self.slices]
+        outputs = [i for i in node.makes if self.in_loop and i in self.outputs]
+        return 2.0 * sum(self.sizes[i] for i in (*inputs, *outputs))
 
     def peak(self, inner: dict[int, float], in_place: int, share: Shares) -> float:
-        """Returns the most bytes alive at once, of values that equations of the region made."""
+        """Returns the most bytes alive at once among values that the region's equations made."""
         written = set(self.results[:in_place])
         last: dict[int, int] = {}
         for j, node in enumerate(self.nodes):
@@ -315,7 +316,7 @@ class _Region:
 
 
 def _loop(eqn: Equation) -> Flow:
-    """Returns the kernels of a scan, with how often they run, and the peak inside its body."""
+    """Returns the flow of a scan's body, its kernels counted as often as the loop runs."""
     p = eqn.params
     body = _Region(p["jaxpr"].jaxpr, sum(flops_lib.scanned(eqn))).flow()
     for kernel in body.kernels:
@@ -324,7 +325,7 @@ def _loop(eqn: Equation) -> Flow:
 
 
 def _work(node: _Node) -> float:
-    """Returns the simple operations of an equation."""
+    """Returns the operations of an equation that is not a product."""
     if node.joins or not node.fused:
         return 0.0
     size = max(math.prod(v.aval.shape) for v in (*node.eqn.outvars, *_arrays(node.eqn)))
@@ -334,9 +335,9 @@ def _work(node: _Node) -> float:
 def _own_kernel(eqn: Equation, copies: float) -> Kernel:
     kind, shapes = eqn.primitive.name, [v.aval for v in _arrays(eqn)]
     out = sum(_bytes(v.aval) for v in eqn.outvars)
-    taken = [a for a in shapes if a.ndim == 4] if _is_attention(eqn) else shapes
-    moved = sum(_bytes(a) for a in taken) + out
-    if kind in ("gather", "dynamic_update_slice"):  # only what is taken or put is moved
+    inputs = [a for a in shapes if a.ndim == 4] if _is_attention(eqn) else shapes
+    moved = sum(_bytes(a) for a in inputs) + out
+    if kind in ("gather", "dynamic_update_slice"):  # only the slice is moved
         moved = 2 * (out if kind == "gather" else _bytes(shapes[1]))
     kernel = Kernel("move", moved + copies, scope=_scope(eqn))
     if _is_attention(eqn):
@@ -365,7 +366,7 @@ def _attention(eqn: Equation) -> tuple[float, float, float]:
 
 
 def _conv(eqn: Equation) -> tuple[tuple[float, float, float], int]:
-    """The product that a convolution is: (places, features of a group, taps * inputs)."""
+    """A convolution as a product: (positions, features of a group, taps * inputs)."""
     p = eqn.params
     numbers, right, out = p["dimension_numbers"], eqn.invars[1].aval.shape, eqn.outvars[0].aval
     groups = p["feature_group_count"] * p["batch_group_count"]
@@ -375,7 +376,7 @@ def _conv(eqn: Equation) -> tuple[tuple[float, float, float], int]:
 
 
 def _is_attention(eqn: Equation) -> bool:
-    # without inputs it is the part of it that is the same in every turn of a loop
+    # without inputs it is the loop-invariant part of the function
     named = str(eqn.params.get("name")).startswith(ONE_KERNEL) and len(eqn.invars) > 2
     return named or eqn.primitive.name in flops_lib.CUDNN
 
@@ -391,7 +392,7 @@ def _arrays(eqn: Equation) -> list[Any]:
 def _bytes(aval: Any) -> float:
     if not hasattr(aval, "shape"):
         return 0.0
-    width = getattr(aval.dtype, "itemsize", 8)  # a random key: two words
+    width = getattr(aval.dtype, "itemsize", 8)  # a random key is two words
     return float(math.prod(aval.shape) * width)
 
 

@@ -1,4 +1,4 @@
-"""The same run on another number of chips: what changes in its config, and what else would help."""
+"""The same run on another number of chips: the config changes it needs, and settings to try."""
 
 import bisect
 import itertools
@@ -12,17 +12,17 @@ from ssl_jax.core.config import ConfigError, change, flatten
 from ssl_jax.nn.transformer import REMAT
 
 Changes = dict[str, Any]
-"""Dotted key of a config -> its new value."""
+"""Dotted config key -> its new value."""
 
 
 def for_chips(config: ConfigDict, chips: int, fits: Callable[[ConfigDict], bool]) -> Changes:
-    """Returns the changes with which `chips` chips make the same updates as config's own.
+    """Returns the changes with which `chips` chips make the same updates as the config's own.
 
-    The global batch stays and is accumulated in as few micro-batches as fit, first with whole
-    parameters or the pieces that the config asks for, then with pieces over all chips. Where no
-    micro-batches of the batch divide over the chips, the nearest batch that does is taken, and
-    `for_batch` says what keeps its updates closest. Raises ConfigError where one example a chip
-    does not fit.
+    The global batch is kept and accumulated over as few micro-batches as fit in memory, first with
+    the config's own sharding of parameters, then with parameters sharded over all chips. If the
+    batch does not divide over the chips, the nearest one that does is used, with the changes of
+    `for_batch`, which keep its updates closest. Raises ConfigError if one example per chip does
+    not fit.
     """
     mesh = config.mesh
     free = chips // mesh.model
@@ -35,24 +35,24 @@ def for_chips(config: ConfigDict, chips: int, fits: Callable[[ConfigDict], bool]
         tried = [
             scaled | {"mesh.fsdp": fsdp, "train.accumulate": n} for n in divisors(near // free)
         ]
-        # the more parts, the less memory; mostly the first fits
+        # memory falls with the number of micro-batches; usually the first choice fits
         first = 0
         if not fits(change(config, tried[0])):
             first = bisect.bisect_left(tried, True, 1, key=lambda c: fits(change(config, c)))
         if first < len(tried):
-            return _news(config, tried[first])
+            return _effective(config, tried[first])
     raise ConfigError(
-        f"one example a chip does not fit on {chips} chips: raise --chips, or add "
+        f"one example per chip does not fit on {chips} chips: raise --chips, or add "
         f"config.method.encoder.remat='full'"
     )
 
 
 def for_batch(config: ConfigDict, size: int) -> Changes:
-    """Returns what keeps training alike with another global batch, k times as large.
+    """Returns the changes that keep training equivalent with a global batch k times as large.
 
-    The same examples: durations in steps are divided by k. The learning rate is multiplied by
-    sqrt(k) under Adam and its kin (Malladi et al., 2205.10287), else by k; the decay of a
-    teacher becomes its k-th power (Busbridge et al., 2307.13813).
+    The number of examples stays the same, so durations in steps are divided by k. The learning
+    rate is multiplied by sqrt(k) for Adam and its relatives (Malladi et al., 2205.10287), else by
+    k. The EMA decay of a teacher is raised to the k-th power (Busbridge et al., 2307.13813).
     """
     k = size / config.data.batch_size
     if k == 1:
@@ -72,15 +72,15 @@ def for_batch(config: ConfigDict, size: int) -> Changes:
 
 
 def variants(config: ConfigDict, chips: int, whole: bool = False) -> Iterator[Changes]:
-    """Yields what a search tries: remat policy, pieces over `fsdp`, and micro-batches.
+    """Yields the settings that a search tries: remat policies, `fsdp` sizes and micro-batches.
 
-    whole: none of these but the whole batch at once.
+    whole: do not split the batch into micro-batches.
     """
     free = chips // config.mesh.model
     per_chip = config.data.batch_size // free
-    pieces = sorted({1, math.gcd(config.mesh.fsdp, free), min(free, 8), free} & set(divisors(free)))
-    parts = [1] if whole else [n for n in divisors(per_chip) if n & (n - 1) == 0][:3]
-    for remat, fsdp, accumulate in itertools.product(REMAT, pieces, parts):
+    sizes = sorted({1, math.gcd(config.mesh.fsdp, free), min(free, 8), free} & set(divisors(free)))
+    counts = [1] if whole else [n for n in divisors(per_chip) if n & (n - 1) == 0][:3]
+    for remat, fsdp, accumulate in itertools.product(REMAT, sizes, counts):
         yield {
             "method.encoder.remat": remat,
             "mesh.data": -1,
@@ -90,18 +90,18 @@ def variants(config: ConfigDict, chips: int, whole: bool = False) -> Iterator[Ch
 
 
 def divisors(n: int) -> list[int]:
-    """Returns the divisors of n in order."""
+    """Returns the divisors of n in ascending order."""
     return [d for d in range(1, n + 1) if n % d == 0]
 
 
-def _news(config: ConfigDict, changes: Changes) -> Changes:
-    """Returns the changes that change something; a free data axis is none."""
+def _effective(config: ConfigDict, changes: Changes) -> Changes:
+    """Drops the changes that change nothing, among them a free data axis."""
     old = flatten(config)
     return {k: v for k, v in changes.items() if old.get(k) != v and k != "mesh.data"}
 
 
 def _steps(duration: Any) -> int:
-    """Returns the steps of "8k steps" or 8000, and 0 of any other duration."""
+    """Returns the steps of "8k steps" or 8000, and 0 for any other duration."""
     number, _, unit = str(duration).partition(" ")
     scale = {"k": 1_000, "M": 1_000_000}.get(number[-1:], 1)
     if unit not in ("", "steps", "step"):

@@ -1,4 +1,4 @@
-"""How long a chip takes for the kernels of a step: each by what limits it, compute or memory."""
+"""A roofline model: how long a chip takes for each kernel, limited by compute or by memory."""
 
 import dataclasses
 import math
@@ -11,12 +11,12 @@ from ssl_jax.planning.kernels import Kernel
 
 @dataclasses.dataclass(frozen=True)
 class Attainable:
-    """Shares of the peak rates that good kernels reach, and the seconds between two kernels."""
+    """Fractions of the peak rates that good kernels reach, and the seconds between two kernels."""
 
     dot: float
     conv: float
-    grouped: float  # convolutions of several groups
-    attention: float  # in one kernel
+    grouped: float  # convolutions with several groups
+    attention: float  # fused into one kernel
     vector: float
     hbm: float
     links: float
@@ -28,12 +28,12 @@ ATTAINABLE = {
     "gpu": Attainable(0.55, 0.40, 0.15, 0.35, 0.7, 0.65, 0.8, 3.0e-6),
     "cpu": Attainable(0.80, 0.50, 0.40, 0.50, 0.5, 0.70, 0.8, 5.0e-6),
 }
-"""Assumptions, not measurements; docs/plan.md compares what follows from them with the clock."""
+"""Assumptions, not measurements; experiments/benchmarks compares the predictions with timings."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """Seconds of one step of one chip by kind of kernel; `exchange`: collectives, none hidden."""
+    """Seconds of a step on one chip by kind of kernel; `communication`: none of it overlapped."""
 
     dot: float
     conv: float
@@ -41,17 +41,17 @@ class Times:
     fused: float
     move: float
     gaps: float
-    exchange: float
+    communication: float
 
     @property
     def compute(self) -> float:
-        """Seconds without the exchange between chips."""
+        """Seconds without communication between chips."""
         return self.dot + self.conv + self.attention + self.fused + self.move + self.gaps
 
     @property
     def total(self) -> float:
         """Seconds of a step."""
-        return self.compute + self.exchange
+        return self.compute + self.communication
 
 
 def predict(kernels: Sequence[Kernel], collectives: Sequence[Collective], chip: Chip) -> Times:
@@ -61,8 +61,8 @@ def predict(kernels: Sequence[Kernel], collectives: Sequence[Collective], chip: 
         times[kernel.kind] += kernel.times * seconds(kernel, chip)
     count = sum(k.times for k in kernels if k.bytes > 0)
     gaps = count * ATTAINABLE[chip.platform].gap
-    exchange = sum(exchange_seconds(c, chip) for c in collectives)
-    return Times(**times, gaps=gaps, exchange=exchange)
+    communication = sum(communication_seconds(c, chip) for c in collectives)
+    return Times(**times, gaps=gaps, communication=communication)
 
 
 def seconds(kernel: Kernel, chip: Chip) -> float:
@@ -74,7 +74,7 @@ def seconds(kernel: Kernel, chip: Chip) -> float:
 
 
 def product_seconds(kernel: Kernel, chip: Chip) -> float:
-    """Returns the seconds of a product whose axes are filled up to whole tiles."""
+    """Returns the seconds of a product whose axes are padded to whole tiles."""
     if not kernel.flops:
         return 0.0
     share = ATTAINABLE[chip.platform]
@@ -82,12 +82,12 @@ def product_seconds(kernel: Kernel, chip: Chip) -> float:
     if kernel.exact and kernel.wide:  # six passes of bfloat16, or no tensor cores
         peak = chip.flops / 6 if chip.platform == "tpu" else 2 * chip.vector
     reached = share.grouped if kernel.groups > 1 else getattr(share, kernel.kind)
-    filled = math.prod(math.ceil(n / chip.tile) * chip.tile / n for n in kernel.sizes)
-    return kernel.flops * filled / (reached * peak)
+    padding = math.prod(math.ceil(n / chip.tile) * chip.tile / n for n in kernel.sizes)
+    return kernel.flops * padding / (reached * peak)
 
 
-def exchange_seconds(collective: Collective, chip: Chip) -> float:
-    """Returns the seconds that a chip sends, to its neighbours and to other slices or hosts."""
+def communication_seconds(collective: Collective, chip: Chip) -> float:
+    """Returns the seconds that a chip spends sending, within its host or slice and beyond."""
     share = ATTAINABLE[chip.platform].links
     if collective.between:
         return collective.sent / (share * chip.network_rate)
@@ -95,6 +95,6 @@ def exchange_seconds(collective: Collective, chip: Chip) -> float:
     hosts = math.ceil(collective.group / chip.per_link) if chip.per_link else 1
     if hosts == 1:
         return inside
-    # what has been summed up inside a host crosses once between hosts
+    # sums within a host cross between hosts once
     crossing = collective.times * collective.bytes * 2 * (hosts - 1) / hosts / chip.per_link
     return inside + crossing / (share * chip.network_rate)

@@ -1,8 +1,8 @@
-"""What a TPU's compiler says of a step before it makes machine code of it.
+"""Reads memory and collectives of a step from the TPU compiler's dump, before code generation.
 
-Machine code takes most of the time of a compilation, minutes for convolutions over waveforms, and
-tells nothing of the step but its own size. Memory and collectives are settled before, and the
-compiler writes them down where `flags` are the XLA_FLAGS of the process.
+Code generation takes most of the compilation time, minutes for convolutions over waveforms, and
+adds nothing but the size of the code. Memory and collectives are settled before it, and the
+compiler dumps them if the process was started with the XLA_FLAGS of `flags`.
 """
 
 import os
@@ -14,20 +14,20 @@ from pathlib import Path
 
 from ssl_jax.planning import aot
 
-LAST = "*.after_optimizations_after_buffer_assignment.txt"  # written behind what is read
+LAST = "*.after_optimizations_after_buffer_assignment.txt"  # written after the files that are read
 _ALLOCATION = re.compile(r"^allocation \d+: size (\d+), (color \d+, )?page \d+, (.*):$", re.M)
 
 
 def flags(folder: Path | str) -> str:
-    """Returns the XLA_FLAGS under which the compiler writes down a step in an empty folder."""
+    """Returns the XLA_FLAGS that make the compiler dump a step into an empty folder."""
     return f"--xla_dump_to={folder} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=jit_run"
 
 
 def compiled(program: aot.Program) -> aot.Compiled:
-    """Returns a step's memory and collectives, as `program.compile()` and mostly sooner.
+    """Returns a step's memory and collectives, like `program.compile()` but usually sooner.
 
-    The executable is None and compiling goes on in a thread, unless XLA_FLAGS are not those of
-    `flags`. Leave such a process by os._exit.
+    The executable is then None and compilation continues in a thread, so leave the process with
+    os._exit. Without the XLA_FLAGS of `flags` this is `program.compile()`.
     """
     named = re.search(r"--xla_dump_to=(\S+)", os.environ.get("XLA_FLAGS", ""))
     if named is None:
@@ -49,7 +49,7 @@ def compiled(program: aot.Program) -> aot.Compiled:
 
 
 def read(program: aot.Program, folder: Path) -> aot.Compiled:
-    """Returns what the compiler has written down of a step in `folder`."""
+    """Returns the step that the compiler has dumped into `folder`."""
     (text,) = folder.glob("*.after_optimizations.txt")
     (allocations,) = folder.glob("*.after_optimizations-buffer-assignment.txt")
     sent = program.sent(text.read_text(encoding="utf-8"))
@@ -57,9 +57,9 @@ def read(program: aot.Program, folder: Path) -> aot.Compiled:
 
 
 def memory(allocations: str) -> dict[str, int]:
-    """Returns the bytes of a chip as `aot.memory`, of the text of the compiler's allocations.
+    """Returns the bytes of a chip like `aot.memory`, from the dump of the compiler's allocations.
 
-    Those with a color lie elsewhere than in its large memory. Code is not made yet.
+    Allocations with a color are not in HBM and are left out. There is no code yet.
     """
     found = {"arguments": 0, "outputs": 0, "temporaries": 0, "code": 0}
     for size, elsewhere, what in _ALLOCATION.findall(allocations):

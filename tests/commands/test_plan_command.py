@@ -54,7 +54,7 @@ def test_the_plan_says_what_a_step_and_the_run_take(root, monkeypatch, capsys, f
     memory = r"parameters 3e-05, optimizer 6e-05, .*activations and buffers 0.0\d+; 0\.00 of"
     assert re.match(memory, lines["memory per chip"]), lines["memory per chip"]
     assert re.search(r"of 78\.00 GiB: fits, 7\d\.\d\d to spare", lines["memory per chip"])
-    assert lines["exchange per chip"] == "nothing"
+    assert lines["communication"] == "none"
     assert lines["whole run"].startswith("4 steps") and "16 images" in lines["whole run"]
 
 
@@ -128,7 +128,7 @@ def test_a_tpu_that_is_not_there_compiles_the_step(root):
     "name", ["hubert/audio.py:xlarge", "mae/image.py:huge", "wav2vec2/audio.py:1b"]
 )
 def test_a_large_model_fits_the_chips_of_its_config(root, name):
-    """In pieces over eight chips of 16 GB, an example on each, by shapes alone."""
+    """Sharded over eight chips of 16 GB, with one example on each, estimated from shapes."""
     changes = ["--config.data.batch_size=8", "--config.train.accumulate=1"]
     done = command(
         root, "--config", f"configs/{name}", "--topology", "v5e:2x4", "--no-compile", *changes
@@ -181,7 +181,7 @@ def test_products_compute_in_the_type_that_the_config_names(root):
 
 def _run(config):
     found = budget.whole_run(config, examples=1_000_000)
-    assert found.steps > 0 and found.sees
+    assert found.steps > 0 and found.data
     return found
 
 

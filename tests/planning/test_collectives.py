@@ -110,7 +110,7 @@ def test_bytes_sent_follow_the_ring_algorithms():
 
 def test_a_loop_of_unknown_length_is_an_error():
     text = TEXT.replace("constant(5)", "parameter(1)")
-    with pytest.raises(ValueError, match="counted has collectives and no known length"):
+    with pytest.raises(ValueError, match="counted contains collectives but has no known length"):
         collectives.parse(text, 8)
 
 

@@ -35,7 +35,7 @@ def test_what_stands_between_products_is_read_and_written_once():
     assert found.peak() == 2 * h  # both hidden layers at once, then one and the answer
 
 
-def test_a_new_state_lies_where_the_old_one_did_and_gradients_may_be_pieces():
+def test_a_new_state_lies_where_the_old_one_did_and_gradients_may_be_sharded():
     def step(kernel, x):
         hidden = x @ kernel
         return kernel - 0.1 * (x.T @ hidden), hidden[0, 0]

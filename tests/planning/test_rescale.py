@@ -30,11 +30,11 @@ def test_the_batch_stays_and_is_cut_into_as_few_parts_as_fit(root):
     assert found == {"mesh.slice": 1, "mesh.fsdp": 8}
 
 
-def test_whole_parameters_give_way_to_pieces_where_they_do_not_fit(root):
+def test_parameters_are_sharded_where_they_do_not_fit(root):
     mae = load(root, "mae/image.py")
     found = rescale.for_chips(mae, 8, lambda c: c.mesh.fsdp == 8 and c.train.accumulate >= 4)
     assert found == {"mesh.fsdp": 8, "train.accumulate": 4}
-    with pytest.raises(ConfigError, match=r"one example a chip does not fit.*remat='full'"):
+    with pytest.raises(ConfigError, match=r"one example per chip does not fit.*remat='full'"):
         rescale.for_chips(mae, 8, lambda c: False)
 
 
@@ -69,15 +69,15 @@ def test_the_length_of_a_run(root):
     assert "--examples N" in budget.whole_run(mae).missing
     known = budget.whole_run(mae, examples=1_281_167)
     assert known.steps == -(-1600 * 1_281_167 // 4096)
-    assert known.sees == f"{known.steps * 4096:,} images"
+    assert known.data == f"{known.steps * 4096:,} images"
     speech = budget.whole_run(load(root, "data2vec2/audio.py"))
     assert speech.steps == 400_000
-    assert "at most 106,667 hours of audio" in speech.sees
+    assert "at most 106,667 hours of audio" in speech.data
     epochs = load(root, "data2vec2/audio.py", "config.train.duration=10 epochs")
     assert "--hours H" in budget.whole_run(epochs).missing
     assert budget.whole_run(epochs, hours=960).steps == 10 * 960 * 3600 // 20 // 48
     text = budget.whole_run(load(root, "data2vec2/text.py"))
-    assert "tokens" in text.sees
+    assert "tokens" in text.data
 
 
 @pytest.mark.slow
