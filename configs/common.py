@@ -194,6 +194,8 @@ def optim() -> ConfigDict:
             # what stands before the blocks is one layer more (BEiT, MAE), or has the full rate
             # (data2vec 2.0)
             "layer_decay_embedding": True,
+            # ordered (regex, factor of lr) of groups of parameters with a rate of their own
+            "lr_rules": (),
             # regexes of parameters that stay as they are
             "frozen": (),
             # regexes frozen until this long into the run

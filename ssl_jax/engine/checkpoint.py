@@ -50,7 +50,7 @@ FREE_TO_CHANGE = (
 MOVED = re.compile(r"data\.(train|valid|test)\.[^.]+\.path|data\.units\.(train|valid|test)")
 """Keys that may differ on resume where the data are the same; see engine/manifest.py."""
 
-NEWER = {"optim.eps_inside": False}
+NEWER = {"optim.eps_inside": False, "optim.lr_rules": ()}
 """Keys that older runs lack, which had these values without saying so."""
 
 

@@ -28,7 +28,7 @@ KEYS = (
     *("betas", "eps", "weight_decay", "decay_rules", "layer_decay", "layer_decay_embedding"),
     *("frozen", "freeze_until", "frozen_first", "clip"),
 )
-NEWER = ("eps_inside",)  # keys that older runs lack
+NEWER = ("eps_inside", "lr_rules")  # keys that older runs lack
 OPTIMIZERS = ("adamw", "adam_l2", "sgd", "lars", "lamb")
 # schedule: what it reads of warmup and end_lr; the other, if set, would have no effect
 SCHEDULES = {
@@ -76,7 +76,7 @@ def make(
         raise ConfigError(f"config.optim.frozen {config.frozen} matches every parameter: use fewer")
     rule = optax.chain(
         _rule(config, decay_rates(config, names)),
-        _scale_by_name(layer_factors(config, params, depth)),
+        _scale_by_name(rate_factors(config, params, depth)),
     )
     parts = []
     if frozen:
@@ -150,6 +150,34 @@ def decay_rates(config: ConfigDict, names: Sequence[str]) -> dict[str, float]:
             f"out, or move it up; {suggest(pattern, names)}"
         )
     return rates
+
+
+def rate_factors(config: ConfigDict, params: Tree, depth: int) -> dict[str, float | np.ndarray]:
+    """Returns the product of `layer_factors` and `group_factors`, where it is not 1."""
+    factors = layer_factors(config, params, depth)
+    groups = group_factors(config, [name for name, _ in tree_lib.named_leaves(params)])
+    return factors | {name: factors.get(name, 1.0) * group for name, group in groups.items()}
+
+
+def group_factors(config: ConfigDict, names: Sequence[str]) -> dict[str, float]:
+    """Returns the factor of the learning rate, and with it of the decay, of each parameter whose
+    name has one of lr_rules in it: that of the first. Raises ConfigError as `decay_rates` does."""
+    rules = [(str(pattern), float(factor)) for pattern, factor in config.get("lr_rules", ())]
+    for pattern, factor in rules:
+        if not factor > 0:
+            raise ConfigError(
+                f"config.optim.lr_rules: the factor of {pattern!r} is {factor}: use one above 0, "
+                f"or name the parameters in config.optim.frozen"
+            )
+    found = {
+        name: next((f for p, f in rules if _search(p, name, "lr_rules")), 1.0) for name in names
+    }
+    for pattern in tree_lib.idle([*(pattern for pattern, _ in rules), ".*"], names):
+        raise ConfigError(
+            f"config.optim.lr_rules: {pattern!r} is the first to match no parameter: take it out, "
+            f"or move it up; {suggest(pattern, names)}"
+        )
+    return {name: factor for name, factor in found.items() if factor != 1}
 
 
 def layer_factors(config: ConfigDict, params: Tree, depth: int) -> dict[str, float | np.ndarray]:

@@ -83,7 +83,8 @@ def test_an_unknown_best_metric_is_named(tmp_path, mesh, started):
 
 def test_a_key_that_an_older_run_lacks_has_its_value_of_then():
     older = {"optim": {"lr": 0.1}}
-    plain, other = ({"optim": {"lr": 0.1, "eps_inside": inside}} for inside in (False, True))
+    newer = {"lr": 0.1, "lr_rules": ()}
+    plain, other = ({"optim": {**newer, "eps_inside": inside}} for inside in (False, True))
     checkpoint.check_same_config(older, plain, "runs/x")
     with pytest.raises(ValueError, match=r"config.optim.eps_inside: .absent. before, True now"):
         checkpoint.check_same_config(older, other, "runs/x")

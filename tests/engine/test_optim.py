@@ -178,6 +178,32 @@ def test_layer_decay_scales_the_whole_step_and_its_weight_decay():
     check(scaled[1], expected)
 
 
+def test_a_group_has_its_own_rate_beside_that_of_its_layer():
+    rules = (("^encoder/blocks/", 10.0), ("kernel$", 0.5))
+    names = [name for name, _ in tree.named_leaves(arrays(0))]
+    found = optim.group_factors(section(lr_rules=rules), names)
+    expected = {n: 10.0 if n.startswith("encoder/blocks/") else 0.5 for n in names}
+    assert found == {n: f for n, f in expected.items() if f == 10 or n.endswith("kernel")}
+    changes = {"layer_decay": 0.5, "weight_decay": 0.1}
+    plain, grouped = (run(section(**changes, lr_rules=r), 1)[0] for r in ((), rules))
+    for name in names:
+        step, own = (seen[1][name] - seen[0][name] for seen in (plain, grouped))
+        np.testing.assert_allclose(own, step * found.get(name, 1.0), rtol=2e-5, atol=2e-7)
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ((("^decoder/", 10.0),), r"lr_rules: '\^decoder/' is the first to match no parameter"),
+        ((("bias", 0.0),), r"lr_rules: the factor of 'bias' is 0.0: use one above 0"),
+        ((("(", 2.0),), r"lr_rules: '\(' is no regex"),
+    ],
+)
+def test_a_group_that_cannot_be_is_an_error(rules, words):
+    with pytest.raises(ConfigError, match=words):
+        make(section(lr_rules=rules))
+
+
 def test_layer_decay_needs_the_blocks():
     with pytest.raises(ConfigError, match=r"config\.optim\.layer_decay: .* has 3 layers"):
         make(section(layer_decay=0.5), depth=4)

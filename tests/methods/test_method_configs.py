@@ -9,6 +9,10 @@ import pytest
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import rng
 from ssl_jax.core import tree as tree_lib
+from ssl_jax.engine import optim
+
+LARGE_TEXT = (50265 + 512 + 2) * 1024 + 24 * 12_596_224
+LARGE_TEXT += 7_078_656 + 4 * 5_309_184 + 769 * 1536 + 1537 * 1024
 
 # predictor and mask vector included: the published encoders have 93,164,288 parameters, and
 # 559,011 + 64 with the head and the mask vector; those of MAE count their fixed positions
@@ -31,7 +35,9 @@ SIZES = {
     "data2vec2/image.py:large": None,
     "data2vec2/image.py:huge14": None,
     "data2vec2/text.py:base": None,
-    "data2vec2/text.py:large": None,
+    # RoBERTa's embeddings and 24 blocks; five convolutions and two Linear layers
+    "data2vec2/text.py:large": LARGE_TEXT,
+    "data2vec2/text.py:large_1m": LARGE_TEXT,
     # the published 95, 317 and 964 million: encoder with mask vector, head and 100 or 500 units
     "hubert/audio.py:base": 94_371_712 + 769 * 256 + 100 * 256,
     "hubert/audio.py:base_it2": 94_371_712 + 769 * 256 + 500 * 256,
@@ -86,6 +92,15 @@ def test_config_loads_and_its_method_builds(root, name):
     assert out.loss.shape == ()
     assert set(config.guard.floors) <= set(out.metrics)
     assert jax.tree.structure(out.extra) == jax.tree.structure(extra)
+
+
+def test_the_decoder_of_large_1m_is_a_group_with_the_released_rate(root):
+    config = config_lib.load(str(root / "configs/data2vec2/text.py:large_1m"))
+    assert (config.optim.lr, config.optim.warmup, config.method.loss.beta) == (1e-4, "4k steps", 4)
+    names = ["encoder/norm/scale", "decoder/conv0/kernel"]
+    assert optim.group_factors(config.optim, names) == {}
+    config = config_lib.override(config, ["optim.lr_rules=(('^decoder/',10.0),)"])
+    assert optim.group_factors(config.optim, names) == {names[1]: 10.0}
 
 
 @pytest.mark.parametrize("file", sorted({name.partition(":")[0] for name in SIZES}))
