@@ -32,7 +32,6 @@ BASE = [
     "soundfile>=0.13",
     "soxr>=0.5",
     "tensorflow-datasets>=4.9.9",
-    "tqdm>=4.66",
 ]
 
 EXTRAS = {

@@ -13,8 +13,8 @@ import pathlib
 from kws import protocol
 
 from ssl_jax.core import config as config_lib
+from ssl_jax.core.progress import Progress
 from ssl_jax.data.synthetic import keywords
-from ssl_jax.evals.progress import Progress
 from ssl_jax.pipeline import Pipe
 from ssl_jax.reports import figures
 

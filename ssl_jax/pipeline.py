@@ -21,6 +21,7 @@ import ssl_jax
 from ssl_jax import train as train_command
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import paths
+from ssl_jax.core.progress import clock_text
 from ssl_jax.data.corpus import SPLITS
 from ssl_jax.engine import hosts, log
 from ssl_jax.stages.graph import Graph, Stage
@@ -116,7 +117,7 @@ class Pipe:
         pace = self._spent / self._foreseen if self._foreseen else 1.0
         left = pace * sum(self._expected.values())
         if left:
-            self.say(f"{len(self._expected)} stages to go, about {log.clock_text(left)}")
+            self.say(f"{len(self._expected)} stages to go, about {clock_text(left)}")
 
 
 def _train(config: ConfigDict, folder: pathlib.Path) -> None:

@@ -13,12 +13,12 @@ from ml_collections import ConfigDict
 import ssl_jax
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.mesh import make_mesh
+from ssl_jax.core.progress import Progress
 from ssl_jax.data import corpus as corpus_lib
 from ssl_jax.data.readers import sources
 from ssl_jax.data.synthetic import read_speech
 from ssl_jax.engine import splits
 from ssl_jax.evals.baselines import Encoder, random_encoder
-from ssl_jax.evals.progress import Progress
 from ssl_jax.pipeline import Pipe
 from ssl_jax.reports import figures
 from ssl_jax.stages import clustering, kmeans

@@ -19,6 +19,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import IO, Any, cast
 
+from ssl_jax.core.progress import Progress
+
 Given = str | os.PathLike
 Path = pathlib.Path
 """Or, where it is of an object store, an epath.Path, which is used in the same way."""
@@ -335,8 +337,9 @@ def fetched(path: Given) -> pathlib.Path:
         here = [str(copy / name) if name else str(copy) for name in found]
         for name in here:
             os.makedirs(os.path.dirname(name), exist_ok=True)
-        bar = {"desc": f"copying {source}", "unit": "file", "delay": 2}
-        store.get(there, here, callback=fsspec.callbacks.TqdmCallback(tqdm_kwargs=bar))
+        with Progress(f"copying files of {source}", len(here)) as bar:
+            count = {"bar": lambda size, value, **more: bar.step(value - bar.done)}
+            store.get(there, here, callback=fsspec.callbacks.Callback(hooks=count))
         if not target.exists():  # another process may have been faster
             os.replace(copy, target)
     return target

@@ -16,9 +16,8 @@ import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
-import tqdm
 
-from ssl_jax.core import atomic, paths, pulse
+from ssl_jax.core import atomic, paths, progress, pulse
 from ssl_jax.data import hashing
 from ssl_jax.data.base import Corpus
 from ssl_jax.data.errors import DataError
@@ -215,8 +214,7 @@ def _contents(files: list[str], sizes: np.ndarray) -> tuple[np.ndarray, bool]:
     whole = int(sizes.sum()) <= WHOLE_BYTES
     chosen = np.arange(len(files)) if whole else _spread(len(files), _SAMPLED)
     found = np.zeros(len(files), np.uint64)
-    bar = tqdm.tqdm(chosen.tolist(), desc="hashing data", unit="file", delay=2)
-    for i in pulse.along(bar):
+    for i in pulse.along(progress.along(chosen.tolist(), "hashing files")):
         if not paths.is_remote(files[i]):
             found[i] = _content(files[i], int(sizes[i]), whole)
     return found, whole

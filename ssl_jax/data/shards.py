@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from ssl_jax.core import atomic
+from ssl_jax.core.progress import Progress
 from ssl_jax.data import images
 from ssl_jax.data.errors import (
     CLIPPED_SHARE,
@@ -56,12 +56,12 @@ def write(
     clipped = ClippedCounter(to / "clipped.jsonl") if is_audio else None
     written = 0
     borders = np.linspace(0, total, shards + 1).astype(int)
-    with tqdm.tqdm(total=total, desc=f"writing {to}", unit="row", delay=2) as bar:
+    with Progress(f"writing rows of {to}", total) as bar:
         for shard in range(shards):
             path = to / f"data-{shard:05d}-of-{shards:05d}{records.SUFFIX}"
             ids = range(borders[shard], borders[shard + 1])
             if path.exists():
-                bar.update(len(ids))
+                bar.step(len(ids))
                 written += records.count(path)
                 continue
             skipped = counter if on_bad == "skip" else None
@@ -77,7 +77,7 @@ def _rows(
     ids: range,
     names: list[str],
     skipped: SkipCounter | None,
-    bar: tqdm.tqdm,
+    bar: Progress,
     read: Callable[[Any, int], Any],
     clipped: ClippedCounter | None,
 ) -> Iterator[Any]:
@@ -86,7 +86,7 @@ def _rows(
     for i in ids:
         k, row = part_of(first, i)
         source = sources[k]
-        bar.update()
+        bar.step()
         try:
             found = read(source, row)
         except BadFile as e:

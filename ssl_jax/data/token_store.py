@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
-import tqdm
 
-from ssl_jax.core import atomic, paths, pulse
+from ssl_jax.core import atomic, paths, progress, pulse
 from ssl_jax.data.errors import BadFile, DataError, InvalidRow, Unreadable
 from ssl_jax.data.readers import files
 from ssl_jax.data.readers.base import Source
@@ -116,7 +115,7 @@ def _encode(
 def _parts(source: Source, broken: dict[int, str]) -> Iterator[tuple[str, bool]]:
     """Yields (part of a text, whether it is the last); records rows that cannot be read fully."""
     reader = source.reader
-    bar = tqdm.tqdm(source.rows.tolist(), f"tokenizing {source.name}", unit="text", delay=2)
+    bar = progress.along(source.rows.tolist(), f"tokenizing texts of {source.name}")
     for i, row in enumerate(pulse.along(bar)):
         for number in range(reader.parts):
             try:

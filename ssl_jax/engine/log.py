@@ -1,6 +1,5 @@
 """What a run tells: metrics.jsonl, TensorBoard, W&B, the progress line, parameters."""
 
-import contextlib
 import json
 import math
 import sys
@@ -12,7 +11,7 @@ from typing import Any, TextIO
 import jax
 from ml_collections import ConfigDict
 
-from ssl_jax.core import atomic, paths, renamed
+from ssl_jax.core import atomic, paths, progress, renamed
 from ssl_jax.core import rows as rows_lib
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.engine.board import Board
@@ -147,13 +146,7 @@ def truncate(path: str | Path, step: int) -> list[dict[str, Any]]:
 def say(text: str) -> None:
     """Prints a line to the error stream, on the first process only."""
     if jax.process_index() == 0:
-        _show(text + "\n", sys.stderr)
-
-
-def _show(text: str, out: TextIO) -> None:
-    """Prints, unless the stream is gone: a closed pipe or a full disk under it ends no run."""
-    with contextlib.suppress(OSError, ValueError):
-        print(text, end="", file=out, flush=True)
+        progress.show(text + "\n", sys.stderr)
 
 
 def _told(error: Exception) -> str:
@@ -162,7 +155,7 @@ def _told(error: Exception) -> str:
 
 
 class Progress:
-    """The progress line: rewritten in place on a terminal, else a line every ten seconds."""
+    """The progress line of training: step, loss, rates and the time left."""
 
     def __init__(
         self,
@@ -174,23 +167,17 @@ class Progress:
     ):
         """`peak`: FLOP/s that the devices can do together, 0 where that is not known."""
         self.peak = peak
-        self.out = out or sys.stderr
         self.total, self.loss = total, math.nan
-        self._clock, self._terminal = clock, self.out.isatty()
-        self._every = 0.2 if self._terminal else 10.0
+        self._clock, self._line = clock, progress.Line(out, clock)
         self._quiet = jax.process_index() != 0
-        self._shown = self._since = clock()
+        self._since = clock()
         self._first = start
         self._examples = self._seconds = self._flops = 0.0
 
     def note(self, text: str) -> None:
         """Prints a line of its own."""
-        self._print(text, "\n")
-
-    def _print(self, text: str, end: str) -> None:
         if not self._quiet:
-            erase = "\r\033[K" if self._terminal else ""
-            _show(erase + text + end, self.out)
+            self._line.note(text)
 
     def restart(self, step: int) -> None:
         """Begins the rates anew, so that compiling does not count as training."""
@@ -203,10 +190,8 @@ class Progress:
         self._flops += flops
         self._examples += examples
         self._seconds += seconds
-        now = self._clock()
-        if now - self._shown >= self._every:
-            self._shown = now
-            self._print(self.line(step), "" if self._terminal else "\n")
+        if not self._quiet and self._line.due():
+            self._line.update(self.line(step))
 
     def rates(self) -> dict[str, float]:
         """Returns examples, hours of audio and operations per second since the start or the
@@ -229,7 +214,7 @@ class Progress:
         rates = self.rates()
         spent = self._clock() - self._since
         done = step - self._first
-        left = clock_text(spent / done * (self.total - step)) if done > 0 else "?"
+        left = progress.clock_text(spent / done * (self.total - step)) if done > 0 else "?"
         examples, hours = (rates.get(f"{k}_per_second", 0.0) for k in ("examples", "audio_hours"))
         loss = "?" if math.isnan(self.loss) else f"{self.loss:.4f}"
         work = ""
@@ -242,17 +227,6 @@ class Progress:
             f"{examples:.1f} examples/s  {hours:.3g} h audio/s  "
             f"{work}{left} left"
         )
-
-
-def clock_text(seconds: float) -> str:
-    """Returns a duration for people: 42s, 3m05s, 2h07m."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds}s"
-    minutes, seconds = divmod(seconds, 60)
-    if minutes < 60:
-        return f"{minutes}m{seconds:02d}s"
-    return f"{minutes // 60}h{minutes % 60:02d}m"
 
 
 def parameter_table(params: Tree) -> str:

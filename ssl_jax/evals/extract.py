@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.core import stop
+from ssl_jax.core.progress import Progress
 from ssl_jax.core.types import Array, Batch, Tree
 from ssl_jax.evals.pool import FeaturesFn
-from ssl_jax.evals.progress import Progress
 
 
 class Window(NamedTuple):

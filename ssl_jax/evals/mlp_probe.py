@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ssl_jax.core.progress import Progress
 from ssl_jax.core.types import Array
 from ssl_jax.evals import scores as scores_lib
 from ssl_jax.evals.linear_probe import MIX, epoch_order, head_input, standardize
-from ssl_jax.evals.progress import Progress
 
 Split = tuple[np.ndarray, np.ndarray]
 """Pooled features (N, L + 1, D) float32, and the truth: (N,) int32, or (N, C) float32."""

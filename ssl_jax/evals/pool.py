@@ -18,8 +18,8 @@ from jax.sharding import PartitionSpec as P
 
 from ssl_jax.core import atomic, stop
 from ssl_jax.core.mesh import batch_sharding
+from ssl_jax.core.progress import Progress
 from ssl_jax.core.types import Array, Batch, Features, Tree
-from ssl_jax.evals.progress import Progress
 
 FeaturesFn = Callable[[Tree, Batch], Features]
 Batches = Iterable[Mapping[str, Any]]

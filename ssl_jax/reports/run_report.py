@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from ssl_jax.core import atomic, paths
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import rows as rows_lib
+from ssl_jax.core.progress import clock_text
 from ssl_jax.core.types import Method, Tree
 from ssl_jax.data.base import Corpus
 from ssl_jax.engine import environment, log
@@ -240,7 +241,7 @@ def _environment(folder: Path, rows: Rows, story: Rows) -> str:
     if not story:
         return f'<p class="soft">{environment.FILE} is written at a start; there is none.</p>'
     last = rows[-1]["time"] if rows else story[-1]["time"]
-    spent = log.clock_text(environment.seconds(story, last))
+    spent = clock_text(environment.seconds(story, last))
     found: list[dict[str, object]] = []
     for row in story:
         when = datetime.datetime.fromtimestamp(row["time"], datetime.UTC)

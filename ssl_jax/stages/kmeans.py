@@ -24,13 +24,13 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax.core import atomic
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.mesh import BATCH_AXES, batch_sharding
+from ssl_jax.core.progress import Progress
 from ssl_jax.core.types import Array, Batch, Features, Tree
 from ssl_jax.data.batch_schedule import BatchSchedule
 from ssl_jax.data.corpus import make_schedule
 from ssl_jax.engine import prefetch, splits
 from ssl_jax.evals.baselines import Encoder
 from ssl_jax.evals.pool import signature
-from ssl_jax.evals.progress import Progress
 from ssl_jax.ops import kmeans
 from ssl_jax.stages import embed
 
@@ -141,8 +141,7 @@ def fit(
     if done.exists() and load(done).signature == work.signature:
         return load(done)
     state, updates = work.restore(folder) or (work.seeds(), 0)
-    progress = Progress("k-means: update", work.most)
-    progress.step(updates)
+    progress = Progress("k-means: update", work.most, done=updates)
     with contextlib.closing(work.batches(updates * work.parts)) as stream:
         while updates < work.most:
             state = work.update(state, stream)

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.core import atomic
+from ssl_jax.core.progress import Progress
 from ssl_jax.data import frame_label_store
 from ssl_jax.data.errors import BadFile, DataError
 from ssl_jax.data.recordings import AudioCorpus
 from ssl_jax.evals.baselines import Encoder
 from ssl_jax.evals.extract import Extractor
-from ssl_jax.evals.progress import Progress
 from ssl_jax.stages.kmeans import Codebook
 
 _LOT = 64  # rows whose sound is in memory at once
@@ -42,10 +42,10 @@ def write(
     if pathlib.Path(path).exists():
         return _kept(path, header)
     reader = units(encoder, book, corpus.sample_rate, window_s)
-    progress = Progress("labels: recording", len(corpus))
     with frame_label_store.Writer(path, **header) as writer:
         todo = [i for i in range(len(corpus)) if corpus.key(i) not in writer]
-        progress.step(len(corpus) - len(todo))
+        done = len(corpus) - len(todo)
+        progress = Progress("labels: recording", len(corpus), done=done)
         for first in range(0, len(todo), _LOT):
             lot = todo[first : first + _LOT]
             for i, labels in read_lot(reader, corpus, lot):

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax.core import options as options_lib
 from ssl_jax.core.config import ConfigError
+from ssl_jax.core.progress import Progress
 from ssl_jax.data.readers import alignments
 from ssl_jax.data.recordings import AudioCorpus
 from ssl_jax.engine.splits import Split
@@ -19,7 +20,6 @@ from ssl_jax.evals import abx, unit_quality
 from ssl_jax.evals.baselines import Encoder
 from ssl_jax.evals.extract import Extractor
 from ssl_jax.evals.pool import signature
-from ssl_jax.evals.progress import Progress
 from ssl_jax.stages import kmeans as kmeans_lib
 from ssl_jax.stages import label
 

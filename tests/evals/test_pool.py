@@ -1,4 +1,3 @@
-import io
 import os
 import subprocess
 import sys
@@ -10,7 +9,6 @@ import pytest
 from ssl_jax.core.mesh import make_mesh
 from ssl_jax.core.types import Features
 from ssl_jax.evals import pool as pool_lib
-from ssl_jax.evals.progress import Progress
 
 
 def batches(count=3, rows=4, *, label=True):
@@ -155,16 +153,3 @@ def test_signature_tells_apart_and_repeats():
     assert pool_lib.signature("a", 1) == pool_lib.signature("a", 1)
     found = [pool_lib.signature(*p) for p in (("a", 1), ("a", 2), ("b", 1), ("a1",))]
     assert len(set(found)) == 4 and all(len(s) == 16 for s in found)
-
-
-def test_progress_waits_and_then_shows_the_time_left():
-    now, out = [0.0], io.StringIO()
-    progress = Progress("features", 10, clock=lambda: now[0], out=out)
-    for _ in range(4):
-        now[0] += 1.0
-        progress.step()
-    assert out.getvalue() == ""
-    now[0] += 1.0
-    progress.step()
-    progress.close()
-    assert out.getvalue().strip() == "features: 5 of 10, 5 s left"

@@ -11,10 +11,10 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-import tqdm
 
 from ssl_jax.core import atomic
 from ssl_jax.core import paths as paths_lib
+from ssl_jax.core.progress import Progress
 from ssl_jax.data.errors import Unreadable
 from ssl_jax.data.readers import files
 from ssl_jax.data.readers.base import Source
@@ -54,11 +54,11 @@ def _digest(named: list[str], label: str) -> str:
     if found is not None:
         return found["digest"].tobytes().hex()
     digest = hashlib.sha256()
-    bar = tqdm.tqdm(total=len(named), desc=f"reading {label}", unit="file", delay=2)
+    bar = Progress(f"reading files of {label}", len(named))
     with concurrent.futures.ThreadPoolExecutor(8) as pool, bar:
         for one in pool.map(_of_file, named):
             digest.update(one)
-            bar.update()
+            bar.step()
     files.save_index(kept, digest=np.frombuffer(digest.digest(), np.uint8))
     return digest.hexdigest()
 

@@ -11,10 +11,10 @@ import warnings
 from collections.abc import Iterable
 
 import numpy as np
-import tqdm
 
 from ssl_jax.core import atomic, pulse
 from ssl_jax.core import paths as paths_lib
+from ssl_jax.core.progress import Progress
 from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.readers import audio, ffmpeg, identity
 
@@ -198,12 +198,12 @@ def check_whole_set(names: Iterable[str], where: str) -> None:
 
 
 def _read_headers(files: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    bar = tqdm.tqdm(total=len(files), desc="reading headers", unit="file", delay=2)
+    bar = Progress("reading headers", len(files))
     with concurrent.futures.ThreadPoolExecutor(8) as pool, bar:
         found = np.zeros((len(files), 2), np.int64)
         for i, pair in enumerate(pool.map(_header, files, chunksize=64)):
             found[i] = pair
-            bar.update()
+            bar.step()
     return found[:, 0].copy(), found[:, 1].astype(np.int32)
 
 

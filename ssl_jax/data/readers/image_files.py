@@ -11,9 +11,9 @@ import threading
 from collections.abc import Iterator
 
 import numpy as np
-import tqdm
 
 from ssl_jax.core import atomic, paths, pulse
+from ssl_jax.core.progress import Progress
 from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.readers import files, folders, identity, manifests
 from ssl_jax.data.readers.base import Items, text
@@ -131,13 +131,12 @@ def _index(archives: list[str]) -> dict[str, np.ndarray]:
         return kept
     names: list[str] = []
     places: list[tuple[int, int, int]] = []
-    bar = tqdm.tqdm(desc="reading tar headers", unit="file", delay=2)
-    with bar:
+    with Progress("reading tar headers") as bar:
         for number, archive in enumerate(archives):
             for name, offset, size in pulse.along(_members(archive)):
                 names.append(paths.shown(name) + "\0")
                 places.append((number, offset, size))
-                bar.update()
+                bar.step()
     table = np.array(places, np.int64).reshape(-1, 3)
     found: dict[str, np.ndarray] = {
         "names": np.frombuffer("".join(names).encode(), np.uint8),

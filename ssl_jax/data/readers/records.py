@@ -13,10 +13,9 @@ from collections.abc import Iterable
 
 import msgpack
 import numpy as np
-import tqdm
 from array_record.python import array_record_data_source, array_record_module
 
-from ssl_jax.core import atomic, paths, pulse
+from ssl_jax.core import atomic, paths, progress, pulse
 from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.readers import audio, folders, identity
 from ssl_jax.data.readers.base import Items, Rows, text
@@ -91,7 +90,7 @@ def _opened(path: pathlib.Path, needed: str, modality: str) -> tuple[Records, di
     if not shards:
         raise DataError(f"{path} has no *{SUFFIX} files; make them by `ssl_jax.convert data`")
     check_whole_set([s.name for s in shards], str(path))
-    bar = tqdm.tqdm(shards, desc="opening shards", unit="shard", delay=2)
+    bar = progress.along(shards, "opening shards")
     index = [_read_index(shard) for shard in pulse.along(bar)]
     names = list(index[0])
     for shard, columns in zip(shards, index, strict=True):

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
-import tqdm
 
-from ssl_jax.core import atomic, paths, pulse
+from ssl_jax.core import atomic, paths, progress, pulse
 from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.readers import files, identity, lines
 from ssl_jax.data.readers.base import Items, text
@@ -202,7 +201,7 @@ def _paragraphs(names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if kept is not None:
         return kept["number"], kept["start"], kept["stop"]
     file, start, stop = [], [], []
-    bar = tqdm.tqdm(names, "finding paragraphs", unit="file", delay=2)
+    bar = progress.along(names, "finding paragraphs in files")
     for number, name in enumerate(pulse.along(bar)):
         for first, last in _spans(name):
             file.append(number)

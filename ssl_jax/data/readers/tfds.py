@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import tqdm
 
-from ssl_jax.core import atomic, paths, pulse
+from ssl_jax.core import atomic, paths, progress, pulse
 from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.readers import audio, identity
 from ssl_jax.data.readers.base import Items, Rows, Text
@@ -249,8 +248,7 @@ def _scan(
     if kept is not None:
         return kept
     out: dict[str, list] = {"samples": [], "rates": [], **{f"column/{k}": [] for k in scalars}}
-    bar = tqdm.tqdm(range(len(source)), desc=f"measuring {split}", unit="row", delay=2)
-    for row in pulse.along(bar):
+    for row in pulse.along(progress.along(range(len(source)), f"measuring rows of {split}")):
         try:
             example = _example(source, row)
         except Unreadable as e:

@@ -1,0 +1,122 @@
+"""Progress: silent at first, rewritten on a terminal, lines elsewhere, as wide as there is room."""
+
+import fcntl
+import io
+import os
+import struct
+import termios
+
+import pytest
+
+from ssl_jax.core import paths, progress
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def counted(out, steps, total=10, seconds=1.0, **options):
+    """Returns a bar after `steps` steps of `seconds` each."""
+    clock = Clock()
+    bar = progress.Progress("features", total, clock=clock, out=out, **options)
+    for _ in range(steps):
+        clock.now += seconds
+        bar.step()
+    return bar
+
+
+def test_progress_waits_and_then_shows_the_time_left():
+    out = io.StringIO()
+    counted(out, 4).close()
+    assert out.getvalue() == ""
+    counted(out, 5).close()
+    assert out.getvalue().splitlines() == [
+        "features: 5/10 (50%)  1/s  5s left",
+        "features: 5/10 (50%)  1/s  5s in total",
+    ]
+
+
+def test_where_there_is_no_terminal_a_line_comes_every_ten_seconds():
+    out = io.StringIO()
+    counted(out, 26, total=None)
+    assert out.getvalue().splitlines() == [f"features: {n}  1/s" for n in (5, 15, 25)]
+
+
+def test_what_was_done_before_took_no_time():
+    out = io.StringIO()
+    counted(out, 1, total=100, seconds=8.0, done=90)
+    assert out.getvalue() == "features: 91/100 (91%)  0.125/s  1m12s left\n"
+
+
+def test_no_step_yet_has_no_time_left():
+    out, clock = io.StringIO(), Clock()
+    bar = progress.Progress("features", 10, clock=clock, out=out)
+    clock.now = 6.0
+    bar.step(0)
+    assert out.getvalue() == "features: 0/10 (0%)  0/s  ? left\n"
+
+
+def test_items_are_counted_and_an_error_ends_the_line(capsys, monkeypatch):
+    monkeypatch.setitem(progress.Progress.__init__.__kwdefaults__, "patience", 0.0)
+    items = progress.along("abc", "letters")
+    assert next(items) == "a" and next(items) == "b"
+    items.close()
+    assert list(progress.along("", "none")) == []
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("letters: 1/3 (33%)") and last.startswith("letters: 1/3 (33%)")
+    assert first.endswith(" left") and last.endswith("0s in total")
+
+
+@pytest.fixture
+def terminal():
+    """A terminal of 40 columns: (stream to write to, what reads all that it shows)."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    with os.fdopen(theirs, "w") as out:
+        yield out, lambda: os.read(ours, 10_000).decode()
+    os.close(ours)
+
+
+def test_a_line_of_a_terminal_is_rewritten_within_its_width(terminal):
+    out, shown = terminal
+    counted(out, 6, total=1000).close()
+    first = "\r\033[Kfeatures: 5/1000 (0%)  1/s  16m35s left"
+    second = "\r\033[Kfeatures: 6/1000 (1%)  1/s  16m34s left"
+    assert shown() == f"{first}{second}\r\033[Kfeatures: 6/1000 (1%)  1/s  6s in total\r\n"
+    line = progress.Line(out)
+    line.update("step 30/100 (30%)  loss 0.2500  8.0 examples/s  1m10s left")
+    assert shown() == "\r\033[Kstep 30/100 (30%)  1m10s left"
+
+
+@pytest.mark.parametrize(
+    ("width", "text"),
+    [
+        (54, "copying files: 5/10 (50%)  2.0/s  loss 1.0  3s left"),
+        (51, "copying files: 5/10 (50%)  2.0/s  3s left"),
+        (41, "copying files: 5/10 (50%)  3s left"),
+        (20, "5/10 (50%)  3s left"),
+        (1, "t"),
+    ],
+)
+def test_a_long_line_keeps_its_count_and_the_time_left(width, text):
+    line = "copying files: 5/10 (50%)  2.0/s  loss 1.0  3s left"
+    assert progress.fitted(line, width) == text
+
+
+def test_a_stream_that_is_gone_stops_no_work():
+    out = io.StringIO()
+    out.close()
+    counted(out, 20).close()
+
+
+def test_a_copy_from_a_store_is_counted(bucket, monkeypatch, capsys):
+    monkeypatch.setitem(progress.Progress.__init__.__kwdefaults__, "patience", 0.0)
+    for name in "ab":
+        paths.of(f"gs://bucket/shards/{name}").write_text("x")
+    paths.fetched("gs://bucket/shards")
+    assert "copying files of gs://bucket/shards: 2/2 (100%)" in capsys.readouterr().err
