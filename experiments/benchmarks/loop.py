@@ -80,7 +80,7 @@ class Bench:
         )
         self.state, shardings = step.init_state(method, tx, 0, self.mesh, shapes)
         self.zero = self.state.step
-        update = step.make_step(method, tx, schedule)
+        update = step.make_step(method, tx, schedule, self.mesh)
         sharding = mesh_lib.batch_sharding(self.mesh)
         self.bare_step = jax.jit(
             update,

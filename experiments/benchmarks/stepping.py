@@ -46,7 +46,7 @@ def engine(
         config.optim, params, total_steps=1_000, to_steps=lambda *_: 1, depth=depth
     )
     state, shardings = step.init_state(method, tx, 0, mesh, shapes)
-    update = step.make_step(method, tx, schedule)
+    update = step.make_step(method, tx, schedule, mesh)
     compiled = step.compile_step(update, mesh, shardings, (state, shapes))
     placed = jax.device_put(dict(batch), mesh_lib.batch_sharding(mesh))
     held: dict[str, Any] = {"state": state, "totals": compiled.zeros()}

@@ -119,16 +119,15 @@ def timed(devices: int) -> None:
 
     config = config_lib.load(str(CONFIGS / "data2vec2/image.py:mini"))
     mesh = mesh_lib.make_mesh(config.mesh)
-    method = step.gather_when_used(train.make_method(config, 10), mesh)
+    method = train.make_method(config, 10)
     batch_shapes = batch_shapes_lib.global_batch(config, method)
     params, _ = jax.eval_shape(method.init, jax.random.key(0), batch_shapes)
     tx, schedule = optim.make(
         config.optim, params, total_steps=1000, to_steps=lambda _: 100, depth=optim.depth(params)
     )
     state, places = step.init_state(method, tx, 0, mesh, batch_shapes)
-    run = step.compile_step(
-        step.make_step(method, tx, schedule), mesh, places, (state, batch_shapes)
-    )
+    update = step.make_step(method, tx, schedule, mesh)
+    run = step.compile_step(update, mesh, places, (state, batch_shapes))
     random = np.random.default_rng(0)
     rows = {
         name: random.integers(0, 255, s.shape).astype(s.dtype) for name, s in batch_shapes.items()

@@ -4,17 +4,19 @@ import collections
 import dataclasses
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, TextIO
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import pulse, stop
 from ssl_jax.core.types import TrainState
+from ssl_jax.engine import flops
 from ssl_jax.engine import hooks as hooks_lib
 from ssl_jax.engine import log as log_lib
 from ssl_jax.engine import profile as profile_lib
@@ -50,6 +52,30 @@ class Options:
     profile: str = ""
     scopes: tuple[str, ...] = ()
     stall_seconds: float = 0.0
+
+
+def options(
+    config: ConfigDict, scopes: tuple[str, ...], to_steps: Callable[..., int], total: int
+) -> Options:
+    """Returns the options that a config gives; `scopes` are those of its method."""
+
+    def every(section: str, key: str = "every") -> int:
+        return to_steps(config[section][key], f"config.{section}.{key}")
+
+    return Options(
+        total=total,
+        log_every=every("log"),
+        save_every=every("checkpoint"),
+        guard_after=every("guard", "after"),
+        floors=dict(config.guard.floors),
+        nan=config.guard.nan,
+        best_metric=config.checkpoint.best_metric,
+        sample_rate=config.data.sample_rate,
+        peak=flops.peak(config.precision),
+        profile=config.log.profile,
+        scopes=scopes,
+        stall_seconds=config.guard.get("stall_seconds", 0.0),  # older runs have no such key
+    )
 
 
 @dataclasses.dataclass(frozen=True)

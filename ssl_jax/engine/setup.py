@@ -1,5 +1,6 @@
-"""How a run begins: where compiled programs are kept, its first state, what its folder says."""
+"""How a run begins: its folder is locked, its first state made, its description written."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,10 +13,10 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ssl_jax.core import atomic, code, paths
+from ssl_jax.core import atomic, code, paths, stop
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.types import Method, TrainState
-from ssl_jax.engine import checkpoint, log
+from ssl_jax.engine import checkpoint, hosts, log, watchdog
 from ssl_jax.engine import step as step_lib
 from ssl_jax.nn import build
 
@@ -27,6 +28,23 @@ SAME = (
 
 
 NEVER_KEPT = 1e9  # seconds: no program takes so long to compile
+
+
+def occupy(
+    config: ConfigDict, workdir: Path, method_file: str | None, opened: contextlib.ExitStack
+) -> None:
+    """Keeps other runs out of a run folder, and handles SIGTERM and stalls, until `opened` closes.
+
+    Raises ConfigError where hosts differ in config or code, or the folder cannot be written, and
+    Busy where another run holds it.
+    """
+    seconds = config.guard.get("stall_seconds", 0.0)  # older runs have no such key
+    opened.enter_context(stop.listening())
+    opened.enter_context(watchdog.Watchdog(seconds, workdir / "checkpoints"))
+    use_compilation_cache()
+    hosts.check_same_run(config, method_file)
+    check_writable(workdir)
+    opened.enter_context(hosts.holding(workdir))
 
 
 def use_compilation_cache() -> None:
@@ -76,6 +94,7 @@ def begin(
     checkpoints: checkpoint.Checkpoints,
 ) -> tuple[TrainState, TrainState]:
     """Returns (state, shardings): the newest checkpoint, else config.init_from, else fresh."""
+    stop.check("the first state of the run")
     if checkpoints.latest() is not None:
         abstract = step_lib.abstract_state(method, tx, shapes)
         shardings = step_lib.state_sharding(abstract, method.rules, mesh)

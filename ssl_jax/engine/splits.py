@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ssl_jax.core import atomic
+from ssl_jax.core import atomic, stop
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core.types import Method
@@ -89,11 +89,21 @@ def open_split(
     return Split(config, corpus, tally, clipped, name)
 
 
+def open_train(config: ConfigDict, workdir: Path, mesh: Mesh) -> tuple[Split, BatchSchedule, int]:
+    """Returns (training split, schedule of its batches, what their sizes are a multiple of)."""
+    stop.check("config.data.train, to be opened")
+    train = open_split(config, workdir, "train")
+    multiple = multiple_of_run(config, mesh, workdir)
+    plan = corpus_lib.make_schedule(train.corpus, config.data, seed=config.seed, multiple=multiple)
+    return train, plan, multiple
+
+
 def open_others(config: ConfigDict, workdir: Path, train: Split) -> dict[str, Split]:
     """Returns the splits that a run needs, by name: `train`, and those of config.eval.
 
     Raises DataError where one file is in two of them, naming both rows.
     """
+    stop.check("config.data.valid and config.data.test, to be opened")
     opened = {"train": train}
     for name, wanted in (("valid", True), ("test", config.eval.test)):
         if len(config.data[name]) and wanted:
@@ -231,8 +241,8 @@ def durations(config: ConfigDict, plan: BatchSchedule) -> Callable[..., int]:
     return lambda text, key="a duration of config.optim": convert(text, key, whole)
 
 
-def unit(config: ConfigDict, mesh: Mesh) -> int:
-    """Returns what every batch is a multiple of, the same on up to DEVICES devices."""
+def batch_multiple(config: ConfigDict, mesh: Mesh) -> int:
+    """Returns what the size of every batch is a multiple of, the same on up to DEVICES devices."""
     return math.lcm(_parts(config, mesh), math.gcd(config.data.batch_size, DEVICES))
 
 
@@ -243,7 +253,7 @@ def multiple_of_run(config: ConfigDict, mesh: Mesh, workdir: Path) -> int:
     it does not divide over these devices, the run is told that its batches change. Call
     `keep_multiple` once it is known that the run may go on.
     """
-    found, file = unit(config, mesh), workdir / "multiple.txt"
+    found, file = batch_multiple(config, mesh), workdir / "multiple.txt"
     known = hosts.is_first() and file.exists()  # read by one, who writes it
     begun = hosts.of_first(_multiple(file, found) if known else 0)
     if begun and begun % _parts(config, mesh) == 0:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +13,14 @@ from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import rng
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.config import ConfigError
-from ssl_jax.core.types import Batch, Method, Output, Rules, TrainState
+from ssl_jax.core.types import Array, Batch, Method, Output, Rules, TrainState, Tree
 from ssl_jax.engine import flops as flops_lib
 from ssl_jax.nn import sharding
 
-Array = jax.Array
-Tree = Any
 Metrics = dict[str, tuple[Array, Array]]
 """Named (sum, count) pairs; a mean over steps, batches or devices is sum of sums / counts."""
 StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+LossFn = Callable[[Tree, Tree, Batch], tuple[Array, Output]]  # of (params, extra, batch)
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
 MUST_BE_FINITE = ("loss", "gradient_norm", "parameter_norm")
@@ -33,9 +31,9 @@ LAYERED = "/blocks/"  # in the names of stacked parameters, which a scan takes l
 def state_sharding(state: TrainState, rules: Rules, mesh: Mesh) -> TrainState:
     """Returns the sharding of every array of a state, by the rules of its parameters.
 
-    Optimizer moments and teachers carry the path of their parameter inside their own, so the
-    same rule finds them. Raises ValueError when an array matches no rule, and when a rule of a
-    method that has its own matches no parameter.
+    The path of an optimizer moment or a teacher's array contains that of its parameter, so the
+    same rule matches it. Raises ValueError when an array matches no rule, and when one of a
+    method's own rules matches no parameter.
     """
     if rules is not sharding.RULES:
         mesh_lib.check_rules([name for name, _ in tree_lib.named_leaves(state.params)], rules)
@@ -47,25 +45,18 @@ def state_sharding(state: TrainState, rules: Rules, mesh: Mesh) -> TrainState:
     return TrainState(step=whole, key=whole, **parts)
 
 
-def gather_when_used(method: Method, mesh: Mesh) -> Method:
-    """Returns the method with its functions traced for `mesh`, and `fsdp` pieces put together.
+def _gathered(params: Tree, extra: Tree, rules: Rules) -> tuple[Tree, Tree]:
+    """Gathers the arrays that are sharded over `fsdp`, all but those of blocks.
 
-    At rest all stays in pieces, gradients and moments too. In a loss, what stands before and
-    after the blocks is put together at its start; a block when it runs (`nn.transformer`).
+    Parameters, gradients and optimizer moments stay sharded over `fsdp` between uses. A block is
+    gathered when it runs (`nn.transformer`), everything else at the start of the loss.
     """
 
-    def loss(params: Tree, extra: Tree, batch: Batch, streams: rng.Streams, train: bool) -> Output:
-        with mesh_lib.using(mesh):
-            params, extra = (_gather(tree, method.rules) for tree in (params, extra))
-            return method.loss(params, extra, batch, streams, train)
+    def gather(tree: Tree) -> Tree:
+        whole = mesh_lib.gather(tree, rules)
+        return tree_lib.map_named(lambda name, x, y: x if LAYERED in name else y, tree, whole)
 
-    return dataclasses.replace(method, loss=loss)
-
-
-def _gather(tree: Tree, rules: Rules) -> Tree:
-    """Puts together all parameters but those of blocks."""
-    whole = mesh_lib.gather(tree, rules)
-    return tree_lib.map_named(lambda name, x, y: x if LAYERED in name else y, tree, whole)
+    return gather(params), gather(extra)
 
 
 def abstract_state(
@@ -84,7 +75,7 @@ def init_state(
     mesh: Mesh,
     batch_shapes: Shapes,
 ) -> tuple[TrainState, TrainState]:
-    """Returns (state, its shardings), each array born on the devices where it lives.
+    """Returns (state, its shardings); each array is created on the devices that hold it.
 
     `batch_shapes` holds the shapes of one global batch. The values depend on `seed` only, not
     on the mesh.
@@ -116,21 +107,35 @@ def make_step(
     method: Method,
     tx: optax.GradientTransformation,
     schedule: Callable[[Array], Array | float],
+    mesh: Mesh,
     accumulate: int = 1,
 ) -> StepFn:
-    """Returns a pure step(state, batch) -> (state, metrics).
+    """Returns a pure step(state, batch) -> (state, metrics), traced for `mesh`.
 
     With `accumulate` = n the batch is run as n micro-batches, combined by the weight of their
-    losses, or as `method.combine` says, so the update equals that of one large batch; what a step
-    draws for the whole batch (dropout, partners of mixup) is drawn anew. Metrics are those of the
-    method, the `loss`, `lr`, `gradient_norm` (before clipping) and the new `parameter_norm`.
+    losses or by `method.combine`, so the update equals that of one large batch; what is drawn once
+    for a batch (dropout, partners of mixup) is drawn for each micro-batch. The metrics are those of
+    the method, `loss`, `lr`, `gradient_norm` (before clipping) and the new `parameter_norm`.
     Raises ConfigError where `method.couples` rules micro-batches out.
     """
     if accumulate > 1:
         _check_couples(method, accumulate)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        gradients, extra, metrics = _gradients(method, state, batch, accumulate)
+        def loss(params: Tree, extra: Tree, micro: Batch) -> tuple[Array, Output]:
+            streams = rng.Streams(state.key, state.step, micro["id"])
+            with mesh_lib.using(mesh):
+                params, extra = _gathered(params, extra, method.rules)
+                out = method.loss(params, extra, micro, streams, True)
+            return out.loss, out
+
+        if accumulate == 1:
+            gradients, out = jax.grad(loss, has_aux=True)(state.params, state.extra, batch)
+            extra, metrics = out.extra, _metrics(out)
+        elif method.combine is None:
+            gradients, extra, metrics = _of_means(loss, state, batch, accumulate)
+        else:
+            gradients, extra, metrics = _of_sums(loss, method.combine, state, batch, accumulate)
         with jax.named_scope("optimizer"):
             updates, opt_state = tx.update(gradients, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
@@ -154,13 +159,13 @@ def _check_couples(method: Method, accumulate: int) -> None:
     for how, remedy in method.couples.items():
         without = f"set {remedy}, or " if remedy else ""
         raise ConfigError(
-            f"config.train.accumulate is {accumulate}, but {how}, of which a micro-batch knows "
-            f"only a part: {without}use config.train.accumulate=1 with more devices or a smaller "
+            f"config.train.accumulate is {accumulate}, but {how}, and a micro-batch holds only a "
+            f"part of these: {without}use config.train.accumulate=1 with more devices or a smaller "
             f"config.data.batch_size"
         )
 
 
-def make_eval_step(method: Method) -> Callable[[TrainState, Batch], Metrics]:
+def make_eval_step(method: Method, mesh: Mesh) -> Callable[[TrainState, Batch], Metrics]:
     """Returns a pure evaluate(state, batch) -> metrics of the loss without training noise.
 
     Masks are drawn as for step 0 whatever the step, so that two validations are comparable.
@@ -168,37 +173,21 @@ def make_eval_step(method: Method) -> Callable[[TrainState, Batch], Metrics]:
 
     def evaluate(state: TrainState, batch: Batch) -> Metrics:
         streams = rng.Streams(state.key, jnp.zeros((), jnp.int32), batch["id"])
-        out = method.loss(state.params, state.extra, batch, streams, False)
-        return _metrics(out)
+        with mesh_lib.using(mesh):
+            params, extra = _gathered(state.params, state.extra, method.rules)
+            return _metrics(method.loss(params, extra, batch, streams, False))
 
     return evaluate
 
 
-def _gradients(
-    method: Method, state: TrainState, batch: Batch, accumulate: int
+def _of_means(
+    loss: LossFn, state: TrainState, batch: Batch, accumulate: int
 ) -> tuple[Tree, Tree, Metrics]:
-    """Returns (gradients, extra, metrics) of a batch run as `accumulate` micro-batches."""
-
-    def output(params: Tree, extra: Tree, micro: Batch) -> Output:
-        streams = rng.Streams(state.key, state.step, micro["id"])
-        return method.loss(params, extra, micro, streams, True)
-
-    def one(extra: Tree, micro: Batch) -> tuple[Tree, Output]:
-        def loss(params: Tree) -> tuple[Array, Output]:
-            out = output(params, extra, micro)
-            return out.loss, out
-
-        return jax.grad(loss, has_aux=True)(state.params)
-
-    if accumulate == 1:
-        gradients, out = one(state.extra, batch)
-        return gradients, out.extra, _metrics(out)
-    if method.combine is not None:
-        return _of_sums(output, method.combine, state, batch, accumulate)
+    """Returns (gradients, extra, metrics) of a mean, weighted by `Output.weight`."""
 
     def body(carry: tuple, micro: Batch) -> tuple[tuple, Metrics]:
         total, weight, extra = carry
-        gradients, out = one(extra, micro)
+        gradients, out = jax.grad(loss, has_aux=True)(state.params, extra, micro)
         total = jax.tree.map(lambda t, g: t + out.weight * g, total, gradients)
         return (total, weight + out.weight, out.extra), _metrics(out)
 
@@ -212,35 +201,35 @@ def _gradients(
 
 
 def _of_sums(
-    output: Callable[[Tree, Tree, Batch], Output],
+    loss: LossFn,
     combine: Callable[[Tree], Array],
     state: TrainState,
     batch: Batch,
     accumulate: int,
 ) -> tuple[Tree, Tree, Metrics]:
-    """Returns what `_gradients` does, of a loss that is combine(sums over all micro-batches).
+    """Returns (gradients, extra, metrics) of a loss that is combine(sums over micro-batches).
 
-    Its gradient is that of the sums, each times its share in the loss, which depends on all
-    micro-batches: so they are run twice. The first time gives the shares. They read counts, or
-    what comes early in a model; what they do not read, the compiler leaves out.
+    Its gradient is the sum of the gradients of these sums, each times the derivative of `combine`
+    by it. That depends on all micro-batches, so they are run twice, the first time for these
+    factors alone: the compiler drops what they do not need, often most of the model.
     """
     micros = jax.tree.map(lambda x: _interleave(x, accumulate), batch)
 
     def ahead(extra: Tree, micro: Batch) -> tuple[Tree, Tree]:
-        out = output(state.params, extra, micro)
+        _, out = loss(state.params, extra, micro)
         return out.extra, out.sums
 
     def sum_up(stacked: Tree) -> Tree:
         return jax.tree.map(lambda x: x.sum(0), stacked)
 
-    shares = jax.grad(combine)(sum_up(jax.lax.scan(ahead, state.extra, micros)[1]))
+    factors = jax.grad(combine)(sum_up(jax.lax.scan(ahead, state.extra, micros)[1]))
 
     def body(carry: tuple, micro: Batch) -> tuple[tuple, tuple]:
         total, extra = carry
 
         def value(params: Tree) -> tuple[Array, Output]:
-            out = output(params, extra, micro)
-            parts = jax.tree.map(lambda share, x: (share * x).sum(), shares, out.sums)
+            _, out = loss(params, extra, micro)
+            parts = jax.tree.map(lambda factor, x: (factor * x).sum(), factors, out.sums)
             return sum(jax.tree.leaves(parts), jnp.zeros(())), out
 
         gradients, out = jax.grad(value, has_aux=True)(state.params)
@@ -257,8 +246,8 @@ def _of_sums(
 def _interleave(x: Array, parts: int) -> Array:
     """(B, ...) -> (parts, B / parts, ...); row i goes to part i % parts.
 
-    A device holds a block of neighbouring rows, so each part takes some rows from every device
-    and none has to move.
+    A device holds a block of neighbouring rows: each part takes some rows from every device, and
+    no row has to move.
     """
     if x.shape[0] % parts:
         raise ValueError(
@@ -283,9 +272,9 @@ class TrainStep:
     """A step ready to be called in a loop that never waits for its numbers.
 
     run(state, totals, batch) -> (state, totals, loss): state and totals are donated; `totals`
-    gathers metrics on the device, and `bad`, the first step (counted from 1) whose loss or
-    norms were not finite. zeros() -> totals of no step yet. flops(state, totals, batch): the
-    operations of a step of these shapes, 0 where they are not counted.
+    holds the sums of the metrics on the device, and `bad`, the first step (counted from 1) whose
+    loss or norms were not finite. zeros() -> the totals before any step. flops(state, totals,
+    batch): the operations of a step of these shapes, 0 where they are not counted.
     """
 
     run: Callable[[TrainState, Tree, Batch], tuple[TrainState, Tree, Array]]
@@ -321,7 +310,7 @@ def compile_step(step: StepFn, mesh: Mesh, shardings: TrainState, shapes: tuple)
     )
 
     def flops(state: TrainState, totals: Tree, batch: Batch) -> float:
-        # what a call has traced is not traced again
+        # a call has traced it before: this takes no time
         return flops_lib.count(compiled.trace(state, totals, batch).jaxpr)
 
     return TrainStep(compiled, jax.jit(zeros, out_shardings=whole), flops)

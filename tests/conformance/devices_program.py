@@ -57,7 +57,7 @@ def train(
     shapes = cases.abstract_batch(toy.method, ROWS, toy.samples)
     mesh = mesh_lib.make_mesh(sizes, devices)
     state, shardings = step.init_state(toy.method, tx, 5, mesh, shapes)
-    update = step.make_step(step.gather_when_used(toy.method, mesh), tx, schedule)
+    update = step.make_step(toy.method, tx, schedule, mesh)
     run = step.compile_step(update, mesh, shardings, (state, shapes))
     totals, losses, first = run.zeros(), [], {}
     for i in range(steps):
@@ -118,8 +118,7 @@ def compile_for_tpu(path: str) -> dict[str, object]:
     mesh = mesh_lib.make_mesh({"data": -1, "fsdp": 2}, list(topology.devices))
     state = step.abstract_state(toy.method, tx, shapes)
     shardings = step.state_sharding(state, toy.method.rules, mesh)
-    method = step.gather_when_used(toy.method, mesh)
-    update = step.make_step(method, tx, schedule)
+    update = step.make_step(toy.method, tx, schedule, mesh)
     jitted = jax.jit(update, in_shardings=(shardings, mesh_lib.batch_sharding(mesh)))
     compiled = jitted.lower(state, shapes).compile()
     return {"bytes": compiled.memory_analysis().argument_size_in_bytes}

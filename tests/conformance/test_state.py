@@ -35,7 +35,7 @@ def _parts(toy: cases.Toy):
     mesh = mesh_lib.make_mesh({"data": 1}, jax.devices()[:1])
     shapes = cases.abstract_batch(toy.method, ROWS, toy.samples)
     state, shardings = step.init_state(toy.method, tx, 11, mesh, shapes)
-    update = jax.jit(step.make_step(toy.method, tx, schedule))
+    update = jax.jit(step.make_step(toy.method, tx, schedule, mesh))
 
     def run(state, first: int, last: int):
         for i in range(first, last):

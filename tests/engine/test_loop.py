@@ -263,9 +263,8 @@ def test_batches_are_read_ahead_and_not_further(mesh):
 
 def test_validation_is_the_mean_over_the_split_without_padding(mesh, started):
     host, shardings, _, _ = started
-    evaluate = step_lib.compile_eval_step(
-        step_lib.make_eval_step(toy.make_method()), mesh, shardings
-    )
+    pure = step_lib.make_eval_step(toy.make_method(), mesh)
+    evaluate = step_lib.compile_eval_step(pure, mesh, shardings)
     halves = [toy.rows(0), toy.rows(1)]
     halves[1]["weight"][4:] = 0
     state = jax.device_put(host, shardings)

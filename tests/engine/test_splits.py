@@ -173,7 +173,7 @@ def test_a_run_goes_on_with_its_batches_on_other_devices(tmp_path, capsys):
     assert begun == (480, 224, 160, 128, 96, 96) and sizes(8) == sizes(16) == sizes(1) == begun
     config.train.accumulate = 4
     assert sizes(8) == begun and not capsys.readouterr().err
-    assert splits.unit(config, on(1)) == 8  # what a new run has there
+    assert splits.batch_multiple(config, on(1)) == 8  # what a new run has there
     config.train.accumulate = 1
     splits.multiple_of_run(config, on(3), tmp_path)  # of a command that is refused afterwards
     assert "multiples of 24" in capsys.readouterr().err and sizes(8) == begun

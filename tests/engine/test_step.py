@@ -57,13 +57,13 @@ def test_a_loss_of_several_means_is_accumulated_exactly(mesh):
         np.testing.assert_allclose(totals_one["sums"][name], totals_four["sums"][name], rtol=1e-5)
 
 
-def test_rows_that_know_of_each_other_are_not_accumulated():
+def test_rows_that_know_of_each_other_are_not_accumulated(mesh):
     couples = {"mine takes negatives from other rows": "config.method.negatives='own'"}
     method = dataclasses.replace(toy.make_method(), couples=couples)
     words = "config.train.accumulate is 2, but mine takes negatives .* set config.method.negatives"
     with pytest.raises(ConfigError, match=words):
-        step_lib.make_step(method, *toy.make_tx(), 2)
-    step_lib.make_step(method, *toy.make_tx(), 1)
+        step_lib.make_step(method, *toy.make_tx(), mesh, 2)
+    step_lib.make_step(method, *toy.make_tx(), mesh, 1)
 
 
 def test_a_micro_batch_takes_rows_from_every_device():
@@ -172,7 +172,7 @@ def test_evaluation_has_no_training_noise_and_one_mask_for_all_steps(mesh):
 
     method = dataclasses.replace(toy.make_method(), loss=loss)
     state, shardings = step_lib.init_state(method, toy.make_tx()[0], 0, mesh, toy.shapes())
-    evaluate = step_lib.compile_eval_step(step_lib.make_eval_step(method), mesh, shardings)
+    evaluate = step_lib.compile_eval_step(step_lib.make_eval_step(method, mesh), mesh, shardings)
     first = evaluate(state, toy.rows(0))["loss"][0]
     later = evaluate(state.replace(step=jnp.int32(7)), toy.rows(0))["loss"][0]
     assert seen["train"] is False and first == later

@@ -105,10 +105,10 @@ def make_config(**changes) -> ConfigDict:
 
 def start(mesh, accumulate: int = 1, lr: float = 0.05, method: Method | None = None):
     """Returns (state, shardings, compiled step, pure step) of the toy on a mesh."""
-    method = step.gather_when_used(method or make_method(), mesh)
+    method = method or make_method()
     tx, schedule = make_tx(lr)
     state, shardings = step.init_state(method, tx, 0, mesh, shapes())
-    pure = step.make_step(method, tx, schedule, accumulate)
+    pure = step.make_step(method, tx, schedule, mesh, accumulate)
     compiled = step.compile_step(pure, mesh, shardings, (state, shapes()))
     return state, shardings, compiled, pure
 

@@ -7,10 +7,12 @@ import optax
 import pytest
 from method_cases import quick_jit, tiny
 
+from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.types import TrainState
 from ssl_jax.engine import step as step_lib
 
+MESH = mesh_lib.make_mesh({"data": 1}, jax.devices()[:1])
 STILL = {"encoder.input_dropout": 0.0}
 # what is drawn for a whole step is off: it differs, as dropout does
 CASES = [
@@ -25,7 +27,7 @@ def one_step(method, batch, params, extra, accumulate):
     tx = optax.sgd(1.0)
     key = np.zeros(2, np.uint32)
     state = TrainState(jnp.int32(3), params, extra, tx.init(params), key)
-    step = step_lib.make_step(method, tx, lambda n: 1.0, accumulate)
+    step = step_lib.make_step(method, tx, lambda n: 1.0, MESH, accumulate)
     state, metrics = quick_jit(step)(state, batch)
     return state.params, metrics
 
@@ -59,10 +61,10 @@ def test_an_accumulated_step_is_that_of_the_whole_batch(name, changes, sets):
 def test_masks_trimmed_to_the_fewest_of_the_batch_refuse_accumulation(name, called):
     method = tiny(name, {"mask.same_count": True}).method
     with pytest.raises(ConfigError) as found:
-        step_lib.make_step(method, optax.sgd(1.0), lambda n: 1.0, 2)
+        step_lib.make_step(method, optax.sgd(1.0), lambda n: 1.0, MESH, 2)
     for part in ("config.train.accumulate is 2", called, "config.method.mask.same_count=False"):
         assert part in str(found.value)
-    step_lib.make_step(method, optax.sgd(1.0), lambda n: 1.0, 1)
+    step_lib.make_step(method, optax.sgd(1.0), lambda n: 1.0, MESH, 1)
     assert not tiny(name, {"mask.same_count": False}).method.couples
 
 
