@@ -58,8 +58,10 @@ def run(
         shapes = splits.batch_shapes(method, plan, corpus)
         train = splits.without_short(train, method)
         params, _ = jax.eval_shape(method.init, jax.random.key(0), shapes)
-        more = {"total_steps": total, "to_steps": to_steps, "depth": optim.depth(params)}
-        tx, schedule = optim.make(config.optim, params, **more)
+        depth = optim.depth(params)
+        tx, schedule = optim.make(
+            config.optim, params, total_steps=total, to_steps=to_steps, depth=depth
+        )
         checkpoints = Checkpoints(workdir, config)
         opened.callback(checkpoints.close)
         state, shardings = setup.begin(config, method, tx, mesh, shapes, checkpoints)
