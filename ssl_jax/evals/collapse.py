@@ -38,20 +38,27 @@ def _layer_cosine(student: Array, teacher: Array) -> Array:
 
 
 def layer_std(features: np.ndarray) -> np.ndarray:
-    """Returns (L + 1,): mean over D of the deviation over clips; about 0.001 when collapsed."""
-    return np.asarray(_layer_std(features))
+    """Returns (L + 1,): mean over D of the deviation over clips; about 0.001 when collapsed.
+
+    That of no clip is NaN, as are the others here: nothing was seen to collapse.
+    """
+    return np.asarray(_layer_std(features)) if len(features) else _nothing(features)
 
 
 def layer_rank(features: np.ndarray) -> np.ndarray:
     """Returns RankMe (L + 1,) of the first 25,600 clips: 1 when collapsed, at most min(N, D)."""
-    return np.asarray(_layer_rank(features[:MAX_ROWS]))
+    return np.asarray(_layer_rank(features[:MAX_ROWS])) if len(features) else _nothing(features)
+
+
+def _nothing(features: np.ndarray) -> np.ndarray:
+    return np.full(features.shape[1], np.nan, np.float32)
 
 
 def layer_cosine(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
     """Returns the mean cosine (L + 1,) between two models' features of the same clips."""
     if student.shape != teacher.shape:
         raise ValueError(f"features {student.shape} and {teacher.shape} are not of the same clips")
-    return np.asarray(_layer_cosine(student, teacher))
+    return np.asarray(_layer_cosine(student, teacher)) if len(student) else _nothing(student)
 
 
 def report(features: np.ndarray, teacher: np.ndarray | None = None) -> dict[str, float]:

@@ -143,7 +143,7 @@ def report(result: dict[str, Any]) -> str:
     """Returns the tables of an evaluation as text."""
     layers = [
         {"features": name, "layer": key.rpartition("layer")[2]}
-        | {k: f"{values[f'{k}/{key}']:.3f}" for k in ("std", "rankme")}
+        | {k: table.cell(values[f"{k}/{key}"]) for k in ("std", "rankme")}
         for name, values in result["health"].items()
         for key in [k.partition("/")[2] for k in values if k.startswith("std/")]
     ]

@@ -81,9 +81,11 @@ def accuracies(
     ks: Sequence[int] = NEIGHBOURS,
     temperature: float = TEMPERATURE,
 ) -> np.ndarray:
-    """Returns the accuracy (L + 1, K) of each layer and k."""
+    """Returns the accuracy (L + 1, K) of each layer and k; NaN without rows on either side."""
     features, labels = train
     queries, truth = test
+    if not len(labels) or not len(truth):
+        return np.full((features.shape[1], len(ks)), np.nan)
     result = [
         predict(
             features[:, layer],

@@ -161,9 +161,15 @@ def standardize(train_x: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
 def probe(
     train: Labelled, select: Labelled, test: Labelled, *, classes: int, grid: Grid | None = None
 ) -> Scores:
-    """Trains the grid on `train`, and scores it on `select` (to choose by) and on `test`."""
+    """Trains the grid on `train`, and scores it on `select` (to choose by) and on `test`.
+
+    The scores of no rows are NaN, and so are all where `train` has none.
+    """
     grid = grid or Grid()
     layers = grid.layers_of(train[0].shape[1])
+    if not len(train[0]):
+        nothing = np.full((len(grid.seeds), len(grid.rates), len(layers)), np.nan)
+        return Scores(nothing, nothing, grid.rates, layers)
     x, select_x, test_x = standardize(train[0], select[0], test[0])
     size = min(grid.batch_size, len(x))
     orders = np.stack([epoch_order(seed, len(x), size, grid.steps) for seed in grid.seeds])

@@ -178,8 +178,10 @@ Labelled = tuple[np.ndarray, np.ndarray]
 def held_out(labels: np.ndarray, share: float = 0.2, seed: int = 0) -> np.ndarray:
     """Returns bool (N,): a share of each class of labels (N,), at least one row where it has two.
 
-    Raises ValueError when every class has a single row.
+    Raises ValueError when there is no row, or every class has a single one.
     """
+    if not len(labels):
+        raise ValueError("no training row has a label: name a label column in config.data.train")
     rng = np.random.default_rng(seed)
     chosen = np.zeros(len(labels), bool)
     for label in np.unique(labels):

@@ -95,8 +95,11 @@ def _layer_accuracies(
 def accuracies(
     train: Labelled, queries: Sequence[Labelled], *, classes: int, l2s: Sequence[float] = L2S
 ) -> list[np.ndarray]:
-    """Returns, for each query split, the accuracy (L + 1, R) by layer and penalty."""
+    """Returns, for each query split, the accuracy (L + 1, R) by layer and penalty; NaN where it,
+    or `train`, has no rows."""
     x, y = train
+    if not len(y):
+        return [np.full((x.shape[1], len(l2s)), np.nan) for _ in queries]
     truths = [labels for _, labels in queries]
     grid = np.asarray(l2s, np.float32)
     by_layer = [

@@ -118,7 +118,7 @@ def score(
 def report(result: Mapping[str, Any]) -> str:
     """Returns an evaluation as a table."""
     rows = [
-        {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()}
+        {k: table.cell(v, 4) if isinstance(v, float) else v for k, v in row.items()}
         for row in result["results"]
     ]
     return table.text_table(rows)

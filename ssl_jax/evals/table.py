@@ -1,9 +1,14 @@
-"""Results as people read them: mean, 95 % interval, aligned columns."""
+"""Results as people read them: mean, 95 % interval, aligned columns.
+
+A score over nothing, NaN or the null of a JSON file, is written `none`.
+"""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.special import stdtrit
+
+NONE = "none"
 
 
 def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
@@ -22,9 +27,17 @@ def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
 
 
 def cell(values: Sequence[float] | float, digits: int = 3) -> str:
-    """Returns "0.912 ± 0.013" for several values and "0.912" for one."""
-    mean, half = interval(np.atleast_1d(values))
+    """Returns "0.912 ± 0.013" for several values, "0.912" for one, "none" for no number."""
+    x = np.atleast_1d(np.asarray(values, float))
+    if not x.size or np.isnan(x).any():
+        return NONE
+    mean, half = interval(x)
     return f"{mean:.{digits}f}" if np.isnan(half) else f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def missing(value: object) -> bool:
+    """Says whether a value is a score over nothing: None or NaN."""
+    return value is None or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
 
 
 def text_table(rows: Sequence[Mapping[str, object]]) -> str:
@@ -33,7 +46,8 @@ def text_table(rows: Sequence[Mapping[str, object]]) -> str:
     Columns stand in order of first appearance; those that begin with a digit are right-aligned.
     """
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    body = [[str(row.get(name, "-")) for name in columns] for row in rows]
+    given = [[row.get(name, "-") for name in columns] for row in rows]
+    body = [[NONE if missing(value) else str(value) for value in line] for line in given]
     left = [not any(line[i][:1].isdigit() for line in body) for i in range(len(columns))]
     widths = [max(map(len, column)) for column in zip(columns, *body, strict=True)]
 

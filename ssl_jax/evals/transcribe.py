@@ -87,6 +87,8 @@ def report(result: Mapping[str, Any]) -> str:
 
 
 def _cell(value: Any) -> str:
+    if table.missing(value):
+        return table.NONE
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 

@@ -90,9 +90,9 @@ def report(result: dict[str, Any]) -> str:
     """Returns the table of an evaluation of units as text."""
     shown = [
         {"features": row["features"], "layer": str(row["layer"])}
-        | {name: f"{row[name]:.3f}" for name in SCORES}
+        | {name: table.cell(row[name]) for name in SCORES}
         | {"units used": str(row["used"]), "ms per unit": f"{1000 * row['segment']:.0f}"}
-        | ({"ABX error": f"{row['abx']:.3f}"} if "abx" in row else {})
+        | ({"ABX error": table.cell(row["abx"])} if "abx" in row else {})
         for row in result["results"]
     ]
     return table.text_table(shown)

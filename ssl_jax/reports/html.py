@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from PIL import Image
 
+from ssl_jax.evals.table import NONE, missing
+
 SERIES = 8  # colours of series; CSS classes c0 to c7
 LOG_SWITCH = '<label class="switch"><input type="checkbox" id="log">log scale</label>'
 """Turns all plots of a page that have one to a logarithmic scale; a page has one at most."""
@@ -120,7 +122,10 @@ def text(value: object) -> str:
 
 
 def short(value: object) -> str:
-    """Returns a number in few characters: 15k, 0.003, 2e-05; anything else as text."""
+    """Returns a number in few characters: 15k, 0.003, 2e-05; "none" for NaN and None; anything
+    else as text."""
+    if missing(value):
+        return NONE
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
         return str(value)
     number = float(value)
@@ -184,10 +189,14 @@ def table(rows: Sequence[Mapping[str, object]], marked: Iterable[int] = ()) -> s
 
 
 def _shown(value: object) -> object:
+    if missing(value):
+        return NONE
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def _numeric(value: object) -> bool:
+    if missing(value) or value == NONE:
+        return True  # in a column of numbers
     return isinstance(value, int | float) or bool(re.match(r"[-+]?\d", str(value)))
 
 

@@ -166,7 +166,7 @@ def parallel(
         row = rows[i]
         points = [(at[n], scales[n].place(row[n])) for n in axes if scales[n].has(row.get(n))]
         tip = ", ".join(f"{n} {html.short(row[n])}" for n in axes if n in row)
-        share = (scores[i] - low) / (high - low) if high > low else 1.0
+        share = (scores[i] - low) / (high - low) if high > low else scores[i] * 0 + 1
         parts.append(_row_line(points, share, tip))
     for name in axes:
         parts += scales[name].draw(name, at[name], height - BOTTOM, TOP + 16)

@@ -11,7 +11,7 @@ import numpy as np
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.engine import log
-from ssl_jax.evals.table import text_table
+from ssl_jax.evals.table import NONE, missing, text_table
 from ssl_jax.sweeps import run_folders
 
 WIDE = 6  # runs that stand in columns; more stand in rows
@@ -50,7 +50,7 @@ def results(folder: Path) -> dict[str, float]:
             found |= {
                 name: value
                 for name, value in row.items()
-                if value is not None and (name.startswith(SPLITS) or name == "train/loss")
+                if name.startswith(SPLITS) or name == "train/loss"
             }
     file = folder / "evaluation.json"
     if file.is_file():
@@ -70,8 +70,8 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
     found = {}
     for name, value in row.items():
         values = value if isinstance(value, list) else [value]
-        if name not in NAMES and values and all(isinstance(v, Number) for v in values):
-            found[name] = float(np.mean(values))
+        if name not in NAMES and values and all(isinstance(v, Number | None) for v in values):
+            found[name] = float(np.mean(np.asarray(values, float)))  # null is NaN
     return found
 
 
@@ -127,4 +127,6 @@ def _label(folder: Path) -> str:
 def _short(value: Any) -> str:
     if value is config_lib.ABSENT:
         return "-"
+    if missing(value):
+        return NONE
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -35,9 +35,10 @@ class Result:
     rows: list[dict[str, Any]]
 
     def last(self, metric: str) -> float:
-        """Returns the last value of a metric, NaN where there is none."""
-        found = [row[metric] for row in self.rows if row.get(metric) is not None]
-        return float(found[-1]) if found else math.nan
+        """Returns the last value of a metric, NaN where there is none, or it was a score over
+        nothing: an earlier value does not stand in for it."""
+        found = [row[metric] for row in self.rows if metric in row]
+        return float(found[-1]) if found and found[-1] is not None else math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +116,8 @@ def ranking(groups: Sequence[Group], metric: str) -> list[dict[str, Any]]:
     for i, group in enumerate(groups):
         row: dict[str, Any] = {"rank": i + 1 if group.scores else "-"}
         row |= {short[name]: value for name, value in group.values.items()}
-        row[metric] = _cell(group.scores)
+        over = any(r.state == "done" for r in group.results)
+        row[metric] = _cell(group.scores) if group.scores or not over else table.NONE
         states = [r.state for r in group.results if r.state != "done"]
         words = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))
         row["runs"] = f"{len(group.scores)} of {len(group.results)}" + (words and f", {words}")

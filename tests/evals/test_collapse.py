@@ -58,3 +58,9 @@ def test_report_names_every_layer():
     names = {f"{k}/layer{i}" for k in ("std", "rankme", "teacher_cosine") for i in (0, 1)}
     assert set(collapse.report(features, features)) == names
     assert set(collapse.report(features)) == {n for n in names if "cosine" not in n}
+
+
+def test_no_clip_is_no_collapse():
+    nothing = np.zeros((0, 2, WIDTH), np.float32)
+    found = collapse.report(nothing, nothing)
+    assert len(found) == 6 and all(np.isnan(value) for value in found.values())

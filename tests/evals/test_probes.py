@@ -171,3 +171,16 @@ def test_selection_uses_validation_and_reports_test():
 def test_an_unknown_layer_is_an_error(splits):
     with pytest.raises(ValueError, match="use 0 to 2"):
         linear_probe.Grid(layers=(3,)).layers_of(3)
+
+
+def test_a_probe_over_nothing_has_no_score(splits, grid):
+    train, select, _ = splits
+    nothing = (train[0][:0], train[1][:0])
+    for fitted, tested in ((train, nothing), (nothing, select)):
+        for module in (knn, ridge):
+            found = module.probe(fitted, tested, classes=3, select=select)
+            assert np.isnan(found.test).all() and found.layer >= 0
+        scores = linear_probe.probe(fitted, select, tested, classes=3, grid=grid)
+        assert np.isnan(scores.chosen()).all()
+    with pytest.raises(ValueError, match="no training row has a label"):
+        knn.probe(nothing, select, classes=3)

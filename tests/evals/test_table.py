@@ -21,6 +21,12 @@ def test_cells():
     assert cell(0.91249) == "0.912"
     assert cell([0.9, 0.9, 0.9]) == "0.900 ± 0.000"
     assert cell([1.0, 2.0, 3.0], digits=1) == "2.0 ± 2.5"
+    assert [cell(v) for v in (np.nan, None, [], [0.5, np.nan])] == ["none"] * 4
+
+
+def test_a_score_over_nothing_is_none_and_leaves_its_column_one_of_numbers():
+    rows = [{"wer": np.nan, "cer": None}, {"wer": 0.25, "cer": np.float32("nan")}]
+    assert text_table(rows).splitlines() == [" wer  cer", "----  ----", "none  none", "0.25  none"]
 
 
 def test_table_is_aligned_and_fills_gaps():

@@ -120,8 +120,18 @@ def test_ticks_are_round_numbers_within_the_axis(low, high, log, ticks):
 def test_numbers_in_few_characters():
     given = [0.0012345, 1234, 56_000, 2.5e6, -3e9, 1e-7, float("nan"), True, "a", 0]
     assert [html.short(v) for v in given] == (
-        ["0.001234", "1234", "56k", "2.5M", "-3G", "1e-07", "nan", "True", "a", "0"]
+        ["0.001234", "1234", "56k", "2.5M", "-3G", "1e-07", "none", "True", "a", "0"]
     )
+
+
+def test_a_score_over_nothing_is_none_and_never_the_best():
+    table = html.table([{"wer": float("nan")}, {"wer": None}, {"wer": 0.25}])
+    assert table.count('<td class="n">none</td>') == 2 and "nan" not in table
+    rows = [{"lr": 1.0, "wer": 0.5}, {"lr": 2.0, "wer": None}, {"lr": 3.0, "wer": float("nan")}]
+    svg = plots.parallel(rows, ["lr", "wer"], "t", colour="wer")
+    assert svg.count('class="none"') == 2 and svg.count("var(--high) 100%") == 1
+    svg = plots.bars({"a": {"x": [None]}, "b": {"x": [0.5]}}, "t")
+    assert svg.count('<rect class="c') == 1
 
 
 def test_bars_are_as_high_as_the_means_and_have_intervals_and_dots_for_seeds():

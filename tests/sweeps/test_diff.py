@@ -95,3 +95,13 @@ def test_the_command_prints_few_runs_in_columns_and_many_in_rows(two, tmp_path, 
         evaluate.main(["--runs", "kws/a"])
     with pytest.raises(SystemExit):
         evaluate.main(["--runs", "kws/a", "--run", "kws/a"])
+
+
+def test_null_is_none_and_not_the_value_before(two):
+    with (two[0] / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 3, "valid/accuracy": None}) + "\n")
+    rows = [{"features": "this run", "probe": "knn", "layer": 4, "test": [None]}]
+    (two[0] / "evaluation.json").write_text(json.dumps({"results": rows}))
+    lines = {line.split("  ")[0]: line.split()[-2:] for line in diff.text(two).splitlines()}
+    assert lines["valid/accuracy"] == ["none", "0.75"]
+    assert lines["this run knn test"] == ["none", "-"]

@@ -174,3 +174,14 @@ def test_the_time_left_is_that_of_the_pace(begun):
     with lock.hold(run.folder):
         assert status.table(found)[0]["left"] == "15m"
     assert [status.clock(s) for s in (42, 3600, 7620)] == ["42s", "1h00m", "2h07m"]
+
+
+def test_a_score_over_nothing_is_none_and_ranks_last(begun):
+    root, found = begun
+    for run in found:
+        if run.values["optim.lr"] == 2.0:  # the best but for its last evaluation
+            with (run.folder / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({"step": 3, "time": 104.0, "valid/accuracy": None}) + "\n")
+    rows, _, metric = report.write(root, found, "valid/accuracy")
+    assert [(row["rank"], row["lr"]) for row in rows] == [(1, 1.0), (2, 3.0), ("-", 2.0)]
+    assert rows[2][metric] == "none"
