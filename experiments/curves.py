@@ -1,11 +1,11 @@
-"""Is my curve normal? Overlays a run on reference curves: mean, least and most over seeds.
+"""Is my curve normal? Overlays a run on reference curves: mean, minimum and maximum over seeds.
 
     python -m experiments.curves --run RUN --reference experiments/data2vec2/curves.json
     python -m experiments.curves --runs speech=RUN,RUN,RUN [text=RUN,RUN] --save curves.json
 
-Prints, for every metric that both have, where the run stands at its last common step, and writes a
-picture. The references are of the runs of an experiment: the second line makes one of several
-seeds. docs/metrics.md says what each metric means.
+Prints, for every metric that both have, where the run stands at their last common step, and draws
+a figure. A reference comes from the runs of an experiment: the second line makes one from several
+seeds. docs/metrics.md explains each metric.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from ssl_jax.core import atomic
 from ssl_jax.evals import table
 from ssl_jax.reports import figures
 
-# what tells a healthy run; those that a method does not log are left out
+# the signs of a healthy run; those that a method does not log are left out
 METRICS = ("loss", "target_std", "prediction_std", "frontend_std", "instance_variance_ratio")
 METRICS += ("teacher_student_cosine", "masked_accuracy", "contrastive_accuracy", "code_perplexity")
 
@@ -45,9 +45,9 @@ def of_runs(runs: Sequence[pathlib.Path], metrics: Sequence[str]) -> Curves:
 
 
 def compare(run: pathlib.Path, reference: Mapping[str, Curves]) -> list[dict[str, Any]]:
-    """Returns a row per reference and metric: the run beside the band, at the last common step.
+    """Returns a row per reference and metric: the run and the band at their last common step.
 
-    A run of another length is compared at the same step, not at the same share of its length.
+    A run of another length is compared at the same step, not at the same fraction of its length.
     """
     rows = []
     for name, metrics in reference.items():
@@ -76,7 +76,7 @@ def compare(run: pathlib.Path, reference: Mapping[str, Curves]) -> list[dict[str
 
 
 def draw(path: pathlib.Path, run: pathlib.Path, reference: Mapping[str, Curves]) -> None:
-    """Draws a panel for every metric: the bands, and the run over them."""
+    """Draws a panel for every metric: the bands, with the run on top."""
     metrics = list(dict.fromkeys(m for of_one in reference.values() for m in of_one))
     shown = [m for m in metrics if len(figures.read_metrics(run, m)[0])]
     figure, axes = plt.subplots(
@@ -100,14 +100,14 @@ def bands(ax: Any, band: Mapping[str, Sequence[float]], name: str, colour: str) 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the command line, prints the table, writes the picture."""
+    """Reads the command line, prints the table and writes the figure."""
     parser = argparse.ArgumentParser(prog="python -m experiments.curves", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--run", type=pathlib.Path, help="a run folder, to be compared")
-    what.add_argument("--runs", nargs="+", metavar="NAME=RUN,RUN", help="seeds, to be a reference")
+    what.add_argument("--run", type=pathlib.Path, help="a run folder to compare")
+    what.add_argument("--runs", nargs="+", metavar="NAME=RUN,RUN", help="seeds that make a reference")
     parser.add_argument("--reference", type=pathlib.Path, help="a curves.json")
     parser.add_argument("--save", type=pathlib.Path, help="the reference to write")
-    parser.add_argument("--out", type=pathlib.Path, help="of the picture; default: RUN/curves.png")
+    parser.add_argument("--out", type=pathlib.Path, help="path of the figure; default: RUN/curves.png")
     args = parser.parse_args(argv)
     if (args.reference is None) == (args.save is None) or bool(args.run) != bool(args.reference):
         sys.exit("error: give --run with --reference, or --runs with --save")
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def save(named: Sequence[str], out: pathlib.Path) -> None:
-    """Writes the bands of runs, given as "name=folder,folder"; exits where one has no metrics."""
+    """Writes the bands of runs, given as "name=folder,folder"; exits if one has no metrics."""
     found: dict[str, Curves] = {}
     for text in named:
         name, _, folders = text.partition("=")
@@ -133,7 +133,7 @@ def save(named: Sequence[str], out: pathlib.Path) -> None:
 
 
 def _compare(run: pathlib.Path, path: pathlib.Path, out: pathlib.Path) -> None:
-    """Prints the table of a run beside a reference, and draws it."""
+    """Prints the table that compares a run with a reference, and draws both."""
     for file in (run / "metrics.jsonl", path):
         if not file.is_file():
             sys.exit(f"error: there is no {file}")

@@ -48,4 +48,4 @@ MINIATURES = {
     "wav2vec2": _codes,
     "music2vec": _pitch,
 }
-"""One number for each row of the table of methods in the README."""
+"""The text of each row of the table of methods in the README."""

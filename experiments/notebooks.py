@@ -1,9 +1,9 @@
 """Runs the notebooks and keeps what they show: python experiments/notebooks.py [notebooks/x.ipynb]
 
 Without a name, all of them. Every notebook runs from its first cell in a new kernel; its outputs
-are shortened, freed from what is of this machine alone, and written back into the file. Needs the
-extra `test`. A notebook's cell with the tag "parameters" says what it costs; the tests run it with
-smaller ones.
+are shortened, stripped of everything specific to this machine, and written back into the file.
+Needs the extra `test`. The cell with the tag "parameters" sets the cost of a notebook; the tests
+run it with smaller values.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / "notebooks"
-LOG_LINES = 4  # of a longer error stream only the last ones are kept
-LARGE = 40_000  # bytes of a picture that is kept with a palette
+LOG_LINES = 4  # only the last lines of a longer error stream are kept
+LARGE = 40_000  # bytes from which a picture is kept with a palette
 _NOISE = re.compile(r"^(WARNING:absl|I\d{4} |W\d{4} |E\d{4} )")
 
 
@@ -34,10 +34,10 @@ def names() -> list[Path]:
 
 
 def run(path: Path, parameters: Mapping[str, Any], timeout: float | None = None) -> Any:
-    """Returns the notebook executed from a new kernel, with other values of its parameters.
+    """Returns the notebook executed in a new kernel, with some of its parameters replaced.
 
-    timeout: seconds that a cell may take (None: any). Raises KeyError for a parameter that it does
-    not have, and nbclient's CellExecutionError where a cell fails.
+    timeout: seconds that a cell may take (None: any). Raises KeyError for an unknown parameter, and
+    nbclient's CellExecutionError if a cell fails.
     """
     notebook = nbformat.read(path, as_version=4)
     cell = parameter_cell(notebook)
@@ -66,7 +66,7 @@ def assigned(source: str) -> list[str]:
 
 
 def tidy(notebook: Any, root: Path = ROOT) -> None:
-    """Makes the outputs fit to be kept: short logs, small pictures, no path of this machine."""
+    """Prepares the outputs for the repository: short logs, small pictures, no local paths."""
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if "outputs" in cell:
@@ -85,7 +85,7 @@ def tidy(notebook: Any, root: Path = ROOT) -> None:
 
 
 def _joined(outputs: Sequence[Any]) -> list[Any]:
-    """Returns the outputs of a cell with one stream of each name, where the first of it was."""
+    """Returns the outputs of a cell with the streams of each name joined at the first of them."""
     kept: list[Any] = []
     for output in outputs:
         same = [o for o in kept if output.output_type == "stream" and o.get("name") == output.name]
@@ -97,14 +97,14 @@ def _joined(outputs: Sequence[Any]) -> list[Any]:
 
 
 def _local(text: str, root: Path) -> str:
-    """Returns text with paths as seen from the root of the repository, or from home."""
+    """Returns text with paths relative to the root of the repository or to the home folder."""
     for place, name in ((str(root), "."), (str(Path.home()), "~"), (os.uname().nodename, "host")):
         text = text.replace(place, name)
     return text
 
 
 def _short(text: str, is_log: bool) -> str:
-    """Returns what a terminal would show of a stream; of a long log the end."""
+    """Returns a stream as a terminal would show it; of a long log, only the end."""
     lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
     lines = [line for line in lines if not _NOISE.match(line)]
     while lines and not lines[-1]:
@@ -115,7 +115,7 @@ def _short(text: str, is_log: bool) -> str:
 
 
 def _small(picture: str) -> str:
-    """Returns a PNG in base64, a large one with a palette that keeps its rare colours too."""
+    """Returns a PNG in base64; a large one gets a palette that also keeps rare colours."""
     found = base64.b64decode(picture)
     if len(found) < LARGE:
         return picture

@@ -1,4 +1,4 @@
-"""Learns speech on a laptop: data2vec on synthesized keywords, then a few labels, in minutes.
+"""Learns speech on a laptop in minutes: data2vec on synthesized keywords, then a few labels.
 
     python -m ssl_jax.pipeline experiments/quickstart.py [--option=value ...]
 
@@ -39,7 +39,7 @@ python -c "import ssl_jax; print(ssl_jax.load('{pretrained}').config)"
 
 
 def main(pipe: Pipe) -> None:
-    """Runs the program; every stage that is complete is skipped."""
+    """Runs the program; complete stages are skipped."""
     o = pipe.options
     corpus = _corpus(pipe)
     pipe.expect(

@@ -1,4 +1,4 @@
-"""Results files of the experiments, as tables and numbers of the READMEs read them."""
+"""Reads the results files of the experiments for the tables and numbers of the pages."""
 
 import json
 import statistics
@@ -11,12 +11,12 @@ ARMS = ("scratch", "pretrained")
 
 
 def read(name: str) -> dict[str, Any]:
-    """Returns a results file, named from the folder of the experiments."""
+    """Returns a results file, whose name is relative to the folder of the experiments."""
     return json.loads((HERE / name).read_text(encoding="utf-8"))
 
 
 def best_layer(layers: Mapping[str, Any]) -> Any:
-    """Returns the scores {score: values} of the layer with the most PNMI, of {layer: scores}."""
+    """Returns the scores {score: values} of the layer with the highest PNMI, from {layer: scores}."""
     return max(layers.values(), key=lambda scores: statistics.mean(scores["pnmi"]))
 
 

@@ -1,4 +1,4 @@
-"""Fills tables and numbers of the READMEs from the results files: python -m experiments.tables"""
+"""Fills the tables and numbers of the pages from the results files: python -m experiments.tables"""
 
 import functools
 import itertools
@@ -23,12 +23,12 @@ STEPS = {
     "data2vec2_image": "data2vec 2.0, images",
     "mae": "MAE, images",
 }
-# what "over the better torch" was to be on CPU
+# the goal for "speed-up over the better torch" on CPU
 TARGETS = {name: "1.5" if name.endswith("audio") else "1.0" for name in STEPS}
 
 
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
-    """Returns rows of {column: text} as a markdown table with a last newline."""
+    """Returns rows of {column: text} as a markdown table that ends with a newline."""
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns), *([row[c] for c in columns] for row in rows)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
@@ -65,7 +65,7 @@ def long_spans() -> str:
 
 
 def speakers() -> str:
-    """Returns the table of the keyword experiment by the speaker left out, and over all of them."""
+    """Returns the table of the keyword experiment by left-out speaker, with their mean."""
     found = results.read("kws/results.json")["speakers"]
     if not found:
         return "Not run for these results.\n"
@@ -89,12 +89,12 @@ def benchmarks() -> str:
     ratios = {n: r["ratio"] for n, r in loader["hours_per_second"].items()}
     text = ", ".join(f"{r:.2f} with {n} worker{'s' * (n != '1')}" for n, r in ratios.items())
     rows.append(
-        {"benchmark": "`loader.py`: hours of audio per second over torch's", "result": text}
+        {"benchmark": "`loader.py`: hours of audio per second, relative to torch", "result": text}
     )
     deep = startup["compile_ratio_deepest_to_shallowest"]
     rows.append(
         {
-            "benchmark": "`startup.py`: compile time at the deepest over the shallowest",
+            "benchmark": "`startup.py`: compile time of the deepest model, relative to the shallowest",
             "result": f"{deep:.2f}",
         }
     )
@@ -102,7 +102,7 @@ def benchmarks() -> str:
 
 
 def step_vs_torch() -> str:
-    """Returns the table of whole pre-training steps against torch; "-": that arm was not run."""
+    """Returns the table of complete pre-training steps against torch; "-": that arm was not run."""
     report, rows = results.read("benchmarks/step_vs_torch.json"), []
     for system, name in STEPS.items():
         if system not in report["systems"]:
@@ -114,22 +114,22 @@ def step_vs_torch() -> str:
             seconds = found["seconds"].get(arm)
             column = arm if arm == "ours" else f"torch, {arm}"
             row[column] = "-" if seconds is None else f"{seconds:.2f} s"
-        row["over the better torch"] = f"{found['ratio']:.2f}"
+        row["speed-up over the better torch"] = f"{found['ratio']:.2f}"
         busy = {arm: s for arm, s in found["core_seconds"].items() if arm != "ours"}
-        row["in core-seconds"] = f"{min(busy.values()) / found['core_seconds']['ours']:.2f}"
+        row["speed-up in core-seconds"] = f"{min(busy.values()) / found['core_seconds']['ours']:.2f}"
         row["load"] = f"{found['load']:.0f}"
         rows.append(row)
     return f"{markdown(rows)}\n{report['precision']} on {report['machine']}.\n"
 
 
 def step_vs_torch_gpu() -> str:
-    """Returns the table of whole pre-training steps on a GPU against torch there."""
+    """Returns the table of complete pre-training steps on a GPU against torch."""
     report, rows = results.read("benchmarks/step_vs_torch_gpu.json"), []
     for system, found in report["systems"].items():
         row = {"step": STEPS[system], "batch": f"{found['rows']} x {found['masks']} masks"}
         for arm, seconds in found["seconds"].items():
             row[arm if arm == "ours" else f"torch, {arm}"] = f"{1000 * seconds:.0f} ms"
-        row["over the better torch"] = f"{found['ratio']:.2f}"
+        row["speed-up over the better torch"] = f"{found['ratio']:.2f}"
         row["model FLOPs utilization"] = f"{found['utilization']:.2f}"
         rows.append(row)
     about = f"{report['precision']} on {report['machine']}; jax {report['jax']}"
@@ -143,23 +143,23 @@ def prediction() -> str:
         row = {"step": STEPS[system]}
         row |= {kind: f"{found[kind]:.0f} ms" for kind in ("predicted", "measured")}
         row["predicted over measured"] = f"{found['ratio']:.2f}"
-        row["of that"] = ", ".join(f"{name} {ms:.0f}" for name, ms in found["parts"].items())
+        row["parts of the prediction, ms"] = ", ".join(f"{name} {ms:.0f}" for name, ms in found["parts"].items())
         rows.append(row)
     return f"{markdown(rows)}\nMeasured on {report['machine']}.\n"
 
 
 def extraction() -> str:
-    """Returns the table of audio through a frozen encoder by library."""
+    """Returns the table of the throughput of a frozen encoder by library."""
     found = results.read("benchmarks/extraction.json")
     row = {"HuBERT": f"{found['clips']} clips of {found['seconds']:g} s, {found['depth']} blocks"}
     for arm, rate in found["hours_per_second"].items():
         row[arm if arm == "ours" else f"transformers, {arm}"] = f"{rate:.4f} h/s"
-    row["over the better torch"] = f"{found['ratio']:.2f}"
+    row["speed-up over the better torch"] = f"{found['ratio']:.2f}"
     return f"{markdown([row])}\nfloat32 on {found['machine']}, at a load of {found['load']:.0f}.\n"
 
 
 def amortization() -> str:
-    """Returns the table of what a mask of data2vec 2.0 costs by their number."""
+    """Returns the table of the cost per mask of data2vec 2.0 by the number of masks."""
     found, rows = results.read("benchmarks/amortization.json"), []
     for m, milliseconds in found["milliseconds"].items():
         row = {"masks": m, "ms per image and mask": f"{milliseconds:.0f}"}
@@ -170,11 +170,11 @@ def amortization() -> str:
 
 
 def checkpoint() -> str:
-    """Returns the table of what a save and a restore take at Base width."""
+    """Returns the table of the cost of a save and a restore at Base width."""
     found = results.read("benchmarks/checkpoint.json")
     seconds = {f"{name}, s": f"{value:.3f}" for name, value in found["seconds"].items()}
     row = {"state": f"{found['gigabytes']:.2f} GB", **seconds}
-    row["blocked over a step"] = f"{found['share']:.1%}"
+    row["blocked, share of a step"] = f"{found['share']:.1%}"
     about = f"{found['system']}, {found['depth']} blocks, batch of {found['rows']}"
     return f"{markdown([row])}\n{about}, on {found['machine']}, at a load of {found['load']:.0f}.\n"
 
@@ -192,12 +192,12 @@ def music(part: str) -> str:
     return markdown(rows)
 
 
-def levels() -> str:
-    """Returns the table of seconds to an accuracy, of each method in the image experiment."""
+def time_to_accuracy() -> str:
+    """Returns the table of seconds to each accuracy, by method of the image experiment."""
     found = results.read("data2vec2/results.json")["levels"]
     rows = []
-    for level, methods in found.items():
-        row = {"accuracy": level}
+    for accuracy, methods in found.items():
+        row = {"accuracy": accuracy}
         for name, seconds in methods.items():
             reached = [s for s in seconds if s is not None]
             short = f"{len(reached)} of {len(seconds)} seeds" if reached else "not reached"
@@ -222,21 +222,21 @@ def image_probes() -> str:
 
 
 def image_cost() -> str:
-    """Returns the table of what an update costs, measured and predicted, over that of MAE."""
+    """Returns the table of the cost of an update, measured and predicted, relative to MAE."""
     found = results.read("data2vec2/results.json")
     seconds, flops = found["seconds_per_step"], found["flops_per_step"]
     rows = []
     for name in seconds:
-        row = {"update of": name, "seconds": f"{seconds[name]:.3f}"}
+        row = {"method": name, "seconds": f"{seconds[name]:.3f}"}
         row["GFLOP, predicted"] = f"{flops[name] / 1e9:.1f}"
-        row["time over MAE's"] = f"{seconds[name] / seconds['MAE']:.2f}"
-        row["predicted"] = f"{flops[name] / flops['MAE']:.2f}"
+        row["time relative to MAE"] = f"{seconds[name] / seconds['MAE']:.2f}"
+        row["predicted, relative to MAE"] = f"{flops[name] / flops['MAE']:.2f}"
         rows.append(row)
     return markdown(rows)
 
 
 def image_ablations() -> str:
-    """Returns the table of data2vec 2.0 with a part changed."""
+    """Returns the table of ablations of data2vec 2.0."""
     found = results.read("data2vec2/results.json")["ablations"]
     rows = [
         {"data2vec 2.0": name, "accuracy": table.cell(values), "seeds": str(len(values))}
@@ -246,7 +246,7 @@ def image_ablations() -> str:
 
 
 def audio() -> str:
-    """Returns the tables of probes of speech and sounds, and of folds of ESC-10 held out."""
+    """Returns the tables of probes of speech and sounds, and of the folds of ESC-10."""
     found = results.read("data2vec2/results_audio.json")
     rows = [
         {"features": name} | {task: table.cell(values) for task, values in tasks.items()}
@@ -257,7 +257,7 @@ def audio() -> str:
 
 
 def text() -> str:
-    """Returns the table of the probe of the package that a block of text is from."""
+    """Returns the table of the probe for the package of a block of text."""
     found = results.read("data2vec2/results_text.json")
     rows = [
         {"features": name, "accuracy": table.cell(tasks["package"])}
@@ -267,7 +267,7 @@ def text() -> str:
 
 
 def units(file: str) -> str:
-    """Returns the table of how far units are phones: MFCC, and the best layer of each encoder."""
+    """Returns the table of unit quality: MFCC, and the best layer of each encoder."""
     rows = []
     for name, layers in results.read(file)["units"].items():
         best = max(layers, key=lambda layer: statistics.mean(layers[layer]["pnmi"]))
@@ -279,7 +279,7 @@ def units(file: str) -> str:
 
 
 def unit_gains(file: str) -> str:
-    """Returns the table of what each iteration adds to PNMI, at its best layer, seed by seed."""
+    """Returns the table of the PNMI gain of each iteration at its best layer, paired by seed."""
     best, rows = results.chain(results.read(file)["units"]), []
     for before, after in itertools.pairwise(best):
         gain = [b - a for a, b in zip(best[before], best[after], strict=True)]
@@ -289,7 +289,7 @@ def unit_gains(file: str) -> str:
 
 
 def recognition() -> str:
-    """Returns the table of errors of phones and digits by pre-training."""
+    """Returns the table of phone and digit error rates by pre-training."""
     found, rows = results.read("hubert/results.json")["recognition"], []
     if not found:
         return "Not run for these results.\n"
@@ -302,17 +302,17 @@ def recognition() -> str:
 
 
 def kmeans_speed() -> str:
-    """Returns the table of frames per second of k-means by library."""
+    """Returns the table of k-means throughput by library."""
     found, rows = results.read("benchmarks/kmeans.json")["frames_per_second"], []
     for size, speeds in found.items():
         row = {"frames per second": size}
         row |= {name: f"{speeds[name]:,.0f}" for name in speeds["runs"]}
-        rows.append(row | {"over scikit-learn": f"{speeds['ratio']:.2f}"})
+        rows.append(row | {"relative to scikit-learn": f"{speeds['ratio']:.2f}"})
     return markdown(rows)
 
 
 def wav2vec2() -> str:
-    """Returns the table of wav2vec 2.0 as published and with two mistakes of ports."""
+    """Returns the table of wav2vec 2.0 as published and with two mistakes of known ports."""
     found = results.read("wav2vec2/results.json")
     rows = []
     for name, metrics in found["arms"].items():
@@ -360,27 +360,27 @@ def scaling(part: str) -> str:
 
 def _timed(found: Mapping[str, Any], first: float) -> dict[str, str]:
     row = {"config": found["config"], "devices": str(found["devices"])}
-    row["seconds of a step"] = f"{found['seconds']:.3f}"
-    return row | {"over the first": f"{found['seconds'] / first:.2f}"}
+    row["seconds per step"] = f"{found['seconds']:.3f}"
+    return row | {"relative to one device": f"{found['seconds'] / first:.2f}"}
 
 
 def _compiled(found: Mapping[str, Any]) -> dict[str, str]:
-    held, limit = sum(found["memory"].values()) / 2**30, found["limit"] / 2**30
+    used, limit = sum(found["memory"].values()) / 2**30, found["limit"] / 2**30
     between = sum(k["sent"] for name, k in found["collectives"].items() if "between" in name)
     return {
         "config": found["config"],
         "topology": found["topology"],
         "chips": f"{found['chips']:,}",
-        "TFLOP of a chip": f"{found['flops'] / 1e12:.2f}",
-        "memory of a chip": f"{held:.1f} of {limit:.2f} GiB",
-        "sent by a chip": f"{(found['sent'] - between) / 2**30:.2f} GiB",
+        "TFLOP per chip": f"{found['flops'] / 1e12:.2f}",
+        "memory per chip": f"{used:.1f} of {limit:.2f} GiB",
+        "sent per chip": f"{(found['sent'] - between) / 2**30:.2f} GiB",
         "to other slices": f"{between / 2**30:.3f} GiB" if between else "-",
         "predicted efficiency": f"{found['efficiency']:.3f}",
     }
 
 
 def once_run(file: str, make: Callable[[], str]) -> Callable[[], str]:
-    """Returns a maker of a table that says so where its results file is not there yet."""
+    """Returns a maker of a table that says "Not run yet." while its results file is missing."""
     return lambda: make() if (results.HERE / file).exists() else "Not run yet.\n"
 
 
@@ -400,7 +400,7 @@ TABLES = {
     "../docs/faults.md": {"checkpoint": once_run("benchmarks/checkpoint.json", checkpoint)},
     "../docs/metrics.md": {"curves": curves},
     "data2vec2/README.md": {
-        "levels": levels,
+        "levels": time_to_accuracy,
         "image_probes": image_probes,
         "image_cost": image_cost,
         "image_ablations": image_ablations,
@@ -427,12 +427,12 @@ TABLES = {
 
 
 def fill(path: Path, name: str, made: str) -> None:
-    """Replaces what stands between <!-- table:NAME --> and <!-- end:NAME -->."""
+    """Replaces the text between <!-- table:NAME --> and <!-- end:NAME -->."""
     _replace(path, f"<!-- table:{name} -->\n", made, f"<!-- end:{name} -->")
 
 
 def fill_number(path: Path, name: str, made: str) -> None:
-    """Replaces what stands within a line between <!-- number:NAME --> and <!-- end -->."""
+    """Replaces the text within a line between <!-- number:NAME --> and <!-- end -->."""
     _replace(path, f"<!-- number:{name} -->", made, "<!-- end -->")
 
 

@@ -1,8 +1,7 @@
 """Installs what the notebooks need into the Python that runs them, unless it is there.
 
-Made for a bare Colab image: the jax that is there stays, since it is the one that fits the driver
-of its accelerator. Only where it is older than this project needs is it renewed, together with
-the plugin of that accelerator.
+Made for a bare Colab image: its jax stays, since it fits the driver of the accelerator. Only a jax
+that is too old for this project is upgraded, together with the plugin of the accelerator.
 """
 
 import re
@@ -16,14 +15,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = ("ssl_jax", "espeakng-loader")
 EXTRAS = "synth"
-# what an accelerator's plugin is called, and the extra of jax that renews it
+# the name of an accelerator's plugin, and the extra of jax that upgrades it
 PLUGINS = {"jax-cuda12-plugin": "cuda12", "jax-cuda13-plugin": "cuda13", "libtpu": "tpu"}
 
 
 def ready() -> None:
     """Installs this project and the voices of the synthesizer with pip, if they are missing.
 
-    Raises RuntimeError where a package was renewed that this Python has imported already.
+    Raises RuntimeError if a package was upgraded that this Python has already imported.
     """
     here = versions()
     if {name.lower() for name in NEEDED} <= set(here):
@@ -38,15 +37,15 @@ def ready() -> None:
     renewed = sorted(name for name, old in before.items() if versions().get(name) != old)
     if renewed:
         raise RuntimeError(
-            f"{', '.join(renewed)} was renewed after it had been imported: restart the session "
+            f"{', '.join(renewed)} was upgraded after it had been imported: restart the session "
             f"(Runtime > Restart session) and run this cell again"
         )
 
 
 def plan(here: Mapping[str, str], least: str) -> tuple[list[str], list[str]]:
-    """Returns (what to install beside this project, what must stay as it is) as pip writes them.
+    """Returns (what to install besides this project, what must keep its version) in pip syntax.
 
-    here: distribution -> version of what is installed. least: the oldest jax that will do.
+    here: distribution -> installed version. least: the oldest jax that works.
     """
     if "jax" not in here:
         return [], []
@@ -57,14 +56,14 @@ def plan(here: Mapping[str, str], least: str) -> tuple[list[str], list[str]]:
 
 
 def lowest(setup: str) -> str:
-    """Returns the oldest jax that the text of a setup.py admits."""
+    """Returns the oldest jax that the text of a setup.py allows."""
     found = re.search(r'"jax>=([\d.]+)"', setup)
     assert found, "setup.py no longer names jax"
     return found[1]
 
 
 def versions() -> dict[str, str]:
-    """Returns distribution, in lower case -> version of all that is installed."""
+    """Returns distribution, in lower case -> version, of everything installed."""
     return {d.name.lower(): d.version for d in metadata.distributions() if d.name}
 
 

@@ -140,7 +140,7 @@ def test_what_was_imported_before_it_was_renewed_asks_for_a_restart(monkeypatch)
     monkeypatch.setattr(install.subprocess, "run", lambda command, check: None)
     install.ready()  # nothing changed
     monkeypatch.setattr(install, "imported", lambda: {"numpy": "1.0"})
-    with pytest.raises(RuntimeError, match=r"numpy was renewed .* restart the session"):
+    with pytest.raises(RuntimeError, match=r"numpy was upgraded .* restart the session"):
         install.ready()
 
 
