@@ -104,10 +104,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.curves", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--run", type=pathlib.Path, help="a run folder to compare")
-    what.add_argument("--runs", nargs="+", metavar="NAME=RUN,RUN", help="seeds that make a reference")
+    what.add_argument("--runs", nargs="+", metavar="NAME=RUN,RUN", help="seeds for a reference")
     parser.add_argument("--reference", type=pathlib.Path, help="a curves.json")
     parser.add_argument("--save", type=pathlib.Path, help="the reference to write")
-    parser.add_argument("--out", type=pathlib.Path, help="path of the figure; default: RUN/curves.png")
+    parser.add_argument("--out", type=pathlib.Path, help="the figure; default: RUN/curves.png")
     args = parser.parse_args(argv)
     if (args.reference is None) == (args.save is None) or bool(args.run) != bool(args.reference):
         sys.exit("error: give --run with --reference, or --runs with --save")

@@ -16,7 +16,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def best_layer(layers: Mapping[str, Any]) -> Any:
-    """Returns the scores {score: values} of the layer with the highest PNMI, from {layer: scores}."""
+    """Returns {score: values} of the layer with the highest PNMI; layers: {layer: scores}."""
     return max(layers.values(), key=lambda scores: statistics.mean(scores["pnmi"]))
 
 

@@ -94,7 +94,7 @@ def benchmarks() -> str:
     deep = startup["compile_ratio_deepest_to_shallowest"]
     rows.append(
         {
-            "benchmark": "`startup.py`: compile time of the deepest model, relative to the shallowest",
+            "benchmark": "`startup.py`: compile time of the deepest over the shallowest model",
             "result": f"{deep:.2f}",
         }
     )
@@ -116,7 +116,7 @@ def step_vs_torch() -> str:
             row[column] = "-" if seconds is None else f"{seconds:.2f} s"
         row["speed-up over the better torch"] = f"{found['ratio']:.2f}"
         busy = {arm: s for arm, s in found["core_seconds"].items() if arm != "ours"}
-        row["speed-up in core-seconds"] = f"{min(busy.values()) / found['core_seconds']['ours']:.2f}"
+        row["in core-seconds"] = f"{min(busy.values()) / found['core_seconds']['ours']:.2f}"
         row["load"] = f"{found['load']:.0f}"
         rows.append(row)
     return f"{markdown(rows)}\n{report['precision']} on {report['machine']}.\n"
@@ -143,7 +143,9 @@ def prediction() -> str:
         row = {"step": STEPS[system]}
         row |= {kind: f"{found[kind]:.0f} ms" for kind in ("predicted", "measured")}
         row["predicted over measured"] = f"{found['ratio']:.2f}"
-        row["parts of the prediction, ms"] = ", ".join(f"{name} {ms:.0f}" for name, ms in found["parts"].items())
+        row["parts of the prediction, ms"] = ", ".join(
+            f"{name} {ms:.0f}" for name, ms in found["parts"].items()
+        )
         rows.append(row)
     return f"{markdown(rows)}\nMeasured on {report['machine']}.\n"
 

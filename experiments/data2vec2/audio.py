@@ -1,11 +1,11 @@
-"""What do features of data2vec 2.0, trained on unlabelled waveforms, know of speech and sounds?
+"""What do features of data2vec 2.0, trained on unlabelled waveforms, know about speech and sounds?
 
     python -m ssl_jax.pipeline experiments/data2vec2/audio.py --fsdd=PATH [--option=value ...]
 
 Pre-trains on the training takes of spoken digits and on read English, then probes digits and
-speakers on the official test takes, and the sounds of ESC-10 by its five folds. A second arm
+speakers on the official test takes, and the sounds of ESC-10 with its five folds. A second arm
 pre-trains on four folds of ESC-10 and is probed on the fifth. Writes results_audio.json and
-results_audio.png beside this file.
+results_audio.png next to this file.
 """
 
 import json
@@ -28,7 +28,7 @@ OPTIONS = {
     "speech": "data/speechocean762_train",  # a folder with index.tsv; '' = digits alone
     "esc10": "data/esc10",
     "steps": 400,
-    "sound_steps": 120,  # of each fold; 0: without this arm
+    "sound_steps": 120,  # per fold; 0: skip this arm
     "seeds": 3,
     "batch": 16,
     "clones": 8,
@@ -40,18 +40,18 @@ OPTIONS = {
 }
 RATE = 8000
 CROP = 1.0  # seconds
-# below `mini`, as one core has minutes: frames of 20 ms at 8 kHz
+# smaller than `mini`, for minutes on one core: frames of 20 ms at 8 kHz
 SIZE = {"width": 96, "mlp_width": 384, "conv_channels": 32}
 SIZE |= {"conv_kernels": (10, 8, 8), "conv_strides": (5, 4, 8)}
-# with five position convolutions and a teacher that follows at 0.99, the targets soon tell nothing
-# but the place in the crop, and the metric `instance_variance_ratio` falls towards 0
+# with five position convolutions and a teacher decay of 0.99, the targets soon encode only the
+# position in the crop, and the metric `instance_variance_ratio` falls towards 0
 SIZE |= {"position_depth": 1}
 FOLDS = ("1", "2", "3", "4", "5")
 HERE = pathlib.Path(__file__).resolve().parent
 
 
 def main(pipe: Pipe) -> None:
-    """Runs every part; what is complete is skipped."""
+    """Runs every part; complete stages are skipped."""
     o = pipe.options
     digits = {s: _table(o["fsdd"], {"split": s}) for s in ("train", "test")}
     speech = {"digits": digits["train"]}
@@ -64,10 +64,10 @@ def main(pipe: Pipe) -> None:
     found = {name: {t: [r[name][t] for r in rows] for t in rows[0][name]} for name in rows[0]}
     for name, scores in found.items():
         scores["sounds"] = [sum(s[name].values()) / len(FOLDS) for s in sounds]
-    # what needs no encoder has no seed
+    # features without an encoder have no seed
     found["log-mel"] = {task: values[:1] for task, values in found["log-mel"].items()}
     folders = [pipe.folder(run) for run in runs]
-    _write(pipe, {"probes": found, "folds": {}}, folders)  # there while the rest runs
+    _write(pipe, {"probes": found, "folds": {}}, folders)  # available while the rest runs
     folds = _folds(pipe, sounds) if o["sound_steps"] else {}
     _write(pipe, {"probes": found, "folds": folds}, folders)
 
@@ -77,7 +77,7 @@ def _table(path: str, where: Mapping[str, Any] | None = None) -> dict[str, Any]:
 
 
 def _config(pipe: Pipe, sources: Mapping[str, Mapping[str, Any]], steps: int) -> ConfigDict:
-    """Returns the mini config, smaller, on these sources."""
+    """Returns the mini config at a smaller size, on these sources."""
     o = pipe.options
     config = config_lib.load("configs/data2vec2/audio.py:mini")
     config = config.copy_and_resolve_references().unlock()
@@ -114,7 +114,7 @@ def _digits(pipe: Pipe, run: Stage, digits: frozen_probe.Sources) -> frozen_prob
 
 
 def _sounds(pipe: Pipe, run: Stage, only: str = "") -> dict[str, dict[str, float]]:
-    """Probes ESC-10 by its folds, or on `only` one -> {features: {fold: accuracy}}."""
+    """Probes ESC-10 on all folds, or on `only` one -> {features: {fold: accuracy}}."""
     source = _table(pipe.options["esc10"])
 
     def work(out: pathlib.Path) -> None:
@@ -128,13 +128,13 @@ def _sounds(pipe: Pipe, run: Stage, only: str = "") -> dict[str, dict[str, float
 def _folds(pipe: Pipe, speech: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
     """Pre-trains on four folds of ESC-10, probes the fifth -> {features: [accuracy of each fold]}.
 
-    Beside it, encoders trained on speech: mean over their seeds.
+    Includes encoders trained on speech: the mean over their seeds.
     """
     o, found = pipe.options, {"pre-trained on sounds": [], "random encoder": [], "log-mel": []}
-    for place, fold in enumerate(FOLDS):
+    for seed, fold in enumerate(FOLDS):
         others = [f for f in FOLDS if f != fold]
         config = _config(pipe, {"sounds": _table(o["esc10"], {"fold": others})}, o["sound_steps"])
-        scores = _sounds(pipe, _train(pipe, f"sounds-without-{fold}", config, place), fold)
+        scores = _sounds(pipe, _train(pipe, f"sounds-without-{fold}", config, seed), fold)
         for name, key in zip(found, ("this run", "random encoder", "log-mel"), strict=True):
             found[name].append(scores[key][fold])
     found["pre-trained on speech"] = [

@@ -1,4 +1,4 @@
-"""What a training step of a config takes: measured in turns with others, and predicted."""
+"""The cost of a training step of a config: measured in turns with others, and predicted."""
 
 import statistics
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from ssl_jax.core import config as config_lib
 
 
 def seconds_per_step(configs: Mapping[str, ConfigDict], rounds: int) -> dict[str, float]:
-    """Returns the median seconds of a step of each config of images, timed in turns."""
+    """Returns the median step time of each image config, timed in turns."""
     runs = {name: stepping.engine_step(config, _noise(config)) for name, config in configs.items()}
     seconds, _ = stepping.in_turns(runs, rounds)
     return {name: round(statistics.median(times), 5) for name, times in seconds.items()}
@@ -26,11 +26,11 @@ def _noise(config: ConfigDict) -> dict[str, np.ndarray]:
 
 
 def flops_per_step(config: ConfigDict) -> float:
-    """Returns the operations of one update of a config, counted in its program."""
+    """Returns the FLOPs of one update of a config, counted in its program."""
     return plan.program(config, "cpu:1").flops()
 
 
 def to_json(config: ConfigDict) -> dict[str, object]:
-    """Returns what a timing depends on, to be part of its stage's signature."""
+    """Returns what a timing depends on, for the signature of its stage."""
     flat = config_lib.flatten(config)
     return {k: v for k, v in flat.items() if k.startswith("method.") or k == "data.batch_size"}

@@ -1,4 +1,4 @@
-"""The pictures of the audio and text experiments: probes, pre-training, a clip and its mask."""
+"""Figures of the audio and text experiments: probes, pre-training, a clip and its mask."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ NAMES = {"this run": "data2vec 2.0"}
 def draw(path: pathlib.Path, found: Mapping[str, Any], runs: Sequence[pathlib.Path]) -> None:
     """Draws the results of the audio program and its pre-training runs to `path`."""
     figure, axes = plt.subplots(2, 2, figsize=(13, 9), layout="constrained")
-    bars(axes[0, 0], found["probes"], "Frozen features after speech, linear probes")
+    bars(axes[0, 0], found["probes"], "Frozen features after pre-training on speech, linear probes")
     if found["folds"]:
         groups = {"ESC-10": found["folds"]}
         figures.bars(axes[0, 1], groups, "A fold of ESC-10 held out", "accuracy of each fold")
@@ -49,20 +49,20 @@ def bars(ax: Axes, rows: Mapping[str, Mapping[str, Sequence[float]]], title: str
 
 
 def _masked_clip(ax: Axes, run: pathlib.Path) -> None:
-    """Draws a second of read speech and the frames that one view of it hides."""
+    """Draws one second of read speech and the mask of one view."""
     config = config_lib.from_json((run / "config.json").read_text(encoding="utf-8"))
-    rate, mask = config.data.sample_rate, config.method.mask
+    rate, o = config.data.sample_rate, config.method.mask
     samples = round(config.data.buckets[-1] * rate)
     split = corpus.open_split(config.data, "train")
     audio = split.read(int(np.argmax(split.lengths)), 0, samples)
     hop = int(np.prod(config.method.encoder.conv_strides))
     options = {"n_fft": 256, "hop": hop // 4, "n_mels": 64}
-    level = dsp.log_mel(audio[None], sample_rate=rate, fmax=rate / 2, **options)[0]
-    tokens = len(level) // 4
+    log_mel = dsp.log_mel(audio[None], sample_rate=rate, fmax=rate / 2, **options)[0]
+    tokens = len(log_mel) // 4
     keys = jax.random.split(jax.random.key(0), 1)
-    hidden = masks.block_mask(
-        keys, (tokens,), mask.ratio, mask.adjust, mask.block, mask.inverse, jnp.array([tokens])
+    mask = masks.block_mask(
+        keys, (tokens,), o.ratio, o.adjust, o.block, o.inverse, jnp.array([tokens])
     )[0]
     title = "A second of speech and the mask of one view"
-    frames = np.asarray(level)[: 4 * tokens]
-    figures.masked_spectrogram(ax, frames, np.asarray(hidden), hop / rate, title)
+    frames = np.asarray(log_mel)[: 4 * tokens]
+    figures.masked_spectrogram(ax, frames, np.asarray(mask), hop / rate, title)

@@ -20,9 +20,9 @@ Scores = dict[str, dict[str, float]]  # features -> {task: accuracy}
 def evaluate(
     folder: pathlib.Path, sources: Sources, columns: Sequence[str], seconds: float = 0.0
 ) -> Scores:
-    """Returns the test accuracy of each label column, layer and penalty chosen without the test.
+    """Returns the test accuracy of each label column; the test chooses neither layer nor penalty.
 
-    seconds: of the clips of sound.
+    seconds: length of the sound clips.
     """
     found: Scores = {}
     for column in columns:
@@ -42,10 +42,10 @@ def evaluate_folds(
     window: float,
     only: str = "",
 ) -> dict[str, dict[str, float]]:
-    """Returns {features: {fold: accuracy on it}}, fitted on the other folds.
+    """Returns {features: {fold: accuracy}}, fitted on the other folds.
 
-    A fifth of those chooses layer and penalty. window: seconds that an encoder hears at once;
-    only: a single fold.
+    A fifth of those chooses layer and penalty. window: seconds per window of the encoder; only: a
+    single fold.
     """
     found: dict[str, dict[str, float]] = {}
     both = {"train": source, "test": source}  # one cache entry each; "train" is used

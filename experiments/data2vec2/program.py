@@ -1,10 +1,10 @@
-"""Does data2vec 2.0 need less time than data2vec and MAE for the same linear-probe accuracy?
+"""Does data2vec 2.0 reach the same linear-probe accuracy sooner than data2vec and MAE?
 
     python -m ssl_jax.pipeline experiments/data2vec2/program.py --data=PATH [--option=value ...]
 
 PATH is a folder with train.tar and test.tar of images, class/name.jpg inside, as of CIFAR-10.
-Pre-trains encoders of one size by three methods without labels, probes them while they train,
-times a step of each in turns, and writes results.json and results.png beside this file.
+Pre-trains encoders of the same size with three methods without labels, probes them during
+training, times a step of each in turns, and writes results.json and results.png next to this file.
 """
 
 import json
@@ -27,15 +27,15 @@ from ssl_jax.stages.graph import Stage
 OPTIONS = {
     "data": "data/cifar10",
     "seeds": 3,
-    # updates, chosen so that each method takes about as long
+    # updates, chosen so that all methods take about the same time
     "data2vec2_steps": 480,
     "data2vec_steps": 800,
     "mae_steps": 1600,
     "supervised_steps": 400,
-    # images of an update; data2vec 2.0 makes eight views of each
+    # images per update; data2vec 2.0 makes eight views of each
     "data2vec2_batch": 32,
     "batch": 64,
-    "probes": 4,  # while a method trains
+    "probes": 4,  # during training
     "ablation_steps": 200,
     "ablation_clones": 4,
     "timing_rounds": 15,
@@ -60,7 +60,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 def main(pipe: Pipe) -> None:
-    """Runs every part; what is complete is skipped."""
+    """Runs every part; complete stages are skipped."""
     o = pipe.options
     configs = {
         name: _config(pipe, path, o[f"{key}_steps"]) for name, (key, path) in METHODS.items()
@@ -85,12 +85,12 @@ def main(pipe: Pipe) -> None:
             "supervised": _supervised(pipe, configs["data2vec 2.0"]),
         },
     }
-    _write(pipe, found | {"ablations": {}})  # the first part is there while the rest runs
+    _write(pipe, found | {"ablations": {}})  # the first part is available while the rest runs
     _write(pipe, found | {"ablations": _ablations(pipe, configs["data2vec 2.0"])})
 
 
 def _config(pipe: Pipe, path: str, steps: int) -> ConfigDict:
-    """Returns a mini config on the images, at the size that all methods train."""
+    """Returns a mini config on the images, at the common size of all methods."""
     o = pipe.options
     config = config_lib.load(path).copy_and_resolve_references().unlock()
     folder = pathlib.Path(o["data"])
@@ -116,13 +116,13 @@ def _train(pipe: Pipe, name: str, config: ConfigDict, seed: int) -> Stage:
 
 
 def _curve(folder: pathlib.Path) -> dict[str, list[float]]:
-    """Returns {"step": [...], "accuracy": [...]} of the probe while a run trained."""
+    """Returns {"step": [...], "accuracy": [...]} of the probe during a run."""
     steps, values = figures.read_metrics(folder, PROBE)
     return {"step": steps.tolist(), "accuracy": values.tolist()}
 
 
 def _untrained(pipe: Pipe, run: Stage) -> dict[str, float]:
-    """Returns the probe's accuracy on an untrained encoder of a run, and on pixels."""
+    """Returns the accuracy of the probe on the untrained encoder of a run, and on pixels."""
     folder = pipe.folder(run)
 
     def work(out: pathlib.Path) -> None:
@@ -139,9 +139,9 @@ def _times(
     seconds: Mapping[str, float],
     random: Mapping[str, Sequence[float]],
 ) -> dict[str, dict[str, list[float | None]]]:
-    """Returns {accuracy: {method: seconds of training of each seed, None where not reached}}.
+    """Returns {accuracy: {method: training seconds of each seed, None if not reached}}.
 
-    The accuracies are those above every untrained encoder that some run reaches.
+    The accuracies are those above every untrained encoder that at least one run reaches.
     """
     starts = {name: table.interval(values)[0] for name, values in random.items()}
     wanted = time_to_accuracy.between(max(starts.values()), curves)
@@ -149,7 +149,7 @@ def _times(
 
 
 def _supervised(pipe: Pipe, like: ConfigDict) -> list[float]:
-    """Trains the encoder of data2vec 2.0 with all labels; accuracy of each seed at the end."""
+    """Trains the encoder of data2vec 2.0 with all labels; returns the final accuracies."""
     o = pipe.options
     config = _config(pipe, "configs/supervised/imagenet.py:mini", o["supervised_steps"])
     config = config.copy_and_resolve_references().unlock()
@@ -165,7 +165,7 @@ def _supervised(pipe: Pipe, like: ConfigDict) -> list[float]:
 
 
 def _ablations(pipe: Pipe, config: ConfigDict) -> dict[str, list[float]]:
-    """Trains data2vec 2.0 with a part changed, shorter; accuracy of the probe at the end."""
+    """Trains ablations of data2vec 2.0 in short runs; returns the final probe accuracies."""
     o = pipe.options
     steps = o["ablation_steps"]
     short = [f"train.duration={steps} steps", f"eval.every={steps} steps"]
@@ -181,7 +181,7 @@ def _ablations(pipe: Pipe, config: ConfigDict) -> dict[str, list[float]]:
 
 
 def _speed(pipe: Pipe, configs: Mapping[str, ConfigDict]) -> dict[str, float]:
-    """Times a step of each method, in turns, once; the times stay with the program's runs."""
+    """Times a step of each method in turns, once; the times are kept with the runs."""
     rounds = pipe.options["timing_rounds"]
     timed = {name: clock.to_json(config) for name, config in configs.items()}
 
@@ -199,8 +199,8 @@ def _write(pipe: Pipe, found: Mapping[str, Any]) -> None:
     results = {**found, "options": options, "machine": pipe.machine()}
     figures.write_results(out / "results.json", results)
     pictures.draw(out / "results.png", results)
-    for level, methods in found["levels"].items():
-        pipe.say(f"{level}: " + ", ".join(f"{k} {cell(v)}" for k, v in methods.items()))
+    for accuracy, methods in found["levels"].items():
+        pipe.say(f"{accuracy}: " + ", ".join(f"{k} {cell(v)}" for k, v in methods.items()))
 
 
 def cell(seconds: Sequence[float | None]) -> str:

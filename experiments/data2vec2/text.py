@@ -1,10 +1,10 @@
-"""What do features of data2vec 2.0, trained on blocks of unlabelled text, know of their origin?
+"""What do features of data2vec 2.0, trained on unlabelled text, know about the origin of a text?
 
     python -m ssl_jax.pipeline experiments/data2vec2/text.py [--option=value ...]
 
-Gathers documentation and docstrings of the installed packages (or of those in --site) in one
+Collects documentation and docstrings of the installed packages (or of those in --site) in one
 table, pre-trains on the bytes of the training files, and probes which package a block of another
-file is from. Writes results_text.json and results_text.png beside this file.
+file comes from. Writes results_text.json and results_text.png next to this file.
 """
 
 import json
@@ -26,9 +26,9 @@ from ssl_jax.reports import figures
 from ssl_jax.stages.graph import Stage
 
 OPTIONS = {
-    "site": "",  # '' = where the running interpreter keeps its packages
+    "site": "",  # '' = the packages of the running interpreter
     "packages": 12,
-    "blocks": 400,  # of each package, for training
+    "blocks": 400,  # per package, for training
     "steps": 200,
     "seeds": 3,
     "batch": 16,
@@ -45,7 +45,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 def main(pipe: Pipe) -> None:
-    """Runs every part; what is complete is skipped."""
+    """Runs every part; complete stages are skipped."""
     o = pipe.options
     corpus, names = _corpus(pipe)
     config = _config(pipe, corpus)
@@ -55,13 +55,13 @@ def main(pipe: Pipe) -> None:
     ]
     rows = [_probe(pipe, run, corpus) for run in runs]
     found = {name: {t: [r[name][t] for r in rows] for t in rows[0][name]} for name in rows[0]}
-    # what needs no encoder has no seed
+    # features without an encoder have no seed
     found["token counts"] = {t: values[:1] for t, values in found["token counts"].items()}
     _write(pipe, {"probes": found, "packages": names}, [pipe.folder(run) for run in runs])
 
 
 def _corpus(pipe: Pipe) -> tuple[pathlib.Path, list[str]]:
-    """Returns the table of blocks, gathered once, and the names of the packages."""
+    """Returns the table of blocks, collected once, and the names of the packages."""
     o = pipe.options
     site = pathlib.Path(o["site"] or sysconfig.get_paths()["purelib"])
 
@@ -81,7 +81,7 @@ def _source(corpus: pathlib.Path, split: str) -> dict[str, Any]:
 
 
 def _config(pipe: Pipe, corpus: pathlib.Path) -> ConfigDict:
-    """Returns the mini config, smaller, on the training blocks."""
+    """Returns the mini config at a smaller size, on the training blocks."""
     o = pipe.options
     config = config_lib.load("configs/data2vec2/text.py:mini")
     config = config.copy_and_resolve_references().unlock()
@@ -96,8 +96,8 @@ def _config(pipe: Pipe, corpus: pathlib.Path) -> ConfigDict:
     method.targets.layers = o["target_layers"]
     method.ema.update({"start": o["ema_start"], "anneal": steps})
     config.optim.lr = o["lr"]
-    # learned positions outgrow the vectors of bytes, until the targets tell little but the place
-    # (the metric `instance_variance_ratio`)
+    # learned positions outgrow the byte embeddings until the targets encode little but the position
+    # (see the metric `instance_variance_ratio`)
     config.optim.frozen = ("^encoder/positions",)
     config.eval.valid = False
     config.log.every = f"{max(1, steps // 40)} steps"

@@ -1,4 +1,4 @@
-"""Blocks of text from installed packages, as one table: documentation, and docstrings of code."""
+"""Blocks of text from installed packages, in one table: documentation, and docstrings of code."""
 
 import ast
 import hashlib
@@ -11,18 +11,18 @@ from ssl_jax.core import atomic
 
 HEADER = ("package", "file", "split", "sentence")
 PROSE = (".rst", ".md", ".txt")
-BYTES = 126  # of a block, which with its two marks fills 128 tokens
-PER_FILE = 8  # blocks, so that no file is most of its package
-# of 20 parts of a package's files, those of validation and of the test
+BYTES = 126  # per block, which with its two special tokens fills 128 tokens
+PER_FILE = 8  # blocks, so that no file dominates its package
+# of the 20 parts of a package's files, those for validation and for the test
 VALID, TEST = (0, 1), (2, 3, 4, 5)
 
 
 def write(site: pathlib.Path, table: pathlib.Path, packages: int, blocks: int) -> tuple[str, ...]:
     """Writes `blocks` training blocks of each of the largest packages; returns their names.
 
-    A quarter as many are for validation and as many for the test, of other files: a file's split
-    and its place come from the hash of its path. A package with too little text is passed over.
-    Raises ValueError where fewer packages have enough.
+    Validation and test each get a quarter as many, from other files: the hash of its path decides
+    the split and order of a file. A package with too little text is skipped. Raises ValueError if
+    too few packages have enough text.
     """
     wanted = {"train": blocks, "valid": blocks // 4, "test": blocks // 4}
     names: list[str] = []
@@ -44,7 +44,7 @@ def write(site: pathlib.Path, table: pathlib.Path, packages: int, blocks: int) -
 
 
 def _by_size(site: pathlib.Path) -> list[str]:
-    """Returns the names of packages, those of the most files first."""
+    """Returns the names of packages, those with the most files first."""
     count = {
         p.name: sum(1 for _ in p.rglob("*.py"))
         for p in site.iterdir()
@@ -56,9 +56,9 @@ def _by_size(site: pathlib.Path) -> list[str]:
 def _rows(
     site: pathlib.Path, package: str, wanted: dict[str, int]
 ) -> list[tuple[str, str, str]] | None:
-    """Returns (file, split, block) of a package, as many as wanted; None: it has too few."""
+    """Returns as many (file, split, block) of a package as wanted; None: it has too few."""
     found: dict[str, list[tuple[str, str, str]]] = {split: [] for split in wanted}
-    seen: set[str] = set()  # licences and inherited docstrings stand in many files
+    seen: set[str] = set()  # licences and inherited docstrings occur in many files
     for digest, path in sorted(_files(site, package)):
         part = int(digest, 16) % 20
         split = "valid" if part in VALID else "test" if part in TEST else "train"
@@ -73,7 +73,7 @@ def _rows(
 
 
 def _files(site: pathlib.Path, package: str) -> Iterator[tuple[str, pathlib.Path]]:
-    """Yields the hash of its path below `site`, and the path, of every file of text or code."""
+    """Yields (hash of the path relative to `site`, path) of every file of text or code."""
     for base, _, names in os.walk(site / package):
         for name in names:
             path = pathlib.Path(base, name)
@@ -83,13 +83,13 @@ def _files(site: pathlib.Path, package: str) -> Iterator[tuple[str, pathlib.Path
 
 
 def _text(path: pathlib.Path) -> str:
-    """Returns the text of a file, or all docstrings of code; "" where it cannot be read."""
+    """Returns the text of a file, or all docstrings of code; "" if it cannot be read."""
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix in PROSE:
             return text
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the escapes in other people's strings
+            warnings.simplefilter("ignore")  # about escapes in other people's strings
             tree = ast.parse(text)
     except (UnicodeDecodeError, SyntaxError, ValueError, RecursionError):
         return ""
@@ -99,6 +99,6 @@ def _text(path: pathlib.Path) -> str:
 
 
 def _cut(text: str) -> list[str]:
-    """Returns whole blocks of BYTES; other than ASCII is left out, white space is one blank."""
+    """Returns full blocks of BYTES, without non-ASCII characters and repeated white space."""
     plain = "".join(c for c in " ".join(text.split()) if 32 <= ord(c) < 127)
     return [plain[i : i + BYTES] for i in range(0, len(plain) - BYTES + 1, BYTES)]

@@ -1,10 +1,10 @@
-"""The runs of configs/hubert/audio.py, each with the labels before it.
+"""The runs of configs/hubert/audio.py, each preceded by its clusters and labels.
 
     python -m ssl_jax.pipeline experiments/hubert/paper.py --size=base --workdir runs/hubert
 
 `size` names the last run of the chain: base is two iterations on LibriSpeech, large and xlarge a
-third one over them on Libri-Light, mini two on Mini LibriSpeech. Clusters are fitted on a share of
-the utterances that the next run hears; a layer is that of the run before, counted from 1.
+third one on Libri-Light, mini two on Mini LibriSpeech. Clusters are fitted on a share of the
+utterances of the next run; a layer is one of the previous run, counted from 1.
 """
 
 from typing import Any
@@ -18,14 +18,14 @@ from ssl_jax.stages.graph import Stage
 
 OPTIONS: dict[str, Any] = {
     "size": "base",
-    "path": "",  # of the corpus; "": where the configs expect it
-    "librilight": "",  # the same, a manifest of fairseq, of large and xlarge
-    "share": 0.1,  # of the utterances that are clustered
-    "window": 20.0,  # seconds that are heard at once for clusters and labels
-    "batch": 16,  # such windows
+    "path": "",  # of the corpus; "": the path in the configs
+    "librilight": "",  # the same for large and xlarge, a fairseq manifest
+    "share": 0.1,  # of the utterances, for clustering
+    "window": 20.0,  # seconds per window for clusters and labels
+    "batch": 16,  # windows
     "tries": 20,  # seedings of k-means
     "epochs": 100,  # of k-means, at most
-    "steps": 0,  # updates of each run; 0: those of its config
+    "steps": 0,  # updates per run; 0: those of its config
 }
 # (argument of the config, layer that is clustered before it; 0: MFCC)
 _BASE = (("base", 0), ("base_it2", 6))
@@ -39,7 +39,7 @@ CHAINS = {
 
 
 def main(pipe: Pipe) -> None:
-    """Runs the chain; what is complete is skipped."""
+    """Runs the chain; complete stages are skipped."""
     o, before = pipe.options, None
     if o["size"] not in CHAINS:
         raise config_lib.ConfigError(f"size is {o['size']!r}: use one of {', '.join(CHAINS)}")
@@ -47,9 +47,9 @@ def main(pipe: Pipe) -> None:
         config = run_config(o, argument, layer)
         (clusters,) = config.method.units.classes
         options = kmeans.Options(clusters=clusters, tries=o["tries"], epochs=o["epochs"])
-        to_fit, to_label = heard(config.data, o, o["share"]), heard(config.data, o, 1.0)
-        book = clustering.clusters(pipe, f"kmeans-{n}", to_fit, options, layer, before)
-        labels = clustering.labels(pipe, f"labels-{n}", to_label, layer, book, before)
+        to_fit, to_label = windows(config.data, o, o["share"]), windows(config.data, o, 1.0)
+        codebook = clustering.clusters(pipe, f"kmeans-{n}", to_fit, options, layer, before)
+        labels = clustering.labels(pipe, f"labels-{n}", to_label, layer, codebook, before)
         before = _train(pipe, f"{n}-{argument}", config, labels)
 
 
@@ -70,8 +70,8 @@ def run_config(o: dict[str, Any], argument: str, layer: int) -> ConfigDict:
     return config
 
 
-def heard(data: ConfigDict, o: dict[str, Any], share: float) -> ConfigDict:
-    """Returns the data as windows of whole recordings, a share of the training ones."""
+def windows(data: ConfigDict, o: dict[str, Any], share: float) -> ConfigDict:
+    """Returns the data in windows that cover the recordings, with a share of the training ones."""
     data = ConfigDict(data.to_dict())
     data.update({"buckets": (o["window"] / 2, o["window"]), "batch_size": o["batch"]})
     data.constant_seconds = False

@@ -1,12 +1,13 @@
-"""HuBERT as one program: MFCC, clusters, labels, a model; its features, clusters, labels, a model.
+"""HuBERT as one program: clusters of MFCC, labels, a model; clusters of it, labels, a model.
 
     python -m ssl_jax.pipeline experiments/hubert/pipeline.py [--option=value ...]
 
-Synthesizes read speech whose phones have exact times, pre-trains on it without labels (and on the
-recordings of --speech and --fsdd, folders with index.tsv, where given), for any number of
-iterations and seeds, and says after each how far units are phones. Then learns phones and digits
-from few labels, beside no pre-training and wav2vec 2.0 of equal compute. Writes results.json,
-curves.json and results.png beside this file; python -m experiments.tables fills the README.
+Synthesizes read speech with exact phone times, pre-trains on it without labels (and on the
+recordings of --speech and --fsdd, folders with index.tsv, if given), for any number of iterations
+and seeds, and measures after each how closely units match phones. Then learns phones and digits
+from few labels, compared with no pre-training and with wav2vec 2.0 for as many updates. Writes
+results.json, curves.json and results.png next to this file; python -m experiments.tables fills
+the README.
 """
 
 import dataclasses
@@ -22,12 +23,11 @@ from experiments import curves
 from ssl_jax.core import config as config_lib
 from ssl_jax.pipeline import Pipe
 from ssl_jax.reports import figures
-from ssl_jax.stages import clustering as clusters_lib
-from ssl_jax.stages import kmeans
+from ssl_jax.stages import clustering, kmeans
 from ssl_jax.stages.graph import Stage
 
 OPTIONS = {
-    # utterances of about 3 s that are synthesized, and those of digits
+    # synthesized utterances of about 3 s, and those of digits
     "train": 3000,
     "test": 100,
     "digits": 300,
@@ -37,28 +37,28 @@ OPTIONS = {
     "seeds": 3,
     # updates of the first iteration; wav2vec 2.0 has as many as all iterations together
     "steps": 6000,
-    "later": 1.6,  # times as many for each later iteration, as in the paper
+    "later": 1.6,  # times as many updates for each later iteration, as in the paper
     "batch": 4,  # crops of 2 s
     "lr": 2e-3,
-    "clusters": 100,  # of MFCC, and of whatever is judged
-    "later_clusters": 500,  # of features, which the iterations after the first predict
-    "layer": 3,  # whose features are clustered, from 1; 0: the best of the iteration by PNMI
-    "labels": 60,  # utterances with a transcript
-    "finetune_steps": 500,  # 0: neither wav2vec 2.0 nor recognition
+    "clusters": 100,  # of MFCC, and of all features that are evaluated
+    "later_clusters": 500,  # of features, the targets of later iterations
+    "layer": 3,  # to cluster, counted from 1; 0: the best of the iteration by PNMI
+    "labels": 60,  # transcribed utterances
+    "finetune_steps": 500,  # 0: skip wav2vec 2.0 and recognition
     "out": "",
 }
 HERE = pathlib.Path(__file__).resolve().parent
 CROP = 2.0  # seconds
-# of all encoders: one frame every 20 ms, as in the paper. A first convolution of stride 20, not 5,
-# halves the time of a step, and normalized clips are learned in fewer of them.
+# for all encoders: one frame every 20 ms, as in the paper. A first convolution of stride 20, not 5,
+# halves the time of a step, and normalized clips need fewer steps.
 SIZE = {"depth": 3, "width": 96, "heads": 4, "mlp_width": 384, "conv_channels": 64}
 SIZE |= {"conv_kernels": (80, 8, 4), "conv_strides": (20, 4, 4), "position_kernel": 32}
 SIZE |= {"norm": "post", "conv_norm": "layer", "normalize": True, "grad_mult": 1.0}
-QUIET = ("dropout", "attention_dropout", "embed_dropout", "input_dropout", "layerdrop")
-# of masked frames alone hardly more is learned in so few updates than how frequent each unit is
+DROPOUTS = ("dropout", "attention_dropout", "embed_dropout", "input_dropout", "layerdrop")
+# with masked frames alone, so few updates learn little more than the frequency of each unit
 LOSS = {"unmasked": 1.0, "penalty": 0.1}
 MASK = {"prob": 0.5, "length": 5}
-SHARES = (0.1, 0.2)  # of the training utterances that are clustered: of MFCC, of a model's features
+SHARES = (0.1, 0.2)  # of the training utterances, for clusters of MFCC and of a model's features
 MONITORED = ("masked_loss", "masked_accuracy", "unmasked_accuracy", "prediction_entropy")
 CONTRAST = ("contrastive_loss", "contrastive_accuracy", "code_perplexity", "distinct_negatives")
 SCORES = ("phone_purity", "cluster_purity", "pnmi", "segment")
@@ -66,7 +66,7 @@ SCORES = ("phone_purity", "cluster_purity", "pnmi", "segment")
 
 @dataclasses.dataclass
 class Found:
-    """What the stages gave so far, each a list over seeds.
+    """The results so far, each a list over seeds.
 
     units: {features: {layer: {score: values}}}. chosen: {iteration: the layer that is clustered}.
     runs: {pre-training: stages}. labels: {iteration: the stage of its labels, of the first seed}.
@@ -80,26 +80,26 @@ class Found:
 
 
 def main(pipe: Pipe) -> None:
-    """Runs every part; what is complete is skipped."""
+    """Runs every part; complete stages are skipped."""
     o = pipe.options
     if o["iterations"] < 1:
         raise config_lib.ConfigError(f"iterations is {o['iterations']}: use 1 or more")
-    spoken = min(o["train"], o["digits"])
-    if o["finetune_steps"] and o["labels"] * o["seeds"] > spoken:
+    utterances = min(o["train"], o["digits"])
+    if o["finetune_steps"] and o["labels"] * o["seeds"] > utterances:
         raise config_lib.ConfigError(
             f"labels is {o['labels']}, and {o['seeds']} seeds have labels of their own among "
-            f"{spoken} utterances: use at most {spoken // o['seeds']}"
+            f"{utterances} utterances: use at most {utterances // o['seeds']}"
         )
     data, found = read_data(pipe), Found()
     for seed in range(o["seeds"]):
         iterate(pipe, data, seed, found)
-    _write(pipe, data, found)  # the first part is there while the rest runs
+    _write(pipe, data, found)  # the first part is available while the rest runs
     for seed in range(o["seeds"] if o["finetune_steps"] else 0):
         run = _wav2vec2(pipe, data, seed)
         found.runs.setdefault(recognition.WAV2VEC2, []).append(run)
-        _judge(pipe, recognition.WAV2VEC2, data, run, seed, found)
+        _evaluate(pipe, recognition.WAV2VEC2, data, run, seed, found)
     if o["finetune_steps"]:
-        size = SIZE | dict.fromkeys(QUIET, 0.0)
+        size = SIZE | dict.fromkeys(DROPOUTS, 0.0)
         found.recognition = recognition.run(pipe, data, found.runs, size)
         _write(pipe, data, found)
 
@@ -120,18 +120,18 @@ def read_data(pipe: Pipe) -> ConfigDict:
 
 
 def iterate(pipe: Pipe, data: ConfigDict, seed: int, found: Found) -> None:
-    """Runs all iterations of a seed: clusters of what was last, labels, a model from scratch."""
+    """Runs all iterations of a seed: clusters of the latest features, labels, a new model."""
     o, before, layer = pipe.options, None, 0
-    _judge(pipe, steps.MFCC, data, None, seed, found)
+    _evaluate(pipe, steps.MFCC, data, None, seed, found)
     for n in range(1, o["iterations"] + 1):
         name = f"iteration {n}"
-        heard = heard_data(pipe, data)
+        unlabelled = pretraining_data(pipe, data)
         count, share = o["later_clusters" if before else "clusters"], SHARES[bool(before)]
-        options = clustering(count, seed)
-        to_fit = steps.whole(heard, share)
-        book = clusters_lib.clusters(pipe, f"kmeans-{n}-{seed}", to_fit, options, layer, before)
-        to_label = steps.whole(heard, 1.0)
-        units = clusters_lib.labels(pipe, f"labels-{n}-{seed}", to_label, layer, book, before)
+        options = kmeans_options(count, seed)
+        to_fit = steps.whole(unlabelled, share)
+        codebook = clustering.clusters(pipe, f"kmeans-{n}-{seed}", to_fit, options, layer, before)
+        to_label = steps.whole(unlabelled, 1.0)
+        units = clustering.labels(pipe, f"labels-{n}-{seed}", to_label, layer, codebook, before)
         found.labels.setdefault(name, units)
         config = _config(pipe, data, "configs/hubert/audio.py:mini", _updates(pipe)[n - 1], seed)
         rate = 50.0 if before else 100.0
@@ -140,8 +140,8 @@ def iterate(pipe: Pipe, data: ConfigDict, seed: int, found: Found) -> None:
         before = pipe.train(f"hubert-{n}-{seed}", _locked(config), labels=(units,))
         found.runs.setdefault(name, []).append(before)
         if n == 1:
-            _judge(pipe, "untrained", data, before, seed, found)
-        rows = _judge(pipe, name, data, before, seed, found)
+            _evaluate(pipe, "untrained", data, before, seed, found)
+        rows = _evaluate(pipe, name, data, before, seed, found)
         layer = o["layer"] or steps.best(rows)
         found.chosen.setdefault(name, []).append(layer)
 
@@ -152,8 +152,8 @@ def _updates(pipe: Pipe) -> list[int]:
     return [o["steps"], *[round(o["later"] * o["steps"])] * (o["iterations"] - 1)]
 
 
-def heard_data(pipe: Pipe, data: ConfigDict) -> ConfigDict:
-    """Returns what pre-training hears: the sentences, and real recordings where given."""
+def pretraining_data(pipe: Pipe, data: ConfigDict) -> ConfigDict:
+    """Returns config.data for pre-training: the sentences, and real recordings if given."""
     data = ConfigDict(data.to_dict())
     data.test = ConfigDict({})
     everything = {"kind": "table", "part": (0.0, 1.0)}
@@ -165,20 +165,20 @@ def heard_data(pipe: Pipe, data: ConfigDict) -> ConfigDict:
     return data
 
 
-def clustering(clusters: int, seed: int) -> kmeans.Options:
-    """Returns the options of k-means: those of HuBERT, with smaller mini-batches."""
+def kmeans_options(clusters: int, seed: int) -> kmeans.Options:
+    """Returns the k-means options of HuBERT, with smaller mini-batches."""
     return kmeans.Options(clusters=clusters, batch_frames=4000, tries=3, epochs=3, seed=seed)
 
 
-def _judge(
+def _evaluate(
     pipe: Pipe, name: str, data: ConfigDict, of: Stage | None, seed: int, found: Found
 ) -> list[dict[str, Any]]:
-    """Adds the units of every layer of a run to what was found."""
-    judged = steps.whole(data, SHARES[bool(of)])
-    judged.valid = ConfigDict({})
+    """Evaluates the units of every layer of a run and adds them to the results."""
+    evaluated = steps.whole(data, SHARES[bool(of)])
+    evaluated.valid = ConfigDict({})
     tag = f"units-{name.replace(' ', '-')}-{seed}"
-    options, untrained = clustering(pipe.options["clusters"], seed), name == "untrained"
-    rows = steps.quality(pipe, tag, judged, options, of, untrained)
+    options, untrained = kmeans_options(pipe.options["clusters"], seed), name == "untrained"
+    rows = steps.quality(pipe, tag, evaluated, options, of, untrained)
     own = found.units.setdefault(name, {})
     for row in rows:
         layer = own.setdefault(str(row["layer"]), {})
@@ -188,10 +188,10 @@ def _judge(
 
 
 def _config(pipe: Pipe, data: ConfigDict, path: str, updates: int, seed: int) -> ConfigDict:
-    """Returns a config of pre-training at the size of this experiment, unlocked."""
+    """Returns a pre-training config at the size of this experiment, unlocked."""
     config = config_lib.load(path).copy_and_resolve_references().unlock()
-    config.seed, config.data = seed, heard_data(pipe, data)
-    config.method.encoder.update(SIZE | dict.fromkeys(QUIET, 0.0))
+    config.seed, config.data = seed, pretraining_data(pipe, data)
+    config.method.encoder.update(SIZE | dict.fromkeys(DROPOUTS, 0.0))
     config.method.mask.update(MASK)
     config.optim.update({"lr": pipe.options["lr"], "warmup": "8%"})
     config.train.duration = f"{updates} steps"
@@ -208,8 +208,8 @@ def _wav2vec2(pipe: Pipe, data: ConfigDict, seed: int) -> Stage:
     updates = sum(_updates(pipe))
     config = _config(pipe, data, "configs/wav2vec2/audio.py:mini", updates, seed)
     config.method.quantizer.update({"codes": 40, "width": 48, "dropout": 0.0})
-    # soft draws and a small rate for hundreds of updates end in a context that is the same for all
-    # frames, at the loss of chance, from which there is no way back
+    # soft sampling and a small learning rate for hundreds of updates lead to a context that is the
+    # same for all frames, at the loss of chance, which the run never leaves again
     config.method.quantizer.decay = 0.25 ** (1 / 333)
     config.optim.warmup = f"{min(40, updates // 4)} steps"
     config.method.negatives.count = 50
@@ -223,7 +223,7 @@ def _locked(config: ConfigDict) -> ConfigDict:
 
 
 def _write(pipe: Pipe, data: ConfigDict, found: Found) -> None:
-    """Writes results, curves and a picture, under names of their own without real recordings."""
+    """Writes results, curves and a figure; runs without real recordings have their own names."""
     out = pathlib.Path(pipe.options["out"]) if pipe.options["out"] else HERE
     used = {k: v for k, v in pipe.options.items() if k != "out"}
     used |= {k: pathlib.Path(used[k]).name for k in ("speech", "fsdd")}

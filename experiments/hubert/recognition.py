@@ -1,4 +1,4 @@
-"""Recognition from few labels: phones of sentences and digits, by CTC, from each pre-training."""
+"""Recognition from few labels with CTC: phones of sentences, and digits, for each pre-training."""
 
 import pathlib
 import re
@@ -19,17 +19,17 @@ from ssl_jax.reports import figures
 from ssl_jax.stages.graph import Stage
 
 SCRATCH = "no pre-training"
-SCRATCH_PRE = "no pre-training, pre-norm"  # which learns faster from nothing
+SCRATCH_PRE = "no pre-training, pre-norm"  # learns faster from scratch
 WAV2VEC2 = "wav2vec 2.0"
-# in what an encoder differs from the others
+# how an encoder differs from the others
 OWN = {SCRATCH_PRE: {"norm": "pre"}, WAV2VEC2: {"conv_norm": "group"}}
-# task: (column of the transcript, config.data.spelling, scores; the first one is shown)
+# task: (column of the transcript, config.data.spelling, scores; the first is shown)
 TASKS = {
     "phones": ("phones", "phones", ("per",)),
     "digits": ("text", "letters", ("wer", "cer")),
 }
 RATE = 16000
-_GAP = 0.15  # most seconds between two digits of a sequence
+_GAP = 0.15  # maximum seconds between two digits of a sequence
 
 
 def run(
@@ -37,8 +37,8 @@ def run(
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
     """Returns {task: {pre-training: {score: one value per seed}}}.
 
-    runs: name -> the stage of each seed, of which the last iteration of HuBERT and wav2vec 2.0
-    are fine-tuned. A seed has labels of its own, the same for every pre-training.
+    runs: name -> the stage of each seed; the last iteration of HuBERT and wav2vec 2.0 are
+    fine-tuned. Each seed has its own labels, the same for every pre-training.
     """
     o, found = pipe.options, {}
     last = f"iteration {o['iterations']}"
@@ -72,18 +72,18 @@ def _config(
     size: Mapping[str, Any],
     pretrained: bool,
 ) -> ConfigDict:
-    """Returns a config of CTC on the labelled utterances of a seed."""
+    """Returns a CTC config on the labelled utterances of a seed."""
     o, (column, spelling, scores) = pipe.options, TASKS[task]
     config = config_lib.load("configs/ctc/speech.py:mini").copy_and_resolve_references().unlock()
     config.seed, config.data = seed, steps.whole(data, 1.0)
     config.data.spelling = spelling
-    # watched at the end, never selected on
+    # evaluated at the end, never used for selection
     config.data.valid, config.data.test = config.data.test, ConfigDict({})
     for split in (config.data.train, config.data.valid):
         for source in split.values():
             source.transcript = column
     (source,) = config.data.train.values()
-    if spelling == "phones":  # all that the synthesizer has: few labels do not show every one
+    if spelling == "phones":  # all phones of the synthesizer: few labels do not cover them
         known = alignments.read_ctm(pathlib.Path(source.path) / "phones.ctm").names
         config.data.classes = (transcripts.BLANK, *known[1:])
     share = o["labels"] / _count(source)
@@ -105,7 +105,7 @@ def _count(source: ConfigDict) -> int:
 
 
 def _digits(pipe: Pipe, data: ConfigDict) -> ConfigDict:
-    """Returns config.data of sequences of digits: recorded ones, or else synthesized."""
+    """Returns config.data of digit sequences, recorded or otherwise synthesized."""
     o = pipe.options
     counts = {"train": o["digits"], "valid": 0, "test": o["test"]}
     if o["fsdd"]:
@@ -122,10 +122,10 @@ def _digits(pipe: Pipe, data: ConfigDict) -> ConfigDict:
 
 
 def sequences(folder: pathlib.Path, path: str, counts: Mapping[str, int]) -> None:
-    """Joins recordings of single digits to sequences of two to five, each by one speaker.
+    """Joins recordings of single digits into sequences of two to five, each by one speaker.
 
     path: a folder with index.tsv (columns path, digit, speaker, split). Recordings of one split
-    are never in a sequence of another. Writes index.tsv and FLAC files.
+    are never used in another. Writes index.tsv and FLAC files.
     """
     rng, rows = np.random.default_rng(0), ["path\tsplit\tspeaker\ttext\tsamples\trate"]
     for split, count in counts.items():
@@ -138,7 +138,7 @@ def sequences(folder: pathlib.Path, path: str, counts: Mapping[str, int]) -> Non
             speaker = rng.choice(np.unique(speakers))
             own = np.flatnonzero(speakers == speaker)
             chosen = rng.choice(own, rng.integers(2, 6), replace=False)
-            sound = np.concatenate([_spoken(source, int(row), rng) for row in chosen])
+            sound = np.concatenate([_with_gap(source, int(row), rng) for row in chosen])
             words = " ".join(read_speech.DIGITS[int(digits[row])] for row in chosen)
             name = f"{split}_{i:05}.flac"
             (folder / name).write_bytes(audio.encode_flac(sound, RATE))
@@ -146,8 +146,8 @@ def sequences(folder: pathlib.Path, path: str, counts: Mapping[str, int]) -> Non
     atomic.write_text(folder / "index.tsv", "\n".join(rows) + "\n")
 
 
-def _spoken(source: Any, row: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns a recording at 16 kHz and silence behind it."""
+def _with_gap(source: Any, row: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns a recording at 16 kHz, followed by silence."""
     rate = int(source.rates[row])
     samples = int(source.samples[row]) * RATE // rate
     sound = audio.read_crop(

@@ -1,4 +1,4 @@
-"""Shared by the programs of HuBERT: spoken corpora, whole recordings, unit quality by layer."""
+"""Shared by the programs of HuBERT: synthesized corpora, full recordings, unit quality by layer."""
 
 import dataclasses
 import json
@@ -42,7 +42,7 @@ def synthesized(pipe: Pipe, kind: str, clips: dict[str, int]) -> pathlib.Path:
 
 
 def whole(data: ConfigDict, share: float) -> ConfigDict:
-    """Returns the data as whole recordings of the source `read`, a share of the training ones."""
+    """Returns the data as full recordings of `read`, with a share of the training ones."""
     data = ConfigDict(data.to_dict())
     longest = max(
         float((source.samples / source.rates).max())
@@ -65,10 +65,10 @@ def quality(
     of: Stage | None = None,
     untrained: bool = False,
 ) -> list[dict[str, Any]]:
-    """Returns a row for each layer of the run `of` (or MFCC): its units against the phones.
+    """Returns a row for each layer of the run `of` (or MFCC): its units compared with the phones.
 
-    data: training and test split of a synthesized corpus, whose folder holds phones.ctm.
-    untrained: of an encoder of the run's shape before any update, in place of the run.
+    data: training and test split of a synthesized corpus, whose folder has phones.ctm. untrained:
+    evaluate an encoder of the run's shape before any update, in place of the run.
     """
     section = ConfigDict({"alignments": _alignments(data), "kmeans": dataclasses.asdict(options)})
     about = {"data": config_lib.flatten(data), "untrained": untrained, **section.to_dict()}
@@ -76,12 +76,12 @@ def quality(
     def work(folder: pathlib.Path) -> None:
         mesh, config = make_mesh({"data": -1}), clustering.bare_run(data)
         found = {s: splits.open_split(config, folder, s) for s in ("train", "test")}
-        judged = clustering.encoder(pipe, of, data.sample_rate)
+        evaluated = clustering.encoder(pipe, of, data.sample_rate)
         if untrained:
-            judged = _untrained(pipe, of, found["train"])
+            evaluated = _untrained(pipe, of, found["train"])
         window = float(data.buckets[-1])
         rows = units_stage.judge(
-            [judged], found, section, window_s=window, mesh=mesh, folder=folder
+            [evaluated], found, section, window_s=window, mesh=mesh, folder=folder
         )
         figures.write_results(folder / "rows.json", {"rows": rows})
 
@@ -90,7 +90,7 @@ def quality(
 
 
 def best(rows: Sequence[Mapping[str, Any]]) -> int:
-    """Returns the layer of most phone-normalized mutual information."""
+    """Returns the layer with the highest phone-normalized mutual information."""
     return int(max(rows, key=lambda row: row["pnmi"])["layer"])
 
 

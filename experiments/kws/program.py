@@ -4,8 +4,8 @@
 
 PATH is a folder with index.tsv (columns path, digit, speaker, split), as of the Free Spoken Digit
 Dataset. Pre-trains on all training takes without labels, fine-tunes with a share of the labels,
-with and without pre-training, then again leaving one speaker out of both. Writes results.json and
-results.png beside this file and fills the table of its README.
+with and without pre-training, then does both again without one of the speakers. Writes
+results.json and results.png next to this file; python -m experiments.tables fills its README.
 """
 
 import pathlib
@@ -32,8 +32,8 @@ OPTIONS = {
     "speaker_seeds": 3,
     "out": "",
 }
-# the student hears another voice in another room than the teacher
-ALTERED = {
+# the student's input has another voice and room than the teacher's
+AUGMENTED = {
     "warp": {"max_share": 0.1},
     "equalize": {"std_db": 3.0},
     "mix": {"max_share": 0.2},
@@ -44,9 +44,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 def main(pipe: Pipe) -> None:
-    """Runs both protocols; every stage that is complete is skipped."""
+    """Runs both protocols; complete stages are skipped."""
     by_share, starts = _shares(pipe)
-    _write(pipe, by_share, {}, starts)  # the first table is there while the second runs
+    _write(pipe, by_share, {}, starts)  # the first table is available while the second runs
     _write(pipe, by_share, _speakers(pipe), starts)
 
 
@@ -55,17 +55,17 @@ def _write(pipe: Pipe, by_share: dict, by_speaker: dict, starts: list) -> None:
     o = pipe.options
     out = pathlib.Path(o["out"]) if o["out"] else HERE
     runs = by_share[_name(SHARES[1])]["runs"]
-    groups, held = (
+    groups, left_out = (
         {name: {arm: g[arm] for arm in protocol.ARMS} for name, g in found.items()}
         for found in (by_share, by_speaker)
     )
     used = {k: v for k, v in o.items() if k not in ("data", "out")}
-    results = {"shares": groups, "speakers": held, "options": used} | pipe.machine()
+    results = {"shares": groups, "speakers": left_out, "options": used} | pipe.machine()
     figures.write_results(out / "results.json", results)
     folders = [pipe.folder(s) for s in starts]
     protocol.draw(out / "results.png", "data2vec on spoken digits", groups, folders, runs)
     print(protocol.summary(groups, "labels"))
-    print(protocol.summary(held, "speaker left out") if held else "")
+    print(protocol.summary(left_out, "speaker left out") if left_out else "")
 
 
 def _config(pipe: Pipe, path: str, steps: int, where: dict[str, dict[str, str]]) -> ConfigDict:
@@ -80,13 +80,13 @@ def _config(pipe: Pipe, path: str, steps: int, where: dict[str, dict[str, str]])
     if "ema" in config.method:
         config.method.ema.anneal = steps
         config.method.mask.length = o["mask_length"]
-        config.method.spectral = ConfigDict(ALTERED)
+        config.method.spectral = ConfigDict(AUGMENTED)
     return config_lib.override(config, [f"train.duration={steps} steps"])
 
 
 def _shares(pipe: Pipe) -> tuple[dict[str, Any], list]:
     o, where = pipe.options, {"train": {"split": "train"}, "test": {"split": "test"}}
-    where["valid"] = where["test"]  # watched in the curves, never selected on
+    where["valid"] = where["test"]  # shown in the curves, never used for selection
     path = "configs/data2vec/kws.py:mini"
     starts = protocol.pretrain(pipe, _config(pipe, path, o["pretrain_steps"], where), o["seeds"])
     path = "configs/supervised/kws.py:mini"

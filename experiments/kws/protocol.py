@@ -1,4 +1,4 @@
-"""Pre-train once per seed without labels, then fine-tune with few, with and without it."""
+"""Pre-trains without labels, once per seed, then fine-tunes with few, with and without it."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -38,9 +38,9 @@ def finetune(
 ) -> dict[str, Any]:
     """Fine-tunes both arms over seeds -> {"scratch": [accuracy], "pretrained": [...], "runs"}.
 
-    The seed draws the labelled clips, the order and the weights; both arms of a seed have the
-    same labels and the same recipe. Seed i starts from pre-training i (the last, if fewer).
-    Accuracy is that on the test split after the last step: nothing is selected on it.
+    The seed draws the labelled clips, their order and the weights; both arms of a seed have the
+    same labels and recipe. Seed i starts from pre-training i (the last, if there are fewer).
+    Accuracy is measured on the test split after the last step, and never used for selection.
     """
     results: dict[str, Any] = {arm: [] for arm in ARMS} | {"runs": {arm: [] for arm in ARMS}}
     for seed in range(seeds):
@@ -85,21 +85,20 @@ def draw(
 
 
 def _masked_clip(ax, run: pathlib.Path) -> None:
-    """Draws the first validation clip and the frames that the student of `run` may not see."""
+    """Draws the first validation clip and the mask of the student of `run`."""
     config = config_lib.from_json((run / "config.json").read_text(encoding="utf-8"))
-    encoder, mask = config.method.encoder, config.method.mask
+    encoder, o = config.method.encoder, config.method.mask
     rate = config.data.sample_rate
     audio = corpus.open_split(config.data, "valid").read(0)
     window, hop = (round(ms * rate / 1000) for ms in (encoder.window_ms, encoder.hop_ms))
     options = {"n_fft": window, "hop": hop, "n_mels": encoder.n_mels}
-    level = dsp.log_mel(audio[None], sample_rate=rate, fmax=encoder.get("fmax", 7600.0), **options)[
-        0
-    ]
-    tokens = len(level) // encoder.frames_per_token
+    options["fmax"] = encoder.get("fmax", 7600.0)
+    log_mel = dsp.log_mel(audio[None], sample_rate=rate, **options)[0]
+    tokens = len(log_mel) // encoder.frames_per_token
     keys = jax.random.split(jax.random.key(0), 1)
-    hidden = masks.span_mask(keys, jnp.array([tokens]), tokens, mask.prob, mask.length)[0]
+    mask = masks.span_mask(keys, jnp.array([tokens]), tokens, o.prob, o.length)[0]
     step = hop * encoder.frames_per_token / rate
     frames = tokens * encoder.frames_per_token
     figures.masked_spectrogram(
-        ax, np.asarray(level)[:frames], np.asarray(hidden), step, "A clip and its mask"
+        ax, np.asarray(log_mel)[:frames], np.asarray(mask), step, "A clip and its mask"
     )

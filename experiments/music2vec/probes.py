@@ -17,7 +17,7 @@ from ssl_jax.evals import mlp_probe, ridge
 from ssl_jax.evals.pool import Pooled
 from ssl_jax.stages import embed
 
-WINDOW = 2.0  # seconds that an encoder hears at once, whatever it was trained on
+WINDOW = 2.0  # seconds per window of an encoder, whatever it was trained on
 LOG_MEL = "log-mel"
 # task: (set, column of its index.tsv, kind, scores); layer and penalty are chosen by the first
 TASKS = {
@@ -29,10 +29,10 @@ TASKS = {
 SHOWN = {task: scores[0] for task, (_, _, _, scores) in TASKS.items()}
 
 
-def judge(
+def evaluate(
     folder: pathlib.Path, sets: Mapping[str, tuple[str, float]], with_baselines: bool
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Probes a run -> {features: {task: {score: value}}}; without baselines, of the run alone.
+    """Probes a run -> {features: {task: {score: value}}}; without baselines, only the run.
 
     sets: name -> (folder with index.tsv, seconds of its clips).
     """
@@ -90,7 +90,7 @@ def _task(
 
 
 def _truth(text: np.ndarray, task: mlp_probe.Task) -> np.ndarray:
-    """Returns the places of labels among the classes (n,), or the numbers (n, 1)."""
+    """Returns the indices of labels among the classes (n,), or the numbers (n, 1)."""
     if task.kind == "target":
         return text.astype(float)[:, None]
     return np.array([task.names.index(t) for t in text])

@@ -1,11 +1,11 @@
-"""Music2Vec in miniature: what do features of unlabelled music know of instruments, keys, tempo?
+"""Music2Vec in miniature: what do its features know about instruments, keys and tempo?
 
     python -m ssl_jax.pipeline experiments/music2vec/program.py --real=PATH [--option=value ...]
 
-Renders pieces and single notes with the samples of real instruments, pre-trains on the training
-pieces and on the recordings in PATH (librosa's examples; '' = none), and probes the frozen
-features beside log-mel and a random encoder. Then short runs over crop lengths and target
-layers. Writes results.json and results.png beside this file.
+Renders pieces and single notes with samples of real instruments, pre-trains without labels on the
+training pieces and on the recordings in PATH (librosa's examples; '' = none), and probes the frozen
+features, log-mel and a random encoder. Short runs then vary crop lengths and target layers. Writes
+results.json and results.png next to this file.
 """
 
 import json
@@ -27,7 +27,7 @@ from ssl_jax.stages.graph import Stage
 
 OPTIONS = {
     "real": "data/librosa_examples",
-    "corpus": "data",  # the folder that keeps what is rendered
+    "corpus": "data",  # the folder of rendered audio
     "pieces": 400,  # for training; 100 more for validation, 200 for the test
     "notes": 900,  # for training the probe; 200 and 400
     "steps": 250,
@@ -35,7 +35,7 @@ OPTIONS = {
     "ablation_seeds": 3,  # of the other cells
     "out": "",
 }
-# of the recordings, those that are music; the others are speech and animals
+# the music recordings; the others are speech and animals
 MUSIC = (
     "audio/147793_setuniman_sweet_waltz_0i_22mi.ogg",
     "audio/442789_lena_orsa_happy_music_pistachio_ice_cream_ragtime.ogg",
@@ -46,27 +46,27 @@ MUSIC = (
     "audio/admiralbob77_choice_drum_bass.ogg",
     "audio/sorohanro_solo_trumpet_06.ogg",
 )
-REAL_WEIGHT = 10.0  # how often a recording is drawn for each time a piece is; it is longer
+REAL_WEIGHT = 10.0  # draws of a recording per draw of a piece, as it is longer
 PIECE_SECONDS, NOTE_SECONDS = 12.0, 2.0
-# below `mini`, as one core has minutes: 8 kHz, 4 blocks of width 64, frames of 40 ms
+# smaller than `mini`, for minutes on one core: 8 kHz, 4 blocks of width 64, frames of 40 ms
 SIZE = {"width": 64, "mlp_width": 256, "conv_channels": 32}
 SIZE |= {"conv_kernels": (10, 8, 8), "conv_strides": (5, 8, 8)}
-# at 2 s three position convolutions would tell every frame how far it is from the ends
+# at 2 s, three position convolutions would give every frame its distance from the ends
 SIZE |= {"position_depth": 1}
 RATE = 8000
-# (crop in seconds, target layers of the four, clips of an update): equal sound in each
+# (crop in seconds, target layers of the four, clips per update), with equal audio per update
 CELLS = {
     "2 s, top 3 layers": (2.0, 3, 16),
     "2 s, top layer": (2.0, 1, 16),
     "0.5 s, top 3 layers": (0.5, 3, 64),
     "0.5 s, top layer": (0.5, 1, 64),
 }
-MAIN = "2 s, top 3 layers"  # the recipe of `mini`, which is also judged beside the baselines
+MAIN = "2 s, top 3 layers"  # the recipe of `mini`, which is also compared with the baselines
 HERE = pathlib.Path(__file__).resolve().parent
 
 
 def main(pipe: Pipe) -> None:
-    """Runs both parts; every stage that is complete is skipped."""
+    """Runs both parts; complete stages are skipped."""
     o = pipe.options
     clips = {"train": o["pieces"], "valid": 100, "test": 200}
     pieces = music.tracks(o["corpus"], clips=clips, seconds=PIECE_SECONDS)
@@ -80,19 +80,21 @@ def main(pipe: Pipe) -> None:
     for seed in range(o["seeds"]):
         run = _train(pipe, "pretrain", configs[MAIN], seed)
         folders.append(pipe.folder(run))
-        rows.append(_judge(pipe, run, sets, True))
+        rows.append(_evaluate(pipe, run, sets, True))
     cells[MAIN] = [row["this run"] for row in rows]
     found = {"probes": _by_features(rows)}
-    _write(pipe, found | {"ablations": {}}, folders)  # the first part is there while the rest runs
+    _write(
+        pipe, found | {"ablations": {}}, folders
+    )  # the first part is available while the rest runs
     for seed in range(o["ablation_seeds"]):
         for name in [name for name in CELLS if name != MAIN]:
             run = _train(pipe, f"cell{[*CELLS].index(name)}", configs[name], seed)
-            cells[name].append(_judge(pipe, run, sets, False)["this run"])
+            cells[name].append(_evaluate(pipe, run, sets, False)["this run"])
         _write(pipe, found | {"ablations": {n: _by_task(r) for n, r in cells.items()}}, folders)
 
 
 def _recordings(pipe: Pipe) -> dict[str, dict[str, Any]]:
-    """Returns the source of real recordings, a table that names those of MUSIC; {}: none."""
+    """Returns the source of real recordings, a table of those in MUSIC; {}: none."""
     if not pipe.options["real"]:
         return {}
     folder = pathlib.Path(pipe.options["real"]).resolve()
@@ -111,7 +113,7 @@ def _config(
     steps: int,
     cell: tuple[float, int, int],
 ) -> ConfigDict:
-    """Returns the mini config, smaller, on the training split of all sources."""
+    """Returns the mini config at a smaller size, on the training split of all sources."""
     crop, layers, batch = cell
     config = config_lib.load("configs/music2vec/music2vec.py:mini")
     config = config.copy_and_resolve_references().unlock()
@@ -122,7 +124,7 @@ def _config(
     config.data.sample_rate = RATE
     config.method.encoder.update(SIZE)
     config.method.targets.layers = layers
-    # the teacher of the paper, and slower learning: see the README for what `mini` came to
+    # the teacher of the paper and a lower learning rate: see the README for the result of `mini`
     config.method.ema.update({"start": 0.999, "end": 0.9999, "anneal": steps})
     config.optim.lr = 1e-3
     every = f"{steps} steps"
@@ -135,13 +137,15 @@ def _train(pipe: Pipe, name: str, config: ConfigDict, seed: int) -> Stage:
     return pipe.train(f"{name}-{seed}", config_lib.override(config, [f"seed={seed}"]))
 
 
-def _judge(
+def _evaluate(
     pipe: Pipe, run: Stage, sets: Mapping[str, tuple[str, float]], baselines: bool
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Probes a run once -> {features: {task: {score: value}}}."""
 
     def work(out: pathlib.Path) -> None:
-        figures.write_results(out / "scores.json", probes.judge(pipe.folder(run), sets, baselines))
+        figures.write_results(
+            out / "scores.json", probes.evaluate(pipe.folder(run), sets, baselines)
+        )
 
     asked = {"sets": {k: list(v) for k, v in sets.items()}, "baselines": baselines}
     stage = pipe.stage("eval", f"probe-{run.name}", asked, work, (run,))

@@ -4,8 +4,8 @@
 
 PATH is a folder with index.tsv (a column path) of recordings of speech, as of speechocean762.
 Pre-trains tiny models on it as published, with negatives from all frames of a clip in place of
-the masked ones, with the diversity term beside the sum of the contrastive one in place of its mean,
-and with both. Writes results.json and results.png beside this file.
+the masked ones, with the diversity term added to the sum of the contrastive losses, not their mean,
+and with both. Writes results.json and results.png next to this file.
 """
 
 import pathlib
@@ -27,14 +27,14 @@ OPTIONS = {
     "batch": 12,
     "crop": 1.5,  # seconds
     "lr": 2e-3,
-    "span": 5,  # frames; of 10 nothing is learned in so few steps
+    "span": 5,  # frames; with 10 nothing is learned in so few steps
     "out": "",
 }
 RATE = 8000
-# below `mini`: frames of 20 ms at 8 kHz
+# smaller than `mini`: frames of 20 ms at 8 kHz
 SIZE = {"depth": 3, "width": 96, "heads": 3, "mlp_width": 384, "conv_channels": 32}
 SIZE |= {"conv_kernels": (20, 4, 4), "conv_strides": (10, 4, 4), "position_kernel": 32}
-# the loss leaves chance, the logarithm of 1 + 50, within 200 steps only without dropout
+# only without dropout does the loss leave chance, the logarithm of 1 + 50, within 200 steps
 DROPOUTS = ("dropout", "attention_dropout", "embed_dropout", "input_dropout")
 QUANTIZER = {"codes": 40, "width": 48, "dropout": 0.0}
 NEGATIVES = 50
@@ -54,7 +54,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 def main(pipe: Pipe) -> None:
-    """Trains every arm over the seeds; what is complete is skipped."""
+    """Trains every arm over the seeds; complete stages are skipped."""
     o, runs = pipe.options, {}
     for name, changes in ARMS.items():
         config = config_lib.override(_config(pipe), changes)
@@ -78,7 +78,7 @@ def main(pipe: Pipe) -> None:
 
 
 def _config(pipe: Pipe) -> ConfigDict:
-    """Returns the mini config, smaller, on the recordings; no guard stops a collapse."""
+    """Returns the mini config at a smaller size on the recordings; no guard stops a collapse."""
     o = pipe.options
     config = config_lib.load("configs/wav2vec2/audio.py:mini")
     config = config.copy_and_resolve_references().unlock()
@@ -89,7 +89,7 @@ def _config(pipe: Pipe) -> ConfigDict:
     config.data.sample_rate = RATE
     config.method.encoder.update(SIZE | dict.fromkeys(DROPOUTS, 0.0))
     config.method.quantizer.update(QUANTIZER)
-    # the temperature is at its floor after two thirds of the run, as in the paper's
+    # the temperature reaches its floor after two thirds of the run, as in the paper
     config.method.quantizer.decay = 0.25 ** (1 / (o["steps"] * 2 / 3))
     config.method.negatives.count = NEGATIVES
     config.method.mask.length = o["span"]
@@ -103,7 +103,7 @@ def _config(pipe: Pipe) -> ConfigDict:
 
 
 def _last(folders: Sequence[pathlib.Path]) -> dict[str, list[float]]:
-    """Returns {metric: [its mean over the last quarter of each run]}."""
+    """Returns {metric: [mean over the last quarter of each run]}."""
     found: dict[str, list[float]] = {name: [] for name in METRICS}
     for name, values in found.items():
         for folder in folders:
@@ -113,7 +113,7 @@ def _last(folders: Sequence[pathlib.Path]) -> dict[str, list[float]]:
 
 
 def _draw(path: pathlib.Path, runs: Mapping[str, Any], codes: int) -> None:
-    """Draws one panel for each metric, one band of seeds for each arm."""
+    """Draws one panel per metric, with a band of seeds for each arm."""
     figure, axes = plt.subplots(2, 2, figsize=(12, 8), layout="constrained")
     for ax, (metric, title) in zip(axes.flat, METRICS.items(), strict=True):
         figures.curves(ax, runs, f"train/{metric}", title, metric.replace("_", " "))

@@ -39,13 +39,13 @@ def test_runs_expect_the_units_of_the_layer_before(paper):
             assert config.data.units.train == () and len(config.data.valid)
 
 
-def test_windows_hear_a_share_of_the_same_sources(paper):
+def test_windows_cover_a_share_of_the_same_sources(paper):
     o = {**paper.OPTIONS, "path": "here", "librilight": "there.tsv", "steps": 7}
     config = paper.run_config(o, "large", 9)
     assert config.data.train.librilight.path == "there.tsv"
     assert config.data.valid.librispeech.path == "here"
     assert config.train.duration == "7 steps"
-    data = paper.heard(config.data, o, 0.1)
+    data = paper.windows(config.data, o, 0.1)
     assert data.buckets == (10.0, 20.0) and data.train.librilight.part == (0.0, 0.1)
     assert "part" not in config.data.train.librilight
 
