@@ -6,17 +6,17 @@ from pathlib import Path
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
-# Lower bounds are the newest releases that pip finds for Python 3.11; on 3.12 and 3.13 it takes
-# newer ones (jax 0.12), and the tests run on both. Neither TensorFlow nor torch is ever needed.
+# Lower bounds are the newest releases that pip finds for Python 3.11; on 3.12 and 3.13 it installs
+# newer ones (jax 0.12), and the tests run on both. Neither TensorFlow nor torch is required.
 BASE = [
     "absl-py>=2.1",
     "array_record>=0.8.3",
     "etils[epath]>=1.12",
     "flax>=0.12.8",
-    # files of object stores, beside etils.epath
+    # files in object stores, besides etils.epath
     "fsspec>=2025.9",
     "grain>=0.2.18",
-    # tensorflow-datasets reads its metadata with it and does not declare it for every Python
+    # tensorflow-datasets needs it to read metadata and does not declare it for every Python
     "importlib_resources>=6",
     "jax>=0.10.2",
     "librosa>=0.11",
@@ -37,32 +37,32 @@ BASE = [
 EXTRAS = {
     # toy speech for the quickstart; bundles espeak-ng (GPL-3), so it is never a base dependency
     "synth": ["espeakng-loader>=0.2.4"],
-    # sound that libsndfile does not read: AAC, MP4, WebM, WMA (ssl_jax/data/readers/ffmpeg.py)
+    # audio that libsndfile cannot read: AAC, MP4, WebM, WMA (ssl_jax/data/readers/ffmpeg.py)
     "audio": ["av>=14"],
     "video": ["av>=14", "pillow>=11"],
     # toy music from notes; pretty_midi bundles the SoundFont
     "music": ["midirenderer>=0.1.3", "pretty_midi>=0.2.11"],
-    # reads a tokenizer.json; the tokenizer of bytes needs no package
+    # reads a tokenizer.json; the byte tokenizer needs no package
     "text": ["tokenizers>=0.21"],
     # gs:// paths
     "gcs": ["gcsfs>=2025.9"],
-    # faiss: a yardstick of the benchmark of k-means
+    # faiss: a baseline of the k-means benchmark
     "eval": ["faiss-cpu>=1.10", "jiwer>=4.0", "rapidfuzz>=3.9", "scikit-learn>=1.6"],
-    # torch reads and writes the files of other toolkits; pinned, since a newer one brings CUDA
+    # torch writes files of other toolkits and checks ours; pinned, as newer ones bring CUDA
     "interop": ["torch==2.13.0", "transformers>=5"],
-    # jobs of a sweep on a Slurm cluster
+    # sweeps on a Slurm cluster
     "slurm": ["submitit>=1.5"],
     # opens reports in a real browser, in a test; Chromium comes with apt or `playwright install`
     "browser": ["playwright>=1.50"],
     "log": ["tensorboardX>=2.6.4", "wandb>=0.20"],
-    # nbclient and ipykernel run the notebooks
+    # nbclient and ipykernel execute the notebooks
     "test": [
         "ipykernel>=6.29",
         "jiwer>=4.0",
         "nbclient>=0.10",
         "nbformat>=5.10",
         "pytest>=8.3",
-        # the manifest of a run on GKE
+        # parses the manifest of a run on GKE
         "pyyaml>=6",
         "pytest-xdist>=3.6",
         "scikit-learn>=1.6",
@@ -73,10 +73,10 @@ EXTRAS = {
 
 
 class BuildPy(build_py):
-    """Puts configs/ into the package, so that `--config configs/x.py` is found without a clone."""
+    """Copies configs/ into the package, so that `--config configs/x.py` works without a clone."""
 
     def run(self) -> None:
-        """Builds, and copies them; an editable install finds them in its clone."""
+        """Builds and copies; an editable install finds the configs in its clone."""
         super().run()
         if not self.editable_mode:
             ignored = shutil.ignore_patterns("__pycache__")

@@ -1,11 +1,11 @@
-"""What a mask costs in data2vec 2.0 as the masks of an image share one pass of the teacher.
+"""The cost of a mask in data2vec 2.0, whose masks of an image share one teacher pass.
 
     python -m experiments.benchmarks.amortization [--rows 2] [--depth 4] [--rounds 5]
 
-The whole step of the engine on images of 196 patches, 39 visible, at Base width with few blocks:
-seconds per image and mask for M = 1, 2, 4, 8 and 16 masks, relative to M = 1, next to what the
-operations of the step (ssl_jax/engine/flops.py) predict. The five take turns and medians count. The
-optimizer's time does not depend on M, and the count leaves it out.
+Times the full training step on images of 196 patches, 39 visible, at Base width with few blocks:
+seconds per image and mask for M = 1, 2, 4, 8 and 16 masks, relative to M = 1, next to the
+prediction from the FLOPs of the step (ssl_jax/engine/flops.py). The five take turns, and medians
+are reported. The time of the optimizer does not depend on M, and the prediction excludes it.
 """
 
 import argparse
@@ -23,12 +23,12 @@ MASKS = (1, 2, 4, 8, 16)
 
 
 def relative(per_step: dict[int, float]) -> dict[str, float]:
-    """Returns {masks: cost of a step} as {masks: cost of a mask, relative to that of one alone}."""
+    """Turns {masks: cost of a step} into {masks: cost per mask, relative to a single mask}."""
     return {str(m): round(cost / m / per_step[1], 3) for m, cost in per_step.items()}
 
 
 def measure(rows: int, depth: int, rounds: int) -> dict[str, Any]:
-    """Returns the milliseconds per image and mask of every M, and both relative costs."""
+    """Returns the milliseconds per image and mask for every M, and both relative costs."""
     batch = steps.make_batch(SYSTEM, rows)
     configs = {m: steps.base_config(SYSTEM, depth, m) for m in MASKS}
     runs = {m: stepping.engine_step(config, batch) for m, config in configs.items()}
@@ -49,8 +49,8 @@ def measure(rows: int, depth: int, rounds: int) -> dict[str, Any]:
 def main() -> None:
     """Measures, prints and writes the costs."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", type=int, default=2, help="images of a batch")
-    parser.add_argument("--depth", type=int, default=4, help="blocks of the encoder, 3 up")
+    parser.add_argument("--rows", type=int, default=2, help="images per batch")
+    parser.add_argument("--depth", type=int, default=4, help="blocks of the encoder, 3 or more")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()

@@ -1,14 +1,14 @@
-"""What a checkpoint costs: how long a save holds up the loop, against a step, and a restore.
+"""The cost of a checkpoint: how long a save blocks the loop, relative to a step, and a restore.
 
     python -m experiments.benchmarks.checkpoint [--system data2vec2_audio] [--depth 12] [--rows 2] \
         [--out experiments/benchmarks/checkpoint.json]
 
-The state is that of a system of step_vs_torch.py at Base width, of which data2vec 2.0 has the
-largest, as it holds a teacher. "blocked" is the time in `Checkpoints.save` once the step before
-has ended: the loop stands still for it, and the share is that of a step; at most 5 % is asked for.
-The copy and the writing beside the loop take from the steps that follow: "step beside" is the
-first of them, and "extra" the whole time, save included, by which the loop is behind one without
-a save when all is written.
+The state is that of a system of step_vs_torch.py at Base width; data2vec 2.0 has the largest,
+because it includes a teacher. "blocked" is the time in `Checkpoints.save` after the previous step
+has ended, during which the loop waits; as a share of a step, it should be at most 5 %. Copying and
+writing in the background slow the following steps: "step beside" is the first of them, and "extra"
+the total time, including the save, by which the loop is behind one without a save when everything
+is written.
 """
 
 import argparse
@@ -34,7 +34,7 @@ STEPS = 5
 
 
 def measure(config: ConfigDict, batch: Mapping[str, np.ndarray], saves: int) -> dict[str, Any]:
-    """Returns the medians over `saves`, the first of which, that compiles, does not count."""
+    """Returns the medians over `saves`, after a first one that compiles and is not counted."""
     run, held, shardings = stepping.engine(config, batch)
     run()
     step = statistics.median(stepping.clocked(run)[1] for _ in range(STEPS))
@@ -69,7 +69,7 @@ def timed_save(
     held: Mapping[str, Any],
     step: float,
 ) -> dict[str, float]:
-    """Returns the seconds of one save, while `run` makes steps that else take `step` seconds."""
+    """Returns the seconds of one save during steps that otherwise take `step` seconds."""
     start = time.perf_counter()
     checkpoints.save(number, held["state"])
     found = {"blocked": time.perf_counter() - start}
@@ -90,7 +90,7 @@ def timed_save(
 
 
 def line(report: Mapping[str, Any]) -> str:
-    """Returns the report for a terminal."""
+    """Returns the report as a line for the terminal."""
     s = report["seconds"]
     return (
         f"{report['gigabytes']:.2f} GB: a step {s['step']:.3f} s, blocked {s['blocked']:.3f} s, "

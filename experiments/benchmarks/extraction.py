@@ -1,10 +1,10 @@
-"""Hours of audio per second through a frozen HuBERT Base, every layer kept, against transformers.
+"""Hours of audio per second through a frozen HuBERT Base, all layers, against transformers.
 
     python -m experiments.benchmarks.extraction [--clips 4] [--seconds 10] [--rounds 5]
 
-The same number of clips of noise, in one batch, through `method.features` under jit and through
-`HubertModel` of transformers with output_hidden_states on torch, eager and by torch.compile, each
-in a process of its own, in turns. Weights are random: they do not matter to the time. float32.
+One batch of noise clips goes through `method.features` under jit, and through transformers'
+`HubertModel` with output_hidden_states in torch, eager and with torch.compile; each runs in its own
+process, and they take turns. Weights are random, which does not affect the time. float32.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def noise(clips: int, seconds: float) -> np.ndarray:
 
 
 def ours(clips: int, seconds: float, depth: int) -> Callable[[], float]:
-    """Returns a function that computes all hidden states, and gives the mean of the last."""
+    """Returns a function that computes all hidden states and returns the mean of the last."""
     config = step_vs_torch.base_config("hubert_audio", depth, 1)
     method = importlib.import_module("ssl_jax.methods.hubert").make(
         config.method, precision=config.precision, sample_rate=RATE, num_classes=0
@@ -49,7 +49,7 @@ def ours(clips: int, seconds: float, depth: int) -> Callable[[], float]:
 
 
 def theirs(clips: int, seconds: float, depth: int, compiled: bool) -> Callable[[], float]:
-    """Returns the function of transformers that does the same."""
+    """Returns the equivalent function with transformers."""
     import torch
     from transformers import HubertConfig, HubertModel
 
@@ -67,7 +67,7 @@ def theirs(clips: int, seconds: float, depth: int, compiled: bool) -> Callable[[
 
 
 def measure(clips: int, seconds: float, depth: int, rounds: int, compiled: bool) -> dict[str, Any]:
-    """Returns hours of audio per second of every arm, and ours over the better torch."""
+    """Returns hours of audio per second of every arm, and our speed-up over the better torch."""
     size = (clips, seconds, depth)
     makers: dict[str, Any] = {"ours": functools.partial(ours, *size)}
     makers["eager"] = functools.partial(theirs, *size, False)
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     o = parser.parse_args()
     if jax.default_backend() != "cpu":
-        raise SystemExit("this comparison is of CPUs: set JAX_PLATFORMS=cpu")
+        raise SystemExit("this comparison runs on CPU only: set JAX_PLATFORMS=cpu")
     report = measure(o.clips, o.seconds, o.depth, o.rounds, step_vs_torch.can_compile())
     print(json.dumps(report))
     atomic.write_json(o.out, report)

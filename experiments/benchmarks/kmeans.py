@@ -2,10 +2,10 @@
 
     python experiments/benchmarks/kmeans.py [--updates 20] [--out kmeans.json]
 
-The same random frames in mini-batches of 10,000, from the same first centres, at the sizes of
-HuBERT: 39 MFCC into 100 clusters, 768 features into 500. An update assigns the frames and moves the
-centres. faiss has no mini-batches: its Lloyd iterations over one mini-batch do the same work per
-frame. Rounds alternate and the median counts.
+All cluster the same random frames in mini-batches of 10,000, from the same initial centres, at the
+sizes of HuBERT: 39 MFCC into 100 clusters, 768 features into 500. An update assigns the frames and
+moves the centres. faiss has no mini-batches: its Lloyd iterations over one mini-batch do the same
+work per frame. Rounds alternate, and the median is reported.
 """
 
 import argparse
@@ -32,7 +32,7 @@ SIZES = {"39 MFCC, 100 clusters": (39, 100), "768 features, 500 clusters": (768,
 
 
 def make_frames(size: int, clusters: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns frames (N, D) in groups that overlap, and first centres (K, D), float32."""
+    """Returns frames (N, D) in overlapping groups, and initial centres (K, D), float32."""
     rng = np.random.default_rng(0)
     middles = rng.standard_normal((clusters, size))
     x = middles[rng.integers(clusters, size=frames)] + rng.standard_normal((frames, size))

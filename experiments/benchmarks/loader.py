@@ -3,9 +3,9 @@
     python experiments/benchmarks/loader.py [--folder F] [--out experiments/benchmarks/loader.json]
 
 Both read the same files in the same run, decode, crop and pad to int16 batches of one shape, and
-read two batches ahead per worker; each is given one, then two workers (ours: threads, as decoding
-runs outside the interpreter's lock). Rounds alternate and the median counts. Without
---folder the files are made: FLAC, 10 to 15 s of a tone under a noisy envelope.
+read two batches ahead per worker; each gets one, then two workers (ours are threads, as decoding
+runs outside the interpreter lock). Rounds alternate, and the median is reported. Without --folder
+the files are generated: FLAC, 10 to 15 s of a tone with a noisy envelope.
 """
 
 import argparse
@@ -30,7 +30,7 @@ RATE = 16000
 
 
 def make_files(folder: pathlib.Path, count: int) -> None:
-    """Writes `count` FLAC files of 10 to 15 s that compress about as speech does."""
+    """Writes `count` FLAC files of 10 to 15 s that compress about as well as speech."""
     rng = np.random.default_rng(0)
     for i in range(count):
         n = int(RATE * rng.uniform(10.0, SECONDS))
@@ -70,7 +70,7 @@ def time_torch(paths: list[str], batch: int, workers: int, steps: int) -> float:
 
     torch.set_num_threads(1)
     files = TorchFiles(paths, int(SECONDS * RATE))
-    # One sampler over many epochs: the workers never stop in between.
+    # one sampler over many epochs, so that the workers never stop in between
     order = torch.utils.data.RandomSampler(files, num_samples=(steps + 1) * batch)
     batches = torch.utils.data.DataLoader(
         files, batch_size=batch, sampler=order, num_workers=workers, prefetch_factor=2
@@ -78,9 +78,11 @@ def time_torch(paths: list[str], batch: int, workers: int, steps: int) -> float:
     return _time(lengths.numpy() for _, _, lengths in batches)
 
 
-def time_ours(corpus: corpus_lib.Corpus, plan: BatchSchedule, workers: int, steps: int) -> float:
+def time_ours(
+    corpus: corpus_lib.Corpus, schedule: BatchSchedule, workers: int, steps: int
+) -> float:
     """Returns hours of audio per second of our loader with as many threads as workers."""
-    batches = loader.batches(corpus, plan, 0, steps + 1, threads=workers)
+    batches = loader.batches(corpus, schedule, 0, steps + 1, threads=workers)
     return _time(arrays["audio_len"] for arrays, _ in batches)
 
 
@@ -88,12 +90,12 @@ def _time(lengths: Iterator[np.ndarray]) -> float:
     """Hours per second after the first batch, so that start-up does not count."""
     next(lengths)
     begin = time.perf_counter()
-    heard = sum(float(n.sum()) for n in lengths)
-    return heard / RATE / 3600 / (time.perf_counter() - begin)
+    samples = sum(float(n.sum()) for n in lengths)
+    return samples / RATE / 3600 / (time.perf_counter() - begin)
 
 
 def open_ours(folder: pathlib.Path, batch: int) -> tuple[corpus_lib.Corpus, BatchSchedule]:
-    """Opens the files of a folder -> (corpus, plan)."""
+    """Opens the files of a folder -> (corpus, schedule)."""
     config = {
         "train": {"files": {"kind": "folder", "path": str(folder)}},
         "sample_rate": RATE,
@@ -112,15 +114,15 @@ def open_ours(folder: pathlib.Path, batch: int) -> tuple[corpus_lib.Corpus, Batc
 
 
 def compare(folder: pathlib.Path, batch: int, rounds: int, steps: int) -> dict:
-    """Measures both loaders on the files of a folder, by number of workers."""
-    corpus, plan = open_ours(folder, batch)
+    """Times both loaders on the files of a folder, by number of workers."""
+    corpus, schedule = open_ours(folder, batch)
     reader = corpus.sources[0].reader
     paths = [reader.path(int(i)) for i in corpus.sources[0].rows]
     results = {}
     for workers in (1, 2):
         ours, theirs = [], []
         for _ in range(rounds):
-            ours.append(time_ours(corpus, plan, workers, steps))
+            ours.append(time_ours(corpus, schedule, workers, steps))
             theirs.append(time_torch(paths, batch, workers, steps))
         a, b = statistics.median(ours), statistics.median(theirs)
         results[str(workers)] = {"ours": a, "torch": b, "ratio": a / b, "runs": [ours, theirs]}

@@ -1,11 +1,11 @@
-"""Loop overhead: steps per second of the engine against a bare jitted loop of the same step.
+"""Loop overhead: steps per second of the engine against a bare loop over the same jitted step.
 
     python experiments/benchmarks/loop.py [--out experiments/benchmarks/loop.json]
 
-Both run the same data2vec step of the quickstart's size on the same batches. The bare loop has
-its batches on the device and does nothing but call the step; the engine also feeds batches from
-the host, gathers metrics, writes them, shows progress and guards every loss. Rounds alternate
-and the median of their ratios counts; at least 0.95 is asked for.
+Both run the same data2vec step at the size of the quickstart on the same batches. The bare loop has
+its batches on the device and only calls the step; the engine also transfers batches from the host,
+accumulates and writes metrics, shows progress and checks every loss. Rounds alternate, and the
+median of their ratios is reported; it should be at least 0.95.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def make_batches(count: int, rows: int, samples: int) -> list[dict[str, np.ndarr
 
 
 class Bench:
-    """One model and its batches, run by either loop; each round goes on with the same state."""
+    """One model and its batches, run by either loop; each round continues from the same state."""
 
     def __init__(self, rows: int, steps: int):
         self.config, self.steps = small_config(), steps
@@ -105,7 +105,7 @@ class Bench:
         return self.steps / seconds
 
     def engine(self) -> float:
-        """Returns steps per second of the engine, between two marks inside one `fit`."""
+        """Returns steps per second of the engine, between two marks within one `fit`."""
         marks: list[float] = []
 
         def mark(done: int, state: Any) -> None:
@@ -137,7 +137,7 @@ class Bench:
 
 
 def int_steps(duration: int | str, key: str = "") -> int:
-    """Returns a duration of the small config, all of which are given in steps."""
+    """Returns a duration of the small config, whose durations are all in steps."""
     return config_lib.steps(
         duration, batch_size=1, examples=1, seconds_per_step=1.0, total=1_000, key=key or "duration"
     )

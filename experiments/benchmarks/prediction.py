@@ -1,4 +1,4 @@
-"""What `ssl_jax.plan` predicts for the steps that step_vs_torch.py timed on a GPU.
+"""Predictions of `ssl_jax.plan` for the steps that step_vs_torch.py timed on a GPU.
 
     JAX_PLATFORMS=cpu python -m experiments.benchmarks.prediction
 
@@ -26,9 +26,9 @@ def planned(system: str, row: dict[str, Any]) -> ConfigDict:
 
 
 def compare(measured: dict[str, Any]) -> dict[str, Any]:
-    """Returns of every system the predicted and measured milliseconds, and where they go.
+    """Returns the predicted and measured milliseconds of every system, and the predicted parts.
 
-    Raises SystemExit for a card of unknown figures.
+    Raises SystemExit for an unknown GPU.
     """
     kind = measured["machine"].split(", ")[-1]
     chip = chips.of_device(kind)

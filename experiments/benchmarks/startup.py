@@ -1,9 +1,9 @@
-"""Start-up: from the command to the first step, by depth, with a cold and a warm cache.
+"""Start-up time from the command to the first step, by depth, with a cold and a warm cache.
 
     python experiments/benchmarks/startup.py [--out experiments/benchmarks/startup.json]
 
-Each measurement is a new process that trains two steps of a Keyword Transformer on a few made
-clips, its blocks under one scan as on an accelerator. The second run of each depth finds the
+Each measurement is a new process that trains a Keyword Transformer for two steps on a few generated
+clips, with its blocks under one scan as on an accelerator. The second run of each depth finds the
 compiled programs of the first in the persistent cache.
 """
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def child(depth: int, folder: Path, workdir: Path) -> dict[str, float]:
-    """Trains two steps in this process; returns when things were done, in unix seconds."""
+    """Trains two steps in this process; returns the Unix times of its milestones."""
     import jax
 
     sys.path.insert(0, str(ROOT))
@@ -36,7 +36,7 @@ def child(depth: int, folder: Path, workdir: Path) -> dict[str, float]:
 
     def listen(event: str, seconds: float, **_: Any) -> None:
         nonlocal compiling
-        # reading a program from the cache is counted in it
+        # includes reading a program from the cache
         if event.endswith("/backend_compile_duration"):
             compiling += seconds
 
@@ -63,7 +63,7 @@ def _settled(state: Any) -> float:
 
 
 def run(depth: int, folder: Path, cache: Path) -> dict[str, float]:
-    """Starts one process; returns seconds to the imports, to the first step, and of compiling."""
+    """Runs one process; returns seconds to the imports, to the first step, and of compilation."""
     with tempfile.TemporaryDirectory() as workdir:
         command = [sys.executable, __file__, "--child", str(depth), str(folder), workdir]
         start = time.time()
@@ -90,7 +90,7 @@ def make_clips(folder: Path) -> None:
 
 
 def measure(depths: tuple[int, ...] = DEPTHS) -> dict[str, Any]:
-    """Returns the seconds of every depth, cold and warm, and how much they grow with depth."""
+    """Returns the seconds of every depth, cold and warm, and the growth with depth."""
     rows = {}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / "clips"

@@ -1,13 +1,13 @@
-"""The whole pre-training step against torch: forward, backward, AdamW and the teacher's average.
+"""The full pre-training step against torch: forward, backward, AdamW and EMA teacher.
 
     python -m experiments.benchmarks.step_vs_torch [--only mae ...] [--rounds 5] [--depth 12]
 
-Each system at Base width, ours through the engine's step, torch's (torch_steps.py) eager and by
-torch.compile, on batches of the same shapes, each in a process of its own. They take turns, each
-turn a few steps in a row, and medians count. On CPU all compute in float32 with as many threads as
-cores; on a GPU matrix products are in bfloat16 and the model FLOPs utilization counts, by a
-count of the operations of the step; on CPU the same is stated against the rate of a large product.
-Layerdrop is off: torch skips a dropped block, ours computes and discards it.
+Times each system at Base width: ours with the step of the engine, torch's (torch_steps.py) eager
+and with torch.compile, on batches of the same shapes, each in its own process. They take turns of a
+few steps, and medians are reported. On CPU everything is float32 with as many threads as cores. On
+a GPU matrix products are bfloat16, and the model FLOPs utilization is reported from the counted
+FLOPs of the step; on CPU it is relative to the rate of a large product. Layerdrop is off, because
+torch skips a dropped block, while ours computes and discards it.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# torch must find memory on the same GPU
+# leaves memory for torch on the same GPU
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
@@ -71,13 +71,13 @@ ROWS = {
         "mae": (256, 1),
     },
 }
-# the share of frames that spans of the published number hide
+# the share of frames that the published spans mask
 MASKED = {"hubert_audio": 0.57, "wav2vec2_audio": 0.49, "data2vec_audio": 0.49}
 SECONDS, RATE, IMAGE, PATCHES, WIDTH = 5, 16_000, 224, 196, 768
 
 
 def base_config(system: str, depth: int, clones: int) -> ConfigDict:
-    """Returns the Base config of a system with so many blocks, and a constant learning rate."""
+    """Returns the Base config of a system with `depth` blocks and a constant learning rate."""
     config = config_lib.load(str(ROOT / "configs" / CONFIGS[system]))
     config = config.copy_and_resolve_references().unlock()
     method = config.method
@@ -106,7 +106,7 @@ def make_batch(system: str, rows: int) -> dict[str, np.ndarray]:
 
 
 def theirs(system: str, config: ConfigDict, batch: dict[str, np.ndarray], compiled: bool) -> Any:
-    """Returns the function of torch that does the same, with masks of the same sizes."""
+    """Returns the equivalent torch function, with masks of the same sizes."""
     import torch
 
     from experiments.benchmarks import torch_steps
@@ -128,36 +128,36 @@ def theirs(system: str, config: ConfigDict, batch: dict[str, np.ndarray], compil
         model = torch_steps.MAE(depth)
         inputs = {"image": inputs["signal"], "noise": noise}
     elif system in MASKED:
-        hidden = noise.argsort(1).argsort(1) < int(MASKED[system] * tokens)
-        model, inputs = of_masked_frames(system, config, hidden, inputs["signal"], batch)
+        mask = noise.argsort(1).argsort(1) < int(MASKED[system] * tokens)
+        model, inputs = of_masked_frames(system, config, mask, inputs["signal"], batch)
     else:
         audio = system.endswith("audio")
         shape = (tokens,) if audio else (14, 14)
         model = torch_steps.Data2Vec2(depth, method.targets.layers, clones, audio, shape)
-        order = noise.argsort(1)
+        ids_shuffle = noise.argsort(1)
         count = visible_tokens(config, tokens)
-        inputs |= {"keep": order[:, :count], "places": order[:, count:]}
-        inputs["restore"] = order.argsort(1)
+        inputs |= {"ids_keep": ids_shuffle[:, :count], "ids_masked": ids_shuffle[:, count:]}
+        inputs["ids_restore"] = ids_shuffle.argsort(1)
     tensors = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in inputs.items()}
     return torch_steps.Trainer(model, tensors, compiled, config.optim.clip).step
 
 
 def of_masked_frames(
-    system: str, config: ConfigDict, hidden: np.ndarray, audio: np.ndarray, batch: dict
+    system: str, config: ConfigDict, mask: np.ndarray, audio: np.ndarray, batch: dict
 ) -> tuple[Any, dict[str, np.ndarray]]:
-    """Returns torch's model of a system whose loss is over hidden frames (B, S), and its inputs."""
+    """Returns the torch model of a system with masked frames (B, S), and its inputs."""
     from experiments.benchmarks import torch_steps
 
     method, depth = config.method, config.method.encoder.depth
-    inputs = {"audio": audio, "hidden": hidden}
+    inputs = {"audio": audio, "mask": mask}
     if system == "wav2vec2_audio":
-        inputs["negatives"] = torch_steps.negatives(hidden, method.negatives.count)
+        inputs["negatives"] = torch_steps.negatives(mask, method.negatives.count)
         return torch_steps.Wav2Vec2(depth), inputs
-    inputs["places"] = np.nonzero(hidden)[1].reshape(len(hidden), -1)
+    inputs["ids_masked"] = np.nonzero(mask)[1].reshape(len(mask), -1)
     if system == "data2vec_audio":
         return torch_steps.Data2VecAudio(depth, method.targets.layers), inputs
     labels = batch["units"][:, 0, :: round(method.units.rate) // 50]
-    inputs["units"] = np.take_along_axis(labels, inputs["places"], 1)
+    inputs["units"] = np.take_along_axis(labels, inputs["ids_masked"], 1)
     return torch_steps.Hubert(depth, *method.units.classes), inputs
 
 
@@ -175,17 +175,17 @@ def of_batch(system: str, config: ConfigDict, rows: int) -> ConfigDict:
 
 
 def flops(system: str, config: ConfigDict, rows: int) -> float:
-    """Returns the operations of one step, counted in its program."""
+    """Returns the FLOPs of one step, counted in its program."""
     return plan.program(of_batch(system, config, rows), "cpu:1").flops()
 
 
 def machine() -> str:
-    """Returns the machine in words."""
+    """Returns a description of the machine."""
     return f"{os.cpu_count()} x {platform.machine()}, {jax.devices()[0].device_kind}"
 
 
 def can_compile() -> bool:
-    """Returns whether torch.compile works here, which on CPU takes a C++ compiler."""
+    """Returns whether torch.compile works here; on CPU it needs a C++ compiler."""
     import torch
 
     try:
@@ -210,7 +210,7 @@ def product_rate(size: int = 2048, rounds: int = 5) -> float:
 
 
 def peak() -> float:
-    """Returns the FLOP/s that a step is measured against: of the GPU, or of a large product."""
+    """Returns the reference FLOP/s for utilization: the peak of the GPU, or a large product."""
     kind = jax.devices()[0].device_kind
     if jax.default_backend() == "cpu":
         return product_rate()
@@ -221,7 +221,7 @@ def peak() -> float:
 
 
 def compare(system: str, depth: int, rounds: int, rows: int, clones: int, compiled: bool) -> dict:
-    """Times a system in ours and in torch -> its row of the results."""
+    """Times our step and torch's for a system -> its row of the results."""
     config, batch = base_config(system, depth, clones), make_batch(system, rows)
     makers = {"ours": functools.partial(stepping.engine_step, config, batch)}
     makers["eager"] = functools.partial(theirs, system, config, batch, False)
@@ -240,13 +240,15 @@ def compare(system: str, depth: int, rounds: int, rows: int, clones: int, compil
         "ratio": round(best / medians["ours"], 3),
         "core_seconds": {name: round(statistics.median(c), 4) for name, c in cores.items()},
         "flops": flops(system, config, rows),
-        "load": round(os.getloadavg()[0], 1),  # processes that ran in the last minute, ours too
+        "load": round(
+            os.getloadavg()[0], 1
+        ),  # load average of the last minute, including this benchmark
         "runs": {name: [round(s, 4) for s in times] for name, times in seconds.items()},
     }
 
 
 def measure(systems: tuple[str, ...], depth: int, rounds: int, eager: bool = False) -> dict:
-    """Returns the rows of all systems, the peak rate they are measured against and the machine."""
+    """Returns the rows of all systems, with the reference rate and the machine."""
     import torch
 
     backend = "cpu" if jax.default_backend() == "cpu" else "gpu"
@@ -270,7 +272,7 @@ def measure(systems: tuple[str, ...], depth: int, rounds: int, eager: bool = Fal
 
 
 def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Returns the new report with the systems that only an old one of the same machine has."""
+    """Returns the new report, with systems only in the old one if the machine is the same."""
     same = ("machine", "precision", "jax", "torch")
     if any(old[key] != new[key] for key in same):
         return new
@@ -289,7 +291,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=tuple(SYSTEMS), default=tuple(SYSTEMS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--depth", type=int, default=12, help="blocks of the encoder")
-    parser.add_argument("--eager", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--eager", action="store_true", help="skip torch.compile")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
     try:

@@ -1,4 +1,4 @@
-"""A training step of the engine on a fixed batch, and steps that take turns on the clock."""
+"""A training step of the engine on a fixed batch, and timing of steps that take turns."""
 
 import importlib
 import multiprocessing
@@ -29,7 +29,7 @@ def engine_step(config: ConfigDict, batch: Mapping[str, np.ndarray]) -> Callable
 def engine(
     config: ConfigDict, batch: Mapping[str, np.ndarray]
 ) -> tuple[Callable[[], float], dict[str, Any], TrainState]:
-    """Returns (run, held, shardings): `run` is that of `engine_step`, held["state"] its state."""
+    """Returns (run, held, shardings): `run` as in `engine_step`, its state in held["state"]."""
     module: Any = importlib.import_module(f"ssl_jax.methods.{config.method.name}")
     method = module.make(
         config.method,
@@ -41,7 +41,7 @@ def engine(
     shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
     params, _ = jax.eval_shape(method.init, jax.random.key(0), shapes)
     depth = config.method.encoder.depth
-    # what the schedule is does not matter to the time of a step
+    # the schedule does not affect the time of a step
     tx, schedule = optim.make(
         config.optim, params, total_steps=1_000, to_steps=lambda *_: 1, depth=depth
     )
@@ -60,7 +60,7 @@ def engine(
 
 
 def warm(runs: Mapping[Name, Callable[[], Any]]) -> None:
-    """Calls every run of `processes` once, all at the same time: compiling takes minutes."""
+    """Calls every run of `processes` once, all concurrently: compilation takes minutes."""
     with ThreadPoolExecutor(len(runs)) as pool:
         for done in [pool.submit(run) for run in runs.values()]:
             done.result()
@@ -71,11 +71,11 @@ def in_turns(
 ) -> tuple[dict[Name, list[float]], dict[Name, list[float]]]:
     """Returns ({name: seconds of each round}, the same in core-seconds of its process).
 
-    Each runs twice before, to compile and to fill caches; then they take turns, so that a load on
-    the machine meets all alike. A turn is two steps of which the second counts: the first brings
-    back memory and caches, which a training run would have kept. A run answers with its loss, or,
-    as those of `processes`, with (loss, seconds, core-seconds) of its own. Raises SystemExit where
-    a loss is not finite.
+    Each first runs twice, to compile and to fill caches. They then take turns, so that load on the
+    machine affects all alike. A turn is two steps, and only the second is timed: the first restores
+    memory and caches, which a training run would have kept. A run returns its loss or, like those
+    of `processes`, its own (loss, seconds, core-seconds). Raises SystemExit if a loss is not
+    finite.
     """
     for name, run in runs.items():
         if not np.isfinite([clocked(run)[0], clocked(run)[0]]).all():
@@ -92,7 +92,7 @@ def in_turns(
 
 
 def clocked(run: Callable[[], Any]) -> tuple[float, float, float]:
-    """Returns the loss of a run, its seconds, and its core-seconds."""
+    """Returns the loss, seconds and core-seconds of one call of a run."""
     start, busy = time.perf_counter(), time.process_time()
     answer = run()
     if isinstance(answer, tuple):
@@ -104,11 +104,11 @@ def clocked(run: Callable[[], Any]) -> tuple[float, float, float]:
 def processes(
     makers: Mapping[Name, Callable[[], Callable[[], float]]],
 ) -> Iterator[dict[Name, Callable[[], tuple[float, float, float]]]]:
-    """Gives {name: a run for `in_turns`}, each made and called in a process of its own.
+    """Yields {name: a run for `in_turns`}, each made and called in its own process.
 
-    Two frameworks in one process would share its threads and its heap. A maker is pickled: a
-    function of a module, or a `functools.partial` of one. Processes end with the block. On Linux
-    all get large pages, without which a step on CPU spends much of its time on page faults.
+    Two frameworks in one process would share its threads and heap. A maker must be picklable: a
+    module-level function, or a `functools.partial` of one. Processes end with the block. On Linux
+    they use large pages, without which a step on CPU spends much of its time on page faults.
     """
     context, made = multiprocessing.get_context("spawn"), {}
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
@@ -132,13 +132,13 @@ def _asking(name: Name, pipe: Connection) -> Callable[[], tuple[float, float, fl
             pipe.send(None)
             return pipe.recv()
         except (EOFError, OSError):
-            raise SystemExit(f"the process of {name} ended: its error stands above") from None
+            raise SystemExit(f"the process of {name} ended: see its error above") from None
 
     return run
 
 
 def _serve(make: Callable[[], Callable[[], float]], pipe: Connection) -> None:
-    """Steps once for each message, until the other end closes."""
+    """Runs one step per message, until the other end closes."""
     run = make()
     while True:
         try:

@@ -1,8 +1,8 @@
-"""Pre-training steps in torch, which ours are timed against; see step_vs_torch.py.
+"""Pre-training steps in torch that ours are timed against; see step_vs_torch.py.
 
-wav2vec 2.0, HuBERT, data2vec v1 and MAE are made of the modules of `transformers`, data2vec 2.0,
-which it does not have, of torch's own. Masks come from the caller, as a data worker would send
-them. Axes: B examples, M views of each, N = B * M, S tokens, V visible, H hidden ones.
+wav2vec 2.0, HuBERT, data2vec v1 and MAE use the modules of `transformers`; data2vec 2.0, which it
+lacks, uses plain torch. Masks come from the caller, as from a data worker. Axes: B examples, M
+views of each, N = B * M, S tokens, V visible tokens, H masked tokens.
 """
 
 import contextlib
@@ -31,10 +31,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Trainer:
-    """A model, whose forward is its loss, with AdamW and the teacher's average.
+    """A model whose forward pass returns its loss, with AdamW and an EMA teacher.
 
-    The optimizer is the fused one and the average one call for all parameters, the fastest that
-    torch has for both.
+    The optimizer is fused and the EMA one call for all parameters, the fastest torch has for both.
     """
 
     def __init__(self, model: nn.Module, inputs: dict[str, Tensor], compiled: bool, clip: float):
@@ -54,7 +53,7 @@ class Trainer:
         )
 
     def step(self) -> float:
-        """Makes one update and returns its loss, after waiting for it."""
+        """Makes one update, waits for it and returns its loss."""
         with self.precision:
             loss = self.forward(**self.inputs)
         loss.backward()
@@ -70,9 +69,9 @@ class Trainer:
         return float(loss.detach())
 
 
-def _pick(x: Tensor, places: Tensor) -> Tensor:
-    """Gathers tokens of x (N, S, D) at places (N, V)."""
-    return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
+def _pick(x: Tensor, ids: Tensor) -> Tensor:
+    """Gathers tokens of x (N, S, D) at indices (N, V)."""
+    return x.gather(1, ids[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def _targets(layers: Sequence[Tensor]) -> Tensor:
@@ -92,21 +91,21 @@ class WaveformFrontEnd(nn.Module):
     def forward(self, audio: Tensor) -> Tensor:
         """audio (B, N) float -> frames (B, S, D)."""
         x = F.layer_norm(audio, audio.shape[-1:])[:, None]
-        # one by one: the module of all of them also asks for the waveform's gradient
+        # one by one: their common module also computes the gradient of the waveform
         for conv in self.convs:
             x = conv(x)
         return self.projection(x.transpose(1, 2))[0]
 
 
 def audio_config(depth: int) -> Data2VecAudioConfig:
-    """Returns data2vec Base; no layerdrop, which `transformers` skips and we compute."""
+    """Returns data2vec Base without layerdrop: `transformers` skips dropped blocks, we do not."""
     return Data2VecAudioConfig(
         num_hidden_layers=depth, activation_dropout=0.0, layerdrop=0.0, feat_proj_dropout=0.0
     )
 
 
 class Data2VecAudio(nn.Module):
-    """data2vec v1 on waveforms, of the encoder of `transformers`."""
+    """data2vec v1 on waveforms, with the encoder of `transformers`."""
 
     def __init__(self, depth: int, top: int):
         super().__init__()
@@ -114,7 +113,7 @@ class Data2VecAudio(nn.Module):
         self.top = top
         self.frontend = WaveformFrontEnd(config)
         self.student = d2v_audio.Data2VecAudioEncoder(config)
-        # what the whole model does for its parts
+        # as the full model does for its parts
         for module in self.student.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
@@ -130,14 +129,14 @@ class Data2VecAudio(nn.Module):
         self.teacher.eval()
         return self
 
-    def forward(self, audio: Tensor, hidden: Tensor, places: Tensor) -> Tensor:
-        """audio (B, N), hidden (B, S) bool, places (B, H): where it is true -> loss."""
+    def forward(self, audio: Tensor, mask: Tensor, ids_masked: Tensor) -> Tensor:
+        """audio (B, N), mask (B, S) bool, ids_masked (B, H) where it is true -> loss."""
         x = self.frontend(audio)
-        seen = torch.where(hidden[..., None], self.mask.to(x.dtype), x)
-        y = self.student(seen).last_hidden_state
+        masked_input = torch.where(mask[..., None], self.mask.to(x.dtype), x)
+        y = self.student(masked_input).last_hidden_state
         with torch.no_grad():
-            targets = _pick(self.teach(x), places)
-        error = self.predictor(_pick(y, places)).float() - targets
+            targets = _pick(self.teach(x), ids_masked)
+        error = self.predictor(_pick(y, ids_masked)).float() - targets
         return error.square().sum(-1).mean() * WIDTH**-0.5
 
     def teach(self, x: Tensor) -> Tensor:
@@ -150,50 +149,50 @@ class Data2VecAudio(nn.Module):
         return _targets(outputs[-self.top :])
 
 
-# Base as published; no layerdrop, which `transformers` skips and we compute
+# Base as published without layerdrop: `transformers` skips dropped blocks, we do not
 SPEECH = {"layerdrop": 0.0, "activation_dropout": 0.0, "feat_proj_dropout": 0.1}
 
 
 class Hubert(nn.Module):
-    """HuBERT's objective, which `transformers` does not have, over its HubertModel."""
+    """HuBERT's objective, which `transformers` lacks, on top of its HubertModel."""
 
     def __init__(self, depth: int, units: int):
         super().__init__()
         self.model = HubertModel(HubertConfig(num_hidden_layers=depth, **SPEECH))
-        # else it also asks for the waveform's gradient
+        # otherwise it also computes the gradient of the waveform
         self.model.feature_extractor._requires_grad = False
         self.projection = nn.Linear(WIDTH, 256)
         self.units = nn.Parameter(torch.rand(units, 256))
 
-    def forward(self, audio: Tensor, hidden: Tensor, places: Tensor, units: Tensor) -> Tensor:
-        """audio (B, N), hidden (B, S) bool, places (B, H) and units (B, H) there -> loss."""
+    def forward(self, audio: Tensor, mask: Tensor, ids_masked: Tensor, units: Tensor) -> Tensor:
+        """audio (B, N), mask (B, S) bool, ids_masked (B, H) and units (B, H) there -> loss."""
         raw = self.model.feature_extractor(audio).transpose(1, 2)
         raw = torch.lerp(raw.detach(), raw, 0.1)  # its gradient times 0.1
         x = self.model.feature_projection(raw)
-        x = torch.where(hidden[..., None], self.model.masked_spec_embed.to(x.dtype), x)
+        x = torch.where(mask[..., None], self.model.masked_spec_embed.to(x.dtype), x)
         y = self.model.encoder(x).last_hidden_state
-        y = F.normalize(self.projection(_pick(y, places)).float(), dim=-1)
+        y = F.normalize(self.projection(_pick(y, ids_masked)).float(), dim=-1)
         logits = y @ F.normalize(self.units, dim=-1).T / 0.1
         loss = F.cross_entropy(logits.flatten(0, 1), units.flatten().long())
         return loss + 10 * raw.float().square().mean()
 
 
 class Wav2Vec2(nn.Module):
-    """`transformers`' Wav2Vec2ForPreTraining, without the feature penalty that it does not have."""
+    """`transformers`' Wav2Vec2ForPreTraining, which has no feature penalty."""
 
     def __init__(self, depth: int):
         super().__init__()
         self.model = Wav2Vec2ForPreTraining(Wav2Vec2Config(num_hidden_layers=depth, **SPEECH))
         self.model.wav2vec2.feature_extractor._requires_grad = False
-        # its own indexes by a mask, at which torch.compile must break the graph
+        # its own version indexes by a mask, which breaks the graph of torch.compile
         self.model.wav2vec2._mask_hidden_states = self._mask
 
-    def forward(self, audio: Tensor, hidden: Tensor, negatives: Tensor) -> Tensor:
-        """audio (B, N), hidden (B, S) bool, negatives (B, S, K) places in the batch -> loss."""
+    def forward(self, audio: Tensor, mask: Tensor, negatives: Tensor) -> Tensor:
+        """audio (B, N), mask (B, S) bool, negatives (B, S, K) indices in the batch -> loss."""
         found = self.model(
-            audio, mask_time_indices=hidden, sampled_negative_indices=negatives, return_dict=True
+            audio, mask_time_indices=mask, sampled_negative_indices=negatives, return_dict=True
         )
-        return found.loss / hidden.sum()
+        return found.loss / mask.sum()
 
     def _mask(self, x: Tensor, mask_time_indices: Tensor, attention_mask: None) -> Tensor:
         """Replaces frames of x (B, S, D) where the mask (B, S) is true."""
@@ -201,14 +200,14 @@ class Wav2Vec2(nn.Module):
         return torch.where(mask_time_indices[..., None], vector, x)
 
 
-def negatives(hidden: np.ndarray, count: int) -> np.ndarray:
-    """hidden (B, S) bool -> places of negatives (B, S, count) as `transformers` draws them."""
-    drawn = modeling_wav2vec2._sample_negative_indices(hidden.shape, count, hidden)
+def negatives(mask: np.ndarray, count: int) -> np.ndarray:
+    """mask (B, S) bool -> indices of negatives (B, S, count) as `transformers` draws them."""
+    drawn = modeling_wav2vec2._sample_negative_indices(mask.shape, count, mask)
     return drawn.astype(np.int64)
 
 
 class MAE(nn.Module):
-    """`transformers`' ViTMAEForPreTraining from pixels of one byte."""
+    """`transformers`' ViTMAEForPreTraining on uint8 pixels."""
 
     def __init__(self, depth: int):
         super().__init__()
@@ -265,15 +264,15 @@ class Context(nn.Module):
         else:
             self.prefix = nn.Parameter(torch.randn(1, 1, WIDTH))
 
-    def forward(self, x: Tensor, keep: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        """x (N, S, D), keep (N, V) or None -> ((N, T, D), outputs of the MLPs)."""
+    def forward(self, x: Tensor, ids_keep: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """x (N, S, D), ids_keep (N, V) or None -> ((N, T, D), outputs of the MLPs)."""
         if self.positions is not None:
-            if keep is not None:
-                seen = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
-                x = x * seen.scatter(1, keep, True)[..., None]
+            if ids_keep is not None:
+                visible = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+                x = x * visible.scatter(1, ids_keep, True)[..., None]
             x = x + self.positions(x)
-        bias = None if self.scale is None else self._bias(x, keep)
-        x = x if keep is None else _pick(x, keep)
+        bias = None if self.scale is None else self._bias(x, ids_keep)
+        x = x if ids_keep is None else _pick(x, ids_keep)
         if self.prefix is not None:
             x = torch.cat([self.prefix.to(x.dtype).expand(len(x), -1, -1), x], 1)
         x, outputs = F.dropout(self.norm(x), self.dropout, self.training), []
@@ -282,9 +281,9 @@ class Context(nn.Module):
             outputs.append(ffn)
         return x, outputs
 
-    def _bias(self, x: Tensor, keep: Tensor | None) -> Tensor:
+    def _bias(self, x: Tensor, ids_keep: Tensor | None) -> Tensor:
         """Returns the learned ALiBi (N or 1, heads, T, T)."""
-        ids = torch.arange(x.shape[1], device=x.device)[None] if keep is None else keep
+        ids = torch.arange(x.shape[1], device=x.device)[None] if ids_keep is None else ids_keep
         powers = [i + 1.0 for i in range(8)] + [i + 0.5 for i in range(4)]
         slopes = 2.0 ** -torch.tensor(powers, device=x.device)[:, None, None]
         far = (ids[:, None, :, None] - ids[:, None, None, :]).abs()
@@ -304,13 +303,13 @@ class ConvDecoder(nn.Module):
         )
         self.projection = nn.Linear(dim, WIDTH)
 
-    def forward(self, x: Tensor, shape: tuple[int, ...], places: Tensor) -> Tensor:
-        """x (N, S, D) of tokens that fill `shape`, places (N, H) -> predictions there."""
+    def forward(self, x: Tensor, shape: tuple[int, ...], ids_masked: Tensor) -> Tensor:
+        """x (N, S, D) of tokens that fill `shape`, ids_masked (N, H) -> predictions there."""
         for conv in self.convs:
             y = conv(x.transpose(1, 2).unflatten(2, shape)).flatten(2).transpose(1, 2)
             y = F.gelu(F.layer_norm(y, y.shape[-1:]))
             x = x + y if x.shape == y.shape else y
-        return self.projection(_pick(x, places)).float()
+        return self.projection(_pick(x, ids_masked)).float()
 
 
 class Data2Vec2(nn.Module):
@@ -322,7 +321,7 @@ class Data2Vec2(nn.Module):
         eps, self.dropout, self.cls_weight = (1e-5, 0.1, 0.0) if audio else (1e-6, 0.0, 2.56)
         self.local = WaveformFrontEnd(audio_config(depth)) if audio else nn.Conv2d(3, WIDTH, 16, 16)
         if not audio:
-            # fixed; which numbers they are does not change the time
+            # fixed; the values do not affect the time
             self.register_buffer("table", 0.02 * torch.randn(1, shape[0] * shape[1], WIDTH))
         self.student = Context(depth, eps, self.dropout, audio)
         self.decoder = ConvDecoder(grid=not audio)
@@ -344,11 +343,13 @@ class Data2Vec2(nn.Module):
             return local(signal)
         return local(signal).flatten(2).transpose(1, 2) + self.table
 
-    def forward(self, signal: Tensor, keep: Tensor, restore: Tensor, places: Tensor) -> Tensor:
-        """keep (N, V), places (N, H), restore (N, S): sorts both into their order -> loss."""
+    def forward(
+        self, signal: Tensor, ids_keep: Tensor, ids_restore: Tensor, ids_masked: Tensor
+    ) -> Tensor:
+        """ids_keep (N, V), ids_masked (N, H), ids_restore (N, S), which sorts both back -> loss."""
         signal = signal if self.audio else _normalize(signal)
         x = self.tokens(self.local, signal)
-        y, _ = self.student(x.repeat_interleave(self.clones, 0), keep)
+        y, _ = self.student(x.repeat_interleave(self.clones, 0), ids_keep)
         with torch.no_grad():
             clean = x if self.own is None else self.tokens(self.own, signal)
             _, outputs = self.teacher(clean, None)
@@ -356,11 +357,11 @@ class Data2Vec2(nn.Module):
             if not self.audio:
                 targets = F.layer_norm(targets, targets.shape[-1:])
             views = targets.repeat_interleave(self.clones, 0)
-        prefix = y.shape[1] - keep.shape[1]
+        prefix = y.shape[1] - ids_keep.shape[1]
         z = F.dropout(y[:, prefix:], self.dropout, self.training)
-        noise = 0.01 * torch.randn(*places.shape, WIDTH, device=z.device, dtype=z.dtype)
-        z = _pick(torch.cat([z, noise], 1), restore)
-        error = self.decoder(z, self.shape, places) - _pick(views, places)
+        noise = 0.01 * torch.randn(*ids_masked.shape, WIDTH, device=z.device, dtype=z.dtype)
+        z = _pick(torch.cat([z, noise], 1), ids_restore)
+        error = self.decoder(z, self.shape, ids_masked) - _pick(views, ids_masked)
         loss = error.square().sum(-1).mean()
         if prefix:
             cls = y[:, 0].float() - views.mean(1)

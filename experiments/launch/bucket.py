@@ -1,20 +1,20 @@
-r"""Any config of this repository, with its data as shards that lie anywhere, such as in a bucket.
+r"""Any config of this repository, with its data as shards elsewhere, for example in a bucket.
 
 Command: python -m ssl_jax.train --config experiments/launch/bucket.py:data2vec2/audio:base \
              --workdir gs://BUCKET/runs/d2v2_base \
              --config.data.train.shards.path=gs://BUCKET/shards/train \
              --config.data.valid.shards.path=gs://BUCKET/shards/valid
 
-The argument is a file below configs/, without its ending, and the argument of that file. The shards
-of a split are made by `python -m ssl_jax.convert data --config C --split S --to PATH`, so they hold
-the rows that the config names, no more. Every host copies them to its disk once (SSL_JAX_CACHE).
+The argument is a file in configs/, without its suffix, and the argument of that file. The shards of
+a split are made by `python -m ssl_jax.convert data --config C --split S --to PATH`, so they have
+exactly the rows that the config names. Every host copies them to its disk once (SSL_JAX_CACHE).
 """
 
 import importlib
 
 from ml_collections import ConfigDict
 
-# what a source says of its columns is true of its shards too
+# what a source states about its columns also holds for its shards
 KEPT = ("label", "tags", "target", "transcript")
 
 
@@ -29,7 +29,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             continue
         if len({source.get("weight", 1.0) for source in sources}) > 1:
             raise ValueError(
-                f"config.data.{split} mixes sources by weight: convert each on its own"
+                f"config.data.{split} mixes sources by weight: convert each separately"
             )
         kept = {key: sources[0][key] for key in KEPT if key in sources[0]}
         path = f"data/shards/{split}"

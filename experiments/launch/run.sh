@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One host of a run: `run.sh --config C --workdir W ...` is `python -m ssl_jax.train` with the same.
-# After SIGTERM the run saves and ends with success, as it should; a scheduler that must start it
-# again needs to hear otherwise, so the status is then 75.
+# After SIGTERM the run saves and exits with success. A scheduler that must restart it needs another
+# status, so it is then 75.
 set -euo pipefail
 
 stopped=0

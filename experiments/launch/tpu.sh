@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A TPU slice of virtual machines, by gcloud: tpu.sh create|install|launch|watch|stop|delete
+# A slice of TPU virtual machines with gcloud: tpu.sh create|install|launch|watch|stop|delete
 # Set PROJECT, ZONE and BUCKET; the rest has defaults. See docs/pod.md.
 set -euo pipefail
 
@@ -54,7 +54,7 @@ watch() {
   gcloud compute tpus tpu-vm ssh "$NAME" "${where[@]}" --worker=0 --command="tail -n 20 run.log"
 }
 
-# The run saves on all hosts; `launch` goes on from there.
+# The run saves on all hosts; `launch` resumes from there.
 stop() {
   everywhere 'kill -TERM "$(cat run.pid)"'
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# TPU slices on GKE, by xpk: xpk.sh create|image|launch|watch|stop|delete
+# TPU slices on GKE with xpk: xpk.sh create|image|launch|watch|stop|delete
 # Set PROJECT, ZONE and BUCKET; the rest has defaults. See docs/pod.md.
 set -euo pipefail
 
@@ -31,7 +31,7 @@ launch() {
     --workdir "gs://$BUCKET/runs/$RUN" "--config.data.train.shards.path=gs://$BUCKET/shards/train" \
     "--config.data.valid.shards.path=gs://$BUCKET/shards/valid" \
     "--config.mesh.slice=$SLICES" "$@"
-  # a preempted host ends with 75 once the run is saved, and all are started again
+  # a preempted host exits with 75 once the run is saved, and all are restarted
   xpk workload create "${where[@]}" --workload "$RUN" --tpu-type "$TPU" --num-slices "$SLICES" \
     --docker-image "$IMAGE" --max-restarts 100 --restart-on-exit-codes 75 \
     --termination-grace-period-seconds 300 --command "$line"

@@ -1,14 +1,15 @@
-"""What a step costs a chip from 8 to 1,024 chips: python experiments/scaling/scaling.py PART
+"""The cost of a step per chip from 8 to 1,024 chips: python experiments/scaling/scaling.py PART
 
-  weak      by compilation, data2vec 2.0 Base and HuBERT Base on v5e, so many examples on each
-            chip. Needs the package libtpu and no TPU; half a minute of a core for each row, since
-            the compiler is left before it makes machine code.
-  fit       HuBERT X-Large, ViT-H and wav2vec 2.0 of 962 M parameters in the memory of v5e,
-            likewise.
-  overhead  one step on 8 forced CPU devices against 1; the machine should be quiet.
-  picture   draws what is there.
+  weak      compiles data2vec 2.0 Base and HuBERT Base for v5e, with the same number of examples on
+            each chip. Needs the package libtpu and no TPU; half a minute on one core per row, since
+            the compilation is stopped before machine code is generated.
+  fit       compiles HuBERT X-Large, ViT-H and wav2vec 2.0 with 962 M parameters for v5e, to see
+            whether they fit.
+  overhead  one step on 8 forced CPU devices against 1; the machine should be idle.
+  picture   draws the existing rows.
 
-Each row is written to results.json as it comes, and not made again; delete the file to begin anew.
+Each row is written to results.json as it is made, and not made again; delete the file to start
+over.
 """
 
 import argparse
@@ -31,9 +32,9 @@ from ssl_jax.planning import collectives, tpu_dump
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parents[1] / "configs"
 RESULTS = HERE / "results.json"
-WEAK = {"data2vec2/audio.py:base": 2, "hubert/audio.py:base": 4}  # examples on a chip
+WEAK = {"data2vec2/audio.py:base": 2, "hubert/audio.py:base": 4}  # examples per chip
 TOPOLOGIES = ("v5e:2x4", "v5e:8x8", "v5e:16x16", "4xv5e:16x16")
-# name, topology, overrides: pieces over all chips, and one micro-batch
+# name, topology, overrides: sharded over all chips, one micro-batch
 FIT = (
     ("mae/image.py:huge", "v5e:4x8", ("mesh.fsdp=32", "train.accumulate=1")),
     ("hubert/audio.py:xlarge", "v5e:4x8", ("mesh.fsdp=32", "data.batch_size=384")),
@@ -44,20 +45,20 @@ STEPS = 8
 
 
 def asked(name: str, topology: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Asks a new process, which need not end its compilation, for `compiled`."""
+    """Runs `compiled` in a new process, which need not finish its compilation."""
     with tempfile.TemporaryDirectory() as folder:
         found = output("compiled", name, topology, *overrides, XLA_FLAGS=tpu_dump.flags(folder))
     return json.loads(found)
 
 
 def compiled(name: str, topology: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Returns what one step of a config costs each chip of a topology."""
+    """Returns the cost of one step of a config per chip of a topology."""
     where = chips.topology(topology)
     more = ("config.precision=bfloat16", f"config.mesh.slice={where.slices}")
     config = config_lib.load(str(CONFIGS / name), [*more, *(f"config.{o}" for o in overrides)])
     program = plan.program(config, topology)
     done = tpu_dump.compiled(program)
-    exchanged = collectives.totals(done.collectives)
+    communication = collectives.totals(done.collectives)
     row = {
         "config": name,
         "topology": topology,
@@ -67,33 +68,35 @@ def compiled(name: str, topology: str, overrides: Sequence[str]) -> dict[str, An
         "held": program.held(),
         "memory": done.memory,
         "limit": where.chip.hbm,
-        "collectives": exchanged,
-        "sent": sum(kind["sent"] for kind in exchanged.values()),
+        "collectives": communication,
+        "sent": sum(kind["sent"] for kind in communication.values()),
     }
     return row | {"efficiency": efficiency(row, where)}
 
 
 def efficiency(row: dict[str, Any], asked: chips.Topology) -> float:
-    """Returns the share of a step that a chip computes, were no exchange hidden behind products.
+    """Returns the share of a step that a chip computes, if no communication overlaps with products.
 
-    A lower bound: products at the chip's peak, exchanges one after the other at that of its links,
-    or of its part of the network between slices.
+    A lower bound: products at the chip's peak, communication serially at the peak of its links, or
+    of its share of the network between slices.
     """
     computing = row["flops"] / asked.chip.flops
     between = sum(k["sent"] for name, k in row["collectives"].items() if "between" in name)
-    exchanging = (row["sent"] - between) / asked.chip.link_rate + between / asked.chip.network_rate
-    return computing / (computing + exchanging)
+    communicating = (
+        row["sent"] - between
+    ) / asked.chip.link_rate + between / asked.chip.network_rate
+    return computing / (computing + communicating)
 
 
 def overhead(devices: int) -> dict[str, Any]:
-    """Times the step of a small data2vec 2.0 on so many forced CPU devices, in a new process."""
+    """Times the step of a small data2vec 2.0 on forced CPU devices, in a new process."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     found = json.loads(output("timed", str(devices), XLA_FLAGS=flags))
     return {"config": "data2vec2/image.py:mini", "devices": devices} | found
 
 
 def output(*arguments: str, **more: str) -> str:
-    """Returns what this program prints in a new process with `more` in its environment."""
+    """Returns the output of this program in a new process, with `more` in its environment."""
     alone = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     done = subprocess.run(
         [sys.executable, __file__, *arguments],
@@ -147,8 +150,8 @@ def draw(rows: Sequence[dict[str, Any]]) -> None:
     import matplotlib.pyplot as plt
 
     shown: dict[str, Callable[[dict[str, Any]], float]] = {
-        "memory of a chip, GiB": lambda row: used(row) / chips.GIB,
-        "sent by a chip in a step, GiB": lambda row: row["sent"] / chips.GIB,
+        "memory per chip, GiB": lambda row: used(row) / chips.GIB,
+        "sent per chip and step, GiB": lambda row: row["sent"] / chips.GIB,
         "predicted efficiency": lambda row: row["efficiency"],
     }
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
@@ -163,12 +166,12 @@ def draw(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def used(row: dict[str, Any]) -> float:
-    """Returns the bytes of a chip's memory that a step takes."""
+    """Returns the bytes of memory per chip that a step takes."""
     return sum(row["memory"].values())
 
 
 def add(part: str, key: dict[str, Any], make: Callable[[], Any]) -> None:
-    """Adds the row of `key` to a part of the results unless it is there."""
+    """Adds the row of `key` to a part of the results unless it exists."""
     found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     rows = found.setdefault(part, [])
     if any(all(row[k] == v for k, v in key.items()) for row in rows):
@@ -179,11 +182,11 @@ def add(part: str, key: dict[str, Any], make: Callable[[], Any]) -> None:
 
 
 def main() -> None:
-    """Makes the rows that are missing."""
+    """Makes the missing rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parts = ("weak", "fit", "overhead", "picture", "timed", "compiled")
     parser.add_argument("part", choices=parts)
-    parser.add_argument("given", nargs="*", help="what a part asks a process of its own")
+    parser.add_argument("given", nargs="*", help="arguments of a part that runs in its own process")
     part, given = vars(parser.parse_args()).values()
     if part == "timed":
         timed(int(given[0]))
