@@ -1,5 +1,6 @@
 """The notebooks: in order as they are kept, and running from the first cell to the last, small."""
 
+import ast
 import importlib.util
 import json
 import re
@@ -65,6 +66,36 @@ def test_a_notebook_is_valid_small_and_without_errors(notebook, request):
     streams = [o for o in outputs(notebook) if o.output_type == "stream"]
     long = [o.text for o in streams if len(o.text.splitlines()) > LOG_LINES and o.name == "stderr"]
     assert not long
+
+
+def imported(source):
+    """Yields (module, name) for everything that a cell imports from this repository."""
+    plain = "\n".join(line for line in source.splitlines() if not line.startswith("%"))
+    for node in ast.walk(ast.parse(plain)):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in (
+            "ssl_jax",
+            "experiments",
+        ):
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def exists(module, name):
+    """Returns whether a module has an attribute or a submodule of that name."""
+    found = importlib.import_module(module)
+    return hasattr(found, name) or importlib.util.find_spec(f"{module}.{name}") is not None
+
+
+def test_what_a_notebook_imports_exists(notebook):
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    named = [found for source in sources for found in imported(source)]
+    assert named and not [found for found in named if not exists(*found)]
+
+
+def test_an_import_of_what_is_gone_is_found():
+    (moved, kept) = imported(
+        "%matplotlib inline\nfrom ssl_jax.data import synth, corpus\nimport os\n"
+    )
+    assert not exists(*moved) and exists(*kept)
 
 
 def test_a_notebook_names_no_place_of_one_machine(notebook):

@@ -49,6 +49,13 @@ def test_what_a_page_names_exists(page, files, monkeypatch):
     assert not wrong
 
 
+@pytest.mark.parametrize("page", pages.EXPERIMENTS, ids=lambda path: path.parent.name)
+def test_what_the_page_of_an_experiment_names_exists(page):
+    absent = [x for x in pages.links(page) if not (page.parent / x).exists()]
+    absent += [x for x in pages.named_files(page) if not (pages.ROOT / x).exists()]
+    assert not absent, f"{page} names files that are not there"
+
+
 def check(command: pages.Command) -> str:
     """Returns what is wrong with a command, '' where nothing is."""
     words = command.words
