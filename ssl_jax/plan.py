@@ -22,6 +22,7 @@ from ssl_jax import methods, train
 from ssl_jax.core import chips, terminal
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.types import Method
+from ssl_jax.engine import limits
 from ssl_jax.planning import aot, batch_shapes, budget, estimate, rescale, tpu_dump
 
 
@@ -151,12 +152,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         asked = chips.topology(options.topology)
         compiles = asked.chip.platform == "tpu" and bool(importlib.util.find_spec("libtpu"))
         options.compiles &= compiles and not options.chips
+        config = config_lib.load(options.config, overrides)
+        limits.check(config)
         if options.inside:
-            print(answer(options, config_lib.load(options.config, overrides)), flush=True)
+            print(answer(options, config), flush=True)
             if options.compiles:
                 os._exit(0)  # without waiting for machine code
             return
-        config = config_lib.load(options.config, overrides)
         methods.check_file(options.config, config.method.name, options.method)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")

@@ -1,4 +1,7 @@
-"""Checks that the splits of a config do not overlap: no row may be in two of them."""
+"""Checks that the splits of a config do not overlap: no row may be in two of them.
+
+In two sources of one split it may be, and is told.
+"""
 
 import itertools
 from collections.abc import Mapping
@@ -30,6 +33,23 @@ def check(corpora: Mapping[str, Corpus]) -> None:
                 f"{_where(corpora[a], i)}: keep each file in one split, with separate folders or "
                 f"tables, or with `where` or `part` of one source"
             )
+
+
+def repeated(corpus: Corpus) -> str:
+    """Says which rows are in two sources of a split, and are drawn twice as often; "" if none."""
+    files, starts = _keys(corpus)
+    borders = np.cumsum([0] + [len(s) for s in corpus.sources]).tolist()
+    parts = [(slice(a, b), a) for a, b in itertools.pairwise(borders)]
+    for (one, first_a), (two, first_b) in itertools.combinations(parts, 2):
+        pairs = _shared(files[one], starts[one], files[two], starts[two])
+        if pairs:
+            i, j = pairs[0]
+            return (
+                f"{len(pairs)} rows are in two sources of one split, so they are read as often as "
+                f"two: the first is {_where(corpus, first_b + j)}, which is "
+                f"{_where(corpus, first_a + i)}"
+            )
+    return ""
 
 
 def _where(corpus: Corpus, row: int) -> str:

@@ -82,6 +82,7 @@ def test_it_says_by_how_much_a_step_does_not_fit(toy, found):
             ["--inside", "--topology", "h100:1", "--config.method.encoder.remat=some"],
             r"config\.method\.encoder\.remat is 'some': use one of none, full",
         ),
+        (["--config.log.every=0"], r"config\.log\.every is '0': use 1 or more"),
         (["--config.optim.lrr=1"], r"config\.optim\.lrr does not exist: did you mean 'lr'"),
         (["--inside", "--topology", "h100:1", "--config.mesh.fsdp=3"], r"config\.mesh .*1 devices"),
     ],

@@ -310,3 +310,10 @@ def test_the_command_imports_goes_on_and_exports(tmp_path, capsys):
     assert "model_type is 'bert'" in capsys.readouterr().err
     assert convert.main(["export", "--from", str(out / "x"), "--to", str(out)]) == 1
     assert "is no run folder" in capsys.readouterr().err
+    params = next((run / "checkpoints").glob("*/params"))
+    damaged = max((p for p in params.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    assert convert.main([*export, "--family", "hubert"]) == 1
+    assert f"{params.parent} is damaged: " in capsys.readouterr().err

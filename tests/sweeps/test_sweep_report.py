@@ -183,5 +183,5 @@ def test_a_score_over_nothing_is_none_and_ranks_last(begun):
             with (run.folder / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps({"step": 3, "time": 104.0, "valid/accuracy": None}) + "\n")
     rows, _, metric = report.write(root, found, "valid/accuracy")
-    assert [(row["rank"], row["lr"]) for row in rows] == [(1, 1.0), (2, 3.0), ("-", 2.0)]
+    assert [(row["rank"], row["optim.lr"]) for row in rows] == [(1, 1.0), (2, 3.0), ("-", 2.0)]
     assert rows[2][metric] == "none"

@@ -195,3 +195,22 @@ def test_files_are_looked_up_once(tmp_path, write, data_config, monkeypatch):
     monkeypatch.setattr(identity, "_state", lambda name: asked.append(name) or state(name))
     check(data_config(folder(tmp_path / "train"), valid=folder(tmp_path / "valid")))
     assert len(asked) == len(set(asked)) == 4
+
+
+def test_a_row_in_two_sources_of_one_split_is_told(tmp_path, write, data_config):
+    for i in range(3):
+        write(tmp_path / "all" / f"{i}.wav")
+    (tmp_path / "few").mkdir()
+    os.link(tmp_path / "all" / "1.wav", tmp_path / "few" / "one.wav")
+    sources = {name: {"kind": "folder", "path": str(tmp_path / name)} for name in ("all", "few")}
+    corpus = open_split(data_config(sources), "train", ())
+    assert split_overlap.repeated(corpus) == (
+        f"1 rows are in two sources of one split, so they are read as often as two: the first is "
+        f"{tmp_path}/few/one.wav, row 1 of config.data.train.few, which is {tmp_path}/all/1.wav, "
+        f"row 2 of config.data.train.all"
+    )
+    halves = {
+        name: {**sources["all"], "part": part}
+        for name, part in (("a", (0.0, 0.5)), ("b", (0.5, 1.0)))
+    }
+    assert split_overlap.repeated(open_split(data_config(halves), "train", ())) == ""

@@ -224,6 +224,17 @@ def test_kaldi_segments(kaldi, tone):
         opened("kaldi", kaldi)
 
 
+def test_a_kaldi_segment_that_ends_after_its_recording_is_named(kaldi):
+    (kaldi / "segments").write_text("u1 r2 0.5 2.05\nu2 r1 0.25 1.5\n")
+    (kaldi / "text").write_text("u1 A\nu2 B\n")
+    (kaldi / "utt2spk").write_text("u1 ann\nu2 bob\n")
+    source = opened("kaldi", kaldi)
+    assert source.samples.tolist() == [12000, 20000]  # the first is off by rounding
+    assert len(source.read(0)[0]) == 12000
+    with pytest.raises(DataError, match=r"r1.wav, row 2 of segments: ends 8000 samples before"):
+        source.read(1)
+
+
 def test_kaldi_pipes_are_refused(kaldi):
     (kaldi / "wav.scp").write_text("r1 audio/r1.wav\nr2 sph2pipe x.sph |\n")
     with pytest.raises(DataError, match=r"wav.scp, row 2: .*is a command"):
