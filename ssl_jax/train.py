@@ -79,7 +79,7 @@ def run(
         rows = train.rows(plan, method.batch, mesh, start=first, stop=total, workers=workers)
         options = loop.options(config, method.scopes, to_steps, total)
         about = {"step": first, "total": total, **run_report.origin(config, source)}
-        report = run_report.telling(workdir, config, method, params, corpus, logger, **about)
+        report = run_report.updated(workdir, config, method, params, corpus, logger, **about)
         with report, blame.explained(corpus, plan, method.frames):
             done = loop.fit(state, compiled, rows, mesh, options, checkpoints, logger, asked)
             if done.stopped:

@@ -47,7 +47,7 @@ def draw(
 
 
 def units(ax: Axes, labels: Mapping[str, pathlib.Path], data: Any) -> None:
-    """Draws the start of an utterance: log-mel, its phones above, a row of units per store below."""
+    """Draws the start of an utterance: log-mel, its phones above, and below the units per store."""
     found = corpus.open_split(data, "valid")
     log_mel = np.asarray(dsp.log_mel(found.read(0)[None], sample_rate=found.sample_rate)[0])
     log_mel = log_mel[: round(100 * _SHOWN)]

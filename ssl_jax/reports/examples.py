@@ -1,7 +1,8 @@
-"""A few examples of a run with what the method hides of them: examples.npz, and its pictures.
+"""A few examples of a run and their masks: examples.npz, and its pictures.
 
-Written when a run starts, so that its report needs neither the data nor a checkpoint later. Masks
-are those of the first update, drawn by the method's own function; they need no parameters.
+The file is written when a run starts, so that its report needs neither the data nor a checkpoint
+later. Masks are those of the first update, sampled by the method's own function, which needs no
+parameters.
 """
 
 import io
@@ -27,16 +28,16 @@ from ssl_jax.reports import html
 FILE = "examples.npz"
 COUNT = {"audio": 4, "image": 6, "text": 3}
 VIEWS = {"audio": 3, "image": 4, "text": 2}  # masks shown of one example
-COLUMNS, BANDS, SIDE, TOKENS = 640, 80, 224, 400  # of a picture, of a text: more are not needed
-# dark to light as the level grows, in both themes
-_LEVELS = np.array([[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252, 253, 191]])
+COLUMNS, BANDS, SIDE, TOKENS = 640, 80, 224, 400  # limits of a picture and of a text
+# dark to light as the energy grows, in both themes
+_COLOURS = np.array([[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252, 253, 191]])
 
 
 class Example(NamedTuple):
     """One example: its picture (H, W, 3) uint8 and masks (V, S) or (V, rows, columns) bool.
 
-    name: of its file or row, and what it is labelled. seconds: of sound. rate: tokens (or rows of
-    a grid) per second. texts: of each view, its pieces, and whether each is hidden.
+    name: its file or row, and its label. seconds: duration of the audio. rate: tokens (or rows of
+    a grid) per second. texts: for each view, its spans, and whether each is masked.
     """
 
     name: str
@@ -48,9 +49,9 @@ class Example(NamedTuple):
 
 
 def write(workdir: Path, config: ConfigDict, method: Method, params: Tree, corpus: Corpus) -> None:
-    """Writes examples.npz of a split: examples from all over it, and their masks.
+    """Writes examples.npz: examples spread over a corpus, and their masks.
 
-    params: those of the method, abstract.
+    params: the abstract parameters of the method.
     """
     kind = config.data.get("modality", "audio")
     arrays, ids = _rows(corpus, COUNT[kind])
@@ -61,18 +62,18 @@ def write(workdir: Path, config: ConfigDict, method: Method, params: Tree, corpu
     stored: dict[str, Any] = {}
     for i, row in enumerate(ids):
         own = {name: value[i] for name, value in arrays.items()}
-        hidden = masks[i, : VIEWS[kind]]
+        mask = masks[i, : VIEWS[kind]]
         example: dict[str, Any] = {"name": _name(corpus, int(row)), "rate": rate, "seconds": 0.0}
         if kind == "text":
-            example["texts"], hidden = _texts(config, own, hidden), hidden[:0]
+            example["texts"], mask = _texts(config, own, mask), mask[:0]
         elif kind == "audio":
             example["seconds"] = float(own["audio_len"]) / config.data.sample_rate
-            level = _log_mel(own["audio"][: own["audio_len"]], config.data.sample_rate)
-            stored[f"picture{i}"] = level
+            audio = own["audio"][: own["audio_len"]]
+            stored[f"picture{i}"] = _spectrogram(audio, config.data.sample_rate)
         else:
             step = -(-max(own["image"].shape[:2]) // SIDE)
             stored[f"picture{i}"] = own["image"][::step, ::step]
-        stored[f"mask{i}"] = hidden
+        stored[f"mask{i}"] = mask
         about.append(example)
     file = io.BytesIO()
     np.savez_compressed(file, about=np.array(json.dumps(about)), **stored)
@@ -80,7 +81,7 @@ def write(workdir: Path, config: ConfigDict, method: Method, params: Tree, corpu
 
 
 def read(workdir: Path) -> list[Example]:
-    """Returns the examples of a run folder, none where it has no examples.npz."""
+    """Returns the examples of a run folder, or none if it has no examples.npz."""
     path = workdir / FILE
     if not path.is_file():
         return []
@@ -100,7 +101,7 @@ def read(workdir: Path) -> list[Example]:
 
 
 def draw(examples: Sequence[Example]) -> str:
-    """Returns the examples as HTML: spectrograms, images or texts, hidden parts covered."""
+    """Returns the examples as HTML: spectrograms, images or texts, with masked parts covered."""
     longest = max((e.seconds for e in examples), default=0.0)
     figures = []
     for example in examples:
@@ -111,7 +112,7 @@ def draw(examples: Sequence[Example]) -> str:
 
 
 def _figure(example: Example, share: float) -> str:
-    """Returns one example; sound is as wide as its `share` of the longest."""
+    """Returns one example; the width of audio is its `share` of the longest."""
     if example.texts:
         drawing = "".join(map(_text, example.texts))
         return html.figure(drawing, example.name)
@@ -122,7 +123,7 @@ def _figure(example: Example, share: float) -> str:
         size = (round(960 * share), 160 if example.masks.ndim == 3 else 110)
     views = [_svg(address, size, _covered(mask, example, size)) for mask in example.masks]
     if example.seconds:
-        # a mask lets its sound through dimly; without one, the sound alone
+        # the spectrogram shows dimly through the mask
         drawing = "".join(views or [_svg(address, size, "")])
         drawing = f'<div style="width:{100 * share:.1f}%">{drawing}</div>'
         return html.figure(drawing, example.name, f"{example.seconds:.2f} s")
@@ -132,7 +133,7 @@ def _figure(example: Example, share: float) -> str:
 
 def _svg(address: str, size: tuple[int, int], covered: str) -> str:
     width, height = size
-    path = f'<path class="hidden" d="{covered}"/>' if covered else ""
+    path = f'<path class="mask" d="{covered}"/>' if covered else ""
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="example">'
         f'<image href="{address}" width="{width}" height="{height}" '
@@ -141,10 +142,10 @@ def _svg(address: str, size: tuple[int, int], covered: str) -> str:
 
 
 def _covered(mask: np.ndarray, example: Example, size: tuple[int, int]) -> str:
-    """Returns the path of the hidden parts of a picture of `size` (width, height).
+    """Returns the path of the masked parts of a picture of `size` (width, height).
 
-    mask: (S,) along time; (rows, columns) of an image, or of sound, whose rows are times and whose
-    columns are frequencies from low to high.
+    mask: (S,) along time; (rows, columns) of an image, or of a spectrogram, whose rows are times
+    and whose columns are frequencies from low to high.
     """
     width, height = size
     if example.seconds:
@@ -165,22 +166,22 @@ def _covered(mask: np.ndarray, example: Example, size: tuple[int, int]) -> str:
     return "".join(parts)
 
 
-def _text(pieces: Sequence[tuple[str, bool]]) -> str:
-    spans = (
-        f'<span class="{"hid" if hidden else "seen"}">{html.text(piece)}</span>'
-        for piece, hidden in pieces
+def _text(spans: Sequence[tuple[str, bool]]) -> str:
+    tags = (
+        f'<span class="{"masked" if masked else "visible"}">{html.text(span)}</span>'
+        for span, masked in spans
     )
-    return f'<p class="tokens">{"".join(spans)}</p>'
+    return f'<p class="tokens">{"".join(tags)}</p>'
 
 
 def _rows(corpus: Corpus, count: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Returns the arrays of up to `count` usable rows from all over a corpus, and their ids."""
+    """Returns the arrays of up to `count` usable rows spread over a corpus, and their ids."""
     seconds = corpus.buckets[-1]
     shapes = corpus.shapes(seconds)
     arrays = {name: np.zeros((count, *shape), kind) for name, (shape, kind) in shapes.items()}
     ids: list[int] = []
     tried = np.unique(np.linspace(0, len(corpus) - 1, 4 * count + 1).round().astype(int))
-    # every fourth first, so that a good one is found near a bad one
+    # every fourth row first, so that a valid row is found near an invalid one
     for i in sorted(tried.tolist(), key=lambda i: np.searchsorted(tried, i) % 4):
         if len(ids) == count:
             break
@@ -188,7 +189,7 @@ def _rows(corpus: Corpus, count: int) -> tuple[dict[str, np.ndarray], np.ndarray
         try:
             corpus.refuse(i)
             corpus.fill(i, key, arrays, len(ids))
-        except BadFile:  # the run itself counts and names it
+        except BadFile:  # the run itself counts and reports it
             for array in arrays.values():
                 array[len(ids)] = 0
             continue
@@ -201,15 +202,15 @@ def _rows(corpus: Corpus, count: int) -> tuple[dict[str, np.ndarray], np.ndarray
 def _masks(
     seed: int, method: Method, params: Tree, arrays: Mapping[str, np.ndarray]
 ) -> tuple[np.ndarray, float]:
-    """Returns what the first update hides of each row, (B, M, S) or (B, M, rows, columns), and
-    how many tokens (or rows of a grid) a second has. M is 0 where the method hides nothing."""
+    """Returns the masks of the first update, (B, M, S) or (B, M, rows, columns), and the tokens
+    (or rows of a grid) per second. M is 0 if the method has no mask."""
     if method.masks is None:
         return np.zeros((len(arrays["id"]), 0, 1), bool), 0.0
     batch: Any = {name: arrays[name] for name in method.batch if name in arrays}
     shapes, draw = jax.eval_shape(method.features, params, batch), method.masks
 
     def masks(batch: Any) -> jax.Array:
-        # the compiler drops all that reads the parameters
+        # the compiler drops everything that reads the parameters
         blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params)
         streams = rng.Streams(rng.key_data(seed), jnp.zeros((), jnp.int32), batch["id"])
         return draw(blank, batch, streams)
@@ -221,36 +222,36 @@ def _masks(
 def _texts(
     config: ConfigDict, row: Mapping[str, np.ndarray], masks: np.ndarray
 ) -> list[list[tuple[str, bool]]]:
-    """Returns of each view its pieces, neighbours that are alike joined; the whole without one."""
+    """Returns the masked and visible spans of each view; one visible span if there is no mask."""
     tokenizer = open_tokenizer(config.data.tokenizer)
     length = min(int(row["tokens_len"]), TOKENS)
     ids, found = row["tokens"][:length], []
     for mask in masks if len(masks) else np.zeros((1, length), bool):
         edges = np.flatnonzero(np.diff(mask[:length])) + 1
         starts = [0, *edges.tolist()]
-        pieces = zip(starts, [*starts[1:], length], strict=True)
-        found.append([(tokenizer.decode(ids[a:b]), bool(mask[a])) for a, b in pieces])
+        spans = zip(starts, [*starts[1:], length], strict=True)
+        found.append([(tokenizer.decode(ids[a:b]), bool(mask[a])) for a, b in spans])
     return found
 
 
 def _name(corpus: Corpus, row: int) -> str:
-    """Returns the last part of a row's file, and its label."""
+    """Returns the name of a row's file, without its folder, and its label."""
     name = re.split(r"[/\\]", corpus.where(row))[-1]
     label = int(corpus.labels[row])
     return f"{name}: {corpus.classes[label]}" if 0 <= label < len(corpus.classes) else name
 
 
-def _log_mel(audio: np.ndarray, rate: int) -> np.ndarray:
-    """audio (n,) int16 -> its levels as a picture (BANDS, T, 3) uint8, low frequencies below."""
+def _spectrogram(audio: np.ndarray, rate: int) -> np.ndarray:
+    """audio (n,) int16 -> picture (BANDS, T, 3) uint8 of log-mel, low frequencies at the bottom."""
     window, hop = round(0.03 * rate), round(0.01 * rate)
     x = np.pad(audio.astype(np.float32) / 32768, (0, max(window - len(audio), 0)))
     frames = np.lib.stride_tricks.sliding_window_view(x, window)[::hop]
     power = np.abs(np.fft.rfft(frames * np.hanning(window))) ** 2
-    level = 10 * np.log10(power @ dsp.slaney_mel(BANDS, window, rate, 0.0, rate / 2) + 1e-10)
-    wide = -(-len(level) // COLUMNS)
-    starts = np.arange(0, len(level), wide)
-    level = np.add.reduceat(level, starts) / np.diff(starts, append=len(level))[:, None]
-    top = np.quantile(level, 0.998)
-    share = ((level - top + 70) / 70).clip(0, 1).T[::-1]
-    places = np.linspace(0, 1, len(_LEVELS))
-    return np.stack([np.interp(share, places, c) for c in _LEVELS.T], -1).round().astype(np.uint8)
+    log_mel = 10 * np.log10(power @ dsp.slaney_mel(BANDS, window, rate, 0.0, rate / 2) + 1e-10)
+    wide = -(-len(log_mel) // COLUMNS)
+    starts = np.arange(0, len(log_mel), wide)
+    log_mel = np.add.reduceat(log_mel, starts) / np.diff(starts, append=len(log_mel))[:, None]
+    top = np.quantile(log_mel, 0.998)
+    share = ((log_mel - top + 70) / 70).clip(0, 1).T[::-1]
+    places = np.linspace(0, 1, len(_COLOURS))
+    return np.stack([np.interp(share, places, c) for c in _COLOURS.T], -1).round().astype(np.uint8)

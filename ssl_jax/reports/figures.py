@@ -1,4 +1,4 @@
-"""Pictures and pages of a program's results: curves, a masked spectrogram, bars with intervals."""
+"""Figures of the results of an experiment: curves, spectrograms, units, bars with intervals."""
 
 import base64
 import itertools
@@ -27,7 +27,7 @@ def read_metrics(run: pathlib.Path, name: str) -> tuple[np.ndarray, np.ndarray]:
 def curves(
     ax: Axes, groups: Mapping[str, Sequence[pathlib.Path]], metric: str, title: str, label: str
 ) -> None:
-    """Draws one line per group: the mean over its runs, with a band from least to most."""
+    """Draws one line per group: the mean over its runs, with a band from min to max."""
     for colour, (name, runs) in zip(COLOURS, groups.items(), strict=False):
         lines = [read_metrics(run, metric) for run in runs]
         steps = lines[0][0]
@@ -43,7 +43,7 @@ def curves(
 def masked_spectrogram(
     ax: Axes, log_mel: np.ndarray, mask: np.ndarray, seconds_per_token: float, title: str
 ) -> None:
-    """Draws log_mel (T, M) of one clip over time and shades the tokens of mask (S,)."""
+    """Draws log_mel (T, M) of one clip over time and shades the masked tokens of mask (S,)."""
     seconds = len(mask) * seconds_per_token
     ax.imshow(log_mel.T, origin="lower", aspect="auto", extent=(0, seconds, 0, log_mel.shape[1]))
     for i in np.flatnonzero(mask):
@@ -58,7 +58,7 @@ def bars(
 ) -> None:
     """Draws {group: {series: one value per seed}} as bars of the mean with 95 % intervals.
 
-    Every seed is a dot, so that a reader sees what the interval is made of.
+    Each seed is a dot, so that a reader can see the values behind the interval.
     """
     series = list(dict.fromkeys(s for g in groups.values() for s in g))
     width = 0.8 / len(series)
@@ -79,7 +79,7 @@ def bars(
 
 
 def page(path: pathlib.Path, title: str, picture: pathlib.Path, text: str, next_: str) -> None:
-    """Writes one self-contained HTML page: the picture, the table as text, what to try next."""
+    """Writes one self-contained HTML page: the picture, the results as text, what to try next."""
     image = base64.b64encode(picture.read_bytes()).decode()
     sections = {
         "Results": f'<img alt="results" src="data:image/png;base64,{image}">',
@@ -90,25 +90,24 @@ def page(path: pathlib.Path, title: str, picture: pathlib.Path, text: str, next_
 
 
 def write_results(path: pathlib.Path, results: Mapping[str, Any]) -> None:
-    """Writes results.json whole or not at all."""
+    """Writes results.json atomically."""
     atomic.write_json(path, results)
 
 
-_STRIP = 0.16  # height of a row of units, and
-_GAP = 0.04  # of what is between rows, in heights of the spectrogram
+_STRIP, _GAP = 0.16, 0.04  # height of a row of units, and of a gap, relative to the spectrogram
 
 
-def spectrogram(ax: Axes, level: np.ndarray, seconds: float, title: str = "") -> None:
-    """Draws level (T, M), such as log-mel, of a recording that lasts `seconds`."""
-    extent = (0, seconds, 0, level.shape[1])
-    # a few loud or silent points do not decide about the colours of all
-    low, high = np.percentile(level, (2, 99.8))
-    ax.imshow(level.T, origin="lower", aspect="auto", extent=extent, vmin=low, vmax=high)
+def spectrogram(ax: Axes, log_mel: np.ndarray, seconds: float, title: str = "") -> None:
+    """Draws log_mel (T, M) of a recording that lasts `seconds`."""
+    extent = (0, seconds, 0, log_mel.shape[1])
+    # percentiles, so that outliers do not set the colour range
+    low, high = np.percentile(log_mel, (2, 99.8))
+    ax.imshow(log_mel.T, origin="lower", aspect="auto", extent=extent, vmin=low, vmax=high)
     ax.set(title=title, xlabel="seconds", ylabel="mel band")
 
 
 def phones(ax: Axes, spans: Sequence[tuple[float, float, str]], bands: int) -> None:
-    """Writes (start, end, name) above the `bands` of a spectrogram, with lines where they begin."""
+    """Writes (start, end, name) above a spectrogram of `bands`, with a line at each start."""
     seconds = ax.get_xlim()[1]
     for start, end, name in spans:
         if end <= seconds:
@@ -120,16 +119,16 @@ def phones(ax: Axes, spans: Sequence[tuple[float, float, str]], bands: int) -> N
 def units(
     ax: Axes, rows: Mapping[str, tuple[np.ndarray, float]], bands: int, numbers: bool = False
 ) -> None:
-    """Draws, below the `bands` of a spectrogram, a row of colours for each name.
+    """Draws a row of colours for each name, below a spectrogram of `bands`.
 
-    rows: name -> (units (T,), units per second). numbers: of units that last long enough too.
+    rows: name -> (units (T,), units per second). numbers: label units that last long enough.
     """
     seconds = ax.get_xlim()[1]
     for n, (name, (row, rate)) in enumerate(rows.items()):
         own = np.asarray(row)[: round(seconds * rate)]
         low = -bands * (_STRIP + _GAP) * (n + 1)
         high = low + bands * _STRIP
-        # neighbouring units get colours far from each other
+        # consecutive ids get distant colours
         colour = (own * 0.618034) % 1
         extent = (0, len(own) / rate, low, high)
         ax.imshow(colour[None], aspect="auto", cmap="hsv", extent=extent, vmin=0, vmax=1)
@@ -144,7 +143,7 @@ def units(
 
 
 def _runs(row: np.ndarray) -> list[tuple[int, int]]:
-    """Returns (first, behind the last) of every run of equal values in row (T,)."""
+    """Returns (start, stop) of every run of equal values in row (T,)."""
     edges = np.flatnonzero(np.diff(row)) + 1
     ends = [0, *edges.tolist(), len(row)]
     return list(itertools.pairwise(ends)) if len(row) else []
@@ -153,9 +152,9 @@ def _runs(row: np.ndarray) -> list[tuple[int, int]]:
 def layers(
     ax: Axes, scores: Mapping[str, Mapping[str, Sequence[float]]], title: str, label: str
 ) -> None:
-    """Draws {name: {layer: one value per seed}}: the mean, with a band from least to most.
+    """Draws {name: {layer: one value per seed}}: the mean, with a band from min to max.
 
-    What has a single layer, as raw features have, is a level line.
+    Features with a single layer, such as raw features, are a horizontal line.
     """
     for colour, (name, by_layer) in zip(COLOURS, scores.items(), strict=False):
         found = {int(layer): values for layer, values in by_layer.items() if layer.isdigit()}
@@ -180,7 +179,7 @@ def principal(x: np.ndarray, count: int = 2) -> np.ndarray:
 def embedding_map(
     ax: Axes, points: np.ndarray, labels: np.ndarray, names: Sequence[str], title: str = ""
 ) -> None:
-    """Draws points (N, 2) in the colours of labels (N,), places among `names`, named at medians."""
+    """Draws points (N, 2) coloured by labels (N,), indices into `names`, which stand at medians."""
     colours = [f"C{i}" for i in range(10)]
     for i, name in enumerate(names):
         own = points[labels == i]

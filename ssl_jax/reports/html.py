@@ -1,6 +1,6 @@
-"""Pages that are one file and ask the network for nothing: sections, tables, pictures.
+"""Self-contained pages, which load nothing from the network: sections, tables, pictures.
 
-A page has light and dark colours, by what the reader's system prefers. Plots are in `plots`.
+A page follows the reader's preference for light or dark colours. Plots are in `plots`.
 """
 
 import base64
@@ -17,7 +17,7 @@ from ssl_jax.evals.table import NONE, missing
 
 SERIES = 8  # colours of series; CSS classes c0 to c7
 LOG_SWITCH = '<label class="switch"><input type="checkbox" id="log">log scale</label>'
-"""Turns all plots of a page that have one to a logarithmic scale; a page has one at most."""
+"""Switches the plots of a page that have a logarithmic version; at most one per page."""
 
 _LIGHT = {
     "ink": "#1c2128",
@@ -41,7 +41,7 @@ _DARK = {
     "low": "#6ea4ea",
     "high": "#f2a65a",
 }
-# told apart by most readers in either theme
+# most readers can distinguish them in either theme
 _SERIES_LIGHT = ["#2b5fa8", "#c2403f", "#2f8a57", "#b06f00"]
 _SERIES_LIGHT += ["#7a4fa3", "#0d8291", "#a84a80", "#6b6b2a"]
 _SERIES_DARK = ["#6ea4ea", "#f28b82", "#6cc491", "#e3b341"]
@@ -81,7 +81,7 @@ svg .curve{fill:none;stroke:currentColor;stroke-width:1.6;stroke-linejoin:round}
 svg .band{fill-opacity:.2}
 svg .dot{fill:var(--ink);fill-opacity:.55}
 svg .whisker{stroke:var(--ink);fill:none}
-svg .hidden{fill:#8b929c;fill-opacity:.86}
+svg .mask{fill:#8b929c;fill-opacity:.86}
 img{max-width:100%;background:#fff}
 svg image{image-rendering:pixelated}
 .legend{display:flex;flex-wrap:wrap;gap:0 .9rem;font-size:13px;color:var(--soft)}
@@ -99,7 +99,7 @@ details>summary{cursor:pointer;color:var(--soft)}
 .tokens{font:13px/1.9 ui-monospace,monospace;overflow-wrap:anywhere}
 .tokens{white-space:pre-wrap;max-width:none}
 .tokens span{border-radius:3px;padding:.1rem .1rem;margin-right:1px}
-.tokens span.hid{background:var(--c0);color:var(--paper)}
+.tokens span.masked{background:var(--c0);color:var(--paper)}
 """
 
 
@@ -114,16 +114,16 @@ def _style() -> str:
 
 
 def text(value: object) -> str:
-    """Returns a value as text of a page, with what HTML reserves escaped.
+    """Returns a value as text of a page, with HTML's reserved characters escaped.
 
-    Half of a surrogate pair, as JSON may hold, becomes a question mark.
+    A lone surrogate, which JSON may contain, becomes a question mark.
     """
     return html.escape(str(value)).encode("utf-8", "replace").decode()
 
 
 def short(value: object) -> str:
-    """Returns a number in few characters: 15k, 0.003, 2e-05; "none" for NaN and None; anything
-    else as text."""
+    """Returns a number in short form: 15k, 0.003, 2e-05; "none" for NaN and None; other values as
+    text."""
     if missing(value):
         return NONE
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
@@ -136,9 +136,9 @@ def short(value: object) -> str:
 
 
 def page(title: str, sections: Mapping[str, str], lead: str = "") -> str:
-    """Returns a whole page: its title, `lead` (HTML), links to the sections, the sections.
+    """Returns a complete page: title, `lead` (HTML), links to the sections, and the sections.
 
-    sections: {heading: HTML}. A section's anchor is its heading in lower case, with dashes.
+    sections: {heading: HTML}. The anchor of a section is its heading in lower case, with dashes.
     """
     links = "".join(f'<a href="#{anchor(name)}">{text(name)}</a>' for name in sections)
     body = "".join(
@@ -148,7 +148,7 @@ def page(title: str, sections: Mapping[str, str], lead: str = "") -> str:
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width,initial-scale=1">'
-        # an empty icon, or the browser asks for one
+        # an empty icon, or the browser requests one
         f'<link rel="icon" href="data:,"><title>{text(title)}</title>'
         f"<style>{_style()}</style></head>\n<body><header><h1>{text(title)}</h1>{lead}"
         f"<nav>{links}</nav></header>\n{body}</body></html>\n"
@@ -161,10 +161,10 @@ def anchor(heading: str) -> str:
 
 
 def table(rows: Sequence[Mapping[str, object]], marked: Iterable[int] = ()) -> str:
-    """Returns rows of {column: value} as a table; "–" where a row has none.
+    """Returns rows of {column: value} as a table, with "–" for missing values.
 
-    Columns stand in order of first appearance; numbers, and texts that begin with a digit in every
-    row, are right-aligned. Rows whose numbers are in `marked` are highlighted.
+    Columns are in order of first appearance. A column is right-aligned if all of its values are
+    numbers or texts that begin with a digit. Rows whose indices are in `marked` are highlighted.
     """
     if not rows:
         return '<p class="soft">none</p>'
@@ -201,25 +201,25 @@ def _numeric(value: object) -> bool:
 
 
 def figure(drawing: str, title: str = "", note: str = "") -> str:
-    """Returns a drawing (HTML or SVG) with its title above and a note below; both are texts."""
+    """Returns a drawing (HTML or SVG) with a title above and a note below, both plain text."""
     head = f"<figcaption><b>{text(title)}</b></figcaption>" if title else ""
     foot = f"<figcaption>{text(note)}</figcaption>" if note else ""
     return f"<figure>{head}{drawing}{foot}</figure>"
 
 
 def grid(figures: Iterable[str]) -> str:
-    """Returns figures side by side, as many as the reader's window is wide."""
+    """Returns figures side by side, as many as fit the width of the window."""
     return f'<div class="grid">{"".join(figures)}</div>'
 
 
 def details(summary: str, content: str, opened: bool = False) -> str:
-    """Returns HTML that shows its content when its summary is clicked."""
+    """Returns a summary that shows its content when clicked."""
     state = " open" if opened else ""
     return f"<details{state}><summary>{text(summary)}</summary>{content}</details>"
 
 
 def png(pixels: np.ndarray) -> str:
-    """Returns pixels (H, W, 3) or (H, W) uint8 as the data address of a PNG."""
+    """Returns pixels (H, W, 3) or (H, W) uint8 as the data URL of a PNG."""
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""The numbers of metrics.jsonl as plots: curves, signs of a collapse, probes, speed."""
+"""Plots of metrics.jsonl: curves, collapse diagnostics, probes, speed."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,14 @@ from ssl_jax.reports import html, plots
 
 Row = Mapping[str, Any]
 Series = dict[str, tuple[np.ndarray, np.ndarray]]
-"""Metric -> (steps, values), both (n,); a value that was not finite is NaN."""
+"""Metric -> (steps, values), both (n,); values that were not finite are NaN."""
 Bands = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 """Name -> metric -> {step, mean, least, most}, as in a curves.json of an experiment."""
 
 SPLITS = ("train", "valid", "test")
 SPEED = ("examples_per_second", "audio_hours_per_second")
-# what shows that a representation dies, beside all that ends in _std
-HEALTH = (
+# diagnostics of representation collapse, in addition to every metric that ends in _std
+COLLAPSE = (
     "instance_variance_ratio",
     "teacher_student_cosine",
     "code_perplexity",
@@ -26,9 +26,9 @@ HEALTH = (
     "target_entropy",
     "blank_share",
 )
-FIRST = ("loss", "accuracy")  # these plots stand first
-PEAK = 3.0  # times the usual speed: more is no speed
-SHOWN = 6  # evaluations of which a plot by layer shows the lines
+FIRST = ("loss", "accuracy")  # the first plots
+PEAK = 3.0  # times the median speed: anything faster is an artifact of timing
+SHOWN = 6  # evaluations that a plot by layer shows, a line each
 _LAYER = re.compile(r"monitor/(?P<what>.+?)[/_]layer(?P<layer>\d+)")
 
 
@@ -46,48 +46,48 @@ def series(rows: Sequence[Row]) -> Series:
 
 
 def curves(found: Series, bands: Bands | None = None) -> str:
-    """Returns a plot for each metric that is no sign of health, its splits together."""
-    names = [n for n in _groups(found) if not is_health(n) and n not in SPEED]
-    judged = {name.partition("/")[2] for name in found if not name.startswith("train/")}
+    """Returns a plot for each metric that is not a collapse diagnostic, with a line per split."""
+    names = [n for n in _groups(found) if not is_diagnostic(n) and n not in SPEED]
+    evaluated = {name.partition("/")[2] for name in found if not name.startswith("train/")}
     places = {name: FIRST.index(name) if name in FIRST else len(FIRST) for name in names}
-    names.sort(key=lambda name: (places[name], name not in judged, name))
+    names.sort(key=lambda name: (places[name], name not in evaluated, name))
     if not names:
-        return '<p class="soft">no step was logged yet</p>'
+        return '<p class="soft">No steps have been logged yet.</p>'
     figures = [_plot(found, name, bands or {}) for name in names]
     return f"<p>{html.LOG_SWITCH}</p>{html.grid(figures)}"
 
 
-def health(found: Series, judged: Mapping[str, Mapping[str, float]]) -> str:
-    """Returns the plots that show a collapse: over steps, and by layer.
+def collapse(found: Series, evaluated: Mapping[str, Mapping[str, float]]) -> str:
+    """Returns the plots of collapse diagnostics: over steps, and by layer.
 
-    judged: features -> health of its layers, as evaluation.json has it.
+    evaluated: features -> diagnostics of their layers, as in evaluation.json.
     """
-    figures = [_plot(found, name, {}) for name in _groups(found) if is_health(name)]
+    figures = [_plot(found, name, {}) for name in _groups(found) if is_diagnostic(name)]
     layers = _by_layer(found)
     for what in ("std", "rankme", "teacher_cosine"):
         if what in layers:
             figures.append(_layers_plot(what, layers[what]))
-    figures += [_judged_plot(what, judged) for what in ("std", "rankme") if judged]
+    figures += [_evaluated_plot(what, evaluated) for what in ("std", "rankme") if evaluated]
     if not figures:
-        return '<p class="soft">the method logs no sign of a collapse</p>'
+        return '<p class="soft">The method logs no collapse diagnostics.</p>'
     hint = ""
-    if "rankme" not in layers and not judged:
+    if "rankme" not in layers and not evaluated:
         hint = (
-            '<p class="soft">The deviation and the effective rank (RankMe) of each layer are '
-            "measured with <code>config.eval.monitors=('collapse',)</code>, and by "
+            '<p class="soft">To measure the standard deviation and the effective rank (RankMe) of '
+            "each layer, set <code>config.eval.monitors=('collapse',)</code>, or run "
             "<code>python -m ssl_jax.evaluate</code>.</p>"
         )
     return html.grid(figures) + hint
 
 
 def probes(found: Series) -> str:
-    """Returns the plots of the probes that ran while the model trained."""
+    """Returns the plots of the probes that ran during training."""
     named = {m[1] for n in found if (m := re.fullmatch(r"monitor/(\w+)/accuracy", n))}
     figures = []
     if named:
         lines = [plots.Line(name, *found[f"monitor/{name}/accuracy"]) for name in sorted(named)]
         title = ", ".join(sorted(named))
-        figures.append(plots.lines(lines, f"accuracy on validation by {title}"))
+        figures.append(plots.lines(lines, f"validation accuracy: {title}"))
     layers = _by_layer(found)
     figures += [
         _layers_plot(what, layers[what]) for what in sorted(layers) if what.endswith("/accuracy")
@@ -102,17 +102,17 @@ def speed(found: Series) -> str:
         steps, values = found.get(f"train/{name}", (np.zeros(0), np.zeros(0)))
         if not np.any(values > 0):
             continue
-        # runs of earlier versions count, right after a pause, steps that were only handed out
+        # earlier versions counted steps right after a pause that were dispatched but not finished
         usual = values <= PEAK * np.nanmedian(values[values > 0])
         left = int((~usual).sum())
-        note = f"intervals right after a pause, left out: {left}" if left else ""
+        note = f"intervals right after a pause that were left out: {left}" if left else ""
         line = plots.Line(name, steps, np.where(usual, values, np.nan))
         figures.append(plots.lines([line], _title(name), note=note))
-    return html.grid(figures) if figures else '<p class="soft">no step was timed yet</p>'
+    return html.grid(figures) if figures else '<p class="soft">No steps have been timed yet.</p>'
 
 
 def last(found: Series) -> list[dict[str, object]]:
-    """Returns the last value of the metrics of each split as rows of a table."""
+    """Returns the last value of each metric by split, as rows of a table."""
     rows: list[dict[str, object]] = []
     for name, splits in _groups(found).items():
         if name not in SPEED:
@@ -121,13 +121,13 @@ def last(found: Series) -> list[dict[str, object]]:
     return rows
 
 
-def is_health(name: str) -> bool:
-    """Says whether a metric, without its split, shows if the model is alive."""
-    return name.endswith("_std") or name in HEALTH
+def is_diagnostic(name: str) -> bool:
+    """Returns whether a metric, named without its split, is a diagnostic of collapse."""
+    return name.endswith("_std") or name in COLLAPSE
 
 
 def _groups(found: Series) -> dict[str, list[str]]:
-    """Returns metric -> the splits that have it."""
+    """Returns metric -> the splits that log it."""
     groups: dict[str, list[str]] = {}
     for split in SPLITS:
         for name in sorted(found):
@@ -159,7 +159,7 @@ def _title(name: str) -> str:
 
 
 def _by_layer(found: Series) -> dict[str, dict[int, tuple[np.ndarray, np.ndarray]]]:
-    """Returns what is measured by layer -> layer -> (steps, values)."""
+    """Returns metric -> layer -> (steps, values), for metrics measured by layer."""
     out: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
     for name, pair in found.items():
         if match := _LAYER.fullmatch(name):
@@ -168,7 +168,7 @@ def _by_layer(found: Series) -> dict[str, dict[int, tuple[np.ndarray, np.ndarray
 
 
 def _layers_plot(what: str, layers: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> str:
-    """Returns what was measured over layers, a line for some of the evaluations."""
+    """Returns a metric over layers, with a line for each of up to SHOWN evaluations."""
     order = sorted(layers)
     steps = layers[order[0]][0]
     chosen = np.unique(np.linspace(0, len(steps) - 1, min(SHOWN, len(steps))).round().astype(int))
@@ -180,14 +180,15 @@ def _layers_plot(what: str, layers: Mapping[int, tuple[np.ndarray, np.ndarray]])
     return plots.lines(lines, f"{_names(what)} by layer", xlabel="layer")
 
 
-def _judged_plot(what: str, judged: Mapping[str, Mapping[str, float]]) -> str:
+def _evaluated_plot(what: str, evaluated: Mapping[str, Mapping[str, float]]) -> str:
     lines = []
-    for name, values in judged.items():
+    for name, values in evaluated.items():
         own = {int(k.rpartition("layer")[2]): v for k, v in values.items() if k.startswith(what)}
         order = sorted(own)
         lines.append(plots.Line(name, order, [own[n] for n in order]))
-    return plots.lines(lines, f"{_names(what)} by layer, evaluated", xlabel="layer")
+    return plots.lines(lines, f"{_names(what)} by layer (ssl_jax.evaluate)", xlabel="layer")
 
 
 def _names(what: str) -> str:
-    return {"std": "deviation", "rankme": "RankMe, the effective rank"}.get(what, _title(what))
+    names = {"std": "standard deviation", "rankme": "RankMe, the effective rank"}
+    return names.get(what, _title(what))

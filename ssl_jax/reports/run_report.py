@@ -1,6 +1,7 @@
-"""The report of a run: one page, made of the files in its folder and of nothing else.
+"""The report of a run: one page, made only from the files in its folder.
 
-So an interrupted run has one too, and an old one gets it by `python -m ssl_jax.report --run R`.
+An interrupted run therefore has one too, and `python -m ssl_jax.report --run R` makes that of an
+old run.
 """
 
 import contextlib
@@ -26,12 +27,12 @@ from ssl_jax.reports import examples as examples_lib
 from ssl_jax.reports import html, metrics, plots
 
 FILE = "report.html"
-EVERY = 60.0  # seconds between two reports where no evaluation asks for one
+EVERY = 60.0  # seconds between two reports if there is no evaluation
 Rows = list[dict[str, Any]]
 
 
 @contextlib.contextmanager
-def telling(
+def updated(
     workdir: Path,
     config: ConfigDict,
     method: Method,
@@ -40,28 +41,28 @@ def telling(
     logger: log.Logger,
     **more: Any,
 ) -> Iterator[None]:
-    """Keeps the report of a run up to date while it trains within, and tells how it ended.
+    """Keeps the report of a run up to date while its block trains, and records how it ended.
 
-    params: abstract. more: what the row of its start says, such as step and total. Only the first
-    process writes. What cannot be drawn is said, and stops nothing.
+    params: abstract. more: fields of the row that records the start, such as step and total. Only
+    the first process writes. A report that fails is logged, and does not stop training.
     """
     environment.began(workdir, **more)
-    _or_say(examples_lib.FILE, lambda: examples_lib.write(workdir, config, method, params, corpus))
-    told = time.monotonic()
+    _or_log(examples_lib.FILE, lambda: examples_lib.write(workdir, config, method, params, corpus))
+    written = time.monotonic()
 
-    def tell(step: int, found: Mapping[str, float]) -> None:
-        nonlocal told
+    def update(step: int, found: Mapping[str, float]) -> None:
+        nonlocal written
         evaluated = any(not name.startswith("train/") for name in found)
-        if evaluated or time.monotonic() - told > EVERY:
+        if evaluated or time.monotonic() - written > EVERY:
             refresh(workdir)
-            told = time.monotonic()
+            written = time.monotonic()
 
-    logger.listen(tell)
+    logger.listen(update)
     how, full = "done", False
     try:
         yield
     except BaseException as error:
-        full = bool(atomic.full(error))  # which is told, and would be again
+        full = bool(atomic.full(error))  # a full disk: writing would fail again
         words = str(error).splitlines() or [""]
         how = "SIGTERM" if isinstance(error, SystemExit) else f"{type(error).__name__}: {words[0]}"
         raise
@@ -73,8 +74,8 @@ def telling(
 
 
 def origin(config: ConfigDict, source: str) -> dict[str, Any]:
-    """Returns the config file that a config was made from, and what it has in place of the keys
-    that differ; nothing where it is not known."""
+    """Returns the config file that a config was made from, and its values of the keys that differ;
+    {} if the file is not known."""
     if not source:
         return {}
     pairs = config_lib.diff(config_lib.load(source), config)
@@ -82,29 +83,30 @@ def origin(config: ConfigDict, source: str) -> dict[str, Any]:
 
 
 def refresh(folder: Path) -> None:
-    """Writes report.html anew after what is in the folder changed; says if that fails."""
-    _or_say(FILE, lambda: write(folder))
+    """Writes report.html again after the folder changed; logs an error."""
+    _or_log(FILE, lambda: write(folder))
 
 
-def _or_say(name: str, work: Callable[[], object]) -> None:
-    """Does the work on the first process; an error is told, since a picture stops no training."""
+def _or_log(name: str, work: Callable[[], object]) -> None:
+    """Does the work on the first process; logs an error, which must not stop training."""
     if jax.process_index() != 0:
         return
     try:
         work()
     except Exception as error:
-        log.say(f"{name} is not written: {type(error).__name__}: {error}")
+        log.say(f"cannot write {name}: {type(error).__name__}: {error}")
 
 
 def write(folder: str | Path, bands: metrics.Bands | None = None) -> Path:
     """Writes report.html of a run folder and returns its path.
 
-    bands: reference curves to lay the run over. Raises FileNotFoundError for what is no run folder.
+    bands: reference curves, drawn with those of the run. Raises FileNotFoundError for a folder
+    that is not a run folder.
     """
     folder = paths.of(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
-            f"{folder} is no run folder: it has no config.json. Pass the --workdir of "
+            f"{folder} is not a run folder: it has no config.json. Pass the --workdir of "
             f"`python -m ssl_jax.train`"
         )
     atomic.write_text(folder / FILE, environment.without_people(page(folder, bands)))
@@ -117,12 +119,12 @@ def page(folder: Path, bands: metrics.Bands | None = None) -> str:
     path = folder / "metrics.jsonl"
     rows = log.read(path) if path.is_file() else []
     found, story = metrics.series(rows), environment.read(folder)
-    judged = _json(folder / "evaluation.json")
+    evaluation = _json(folder / "evaluation.json")
     sections = {
         "Curves": metrics.curves(found, bands),
-        "Collapse": metrics.health(found, judged.get("health", {})),
+        "Collapse": metrics.collapse(found, evaluation.get("health", {})),
         "Examples and masks": _examples(folder),
-        "Probes": _probes(found, judged),
+        "Probes": _probes(found, evaluation),
         "Time": metrics.speed(found) + _scopes(_json(folder / "scopes.json")),
         "Config": _config(config, story),
         "Environment": _environment(folder, rows, story),
@@ -132,7 +134,7 @@ def page(folder: Path, bands: metrics.Bands | None = None) -> str:
 
 
 def _lead(folder: Path, config: ConfigDict, rows: Rows, story: Rows, found: metrics.Series) -> str:
-    """Returns what a reader wants to know first: what, how far, how it ended, the last numbers."""
+    """Returns the summary: method, progress, how the run ended, the last values."""
     signature = folder / "signature.txt"
     sign = (
         signature.read_text(encoding="utf-8").strip()
@@ -143,52 +145,52 @@ def _lead(folder: Path, config: ConfigDict, rows: Rows, story: Rows, found: metr
     total = starts[-1].get("total", "?") if starts else "?"
     step = rows[-1]["step"] if rows else 0
     how = story[-1].get("how", "") if story else ""
-    state = how or ("running, or killed" if starts else "")
+    state = how or ("running or killed" if starts else "")
     bad = how not in ("", "done", "SIGTERM")
     kind = "bad" if bad else "soft"
     words = " · ".join([f"{config.method.name}", f"step {step} of {total}", f"run {sign}"])
-    told = f' · <b class="{kind}">{html.text(state)}</b>' if state else ""
+    status = f' · <b class="{kind}">{html.text(state)}</b>' if state else ""
     table = html.details("last values", html.table(metrics.last(found)))
-    return f'<p class="soft">{html.text(words)}{told}</p>{table}'
+    return f'<p class="soft">{html.text(words)}{status}</p>{table}'
 
 
 def _examples(folder: Path) -> str:
     examples = examples_lib.read(folder)
     if not examples:
-        return f'<p class="soft">{examples_lib.FILE} is written at a start; there is none.</p>'
-    hides = any(e.masks.any() or any(h for view in e.texts for _, h in view) for e in examples)
+        return f'<p class="soft">No {examples_lib.FILE}: a run writes it at its start.</p>'
+    masked = any(e.masks.any() or any(m for view in e.texts for _, m in view) for e in examples)
     note = (
-        "What the first update hides, drawn by the method's own function, is covered."
-        if hides
-        else "The method hides nothing."
+        "Covered: the masks of the first update, sampled by the method's own function."
+        if masked
+        else "The method masks nothing."
     )
     return f'<p class="soft">{note}</p>{examples_lib.draw(examples)}'
 
 
-def _probes(found: metrics.Series, judged: Mapping[str, Any]) -> str:
+def _probes(found: metrics.Series, evaluation: Mapping[str, Any]) -> str:
     parts = [metrics.probes(found)]
-    results = judged.get("results", [])
+    results = evaluation.get("results", [])
     if results:
-        parts.append(f"<p>Evaluated at step {html.text(judged.get('step', '?'))}.</p>")
+        parts.append(f"<p>Evaluated at step {html.text(evaluation.get('step', '?'))}.</p>")
         if "probe" in results[0]:
             parts.append(html.table(compare.shown(results)))
             groups: dict[str, dict[str, Any]] = {}
             for row in results:
                 groups.setdefault(row["probe"], {})[row["features"]] = row["test"]
-            parts.append(html.grid([plots.bars(groups, "test score of the probes")]))
+            parts.append(html.grid([plots.bars(groups, "test scores of probes")]))
         else:
-            parts.append(f"<pre>{html.text(reporter(judged)(judged))}</pre>")
+            parts.append(f"<pre>{html.text(reporter(evaluation)(evaluation))}</pre>")
     if not any(parts):
         return (
-            '<p class="soft">None ran. <code>python -m ssl_jax.evaluate --run</code> this folder '
-            "probes it beside a random encoder and raw features; "
-            "<code>config.eval.monitors=('ridge', 'knn')</code> probes it while it trains.</p>"
+            '<p class="soft">No probes have run. To compare this run with a random encoder and raw '
+            "features, run <code>python -m ssl_jax.evaluate --run</code> with this folder. To "
+            "probe during training, set <code>config.eval.monitors=('ridge', 'knn')</code>.</p>"
         )
     return "".join(parts)
 
 
 def reporter(result: Mapping[str, Any]) -> Callable[[Any], str]:
-    """Returns the function that writes an evaluation of this kind as text."""
+    """Returns the function that formats an evaluation of this kind as text."""
     first = result["results"][0] if result["results"] else {}
     modules = {"pnmi": unit_quality, "worst": transcribe, "eer": speaker_verification}
     module: Any = next((m for key, m in modules.items() if key in first), compare)
@@ -196,10 +198,10 @@ def reporter(result: Mapping[str, Any]) -> Callable[[Any], str]:
 
 
 def _scopes(about: Mapping[str, Any]) -> str:
-    """Returns the table of scopes.json: where the time of the traced steps went."""
+    """Returns the table of scopes.json: the time of the traced steps by scope."""
     if not about:
         return (
-            '<p class="soft">Where the time of a step goes, by scope, is told after a run with '
+            '<p class="soft">To see the time of a step by scope, train with '
             "<code>config.log.profile='100:110'</code>.</p>"
         )
     step = float(about["step"])
@@ -207,17 +209,17 @@ def _scopes(about: Mapping[str, Any]) -> str:
     ways |= {"data wait": {"": about["data_wait"]}, "idle": {"": about["idle"]}}
     rows: list[dict[str, object]] = []
     for name, each in ways.items():
-        whole = sum(each.values())
+        total = sum(each.values())
         cells = {f"{way}, ms": f"{ms:.3f}" for way, ms in each.items() if way}
-        share = f"{whole / step:.1%}" if step else "0"
-        rows.append({"scope": name, **cells, "both, ms": f"{whole:.3f}", "share": share})
+        share = f"{total / step:.1%}" if step else "0"
+        rows.append({"scope": name, **cells, "both, ms": f"{total:.3f}", "share": share})
     rows.append({"scope": "step", "both, ms": f"{step:.3f}", "share": "100%"})
-    title = html.text(f"A step of {about['first']} to {about['last']}, on each device")
+    title = html.text(f"Mean of steps {about['first']} to {about['last']}, per device")
     return f"<h3>{title}</h3>{html.table(rows)}"
 
 
 def _config(config: ConfigDict, story: Rows) -> str:
-    """Returns every key; those that differ from the defaults of the config file are marked."""
+    """Returns all keys, with those that differ from the config file highlighted."""
     starts = [row for row in story if row["event"] == "start"]
     source, changed = "", None
     if starts:
@@ -239,7 +241,7 @@ def _config(config: ConfigDict, story: Rows) -> str:
 
 def _environment(folder: Path, rows: Rows, story: Rows) -> str:
     if not story:
-        return f'<p class="soft">{environment.FILE} is written at a start; there is none.</p>'
+        return f'<p class="soft">No {environment.FILE}: a run writes it at its start.</p>'
     last = rows[-1]["time"] if rows else story[-1]["time"]
     spent = clock_text(environment.seconds(story, last))
     found: list[dict[str, object]] = []
@@ -252,7 +254,7 @@ def _environment(folder: Path, rows: Rows, story: Rows) -> str:
             found[-1] |= {"what": row["how"]}
     last_start = [row for row in story if row["event"] == "start"][-1]
     return (
-        f"<p>{spent} in all</p>{html.table(found)}<h3>Machine</h3>"
+        f"<p>{spent} in total</p>{html.table(found)}<h3>Machine</h3>"
         + html.table([{"": k, " ": v} for k, v in _machine(last_start).items()])
         + _files(folder)
     )
@@ -271,7 +273,7 @@ def _machine(row: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _files(folder: Path) -> str:
-    """Returns the parameters, and the files that could not be used or are clipped."""
+    """Returns the parameters, the skipped rows and the clipped rows."""
     parts = []
     parameters = folder / "parameters.txt"
     if parameters.is_file():
@@ -280,12 +282,8 @@ def _files(folder: Path) -> str:
     for path in sorted([*folder.glob("skipped*.jsonl"), *folder.glob("clipped*.jsonl")]):
         rows = rows_lib.read(path, {"id": int}, log.say)
         if rows:
-            cut = path.name.startswith("clipped")
-            what = (
-                "clips with samples cut off at full scale"
-                if cut
-                else "files that could not be used"
-            )
+            clipped = path.name.startswith("clipped")
+            what = "recordings clipped at full scale" if clipped else "files that could not be used"
             title = f"{len(rows)} rows of {path.name}: {what}"
             parts.append(html.details(title, html.table(rows[:200])))
     return "".join(parts)

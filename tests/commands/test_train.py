@@ -58,7 +58,7 @@ def test_a_run_leaves_a_folder_that_describes_it(tmp_path, corpus, quick):
     assert metrics["valid/loss"] > 0 and metrics["train/lr"] == pytest.approx(1e-3)
     assert list(checkpoint.restore_params(folder)["encoder"]) == ["kernel"]
     report = (folder / "report.html").read_text()
-    assert "step 4 of 4" in report and "The method hides nothing" in report
+    assert "step 4 of 4" in report and "The method masks nothing" in report
     assert (folder / "examples.npz").is_file()
 
 
@@ -78,7 +78,7 @@ def test_the_report_of_a_run_is_of_every_start_and_end(
     monkeypatch.setattr(run_report, "page", page)
     metrics = train.run(load(corpus), tmp_path, source=KWS)
     assert metrics["valid/loss"] > 0
-    assert "report.html is not written: ValueError: no ink" in capsys.readouterr().err
+    assert "cannot write report.html: ValueError: no ink" in capsys.readouterr().err
     first, failed, second, done = environment_lib.read(tmp_path)
     assert (first["step"], second["step"], first["total"]) == (0, 0, 4)
     assert failed["how"] == "RuntimeError: the disk is full" and done["how"] == "done"

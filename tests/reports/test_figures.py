@@ -1,4 +1,4 @@
-"""What the pictures show, read back from the axes they were drawn on."""
+"""Figures, read back from the axes on which they were drawn."""
 
 import matplotlib
 
@@ -18,9 +18,9 @@ def ax():
     plt.close(figure)
 
 
-def test_units_stand_below_the_spectrogram_they_are_of(ax):
-    level = np.random.default_rng(0).normal(size=(100, 8))
-    figures.spectrogram(ax, level, 2.0, "a clip")
+def test_units_are_drawn_below_their_spectrogram(ax):
+    log_mel = np.random.default_rng(0).normal(size=(100, 8))
+    figures.spectrogram(ax, log_mel, 2.0, "a clip")
     figures.units(ax, {"layer 2": (np.array([3, 3, 5, 5, 5, 3]), 3.0)}, 8, numbers=True)
     shown, row = ax.images
     assert shown.get_extent() == [0, 2.0, 0, 8] and shown.get_array().shape == (8, 100)
@@ -33,7 +33,7 @@ def test_units_stand_below_the_spectrogram_they_are_of(ax):
     assert ax.get_xlim() == (0, 2.0) and ax.get_ylim()[0] <= low
 
 
-def test_phones_stand_above_where_they_are_heard(ax):
+def test_phones_are_written_above_their_times(ax):
     figures.spectrogram(ax, np.zeros((10, 4)) + np.arange(10)[:, None], 1.0)
     figures.phones(ax, [(0.0, 0.4, "h"), (0.4, 0.8, "i"), (0.9, 1.2, "cut")], 4)
     assert [(t.get_text(), t.get_position()[0]) for t in ax.texts] == [
@@ -42,16 +42,16 @@ def test_phones_stand_above_where_they_are_heard(ax):
     ]
 
 
-def test_layers_are_means_with_a_band_and_one_layer_is_a_level_line(ax):
+def test_layers_are_means_with_a_band_and_one_layer_is_a_horizontal_line(ax):
     found = {
         "run": {"0": [0.1, 0.3], "1": [0.4, 0.6], "mix": [0.9, 0.9]},
         "log-mel": {"0": [0.25]},
     }
     figures.layers(ax, found, "probe", "accuracy")
-    run, level = ax.lines
+    run, raw = ax.lines
     assert run.get_xdata().tolist() == [0, 1]
     assert run.get_ydata().tolist() == pytest.approx([0.2, 0.5])
-    assert set(level.get_ydata()) == {0.25}
+    assert set(raw.get_ydata()) == {0.25}
     band = ax.collections[0].get_paths()[0].vertices
     assert {0.1, 0.3, 0.4, 0.6} <= set(band[:, 1].round(6).tolist())
 

@@ -1,5 +1,5 @@
-"""The report of a run: made of its files alone, whole or cut off, well formed, without a path of
-anybody's home."""
+"""The report of a run: made from its files alone, even of an interrupted run, well formed, and
+without the path of anyone's home."""
 
 import json
 import shutil
@@ -34,18 +34,18 @@ def test_a_report_shows_what_the_folder_holds(folder):
     page = page_checks.check(run_report.write(folder))
     assert page.headings() == HEADINGS
     words = " ".join(page.words)
-    for told in ("step 100 of 100", "loss", "target std", "RankMe", "random encoder 0 ridge"):
-        assert told.replace(" 0 ", " ") in words, told
+    for text in ("step 100 of 100", "loss", "target std", "RankMe", "random encoder 0 ridge"):
+        assert text.replace(" 0 ", " ") in words, text
     # two rows of layers, curves with a twin each, pictures
     assert page.count("svg") >= 10 and page.count("image") == 2 + 2
-    assert page.count("span", class_="hid") == 1
+    assert page.count("span", class_="masked") == 1
     assert "encoder 2.000 5.000 7.000 70.0%" in words
     assert "idle – – 1.500 15.0%" in words
     # both keys that differ are marked, in the list of all keys too
     assert "2 keys differ from configs/data2vec/kws.py:toy" in words
     assert page.count("tr", class_="mark") == 2
     assert "encoder/a<b 10" in words.replace("  ", " ")
-    assert "2m40s in all" not in words and "1m51s in all" in words
+    assert "2m40s in total" not in words and "1m51s in total" in words
 
 
 def test_a_report_lists_what_was_skipped_and_what_is_clipped(folder):
@@ -54,7 +54,7 @@ def test_a_report_lists_what_was_skipped_and_what_is_clipped(folder):
     skipped = {"id": 5, "where": "sound/empty.wav, row 6", "reason": "empty: 0 samples"}
     (folder / "skipped.jsonl").write_text(json.dumps(skipped) + "\n", encoding="utf-8")
     words = " ".join(page_checks.check(run_report.write(folder)).words)
-    assert "1 rows of clipped.jsonl: clips with samples cut off at full scale" in words
+    assert "1 rows of clipped.jsonl: recordings clipped at full scale" in words
     assert "sound/loud.wav, row 4" in words and "0.25" in words
     assert "1 rows of skipped.jsonl" in words and "empty: 0 samples" in words
 
@@ -71,7 +71,7 @@ def test_a_run_that_was_cut_off_or_is_old_has_a_report_too(folder):
         page = page_checks.check(run_report.write(folder))
         assert page.headings() == HEADINGS
     words = " ".join(page.words)
-    assert "no step was logged yet" in words and "None ran." in words
+    assert "No steps have been logged yet" in words and "No probes have run." in words
 
 
 def test_the_command_writes_several_and_names_what_is_no_run(folder, tmp_path, capsys):
@@ -83,7 +83,7 @@ def test_the_command_writes_several_and_names_what_is_no_run(folder, tmp_path, c
     assert capsys.readouterr().out.count("report.html") == 2
     page = page_checks.check(tmp_path / "other" / "report.html")
     assert "ours, train" in page.words and page.count("path", class_="band") == 2
-    with pytest.raises(SystemExit, match=r"error: .*nothing is no run folder: it has no config"):
+    with pytest.raises(SystemExit, match=r"error: .*nothing is not a run folder: it has no config"):
         report.main(["--run", str(tmp_path / "nothing")])
     with pytest.raises(SystemExit, match=r"error: .*none.json"):
         report.main(["--run", str(folder), "--reference", str(tmp_path / "none.json")])
@@ -130,8 +130,8 @@ class Tones(base.Corpus):
         return f"{HOME}/{i}.wav"
 
 
-def half_hidden(params, batch, streams):
-    """Hides the frames of even ids whose clips are that long; three views."""
+def half_masked(params, batch, streams):
+    """Masks all frames of clips with even ids; five views."""
     frames = jnp.arange(10) * 800 < batch["audio_len"][:, None] + 0 * params["w"].sum()
     return jnp.repeat((frames & (streams.ids[:, None] % 2 == 0))[:, None], 5, axis=1)
 
@@ -146,7 +146,7 @@ def test_examples_are_usable_rows_with_the_masks_of_the_method(tmp_path):
         batch={"id": Spec((), "uint32"), "audio_len": Spec((), "int32")},
         rules=(),
         scopes=(),
-        masks=half_hidden,
+        masks=half_masked,
     )
     config = ConfigDict({"seed": 0, "data": {"modality": "audio", "sample_rate": 8000}})
     params = {"w": jax.ShapeDtypeStruct((3,), "float32")}
@@ -163,14 +163,14 @@ def test_examples_are_usable_rows_with_the_masks_of_the_method(tmp_path):
         assert example.picture.shape[0] == examples.BANDS and example.picture.std() > 10
 
 
-def test_masks_cover_what_they_hide():
+def test_masks_cover_the_masked_parts():
     picture = np.zeros((4, 4, 3), np.uint8)
     image = examples.Example("a", picture, np.zeros((0, 1)), 0.0, 0.0, [])
     mask = np.array([[True, True], [False, True]])
     path = examples._covered(mask, image, (100, 40))
     assert path == "M0.0 0.0h100.0v20.0h-100.0zM50.0 20.0h50.0v20.0h-50.0z"
     sound = image._replace(seconds=0.5, rate=4.0)
-    # ten tokens a batch, two of them in this clip, the second longer than what is heard
+    # ten tokens a batch, two of them in this clip, the second of which extends past its end
     found = examples._covered(np.array([False, True, True, False]), sound, (100, 40))
     assert found == "M50.0 0.0h50.0v40.0h-50.0z"
     # the grid of a spectrogram: rows are times, columns frequencies from low to high
@@ -183,12 +183,12 @@ def test_a_speed_that_is_none_is_left_out_and_told():
     steps = np.arange(6)
     found = {"train/examples_per_second": (steps, np.array([900.0, 8, 9, 10, 11, 0]))}
     drawn = metrics.speed(found)
-    assert "right after a pause, left out: 1" in drawn and "900" not in drawn
-    assert "was timed yet" in metrics.speed({})
+    assert "right after a pause that were left out: 1" in drawn and "900" not in drawn
+    assert "have been timed yet" in metrics.speed({})
 
 
 def test_the_last_layer_is_not_mistaken_for_another_metric():
     steps = {"monitor/std/layer10": ([5], [0.5]), "monitor/std/layer2": ([5], [0.1])}
     found = {k: (np.array(s), np.array(v)) for k, (s, v) in steps.items()}
     assert set(metrics._by_layer(found)["std"]) == {2, 10}
-    assert metrics.is_health("target_std") and not metrics.is_health("loss")
+    assert metrics.is_diagnostic("target_std") and not metrics.is_diagnostic("loss")
