@@ -23,16 +23,19 @@ from ssl_jax.core import config as config_lib
 from ssl_jax.core import paths
 from ssl_jax.core.progress import clock_text
 from ssl_jax.data.corpus import SPLITS
-from ssl_jax.engine import hosts, log
+from ssl_jax.engine import hosts, log, manifest
 from ssl_jax.stages.graph import Graph, Stage
 
 
 class Pipe:
     """What a program works with: its options, its folder and its stages."""
 
-    def __init__(self, root: pathlib.Path, options: dict[str, Any]) -> None:
-        """Opens the program's folder."""
+    def __init__(
+        self, root: pathlib.Path, options: dict[str, Any], accept_data_change: bool = False
+    ) -> None:
+        """Opens the program's folder; accept_data_change: see `engine.manifest`."""
         self.root = root
+        self.accept_data_change = accept_data_change
         self.options = options
         self.say: Callable[[str], None] = log.say
         self.graph = Graph(root, self.say)
@@ -71,7 +74,10 @@ class Pipe:
                 if len(config.data[split]):
                     stores = tuple(str(self.folder(each) / split) for each in labels)
                     config.data.units[split] = stores
-        return self._run(stage, lambda folder: _train(config, folder))
+        if self.graph.done(stage):
+            manifest.check_complete(self.folder(stage), self.accept_data_change)
+        accept = self.accept_data_change
+        return self._run(stage, lambda folder: _train(config, folder, accept))
 
     def stage(
         self,
@@ -120,14 +126,17 @@ class Pipe:
             self.say(f"{len(self._expected)} stages to go, about {clock_text(left)}")
 
 
-def _train(config: ConfigDict, folder: pathlib.Path) -> None:
-    train_command.run(config, folder)
+def _train(config: ConfigDict, folder: pathlib.Path, accept: bool) -> None:
+    train_command.run(config, folder, accept_data_change=accept)
 
 
-def run(path: str, workdir: str = "", overrides: Sequence[str] = ()) -> pathlib.Path:
+def run(
+    path: str, workdir: str = "", overrides: Sequence[str] = (), accept_data_change: bool = False
+) -> pathlib.Path:
     """Runs the program in `path` and returns its folder (runs/<name of the file or folder>).
 
     overrides: "option=value" or "--option=value"; the default's type decides how it is read.
+    accept_data_change: trainings go on, and complete ones are used, though their data changed.
     Raises ConfigError for a missing file or an option that the program does not have.
     """
     file = pathlib.Path(path)
@@ -144,7 +153,7 @@ def run(path: str, workdir: str = "", overrides: Sequence[str] = ()) -> pathlib.
     spec.loader.exec_module(module)
     options = config_lib.override(ConfigDict(module.OPTIONS), overrides)
     root = paths.local(workdir or f"runs/{name}", "--workdir")
-    module.main(Pipe(root, options.to_dict()))
+    module.main(Pipe(root, options.to_dict(), accept_data_change))
     return root
 
 
@@ -153,11 +162,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m ssl_jax.pipeline", description=__doc__)
     parser.add_argument("program", help="such as experiments/quickstart.py")
     parser.add_argument("--workdir", default="", help="default: runs/<program>")
+    parser.add_argument(
+        manifest.FLAG, action="store_true", help="use trainings though their data changed"
+    )
     hosts.add_flags(parser)
     known, rest = parser.parse_known_args(argv)
     with hosts.session(known):
         try:
-            run(known.program, known.workdir, rest)
+            run(known.program, known.workdir, rest, known.accept_data_change)
         except config_lib.ConfigError as e:
             sys.exit(f"error: {e}")
 

@@ -131,6 +131,35 @@ def difference(old: Facts, new: Facts) -> str:
     return ""
 
 
+def changed_files(old: Facts) -> tuple[str, int]:
+    """Looks at the local files of a split where they were, without opening the split.
+
+    Returns what `difference` says of changed files, and how many are not there any more. Only a
+    file whose size is the same and whose time is not has its content read. Files that are new, and
+    other rows of a table, are not seen.
+    """
+    heads = dict.fromkeys(name.partition("/")[0] for name in old.names)
+    roots = dict(zip(heads, old.root.split("\n"), strict=False))
+    parts = [name.partition("/") for name in old.names]
+    files = [f"{roots.get(head, '')}{os.sep}{rest}" for head, _, rest in parts]
+    now = identity.states(files)
+    local = np.array([not paths.is_remote(name) for name in files], bool)
+    there = local & (now[:, 0] > 0)
+    sizes, times = now[:, 2].astype(np.int64), now[:, 3].astype(np.int64)
+    changed = there & (sizes != old.sizes)
+    for i in np.flatnonzero(there & ~changed & (times != old.times.astype(np.int64))).tolist():
+        content = _content(files[i], int(sizes[i]), old.whole)
+        changed[i] = not old.whole or content != old.contents[i]
+    gone = int((local & ~there).sum())
+    if not changed.any():
+        return "", gone
+    i = int(changed.argmax())
+    return (
+        f"{changed.sum()} of {len(changed)} files have changed, the first is {old.names[i]} "
+        f"({old.sizes[i]} bytes then, {sizes[i]} now)"
+    ), gone
+
+
 def _places(facts: Facts) -> list[tuple[str, int]]:
     """Returns the file and start of each row, and the files that have no row."""
     where = zip(facts.which.tolist(), facts.start.tolist(), strict=True)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax.core import config as config_lib
 from ssl_jax.data import fingerprint
+from ssl_jax.data.corpus import SPLITS
 from ssl_jax.data.errors import DataError
 from ssl_jax.engine import hosts, log
 from ssl_jax.engine.checkpoint import MOVED
@@ -38,6 +39,32 @@ def check(
     if hosts.of_first(int(bool(told))):
         told = told or "the data are not those that the run began with, as process 0 says"
         raise DataError(f"{told}. Put the data back, or go on with them as they are by {FLAG}")
+
+
+def check_complete(workdir: Path, accept: bool) -> None:
+    """Looks whether the files that a complete run was trained on are still those, before it is
+    used in place of training again; raises DataError as `check` does.
+
+    Files are looked at where they were, and no split is opened; those that are gone are told.
+    """
+    told = []
+    for name in SPLITS if hosts.is_first() else ():
+        file = _file(workdir, name)
+        if file.exists():
+            found, gone = fingerprint.changed_files(fingerprint.load(file))
+            if found:
+                told.append(f"config.data.{name} is not what {workdir} was trained on: {found}")
+            if gone:
+                log.say(f"{gone} files of config.data.{name} of {workdir} are there no more")
+    if told and accept:
+        log.say(f"uses {workdir} although {'; '.join(told)} ({FLAG})")
+        told = []
+    if hosts.of_first(int(bool(told))):
+        text = "; ".join(told) or f"the data of {workdir} have changed, as process 0 says"
+        raise DataError(
+            f"{text}. Put the data back, use the run as it is by {FLAG}, or remove {workdir} to "
+            f"train it again"
+        )
 
 
 def _changes(config: ConfigDict, workdir: Path, now: Mapping[str, fingerprint.Facts]) -> str:

@@ -5,11 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from ml_collections import ConfigDict
 
+from configs import common
 from ssl_jax import pipeline
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
+from ssl_jax.data import fingerprint
+from ssl_jax.data.corpus import open_split
+from ssl_jax.data.errors import DataError
 from ssl_jax.data.readers import audio
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +71,7 @@ def test_a_missing_program_is_named():
 
 def test_labels_of_stages_are_those_of_the_run(tmp_path, monkeypatch):
     trained = []
-    monkeypatch.setattr(pipeline, "_train", lambda config, folder: trained.append(config))
+    monkeypatch.setattr(pipeline, "_train", lambda config, *_: trained.append(config))
     pipe = pipeline.Pipe(tmp_path / "run", {})
     labels = [pipe.stage("label", f"labels{i}", {}, lambda folder: None) for i in (0, 1)]
     data = {split: ConfigDict({}) for split in ("train", "valid", "test")}
@@ -83,6 +88,33 @@ def test_labels_of_stages_are_those_of_the_run(tmp_path, monkeypatch):
     other = pipe.stage("label", "labels0", {"clusters": 9}, lambda folder: None)
     pipe.train("hubert", config, labels=(other, labels[1]))
     assert len(trained) == 2
+
+
+def test_a_complete_training_on_files_that_changed_is_not_used_unless_accepted(
+    tmp_path, monkeypatch, capsys
+):
+    sound = tmp_path / "data" / "a.wav"
+    sound.parent.mkdir()
+    soundfile.write(sound, np.sin(np.arange(4000) / 9), 16000)
+    data = common.audio_data()
+    data.train.own = ConfigDict({"kind": "folder", "path": str(sound.parent)})
+    config = ConfigDict({"data": data, "init_from": ""})
+
+    def train(config, folder, accept):
+        fingerprint.of(open_split(config.data, "train")).save(folder / "data-train.npz")
+
+    monkeypatch.setattr(pipeline, "_train", train)
+    strict, lenient = (pipeline.Pipe(tmp_path / "run", {}, accept) for accept in (False, True))
+    strict.train("one", config)
+    strict.train("one", config)
+    soundfile.write(sound, np.cos(np.arange(4000) / 9), 16000)
+    with pytest.raises(DataError, match=r"train is not what .*1 of 1 files have changed.*own/a.w"):
+        strict.train("one", config)
+    lenient.train("one", config)
+    assert "although config.data.train is not what" in capsys.readouterr().err
+    sound.unlink()
+    strict.train("one", config)
+    assert "1 files of config.data.train of" in capsys.readouterr().err
 
 
 @pytest.fixture

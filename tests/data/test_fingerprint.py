@@ -144,3 +144,16 @@ def test_a_name_that_is_no_utf8_is_hashed_too(tmp_path, text_config):
         f.write(b"some text")
     source = {"own": {"kind": "text_files", "path": str(tmp_path)}}
     assert fingerprint.of(open_split(text_config(source), "train")).contents[0] > 0
+
+
+def test_files_are_looked_at_where_they_were(data, tmp_path, write):
+    before = data()
+    assert fingerprint.changed_files(before) == ("", 0)
+    os.utime(tmp_path / "data" / "1.wav", (1, 1))
+    (tmp_path / "data" / "3.wav").unlink()
+    assert fingerprint.changed_files(before) == ("", 1)
+    write(tmp_path / "data" / "2.wav", frequency=999.0)
+    told, gone = fingerprint.changed_files(before)
+    assert told.startswith("1 of 4 files have changed, the first is own/2.wav (") and gone == 1
+    write(tmp_path / "data" / "0.wav", 0.7)
+    assert fingerprint.changed_files(before)[0].startswith("2 of 4 files have changed")
