@@ -1,4 +1,4 @@
-"""Defaults that every config starts from; each key is documented here once."""
+"""The defaults that every config starts from; each key is documented here, once."""
 
 from ml_collections import ConfigDict
 
@@ -7,55 +7,57 @@ DECAY_MATRICES = ((r"(bias|scale\d?|cls)$", 0.0), (".*", 1.0))
 
 
 def base() -> ConfigDict:
-    """Returns the sections of a run; a config fills them and may not add top-level keys."""
+    """Returns the sections of a run; a config sets values and may not add top-level keys."""
     return ConfigDict(
         {
             "seed": 0,
             # float32 | bfloat16 | auto (bfloat16 on an accelerator, float32 on CPU)
             "precision": "auto",
-            # -1: all devices that the other axes leave
+            # -1: all devices that the other axes leave over
             "mesh": {"slice": 1, "data": -1, "fsdp": 1, "model": 1},
-            # name: the module in ssl_jax/methods, or one of your own that Python can import;
-            # the rest is its options
+            # name: a module in ssl_jax/methods, or one of your own that Python can import; the
+            # other keys are its options
             "method": ConfigDict({"name": ""}),
-            # a run folder whose parameters start this run, by equal path ('' = none)
+            # a run folder whose parameters initialize those of equal path ('' = none)
             "init_from": "",
-            # teachers start from those of that run (False: from its student)
+            # initialize teachers from the teachers of that run (False: from its student)
             "init_extra": False,
             "data": audio_data(),
             "optim": optim(),
             "train": {
                 # durations: a number of steps, or text: "100k steps", "200 epochs",
-                # "5M examples", "960 hours" of audio; "10%" of the run where a part is meant
+                # "5M examples", "960 hours" of audio; "10%" of the run for parts of it
                 "duration": "0 steps",
                 "accumulate": 1,
             },
             "checkpoint": {
                 "every": "1k steps",
                 "keep_last": 2,
-                # metric of the validation whose best checkpoint is kept ('' = none), max | min
+                # validation metric whose best checkpoint is kept ('' = none); mode: max | min
                 "best_metric": "",
                 "best_mode": "max",
             },
             "eval": {
                 "every": "1k steps",
-                # mean of the method's own metrics over the validation split
+                # average the method's own metrics over the validation split
                 "valid": True,
                 # the same over the test split, once, after the last step
                 "test": False,
-                # of a fine-tuned head over the splits above: mcc, f1 of classes, roc_auc,
-                # average_precision of tags, pearson, spearman, r2 of numbers; of transcripts wer
-                # and cer, or of phones per
+                # scores of a fine-tuned head over these splits: mcc and f1 for classes, roc_auc and
+                # average_precision for tags, pearson, spearman and r2 for numbers, wer and cer for
+                # transcripts, per for phones
                 "scores": (),
-                # frozen-feature monitors run in the loop: ridge, knn, collapse
+                # monitors of frozen features during training: ridge, knn, collapse
                 "monitors": (),
             },
             "guard": {
-                # stop when the std of a named part falls below its floor after `after` updates
+                # stop if a named metric, such as target_std, is below its floor after this many
+                # updates
                 "after": 5000,
                 "floors": ConfigDict({}),
                 "nan": True,
-                # end with an error when no step, evaluation or save ends for so long (0 = never)
+                # exit with an error if no step, evaluation or save finishes for this long (0 =
+                # never)
                 "stall_seconds": 1800.0,
             },
             "log": {"every": "50 steps", "tensorboard": False, "wandb": "", "profile": ""},
@@ -70,29 +72,29 @@ def audio_data() -> ConfigDict:
             # audio | image | text
             "modality": "audio",
             # named sources, each {kind, path, weight, ...}; see ssl_jax/data/readers/sources.py;
-            # path '' in valid or test is that of the source of the same name in train
+            # in valid and test, path '' means that of the source of the same name in train
             "train": ConfigDict({}),
             "valid": ConfigDict({}),
             "test": ConfigDict({}),
-            # stores of frame labels, one for each set of labels; see ssl_jax/data/frame_labels.py
+            # frame-label stores, one per set of labels; see ssl_jax/data/frame_labels.py
             "units": {"train": (), "valid": (), "test": ()},
             "sample_rate": 16000,
-            # one fixed shape per bucket, in seconds; a longer clip is cropped to the last
+            # one fixed shape per bucket, in seconds; longer clips are cropped to the last bucket
             "buckets": (1.0,),
             "min_seconds": 0.0,
-            # examples per step in the longest bucket (global); shorter buckets hold
-            # `batch_size` too unless `constant_seconds`, which keeps the seconds equal
+            # global batch size in the longest bucket; shorter buckets have the same, or with
+            # `constant_seconds` more, so that every batch has as many seconds
             "batch_size": 0,
             "constant_seconds": False,
-            # class names in order; () = the sorted labels of the training split
+            # ordered class names; () = the sorted labels of the training split
             "classes": (),
-            # of transcripts: letters | characters | phones; see ssl_jax/data/transcripts.py
+            # tokens of transcripts: letters | characters | phones; see ssl_jax/data/transcripts.py
             "spelling": "letters",
-            # per class, keep this many labelled training rows (0 = all), chosen by label_seed
+            # keep this many labelled training rows per class (0 = all), chosen by label_seed
             "labels_per_class": 0,
             "label_share": 1.0,
             "label_seed": 0,
-            # raise | skip: a broken, empty, too short or silent file
+            # raise | skip: what to do with a broken, empty, too short or silent file
             "on_bad": "raise",
             "max_bad_share": 0.01,
             "workers": 0,
@@ -102,34 +104,34 @@ def audio_data() -> ConfigDict:
 
 
 def image_data() -> ConfigDict:
-    """Returns the data section for images; the keys that audio_data() explains mean the same."""
+    """Returns the data section for images; see audio_data() for the keys that both have."""
     return ConfigDict(
         {
             "modality": "image",
             "train": ConfigDict({}),
             "valid": ConfigDict({}),
             "test": ConfigDict({}),
-            "image_size": 224,  # the side of the squares that the transforms make
-            # {name: options}, see ssl_jax/data/transforms.py: one crop, and what else there is;
-            # applied in the order given there
+            "image_size": 224,  # side of the square images that the transforms return
+            # {name: options}, see ssl_jax/data/transforms.py: one crop, and any others; they are
+            # applied in the order listed there
             "transforms": ConfigDict({"random_resized_crop": {"scale": (0.2, 1.0)}, "flip": {}}),
             "eval_transforms": ConfigDict({"center_crop": {"share": 0.875}}),
-            # an image with a shorter side, or of more millions of pixels, is unusable
+            # images with a shorter side, or with more megapixels, are invalid
             "min_side": 8,
             "max_megapixels": 64,
-            # MiB of decoded images that are kept in memory: small ones are decoded only once
+            # MiB of decoded images to keep in memory, so that small ones are decoded only once
             "keep_mb": 256,
             "batch_size": 0,
             "classes": (),
             "labels_per_class": 0,
             "label_share": 1.0,
             "label_seed": 0,
-            # raise | skip: a broken, blank, too small or too large file
+            # raise | skip: what to do with a broken, blank, too small or too large file
             "on_bad": "raise",
             "max_bad_share": 0.01,
             "workers": 0,
             "threads": 2,
-            # images have no time: one shape for all
+            # images have no duration: one shape for all
             "sample_rate": 0,
             "buckets": (1.0,),
         }
@@ -137,30 +139,30 @@ def image_data() -> ConfigDict:
 
 
 def text_data() -> ConfigDict:
-    """Returns the data section for text; the keys that audio_data() explains mean the same."""
+    """Returns the data section for text; see audio_data() for the keys that both have."""
     return ConfigDict(
         {
             "modality": "text",
             "train": ConfigDict({}),
             "valid": ConfigDict({}),
             "test": ConfigDict({}),
-            # byte (261 ids), or a JSON file of the library tokenizers
+            # byte (261 ids), or a JSON file of the tokenizers library
             "tokenizer": "byte",
-            # tokens of an example, with <s>; the tokens are kept in $SSL_JAX_CACHE
+            # tokens per example, including <s>; the tokens are cached in $SSL_JAX_CACHE
             "block_tokens": 512,
-            # none: blocks are cut from one stream of documents | complete_doc: from each document
+            # none: blocks may span documents | complete_doc: they are cut from one document each
             "break_mode": "none",
             "batch_size": 0,
             "classes": (),
             "labels_per_class": 0,
             "label_share": 1.0,
             "label_seed": 0,
-            # raise | skip: a document that is not UTF-8
+            # raise | skip: what to do with a document that is not UTF-8
             "on_bad": "raise",
             "max_bad_share": 0.01,
             "workers": 0,
             "threads": 2,
-            # text has no time: one shape for all
+            # text has no duration: one shape for all
             "sample_rate": 0,
             "buckets": (1.0,),
         }
@@ -178,27 +180,27 @@ def optim() -> ConfigDict:
             "schedule": "cosine",
             "warmup": "0 steps",
             "end_lr": 0.0,
-            # tri_stage: shares of warm-up, hold and decay; start and end as factors of lr
+            # tri_stage: fractions of warm-up, hold and decay; start and end as factors of lr
             "stages": (0.1, 0.4, 0.5),
             "start_factor": 0.01,
             "end_factor": 0.05,
             "betas": (0.9, 0.999),
             "eps": 1e-8,
-            # true: Adam adds eps before the bias of the second moment is corrected, as fairseq does
+            # True: Adam adds eps before bias correction of the second moment, as in fairseq
             "eps_inside": False,
             "weight_decay": 0.0,
             # ordered (regex, factor of weight_decay); every parameter must match one
             "decay_rules": ((".*", 1.0),),
             # factor of lr per block from the top, 1.0 = none
             "layer_decay": 1.0,
-            # what stands before the blocks is one layer more (BEiT, MAE), or has the full rate
-            # (data2vec 2.0)
+            # True: layers before the blocks count as one more layer (BEiT, MAE); False: they have
+            # the full learning rate (data2vec 2.0)
             "layer_decay_embedding": True,
-            # ordered (regex, factor of lr) of groups of parameters with a rate of their own
+            # ordered (regex, factor of lr), for groups of parameters with a rate of their own
             "lr_rules": (),
-            # regexes of parameters that stay as they are
+            # regexes of parameters that are never updated
             "frozen": (),
-            # regexes frozen until this long into the run
+            # `frozen_first`: regexes of parameters that are frozen until `freeze_until`
             "freeze_until": "0 steps",
             "frozen_first": (),
             # global gradient norm, 0 = no clipping
@@ -244,7 +246,7 @@ def data2vec() -> ConfigDict:
                 "rules": ((".*", "average"),),
             },
             "rescale_init": False,
-            # of the student's audio only; {"add_noise": {"snr_db": (5.0, 30.0)}}, for one
+            # augments only the student's audio, for example {"add_noise": {"snr_db": (5.0, 30.0)}}
             "augment": ConfigDict({}),
             "spectral": ConfigDict({}),
         }
@@ -380,7 +382,7 @@ def supervised() -> ConfigDict:
             },
             "augment": ConfigDict({}),
             "spectral": ConfigDict({}),
-            # of images: mixup 0.8 and cutmix 1.0, say; ssl_jax/ops/mix.py explains every key
+            # images only, for example mixup 0.8 and cutmix 1.0; see ssl_jax/ops/mix.py
             "mix": {"mixup": 0.0, "cutmix": 0.0, "prob": 1.0, "switch_prob": 0.5, "mode": "batch"},
             "frozen": False,
         }
@@ -420,7 +422,7 @@ def speaker() -> ConfigDict:
 
 
 def decode() -> ConfigDict:
-    """Returns config.eval.decode, what evaluate does with CTC; see ssl_jax/evals/decode.py."""
+    """Returns config.eval.decode, CTC decoding in ssl_jax.evaluate; see ssl_jax/evals/decode.py."""
     return ConfigDict(
         {
             "beam": 0,
@@ -435,7 +437,7 @@ def decode() -> ConfigDict:
 
 
 def beit_encoder() -> ConfigDict:
-    """Returns the Base encoder of BEiT: relative positions, layer scale, no bias of the keys."""
+    """Returns the Base encoder of BEiT: relative positions, layer scale, no key bias."""
     encoder = ConfigDict({"kind": "vit", "preset": "base", "image_size": 224, "patch_size": 16})
     encoder.update({"positions": "relative", "key_bias": False, "layer_scale": 1e-4})
     encoder.update({"final_norm": False, "init": "truncated"})
@@ -443,7 +445,7 @@ def beit_encoder() -> ConfigDict:
 
 
 def keyword_encoder(size: str) -> ConfigDict:
-    """Returns a Keyword Transformer: kwt1, kwt2 or kwt3, or a toy of width 16 for half a second."""
+    """Returns a Keyword Transformer: kwt1, kwt2, kwt3, or a toy of width 16 for half a second."""
     encoder = ConfigDict({"kind": "keyword_transformer", "preset": size, "embed_dropout": 0.1})
     if size == "toy":
         encoder.preset = "kwt1"
@@ -453,10 +455,10 @@ def keyword_encoder(size: str) -> ConfigDict:
 
 
 def small_keyword_encoder() -> ConfigDict:
-    """Returns the Keyword Transformer of the miniatures: 4 blocks of width 96, tokens of 64 ms.
+    """Returns the Keyword Transformer of the mini configs: 4 blocks of width 96, tokens of 64 ms.
 
-    Unlike the paper's: log-mel in place of MFCC, four frames a token, pre-norm blocks, and small
-    initial positions; on two cores it learns in minutes.
+    Unlike the paper's, it has log-mel in place of MFCC, four frames per token, pre-norm blocks and
+    small initial positions. It learns in minutes on two cores.
     """
     encoder = ConfigDict({"kind": "keyword_transformer", "feature": "log_mel", "n_mels": 40})
     encoder.update({"window_ms": 32.0, "hop_ms": 16.0, "feature_norm": "utterance"})
@@ -466,10 +468,10 @@ def small_keyword_encoder() -> ConfigDict:
     return encoder
 
 
-def in_pieces(config: ConfigDict) -> None:
-    """Makes a large model fit chips of 16 GB: parameters over 8 chips, only inputs of blocks kept.
+def shard(config: ConfigDict) -> None:
+    """Fits a large model on chips of 16 GB: parameters sharded over 8 chips, full remat.
 
-    On fewer chips set config.mesh.fsdp.
+    For fewer chips set config.mesh.fsdp.
     """
     config.mesh.fsdp = 8
     config.method.encoder.remat = "full"

@@ -1,4 +1,4 @@
-"""Data sections of the corpora that several configs share."""
+"""Data sections of corpora that several configs share."""
 
 from ml_collections import ConfigDict
 
@@ -6,7 +6,7 @@ from configs import common
 
 
 def speech_commands() -> ConfigDict:
-    """Returns a data section: Speech Commands V2, its official lists, 512 clips of one second."""
+    """Returns the data of Speech Commands V2: official splits, 512 clips of one second a batch."""
     data = common.audio_data()
     for split in ("train", "valid", "test"):
         path = "data/speech_commands_v2"
@@ -16,7 +16,7 @@ def speech_commands() -> ConfigDict:
 
 
 def librispeech(batch: int) -> ConfigDict:
-    """Returns a data section: LibriSpeech 960 h, `batch` clips of 20 s or as much of shorter."""
+    """Returns the data of LibriSpeech 960 h: `batch` clips of 20 s or as long in all."""
     data = common.audio_data()
     splits = {
         "train": ("train-clean-100", "train-clean-360", "train-other-500"),
@@ -33,9 +33,9 @@ def librispeech(batch: int) -> ConfigDict:
 
 
 def own_audio(batch: int) -> ConfigDict:
-    """Returns a data section: a folder of sound, `batch` clips of 4 s or as much of shorter.
+    """Returns the data of a folder of audio: `batch` clips of 4 s or as long in all.
 
-    Every twentieth file is for validation. Files that cannot be read are skipped and listed.
+    A twentieth of the files is for validation. Unreadable files are skipped and listed.
     """
     data = common.audio_data()
     for split, part in (("train", (0.0, 0.95)), ("valid", (0.95, 1.0))):
@@ -46,7 +46,7 @@ def own_audio(batch: int) -> ConfigDict:
 
 
 def books_and_wiki(batch: int) -> ConfigDict:
-    """Returns a data section: books and Wikipedia, `batch` blocks of 512 tokens of RoBERTa."""
+    """Returns the data of books and Wikipedia: `batch` blocks of 512 RoBERTa tokens."""
     data = common.text_data()
     for split in ("train", "valid"):
         path = f"data/books_wiki/{split}"

@@ -105,7 +105,7 @@ def load(
         step = _step(folder, step)
         return Model(config, step, _classes(folder, config), folder, window, overlap, precision)
     except config_lib.ConfigError as error:
-        raise config_lib.ConfigError(f"{error}{run_folders.told_apart(folder)}") from error
+        raise config_lib.ConfigError(f"{error}{run_folders.code_note(folder)}") from error
 
 
 def _step(folder: Path, step: int | str | None) -> int:

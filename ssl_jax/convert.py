@@ -1,4 +1,4 @@
-"""Turns data and weights into other layouts.
+"""Converts data and weights.
 
     python -m ssl_jax.convert data --from kind=folder path=recordings label=folder --to shards
     python -m ssl_jax.convert data --config configs/data2vec/kws.py --split train --to shards
@@ -6,14 +6,13 @@
     python -m ssl_jax.convert import --from WEIGHTS --to runs/hubert
     python -m ssl_jax.convert export --from runs/hubert --to-format transformers --to DIR
 
-`data` writes any source of sound or of images (--modality image) as ArrayRecord shards, without
-loss; read them by kind="array_record". A run that was interrupted goes on with the first shard that
-is not finished.
+`data` writes any source of audio or images (--modality image) losslessly as ArrayRecord shards,
+which kind="array_record" reads. After an interruption it continues with the first unfinished shard.
 
-`import` makes a run folder of a folder of transformers (safetensors, no torch needed) or a .pt file
-of fairseq or s3prl: load it, evaluate it, fine-tune from it by config.init_from, or go on with its
-pre-training by `python -m ssl_jax.train --config RUN/config.json --workdir RUN`. `export` writes
-what transformers or s3prl load, and data2vec 2.0 as fairseq keeps it.
+`import` makes a run folder from a transformers folder (safetensors, no torch needed) or a .pt file
+of fairseq or s3prl. Load it, evaluate it, fine-tune from it with config.init_from, or continue its
+pre-training: `python -m ssl_jax.train --config RUN/config.json --workdir RUN`. `export` writes a
+checkpoint that transformers or s3prl load, or data2vec 2.0 in fairseq's format.
 """
 
 import argparse
@@ -33,7 +32,7 @@ from ssl_jax.data.readers.sources import open_items, open_source
 
 
 def _pairs(words: Sequence[str]) -> dict[str, Any]:
-    """Reads key=value words; values are JSON where they can be, and a.b=v nests."""
+    """Parses key=value words; a value that is valid JSON is parsed as such, and a.b=v nests."""
     out: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -48,12 +47,12 @@ def _pairs(words: Sequence[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             at[last] = value
         if last in ("kind", "path", "label") or parents == ["where"]:
-            at[last] = value  # these are names, even where they look like numbers
+            at[last] = value  # these are names, even if they look like numbers
     return out
 
 
 def _run_data(args: argparse.Namespace) -> None:
-    """Opens what the options name and converts it."""
+    """Opens the sources that the options name, and converts them."""
     if bool(args.config) == bool(args.pairs):
         raise DataError("give either --from key=value ... or --config C --split S")
     if args.config:
@@ -84,13 +83,13 @@ def _run_data(args: argparse.Namespace) -> None:
 
 
 def _opened(named: dict[str, Any], modality: str) -> Sequence[Source]:
-    """Opens the sources and says how much they hold."""
+    """Opens the sources and prints their size."""
     if modality == "image":
         found = [open_items(name, section, "image") for name, section in named.items()]
         print(f"{sum(map(len, found))} images")
         return found
     if modality != "audio":
-        raise DataError(f"config.data.modality={modality!r} has no shards: it is read as it is")
+        raise DataError(f"config.data.modality={modality!r} has no shards: use its files directly")
     sources = [open_source(name, section) for name, section in named.items()]
     seconds = sum(float((s.samples / np.maximum(s.rates, 1)).sum()) for s in sources)
     print(f"{sum(map(len, sources))} recordings, {seconds / 3600:.2f} hours")
@@ -98,7 +97,7 @@ def _opened(named: dict[str, Any], modality: str) -> Sequence[Source]:
 
 
 def _run_import(args: argparse.Namespace) -> None:
-    """Makes a run folder of other weights."""
+    """Makes a run folder from the weights of another library."""
     from ssl_jax.stages import weights  # imports jax
 
     given = (args.config, args.override)
@@ -123,26 +122,26 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m ssl_jax.convert", description=__doc__.split("\n")[0]
     )
     commands = top.add_subparsers(dest="command", required=True)
-    sub = commands.add_parser("data", help="any source to ArrayRecord shards")
+    sub = commands.add_parser("data", help="convert any source to ArrayRecord shards")
     sub.add_argument("--from", dest="pairs", nargs="+", metavar="KEY=VALUE", default=[])
-    sub.add_argument("--config", default="", help="a config file whose data is converted")
-    sub.add_argument("--override", nargs="*", default=[], metavar="a.b=v", help="of the config")
+    sub.add_argument("--config", default="", help="a config file whose data are converted")
+    sub.add_argument("--override", nargs="*", default=[], metavar="a.b=v", help="config overrides")
     sub.add_argument("--split", default="train", choices=("train", "valid", "test"))
     sub.add_argument("--modality", default="audio", choices=("audio", "image"))
-    sub.add_argument("--to", required=True, help="the folder of the shards")
+    sub.add_argument("--to", required=True, help="the folder to write shards to")
     sub.add_argument("--shards", type=int, default=1)
     sub.add_argument("--on_bad", default="raise", choices=("raise", "skip"))
     sub.add_argument("--max_bad_share", type=float, default=0.01)
     sub.set_defaults(run=_run_data)
-    sub = commands.add_parser("import", help="weights of transformers, fairseq, s3prl to a run")
+    sub = commands.add_parser("import", help="make a run of transformers, fairseq or s3prl weights")
     sub.add_argument("--from", dest="source", required=True, help="a folder or a file")
-    sub.add_argument("--to", required=True, help="the run folder, new")
-    sub.add_argument("--config", default="", help="the recipe to go on with (default: its own)")
-    sub.add_argument("--override", nargs="*", default=[], metavar="a.b=v", help="of the recipe")
-    sub.add_argument("--method", default="", help="the module that a .json recipe may import")
+    sub.add_argument("--to", required=True, help="the run folder to create")
+    sub.add_argument("--config", default="", help="the config to train on with (default: its own)")
+    sub.add_argument("--override", nargs="*", default=[], metavar="a.b=v", help="config overrides")
+    sub.add_argument("--method", default="", help="the module that a .json config may import")
     sub.set_defaults(run=_run_import)
     sub = commands.add_parser(
-        "export", help="the weights of a run for transformers, s3prl or fairseq"
+        "export", help="write the weights of a run for transformers, s3prl or fairseq"
     )
     sub.add_argument("--from", dest="source", required=True, help="a run folder")
     sub.add_argument("--to", required=True, help="the folder to write")
@@ -150,7 +149,7 @@ def parser() -> argparse.ArgumentParser:
         "--to-format", default="transformers", choices=("transformers", "s3prl", "fairseq")
     )
     sub.add_argument("--step", default="", help="a saved step, or best (default: the newest)")
-    sub.add_argument("--family", default="", help="where the encoder fits several: its model_type")
+    sub.add_argument("--family", default="", help="the model_type, if the encoder fits several")
     sub.set_defaults(run=_run_export)
     return top
 

@@ -1,8 +1,8 @@
 """Runs a program of many stages: `python -m ssl_jax.pipeline experiments/quickstart.py`.
 
-A program is a Python file with `OPTIONS`, a dict of defaults, and `main(pipe)`. It asks the pipe
-for stages in plain Python; what is already complete is skipped, so a killed program is simply
-started again.
+A program is a Python file with `OPTIONS`, a dict of defaults, and `main(pipe)`, which runs stages
+by calling methods of the pipe. Completed stages are skipped, so a killed program is simply started
+again.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from ssl_jax.stages.graph import Graph, Stage
 
 
 class Pipe:
-    """What a program works with: its options, its folder and its stages."""
+    """The interface of a program: its options, its folder and its stages."""
 
     def __init__(
         self, root: pathlib.Path, options: dict[str, Any], accept_data_change: bool = False
@@ -37,19 +37,19 @@ class Pipe:
         self.root = root
         self.accept_data_change = accept_data_change
         self.options = options
-        self.say: Callable[[str], None] = log.say
-        self.graph = Graph(root, self.say)
-        self._stage_seconds = 0.0  # of skipped ones too, when they ran
+        self.notify: Callable[[str], None] = log.say
+        self.graph = Graph(root, self.notify)
+        self._stage_seconds = 0.0  # including those of skipped stages, from when they ran
         self._expected: dict[str, float] = {}
-        self._spent = self._foreseen = 0.0
+        self._actual = self._predicted = 0.0
 
     def expect(self, seconds: Mapping[str, float]) -> None:
-        """Tells how long each stage, by name, takes on two cores; the time left follows.
+        """Sets the expected seconds of each stage, by name, on two cores, and logs the time left.
 
-        What the stages took so far against what was expected corrects the rest.
+        The time left is corrected by the ratio of actual to expected time of the stages so far.
         """
         self._expected = dict(seconds)
-        self._tell_time_left()
+        self._log_time_left()
 
     def train(
         self,
@@ -59,10 +59,10 @@ class Pipe:
         start: Stage | None = None,
         labels: Sequence[Stage] = (),
     ) -> Stage:
-        """Trains a resolved config; `start` is the run whose parameters it begins with.
+        """Trains a resolved config; `start`: the run whose parameters initialize it.
 
-        labels: stages whose folders hold stores of frame labels by the names of the splits that
-        config.data has; each is one set of labels.
+        labels: stages whose folders hold frame-label stores, named by the splits of config.data;
+        each stage is one set of labels.
         """
         needs = (*needs, *((start,) if start else ()), *labels)
         stage = Stage("train", name, config_lib.flatten(config), needs)
@@ -87,7 +87,7 @@ class Pipe:
         work: Callable[[pathlib.Path], None],
         needs: Sequence[Stage] = (),
     ) -> Stage:
-        """Runs any other work once: work(folder)."""
+        """Runs any other work once, as work(folder)."""
         return self._run(Stage(kind, name, config, tuple(needs)), work)
 
     def folder(self, stage: Stage) -> pathlib.Path:
@@ -95,11 +95,11 @@ class Pipe:
         return self.graph.folder(stage)
 
     def load(self, stage: Stage) -> ssl_jax.Model:
-        """Returns the model of a stage that trained."""
+        """Returns the model of a training stage."""
         return ssl_jax.load(self.folder(stage))
 
     def machine(self) -> dict[str, Any]:
-        """Returns what results are read with: seconds of all stages, cores, versions."""
+        """Returns the context of the results: seconds of all stages, cores, versions."""
         return {
             "seconds": round(self._stage_seconds),
             "cores": os.cpu_count(),
@@ -114,16 +114,16 @@ class Pipe:
         self._stage_seconds += self.graph.seconds(stage)
         expected = self._expected.pop(stage.name, 0.0)
         if expected and not skipped:
-            self._foreseen += expected
-            self._spent += self.graph.seconds(stage)
-        self._tell_time_left()
+            self._predicted += expected
+            self._actual += self.graph.seconds(stage)
+        self._log_time_left()
         return stage
 
-    def _tell_time_left(self) -> None:
-        pace = self._spent / self._foreseen if self._foreseen else 1.0
+    def _log_time_left(self) -> None:
+        pace = self._actual / self._predicted if self._predicted else 1.0
         left = pace * sum(self._expected.values())
         if left:
-            self.say(f"{len(self._expected)} stages to go, about {clock_text(left)}")
+            self.notify(f"{len(self._expected)} stages to go, about {clock_text(left)}")
 
 
 def _train(config: ConfigDict, folder: pathlib.Path, accept: bool) -> None:
@@ -135,8 +135,8 @@ def run(
 ) -> pathlib.Path:
     """Runs the program in `path` and returns its folder (runs/<name of the file or folder>).
 
-    overrides: "option=value" or "--option=value"; the default's type decides how it is read.
-    accept_data_change: trainings go on, and complete ones are used, though their data changed.
+    overrides: "option=value" or "--option=value"; a value is parsed by the type of the default.
+    accept_data_change: train on, and use completed trainings, even if their data have changed.
     Raises ConfigError for a missing file or an option that the program does not have.
     """
     file = pathlib.Path(path)
@@ -160,7 +160,7 @@ def run(
 def main(argv: Sequence[str] | None = None) -> None:
     """Parses the command line and runs the program."""
     parser = argparse.ArgumentParser(prog="python -m ssl_jax.pipeline", description=__doc__)
-    parser.add_argument("program", help="such as experiments/quickstart.py")
+    parser.add_argument("program", help="a program, such as experiments/quickstart.py")
     parser.add_argument("--workdir", default="", help="default: runs/<program>")
     parser.add_argument(
         manifest.FLAG, action="store_true", help="use trainings though their data changed"

@@ -1,7 +1,7 @@
-"""Writes the report of a run anew: python -m ssl_jax.report --run runs/x
+"""Rewrites the report of a run: python -m ssl_jax.report --run runs/x
 
-Training writes RUN/report.html by itself; this is for a run of before, and for one to lay over
-reference curves: --reference experiments/hubert/curves.json. Several runs: --run runs/*.
+Training writes RUN/report.html by itself. Use this for runs of earlier versions, or to compare a
+run with reference curves: --reference experiments/hubert/curves.json. Several runs: --run runs/*.
 """
 
 import argparse
@@ -15,10 +15,12 @@ from ssl_jax.reports import run_report
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the command line, writes the reports, prints where they are."""
+    """Parses the command line, writes the reports and prints their paths."""
     parser = argparse.ArgumentParser(prog="python -m ssl_jax.report", description=__doc__)
-    parser.add_argument("--run", required=True, nargs="+", help="a --workdir of a train command")
-    parser.add_argument("--reference", default="", help="curves of another run, a curves.json")
+    parser.add_argument(
+        "--run", required=True, nargs="+", help="run folders: --workdir of ssl_jax.train"
+    )
+    parser.add_argument("--reference", default="", help="curves to compare with, a curves.json")
     args = parser.parse_args(argv)
     terminal.forgive()
     try:

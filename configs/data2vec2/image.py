@@ -86,7 +86,7 @@ def _large(config: ConfigDict, size: str) -> None:
     config.data.batch_size = 256 if huge else 128
     if huge:
         method.encoder.patch_size = 14
-        common.in_pieces(config)
+        common.shard(config)
         method.ema.update({"end": 1.0, "anneal": 300_000})
         config.train.duration = "500k steps"
 

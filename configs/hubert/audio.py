@@ -81,7 +81,7 @@ def _large(config: ConfigDict, size: str) -> None:
     xlarge = size == "xlarge"
     config.method.encoder.preset = "hubert_xlarge" if xlarge else "hubert_large"
     if xlarge:
-        common.in_pieces(config)
+        common.shard(config)
     config.method.head.width = 1024 if xlarge else 768
     _labels(config, *ITERATION_3)
     config.data.train = ConfigDict(

@@ -35,7 +35,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
     if size == "huge":
         config.method.encoder.patch_size = 14
-        common.in_pieces(config)
+        common.shard(config)
     _data(config)
     config.optim.update({"lr": 1.5e-4 * 4096 / 256, "betas": (0.9, 0.95), "weight_decay": 0.05})
     config.optim.update({"warmup": "40 epochs", "decay_rules": DECAY_RULES})

@@ -51,7 +51,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if size == "1b":
         config.method.encoder.update({"preset": "hubert_xlarge", "conv_bias": True})
         config.method.quantizer.width = 1024
-        common.in_pieces(config)
+        common.shard(config)
     if size == "mini":
         _mini(config)
     if size == "toy":

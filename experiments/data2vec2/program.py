@@ -200,7 +200,7 @@ def _write(pipe: Pipe, found: Mapping[str, Any]) -> None:
     figures.write_results(out / "results.json", results)
     pictures.draw(out / "results.png", results)
     for accuracy, methods in found["levels"].items():
-        pipe.say(f"{accuracy}: " + ", ".join(f"{k} {cell(v)}" for k, v in methods.items()))
+        pipe.notify(f"{accuracy}: " + ", ".join(f"{k} {cell(v)}" for k, v in methods.items()))
 
 
 def cell(seconds: Sequence[float | None]) -> str:

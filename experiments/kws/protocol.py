@@ -51,7 +51,7 @@ def finetune(
             accuracy = float(figures.read_metrics(folder, "test/accuracy")[1][-1])
             results[arm].append(accuracy)
             results["runs"][arm].append(folder)
-            pipe.say(f"{arm}{tag}, seed {seed}: test accuracy {accuracy:.3f}")
+            pipe.notify(f"{arm}{tag}, seed {seed}: test accuracy {accuracy:.3f}")
     return results
 
 

@@ -1,4 +1,4 @@
-"""Runs of a sweep on a cluster: Slurm through submitit, TPU pods on GKE through xpk."""
+"""Launches the runs of a sweep on a cluster: Slurm with submitit, TPU pods on GKE with xpk."""
 
 import os
 import shlex
@@ -11,14 +11,14 @@ from typing import Any
 from ssl_jax.core import atomic, orphans, paths
 from ssl_jax.core.config import ConfigError
 from ssl_jax.sweeps import run_folders
-from ssl_jax.sweeps.local import Command, Say
+from ssl_jax.sweeps.local import Command, Notify
 from ssl_jax.sweeps.sweep import Run
 
 XPK_NEEDS = {"cluster": "my-cluster", "tpu-type": "v5litepod-16"}
 
 
 def parsed(texts: Sequence[str]) -> dict[str, str]:
-    """Returns the options of texts "name=value"; raises ConfigError for another text."""
+    """Returns the options in texts of the form "name=value"; raises ConfigError for any other."""
     pairs = [text.partition("=") for text in texts]
     for name, equals, _ in pairs:
         if not equals:
@@ -27,14 +27,14 @@ def parsed(texts: Sequence[str]) -> dict[str, str]:
 
 
 class Job:
-    """What Slurm runs: one process. A preempted one saves, and is queued again."""
+    """A Slurm job that runs one process; if preempted, it saves and is queued again."""
 
     def __init__(self, command: Sequence[str]):
         self.command = list(command)
         self.process: subprocess.Popen | None = None
 
     def __call__(self) -> None:
-        """Runs the process to its end. Raises RuntimeError when it fails."""
+        """Runs the process to its end; raises RuntimeError if it fails."""
         self.process = subprocess.Popen(
             self.command, stdin=subprocess.DEVNULL, env=orphans.child_of_this(os.environ)
         )
@@ -43,7 +43,7 @@ class Job:
             raise RuntimeError(f"{shlex.join(self.command)} ended with status {status}")
 
     def checkpoint(self) -> Any:
-        """Called by submitit before the job's time is up: asks the run to save, and comes again."""
+        """Called by submitit before the job's time is up: makes the run save, and requeues it."""
         from submitit.helpers import DelayedSubmission
 
         if self.process is not None:
@@ -56,15 +56,16 @@ def slurm(
     found: Sequence[Run],
     command: Command,
     parallel: int,
-    say: Say,
+    notify: Notify,
     root: Path,
     options: Mapping[str, str],
 ) -> list[Any]:
-    """Submits one job for each run that is neither done nor at work, and returns the jobs.
+    """Submits one job for each run that is neither done nor running, and returns the jobs.
 
-    options: what submitit's executor takes, such as timeout_min=600, gpus_per_node=1,
-    slurm_partition=gpu; cluster=local runs the jobs here, without Slurm. `parallel` bounds the
-    jobs at work at a time. Raises ImportError without submitit, ConfigError on a wrong option.
+    options: those of submitit's executor, such as timeout_min=600, gpus_per_node=1,
+    slurm_partition=gpu; cluster=local runs the jobs on this machine, without Slurm. `parallel`
+    bounds the number of jobs that run at once. Raises ImportError if submitit is missing,
+    ConfigError for a wrong option.
     """
     try:
         import submitit
@@ -86,7 +87,7 @@ def slurm(
     with executor.batch():  # one array
         jobs = [executor.submit(Job(command(run))) for run in open_]
     for run, job in zip(open_, jobs, strict=True):
-        say(f"run {run.index} ({run.label}) is job {job.job_id}")
+        notify(f"run {run.index} ({run.label}) is job {job.job_id}")
     return jobs
 
 
@@ -97,16 +98,16 @@ def _number(text: str) -> int | str:
 def xpk(
     found: Sequence[Run],
     command: Command,
-    say: Say,
+    notify: Notify,
     root: Path,
     options: Mapping[str, str],
 ) -> Path:
-    """Writes xpk.sh, with one workload for each run that is not done; submits them if it can.
+    """Writes xpk.sh, with one workload per run that is not done; submits them if xpk is installed.
 
     options: flags of `xpk workload create`, such as cluster, tpu-type, num-slices and
-    docker-image. Returns the path of xpk.sh, which is below `root`, or here where that is in an
-    object store. Raises ConfigError where a flag that xpk needs is
-    missing, and CalledProcessError when xpk fails.
+    docker-image. Returns the path of xpk.sh: below `root`, or in the current folder if `root` is
+    in an object store. Raises ConfigError if a flag that xpk needs is missing, and
+    CalledProcessError if xpk fails.
     """
     for name, example in XPK_NEEDS.items():
         if name not in options:
@@ -115,7 +116,7 @@ def xpk(
     open_ = [run for run in found if run_folders.state(run.folder) not in ("done", "running")]
     commands = []
     for run in open_:
-        # names of workloads are of lower case letters, digits and dashes, at most 40 of them
+        # workload names: at most 40 lower-case letters, digits and dashes
         name = f"--workload=ssl-{run.index}-{run.label}"
         line = ["xpk", "workload", "create", name, *flags, f"--command={shlex.join(command(run))}"]
         commands.append(line)
@@ -124,9 +125,9 @@ def xpk(
     atomic.write_text(path, "#!/bin/sh\nset -e\n" + text)
     path.chmod(0o755)
     if shutil.which("xpk") is None:
-        say(f"xpk is not installed here: {path} holds the {len(commands)} commands that submit")
+        notify(f"xpk is not installed; {path} holds the {len(commands)} commands that submit")
         return path
     for run, line in zip(open_, commands, strict=True):
-        say(f"run {run.index} ({run.label}): submitting")
+        notify(f"run {run.index} ({run.label}): submitting")
         subprocess.run(line, check=True)
     return path

@@ -1,4 +1,4 @@
-"""Runs beside each other: what their configs differ in, and what their results differ in."""
+"""Compares runs: the differences of their configs and of their results."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ from ssl_jax.engine import log
 from ssl_jax.evals.table import NONE, missing, text_table
 from ssl_jax.sweeps import run_folders
 
-WIDE = 6  # runs that stand in columns; more stand in rows
+WIDE = 6  # up to this many runs are shown as columns, more as rows
 SPLITS = ("valid/", "test/")
-NAMES = ("split", "features", "probe", "layer")  # of evaluation.json: what a row is about
+NAMES = ("split", "features", "probe", "layer")  # keys that identify a row of evaluation.json
 
 
 def expand(patterns: str) -> list[Path]:
-    """Returns the run folders of patterns such as "kws/*,3f9a", in this order, each once.
+    """Returns the run folders that match patterns such as "kws/*,3f9a", in this order, each once.
 
-    A pattern is looked for here and below `runs.roots`; the beginning of a signature will do.
-    Raises FileNotFoundError for one that is of no run.
+    A pattern is matched in the current folder and below `run_folders.roots`; it may also be the
+    beginning of a signature. Raises FileNotFoundError for a pattern that matches no run.
     """
     found: dict[Path, Path] = {}
     for pattern in patterns.split(","):
@@ -42,7 +42,7 @@ def _glob(root: Path, pattern: str) -> list[Path]:
 
 
 def results(folder: Path) -> dict[str, float]:
-    """Returns name -> number: the last of every metric, and what evaluation.json says."""
+    """Returns name -> number: the last value of every metric, and those of evaluation.json."""
     found: dict[str, float] = {}
     if (folder / "metrics.jsonl").is_file():
         for row in log.read(folder / "metrics.jsonl"):
@@ -61,12 +61,12 @@ def results(folder: Path) -> dict[str, float]:
 
 
 def _named(row: Mapping[str, Any]) -> int:
-    """Returns how many of NAMES tell rows apart: a probe chooses its layer itself."""
+    """Returns how many of NAMES identify a row: a probe chooses its layer itself."""
     return len(NAMES) - ("probe" in row)
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the numbers of a row, means of lists of them."""
+    """Returns the numbers of a row, with lists of numbers averaged."""
     found = {}
     for name, value in row.items():
         values = value if isinstance(value, list) else [value]
@@ -76,14 +76,15 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def compare(folders: Sequence[Path]) -> tuple[dict[str, list[Any]], dict[str, list[Any]], int]:
-    """Returns what differs: {key: value per run} of configs, of results, and how many keys agree.
+    """Returns the differences of configs and of results as {key: value per run}, and a count.
 
-    A run without a value has `ABSENT`. Raises ConfigError for fewer than two runs.
+    The count is the number of config keys that agree. A missing value is `ABSENT`. Raises
+    ConfigError for fewer than two runs.
     """
     if len(folders) < 2:
         raise ConfigError(
-            f"--runs is of {len(folders)} runs ({', '.join(map(str, folders))}): name two or more, "
-            f"such as 'kws/*' or 'runs/a,runs/b'"
+            f"--runs matches {len(folders)} runs ({', '.join(map(str, folders))}): name two or "
+            f"more, such as 'kws/*' or 'runs/a,runs/b'"
         )
     given = [config_lib.of_file(folder / "config.json") for folder in folders]
     configs = _beside([config_lib.flatten(config) for config in given])
@@ -106,7 +107,7 @@ def _differ(values: Sequence[Any]) -> bool:
 
 
 def text(folders: Sequence[Path]) -> str:
-    """Returns the tables of `compare`: runs in columns, or many of them in rows."""
+    """Returns `compare` as a table, with runs as columns or, if there are many, as rows."""
     different, found, agreed = compare(folders)
     names = [folder.as_posix() for folder in folders]
     rows = [{"": "signature"} | dict(zip(names, map(_label, folders), strict=True))]
@@ -116,8 +117,7 @@ def text(folders: Sequence[Path]) -> str:
             rows.append({"": title} | dict(zip(names, map(_short, values), strict=True)))
     if len(folders) > WIDE:
         rows = [{"run": name} | {row[""]: row[name] for row in rows} for name in names]
-    words = f"{agreed} keys of the configs are the same in all"
-    return f"{text_table(rows)}\n\n{words}"
+    return f"{text_table(rows)}\n\n{agreed} config keys are the same in all runs"
 
 
 def _label(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Runs of a sweep as processes of this machine: so many at a time, each once, any may fail."""
+"""Launches the runs of a sweep as local processes, a few at a time; one may fail alone."""
 
 import contextlib
 import os
@@ -16,62 +16,63 @@ from ssl_jax.sweeps.status import clock
 from ssl_jax.sweeps.sweep import Run
 
 Command = Callable[[Run], list[str]]
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
-BUSY = 75  # the exit status of a process that found its run held by another
-POLL = 0.1  # seconds between looks at the processes
-LOG_LINES = 3  # of a process that ended without a word, which say why
+BUSY = 75  # the exit status of a process whose run is held by another process
+POLL = 0.1  # seconds between polls of the processes
+LOG_LINES = 3  # last lines of log.txt, shown for a process that left no error
 
 
 def local(
     found: Sequence[Run],
     command: Command,
     parallel: int,
-    say: Say,
+    notify: Notify,
     devices: Sequence[str] = (),
 ) -> None:
     """Runs what is not done, `parallel` at a time, in the order of the sweep.
 
-    A run that failed is tried again, one that was interrupted goes on, one that another process
-    holds is waited for; the others go on whatever becomes of one. Output goes to log.txt of its
-    folder. devices: the n-th of the runs at work sees the n-th alone, as CUDA_VISIBLE_DEVICES.
-    Ctrl-C and SIGTERM are handed on, and every run saves; raises KeyboardInterrupt then. So does a
-    run whose launcher was killed.
+    A failed run is retried, an interrupted one resumes, and one that another process holds is
+    waited for; if one fails, the others continue. The output of a run goes to log.txt in its
+    folder. devices: the n-th parallel run sees only the n-th device, by CUDA_VISIBLE_DEVICES.
+    Ctrl-C and SIGTERM are passed on, every run saves, and KeyboardInterrupt is raised. A run also
+    saves and ends if its launcher is killed.
     """
-    launcher = _Launcher(found, command, parallel, say, devices)
+    launcher = _Launcher(found, command, parallel, notify, devices)
     with _interrupts():
         try:
             while launcher.go_on():
                 time.sleep(POLL)
         except KeyboardInterrupt:
-            say(f"ending {len(launcher.active)} runs, which save")
+            notify(f"stopping {len(launcher.active)} runs, which save first")
             launcher.end()
             raise
 
 
 class _Launcher:
-    """The runs that wait, and those at work by their slot."""
+    """The waiting runs, and the active ones by their slot."""
 
     def __init__(
         self,
         found: Sequence[Run],
         command: Command,
         parallel: int,
-        say: Say,
+        notify: Notify,
         devices: Sequence[str],
     ):
         self.waiting = [run for run in found if run_folders.state(run.folder) != "done"]
-        self.total, self.command, self.say, self.devices = len(found), command, say, devices
+        self.total, self.command, self.devices = len(found), command, devices
+        self.notify = notify
         self.slots = list(range(parallel))
         self.active: dict[int, tuple[Run, subprocess.Popen]] = {}
         self.ended, self.start = 0, time.monotonic()
-        self.patient: set[int] = set()
+        self.notified: set[int] = set()  # runs in use elsewhere, each reported once
         done = self.total - len(self.waiting)
         if done:
-            say(f"{done} of {self.total} runs are done and stay as they are")
+            notify(f"{done} of {self.total} runs are done and are kept")
 
     def go_on(self) -> bool:
-        """Takes note of what ended and starts what there is room for; says if more is to do."""
+        """Records finished runs and starts others in free slots; returns whether any are left."""
         for slot, (run, process) in list(self.active.items()):
             if process.poll() is not None:
                 del self.active[slot]
@@ -81,9 +82,10 @@ class _Launcher:
             if not free:
                 break
             if run_folders.busy(run.folder):
-                if run.index not in self.patient:
-                    self.say(f"{_name(run)}: {run_folders.holder(run.folder)} works on it; waiting")
-                self.patient.add(run.index)
+                if run.index not in self.notified:
+                    holder = run_folders.holder(run.folder)
+                    self.notify(f"{_name(run)} is in use by {holder}; waiting")
+                self.notified.add(run.index)
                 continue
             self.waiting.remove(run)
             if run_folders.state(run.folder) != "done":
@@ -93,18 +95,18 @@ class _Launcher:
     def _begin(self, run: Run, slot: int) -> subprocess.Popen:
         was, command = run_folders.state(run.folder), self.command(run)
         run.folder.mkdir(parents=True, exist_ok=True)
-        # the log is UTF-8 on every machine, and no character ends a run
+        # the log is UTF-8 on every machine, and no character can crash a run
         environment = orphans.child_of_this(
             {"PYTHONIOENCODING": "utf-8:backslashreplace", **os.environ}
         )
         if self.devices:
             environment["CUDA_VISIBLE_DEVICES"] = self.devices[slot]
-        again = {"stopped": "goes on", "failed": "tried again"}.get(was, "begins")
-        self.say(f"{_name(run)} {again}: {_values(run)}")
+        verb = {"stopped": "resumes", "failed": "is retried"}.get(was, "starts")
+        self.notify(f"{_name(run)} {verb}: {_values(run)}")
         with (run.folder / "log.txt").open("ab") as log:
             log.write(paths.utf8(f"$ {shlex.join(command)}\n"))
             log.flush()
-            # a session of its own: Ctrl-C reaches the launcher alone, which ends it in order
+            # a session of its own: Ctrl-C reaches only the launcher, which stops it in order
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -123,12 +125,12 @@ class _Launcher:
         self.ended += 1
         left = len(self.waiting) + len(self.active)
         pace = (time.monotonic() - self.start) / self.ended
-        words = f"; {left} to go, about {clock(pace * left)}" if left else ""
-        became, why = run_folders.state(run.folder), run_folders.failure(run.folder)
-        self.say(f"{_name(run)} {became}{': ' + why if why else ''}{words}")
+        rest = f"; {left} to go, about {clock(pace * left)}" if left else ""
+        state, why = run_folders.state(run.folder), run_folders.failure(run.folder)
+        self.notify(f"{_name(run)} {state}{': ' + why if why else ''}{rest}")
 
     def end(self) -> None:
-        """Asks every process to save and end, and waits for them."""
+        """Makes every process save and exit, and waits for them."""
         for _, process in self.active.values():
             process.terminate()
         for _, process in self.active.values():
@@ -151,13 +153,13 @@ def _interrupts() -> Iterator[None]:
 
 
 def _last_words(log: Path, status: int) -> str:
-    """Returns why a process ended without leaving FAILED."""
+    """Returns the reason why a process ended without leaving FAILED."""
     lines = [x for x in log.read_text(encoding="utf-8", errors="replace").splitlines() if x.strip()]
     last = " / ".join(x for x in lines[-LOG_LINES:] if not x.startswith("$ "))
     if status >= 0:
-        return f"exit status {status}: {last or 'no word in log.txt'}"
+        return f"exit status {status}: {last or 'log.txt is empty'}"
     hint = " (out of memory? lower --parallel)" if -status == signal.SIGKILL else ""
-    return f"ended by {signal.Signals(-status).name}{hint}: {last or 'no word in log.txt'}"
+    return f"ended by {signal.Signals(-status).name}{hint}: {last or 'log.txt is empty'}"
 
 
 def _name(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""What a sweep found: one CSV, a ranking with intervals over seeds, and a page with plots."""
+"""The report of a sweep: a CSV, a ranking with intervals over seeds, and a page with plots."""
 
 import csv
 import dataclasses
@@ -19,14 +19,14 @@ from ssl_jax.sweeps import run_folders, sweep
 from ssl_jax.sweeps.sweep import Run
 
 LOWER = ("loss", "wer", "cer", "per", "eer", "error", "perplexity")
-"""Last words of metrics of which less is better; of all others more is."""
-DRAWN = html.SERIES  # groups in a plot, the best ones
-CURVES = ("train/loss", "train/accuracy")  # drawn beside the metric, where they are
+"""Last words of metric names for which lower is better; for all others higher is better."""
+DRAWN = html.SERIES  # the number of groups in a plot, best first
+CURVES = ("train/loss", "train/accuracy")  # drawn in addition to the metric, if present
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a run left: rows are those of metrics.jsonl, error says why it failed."""
+    """The outcome of a run. rows: those of metrics.jsonl; error: the reason if it failed."""
 
     run: Run
     state: str
@@ -35,15 +35,17 @@ class Result:
     rows: list[dict[str, Any]]
 
     def last(self, metric: str) -> float:
-        """Returns the last value of a metric, NaN where there is none, or it was a score over
-        nothing: an earlier value does not stand in for it."""
+        """Returns the last value of a metric, NaN if there is none or it is null.
+
+        A null is a score over nothing, and no earlier value stands in for it.
+        """
         found = [row[metric] for row in self.rows if metric in row]
         return float(found[-1]) if found and found[-1] is not None else math.nan
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs that differ in their seeds alone. values: what they share; scores: of those done."""
+    """Runs that differ only in their seeds. values: those they share; scores: of finished runs."""
 
     values: dict[str, Value]
     results: list[Result]
@@ -51,12 +53,12 @@ class Group:
 
     @property
     def mean(self) -> float:
-        """The mean score, NaN without one."""
+        """The mean score, NaN if there is none."""
         return table.interval(self.scores)[0] if self.scores else math.nan
 
 
 def collect(found: Sequence[Run]) -> list[Result]:
-    """Returns what each run left so far."""
+    """Returns the result of each run so far."""
     results = []
     for run in found:
         file = run.folder / "metrics.jsonl"
@@ -67,7 +69,7 @@ def collect(found: Sequence[Run]) -> list[Result]:
 
 
 def is_seed(name: str) -> bool:
-    """Says whether a key is a seed, over which results are averaged: seed, data.label_seed."""
+    """Returns whether a key is a seed to average over, such as seed or data.label_seed."""
     last = name.split(".")[-1]
     return last == "seed" or last.endswith("_seed")
 
@@ -75,26 +77,26 @@ def is_seed(name: str) -> bool:
 def choose(results: Sequence[Result], metric: str = "", best: str = "") -> tuple[str, str]:
     """Returns the metric to rank by, and whether its "max" or "min" is best.
 
-    By default that of config.checkpoint, else the loss. Raises ConfigError for a metric that no
-    run has, where any run has one.
+    The default is that of config.checkpoint, else the loss. Raises ConfigError for a metric that
+    no run has, unless no run has any metric.
     """
     known = sorted({name for r in results for row in r.rows for name in row} - {"step", "time"})
-    about = results[0].run.config.get("checkpoint", {})
-    own = about.get("best_metric", "")
+    checkpoint = results[0].run.config.get("checkpoint", {})
+    own = checkpoint.get("best_metric", "")
     if not metric:
         metric = next((m for m in (own, "valid/loss", "train/loss") if m in known), "")
     if known and metric not in known:
         raise ConfigError(f"--metric {metric or 'is not given'}: {suggest(metric, known)}")
     if not best and metric == own:
-        best = about.get("best_mode", "")
-    least = not metric or metric.split("/")[-1].split("_")[-1] in LOWER
-    return metric or "train/loss", best or ("min" if least else "max")
+        best = checkpoint.get("best_mode", "")
+    lower = not metric or metric.split("/")[-1].split("_")[-1] in LOWER
+    return metric or "train/loss", best or ("min" if lower else "max")
 
 
 def rank(results: Sequence[Result], metric: str, best: str) -> list[Group]:
     """Returns the runs grouped over seeds, best mean first; groups without a score are last.
 
-    The score of a run is the last value of `metric`; one that is not done has none.
+    The score of a run is the last value of `metric`; unfinished runs have none.
     """
     groups: dict[str, list[Result]] = {}
     for result in results:
@@ -110,7 +112,7 @@ def rank(results: Sequence[Result], metric: str, best: str) -> list[Group]:
 
 
 def ranking(groups: Sequence[Group], metric: str) -> list[dict[str, Any]]:
-    """Returns the table: rank, what the runs share, the mean with its 95 % interval, the seeds."""
+    """Returns the table: rank, shared values, mean with 95 % interval, and number of runs."""
     short = sweep.short_names(groups[0].values)
     rows = []
     for i, group in enumerate(groups):
@@ -133,23 +135,23 @@ def _cell(scores: Sequence[float]) -> str:
 
 
 def notes(root: Path, results: Sequence[Result]) -> list[str]:
-    """Returns what a reader must know: failures, other code, folders of no run of the sweep."""
-    said = [f"run {r.run.index} ({r.run.label}) failed: {r.error}" for r in results if r.error]
+    """Returns notes on failures, changed code, and run folders that are not of this sweep."""
+    lines = [f"run {r.run.index} ({r.run.label}) failed: {r.error}" for r in results if r.error]
     by_code: dict[str, list[int]] = {}
     for r in results:
         if r.code:
             by_code.setdefault(" then ".join(r.code), []).append(r.run.index)
     if len(by_code) > 1:
         which = "; ".join(f"{c} made runs {_listed(i)}" for c, i in by_code.items())
-        said.append(f"the code changed between the runs: {which}")
+        lines.append(f"the code changed between the runs: {which}")
     strangers = sweep.strangers(root, [r.run for r in results])
     if strangers:
         names = _listed(p.name for p in strangers)
-        said.append(
-            f"{len(strangers)} run folders are of another version of this sweep, and not in this "
-            f"report; they stay as they are: {names}"
+        lines.append(
+            f"{len(strangers)} run folders are of another version of this sweep and not in this "
+            f"report; they are kept: {names}"
         )
-    return said
+    return lines
 
 
 def _listed(items: Iterable[object]) -> str:
@@ -158,7 +160,7 @@ def _listed(items: Iterable[object]) -> str:
 
 
 def write_csv(path: Path, results: Sequence[Result]) -> None:
-    """Writes every row of every metrics.jsonl, with the run's number, signature and values."""
+    """Writes every row of all metrics.jsonl, with the run's number, signature and values."""
     names = list(results[0].run.values)
     metrics = sorted({k for r in results for row in r.rows for k in row} - {"step", "time"})
     file = io.StringIO(newline="")
@@ -177,18 +179,18 @@ def page(
     groups: Sequence[Group],
     metric: str,
     best: str,
-    said: Sequence[str],
+    remarks: Sequence[str],
 ) -> str:
-    """Returns the page: the ranking, plots, every run, and what else there is to know."""
+    """Returns the page: the ranking, notes, plots, and every run."""
     counts = {s: sum(r.state == s for r in results) for s in run_folders.STATES}
     words = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
-    way = "more is better" if best == "max" else "less is better"
+    way = "higher is better" if best == "max" else "lower is better"
     lead = f"<p>{len(results)} runs: {words}. Ranked by the last {html.text(metric)}; {way}.</p>"
     sections = {
         "Ranking": html.table(ranking(groups, metric), marked=[0] if groups[0].scores else [])
     }
-    if said:
-        sections["Notes"] = "".join(f'<p class="bad">{html.text(line)}</p>' for line in said)
+    if remarks:
+        sections["Notes"] = "".join(f'<p class="bad">{html.text(line)}</p>' for line in remarks)
     sections["Plots"] = _plots(groups, metric)
     sections["Runs"] = html.table([_about(r, metric) for r in results])
     return html.page(title, sections, lead)
@@ -212,11 +214,11 @@ def _plots(groups: Sequence[Group], metric: str) -> str:
         lines = [_curve(g, each, n) for g, n in zip(drawn, names, strict=True)]
         shown = [line for line in lines if line is not None]
         if shown:
-            band = "bands from the least to the greatest of the seeds"
+            band = "bands from the lowest to the highest seed"
             figures.append(plots.lines(shown, each, note=", ".join(x for x in (note, band) if x)))
     scored = {f"#{i + 1}": {metric: g.scores} for i, g in enumerate(drawn) if g.scores}
     if scored:
-        about = "ranks; mean over seeds, 95 % intervals, a dot each"
+        about = "by rank; mean over seeds with 95 % interval, one dot per seed"
         figures.append(plots.bars(scored, f"{metric} at the end", note=about))
     return html.grid(figures) + _parallel(groups, metric)
 
@@ -240,7 +242,7 @@ def _named(group: Group, prefix: str) -> str:
 
 
 def _curve(group: Group, metric: str, name: str) -> plots.Line | None:
-    """Returns the mean over the runs of a group, at the steps that all of them have."""
+    """Returns the mean over the runs of a group, at the steps that all of them share."""
     curves: list[Mapping[int, float]] = []
     for result in group.results:
         points = {r["step"]: r[metric] for r in result.rows if r.get(metric) is not None}
@@ -260,22 +262,22 @@ def write(
 ) -> tuple[list[dict[str, Any]], list[str], str]:
     """Writes metrics.csv and report.html below `root`; returns the ranking, notes and metric.
 
-    Raises ConfigError for a metric that no run has, FileNotFoundError where none was begun.
+    Raises ConfigError for a metric that no run has, FileNotFoundError if no run was begun.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"no run of the sweep was begun in {root}: give --launch local")
     results = collect(found)
     metric, best = choose(results, metric, best)
-    groups, said = rank(results, metric, best), notes(root, results)
+    groups, remarks = rank(results, metric, best), notes(root, results)
     write_csv(root / "metrics.csv", results)
     atomic.write_text(
-        root / "report.html", page(f"Sweep {root.name}", results, groups, metric, best, said)
+        root / "report.html", page(f"Sweep {root.name}", results, groups, metric, best, remarks)
     )
-    return ranking(groups, metric), said, metric
+    return ranking(groups, metric), remarks, metric
 
 
-def tell(root: Path, found: Sequence[Run], metric: str, best: str) -> None:
-    """Does what `write` does, and prints the ranking and what else there is to know."""
-    rows, said, metric = write(root, found, metric, best)
-    print("\n".join([table.text_table(rows), *(f"\n{line}" for line in said)]))
+def print_report(root: Path, found: Sequence[Run], metric: str, best: str) -> None:
+    """Writes the report like `write`, and prints the ranking and the notes."""
+    rows, remarks, metric = write(root, found, metric, best)
+    print("\n".join([table.text_table(rows), *(f"\n{line}" for line in remarks)]))
     print(f"\nranked by {metric}; {root / 'metrics.csv'}  {root / 'report.html'}")

@@ -1,7 +1,7 @@
-"""Run folders: what they are, where they are found, and what became of the work in them.
+"""Run folders: their identity, how to find them, and the state of the work in them.
 
-A run is the signature of its resolved config and the version of its code. Its folder says both in
-signature.txt and code.txt. Work that is done once in a folder leaves DONE or FAILED there.
+A run is identified by the signature of its resolved config and the version of its code, which are
+in signature.txt and code.txt of its folder. Work that runs once in a folder leaves DONE or FAILED.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.lock import Busy, busy, holder
 
-__all__ = ("Busy", "busy", "holder")  # what a sweep asks of locks
+__all__ = ("Busy", "busy", "holder")  # the parts of `lock` that a sweep uses
 
-SHORT = 8  # digits of a signature that a folder's name and a table show
+SHORT = 8  # digits of a signature shown in folder names and tables
 STATES = ("done", "failed", "running", "stopped", "waiting")
 MANY = 12  # candidates that an error lists
 
@@ -39,13 +39,13 @@ class Found:
 
 
 def roots() -> list[Path]:
-    """Returns the folders that are searched for runs: $SSL_JAX_RUNS (a:b), by default runs."""
+    """Returns the folders to search for runs: $SSL_JAX_RUNS (a:b), by default `runs`."""
     named = re.split(r":(?!//)", os.environ.get("SSL_JAX_RUNS", ""))
     return [paths.expanded(name) for name in named if name] or [Path("runs")]
 
 
 def walk(root: Path) -> Iterator[Found]:
-    """Yields the run folders below a folder, in the order of their names."""
+    """Yields the run folders below a folder, ordered by name."""
     for folder in _below(root):
         yield Found(folder, signature(folder), code(folder))
 
@@ -58,12 +58,12 @@ def _below(root: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(root):
         folders.sort()
         if "config.json" in files:
-            folders.clear()  # a run has no run inside, but many files
+            folders.clear()  # a run contains many files but no other run
             yield Path(place)
 
 
 def signature(folder: Path) -> str:
-    """Returns the signature of a run folder's config, '' where the config can not be read."""
+    """Returns the signature of a run folder's config, '' if the config cannot be read."""
     file = folder / "signature.txt"
     if file.is_file():
         sign = file.read_text(encoding="utf-8", errors="replace").strip()
@@ -86,8 +86,8 @@ def code(folder: Path) -> tuple[str, ...]:
     )
 
 
-def told_apart(folder: Path) -> str:
-    """Returns what to add to an error where other code made the run, else ''."""
+def code_note(folder: Path) -> str:
+    """Returns a note to add to an error if other code made the run, else ''."""
     made = code(folder)
     if not made or made[-1] == code_lib.version():
         return ""
@@ -97,8 +97,8 @@ def told_apart(folder: Path) -> str:
 def find(prefix: str) -> Path:
     """Returns the one run folder below `roots` whose signature begins with `prefix`.
 
-    "<prefix>@<prefix>" names the version of the code too. Raises FileNotFoundError when there is
-    none, and ValueError, listing the candidates, when there are several.
+    "<prefix>@<prefix>" also gives the version of the code. Raises FileNotFoundError if there is
+    none, and ValueError with the candidates if there are several.
     """
     start, _, version = prefix.partition("@")
     places = [str(root) for root in roots()]
@@ -111,18 +111,18 @@ def find(prefix: str) -> Path:
     if fits:
         lines = "\n".join(f"  {f}" for f in fits[:MANY])
         raise ValueError(
-            f"{prefix!r} begins the signatures of {len(fits)} runs: give more digits, "
+            f"the signatures of {len(fits)} runs begin with {prefix!r}: give more digits, "
             f"signature@code, or the folder\n{lines}"
         )
     near = "\n".join(f"  {f}" for f in known[:MANY]) or "  none"
     raise FileNotFoundError(
-        f"{prefix!r} is no folder, and no signature of a run below {', '.join(places)}: set "
+        f"{prefix!r} is neither a folder nor the signature of a run below {', '.join(places)}: set "
         f"SSL_JAX_RUNS to the folder of your runs, or give one of\n{near}"
     )
 
 
 def state(folder: Path) -> str:
-    """Returns one of STATES; stopped: begun, and neither ended nor running."""
+    """Returns one of STATES; stopped: begun, but neither finished nor running."""
     if (folder / "DONE").exists():
         return "done"
     if busy(folder):
@@ -133,10 +133,10 @@ def state(folder: Path) -> str:
 
 
 def once(folder: Path, work: Callable[[], Any]) -> bool:
-    """Calls work() unless the folder is done, and leaves DONE there; says whether it called.
+    """Calls work() and leaves DONE, unless the folder is done; returns whether it was called.
 
-    Leaves FAILED, with the error, when work raises one. An interrupted one leaves neither: it is
-    called again, and may go on from what it left. Raises Busy.
+    If work raises an error, FAILED is left with it. Interrupted work leaves neither: it is called
+    again the next time, and may resume from its files. Raises Busy.
     """
     with lock.hold(folder, keep=True):
         if (folder / "DONE").exists():
@@ -154,12 +154,12 @@ def once(folder: Path, work: Callable[[], Any]) -> bool:
 
 
 def fail(folder: Path, error: str, trace: str = "") -> None:
-    """Leaves FAILED: `error` says why, for people."""
+    """Writes FAILED; `error`: the reason, as text for people."""
     _write(folder / "FAILED", {"error": error, "trace": trace})
 
 
 def failure(folder: Path) -> str:
-    """Returns why a run failed, '' when it did not."""
+    """Returns the reason why a run failed, '' if it did not."""
     file = folder / "FAILED"
     if not file.is_file():
         return ""

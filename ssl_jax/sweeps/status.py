@@ -1,4 +1,4 @@
-"""How far the runs of a sweep are, read from their folders while others work in them."""
+"""The progress of the runs of a sweep, read from their folders, also while they run."""
 
 import math
 import sys
@@ -20,7 +20,7 @@ TAIL = 1 << 16  # bytes of metrics.jsonl that are read: the last few rows
 
 
 def table(found: Sequence[Run]) -> list[dict[str, Any]]:
-    """Returns a row per run: what it changes, its state, step, training loss and time left."""
+    """Returns a row per run: its values, state, step, training loss and time left."""
     short = sweep.short_names(found[0].values)
     rows = []
     for run in found:
@@ -37,7 +37,7 @@ def table(found: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def watch(found: Sequence[Run], every: float = 2.0) -> None:
-    """Prints the table of states; on a terminal again and again, while a run is at work."""
+    """Prints the table of states; on a terminal, refreshes it for as long as a run is running."""
     live = sys.stdout.isatty()
     while True:
         text = f"{text_table(table(found))}\n\n{summary(found)}"
@@ -48,7 +48,7 @@ def watch(found: Sequence[Run], every: float = 2.0) -> None:
 
 
 def summary(found: Sequence[Run]) -> str:
-    """Returns how many runs are in which state: "8 runs: 3 done, 2 running, 3 waiting"."""
+    """Returns the number of runs in each state: "8 runs: 3 done, 2 running, 3 waiting"."""
     states = [run_folders.state(run.folder) for run in found]
     words = ", ".join(f"{states.count(s)} {s}" for s in run_folders.STATES if s in states)
     return f"{len(found)} runs: {words}"
@@ -70,7 +70,7 @@ def _progress(run: Run, state: str) -> dict[str, Any]:
 
 
 def _tail(path: Path) -> list[dict[str, Any]]:
-    """Returns the last whole rows of a metrics.jsonl, which may be written to meanwhile."""
+    """Returns the last complete rows of a metrics.jsonl, which may be being written to."""
     if not path.is_file():
         return []
     if paths.is_remote(path):
@@ -79,13 +79,13 @@ def _tail(path: Path) -> list[dict[str, Any]]:
         file.seek(max(0, path.stat().st_size - TAIL))
         begun = file.tell() > 0
         data = file.read()
-    # the last has no end yet, and the first may lack its beginning
+    # the last row may be incomplete, and the first may lack its beginning
     whole = data.partition(b"\n")[2] if begun else data
     return rows_lib.parse(whole, _ROW).rows
 
 
 def _total(run: Run) -> int | None:
-    """Returns the steps of a run, None where only its data tell, as with epochs."""
+    """Returns the steps of a run, None if they depend on the data, as epochs do."""
     try:
         return config_lib.steps_of(run.config)
     except ConfigError:
@@ -93,7 +93,7 @@ def _total(run: Run) -> int | None:
 
 
 def clock(seconds: float) -> str:
-    """Returns a duration for people: 42s, 17m, 2h07m."""
+    """Formats a duration for people: 42s, 17m, 2h07m."""
     if not math.isfinite(seconds) or seconds < 99:
         return f"{seconds:.0f}s"
     minutes = round(seconds / 60)

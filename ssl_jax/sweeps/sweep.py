@@ -1,4 +1,4 @@
-"""A sweep: the runs that a config file's sweep() asks for, each in a folder of its signature."""
+"""A sweep: the runs of a config file's sweep(), each in a folder named by its signature."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ from ssl_jax.sweeps import run_folders
 class Run:
     """One run of a sweep.
 
-    values: {dotted name: value} of all that the sweep changes in any of its runs.
+    values: {dotted name: value} of every key that the sweep changes in any of its runs.
     """
 
     index: int
@@ -29,22 +29,22 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The signature's first digits."""
+        """The first digits of the signature."""
         return self.signature[: run_folders.SHORT]
 
 
 def read(path: str, overrides: Sequence[str], root: Path) -> list[Run]:
-    """Returns the runs of a config file's sweep(), whose folders are below `root`.
+    """Returns the runs of a config file's sweep(), with folders below `root`.
 
-    overrides: texts such as "data.train.sc.path=...", of every run; what the sweep names wins.
-    Raises ConfigError on a key that does not exist, a value of another type, two runs that are the
-    same, and a file without sweep().
+    overrides: texts such as "data.train.sc.path=..." for every run; values of the sweep take
+    precedence. Raises ConfigError for a key that does not exist, a value of another type, two equal
+    runs, and a file without sweep().
     """
     base = config_lib.load(path, overrides)
     points = config_lib.call(path, "sweep", algebra)
     where = f"sweep() of {path}"
     if not _are_points(points):
-        raise ConfigError(f"{where} returns {points!r}: return what s.product(...) gives, or alike")
+        raise ConfigError(f"{where} returns {points!r}: return s.product(...) or the like")
     names = list(dict.fromkeys(name for point in points for name in point))
     found: list[Run] = []
     for i, point in enumerate(points):
@@ -70,8 +70,8 @@ def _no_run_twice(found: Sequence[Run], where: str) -> None:
         if first is not run:
             same = ", ".join(f"{name}={value!r}" for name, value in run.values.items())
             raise ConfigError(
-                f"{where}: runs {first.index} and {run.index} have one signature, {run.label}: "
-                f"both are {same or 'the config as it is'}; take one of them out"
+                f"{where}: runs {first.index} and {run.index} have the same signature {run.label}: "
+                f"both are {same or 'the config unchanged'}; remove one of them"
             )
 
 
@@ -84,21 +84,21 @@ def default_root(path: str) -> Path:
 
 
 def write(root: Path, found: Sequence[Run], about: Mapping[str, Any]) -> None:
-    """Writes sweep.json and the config.json of every run, from which `reopen` reads them.
+    """Writes sweep.json and the config.json of every run, which `reopen` reads.
 
-    A run that was begun keeps its files: they are the same by its signature.
+    A run that was begun keeps its files: by its signature they are the same.
     """
     for run in found:
         run.folder.mkdir(parents=True, exist_ok=True)
         file = run.folder / "config.json"
-        if not _is_whole(file):
+        if not _is_readable(file):
             atomic.write_text(file, config_lib.to_json(run.config))
     rows = [{"signature": run.signature, "values": run.values} for run in found]
     atomic.write_json(root / "sweep.json", {**about, "runs": rows})
 
 
-def _is_whole(file: Path) -> bool:
-    """Says whether a config is there and can be read; a kill of an earlier version could cut it."""
+def _is_readable(file: Path) -> bool:
+    """Returns whether a config exists and is complete; earlier versions could leave it cut off."""
     try:
         return bool(config_lib.from_json(file.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError):
@@ -106,7 +106,7 @@ def _is_whole(file: Path) -> bool:
 
 
 def reopen(root: Path) -> list[Run]:
-    """Returns the runs of a sweep that was begun, as they were then, whatever the file says now.
+    """Returns the runs of a sweep as they were when it was begun, even if its file has changed.
 
     Raises FileNotFoundError for a folder without a sweep.
     """
@@ -122,8 +122,8 @@ def reopen(root: Path) -> list[Run]:
         config = config_lib.of_file(folder / "config.json")
         if config_lib.sign(config) != row["signature"]:
             raise ConfigError(
-                f"{folder}/config.json is not that of run {i}, whose signature is "
-                f"{row['signature']}: it was changed; delete it, and give --config"
+                f"{folder}/config.json does not match the signature {row['signature']} of run {i}: "
+                f"it was changed; delete it, and give --config"
             )
         values = {name: config_lib.flatten(config)[name] for name in row["values"]}
         found.append(Run(i, row["signature"], values, config, folder))
@@ -131,7 +131,7 @@ def reopen(root: Path) -> list[Run]:
 
 
 def pick(found: Sequence[Run], name: str) -> Run:
-    """Returns the run of an index, or of a signature or its beginning. Raises ConfigError."""
+    """Returns the run with an index, or with a signature or its beginning; raises ConfigError."""
     if name.isdigit() and len(name) < run_folders.SHORT:
         if int(name) < len(found):
             return found[int(name)]
@@ -140,18 +140,18 @@ def pick(found: Sequence[Run], name: str) -> Run:
     if len(fits) == 1:
         return fits[0]
     known = ", ".join(run.label for run in found[: run_folders.MANY])
-    raise ConfigError(f"--run {name!r} is the beginning of {len(fits)} signatures: use {known}")
+    raise ConfigError(f"--run {name!r} matches {len(fits)} signatures: use one of {known}")
 
 
 def strangers(root: Path, found: Sequence[Run]) -> list[Path]:
-    """Returns the run folders below `root` that are of no run of the sweep."""
+    """Returns the run folders below `root` that do not belong to a run of the sweep."""
     own = {paths.absolute(run.folder) for run in found}
     folders = [other.folder for other in run_folders.walk(root)]
     return [folder for folder in folders if paths.absolute(folder) not in own]
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Returns dotted name -> its last two words, or as many as no other name ends with."""
+    """Returns dotted name -> its last two words, or as many as make it unique."""
     names = list(names)
 
     def end(name: str) -> str:

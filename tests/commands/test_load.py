@@ -191,7 +191,7 @@ def test_a_run_is_reopened_by_its_signature(run, model, monkeypatch):
     monkeypatch.setenv("SSL_JAX_RUNS", str(run.parent))
     sign = config_lib.sign(model.config)
     assert ssl_jax.load(sign[:6], 2).step == 2
-    with pytest.raises(FileNotFoundError, match=f"(?s)'{'0' * 8}' is no folder.*{sign}"):
+    with pytest.raises(FileNotFoundError, match=f"(?s)'{'0' * 8}' is neither a folder.*{sign}"):
         ssl_jax.load("0" * 8)
 
 

@@ -52,7 +52,7 @@ def test_a_second_run_skips_what_is_complete_and_redoes_what_changed(program, tm
     assert _log(pipeline.run(program, root, ["--count=3"])) == ["first", "second"] * 2
 
 
-def test_the_time_left_is_told(program, tmp_path, capsys):
+def test_the_time_left_is_logged(program, tmp_path, capsys):
     pipeline.run(program, str(tmp_path / "run"))
     assert "2 stages to go, about 2s" in capsys.readouterr().err
 

@@ -71,9 +71,9 @@ def test_runs_are_named_by_pattern_folder_or_signature(two, tmp_path):
     assert diff.expand(f"{two[1]},all/kws/*") == [two[1], shown[0]]
     sign = config_lib.sign(config_lib.from_json((two[1] / "config.json").read_text()))
     assert diff.expand(f"all/kws/b, {sign[:6]}") == [shown[1]]
-    with pytest.raises(FileNotFoundError, match=r"(?s)'nothing/\*' is no folder.*kws/a"):
+    with pytest.raises(FileNotFoundError, match=r"(?s)'nothing/\*' is neither a folder.*kws/a"):
         diff.expand("nothing/*")
-    with pytest.raises(ConfigError, match=r"is of 1 runs \(.*kws/a\): name two or more"):
+    with pytest.raises(ConfigError, match=r"matches 1 runs \(.*kws/a\): name two or more"):
         diff.compare(two[:1])
 
 
@@ -84,14 +84,14 @@ def test_the_command_prints_few_runs_in_columns_and_many_in_rows(two, tmp_path, 
     assert lr == ["config.optim.lr", "0.001", "0.003"]
     (accuracy,) = [line.split() for line in lines if line.startswith("valid/accuracy")]
     assert accuracy == ["valid/accuracy", "0.5", "0.75"]
-    assert lines[-1] == "2 keys of the configs are the same in all"
+    assert lines[-1] == "2 config keys are the same in all runs"
     for i in range(6):
         make(tmp_path / f"all/kws/c{i}", 1e-3, 0.1 * i)
     evaluate.main(["--runs", "kws/*"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:3] == ["run", "signature", "config.optim.lr"]
     assert len(lines) == 2 + 8 + 2
-    with pytest.raises(SystemExit, match=r"^error: --runs is of 1 runs"):
+    with pytest.raises(SystemExit, match=r"^error: --runs matches 1 runs"):
         evaluate.main(["--runs", "kws/a"])
     with pytest.raises(SystemExit):
         evaluate.main(["--runs", "kws/a", "--run", "kws/a"])

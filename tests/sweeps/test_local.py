@@ -98,7 +98,7 @@ def test_the_others_go_on_and_a_second_launch_repeats_only_what_is_not_done(foun
     local.local(found, command(), 5, said.append)
     assert [run_folders.state(run.folder) for run in found] == ["done"] * 5
     assert len(times(found)) == 5
-    assert any("3 of 5 runs are done" in x for x in said) and any("tried again" in x for x in said)
+    assert any("3 of 5 runs are done" in x for x in said) and any("is retried" in x for x in said)
     assert (found[3].folder / "log.txt").read_text().count("$ ") == 2
 
 
@@ -196,7 +196,7 @@ def test_xpk_writes_a_workload_for_each_run_to_do_and_submits_where_it_can(
         return ["python", "-m", "ssl_jax.sweep", "--run", run.signature, "--config.a=(1, 2)"]
 
     path = clusters.xpk(found, one, said.append, tmp_path / "root", options)
-    assert said == [f"xpk is not installed here: {path} holds the 4 commands that submit"]
+    assert said == [f"xpk is not installed; {path} holds the 4 commands that submit"]
     assert path.stat().st_mode & stat.S_IXUSR
     xpk = tools / "xpk"
     xpk.write_text(

@@ -74,7 +74,7 @@ def test_a_run_is_found_by_the_beginning_of_its_signature(tmp_path, monkeypatch)
         assert run_folders.find(sign[:9]) == places[i % 2] / f"kws/{i}"
     again = folder_of(places[0], "again", seed=3, code="bbbb00001111")
     with pytest.raises(
-        ValueError, match=r"begins the signatures of 2 runs(.|\n)*again(.|\n)*kws/3"
+        ValueError, match=r"the signatures of 2 runs begin with(.|\n)*again(.|\n)*kws/3"
     ):
         run_folders.find(again[:9])
     assert run_folders.find(f"{again[:9]}@bb") == places[0] / "again"

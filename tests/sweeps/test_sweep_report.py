@@ -101,7 +101,7 @@ def test_the_report_says_what_failed_and_what_is_of_another_version(begun):
     words = " ".join(Page((root / "report.html").read_text()).words)
     for line in said:
         assert line in words
-    assert "7 done, 1 failed, 1 stopped" in words and "more is better" in words
+    assert "7 done, 1 failed, 1 stopped" in words and "higher is better" in words
 
 
 def test_the_csv_has_every_row_of_every_run(begun):
