@@ -5,42 +5,42 @@ Command: python -m ssl_jax.train --config configs/ctc/speech.py:base_100h --work
          python -m ssl_jax.evaluate --run runs/asr_100h --step best \
            --config.eval.decode.beam=500 --config.eval.decode.threshold=100.0 \
            --config.eval.decode.lm=4gram.arpa
-         (word errors, the worst rows aligned; without the last two lines by the best path)
+         (prints word errors and aligns the worst rows; without the last two lines, greedy decoding)
   base_10m, base_1h, base_10h, base_100h, base_960h
-         Base encoder (95 M parameters) by the published configuration files of wav2vec 2.0 Base
-         (2006.11477). Published, without language model / with a 4-gram, word error rate on
-         test-other: 50.9 / 15.6 with 10 minutes of labels, 29.7 / 11.3 with 1 h, 17.6 / 9.5 with
+         Base encoder (95 M parameters), settings of the published configs of wav2vec 2.0 Base
+         (2006.11477). Published word error rate on test-other, without a language model / with a
+         4-gram: 50.9 / 15.6 with 10 minutes of labels, 29.7 / 11.3 with 1 h, 17.6 / 9.5 with
          10 h, 13.3 / 8.0 with 100 h, 8.5 / 6.1 with 960 h.
   large_10m, large_1h, large_10h, large_100h, large_960h
-         Large encoder (317 M) by those of wav2vec 2.0 Large, pre-trained on 60k hours. Published:
+         Large encoder (317 M), as for wav2vec 2.0 Large, pre-trained on 60k hours. Published:
          38.7 / 10.3, 20.3 / 7.1, 10.0 / 5.8, 6.3 / 4.6, 4.5 / 3.6.
   hubert_base_10h
-         The one published configuration file of HuBERT (2106.07447): 25k updates that stop early in
-         a schedule of 80k. Published for Base with a 4-gram: test-other 15.3 with 10 minutes, 11.3
-         with 1 h, 9.4 with 10 h, 8.1 with 100 h. For the other sets the paper's values, found by
-         search, were never released: the recipes of wav2vec 2.0 above stand in.
-  own    the recipe of base_10h on a table of yours, --config.data.train.own.path=index.tsv, with
-         the columns path, text and split (train, valid, test); no published number.
-  mini   from configs/data2vec/audio.py:mini, on Mini LibriSpeech (openslr.org/31): a laptop with
-         4 cores, about 2 hours, an estimate; no published number.
-  Each update is 27 minutes of speech at most. TPU v4-32 (16 chips), an estimate from 40 % of peak,
-  not measured: 20 minutes for 13k updates of Base, about 8 hours for 320k.
+         The one published config of HuBERT (2106.07447): 25k updates, stopped early in a schedule
+         of 80k. Published for Base with a 4-gram: test-other 15.3 with 10 minutes, 11.3 with 1 h,
+         9.4 with 10 h, 8.1 with 100 h. The paper's settings for the other sets, found by search,
+         were never released; use those of wav2vec 2.0 above.
+  own    base_10h on your own table, --config.data.train.own.path=index.tsv, with the columns
+         path, text and split (train, valid, test); no published number.
+  mini   from configs/data2vec/audio.py:mini, on Mini LibriSpeech (openslr.org/31): an estimated 2
+         hours on a laptop with 4 cores; no published number.
+  A batch is at most 27 minutes of speech. TPU v4-32 (16 chips), estimated from 40 % of peak, not
+  measured: 20 minutes for 13k updates of Base, about 8 hours for 320k.
 
-The encoder is that of the run in config.init_from: --config.method.encoder.preset=hubert_large for
+The encoder must match the run in config.init_from: --config.method.encoder.preset=hubert_large for
 HuBERT Large, =base and =large for data2vec. The sets of 10 minutes, 1 h and 10 h are those of
 Libri-Light: data/librispeech_finetuning with the folders 1h/0 to 1h/5 and 9h.
 
-Recordings are padded, and none is cropped: one that is longer than the last of config.data.buckets
-is an error. HuBERT's file crops all clips of a batch to the shortest and keeps their transcripts
-whole, which is a mistake. The published dropout of the layer before the last is 0, as here.
+Recordings are padded, never cropped: one that is longer than the last of config.data.buckets is an
+error. HuBERT's config crops all clips of a batch to the shortest but keeps their full transcripts,
+which is a mistake. The published dropout before the last layer is 0, as here.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common, datasets
 
-# subset: updates, and for Base and Large the rate, the shares of masked time and channels, and
-# updates in which the head alone learns
+# subset: updates; then, for Base and for Large: learning rate, masking probabilities of time and
+# channels, and the updates during which only the head is trained
 RECIPES = {
     "10m": ("13k steps", (5e-5, 0.65, 0.25, "10k steps"), (1e-4, 0.65, 0.25, "10k steps")),
     "1h": ("13k steps", (5e-5, 0.65, 0.25, "10k steps"), (3e-4, 0.75, 0.25, "10k steps")),
@@ -84,7 +84,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def _quiet(encoder: ConfigDict) -> None:
-    """Sets the dropouts of fine-tuning."""
+    """Sets the dropout rates of fine-tuning."""
     encoder.update({"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.1})
     encoder.update({"input_dropout": 0.0, "embed_dropout": 0.0, "layerdrop": 0.1})
 
@@ -126,11 +126,11 @@ def _optim(config: ConfigDict, size: str, subset: str) -> None:
 
 
 def _hubert(config: ConfigDict) -> None:
-    """Changes what the file of HuBERT Base, 10 h, has otherwise."""
+    """Applies the settings in which HuBERT's config for Base, 10 h, differs."""
     config.train.duration = "25k steps"
     config.method.mask.update({"prob": 0.75, "channel_prob": 0.5})
     config.method.encoder.layerdrop = 0.1
-    # 8k of warm-up, then 17k of a decay to 0.05 that would take 72k
+    # 8k updates of warm-up, then the first 17k of a decay to 0.05 over 72k
     config.optim.update({"lr": 2e-5, "stages": (0.32, 0.0, 0.68)})
     config.optim.end_factor = 0.05 ** (17 / 72)
 

@@ -3,25 +3,25 @@ r"""data2vec v1 on 16 kHz speech, LibriSpeech 960 h (2202.03555, section 4.2 and
 Command: python -m ssl_jax.train --config configs/data2vec/audio.py:base --workdir runs/d2v_base
   base   12 blocks of width 768, 93 M parameters, 400k updates of 64 minutes of speech.
          TPU v4-32 (16 chips): about 14 hours, from 8.6e19 FLOP at 40 % of peak, not measured;
-         the paper used 16 A100. Published, fine-tuned with CTC and a 4-gram language model: word
-         error rate on test-clean / test-other 7.9 / 12.3 with 10 minutes of labels, 4.6 / 9.1
+         the paper used 16 A100. Published word error rate on test-clean / test-other, fine-tuned
+         with CTC and a 4-gram language model: 7.9 / 12.3 with 10 minutes of labels, 4.6 / 9.1
          with 1 h, 3.9 / 8.1 with 10 h, 2.8 / 6.8 with 100 h.
   large  24 blocks of width 1024. TPU v4-64 (32 chips): about 18 hours by the same estimate. The
-         published numbers (test-other 8.4, 6.3, 5.3, 4.6) come from 60k hours of Libri-Light: for
-         those replace config.data.train by that corpus. Learning rate and length of that run are
-         third-party transcriptions.
-  mini   4 blocks of width 192 on Mini LibriSpeech (openslr.org/31, 0.3 GB): a laptop with 4 cores,
-         about 2 hours; no published number. The loss starts near 14, the square root of 192.
+         published numbers (test-other 8.4, 6.3, 5.3, 4.6) are from 60k hours of Libri-Light: to
+         reproduce them, replace config.data.train with that corpus. Learning rate and length of
+         that run are third-party transcriptions.
+  mini   4 blocks of width 192 on Mini LibriSpeech (openslr.org/31, 0.3 GB): about 2 hours on a
+         laptop with 4 cores; no published number. The loss starts near 14, the square root of 192.
 
-Batches are cut to length buckets and padding is masked, where the original crops every batch to
-its shortest clip. On one accelerator raise config.train.accumulate.
+Clips are batched by length and padding is masked; the original crops every batch to its shortest
+clip. On a single accelerator, raise config.train.accumulate.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common, datasets
 
-# The front end has no average of its own: the teacher reads the student's unmasked frames.
+# The teacher has no front end of its own: it uses the student's unmasked frames.
 EMA_RULES = (
     ("^encoder/frontend/", "absent"),
     ("^encoder/positions/", "copy"),
@@ -39,7 +39,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         {"kind": "waveform", "preset": "large" if size == "large" else "base", "layerdrop": 0.05}
     )
     config.method.ema.rules = EMA_RULES
-    # over clips of unequal lengths the fewest would hide far less of the longer ones
+    # with clips of unequal lengths, an equal count would mask far less of the longer ones
     config.method.mask.same_count = False
     config.data = datasets.librispeech(192)
     _optim(config.optim)

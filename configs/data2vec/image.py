@@ -1,20 +1,20 @@
-r"""data2vec v1 on images, ImageNet-1K without labels, as BEiT (2202.03555, section 4.1).
+r"""data2vec v1 on images, ImageNet-1K without labels, based on BEiT (2202.03555, section 4.1).
 
 Command: python -m ssl_jax.train --config configs/data2vec/image.py:base --workdir runs/d2v_image
   base     12 blocks of width 768, 120 of 196 patches masked in rectangles, 800 epochs of 1.28 M
            images, 2048 a step: 500k updates. TPU v4-32 (16 chips): about 23 hours, from 1.4e20 FLOP
            at 40 % of peak, not measured; 16 A100 took 47.5 hours. Published, fine-tuned: 84.2 %
-           top-1. Warm-up of 10 epochs as the authors' code says; the paper says 40.
-  large    24 blocks of width 1024, 800 epochs, 4096 a step (the paper: 8192), and then
-  large_2  800 more: with config.init_from and config.init_extra=True, a slower teacher and a new
+           top-1. Warm-up is 10 epochs, as in the authors' code; the paper says 40.
+  large    24 blocks of width 1024, 800 epochs, 4096 a step (the paper: 8192), followed by
+  large_2  800 more, with config.init_from and config.init_extra=True, a slower teacher and a new
            optimizer. TPU v4-64 (32 chips): about 40 hours each, by the same estimate. Published,
            fine-tuned after both: 86.6 %.
   mini     4 blocks of width 96 on 32 x 32 images in patches of 4 (CIFAR-10 in a tar, or any images
-           by --config.data.train.images.path): two cores, minutes; no published number.
+           with --config.data.train.images.path): minutes on two cores; no published number.
 
 Then fine-tune with configs/supervised/imagenet.py:d2v_b. The loss is the mean over all elements of
-the predictions, so the scale of a token's sum is 1 / width. On few chips keep the batch and raise
-config.train.accumulate.
+the predictions, so a token's sum is scaled by 1 / width. With few chips, keep the batch size and
+raise config.train.accumulate.
 """
 
 from ml_collections import ConfigDict
@@ -56,7 +56,7 @@ def _method(method: ConfigDict) -> None:
     # the norm after the last block belongs to the head: targets are taken before it
     method.predictor.update({"norm": True, "init": "truncated"})
     method.loss.update({"beta": 2.0, "scale": 1 / 768})
-    # a whole second model, patches included
+    # the teacher is a complete second model, patch embedding included
     method.ema.update({"start": 0.9998, "end": 0.9998, "anneal": 0})
 
 
@@ -88,7 +88,7 @@ def _mini(config: ConfigDict) -> None:
     method = config.method
     method.encoder.update({"image_size": 32, "patch_size": 4, "drop_path": 0.0})
     method.encoder.update({"depth": 4, "width": 96, "heads": 3, "mlp_width": 384})
-    # thin blocks would learn too late from branches of 1e-4
+    # with a layer scale of 1e-4, narrow blocks would start to learn too late
     method.encoder.update({"layer_scale": 0.1, "attention_dropout": 0.0})
     method.mask.update({"count": 38, "min_area": 5})
     method.targets.layers = 3

@@ -2,16 +2,17 @@ r"""data2vec for keyword spotting: Speech Commands V2 without labels (2210.01703
 
 Command: python -m ssl_jax.train --config configs/data2vec/kws.py:kwt1 --workdir runs/d2v_kwt1
   kwt1, kwt2, kwt3: Keyword Transformers of width 64, 128, 192. 200 epochs of 67,874 clips, 512 a
-  step: 26,600 updates. One accelerator: an estimate of 1 hour for kwt1 and 2 for kwt3, not
-  measured. Then fine-tune with configs/supervised/kws.py, which states the published numbers;
-  a frozen encoder is poor (43 to 50 %), so judge by fine-tuning.
-  mini: what experiments/quickstart.py and experiments/kws pre-train on two cores, in minutes.
+  step: 26,600 updates. On one accelerator an estimated 1 hour for kwt1 and 2 for kwt3, not
+  measured. Then fine-tune with configs/supervised/kws.py, which lists the published numbers; a
+  frozen encoder scores poorly (43 to 50 %), so evaluate by fine-tuning.
+  mini: the model that experiments/quickstart.py and experiments/kws pre-train on two cores, in
+  minutes.
 
-80 % of the training list are used here, the other 20 % carry the labels of the fine-tuning. The
-paper's own division cannot be repeated (it followed a hash seed); this one is fixed by
-config.data.train.sc.part. Other known differences: PyTorch's schedule also cycles the first beta;
-the paper's pre-training began its mel bands at 0 Hz and its fine-tuning at 20 Hz, here both do at
-20 Hz; a clip shorter than a second is masked after its end, not filled with silent frames.
+Pre-training uses 80 % of the training list; the other 20 % provide the labels for fine-tuning. The
+paper's own split cannot be reproduced (it depended on a hash seed); here config.data.train.sc.part
+fixes it. Other known differences: PyTorch's schedule also cycles the first beta; the paper's mel
+bands start at 0 Hz in pre-training and at 20 Hz in fine-tuning, here both start at 20 Hz; clips
+shorter than a second are padded and masked, not filled with silent frames.
 
 Sweep: python -m ssl_jax.sweep --config configs/data2vec/kws.py:mini; see docs/sweeps.md.
 """
@@ -44,21 +45,21 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def sweep(s):
-    """Returns eight runs: learning rate by the teacher's first decay, two seeds of each."""
+    """Returns eight runs: two learning rates, two initial EMA decays and two seeds."""
     return s.product(
         {"optim.lr": (1e-3, 3e-3), "method.ema.start": (0.99, 0.998), "seed": range(2)},
     )
 
 
 def _mini() -> ConfigDict:
-    """Returns the recipe of experiments/quickstart.py and experiments/kws, for two cores."""
+    """Returns the config of experiments/quickstart.py and experiments/kws, for two cores."""
     config = common.base()
     config.method = common.data2vec()
     config.method.encoder = common.small_keyword_encoder()
-    # spans of half a second: what lies under shorter ones is guessed from the frames beside them
+    # spans of half a second: shorter ones can be guessed from neighbouring frames
     config.method.mask.update({"prob": 0.9, "length": 8, "same_count": False})
     config.method.targets.update({"layers": 4, "source": "block", "final_norm": "instance"})
-    # a teacher that hardly moves at first: its early targets are features of a random network
+    # the teacher hardly moves at first: its early targets are features of a random network
     config.method.ema.update({"start": 0.998, "end": 0.9999, "anneal": 6_000})
     config.data = datasets.speech_commands()
     config.data.batch_size = 64
@@ -78,9 +79,9 @@ def _method(size: str) -> ConfigDict:
     method = common.data2vec()
     method.encoder = common.keyword_encoder(size)
     method.mask.update({"same_count": False, "shared_u": True})
-    # the ends of whole blocks; the instance norm counts the class token as well
+    # outputs of entire blocks; the instance norm includes the class token
     method.targets.update({"source": "block", "final_norm": "instance", "include_prefix": True})
-    # summed over the batch, so that the L2 term of the optimizer weighs what it did there
+    # summed over the batch, so that the optimizer's L2 term has the same weight as in the original
     method.loss.update({"reduction": "sum", "examples": 512})
     method.ema.anneal = 1_000
     if size == "toy":

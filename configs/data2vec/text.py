@@ -1,28 +1,27 @@
-r"""data2vec v1 on English text, books and Wikipedia, as RoBERTa (2202.03555, section 4.3).
+r"""data2vec v1 on English text, books and Wikipedia, based on RoBERTa (2202.03555, section 4.3).
 
 Command: python -m ssl_jax.train --config configs/data2vec/text.py:base --workdir runs/d2v_text
-  base   12 blocks of width 768 on blocks of 512 tokens of whole documents, 256 a step, 1M updates.
+  base   12 blocks of width 768; 512 tokens of one document an example, 256 a step, 1M updates.
          TPU v4-32 (16 chips): about 16 hours, from 1.0e20 FLOP at 40 % of peak, not measured;
-         the paper: 69 hours on 16 A100. Published, GLUE on average (development sets, 5 runs): 82.9
-         with spans of four words, as here, 82.7 with BERT's mask, RoBERTa retrained 82.5. The
-         teacher's decay ends its rise at 300k updates as in the released config; the paper has
-         100k.
-  mini   4 blocks of width 128 on blocks of 128 bytes, any folder of text files: two cores, minutes;
-         no published number.
+         the paper: 69 hours on 16 A100. Published GLUE average (development sets, 5 runs): 82.9
+         with spans of four words, as here, 82.7 with BERT's mask, 82.5 for RoBERTa retrained. The
+         EMA decay stops rising at 300k updates, as in the released config; the paper has 100k.
+  mini   4 blocks of width 128 on blocks of 128 bytes, any folder of text files: minutes on two
+         cores; no published number.
 
 BERT's mask: --config.method.mask.prob=0.15 --config.method.mask.length=1
 --config.method.mask.random=0.1 --config.method.mask.keep=0.1 --config.method.mask.first_id=4.
-Base reads RoBERTa's byte-level BPE from config.data.tokenizer. The corpus: text files below
-config.data.train.text.path, a document each. Then fine-tune with configs/supervised/glue.py.
+Base reads RoBERTa's byte-level BPE from config.data.tokenizer. The corpus is text files below
+config.data.train.text.path, one document each. Then fine-tune with configs/supervised/glue.py.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common, datasets
 
-# token vectors, positions and their norm are the student's
+# the teacher uses the student's token embedding, positions and their norm
 EMA_RULES = (("^encoder/blocks/", "average"), (".*", "absent"))
-BYTES = 261  # 256 bytes and what else the byte tokenizer has
+BYTES = 261  # 256 bytes and the special tokens of the byte tokenizer
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -6,27 +6,27 @@ Command: python -m ssl_jax.train --config configs/data2vec2/audio.py:base --work
   base   12 blocks of width 768, 8 masks a clip, half of the frames visible. 400k updates of 16
          minutes of speech (48 clips of 20 s; the paper: 16 GPUs with 62.5 s each). TPU v4-32 (16
          chips): about 9 hours, from 5.6e19 FLOP at 40 % of peak, not measured; the paper: 43
-         hours. Published, fine-tuned with CTC and a 4-gram language model, word error rate on
-         test-other: 11.5 with 10 minutes of labels, 8.7 with 1 h, 7.6 with 10 h, 6.4 with 100 h,
+         hours. Published word error rate on test-other, fine-tuned with CTC and a 4-gram language
+         model: 11.5 with 10 minutes of labels, 8.7 with 1 h, 7.6 with 10 h, 6.4 with 100 h,
          5.2 with 960 h.
   large  8 + 16 blocks of width 1024, 12 masks, 600k updates. TPU v4-64 (32 chips): about 23 hours
-         by the same estimate. The published numbers (8.4, 6.3, 5.1, 4.3, 3.5; 76.7 hours) come
-         from 60k hours of Libri-Light: for those replace config.data.train by that corpus.
+         by the same estimate. The published numbers (8.4, 6.3, 5.1, 4.3, 3.5; 76.7 hours) are
+         from 60k hours of Libri-Light: to reproduce them, replace config.data.train with it.
   mini   4 blocks of width 128 on Mini LibriSpeech (openslr.org/31, 0.3 GB), 8 masks, 1k
-         updates: two cores, under an hour, an estimate; no published number.
-  own    like mini on any folder of sound, at any rate (docs/data.md); no published number.
-  own_base  base on the same, for an accelerator.
+         updates: an estimated hour or less on two cores; no published number.
+  own    like mini, on any folder of recordings, at any rate (docs/data.md); no published number.
+  own_base  like base, on the same data, for an accelerator.
 
-Batches are cut to length buckets and padding is masked, where the original crops every batch to
-its shortest clip. The released runs decay all parameters, as here.
+Clips are batched by length and padding is masked; the original crops every batch to its shortest
+clip. Weight decay applies to all parameters, as in the released runs.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common, datasets
 
-# the convolutions and the projection are the student's; position convolutions, norm, ALiBi factors
-# and blocks are averaged
+# the teacher uses the student's convolutions and projection; it averages position convolutions,
+# norm, ALiBi factors and blocks
 EMA_RULES = (("^encoder/frontend/", "absent"), (".*", "average"))
 
 
@@ -94,8 +94,8 @@ def _mini(config: ConfigDict) -> None:
 def _own(config: ConfigDict) -> None:
     _mini(config)
     config.data = datasets.own_audio(8)
-    # five position convolutions and a faster teacher end, at this size, in targets that tell
-    # nothing but the place in the crop (experiments/data2vec2/audio.py)
+    # at this size, with five position convolutions and a faster teacher, targets come to encode
+    # only the position in the crop (experiments/data2vec2/audio.py)
     config.method.encoder.update({"position_depth": 1, "conv_channels": 64})
     config.method.ema.start = 0.999
 

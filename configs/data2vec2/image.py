@@ -3,20 +3,20 @@ r"""data2vec 2.0 on images, ImageNet-1K without labels (2212.07525, sections 3 a
 Command: python -m ssl_jax.train --config configs/data2vec2/image.py:base --workdir runs/d2v2_base
   base    2 + 10 blocks of width 768, 16 masks an image, 39 of 196 patches visible. 375.3k updates
           of 256 images, as in the released config. TPU v4-32 (16 chips): about 6 hours, from
-          4.0e19 FLOP at 40 % of peak, not measured. Published, fine-tuned: 84.5 % top-1, after
-          200 epochs; those are 500k updates of 512 images, 1.1e20 FLOP, 32 hours on 16 A100.
+          4.0e19 FLOP at 40 % of peak, not measured. Published, fine-tuned: 84.5 % top-1 after
+          200 epochs, that is 500k updates of 512 images, 1.1e20 FLOP, 32 hours on 16 A100.
   large   24 blocks of width 1024, 49 visible, 128 images an update. About 13 hours by the same
           estimate. Published, after 150 epochs (375.3k updates of 512 images): 86.8 %.
-  huge14  32 blocks of width 1280, patches of 14, 64 of 256 visible, in pieces over 8 chips. TPU
-          v4-64 (32 chips): about 45 hours. A table of results on the web names 87.4 %; its setting
-          could not be seen.
+  huge14  32 blocks of width 1280, patches of 14, 64 of 256 visible, sharded over 8 chips. TPU
+          v4-64 (32 chips): about 45 hours. A table of results on the web lists 87.4 %, for
+          settings that could not be verified.
   mini    4 blocks of width 96 on 32 x 32 images in patches of 4 (CIFAR-10 in a tar, or any images
-          by --config.data.train.images.path), 8 masks, 1k updates of 32 images: two cores, a
-          few minutes at the 0.2 seconds of an update that experiments/data2vec2 measures;
-          no published number.
+          with --config.data.train.images.path), 8 masks, 1k updates of 32 images: a few minutes
+          on two cores, at 0.2 seconds an update as measured in experiments/data2vec2; no
+          published number.
 
-The class loss is weighted as what the original's 0.01 comes to with its images per device; see
-ssl_jax/methods/data2vec2.py. The released runs decay all parameters, as here.
+The weight of the class loss is what the original's 0.01 amounts to with its images per device; see
+ssl_jax/methods/data2vec2.py. Weight decay applies to all parameters, as in the released runs.
 """
 
 from ml_collections import ConfigDict
@@ -35,7 +35,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.optim.warmup = "50040 steps"
     config.train.duration = "375300 steps"
     config.checkpoint.every = config.eval.every = "5k steps"
-    # the original watches no deviation here: that of targets may fall below 0.1
+    # the original has no such check here: the std of targets may fall below 0.1
     config.guard.floors = ConfigDict({"prediction_std": 0.001})
     if size in ("large", "huge14"):
         _large(config, size)
@@ -51,7 +51,7 @@ def _method() -> ConfigDict:
     method.encoder = ConfigDict(
         {"kind": "vit", "preset": "base", "image_size": 224, "patch_size": 16, "norm": "post"}
     )
-    # BERT's weights but for the patches, a norm before the blocks, a class token of unit size
+    # BERT's initialization except for patches, a norm before the blocks, a class token of std 1
     method.encoder.update({"init": "bert", "patch_init": "xavier", "embed_norm": True})
     method.encoder.class_std = 1.0
     method.update({"clones": 16, "prenet_depth": 2})

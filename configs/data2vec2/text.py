@@ -1,31 +1,32 @@
 r"""data2vec 2.0 on English text, books and Wikipedia (2212.07525, sections 3 and 4.3).
 
 Command: python -m ssl_jax.train --config configs/data2vec2/text.py:base --workdir runs/d2v2_base
-  base   12 blocks of width 768 on blocks of 512 tokens, 8 masks a block, 266 tokens visible. 1M
-         updates of 32 blocks, as the stated 4.1 epochs and hours say; the released config has 64.
+  base   12 layers of width 768 on blocks of 512 tokens, 8 masks a block, 266 tokens visible. 1M
+         updates of 32 blocks, as the stated 4.1 epochs and hours imply; the released config has 64.
          TPU v4-32 (16 chips): about 10 hours, from 6.3e19 FLOP at 40 % of peak, not measured; the
-         paper: 28 hours on 16 A100. Published: GLUE 82.6 on average (development sets, 5 runs).
-         That the tokens kept are 52 % is the released config's; the paper has 58 %.
-  large  24 blocks of width 1024, half of the tokens visible, 600k updates of 64 blocks: about 31
+         paper: 28 hours on 16 A100. Published GLUE average (development sets, 5 runs): 82.6.
+         52 % of the tokens stay visible, as in the released config; the paper says 58 %.
+  large  24 layers of width 1024, half of the tokens visible, 600k updates of 64 blocks: about 31
          hours by the same estimate. No published number is known.
-  large_1m  the same for 1M updates, on a smooth L1 loss, with the decoder in a group of its own:
-         --config.optim.lr_rules="(('^decoder/',10.0),)" gives it ten times the rate. The released
-         config has 1e-4 in both groups. About 52 hours; no published number is known.
-  mini   4 blocks of width 128 on blocks of 128 bytes, 4 masks, any folder of text files: two cores,
-         under half an hour, an estimate; no published number. What it learns is not measured:
-         if train/frontend_std falls, its targets tell little but the place of a byte.
+  large_1m  the same for 1M updates with a smooth L1 loss. --config.optim.lr_rules="(('^decoder/',10.0),)"
+         gives the decoder, a group of its own, ten times the learning rate; the released config
+         has 1e-4 in both groups. About 52 hours; no published number is known.
+  mini   4 layers of width 128 on blocks of 128 bytes, 4 masks, any folder of text files: an
+         estimated half hour or less on two cores; no published number. What it learns is not
+         measured: if train/frontend_std falls, targets encode little but the position of a byte.
 
-Base and large read RoBERTa's byte-level BPE from config.data.tokenizer. The corpus: text files
-below config.data.train.text.path, a document each. The released runs decay all parameters, as here.
+Base and large read RoBERTa's byte-level BPE from config.data.tokenizer. The corpus is text files
+below config.data.train.text.path, one document each. Weight decay applies to all parameters, as in
+the released runs.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common, datasets
 
-# the token vectors, positions and their norm are the student's
+# the teacher uses the student's token embedding, positions and their norm
 EMA_RULES = (("^encoder/blocks/", "average"), (".*", "absent"))
-BYTES = 261  # 256 bytes and what else the byte tokenizer has
+BYTES = 261  # 256 bytes and the special tokens of the byte tokenizer
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -80,7 +81,7 @@ def _large(config: ConfigDict) -> None:
 def _mini(config: ConfigDict) -> None:
     method = config.method
     method.encoder.update({"depth": 4, "width": 128, "heads": 4, "mlp_width": 512})
-    # larger positions outweigh the vectors of bytes, and the first targets tell the place alone
+    # larger ones outweigh the byte embedding, and the first targets encode only the position
     method.encoder.update({"vocab_size": BYTES, "max_tokens": 128, "position_std": 0.01})
     method.clones = 4
     method.decoder.update({"dim": 128, "groups": 4, "layers": 3})

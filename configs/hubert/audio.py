@@ -4,30 +4,30 @@ Command: python -m ssl_jax.train --config configs/hubert/audio.py:base --workdir
   base      iteration 1: 12 blocks of width 768, 95 M parameters, 100 clusters of MFCC at 100 Hz,
             LibriSpeech 960 h, 250k updates of 46 minutes of speech. TPU v4-32 (16 chips): about 5
             hours, from 3.2e19 FLOP at 40 % of peak, not measured; the paper: 32 GPUs, 9.5 hours per
-            100k updates. Published: phone-normalized mutual information 0.68 of 500 clusters of its
-            layer 6, 0.25 of its own targets.
+            100k updates. Published phone-normalized mutual information: 0.68 for 500 clusters of
+            its layer 6, 0.25 for its own targets.
   base_it2  iteration 2, from scratch: 500 clusters of layer 6 of iteration 1 at 50 Hz, 400k
-            updates, about 8 hours. Published, fine-tuned with CTC and a 4-gram language model, word
-            error rate on test-clean / test-other: 9.7 / 15.3 with 10 minutes of labels, 6.1 / 11.3
+            updates, about 8 hours. Published word error rate on test-clean / test-other, fine-tuned
+            with CTC and a 4-gram language model: 9.7 / 15.3 with 10 minutes of labels, 6.1 / 11.3
             with 1 h, 4.3 / 9.4 with 10 h, 3.4 / 8.1 with 100 h.
   large     24 blocks of width 1024, 317 M parameters, 500 clusters of layer 9 of base_it2,
             Libri-Light 60k h, 400k updates of 117 minutes. TPU v4-128 (64 chips): about 14 hours
             by the same estimate; the paper: 128 GPUs. Published, with a Transformer language model:
             4.7 / 7.6, 2.9 / 5.4, 2.4 / 4.6, 2.1 / 3.9, and 1.9 / 3.3 with 960 h.
-  xlarge    48 blocks of width 1280, 964 M parameters, as large, in pieces over 8 chips, blocks
-            computed again for their gradient. TPU v4-128: about 30 hours; the paper: 256 GPUs.
-            Published: 4.6 / 6.8, 2.8 / 4.8, 2.3 / 4.0, 1.9 / 3.5, 1.8 / 2.9.
-  mini      4 blocks of width 192 on Mini LibriSpeech (openslr.org/31, 0.3 GB), as iteration 1: a
-            laptop with 4 cores, about 2 hours, an estimate; no published number.
-  mini_it2  the same as iteration 2, from 500 clusters of layer 3.
+  xlarge    48 blocks of width 1280, 964 M parameters, like large, sharded over 8 chips, with full
+            rematerialization. TPU v4-128: about 30 hours; the paper: 256 GPUs. Published:
+            4.6 / 6.8, 2.8 / 4.8, 2.3 / 4.0, 1.9 / 3.5, 1.8 / 2.9.
+  mini      4 blocks of width 192 on Mini LibriSpeech (openslr.org/31, 0.3 GB), iteration 1: an
+            estimated 2 hours on a laptop with 4 cores; no published number.
+  mini_it2  the same for iteration 2, from 500 clusters of layer 3.
 
-The labels that config.data.units names come from k-means over the run before. This makes them and
-runs a whole chain, and goes on where it was killed:
+The labels in config.data.units come from k-means on the features of the previous iteration. This
+command makes them, runs all iterations, and resumes where it was killed:
     python -m ssl_jax.pipeline experiments/hubert/paper.py --size=base --workdir runs/hubert
-A run refuses labels of another rate, vocabulary or k-means. Batches are cut to length buckets and
-padding is masked, where the original crops every batch to its shortest clip. So rows keep their own
-number of masked frames, 57 % of them, where trimming them to the fewest of 8 rows leaves 53 %.
-large and xlarge hear clips normalized after they are cropped, in the original before.
+A run refuses labels of another rate, vocabulary or k-means. Clips are batched by length and padding
+is masked; the original crops every batch to its shortest clip. Rows therefore keep their own number
+of masked frames, 57 % on average; trimming them to the fewest of 8 rows would leave 53 %. large and
+xlarge normalize clips after cropping, the original before.
 """
 
 from ml_collections import ConfigDict
@@ -35,7 +35,7 @@ from ml_collections import ConfigDict
 from configs import common, datasets
 
 SIZES = ("base", "base_it2", "large", "xlarge", "mini", "mini_it2", "toy")
-# what the folder of the labels is called, units, labels per second
+# name of the label folder, number of units, labels per second
 MFCC = ("mfcc_100", 100, 100.0)
 ITERATION_2 = ("it1_layer6_500", 500, 50.0)
 ITERATION_3 = ("it2_layer9_500", 500, 50.0)

@@ -1,21 +1,21 @@
-r"""How far the units of a speech model are phones, layer by layer (HuBERT, 2106.07447, table V).
+r"""How well the units of a speech model match phones, by layer (HuBERT, 2106.07447, table V).
 
 Command: python -m ssl_jax.evaluate --run RUN --protocol configs/hubert/quality.py:c500 \
              --config.units.alignments=dev.ctm
-  c50, c100, c500   that many clusters of every layer, fitted on a hundredth of the training
-                    utterances of LibriSpeech and judged on dev-clean and dev-other
-  read              100 clusters, for a small corpus with its phones beside it, as
-                    experiments/hubert makes: --config.data.train.read.path=PATH (and test)
-Any run of waveforms will do. The phones come from a forced aligner, as CTM: `utterance 1 start
-seconds phone`; utterances are named as their files.
+  c50, c100, c500   this many clusters per layer, fitted on 1 % of the training utterances of
+                    LibriSpeech and evaluated on dev-clean and dev-other
+  read              100 clusters, for a small corpus that comes with its phones, as made by
+                    experiments/hubert: --config.data.train.read.path=PATH (and test)
+Works with any run on waveforms. The phones come from a forced aligner, as CTM: `utterance 1 start
+seconds phone`; utterances are named like their files.
 
---config.units.abx=100 adds the ABX error of the features themselves, of the phones in a hundred
+--config.units.abx=100 adds the ABX error of the features themselves, for the phones in a hundred
 recordings (lower is better, 0.5 is chance).
 
-Beside the layers of the run stand those of an untrained encoder and MFCC. Published cluster
-purity, phone purity and PNMI: MFCC, 100 clusters 0.099, 0.335, 0.255; 500 clusters 0.031, 0.356,
-0.287; PNMI of layer 6 of the first iteration, 500 clusters 0.680, of layer 9 of the second 0.704.
-One accelerator: minutes.
+The layers of the run are compared with those of an untrained encoder and with MFCC. Published
+cluster purity, phone purity and PNMI: MFCC, 100 clusters 0.099, 0.335, 0.255; 500 clusters 0.031,
+0.356, 0.287. Published PNMI of 500 clusters: layer 6 of the first iteration 0.680, layer 9 of the
+second 0.704. Takes minutes on one accelerator.
 """
 
 from ml_collections import ConfigDict

@@ -6,20 +6,20 @@ Command: python -m ssl_jax.train --config configs/mae/image.py:base --workdir ru
          measured. Published, after 100 epochs of fine-tuning: 83.6 % top-1; linear probe 68.0 %.
   large  24 blocks of width 1024. About 21 hours by the same estimate; the authors state 42 hours
          for 800 epochs on 64 V100. Published: 85.9 %, linear probe 75.8 %.
-  huge   32 blocks of width 1280, patches of 14, in pieces over 8 chips. About 49 hours by the same
+  huge   32 blocks of width 1280, patches of 14, sharded over 8 chips. About 49 hours by the same
          estimate. Published: 86.9 %, linear probe 76.6 %.
   mini   6 blocks of width 192 on 32 x 32 images in patches of 4 (CIFAR-10 in a tar, or any images
-         by --config.data.train.images.path): two cores, minutes; no published number.
+         with --config.data.train.images.path): minutes on two cores; no published number.
 
-The learning rate is 1.5e-4 * batch / 256: set config.optim.lr with config.data.batch_size. On few
-chips keep 4096 and raise config.train.accumulate.
+The learning rate is 1.5e-4 * batch / 256: change config.optim.lr along with config.data.batch_size.
+With few chips, keep 4096 and raise config.train.accumulate.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
 
-# as in the original, class and mask token are decayed
+# as in the original, weight decay applies to class and mask tokens
 DECAY_RULES = (("(bias|scale)$", 0.0), (".*", 1.0))
 
 

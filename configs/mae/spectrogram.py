@@ -4,23 +4,23 @@ Command: python -m ssl_jax.train --config configs/mae/spectrogram.py:base --work
   base   12 blocks of width 768 on 10 s at 16 kHz: 998 frames of 128 mels in 62 x 8 patches of
          16 x 16, 80 % masked. 33 epochs of 2 M clips, 512 a step: 129k updates. One H100: about 7
          hours, from 9e18 FLOP at 40 % of peak, not measured; the original used 64 GPUs.
-         Published, with this decoder of global attention and after fine-tuning (recalled, not
-         verified): mAP 46.8 on AudioSet-2M, 36.6 on AudioSet-20K; 47.3 and 37.0 with a decoder of
-         local attention, which is not built here.
+         Published after fine-tuning, with this decoder with global attention (from memory, not
+         verified): mAP 46.8 on AudioSet-2M, 36.6 on AudioSet-20K; 47.3 and 37.0 with a decoder
+         with local attention, which is not implemented here.
   mini   6 blocks of width 192 on 5 s clips in 31 x 8 patches (ESC-10 as a table with columns path,
-         label and fold): two cores, about 20 minutes, an estimate; no published number.
+         label and fold): an estimated 20 minutes on two cores; no published number.
 
-The learning rate is 2e-4 * batch / 256: set config.optim.lr with config.data.batch_size. Known
-differences from the original: positions are those of the true grid of time and mel (the original
-numbers its 64 x 8 tokens as 8 x 64); frames that do not fill a patch are dropped, where it fills
-clips up to 1024 frames with silence that counts; no random gain of the waveform.
+The learning rate is 2e-4 * batch / 256: change config.optim.lr along with config.data.batch_size.
+Known differences from the original: positions follow the true grid of time and mel (the original
+numbers its 64 x 8 tokens as 8 x 64); frames that do not fill a patch are dropped, whereas the
+original pads clips to 1024 frames with silence and trains on it; no random gain of the waveform.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
 
-# as in the original, class and mask token are decayed
+# as in the original, weight decay applies to class and mask tokens
 DECAY_RULES = (("(bias|scale)$", 0.0), (".*", 1.0))
 
 
@@ -53,7 +53,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 def _mini(config: ConfigDict) -> None:
     encoder = config.method.encoder
     encoder.update({"depth": 6, "width": 192, "heads": 3, "mlp_width": 768})
-    # of the cells of ESC-50
+    # over the cells of ESC-50
     encoder.update({"mean": -6.6268077, "std": 5.358466})
     config.method.decoder.update({"width": 96, "depth": 2, "heads": 3, "mlp_width": 384})
     del config.data.train.audioset, config.data.valid.audioset

@@ -1,25 +1,26 @@
-r"""Protocols that judge a frozen encoder of music: MARBLE's constrained track (2306.10548).
+r"""Protocols that evaluate a frozen music encoder: MARBLE's constrained track (2306.10548).
 
 Command: python -m ssl_jax.evaluate --run RUN --protocol configs/music2vec/marble.py:mtt \
              --config.data.train.mtt.path=PATH (and valid, test)
-  mtt         MagnaTagATune: 50 tags of 29 s clips; ROC-AUC and average precision, mean over tags
-  giantsteps  GiantSteps key: 24 keys of 2 minutes; the weighted score of mir_eval
-  emo         Emomusic: valence and arousal of 45 s; R2
-  gtzan       GTZAN: 10 genres of 30 s, the fault-filtered split; accuracy
-Tables: index.tsv with the columns path and split (train, valid, test) and what is predicted, in
-the columns named below; keys are written as "C# minor".
+  mtt         MagnaTagATune: 50 tags, 29 s clips; ROC-AUC and average precision, mean over tags
+  giantsteps  GiantSteps key: 24 keys, 2-minute tracks; the weighted score of mir_eval
+  emo         Emomusic: valence and arousal, 45 s clips; R2
+  gtzan       GTZAN: 10 genres, 30 s clips, the fault-filtered split; accuracy
+Tables: index.tsv with the columns path and split (train, valid, test), and the targets in the
+columns named below; keys are written as "C# minor".
 
-Features are the hidden states of windows of 30 s that do not overlap, averaged over the time of
-the whole track. On them a MLP with one hidden layer of 512 units, on each layer and on their
-learned softmax mix, with six learning rates; the best on validation is tested. One CPU core and
-an hour suffices once the features are taken. Published numbers stand in music2vec.py.
+Features are the hidden states of non-overlapping windows of 30 s, averaged over the entire track.
+The probe is an MLP with one hidden layer of 512 units, trained on each layer and on a learned
+softmax mix of the layers, with six learning rates; the best on validation is tested. Once the
+features are extracted, it takes up to an hour on one CPU core. For published numbers see
+music2vec.py.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
 
-# task: (longest track in seconds, the columns of the truth, kind of the task, scores)
+# task: (longest track in seconds, columns of the targets, kind of the task, scores)
 TASKS = {
     "mtt": (30.0, {"tags": "tags"}, "tags", ("roc_auc", "average_precision")),
     "giantsteps": (120.0, {"label": "key"}, "label", ("weighted_key", "accuracy")),
@@ -42,7 +43,7 @@ def get_protocol(arg: str | None = None) -> ConfigDict:
         {
             "data": data,
             "window_seconds": 30.0,
-            # of numbers, the names of their columns
+            # names: the columns, if the targets are numbers
             "task": {"kind": kind, "scores": scores, "names": truth.get("target", ())},
             "probe": {
                 "width": 512,

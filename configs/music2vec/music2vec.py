@@ -1,22 +1,22 @@
-r"""Music2Vec: data2vec v1 on 16 kHz music, unchanged but for the data (2212.02508).
+r"""Music2Vec: data2vec v1 on 16 kHz music, unchanged except for the data (2212.02508).
 
 Command: python -m ssl_jax.train --config configs/music2vec/music2vec.py:base \
              --workdir runs/music2vec --config.data.train.music.path=PATH
-         PATH: a folder with index.tsv (columns path, split), or sound files with kind=folder.
+         PATH: a folder with index.tsv (columns path, split), or of audio files with kind=folder.
   base    12 blocks of width 768, 93 M parameters, crops of 30 s (1,499 frames), 400k updates of 64
-          minutes; the paper's 1,000 hours of music are private, and its batch size is not given.
+          minutes; the paper's 1,000 hours of music are private, and its batch size is not stated.
           TPU v4-32 (16 chips): about 16 hours, from 9.9e19 FLOP at 40 % of peak, not measured.
-  crop5s  the same with crops of 5 s, the weights that are published as m-a-p/music2vec-v1; about
+  crop5s  the same with crops of 5 s, as for the weights published as m-a-p/music2vec-v1; about
           13 hours.
-  mini    4 blocks of width 128 on crops of 4 s: what experiments/music2vec trains on two cores.
+  mini    4 blocks of width 128 on crops of 4 s: the model of experiments/music2vec, for two cores.
 
-Published, frozen, by the probe of configs/music2vec/marble.py: MagnaTagATune ROC-AUC 90.0, AP 36.2;
-GiantSteps key 50.6 (weighted score); GTZAN genre 74.1; EMO R2 of valence 52.1, arousal 71.0.
+Published, frozen, with the probe of configs/music2vec/marble.py: MagnaTagATune ROC-AUC 90.0, AP
+36.2; GiantSteps key 50.6 (weighted score); GTZAN genre 74.1; EMO R2 of valence 52.1, arousal 71.0.
 
-From other weights: --config.init_from=RUN, a run of the same encoder such as
-configs/data2vec/audio.py (speech) or one converted from transformers; with
---config.init_extra=True its teacher is inherited too, where it has one. How fast the teacher
-follows: --config.method.ema.start, end and anneal. The ablations of the paper are sweep().
+To start from other weights, set --config.init_from=RUN: a run with the same encoder, such as one of
+configs/data2vec/audio.py (speech) or one converted from transformers. --config.init_extra=True also
+copies its teacher, if it has one. --config.method.ema.start, end and anneal set how fast the
+teacher follows. sweep() lists the ablations of the paper.
 """
 
 from ml_collections import ConfigDict

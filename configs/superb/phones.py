@@ -1,19 +1,20 @@
-r"""SUPERB (2105.01051), phone recognition: CTC on the hidden states of a frozen encoder of speech.
+r"""SUPERB (2105.01051), phone recognition: CTC on the hidden states of a frozen speech encoder.
 
 Command: python -m ssl_jax.train --config configs/superb/phones.py:base --workdir runs/pr \
            --config.init_from=runs/pretrained
   base   wav2vec 2.0 or HuBERT Base. 100k updates of 32 utterances of LibriSpeech train-clean-100;
-         one accelerator, an estimate of 8 hours, not measured. Published (unverified) phone error
+         an estimated 8 hours on one accelerator, not measured. Published (unverified) phone error
          rate on test-clean: wav2vec 2.0 Base 5.74, HuBERT Base 5.41, wav2vec 2.0 Large 4.75,
          HuBERT Large 3.53; log-mel 82.01.
-  large  the same from a Large encoder; --config.method.encoder.preset=hubert_large for HuBERT.
-  mini   from configs/data2vec/audio.py:mini, 1k updates: a laptop, an estimate of 1 hour.
+  large  the same with a Large encoder; --config.method.encoder.preset=hubert_large for HuBERT.
+  mini   from configs/data2vec/audio.py:mini, 1k updates: an estimated hour on a laptop.
 Table: index.tsv with the columns path, phones (such as `HH AH L OW`) and split (train, valid,
-test). The original looks every word up in a lexicon, and leaves stress out.
+test). The original looks up every word in a lexicon and drops stress marks.
 
-The head is the protocol's: the sum of all hidden states under learned weights, a Linear layer to
-256, a Linear layer to the phones; Adam at 1e-2, the norm of the gradient cut at 1. The paper
-searched the rate. The best on validation is kept, and is what the protocol tests:
+The head is that of the protocol: a learned weighted sum of all hidden states, a linear layer to
+256, and a linear layer to the phones, trained with Adam at 1e-2 and gradients clipped to norm 1.
+The paper searched for the learning rate. The checkpoint that is best on validation is kept, and the
+protocol tests it:
     python -m ssl_jax.evaluate --run runs/pr --step best
 """
 

@@ -1,32 +1,33 @@
-r"""SUPERB (2105.01051): one answer for an utterance from a frozen encoder of speech.
+r"""SUPERB (2105.01051): classification of utterances with a frozen speech encoder.
 
 Command: python -m ssl_jax.evaluate --run RUN --protocol configs/superb/utterances.py:ks \
              --config.data.train.ks.path=PATH (and valid, test)
-  ks          Speech Commands V1, 12 classes (ten words, unknown, silence), equally often drawn;
-              accuracy. Published (here and below unverified): wav2vec 2.0 Base 96.23, HuBERT Base
+  ks          Speech Commands V1, 12 classes (ten words, unknown, silence), sampled equally often;
+              accuracy. Published (unverified, here and below): wav2vec 2.0 Base 96.23, HuBERT Base
               96.30, HuBERT Large 95.29
   sid         VoxCeleb1, 1,251 speakers; accuracy. 75.18, 81.42, 90.33
-  ic          Fluent Speech Commands: action, object and location, all of which must be right;
+  ic          Fluent Speech Commands: action, object and location, which must all be correct;
               accuracy. 92.35, 98.34, 98.76
-  er1 to er5  IEMOCAP, 4 emotions, the session of that number is tested and a fifth of the others
-              chooses; accuracy, mean of the five. 63.43, 64.92, 67.62
+  er1 to er5  IEMOCAP, 4 emotions: the session with that number is for testing, a fifth of the
+              others for validation; accuracy, mean over the five. 63.43, 64.92, 67.62
 Tables: index.tsv with the columns path, split (train, valid, test; not of er), and label (ks),
 speaker (sid), action, object and location (ic), emotion and session, 1 to 5 (er).
 
-The head is the protocol's: the sum of all hidden states under learned weights, a Linear layer to
-256, the average over time, a Linear layer to the classes; Adam at 1e-4, batches of 32, the norm of
-the gradient cut at 1, 200k updates (er 30k), of which the best on validation is tested. The paper
-searched the rate: add others with --config.probe.rates='(1e-3, 1e-4, 1e-5)'. All of that is linear,
-so that the average over time may come first, and features are taken once and kept in RUN/features:
-one CPU core trains the head in minutes. There a clip of sid is a random crop of 8 s in each update;
-here it is the average of all its windows of 8 s. The original also makes clips of ks 3 dB quieter.
+The head is that of the protocol: a learned weighted sum of all hidden states, a linear layer to
+256, the average over time, and a linear layer to the classes, trained with Adam at 1e-4, batches of
+32, gradients clipped to norm 1, and 200k updates (er 30k), of which the best on validation is
+tested. The paper searched for the learning rate: try others with
+--config.probe.rates='(1e-3, 1e-4, 1e-5)'. All of this is linear, so the average over time can come
+first: features are extracted once and kept in RUN/features, and one CPU core trains the head in
+minutes. In the original, a clip of sid is a random crop of 8 s in each update; here it is the
+average over all its windows of 8 s. The original also makes the clips of ks 3 dB quieter.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
 
-# task: (longest clip in seconds, the columns of the truth, kind of the task, score)
+# task: (longest clip in seconds, columns of the targets, kind of the task, score)
 TASKS = {
     "ks": (1.0, {"label": "label"}, "label", "accuracy"),
     "sid": (145.0, {"label": "speaker"}, "label", "accuracy"),
@@ -75,12 +76,12 @@ def get_protocol(arg: str | None = None) -> ConfigDict:
 
 
 def _buckets(seconds: float) -> tuple[float, ...]:
-    """Returns lengths of batches up to that of the longest clip."""
+    """Returns the buckets, in seconds, up to the length of the longest clip."""
     return (*(n for n in (2.0, 4.0, 8.0, 16.0, 32.0, 64.0) if n < seconds), seconds)
 
 
 def _fold(data: ConfigDict, tested: str) -> None:
-    """Splits by session: four fifths of the rows of the other sessions train."""
+    """Splits by session: four fifths of the rows of the other sessions are for training."""
     others = tuple(n for n in SESSIONS if n != tested)
     for split, sessions, part in (
         ("train", others, (0.0, 0.8)),

@@ -1,20 +1,20 @@
-r"""SUPERB (2105.01051), speaker verification: an x-vector on a frozen encoder of speech, VoxCeleb1.
+r"""SUPERB (2105.01051), speaker verification: x-vectors on a frozen speech encoder, VoxCeleb1.
 
 Command: python -m ssl_jax.train --config configs/superb/verification.py:base --workdir runs/asv \
            --config.init_from=runs/pretrained
          python -m ssl_jax.evaluate --run runs/asv
-  base   wav2vec 2.0 or HuBERT Base. 200k updates of 50 crops of 8 s, 1,211 speakers; one
-         accelerator, an estimate of 20 hours, not measured. Published (unverified) equal error
+  base   wav2vec 2.0 or HuBERT Base. 200k updates of 50 crops of 8 s, 1,211 speakers; an
+         estimated 20 hours on one accelerator, not measured. Published (unverified) equal error
          rate: wav2vec 2.0 Base 6.02 %, HuBERT Base 5.11 %, HuBERT Large 5.98 %; log-mel 9.56 %.
-  large  the same from a Large encoder; --config.method.encoder.preset=hubert_large for HuBERT.
-  mini   from configs/data2vec/audio.py:mini, 1k updates of 8 crops: a laptop, about 1 hour, an
-         estimate.
-Data: data/voxceleb1/index.tsv with the columns path and speaker (the development part), the folder
+  large  the same with a Large encoder; --config.method.encoder.preset=hubert_large for HuBERT.
+  mini   from configs/data2vec/audio.py:mini, 1k updates of 8 crops: an estimated hour on a laptop.
+Data: data/voxceleb1/index.tsv with the columns path and speaker (the development set), the folder
 data/voxceleb1/test/wav, and its list of trials, voxceleb1_test_v2.txt.
 
-AdamW at 1e-4 with decay 0.01, the default of torch that the original leaves; recordings below 2 s
-are left out. The protocol has no validation: it reports the best test of a checkpoint each 20k
-updates; here that of the last counts, and `--step` names another.
+The optimizer is AdamW at 1e-4 with weight decay 0.01, PyTorch's default, which the original keeps;
+recordings shorter than 2 s are left out. The protocol has no validation set: it reports the best
+test score of the checkpoints, saved every 20k updates. Here the last checkpoint is tested; `--step`
+selects another.
 """
 
 from ml_collections import ConfigDict

@@ -2,25 +2,26 @@ r"""GLUE: fine-tuning of data2vec and data2vec 2.0 text models (2202.03555 and 2
 
 Command: python -m ssl_jax.train --config configs/supervised/glue.py:rte --workdir runs/rte \
              --config.init_from=RUN
-  cola, mnli, mrpc, qnli, qqp, rte, sst2, stsb: one task each, of a Base model. Batch, warm-up and
-      number of updates are the authors'. They try learning rates of 1, 2, 4 and 6e-5 and take the
-      best on the development set, the median of 5 runs: --config.optim.lr=2e-5.
-  mini: a model of configs/data2vec/text.py:mini on any table with a header: tab-separated, or with
-      commas where the name ends in .csv. Columns `sentence` (or `sentence1` and `sentence2`) and
-      `label`; others by --config.data.train.table.columns and .label. Numbers in place of labels:
-      --config.method.task=regress and --config.data.train.table.target="('score',)", the same of
-      valid. Two cores, minutes.
+  cola, mnli, mrpc, qnli, qqp, rte, sst2, stsb: one task each, for a Base model. Batch size, warm-up
+      and number of updates are the authors'. They try learning rates of 1, 2, 4 and 6e-5 and report
+      the best on the development set, the median of 5 runs: --config.optim.lr=2e-5.
+  mini: a model of configs/data2vec/text.py:mini on any table with a header: tab-separated, or
+      comma-separated if the name ends in .csv. Columns are `sentence` (or `sentence1` and
+      `sentence2`) and `label`; name others with --config.data.train.table.columns and .label. For
+      numbers in place of labels: --config.method.task=regress and
+      --config.data.train.table.target="('score',)", and the same for valid. Minutes on two cores.
 
 Published, development sets (MNLI matched/mismatched, QNLI, RTE, MRPC, QQP, STS-B, CoLA, SST-2,
-mean): data2vec 2.0 83.7/83.7 90.7 68.6 88.8 89.3 87.3 59.1 92.9, 82.6; data2vec with spans masked
+mean): data2vec 2.0 83.7/83.7 90.7 68.6 88.8 89.3 87.3 59.1 92.9, 82.6; data2vec with masked spans
 82.8/83.4 91.1 69.9 90.0 89.0 87.7 60.3 92.4, 82.9; RoBERTa retrained, mean 82.5. The scores are
-accuracy, for CoLA Matthews' and for STS-B Pearson's correlation. MNLI on one TPU v4 chip: about 3
-hours, from 1.2e18 FLOP at 40 % of peak, not measured; RTE: two minutes. Blocks of 128 tokens,
---config.data.block_tokens=128, take a quarter of that and cut few texts but those of RTE and QNLI.
+accuracy, except for Matthews' correlation on CoLA and Pearson's on STS-B. MNLI on one TPU v4 chip:
+about 3 hours, from 1.2e18 FLOP at 40 % of peak, not measured; RTE: two minutes. With blocks of 128
+tokens, --config.data.block_tokens=128, it takes a quarter of that and truncates few texts except in
+RTE and QNLI.
 
 The tables are GLUE's train.tsv and dev.tsv below data/glue/<task>, for MNLI dev_matched.tsv or
-dev_mismatched.tsv. CoLA's have no header: put "source label mark sentence", with tabs, in the first
-line; in MRPC's write "label id1 id2 sentence1 sentence2" there.
+dev_mismatched.tsv. CoLA's have no header: add "source label mark sentence", tab-separated, as the
+first line; in MRPC's, replace the first line with "label id1 id2 sentence1 sentence2".
 """
 
 from typing import NamedTuple
@@ -29,11 +30,11 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-BYTES = 261  # 256 bytes and what else the byte tokenizer has
+BYTES = 261  # 256 bytes and the special tokens of the byte tokenizer
 
 
 class Task(NamedTuple):
-    """A task: its columns, batch, warm-up, updates, scores, and the metric to choose by."""
+    """A task: columns, batch size, warm-up, updates, scores, and the metric for the best step."""
 
     columns: tuple[str, ...]
     label: str
@@ -91,7 +92,7 @@ def _task(config: ConfigDict, name: str) -> None:
         source = {"kind": "text_table", "path": path, "columns": task.columns, **truth}
         config.data[split].table = ConfigDict(source)
     if name == "stsb":
-        # 0 to 5: the head learns a fifth of it, as the authors' does
+        # scores are 0 to 5; like the authors' head, this one learns a fifth of them
         config.method.update({"task": "regress", "target_std": 5.0})
     config.data.batch_size = task.batch
     config.optim.warmup = f"{task.warmup} steps"

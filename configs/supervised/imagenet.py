@@ -1,28 +1,29 @@
-r"""ImageNet-1K with labels: fine-tuning of MAE, data2vec 2.0 and data2vec, recipes of the papers.
+r"""ImageNet-1K with labels: fine-tuning of MAE, data2vec 2.0 and data2vec as in their papers.
 
 Command: python -m ssl_jax.train --config configs/supervised/imagenet.py:mae_b --workdir runs/ft \
              --config.init_from=RUN
-  mae_b, mae_l, mae_h: of configs/mae/image.py (2111.06377, appendix A.1), 100 and twice 50 epochs,
+  mae_b, mae_l, mae_h: from configs/mae/image.py (2111.06377, appendix A.1), 100, 50 and 50 epochs,
       1024 a step. Published top-1 83.6, 85.9, 86.9. The positions become parameters.
-  d2v2_b, d2v2_l, d2v2_h14: of configs/data2vec2/image.py (2212.07525), 100 and twice 50 epochs, 512
-      a step. Published 84.5, 86.8. What stands before the blocks has the full
-      learning rate, and all parameters are decayed, as in the released runs.
-  d2v_b, d2v_l: of configs/data2vec/image.py (2202.03555, in the form of BEiT), 100 and 50 epochs,
-      1024 a step. Published 84.2, 86.6. One table of relative positions serves all blocks, as in
-      pre-training; BEiT gives each block its own copy of it.
-  mini: of configs/mae/image.py:mini, CIFAR-10 in a tar: two cores, minutes; no published number.
+  d2v2_b, d2v2_l, d2v2_h14: from configs/data2vec2/image.py (2212.07525), 100, 50 and 50 epochs, 512
+      a step. Published 84.5, 86.8. Layers before the blocks have the full learning rate, and weight
+      decay applies to all parameters, as in the released runs.
+  d2v_b, d2v_l: from configs/data2vec/image.py (2202.03555, based on BEiT), 100 and 50 epochs, 1024
+      a step. Published 84.2, 86.6. All blocks share one table of relative positions, as in
+      pre-training; BEiT gives each block its own copy.
+  mini: from configs/mae/image.py:mini, CIFAR-10 in a tar: minutes on two cores, no published
+      number.
 
-TPU v4-32 (16 chips): an estimate of 2 hours for Base, 4 for Large and 10 for Huge, from 3 times the
+TPU v4-32 (16 chips): an estimated 2 hours for Base, 4 for Large and 10 for Huge, from 3 times the
 forward operations at 40 % of peak, not measured; MAE's authors state 7, 9 and 13 hours on 32, 32
-and 64 V100. The warm-up of d2v_l and the final rates of d2v_* are not known and chosen here.
-The patches are averaged, normalized and classified; the final norm of pre-training is left behind.
+and 64 V100. The warm-up of d2v_l and the final rates of d2v_* are unknown and were chosen here.
+Patches are averaged, normalized and classified; the final norm of pre-training is dropped.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
 
-# no decay of positions either
+# positions are not decayed either
 DECAY_RULES = ((r"(bias|scale\d?|cls|positions)$", 0.0), (".*", 1.0))
 SIZES = {"b": "base", "l": "large", "h": "huge", "h14": "huge"}
 NAMES = ("mae_b", "mae_l", "mae_h", "d2v2_b", "d2v2_l", "d2v2_h14", "d2v_b", "d2v_l")
@@ -48,7 +49,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         _mini(config)
     if name == "toy":
         common.toy(config)
-        # half of the steps mix nothing, so that two images can be learned by heart
+        # half of the steps mix nothing, so that a few images can be memorized
         config.method.mix.update({"mode": "example", "prob": 0.5})
         config.checkpoint.best_metric = ""
     return config

@@ -1,16 +1,16 @@
 r"""Keyword spotting on Speech Commands V2, 35 words, from scratch or from data2vec (2210.01703).
 
 Command: python -m ssl_jax.train --config configs/supervised/kws.py:kwt1 --workdir runs/kwt1 \
-           --config.init_from=runs/d2v_kwt1      (without the last line: from scratch)
+           --config.init_from=runs/d2v_kwt1      (omit the last line to train from scratch)
   kwt1, kwt2, kwt3: Keyword Transformers of 559,075, 2,397,603 and 5,365,859 parameters. 140 epochs
-  of the labelled 20 % (16,969 clips), 512 a step: 4,760 updates; one accelerator, an estimate of
-  10 to 20 minutes, not measured. Published test accuracy with 20 % of the labels:
+  of the labelled 20 % (16,969 clips), 512 a step: 4,760 updates; an estimated 10 to 20 minutes on
+  one accelerator, not measured. Published test accuracy with 20 % of the labels:
                         kwt1    kwt2    kwt3
     from scratch        86.22   85.75   83.98
     after data2vec      92.94   95.07   95.29
     data2vec, frozen    42.92   49.74   49.60
   All labels: --config.data.train.sc.part='(0.0, 1.0)'; published from scratch 96.38, 94.98, 90.79.
-  mini: the few-label recipe of experiments/quickstart.py and experiments/kws, for two cores.
+  mini: the few-label config of experiments/quickstart.py and experiments/kws, for two cores.
   Frozen: --config.method.frozen=True --config.optim.frozen="('^encoder/',)".
 """
 
@@ -43,7 +43,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def _mini() -> ConfigDict:
-    """Returns the recipe of experiments/quickstart.py and experiments/kws, for two cores."""
+    """Returns the config of experiments/quickstart.py and experiments/kws, for two cores."""
     config = common.base()
     config.method = common.supervised()
     config.method.encoder = common.small_keyword_encoder()

@@ -1,14 +1,14 @@
-r"""Classes of your own recordings, from an encoder of configs/data2vec2 (docs/finetune.md).
+r"""Classification of your own recordings with an encoder of configs/data2vec2 (docs/finetune.md).
 
 Command: python -m ssl_jax.train --config configs/supervised/own.py:own --workdir runs/tuned \
            --config.init_from=runs/own --config.data.train.own.path=runs/own/labels.tsv
-  own    the encoder of audio.py:own; without init_from it learns from scratch.
-  base   that of audio.py:own_base.
-  The encoder stays as it is: --config.method.frozen=True --config.optim.frozen="('^encoder/',)".
+  own    the encoder of audio.py:own; without init_from it is trained from scratch.
+  base   the encoder of audio.py:own_base.
+  To freeze the encoder: --config.method.frozen=True --config.optim.frozen="('^encoder/',)".
 
-The table is what `python -m ssl_jax.evaluate --labels` writes: the columns path, label and split
-(train, valid, test). The best step on validation is kept; the test split is judged once, at the
-end. No published number.
+The table is that of `python -m ssl_jax.evaluate --labels`, with the columns path, label and split
+(train, valid, test). The step that is best on validation is kept; the test split is evaluated once,
+at the end. No published number.
 """
 
 from ml_collections import ConfigDict

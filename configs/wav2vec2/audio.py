@@ -3,24 +3,24 @@ r"""wav2vec 2.0 on 16 kHz speech, LibriSpeech 960 h or Libri-Light 60k h (2006.1
 Command: python -m ssl_jax.train --config configs/wav2vec2/audio.py:base --workdir runs/w2v2_base
   base   12 blocks of width 768, 95 M parameters, 400k updates of 1.5 hours of speech.
          TPU v4-32 (16 chips): about 16 hours, from 1.0e20 FLOP at 40 % of peak, not measured; the
-         paper used 64 V100 for 1.6 days. Published, fine-tuned with CTC and a 4-gram language
-         model: word error rate on test-clean / test-other 9.1 / 15.6 with 10 minutes of labels,
+         paper used 64 V100 for 1.6 days. Published word error rate on test-clean / test-other,
+         fine-tuned with CTC and a 4-gram language model: 9.1 / 15.6 with 10 minutes of labels,
          5.5 / 11.3 with 1 h, 4.3 / 9.5 with 10 h, 3.4 / 8.0 with 100 h, 2.6 / 6.1 with 960 h.
-  large  24 blocks of width 1024, 317 M parameters, 600k updates of 2.7 hours of Libri-Light, cut to
-         segments and listed in a fairseq manifest. TPU v4-128 (64 chips): about 28 hours by the
-         same estimate; the paper used 128 V100 for 5.2 days. Published, with a Transformer
+  large  24 blocks of width 1024, 317 M parameters, 600k updates of 2.7 hours of Libri-Light, cut
+         into segments and listed in a fairseq manifest. TPU v4-128 (64 chips): about 28 hours by
+         the same estimate; the paper used 128 V100 for 5.2 days. Published, with a Transformer
          language model: 4.8 / 8.2 with 10 minutes, 2.9 / 5.8 with 1 h, 2.6 / 4.9 with 10 h,
          2.0 / 4.0 with 100 h, 1.8 / 3.3 with 960 h.
-  1b     48 blocks of width 1280, 962 M parameters, the size of XLS-R 1B (2111.09296), on the data
-         and with the schedule of large, in pieces over 8 chips; no published number of this run.
-  mini   4 blocks of width 192 on Mini LibriSpeech (openslr.org/31, 0.3 GB): a laptop with 4 cores,
-         about 2 hours; no published number. The contrastive loss starts near 4.6, the logarithm
-         of 1 + 100 negatives.
-The paper has no model larger than large. The first thing to watch is code_perplexity, of 640 at
-most: near 2, one code of each group, the quantizer has collapsed, and config.guard stops the run.
+  1b     48 blocks of width 1280, 962 M parameters, the size of XLS-R 1B (2111.09296), with the data
+         and the schedule of large, sharded over 8 chips; no published number for this run.
+  mini   4 blocks of width 192 on Mini LibriSpeech (openslr.org/31, 0.3 GB): about 2 hours on a
+         laptop with 4 cores; no published number. The contrastive loss starts near 4.6, the
+         logarithm of 1 + 100 negatives.
+The paper has no model larger than large. The first metric to watch is code_perplexity, at most 640:
+near 2, one code per group, the quantizer has collapsed, and config.guard stops the run.
 
-Batches are cut to length buckets and padding is masked, where the original crops every batch to
-its shortest clip. On one accelerator raise config.train.accumulate.
+Clips are batched by length and padding is masked; the original crops every batch to its shortest
+clip. On a single accelerator, raise config.train.accumulate.
 """
 
 from ml_collections import ConfigDict
@@ -35,8 +35,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = common.base()
     config.method = common.wav2vec2()
     config.method.encoder = ConfigDict({"kind": "waveform", "preset": "wav2vec2_base"})
-    # trimmed to the fewest of a whole bucket, clips of 2 to 4 s would hide a fifth of their frames;
-    # the original trims a worker's few crops of one length, and hides 46 %
+    # trimmed to the fewest in a batch, clips of 2 to 4 s would have a fifth of their frames masked;
+    # the original trims the few crops of one worker, of equal length, and masks 46 %
     config.method.mask.same_count = False
     config.data = datasets.librispeech(352)
     config.data.buckets = (4.0, 8.0, 12.0, 14.0, 15.625)
@@ -65,7 +65,7 @@ def _optim(optim: ConfigDict) -> None:
 
 
 def _large(config: ConfigDict) -> None:
-    """No dropout, front-end gradient in full and unpunished, sharper draws, clips normalized."""
+    """No dropout, full front-end gradient, no penalty, lower temperature, normalized clips."""
     config.method.encoder.preset = "wav2vec2_large"
     config.method.quantizer.update({"width": 768, "dropout": 0.0, "end": 0.1})
     config.method.loss.penalty = 0.0
@@ -80,7 +80,7 @@ def _mini(config: ConfigDict) -> None:
     encoder, data = config.method.encoder, config.data
     encoder.update({"depth": 4, "width": 192, "heads": 3, "mlp_width": 768, "conv_channels": 128})
     encoder.update({"layerdrop": 0.0, "position_kernel": 64})
-    # as far down as the paper's, in fewer steps
+    # the temperature falls as far as the paper's, in fewer steps
     config.method.quantizer.update({"codes": 80, "width": 64, "decay": 0.9998})
     data.train.librispeech.splits = ("train-clean-5",)
     data.valid.librispeech.splits = data.test.librispeech.splits = ("dev-clean-2",)

@@ -3,21 +3,21 @@ r"""wav2vec 2.0 with Conformer blocks on 16 kHz speech, LibriSpeech 960 h or Lib
 Command: python -m ssl_jax.train --config configs/wav2vec2/conformer.py:base --workdir runs/conf
   base   12 blocks of width 768 with relative positions (2005.08100), 400k updates of 1.5 hours of
          speech, and the front end of Base as in configs/wav2vec2/audio.py: clips not normalized, a
-         norm behind the first convolution, no biases, a tenth of the gradient into it. TPU v4-32
-         (16 chips): about 30 hours, from 1.9 times the operations of the Transformer at 40 % of
-         peak, not measured. No published number.
+         norm after the first convolution, no biases, gradients scaled by 0.1. TPU v4-32 (16
+         chips): about 30 hours, from 1.9 times the operations of the Transformer at 40 % of peak,
+         not measured. No published number.
   large  24 blocks of width 1024, about 600 M parameters, 600k updates of 2.7 hours of Libri-Light.
          TPU v4-128 (64 chips): about 53 hours by the same estimate. Published by the authors of the
          weights (fairseq, 2010.05171), fine-tuned on 960 h, without a language model: word error
          rate on test-clean / test-other 1.96 / 3.98 with rotary positions, 1.85 / 3.83 with
-         relative ones (the second pair is recalled, not looked up).
-  mini   4 blocks of width 144 on Mini LibriSpeech (openslr.org/31, 0.3 GB): a laptop with 4 cores,
-         about 3 hours; front end of Large; no published number.
+         relative ones (the second pair is from memory, not verified).
+  mini   4 blocks of width 144 on Mini LibriSpeech (openslr.org/31, 0.3 GB): about 3 hours on a
+         laptop with 4 cores; front end of Large; no published number.
 
 Rotary positions: --config.method.encoder.attention_positions=rotary. The published models have a
-BatchNorm behind the depthwise convolution. From scratch a LayerNorm stands there: batches of
-clips of different lengths on many devices have no one mean. Imported weights (python -m
-ssl_jax.convert import) keep theirs, depthwise_norm='batch', whose running statistics stand still:
+BatchNorm after the depthwise convolution. Models trained here have a LayerNorm: a batch of clips of
+different lengths, spread over many devices, has no single mean. Imported weights (python -m
+ssl_jax.convert import) keep their BatchNorm, depthwise_norm='batch', with fixed running statistics:
 name them in config.optim.frozen, as "/running_norm/(mean|var)$".
 """
 
@@ -43,7 +43,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def _mini(encoder: ConfigDict) -> None:
-    # of Large: a norm and a bias in every convolution, clips normalized, pre-norm, full gradient
+    # as Large: a norm and a bias in every convolution, normalized clips, pre-norm, full gradient
     encoder.update({"norm": "pre", "conv_norm": "layer", "conv_bias": True})
     encoder.update({"normalize": True, "grad_mult": 1.0})
     encoder.update({"depth": 4, "width": 144, "heads": 4, "mlp_width": 576, "conv_channels": 128})
