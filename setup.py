@@ -39,7 +39,6 @@ EXTRAS = {
     "synth": ["espeakng-loader>=0.2.4"],
     # audio that libsndfile cannot read: AAC, MP4, WebM, WMA (ssl_jax/data/readers/ffmpeg.py)
     "audio": ["av>=14"],
-    "video": ["av>=14", "pillow>=11"],
     # toy music from notes; pretty_midi bundles the SoundFont
     "music": ["midirenderer>=0.1.3", "pretty_midi>=0.2.11"],
     # reads a tokenizer.json; the byte tokenizer needs no package
@@ -47,7 +46,7 @@ EXTRAS = {
     # gs:// paths
     "gcs": ["gcsfs>=2025.9"],
     # faiss: a baseline of the k-means benchmark
-    "eval": ["faiss-cpu>=1.10", "jiwer>=4.0", "rapidfuzz>=3.9", "scikit-learn>=1.6"],
+    "eval": ["faiss-cpu>=1.10", "jiwer>=4.0", "scikit-learn>=1.6"],
     # torch writes files of other toolkits and checks ours; pinned, as newer ones bring CUDA
     "interop": ["torch==2.13.0", "transformers>=5"],
     # sweeps on a Slurm cluster

@@ -44,13 +44,6 @@ def run(root, tmp_path_factory):
     return make_run(f"{root}/configs/data2vec/kws.py:toy", folder, overrides=texts)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_cache_in_home(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SSL_JAX_CACHE", str(tmp_path_factory.mktemp("xla")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def result(run):
     patch = pytest.MonkeyPatch()
