@@ -76,7 +76,7 @@ ELSEWHERE = {
 ELSEWHERE |= {
     "python -m ssl_jax.plan": (
         "tests/commands/test_plan_command.py",
-        "def test_the_plan_says_what_a_step",
+        "def test_the_plan_shows_the_cost_of_a_step",
     ),
     "python -m ssl_jax.convert data --config configs/data2vec2/audio.py:base --split": (
         "tests/data/test_remote.py",
@@ -91,7 +91,10 @@ ELSEWHERE |= {
 }
 # pages whose commands and Python are run by a test of their own
 PAGES_ELSEWHERE = {
-    "docs/plan.md": ("tests/commands/test_plan_command.py", "def test_the_plan_says_what_a_step"),
+    "docs/plan.md": (
+        "tests/commands/test_plan_command.py",
+        "def test_the_plan_shows_the_cost_of_a_step",
+    ),
     "docs/sweeps.md": ("tests/commands/test_sweep.py", "def test_every_command_of_the_page_runs"),
 }
 # runs that stand for an import: untrained ones of these configs

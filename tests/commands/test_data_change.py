@@ -1,4 +1,4 @@
-"""A run goes on with the data that it began with, wherever they lie, or says what changed."""
+"""A run continues with the data it began with, wherever they are, or names what changed."""
 
 import os
 import shutil

@@ -61,6 +61,7 @@ def test_shapes_times_and_attributes(model):
     assert "step 4" in repr(model)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_found_by_name(root, run, tmp_path):
     best = ("checkpoint.best_metric='valid/loss'", "checkpoint.best_mode='min'")
     path = f"{root}/configs/data2vec/kws.py:toy"
@@ -195,7 +196,7 @@ def test_a_run_is_reopened_by_its_signature(run, model, monkeypatch):
         ssl_jax.load("0" * 8)
 
 
-def test_a_run_of_another_version_is_told(run, tmp_path):
+def test_a_run_of_another_version_is_named(run, tmp_path):
     config = json.loads((run / "config.json").read_text())
     config["method"]["ema"]["begin"] = config["method"]["ema"].pop("start")
     old = tmp_path / "old"
@@ -269,6 +270,7 @@ def _probability_in_the_loss(model, clip):
     return np.exp(-float(loss(model.params, {}, batch, streams)))
 
 
+@pytest.mark.slow
 def test_images_of_any_kind_are_one_image(root, tmp_path):
     model = ssl_jax.load(make_run(f"{root}/configs/mae/image.py:toy", tmp_path))
     size = model.config.data.image_size

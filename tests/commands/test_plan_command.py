@@ -41,7 +41,7 @@ def found(toy):
     return plan.step(toy, "h100:1")
 
 
-def test_the_plan_says_what_a_step_and_the_run_take(root, monkeypatch, capsys, found):
+def test_the_plan_shows_the_cost_of_a_step_and_of_the_run(root, monkeypatch, capsys, found):
     monkeypatch.chdir(root)
     text = ask(capsys, "--config", TOY, "--topology", "h100:8", "--chips", "1")
     first, _, rest = text.partition("\n\n")
@@ -58,7 +58,7 @@ def test_the_plan_says_what_a_step_and_the_run_take(root, monkeypatch, capsys, f
     assert lines["whole run"].startswith("4 steps") and "16 images" in lines["whole run"]
 
 
-def test_it_says_by_how_much_a_step_does_not_fit(toy, found):
+def test_it_shows_by_how_much_a_step_does_not_fit(toy, found):
     short = type(found)(**(vars(found) | {"limit": sum(found.memory.values()) - 3 * GIB}))
     text = budget.text("x", toy, plan.chips.topology("h100:1"), short, budget.whole_run(toy), [])
     assert "DOES NOT FIT, by 3.00" in text
@@ -168,6 +168,7 @@ def in_float32(trace):
     }
 
 
+@pytest.mark.slow
 def test_products_compute_in_the_type_that_the_config_names(root):
     """Without a decision of their own in methods and layers; heads and losses stay in float32."""
     kws = str(root / "configs/data2vec/kws.py:toy")

@@ -1,4 +1,4 @@
-"""The sweep command: one run, all of them, what it says, and its report after it was killed."""
+"""The sweep command: one run, all of them, its messages, and its report after a kill."""
 
 import csv
 import json
@@ -68,7 +68,7 @@ def test_a_sweep_of_a_config_of_this_repository(tmp_path, trained, capsys):
 
 
 @pytest.mark.slow
-def test_the_table_of_runs_says_what_they_cost(tmp_path, capsys):
+def test_the_table_of_runs_shows_their_costs(tmp_path, capsys):
     line = ["--config", KWS, "--workdir", str(tmp_path), "--topology", "h100:8"]
     sweep.main([*line, "--config.train.duration=500 steps"])
     printed = table(capsys)
@@ -101,7 +101,7 @@ def test_a_launcher_leaves_the_devices_to_its_runs(tmp_path, monkeypatch, capsys
     sweep.main([*line, "--report"])
 
 
-def test_other_code_goes_on_only_when_it_is_told_to(tmp_path, trained):
+def test_other_code_goes_on_only_when_allowed(tmp_path, trained):
     run = sweep_lib.read(KWS, [], tmp_path)[0]
     run.folder.mkdir()
     (run.folder / "code.txt").write_text("0123456789ab 0\n")
@@ -115,7 +115,7 @@ def test_other_code_goes_on_only_when_it_is_told_to(tmp_path, trained):
     assert not sweep.execute(run)  # done, whatever made it
 
 
-def test_a_failed_run_is_told_and_kept(tmp_path, monkeypatch, capsys):
+def test_a_failed_run_is_reported_and_kept(tmp_path, monkeypatch, capsys):
     def breaks(config, folder):
         raise ConfigError("config.optim.lr is 0: use 1e-3")
 
@@ -273,6 +273,7 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(line) for line in found]
 
 
+@pytest.mark.slow
 def test_every_command_of_the_page_runs(bucket, trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     launched = []

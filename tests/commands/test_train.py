@@ -186,7 +186,7 @@ def test_skipped_files_are_listed(tmp_path, quick):
 
 def test_files_that_vanish_in_mid_run_are_named_and_no_state_is_lost(tmp_path, quick):
     folder = corpora.write_corpus(tmp_path / "tones")
-    durations = {"train.duration": "24 steps", "eval.every": "24 steps", "checkpoint.every": 4}
+    durations = {"train.duration": "8 steps", "eval.every": "8 steps", "checkpoint.every": 4}
     config = load(folder, **durations)
     whole = train.run(config, tmp_path / "whole")
 

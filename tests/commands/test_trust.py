@@ -15,7 +15,7 @@ NAMED = "--method evil_method"
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, root):
-    """Returns a run folder whose config names a module beside it, which tells when it is run."""
+    """A run folder whose config names a module next to it, which leaves a file when imported."""
     folder = tmp_path / "run"
     (folder / "checkpoints" / "3").mkdir(parents=True)
     config = config_lib.load(f"{root}/configs/supervised/kws.py:toy").unlock()

@@ -1,4 +1,4 @@
-"""Runs beside each other: what differs is shown, what is the same is counted."""
+"""Comparing runs: differences are shown, equal keys are counted."""
 
 import json
 
@@ -48,7 +48,7 @@ def test_what_differs_is_beside_each_other_and_the_rest_is_counted(two):
     assert agreed == 2
 
 
-def test_rows_of_an_evaluation_are_told_apart(two):
+def test_rows_of_an_evaluation_are_distinguished(two):
     rows = [
         {"features": "MFCC", "layer": 0, "pnmi": 0.3, "used": 7},
         {"features": "MFCC", "layer": 1, "pnmi": 0.4, "used": 8},

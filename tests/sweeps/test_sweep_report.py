@@ -85,7 +85,7 @@ def test_the_metric_and_its_better_end_are_chosen_or_named(begun):
         assert report.choose(results, name) == (name, best)
 
 
-def test_the_report_says_what_failed_and_what_is_of_another_version(begun):
+def test_the_report_names_what_failed_and_what_is_of_another_version(begun):
     root, found = begun
     (found[4].folder / "code.txt").write_text("aaaa00001111 0\nbbbb00001111 1\n")
     stranger = root / "0123abcd"

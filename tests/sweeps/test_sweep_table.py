@@ -1,4 +1,4 @@
-"""The runs of a config file's sweep(): signatures, folders, and what it says of a wrong one."""
+"""The runs of a config file's sweep(): signatures, folders, and errors of a wrong one."""
 
 import pytest
 
@@ -68,7 +68,7 @@ def test_a_sweep_reopens_as_it_was_begun(file, tmp_path):
         sweep.reopen(root)
 
 
-def test_folders_of_no_run_of_the_sweep_are_told_apart(file, tmp_path):
+def test_folders_of_no_run_of_the_sweep_are_found(file, tmp_path):
     root = tmp_path / "root"
     found = sweep.read(file(LR_BY_SEED), [], root)
     sweep.write(root, found, {})
@@ -98,7 +98,7 @@ def test_a_wrong_sweep_is_named(file, tmp_path, expression, message):
         sweep.read(file(expression), [], tmp_path)
 
 
-def test_a_config_without_a_sweep_is_told_what_to_add(tmp_path):
+def test_a_config_without_a_sweep_gets_a_message_of_what_to_add(tmp_path):
     path = tmp_path / "plain.py"
     path.write_text(FILE.partition("def sweep")[0])
     with pytest.raises(ConfigError, match=r"has no function sweep\(s, arg=None\): add one"):
