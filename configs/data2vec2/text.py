@@ -8,9 +8,9 @@ Command: python -m ssl_jax.train --config configs/data2vec2/text.py:base --workd
          52 % of the tokens stay visible, as in the released config; the paper says 58 %.
   large  24 layers of width 1024, half of the tokens visible, 600k updates of 64 blocks: about 31
          hours by the same estimate. No published number is known.
-  large_1m  the same for 1M updates with a smooth L1 loss. --config.optim.lr_rules="(('^decoder/',10.0),)"
-         gives the decoder, a group of its own, ten times the learning rate; the released config
-         has 1e-4 in both groups. About 52 hours; no published number is known.
+  large_1m  the same for 1M updates with a smooth L1 loss, and a group of its own for the decoder:
+         --config.optim.lr_rules="(('^decoder/',10.0),)" gives it ten times the learning rate. The
+         released config has 1e-4 in both groups. About 52 hours; no published number is known.
   mini   4 layers of width 128 on blocks of 128 bytes, 4 masks, any folder of text files: an
          estimated half hour or less on two cores; no published number. What it learns is not
          measured: if train/frontend_std falls, targets encode little but the position of a byte.
