@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 from own_corpus import write_recordings
+from run_folder import make_run
 
 from ssl_jax import evaluate, train
 from ssl_jax.core import config as config_lib
@@ -31,11 +32,9 @@ def test_the_preset_skips_what_is_broken_and_holds_out_a_twentieth(root, recordi
 
 @pytest.fixture(scope="module")
 def run(root, recordings, tmp_path_factory):
-    """The folder of a run over the recordings, without its weights."""
+    """The folder of an untrained run over the recordings."""
     folder = tmp_path_factory.mktemp("run")
-    config = config_lib.load(str(root / CONFIG), overrides(recordings))
-    (folder / "config.json").write_text(config_lib.to_json(config))
-    return folder
+    return make_run(str(root / CONFIG), folder, overrides=overrides(recordings))
 
 
 def test_labels_become_the_data_of_the_probe(recordings, run):
