@@ -227,7 +227,6 @@ def test_every_import_is_declared_in_setup(folder, extras):
 # packages that other packages or commands load, and no file here imports
 LOADED = {
     "importlib-resources": "tensorflow-datasets reads its metadata with it",
-    "gcsfs": "fsspec opens gs:// with it",
     "ipykernel": "nbclient runs notebooks in it",
     "mypy": "a command",
     "ruff": "a command",

@@ -244,6 +244,7 @@ def test_only_classifiers_predict(model):
         model.predict(noise(0.3), RATE)
 
 
+@pytest.mark.slow
 def test_probabilities_of_a_classifier(root, tmp_path):
     model = ssl_jax.load(make_run(f"{root}/configs/supervised/kws.py:toy", tmp_path))
     clips = [noise(0.5, 1), noise(0.2, 2), noise(2.0, 3)]

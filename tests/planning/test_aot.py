@@ -54,12 +54,14 @@ def test_shapes_come_from_the_config(root):
         # worked out from the papers' settings: three forward passes of what is trained and one of
         # the teacher, 24 T D^2 + 4 T^2 D a block, without norms, softmax and the optimizer
         ("mae/image.py:base", (), 59.0),
-        ("data2vec/image.py:base", (), 140.7),
-        ("data2vec2/image.py:base", (), 413.4),  # 16 masks an image
-        (
+        pytest.param("data2vec/image.py:base", (), 140.7, marks=pytest.mark.slow),
+        # 16 masks an image
+        pytest.param("data2vec2/image.py:base", (), 413.4, marks=pytest.mark.slow),
+        pytest.param(
             "data2vec2/audio.py:base",
             ("data.constant_seconds=False", "data.buckets=(15.605,)"),
             2270,
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -68,6 +70,7 @@ def test_the_work_of_an_example_is_that_of_the_papers_settings(root, name, overr
     assert made.flops() / 1e9 == pytest.approx(by_hand, rel=0.011)
 
 
+@pytest.mark.slow
 def test_compiled_step_has_memory_and_no_collective_on_one_device(root):
     made = plan.program(load(root, "mae/image.py:toy"), "cpu:1")
     compiled = made.compile()
