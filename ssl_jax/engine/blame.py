@@ -28,7 +28,8 @@ def explained(corpus: Corpus, plan: BatchSchedule, frames: Frames | None) -> Ite
         raise
     except hooks.CollapseError as error:
         told = nothing_to_tell_apart(corpus, plan, error.step, frames)
-        error.args = (f"{told}, which is no collapse; {error}" if told else str(error),)
+        why = "Any encoder has one output for such data, so it is no collapse, though it looks so"
+        error.args = (f"{told}. {why}: {error}" if told else str(error),)
         raise
 
 
