@@ -1,4 +1,4 @@
-"""The picture of the HuBERT experiment: units over a spectrogram, layers, curves, errors."""
+"""The figure of the HuBERT experiment: units of an utterance, layers, curves, error rates."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -24,18 +24,20 @@ def draw(
     labels: Mapping[str, pathlib.Path],
     data: Any,
 ) -> None:
-    """Draws the results to `path`. labels: name -> store of units of the validation split."""
+    """Draws the results to `path`. labels: name -> unit store of the validation split."""
     figure, axes = plt.subplots(2, 2, figsize=(14, 9), layout="constrained")
     units(axes[0, 0], labels, data)
     pnmi = {
         name: {layer: row["pnmi"] for layer, row in rows.items()}
         for name, rows in results["units"].items()
     }
-    figures.layers(axes[0, 1], pnmi, "Are units phones?", "PNMI")
+    figures.layers(axes[0, 1], pnmi, "Units against phones", "PNMI")
     predicted = {name: m["train/masked_accuracy"] for name, m in kept.items() if name in labels}
     for colour, (name, band) in zip(figures.COLOURS, predicted.items(), strict=False):
         curves.bands(axes[1, 0], band, name, colour)
-    axes[1, 0].set(title="Pre-training: units of masked frames", xlabel="step", ylabel="accuracy")
+    axes[1, 0].set(
+        title="Pre-training: prediction of masked units", xlabel="step", ylabel="accuracy"
+    )
     axes[1, 0].legend(frameon=False)
     if results["recognition"]:
         errors(axes[1, 1], results["recognition"])
@@ -64,11 +66,11 @@ def units(ax: Axes, labels: Mapping[str, pathlib.Path], data: Any) -> None:
 
 
 def errors(ax: Axes, found: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> None:
-    """Draws the first score of each task by pre-training."""
+    """Draws the first score of each task, with a bar per kind of pre-training."""
     groups = {}
     for task, arms in found.items():
         first = next(iter(next(iter(arms.values()))))
         groups[f"{task} ({first.upper()})"] = {name: arm[first] for name, arm in arms.items()}
-    figures.bars(ax, groups, "Recognition from few labels", "errors")
+    figures.bars(ax, groups, "Recognition from few labels", "error rate")
     ax.set_ylim(top=1.25 * ax.get_ylim()[1])  # room for the legend, whose names are long
     ax.legend(frameon=False, ncols=2, loc="upper center")
