@@ -13,7 +13,7 @@ Where the published code does otherwise, this file does the following.
 - Recordings are padded, never cropped to the shortest of a batch, and padded frames do not count:
   the loss ends with the last real frame.
 - Each recording has its own number of masked frames and channels; there all rows of a batch are cut
-  to that of the one with the fewest, which in a batch of mixed lengths hides little of long ones.
+  to that of the one with the fewest, which in a batch of mixed lengths masks little of long ones.
 - A transcript that needs more frames than there are has no loss and does not count in the mean; the
   metric `infeasible` is the share of such rows. `python -m ssl_jax.train` refuses them beforehand.
 """
@@ -41,7 +41,7 @@ FROZEN = ("none", "convs", "encoder")
 
 @dataclasses.dataclass(frozen=True)
 class MaskOptions:
-    """What a training step hides of the projected frames; see `ops.masks.span_mask`."""
+    """What a training step masks of the projected frames; see `ops.masks.span_mask`."""
 
     prob: float  # expected spans = prob * frames / length; 0: none
     length: int  # frames a span
@@ -118,18 +118,18 @@ def _check(options: Options, encoder: encoder_lib.Encoder, num_classes: int) -> 
         )
     if options.frozen == "encoder" and (options.mask.prob or options.mask.channel_prob):
         raise ConfigError(
-            "config.method.frozen is 'encoder', which runs as in evaluation: set "
+            "config.method.frozen is 'encoder', which runs in evaluation mode: set "
             "config.method.mask.prob and channel_prob to 0.0"
         )
     if getattr(encoder.options, "input_dropout", 0):
         raise ConfigError(
-            "config.method.encoder.input_dropout is of pre-training: set it to 0.0, and "
+            "config.method.encoder.input_dropout is for pre-training: set it to 0.0, and "
             "config.method.encoder.embed_dropout in its place"
         )
     if num_classes < 2:
         raise ConfigError(
             f"the vocabulary has {num_classes} units, the blank included: set "
-            "config.data.train.<name>.transcript to the column of what is said"
+            "config.data.train.<name>.transcript to the column of the transcript"
         )
 
 
@@ -150,7 +150,10 @@ class Ctc:
         """Returns (params, {})."""
         keys = jax.random.split(key, 3)
         encoder, encoded = encoder_lib.init(self.encoder, keys[0], batch)
-        params = {"encoder": encoder, "head": self.head.init(keys[1], encoded.hidden)["params"]}
+        params = {
+            "encoder": encoder,
+            "head": self.head.init(keys[1], encoded.hidden_states)["params"],
+        }
         if self.options.mask.prob:
             params["mask"] = {"vector": jax.random.uniform(keys[2], (self.encoder.width,))}
         return params, {}
@@ -165,7 +168,7 @@ class Ctc:
         return self._answer(params, self._encode(params["encoder"], x, valid)), valid.sum(1)
 
     def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
-        """Returns which frames an update does not see, (B, 1, S) bool."""
+        """Returns which frames an update masks, (B, 1, S) bool."""
         return self._spans(streams, encoder_lib.real(self.encoder, params["encoder"], batch))[
             :, None
         ]
@@ -185,25 +188,25 @@ class Ctc:
 
         noise = streams if train else None
         with jax.named_scope("encoder"):
-            hidden = self._encode(encoder, x, valid, noise)
+            hidden_states = self._encode(encoder, x, valid, noise)
 
         with jax.named_scope("predictor"):
-            log_probs = self._answer(params, hidden, noise)
+            log_probs = self._answer(params, hidden_states, noise)
 
         with jax.named_scope("loss"):
             frames, labels = valid.sum(1), batch["transcript"]
             each, feasible = ctc.loss(log_probs, frames, labels, batch["transcript_len"])
-            loss, terms = losses.masked_mean(each, weight * feasible)
+            loss, num_targets = losses.masked_mean(each, weight * feasible)
             real = valid & (weight > 0)[:, None]
             silent = (log_probs.argmax(-1) == ctc.BLANK) & real
 
         metrics = {
-            "loss": (loss * terms, terms),
+            "loss": (loss * num_targets, num_targets),
             "infeasible": ((weight * ~feasible).sum(), weight.sum()),
             # 1 while nothing but the blank is learned, as at first it often is
             "blank_share": (silent.sum(), real.sum()),
         }
-        return Output(loss, terms, metrics, extra)
+        return Output(loss, num_targets, metrics, extra)
 
     def _tuned(self, encoder: Tree) -> Tree:
         """Returns the parameters of the encoder, without a gradient where they are frozen."""
@@ -216,7 +219,7 @@ class Ctc:
         return {**encoder, "frontend": {**frontend, "convs": held}}
 
     def _spans(self, streams: Streams, valid: Array) -> Array:
-        """valid (B, S) -> bool (B, S), true at the frames that a training step does not see."""
+        """valid (B, S) -> bool (B, S), true at the frames that a training step masks."""
         o, keys = self.options.mask, streams.for_examples("mask")
         lengths, size = valid.sum(1), valid.shape[1]
         return masks.span_mask(keys, lengths, size, o.prob, o.length, o.min_spans, same_count=False)
@@ -242,11 +245,11 @@ class Ctc:
         tuned = self.options.frozen != "encoder"
         dropout = streams.for_step("dropout") if streams is not None and tuned else None
         encoded = encoder_lib.encode(self.encoder, encoder, x, valid, dropout)
-        return encoded.hidden[:, :, encoded.prefix :]
+        return encoded.hidden_states[:, :, encoded.prefix :]
 
-    def _answer(self, params: Tree, hidden: Array, streams: Streams | None = None) -> Array:
-        """hidden (L + 1, B, S, D) -> log-probabilities of the units (B, S, V)."""
+    def _answer(self, params: Tree, hidden_states: Array, streams: Streams | None = None) -> Array:
+        """hidden_states (L + 1, B, S, D) -> log-probabilities of the units (B, S, V)."""
         variables = {"params": params["head"]}
         rngs = None if streams is None else {"dropout": streams.for_step("head")}
-        logits: Any = self.head.apply(variables, hidden, bool(rngs), rngs=rngs)
+        logits: Any = self.head.apply(variables, hidden_states, bool(rngs), rngs=rngs)
         return jax.nn.log_softmax(logits)

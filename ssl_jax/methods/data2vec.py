@@ -1,15 +1,16 @@
-"""data2vec v1: predict, from a masked example, what a teacher makes of the whole example.
+"""data2vec v1: predict, from a masked example, a teacher's features of the unmasked one.
 
 Baevski et al., 2202.03555, for waveforms, images (sections 3 and 4.1, in the form of BEiT) and text
 (RoBERTa); Bovbjerg and Tan, 2210.01703, for keyword spotting. The student sees a masked view. The
-teacher, a moving average of the student, sees the whole example in evaluation mode; the mean of
+teacher, a moving average of the student, reads the unmasked example in evaluation mode; the mean of
 its top layers, normalized, is the target at the masked tokens: frames, patches or words.
 
-Of images two forms were published. That of BEiT's code, which made the paper's numbers, is meant
-here: its targets are the outputs of whole blocks (`targets.source`). fairseq has a partial port.
+Two forms were published for images. This is the one in BEiT's code, which gave the paper's numbers:
+its targets are the outputs of whole blocks (`targets.source`). fairseq has a partial port.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -34,7 +35,7 @@ MASKS = ("span", "text", "beit_block")
 
 @dataclasses.dataclass(frozen=True)
 class MaskOptions:
-    """Which tokens the student does not see, and what it sees there; see `ops.masks`."""
+    """Which tokens are masked for the student, and with what; see `ops.masks`."""
 
     # span: `span_mask`, for audio | text: `text_mask`, spans of words | beit_block: rectangles
     kind: str
@@ -90,8 +91,8 @@ class Options:
     ema: EmaOptions
     # BEiT: the matrices out of block i, from 0, begin divided by sqrt(2 (i + 1))
     rescale_init: bool
-    # {step: options} for the student only, the teacher hears the clean clip: of the audio
-    # (ops.augment) and, where the encoder reads log-mel, of the levels (ops.spectral)
+    # {step: options} for the student only (the teacher reads the clean clip): of the audio
+    # (ops.augment) and, where the encoder computes log-mel, of the log-mel (ops.spectral)
     augment: Mapping
     spectral: Mapping
 
@@ -101,7 +102,7 @@ class Options:
         if self.mask.random + self.mask.keep > 1:
             raise ConfigError(
                 f"{key}.mask.random {self.mask.random} and {key}.mask.keep {self.mask.keep} are "
-                f"shares of one whole: use such as 0.1 and 0.1"
+                f"shares that must not exceed 1 together: use values such as 0.1 and 0.1"
             )
         choose(f"{key}.predictor.init", self.predictor.init, tuple(INITS))
         if self.predictor.layers not in (1, 2):
@@ -141,7 +142,7 @@ def _check(options: Options, encoder: encoder_lib.Encoder) -> None:
         raise ConfigError(f"{key}.augment changes audio, which the encoder does not read: empty it")
     if options.spectral and options.encoder.get("feature") != "log_mel":
         raise ConfigError(
-            f"{key}.spectral changes levels in dB: set {key}.encoder.feature to 'log_mel', or "
+            f"{key}.spectral augments log-mel features: set {key}.encoder.feature to 'log_mel', or "
             f"leave it empty"
         )
     mask = options.mask
@@ -160,7 +161,7 @@ def _check(options: Options, encoder: encoder_lib.Encoder) -> None:
         if not 0 < mask.count < patches:
             raise ConfigError(
                 f"{key}.mask.count is {mask.count} of {patches} patches and must leave some of "
-                f"both kinds: use such as {max(1, round(0.6 * patches))}"
+                f"both kinds: use a value such as {max(1, round(0.6 * patches))}"
             )
 
 
@@ -215,73 +216,75 @@ class Data2Vec:
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
     ) -> Output:
-        """Returns the regression loss at masked tokens and the numbers that show a collapse."""
+        """Returns the regression loss at masked tokens, with collapse diagnostics."""
         o, weight = self.options, encoder_lib.weights(batch)
 
         with jax.named_scope("frontend"):
-            altered = train and bool(o.augment or o.spectral)
-            keys = streams.for_examples("augment") if altered else None
+            augmented = train and bool(o.augment or o.spectral)
+            keys = streams.for_examples("augment") if augmented else None
             x, valid = self._frontend(params, batch, keys)
 
         with jax.named_scope("mask"):
             real = valid & (weight > 0)[:, None]
-            hidden = self._mask(streams, real)
+            mask = self._mask(streams, real)
             # before the positions are added, so that the student knows where it must predict
-            seen = self._hide(params, batch, streams, x, hidden)
+            masked_input = self._hide(params, batch, streams, x, mask)
 
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train else None
-            student = encoder_lib.encode(self.encoder, params["encoder"], seen, valid, dropout)
+            student = encoder_lib.encode(
+                self.encoder, params["encoder"], masked_input, valid, dropout
+            )
 
         with jax.named_scope("targets"):
             teacher = ema.merge(extra["teacher"], _student(params))
             teacher, clean = jax.lax.stop_gradient((teacher, x))
-            if altered or has_frontend(self._modes(params)):
+            if augmented or has_frontend(self._modes(params)):
                 clean, _ = self._frontend(teacher, batch)
             whole = encoder_lib.encode(self.encoder, teacher["encoder"], clean, valid)
             targets = o.targets.of(whole)
 
         with jax.named_scope("predictor"):
-            last = student.hidden[-1][:, student.prefix :].astype(jnp.float32)
+            last = student.hidden_states[-1][:, student.prefix :].astype(jnp.float32)
             predictions = self._predict(params, last)
 
         with jax.named_scope("loss"):
-            counted = hidden * weight[:, None]
+            counted = mask * weight[:, None]
             scale = self.encoder.width**-0.5 if o.loss.scale is None else o.loss.scale
             token = scale * losses.smooth_l1(predictions, targets, o.loss.beta).sum(-1)
-            loss, terms = losses.masked_mean(token, counted)
+            loss, num_targets = losses.masked_mean(token, counted)
             if o.loss.reduction == "sum":
-                clip = jnp.where(hidden, token, 0).sum(1)
-                loss, terms = losses.masked_mean(clip, weight)
+                clip = jnp.where(mask, token, 0).sum(1)
+                loss, num_targets = losses.masked_mean(clip, weight)
                 loss = loss * o.loss.examples
 
         one = jnp.ones(())
-        decay = o.ema.decay(streams.step + 1)  # that of the update which follows
+        decay = o.ema.decay(streams.step + 1)  # that of the update that follows
         metrics = {
-            "loss": (loss * terms, terms),
-            "target_std": (stats.token_std(targets, hidden), one),
+            "loss": (loss * num_targets, num_targets),
+            "target_std": (stats.token_std(targets, mask), one),
             "instance_variance_ratio": (stats.instance_variance_ratio(targets, real), one),
-            "prediction_std": (stats.token_std(predictions, hidden), one),
+            "prediction_std": (stats.token_std(predictions, mask), one),
             "frontend_std": (stats.token_std(x, real), one),
-            "teacher_student_cosine": stats.cosine(predictions, targets, hidden),
+            "teacher_student_cosine": stats.cosine(predictions, targets, mask),
             "used_rows": encoder_lib.used_rows(batch, weight),
-            "masked_share": (hidden.sum(), real.sum()),
+            "masked_share": (mask.sum(), real.sum()),
             "ema_decay": (decay, one),
         }
-        return Output(loss, terms, metrics, extra)
+        return Output(loss, num_targets, metrics, extra)
 
     def _frontend(
         self, params: Tree, batch: Batch, keys: Array | None = None
     ) -> tuple[Array, Array]:
-        """Returns local tokens x (B, S, D), valid (B, S); `keys` (B,) augment audio and levels."""
+        """Returns local tokens x (B, S, D), valid (B, S); `keys` (B,) augment audio and log-mel."""
         o = self.options
-        more: tuple = ()
+        augment_fn = None
         if keys is not None and o.augment:
             audio, _ = perturb.chain(keys, batch["audio"], batch["audio_len"], o.augment)
             batch = {**batch, "audio": audio}
         if keys is not None and o.spectral:
-            more = (lambda level, n: perturb.spectral_chain(keys, level, n, o.spectral),)
-        return encoder_lib.frontend(self.encoder, params["encoder"], batch, alter=more)
+            augment_fn = functools.partial(perturb.spectral_chain, keys, section=o.spectral)
+        return encoder_lib.frontend(self.encoder, params["encoder"], batch, augment_fn=augment_fn)
 
     def _predict(self, params: Tree, last: Array) -> Array:
         """Last layer of the student (B, S, D) -> predictions of the targets (B, S, D)."""
@@ -292,8 +295,8 @@ class Data2Vec:
         o, keys, shared_u = self.options.mask, streams.for_examples("mask"), None
         if o.kind == "beit_block":
             rows, columns = self.encoder.grid
-            hidden = masks.beit_block_mask(keys, rows, columns, o.count, o.min_area, o.min_aspect)
-            return real & hidden
+            mask = masks.beit_block_mask(keys, rows, columns, o.count, o.min_area, o.min_aspect)
+            return real & mask
         lengths, size = real.sum(1), real.shape[1]
         if o.kind == "text":
             return masks.text_mask(keys, lengths, size, o.prob, o.length)
@@ -303,19 +306,19 @@ class Data2Vec:
             keys, lengths, size, o.prob, o.length, o.min_spans, o.same_count, shared_u
         )
 
-    def _hide(self, params: Tree, batch: Batch, streams: Streams, x: Array, hidden: Array) -> Array:
-        """Replaces x (B, S, D) where `hidden` (B, S): the student's view."""
+    def _hide(self, params: Tree, batch: Batch, streams: Streams, x: Array, mask: Array) -> Array:
+        """Replaces x (B, S, D) where `mask` (B, S) is true: the student's view."""
         o, vector = self.options.mask, params["mask"]["vector"].astype(x.dtype)
         if not (o.random or o.keep):
-            return jnp.where(hidden[..., None], vector, x)
+            return jnp.where(mask[..., None], vector, x)
         keys = jax.vmap(lambda key: jax.random.split(key))(streams.for_examples("replace"))
-        share = jax.vmap(lambda key: jax.random.uniform(key, hidden.shape[1:]))(keys[:, 0])
+        share = jax.vmap(lambda key: jax.random.uniform(key, mask.shape[1:]))(keys[:, 0])
         end = self.encoder.options.vocab_size
-        drawn = jax.vmap(lambda key: jax.random.randint(key, hidden.shape[1:], o.first_id, end))
+        drawn = jax.vmap(lambda key: jax.random.randint(key, mask.shape[1:], o.first_id, end))
         other, _ = self._frontend(params, {**batch, "tokens": drawn(keys[:, 1])})
         shown = jnp.where((share < o.random)[..., None], other, vector)
         kept = (share >= o.random) & (share < o.random + o.keep)
-        return jnp.where((hidden & ~kept)[..., None], shown, x)
+        return jnp.where((mask & ~kept)[..., None], shown, x)
 
     def _modes(self, params: Tree) -> dict[str, str]:
         return ema.modes_of(_student(params), self.options.ema.rules)

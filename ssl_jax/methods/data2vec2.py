@@ -1,17 +1,18 @@
 """data2vec 2.0: many masked views of an example, the masked tokens never encoded, one teacher pass.
 
 Baevski et al., 2212.07525, for waveforms, images and text. From (B, M, S) masks the student
-encodes the visible tokens alone; a small convolutional decoder, given them and noise in the other
-places, predicts there what the teacher, a moving average of the student, makes of the whole
-example. The M views of an example share its local tokens and its targets: both are computed once.
+encodes only the visible tokens; a small convolutional decoder, given them and noise in the masked
+places, predicts there the features that the teacher, a moving average of the student, computes from
+the unmasked example. The M views of an example share its local tokens and its targets: both are
+computed once.
 
-Where the published code and paper part, or the code surprises, this file does the following.
+Where the published code and the paper differ, or the code surprises, this file does the following.
 - Masks are drawn on the device, after cropping, from (seed, example, clone, step). Every example
   of n tokens has its exact count, int(n * ratio) masked (blocks) or int(n * (1 - ratio)) visible
   (inverse blocks, single tokens); the original takes the count of the batch's first row for all,
-  and crops masks made for a longer clip. Padding is never visible nor counted: a row's places that
-  its visible tokens leave free hold padding, which no token attends to, and it is zero in the
-  decoder, so that it changes nothing that counts. An example with any token keeps one visible.
+  and crops masks made for a longer clip. Padding is neither visible nor counted: it fills the
+  encoder's remaining places of a row, where no token attends to it, and it is zero in the
+  decoder, so that it does not affect real tokens. An example with any token keeps one visible.
 - `loss.cls_weight` is relative to the mean over all views. The original sums over the views of one
   device: its 0.01 is 2.56 at Base (16 images, 16 masks) and 1.28 at Large and Huge.
 - The post-norm block is the only one here that is published: that of the original's pre-norm
@@ -58,17 +59,17 @@ class MaskOptions:
     inverse: bool  # block: the blocks are what stays visible
 
     def visible(self, tokens: int) -> int:
-        """Returns how many of so many tokens stay visible."""
+        """Returns how many of `tokens` stay visible."""
         if self.kind == "block" and not self.inverse:
             return tokens - int(tokens * self.ratio)
         return int(tokens * (1 - self.ratio))
 
     def check(self, tokens: int) -> None:
-        """Raises ConfigError unless an example of so many tokens is masked in part."""
+        """Raises ConfigError unless an example of `tokens` is masked in part."""
         if not 0 < self.visible(tokens) < tokens:
             raise ConfigError(
                 f"config.method.mask.ratio {self.ratio} leaves {self.visible(tokens)} of {tokens} "
-                f"tokens visible: use such as 0.5 and examples of 2 tokens or more"
+                f"tokens visible: use a value such as 0.5, and examples of 2 tokens or more"
             )
 
 
@@ -146,7 +147,7 @@ class Data2Vec2:
     """The four functions of the method over one encoder.
 
     params: encoder, decoder. extra: teacher/encoder, float32. Arrays of views (B * M, ...) are
-    example-major, so that those of an example stay on its device.
+    example-major, so that those of an example stay on one device.
     """
 
     options: Options
@@ -164,9 +165,9 @@ class Data2Vec2:
         if self.options.loss.cls_weight and not encoded.prefix:
             raise ConfigError(
                 "config.method.loss.cls_weight needs a class token, which this "
-                "config.method.encoder.kind has not: set it to 0.0"
+                "config.method.encoder.kind does not have: set it to 0.0"
             )
-        x = encoded.hidden[-1][:, encoded.prefix :]
+        x = encoded.hidden_states[-1][:, encoded.prefix :]
         x = x.reshape(1, *encoder_lib.places(self.encoder, x.shape[1]), x.shape[-1])
         flags = jnp.zeros(x.shape[:-1], bool)
         params = {
@@ -187,14 +188,14 @@ class Data2Vec2:
     def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
         """Returns what each view hides, (B, M, S) or (B, M, rows, columns) bool."""
         real = encoder_lib.real(self.encoder, params["encoder"], batch, encoder_lib.weights(batch))
-        _, hidden = self._mask(streams, real)
+        _, mask = self._mask(streams, real)
         places = encoder_lib.places(self.encoder, real.shape[1])
-        return hidden.reshape(len(real), self.options.clones, *places)
+        return mask.reshape(len(real), self.options.clones, *places)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
     ) -> Output:
-        """Returns the loss at masked tokens of all views and the numbers that show a collapse."""
+        """Returns the loss at masked tokens of all views, with collapse diagnostics."""
         o, weight = self.options, encoder_lib.weights(batch)
 
         with jax.named_scope("frontend"):
@@ -202,17 +203,17 @@ class Data2Vec2:
 
         with jax.named_scope("mask"):
             real = valid & (weight > 0)[:, None]
-            order, hidden = self._mask(streams, real)
+            ids_shuffle, mask = self._mask(streams, real)
             noise = self._noise(streams, x)
 
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train else None
-            views, seen = (jnp.repeat(a, o.clones, axis=0) for a in (x, valid))
-            keep: Array | None = order[:, : o.mask.visible(x.shape[1])]
+            views, views_valid = (jnp.repeat(a, o.clones, axis=0) for a in (x, valid))
+            ids_keep: Array | None = ids_shuffle[:, : o.mask.visible(x.shape[1])]
             if not o.decoder.layers:
-                views, keep = jnp.where(hidden[..., None], noise.astype(x.dtype), views), None
+                views, ids_keep = jnp.where(mask[..., None], noise.astype(x.dtype), views), None
             student = encoder_lib.encode(
-                self.encoder, params["encoder"], views, seen, dropout, keep
+                self.encoder, params["encoder"], views, views_valid, dropout, ids_keep
             )
 
         with jax.named_scope("targets"):
@@ -223,15 +224,17 @@ class Data2Vec2:
 
         with jax.named_scope("predictor"):
             dropout = streams.for_step("decoder_dropout") if train else None
-            predictions = self._decode(params, student, order, noise, hidden, seen, dropout)
+            predictions = self._decode(
+                params, student, ids_shuffle, noise, mask, views_valid, dropout
+            )
 
         # the views of an example on an axis of their own, along which its targets broadcast
-        hidden = hidden.reshape(len(x), o.clones, -1)
-        predictions = predictions.reshape(*hidden.shape, -1)
+        mask = mask.reshape(len(x), o.clones, -1)
+        predictions = predictions.reshape(*mask.shape, -1)
         with jax.named_scope("loss"):
             token = self._distance(predictions, targets[:, None])
-            loss, terms = losses.masked_mean(token, hidden * weight[:, None, None])
-            metrics = {"regression": (loss * terms, terms)}
+            loss, num_targets = losses.masked_mean(token, mask * weight[:, None, None])
+            metrics = {"regression": (loss * num_targets, num_targets)}
             sums = dict(metrics)
             if o.loss.cls_weight:
                 cls, views = self._class_loss(student, targets, valid, weight)
@@ -240,17 +243,17 @@ class Data2Vec2:
 
         one = jnp.ones(())
         metrics |= {
-            "loss": (loss * terms, terms),
+            "loss": (loss * num_targets, num_targets),
             "target_std": (stats.token_std(targets, real), one),
             "instance_variance_ratio": (stats.instance_variance_ratio(targets, real), one),
-            "prediction_std": (stats.token_std(predictions, hidden), one),
+            "prediction_std": (stats.token_std(predictions, mask), one),
             "frontend_std": (stats.token_std(x, real), one),
-            "teacher_student_cosine": stats.cosine(predictions, targets[:, None], hidden),
+            "teacher_student_cosine": stats.cosine(predictions, targets[:, None], mask),
             "used_rows": encoder_lib.used_rows(batch, weight),
-            "masked_share": (hidden.sum(), real.sum() * o.clones),
-            "ema_decay": (o.ema.decay(streams.step + 1), one),  # of the update which follows
+            "masked_share": (mask.sum(), real.sum() * o.clones),
+            "ema_decay": (o.ema.decay(streams.step + 1), one),  # of the update that follows
         }
-        return Output(loss, terms, metrics, extra, sums)
+        return Output(loss, num_targets, metrics, extra, sums)
 
     def combine(self, sums: Tree) -> Array:
         """Returns the loss of a batch from the sums of its parts, where a class token has one."""
@@ -258,9 +261,9 @@ class Data2Vec2:
         return losses.mean_of(sums["regression"]) + cls
 
     def _mask(self, streams: Streams, real: Array) -> tuple[Array, Array]:
-        """real (B, S) -> order (B * M, S), visible ids first and masked ones last; masked places.
+        """real (B, S) -> ids_shuffle (B * M, S), visible ids first and masked ones last; mask.
 
-        The masked places (B * M, S) are real ones.
+        mask (B * M, S) bool is true at real tokens only.
         """
         o, size = self.options.mask, real.shape[1]
         o.check(size)
@@ -270,8 +273,8 @@ class Data2Vec2:
             counts = [max(o.visible(n), min(n, 1)) for n in range(size + 1)]
             return masks.random_visible(keys, real, counts)
         shape, lengths = encoder_lib.places(self.encoder, size), real.sum(1)
-        hidden = masks.block_mask(keys, shape, o.ratio, o.adjust, o.block, o.inverse, lengths)
-        return masks.order_of(hidden, real), hidden
+        mask = masks.block_mask(keys, shape, o.ratio, o.adjust, o.block, o.inverse, lengths)
+        return masks.ids_shuffle_of(mask, real), mask
 
     def _noise(self, streams: Streams, x: Array) -> Array:
         """x (B, S, D) -> what stands in the masked places, (B * M, S, D), new for every view."""
@@ -283,21 +286,21 @@ class Data2Vec2:
         self,
         params: Tree,
         student: Encoded,
-        order: Array,
+        ids_shuffle: Array,
         noise: Array,
-        hidden: Array,
+        mask: Array,
         valid: Array,
         dropout: Array | None,
     ) -> Array:
         """Returns the predictions of all views everywhere, (B * M, S, D) float32."""
-        x = student.hidden[-1][:, student.prefix :]
+        x = student.hidden_states[-1][:, student.prefix :]
         if self.options.decoder.layers:
-            x = patches.restore(x, order)
+            x = patches.restore(x, ids_shuffle)
         else:
-            hidden = jnp.zeros_like(hidden)  # the noise went through the encoder
-        views, size = hidden.shape
+            mask = jnp.zeros_like(mask)  # the noise went through the encoder
+        views, size = mask.shape
         places = encoder_lib.places(self.encoder, size)
-        spread = (a.reshape(views, *places, *a.shape[2:]) for a in (x, noise, hidden, valid))
+        spread = (a.reshape(views, *places, *a.shape[2:]) for a in (x, noise, mask, valid))
         rngs = None if dropout is None else {"dropout": dropout}
         variables = {"params": params["decoder"]}
         out: Any = self.decoder.apply(variables, *spread, bool(rngs), rngs=rngs)
@@ -318,7 +321,7 @@ class Data2Vec2:
         """
         count = jnp.maximum(valid.sum(1), 1)[:, None]
         mean = jnp.where(valid[..., None], targets, 0).sum(1) / count
-        token = student.hidden[-1][:, 0].reshape(len(mean), -1, mean.shape[-1])
+        token = student.hidden_states[-1][:, 0].reshape(len(mean), -1, mean.shape[-1])
         distance = self._distance(token, mean[:, None])
         return losses.masked_mean(distance, jnp.broadcast_to(weight[:, None], distance.shape))
 

@@ -1,20 +1,20 @@
-"""HuBERT: predict, from masked sound, the cluster that each hidden frame belongs to.
+"""HuBERT: predict, from masked audio, the cluster of each masked frame.
 
 Hsu et al., 2106.07447. The label of a frame, its unit, comes from k-means over MFCC (iteration 1)
-or over a layer of the model before (iteration 2 and on); several sets of labels may be predicted
+or over a layer of the previous model (from iteration 2 on); several sets of labels may be predicted
 at once (section II.C). The logits are cosines between the projected frame and a vector per unit.
 
 Where the published code (fairseq) surprises, this file does the following.
 - A unit is its own class: the four classes of the dictionary's special symbols, which no frame
   has, are left out. The loss is the plain cross-entropy over the units, in nats, not bits.
-- The loss is divided by the masked frames of the global batch, in which padding and frames behind
+- The loss is divided by the masked frames of the global batch, in which padding and frames after
   the last label do not count; the original cuts the whole batch to its shortest labels.
-- The feature penalty is the mean square of the convolutions' output over real frames. It stands
-  behind the factor on their gradient, so that its own gradient is scaled too, as in the original.
+- The feature penalty is the mean square of the convolutions' output over real frames. It is taken
+  after the factor on their gradient, so that its own gradient is scaled too, as in the original.
 - Masks are drawn on the device from (seed, example, step). `mask.same_count` cuts all rows of the
-  global batch to the fewest masked frames, of which the original knows only a device's few rows.
-- Unmasked frames always pass the head, a small product; their `unmasked_accuracy` may fall while
-  the model learns, which is normal: what counts is `masked_accuracy`.
+  global batch to the fewest masked frames, where the original compares only the rows of a device.
+- Unmasked frames always pass through the head, at little cost; their `unmasked_accuracy` may fall
+  while the model learns, which is normal: what counts is `masked_accuracy`.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ SCOPES = ("frontend", "mask", "encoder", "targets", "predictor", "loss")
 
 @dataclasses.dataclass(frozen=True)
 class UnitOptions:
-    """The labels to predict; config.data.units names where they lie."""
+    """The labels to predict; config.data.units names their files."""
 
     classes: tuple[int, ...]  # units of each set of labels
     rate: float  # labels per second; frame t has label int(t * rate / frames per second)
@@ -48,9 +48,9 @@ class UnitOptions:
 
 @dataclasses.dataclass(frozen=True)
 class MaskOptions:
-    """Which frames the encoder does not see; see `ops.masks.span_mask`."""
+    """Which frames are masked; see `ops.masks.span_mask`."""
 
-    prob: float  # expected spans = prob * frames / length; spans overlap: 57 % are hidden
+    prob: float  # expected spans = prob * frames / length; spans overlap: 57 % are masked
     length: int  # frames per span
     min_spans: int
     same_count: bool  # every row trimmed to the fewest masked frames of the batch
@@ -87,7 +87,9 @@ class Options:
     def __post_init__(self) -> None:
         key, classes = "config.method", self.units.classes
         if not classes or any(not isinstance(n, int) or n < 2 for n in classes):
-            raise ConfigError(f"{key}.units.classes is {classes}: use numbers of 2 up, as (100,)")
+            raise ConfigError(
+                f"{key}.units.classes is {classes}: use numbers from 2 up, such as (100,)"
+            )
         if self.encoder.get("kind") != "waveform":
             raise ConfigError(f"{key}.encoder.kind is {self.encoder.get('kind')!r}: use 'waveform'")
         if self.head.width < 1 or self.head.temperature <= 0:
@@ -167,7 +169,7 @@ class Hubert:
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
     ) -> Output:
-        """Returns the cross-entropy of the units at masked frames, and its health."""
+        """Returns the cross-entropy of the units at masked frames, with collapse diagnostics."""
         o, weight = self.options, encoder_lib.weights(batch)
 
         with jax.named_scope("frontend"):
@@ -178,44 +180,46 @@ class Hubert:
 
         with jax.named_scope("mask"):
             real = valid & (weight > 0)[:, None]
-            hidden = self._mask(streams, real)
-            seen = jnp.where(hidden[..., None], params["mask"]["vector"].astype(x.dtype), x)
+            mask = self._mask(streams, real)
+            masked_input = jnp.where(mask[..., None], params["mask"]["vector"].astype(x.dtype), x)
 
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train else None
-            student = encoder_lib.encode(self.encoder, params["encoder"], seen, valid, dropout)
+            student = encoder_lib.encode(
+                self.encoder, params["encoder"], masked_input, valid, dropout
+            )
 
         with jax.named_scope("targets"):
             units = self.align(batch["units"], x.shape[1])
-            masked, unmasked = ((units >= 0) & m[:, None] for m in (hidden, real & ~hidden))
+            masked, unmasked = ((units >= 0) & m[:, None] for m in (mask, real & ~mask))
 
         with jax.named_scope("predictor"):
-            last = student.hidden[-1].astype(jnp.float32)
+            last = student.hidden_states[-1].astype(jnp.float32)
             projected, logits = self._predict(params, last)
 
         with jax.named_scope("loss"):
             entropies = [losses.cross_entropy(each, units[:, k]) for k, each in enumerate(logits)]
             cross_entropy = jnp.stack(entropies, 1)
-            total, terms = self._total(cross_entropy, masked, unmasked)
+            total, num_targets = self._total(cross_entropy, masked, unmasked)
             square = jnp.square(stages["raw"]).mean(-1)
             penalty, frames = losses.masked_mean(square, real)
-            loss = total / jnp.where(terms > 0, terms, 1) + o.loss.penalty * penalty
+            loss = total / jnp.where(num_targets > 0, num_targets, 1) + o.loss.penalty * penalty
 
         one = jnp.ones(())
         metrics = {
-            "loss": (loss * terms, terms),
+            "loss": (loss * num_targets, num_targets),
             "masked_loss": ((cross_entropy * masked).sum(), masked[:, 0].sum()),
             "unmasked_loss": ((cross_entropy * unmasked).sum(), unmasked[:, 0].sum()),
             "feature_penalty": (penalty * frames, frames),
             "used_rows": encoder_lib.used_rows(batch, weight),
-            "masked_share": (hidden.sum(), real.sum()),
-            "prediction_std": (stats.token_std(projected, hidden), one),
+            "masked_share": (mask.sum(), real.sum()),
+            "prediction_std": (stats.token_std(projected, mask), one),
             "frontend_std": (stats.token_std(x, real), one),
         }
         for k, each in enumerate(logits):
             metrics |= _of_set(k, each, units[:, k], masked[:, k], unmasked[:, k])
-        sums = {"units": (total, terms), "penalty": (penalty * frames, frames)}
-        return Output(loss, terms, metrics, extra, sums)
+        sums = {"units": (total, num_targets), "penalty": (penalty * frames, frames)}
+        return Output(loss, num_targets, metrics, extra, sums)
 
     def combine(self, sums: Tree) -> Array:
         """Returns the loss of a batch from the sums of its parts."""
@@ -230,7 +234,7 @@ class Hubert:
         return jnp.where(inside, units[..., np.where(inside, place, 0)], -1)
 
     def _mask(self, streams: Streams, real: Array) -> Array:
-        """real (B, S) -> bool (B, S), true at the frames that the encoder does not see."""
+        """real (B, S) -> bool (B, S), true at the masked frames."""
         o, keys = self.options.mask, streams.for_examples("mask")
         lengths, size = real.sum(1), real.shape[1]
         return masks.span_mask(keys, lengths, size, o.prob, o.length, o.min_spans, o.same_count)
@@ -242,15 +246,15 @@ class Hubert:
     def _total(self, cross_entropy: Array, masked: Array, unmasked: Array) -> tuple[Array, Array]:
         """Returns the weighted sum over all sets (B, K, S), and by how many frames to divide it:
         those of the first set whose factor is above 0."""
-        total = terms = jnp.zeros(())
+        total = num_targets = jnp.zeros(())
         for factor, kept in (
             (self.options.loss.masked, masked),
             (self.options.loss.unmasked, unmasked),
         ):
             if factor:
                 total = total + factor * jnp.where(kept, cross_entropy, 0).sum()
-                terms = terms + kept[:, 0].sum()
-        return total, terms
+                num_targets = num_targets + kept[:, 0].sum()
+        return total, num_targets
 
 
 def _of_set(
@@ -258,7 +262,7 @@ def _of_set(
 ) -> dict[str, tuple[Array, Array]]:
     """Returns the accuracies of one set of labels, and how evenly units are used, in nats.
 
-    The loss of a model that knows no more than how frequent each unit is equals `unit_entropy`;
+    A model that predicts only the frequency of each unit has a loss of `unit_entropy`;
     `prediction_entropy`, of the units that were predicted, falls to 0 in a collapse.
     """
     one, name = jnp.ones(()), f"_{k}" if k else ""

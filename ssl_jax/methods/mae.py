@@ -1,4 +1,4 @@
-"""Masked autoencoders: predict the pixels of the hidden patches from the few visible ones.
+"""Masked autoencoders: predict the pixels of the masked patches from the few visible ones.
 
 He et al., 2111.06377, for images; Huang et al., 2207.06405 (AudioMAE), for spectrograms, here
 with the plain decoder of MAE. The encoder sees a random quarter of the patches and a class token.
@@ -99,7 +99,7 @@ class MAE:
         encoder, encoded = encoder_lib.init(self.encoder, keys[0], batch)
         _, size, numbers = jax.eval_shape(self._patches, encoder, batch).shape
         self.visible(size)
-        last, places = encoded.hidden[-1], jnp.arange(size)[None]
+        last, places = encoded.hidden_states[-1], jnp.arange(size)[None]
         everywhere = jnp.ones(places.shape, bool)
         decoder = self._decoder(numbers).init(
             keys[1],
@@ -119,8 +119,8 @@ class MAE:
     def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
         """Returns what an update hides, (B, 1, rows, columns) bool."""
         real = encoder_lib.real(self.encoder, params["encoder"], batch, batch["weight"])
-        _, hidden = self._mask(streams, real)
-        return hidden.reshape(len(real), 1, *encoder_lib.places(self.encoder, real.shape[1]))
+        _, mask = self._mask(streams, real)
+        return mask.reshape(len(real), 1, *encoder_lib.places(self.encoder, real.shape[1]))
 
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
@@ -132,12 +132,14 @@ class MAE:
             x, valid = encoder_lib.frontend(self.encoder, params["encoder"], batch)
 
         with jax.named_scope("mask"):
-            order, mask = self._mask(streams, valid)
-            keep = order[:, : self.visible(x.shape[1])[-1]]
+            ids_shuffle, mask = self._mask(streams, valid)
+            ids_keep = ids_shuffle[:, : self.visible(x.shape[1])[-1]]
 
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train else None
-            encoded = encoder_lib.encode(self.encoder, params["encoder"], x, valid, dropout, keep)
+            encoded = encoder_lib.encode(
+                self.encoder, params["encoder"], x, valid, dropout, ids_keep
+            )
 
         with jax.named_scope("targets"):
             targets = self._patches(params["encoder"], batch)
@@ -145,30 +147,30 @@ class MAE:
                 targets = normalize_patches(targets)
 
         with jax.named_scope("predictor"):
-            seen, numbers = valid & ~mask, targets.shape[-1]
-            predictions = self._predict(params, encoded, order, seen, valid, numbers)
+            visible, numbers = valid & ~mask, targets.shape[-1]
+            predictions = self._predict(params, encoded, ids_shuffle, visible, valid, numbers)
 
         with jax.named_scope("loss"):
             counted = mask if o.masked_only else valid
             token = losses.smooth_l1(predictions, targets, 0.0).mean(-1)
-            loss, terms = losses.masked_mean(token, counted * weight[:, None])
+            loss, num_targets = losses.masked_mean(token, counted * weight[:, None])
 
-        one, heard = jnp.ones(()), (weight > 0)[:, None]
+        one, weighted = jnp.ones(()), (weight > 0)[:, None]
         metrics = {
-            "loss": (loss * terms, terms),
-            "target_std": (stats.token_std(targets, counted & heard), one),
-            "prediction_std": (stats.token_std(predictions, counted & heard), one),
-            "masked_share": ((mask & heard).sum(), (valid & heard).sum()),
+            "loss": (loss * num_targets, num_targets),
+            "target_std": (stats.token_std(targets, counted & weighted), one),
+            "prediction_std": (stats.token_std(predictions, counted & weighted), one),
+            "masked_share": ((mask & weighted).sum(), (valid & weighted).sum()),
         }
-        return Output(loss, terms, metrics, extra)
+        return Output(loss, num_targets, metrics, extra)
 
     def _mask(self, streams: Streams, valid: Array) -> tuple[Array, Array]:
-        """valid (B, S) -> order (B, S), visible ids first; masked patches (B, S) bool."""
+        """valid (B, S) -> ids_shuffle (B, S), visible ids first; mask (B, S) bool."""
         counts = self.visible(valid.shape[1])
         return masks.random_visible(streams.for_examples("mask"), valid, counts)
 
     def visible(self, size: int) -> list[int]:
-        """Returns how many patches of a row with 0 to `size` real ones the encoder sees.
+        """Returns how many patches of a row with 0 to `size` real ones stay visible.
 
         Raises ConfigError when a full row has no visible or no masked patch.
         """
@@ -182,7 +184,7 @@ class MAE:
         if not 0 < kept < size:
             raise ConfigError(
                 f"config.method.mask_ratio is {ratio}, which leaves {kept} of {size} patches "
-                f"visible: use such as {0.75 if size > 3 else 0.5}"
+                f"visible: use a value such as {0.75 if size > 3 else 0.5}"
             )
         return [min(n, max(1, int(n * (1 - ratio)))) for n in range(size + 1)]
 
@@ -195,20 +197,20 @@ class MAE:
         self,
         params: Tree,
         encoded: Encoded,
-        order: Array,
-        seen: Array,
+        ids_shuffle: Array,
+        visible: Array,
         valid: Array,
         numbers: int,
     ) -> Array:
         """Returns the predictions (B, S, P) of every patch, float32; P is `numbers`."""
-        variables, last = {"params": params["decoder"]}, encoded.hidden[-1]
+        variables, last = {"params": params["decoder"]}, encoded.hidden_states[-1]
         grid = encoder_lib.places(self.encoder, valid.shape[1])
         return self._decoder(numbers).apply(  # type: ignore
-            variables, last, order, seen, valid, grid, encoded.prefix
+            variables, last, ids_shuffle, visible, valid, grid, encoded.prefix
         )
 
     def _decoder(self, numbers: int) -> PatchDecoder:
-        """Returns the decoder to patches of so many numbers."""
+        """Returns the decoder to patches of `numbers` values."""
         o, blocks = self.options.decoder, self.encoder.transformer_options
         options = TransformerOptions(
             **dataclasses.asdict(o),

@@ -88,8 +88,9 @@ class Speaker:
         """Returns (params, {})."""
         keys = jax.random.split(key, 3)
         encoder, encoded = encoder_lib.init(self.encoder, keys[0], batch)
-        hidden = encoded.hidden[:, :, encoded.prefix :]
-        head = self.head.init(keys[1], hidden, jnp.full((hidden.shape[1],), hidden.shape[2]))
+        hidden_states = encoded.hidden_states[:, :, encoded.prefix :]
+        lengths = jnp.full((hidden_states.shape[1],), hidden_states.shape[2])
+        head = self.head.init(keys[1], hidden_states, lengths)
         shape = (self.options.head.width, self.speakers)
         speakers = jax.nn.initializers.xavier_normal()(keys[2], shape)
         return {
@@ -131,15 +132,21 @@ class Speaker:
             margin = o.margin if train else 0.0
             logits = o.scale * (cosine - margin * jax.nn.one_hot(label, self.speakers))
             each = losses.cross_entropy(logits, label)
-            loss, terms = losses.masked_mean(each, batch["weight"] * (label >= 0))
+            loss, num_targets = losses.masked_mean(each, batch["weight"] * (label >= 0))
 
         accuracy = losses.accuracy(cosine, label, batch["weight"])
-        return Output(loss, terms, {"loss": (loss * terms, terms), "accuracy": accuracy}, extra)
+        return Output(
+            loss,
+            num_targets,
+            {"loss": (loss * num_targets, num_targets), "accuracy": accuracy},
+            extra,
+        )
 
     def _vectors(self, params: Tree, encoded: Encoded, valid: Array) -> tuple[Array, Array]:
-        """Returns the embeddings, and the vectors behind them that training compares; (B, W)."""
-        hidden, variables = encoded.hidden[:, :, encoded.prefix :], {"params": params["head"]}
-        return self.head.apply(variables, hidden, valid.sum(1))  # type: ignore
+        """Returns the embeddings, and the vectors after them that training compares; (B, W)."""
+        hidden_states = encoded.hidden_states[:, :, encoded.prefix :]
+        variables = {"params": params["head"]}
+        return self.head.apply(variables, hidden_states, valid.sum(1))  # type: ignore
 
 
 def _unit(x: Array, axis: int) -> Array:

@@ -1,7 +1,7 @@
 """Learning from labels: fine-tuning, training from scratch, or a frozen encoder.
 
 The encoder has the same place in the parameters as in pre-training, so `config.init_from` takes
-it over by path; a final norm that the fine-tuned encoder does not have is left behind. The answer
+it over by path; a final norm that the fine-tuned encoder does not have is left behind. The output
 is one class, any number of tags, or numbers. Recipes: keyword spotting 2104.00769 and 2210.01703,
 images 2111.06377 (appendix A.1) and 2106.08254, text 1907.11692 (section 5.1).
 """
@@ -32,7 +32,7 @@ TRUTH = {"classify": "label", "tag": "tags", "regress": "target"}
 
 @dataclasses.dataclass(frozen=True)
 class SpecAugmentOptions:
-    """Stripes that hide the spectral features, in training; see `ops.augment.spec_augment`."""
+    """Stripes that mask the spectral features, in training; see `ops.augment.spec_augment`."""
 
     time_masks: int
     time_width: int  # frames, the widest stripe
@@ -63,7 +63,7 @@ class Options:
     smoothing_spread: str  # over the other classes | uniform: over all of them
     spec_augment: SpecAugmentOptions
     # {step: options}, in training: of the audio (ops.augment) and, where the encoder reads
-    # log-mel, at a small part of the cost, of the levels (ops.spectral)
+    # log-mel, at a small part of the cost, of the log-mel (ops.spectral)
     augment: Mapping
     spectral: Mapping
     # in training: of images and their labels, with each other
@@ -120,7 +120,7 @@ def _outputs(options: Options, num_classes: int) -> int:
         count = options.outputs or num_classes
         if count < 1:
             raise ConfigError(
-                "config.method.outputs is 0 and there are no classes: use that of tags"
+                "config.method.outputs is 0 and there are no classes: use the number of tags"
             )
         return count
     if num_classes < 2:
@@ -140,8 +140,8 @@ def _check(options: Options, encoder: encoder_lib.Encoder) -> None:
         )
     if options.spectral and options.encoder.get("feature") != "log_mel":
         raise ConfigError(
-            "config.method.spectral changes levels in dB: set config.method.encoder.feature to "
-            "'log_mel', or leave it empty"
+            "config.method.spectral augments log-mel features: set "
+            "config.method.encoder.feature to 'log_mel', or leave it empty"
         )
     if options.augment and "audio" not in encoder.reads:
         raise ConfigError(
@@ -171,7 +171,7 @@ class Supervised:
         """Returns (params, {})."""
         keys = jax.random.split(key)
         encoder, encoded = encoder_lib.init(self.encoder, keys[0], batch)
-        head = self.head.init(keys[1], encoded.hidden[-1], encoded.valid, encoded.prefix)
+        head = self.head.init(keys[1], encoded.hidden_states[-1], encoded.valid, encoded.prefix)
         return {"encoder": encoder, "head": head["params"]}, {}
 
     def features(self, params: Tree, batch: Batch) -> Features:
@@ -196,12 +196,12 @@ class Supervised:
             tuned = {**params, "encoder": jax.lax.stop_gradient(params["encoder"])}
 
         with jax.named_scope("frontend"):
-            altered, shares = None, None
+            keys, shares = None, None
             if train:
                 batch, shares = self._change(batch, streams)
             if train and (o.spectral or o.spec_augment.active):
-                altered = streams.for_examples("spec_augment")
-            x, valid = self._frontend(tuned, batch, altered)
+                keys = streams.for_examples("spec_augment")
+            x, valid = self._frontend(tuned, batch, keys)
 
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train and not o.frozen else None
@@ -212,10 +212,12 @@ class Supervised:
             outputs = self._answer(params, encoded, dropout)
 
         with jax.named_scope("loss"):
-            each, counted, metrics = self._judge(outputs, batch, shares, train)
-            loss, terms = losses.masked_mean(each, counted)
+            each, counted, metrics = self._evaluate(outputs, batch, shares, train)
+            loss, num_targets = losses.masked_mean(each, counted)
 
-        return Output(loss, terms, {"loss": (loss * terms, terms), **metrics}, extra)
+        return Output(
+            loss, num_targets, {"loss": (loss * num_targets, num_targets), **metrics}, extra
+        )
 
     def _change(self, batch: Batch, streams: Streams) -> tuple[Batch, Array | None]:
         """Returns the batch of a training step, and the shares of its labels if they are mixed."""
@@ -226,13 +228,13 @@ class Supervised:
             batch = {**batch, "audio": audio, "audio_len": length}
         if not o.mix.active:
             return batch, None
-        # a row that does not count has nothing to give to another
+        # a row that does not count must not be mixed into another
         labels = jnp.where(batch["weight"] > 0, batch["label"], -1)
         key, count = streams.for_step("mix"), self.outputs
         image, shares = mix_lib.mix(key, batch["image"], labels, count, o.mix, o.label_smoothing)
         return {**batch, "image": image}, shares
 
-    def _judge(
+    def _evaluate(
         self, outputs: Array, batch: Batch, shares: Array | None, train: bool
     ) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
         """outputs (B, K) -> (losses, their weights, metrics); (B,) of classes, (B, K) of others."""
@@ -258,10 +260,10 @@ class Supervised:
         self, params: Tree, batch: Batch, keys: Array | None = None
     ) -> tuple[Array, Array]:
         """Returns local tokens x (B, S, D), valid (B, S); `keys` (B,) augment the features."""
-        more = () if keys is None else (functools.partial(self._alter, keys),)
-        return encoder_lib.frontend(self.encoder, params["encoder"], batch, alter=more)
+        augment_fn = None if keys is None else functools.partial(self._augment, keys)
+        return encoder_lib.frontend(self.encoder, params["encoder"], batch, augment_fn=augment_fn)
 
-    def _alter(self, keys: Array, features: Array, lengths: Array) -> Array:
+    def _augment(self, keys: Array, features: Array, lengths: Array) -> Array:
         """Augments features (B, T, F), lengths (B,) in frames, as the config says."""
         o = self.options
         features = perturb.spectral_chain(keys, features, lengths, o.spectral)
@@ -273,7 +275,7 @@ class Supervised:
 
     def _answer(self, params: Tree, encoded: Encoded, dropout: Array | None = None) -> Array:
         """Returns the outputs (B, K) of the last hidden states."""
-        variables, last = {"params": params["head"]}, encoded.hidden[-1]
+        variables, last = {"params": params["head"]}, encoded.hidden_states[-1]
         rngs = None if dropout is None else {"dropout": dropout}
         return self.head.apply(  # type: ignore
             variables, last, encoded.valid, encoded.prefix, bool(rngs), rngs=rngs

@@ -1,6 +1,6 @@
-"""wav2vec 2.0: know the quantized speech behind a mask from that behind other masks.
+"""wav2vec 2.0: tell the quantized speech at a masked frame from that at other masked frames.
 
-Baevski et al., 2006.11477, with what its published code says beyond the paper. The front end's
+Baevski et al., 2006.11477, with the details that only its published code gives. The front end's
 frames go two ways: masked through the transformer, and unmasked through a product quantizer that
 learns with it. At a masked frame, the output must be nearer to the frame's own codes than to those
 of other masked frames of the clip; a second term keeps the codes in use.
@@ -27,9 +27,9 @@ SCOPES = ("frontend", "mask", "encoder", "targets", "predictor", "loss")
 
 @dataclasses.dataclass(frozen=True)
 class MaskOptions:
-    """Which frames the transformer does not see; see `ops.masks.span_mask`."""
+    """Which frames are masked; see `ops.masks.span_mask`."""
 
-    prob: float  # expected spans = prob * frames / length; spans overlap: half is hidden
+    prob: float  # expected spans = prob * frames / length; spans overlap: about half are masked
     length: int  # frames per span
     min_spans: int
     same_count: bool  # every row trimmed to the fewest masked frames of the batch
@@ -58,12 +58,12 @@ class QuantizerOptions:
 
 @dataclasses.dataclass(frozen=True)
 class NegativeOptions:
-    """What a true target is told from."""
+    """The distractors of the contrastive task."""
 
     count: int
     # masked: other masked frames of the clip, the paper's | all: any other frame of the clip,
-    # easier, as the model hears most of them: a mistake of ports that keep all frames for the sake
-    # of static shapes (the paper measured 0.1 points of word errors more)
+    # easier, as most of them are in the input: a mistake of ports that keep all frames to have
+    # static shapes (the paper measured a word error rate 0.1 points higher)
     source: str
 
 
@@ -73,9 +73,9 @@ class LossOptions:
 
     temperature: float  # of the cosines
     diversity: float  # weight of the share of codes not in use
-    # mean: beside the mean of the contrastive term, that is, times the number of masked frames
-    # beside its sum: the published code's | sum: once beside the sum, which makes it vanish: a
-    # mistake of ports
+    # mean: added to the mean of the contrastive term, hence times the number of masked frames in
+    # its sum, as in the published code | sum: added once to the sum, where it vanishes: a mistake
+    # of ports
     diversity_scale: str
     penalty: float  # weight of the mean square of what the convolutions give
 
@@ -111,7 +111,7 @@ class Options:
         if not (0 < q.end <= q.start and 0 < q.decay <= 1):
             raise ConfigError(
                 f"{key}.quantizer.start {q.start}, end {q.end} and decay {q.decay} give no falling "
-                f"temperature above 0: use such as 2.0, 0.5 and 0.999995"
+                f"temperature above 0: use values such as 2.0, 0.5 and 0.999995"
             )
         if self.negatives.count < 1:
             raise ConfigError(f"{key}.negatives.count is {self.negatives.count}: use 1 or more")
@@ -171,7 +171,7 @@ class Wav2Vec2:
         """Returns (params, {})."""
         keys = jax.random.split(key, 5)
         encoder, encoded = encoder_lib.init(self.encoder, keys[0], batch)
-        width, channels = encoded.hidden.shape[-1], self.encoder.options.conv_channels
+        width, channels = encoded.hidden_states.shape[-1], self.encoder.options.conv_channels
         frames, codes = jnp.zeros((1, 1, channels)), jnp.zeros((1, self.options.quantizer.width))
         params = {
             "encoder": encoder,
@@ -187,14 +187,14 @@ class Wav2Vec2:
         return encoder_lib.features(self.encoder, params["encoder"], batch)
 
     def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
-        """Returns what an update hides, (B, 1, S) bool."""
+        """Returns which frames an update masks, (B, 1, S) bool."""
         real = encoder_lib.real(self.encoder, params["encoder"], batch, encoder_lib.weights(batch))
         return self.options.mask.draw(streams.for_examples("mask"), real)[:, None]
 
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
     ) -> Output:
-        """Returns the contrastive loss at masked frames with its two companions."""
+        """Returns the contrastive loss at masked frames with its two auxiliary terms."""
         o, weight = self.options, encoder_lib.weights(batch)
 
         with jax.named_scope("frontend"):
@@ -205,66 +205,68 @@ class Wav2Vec2:
 
         with jax.named_scope("mask"):
             real = valid & (weight > 0)[:, None]
-            hidden = o.mask.draw(streams.for_examples("mask"), real)
-            seen = jnp.where(hidden[..., None], params["mask"]["vector"].astype(x.dtype), x)
+            mask = o.mask.draw(streams.for_examples("mask"), real)
+            masked_input = jnp.where(mask[..., None], params["mask"]["vector"].astype(x.dtype), x)
 
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train else None
-            encoded = encoder_lib.encode(self.encoder, params["encoder"], seen, valid, dropout)
+            encoded = encoder_lib.encode(
+                self.encoder, params["encoder"], masked_input, valid, dropout
+            )
 
         with jax.named_scope("targets"):
-            # the quantizer hears every frame, unmasked; only masked ones are used
+            # the quantizer reads every frame, unmasked; only masked ones are used
             codes = self._quantize(params, taps["normed"], streams, train)
             targets = self._head(params["target"], codes.vectors)
 
         with jax.named_scope("predictor"):
-            context = self._head(params["predictor"], encoded.hidden[-1].astype(jnp.float32))
+            context = self._head(params["predictor"], encoded.hidden_states[-1].astype(jnp.float32))
 
         with jax.named_scope("loss"):
-            pool = hidden if o.negatives.source == "masked" else real
+            pool = mask if o.negatives.source == "masked" else real
             places = negatives.draw(streams.for_examples("negatives"), pool, o.negatives.count)
             logits = negatives.logits(context, targets, codes.ids, places, o.loss.temperature)
-            # the one masked frame of a row has nothing to be told from
-            counted = hidden & (pool.sum(1) > 1)[:, None]
+            # the only masked frame of a row has no distractors
+            counted = mask & (pool.sum(1) > 1)[:, None]
             frame_loss = negatives.info_nce(logits)
-            contrastive, terms = losses.masked_mean(frame_loss, counted * weight[:, None])
-            used = quantize.use(jax.nn.softmax(codes.logits), hidden)
+            contrastive, num_targets = losses.masked_mean(frame_loss, counted * weight[:, None])
+            used = quantize.use(jax.nn.softmax(codes.logits), mask)
             soft = quantize.perplexity_of(*used)
-            diversity = self._diversity(soft, terms)
+            diversity = self._diversity(soft, num_targets)
             energy = jnp.square(taps["raw"]).mean(-1)
             penalty, frames = losses.masked_mean(energy, real)
             loss = contrastive + o.loss.diversity * diversity + o.loss.penalty * penalty
 
         metrics = {
-            "loss": (loss * terms, terms),
-            "contrastive_loss": (contrastive * terms, terms),
+            "loss": (loss * num_targets, num_targets),
+            "contrastive_loss": (contrastive * num_targets, num_targets),
             "feature_penalty": (penalty * frames, frames),
             "used_rows": encoder_lib.used_rows(batch, weight),
-            "masked_share": (hidden.sum(), real.sum()),
+            "masked_share": (mask.sum(), real.sum()),
             **_agreement(logits, counted),
-            **self._code_use(codes, soft, hidden),
-            "target_std": (stats.token_std(targets, hidden), jnp.ones(())),
-            "prediction_std": (stats.token_std(context, hidden), jnp.ones(())),
+            **self._code_use(codes, soft, mask),
+            "target_std": (stats.token_std(targets, mask), jnp.ones(())),
+            "prediction_std": (stats.token_std(context, mask), jnp.ones(())),
             "frontend_std": (stats.token_std(x, real), jnp.ones(())),
         }
         if train:
             metrics["temperature"] = (self._temperature(streams.step), jnp.ones(()))
         sums = {name: metrics[name] for name in ("contrastive_loss", "feature_penalty")}
-        return Output(loss, terms, metrics, extra, sums | {"codes": used})
+        return Output(loss, num_targets, metrics, extra, sums | {"codes": used})
 
     def combine(self, sums: Tree) -> Array:
         """Returns the loss of a batch from the sums of its parts."""
         o = self.options.loss
-        mean, (_, terms) = losses.mean_of, sums["contrastive_loss"]
-        diversity = self._diversity(quantize.perplexity_of(*sums["codes"]), terms)
+        mean, (_, num_targets) = losses.mean_of, sums["contrastive_loss"]
+        diversity = self._diversity(quantize.perplexity_of(*sums["codes"]), num_targets)
         loss = mean(sums["contrastive_loss"]) + o.diversity * diversity
         return loss + o.penalty * mean(sums["feature_penalty"])
 
-    def _diversity(self, perplexities: Array, terms: Array) -> Array:
+    def _diversity(self, perplexities: Array, num_targets: Array) -> Array:
         o = self.options
         diversity = quantize.diversity(perplexities, o.quantizer.codes)
         if o.loss.diversity_scale == "sum":
-            diversity = diversity / jnp.maximum(terms, 1)
+            diversity = diversity / jnp.maximum(num_targets, 1)
         return diversity
 
     def _quantize(self, params: Tree, frames: Array, streams: Streams, train: bool) -> Quantized:
@@ -288,10 +290,10 @@ class Wav2Vec2:
         """x (B, S, D) float32 -> (B, S, width of comparison)."""
         return self.head.apply({"params": params}, x)  # type: ignore
 
-    def _code_use(self, codes: Quantized, soft: Array, hidden: Array) -> dict:
+    def _code_use(self, codes: Quantized, soft: Array, mask: Array) -> dict:
         """Returns how many codes the masked frames of the batch use, of each group and in all."""
         best = quantize.choose(codes.logits)
-        used, one = quantize.perplexity(best, hidden), jnp.ones(())
+        used, one = quantize.perplexity(best, mask), jnp.ones(())
         each = {f"code_perplexity_{i}": (value, one) for i, value in enumerate(used)}
         return {
             "code_perplexity": (used.sum(), one),
@@ -303,7 +305,7 @@ class Wav2Vec2:
 def _agreement(logits: Array, counted: Array) -> dict:
     """Returns how often the true target is nearest, and the share of negatives that differ from it.
 
-    With one code for all, no negative is left and every answer is right: look at the second.
+    With one code for all frames no negative is left and the first is 1: the second shows it.
     """
     right = logits[..., 0] > logits[..., 1:].max(-1)
     other = jnp.isfinite(logits[..., 1:]).mean(-1)

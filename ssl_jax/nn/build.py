@@ -68,8 +68,8 @@ def origins(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def listing(config: Mapping[str, Any]) -> str:
-    """Returns every value of a whole config as text; those that the preset or the kind of its
-    encoder gives are marked."""
+    """Returns every value of a config as text, and marks those that come from the preset or the
+    defaults of its encoder."""
     method = config["method"]
     given = method.get("encoder")
     if not given:

@@ -32,7 +32,7 @@ NORMS = ("batch", "layer")
 
 @dataclasses.dataclass(frozen=True)
 class ConformerOptions:
-    """What a Conformer's blocks have beside the options of a Transformer's."""
+    """The options of a Conformer's blocks beyond those of a Transformer's."""
 
     depthwise_kernel: int = 31
     # after the depthwise convolution. batch: by running statistics, those of imported weights, in
@@ -113,7 +113,7 @@ class RelativeAttention(nn.Module):
         return dense(o.width, o, self.dtype, "out")(y)
 
     def _relative(self, query: Array, key: Array) -> Array:
-        """Returns what a query says to a key, and to its offset, (B, H, T, T) float32."""
+        """Returns the scores of queries with keys and with their offsets, (B, H, T, T) float32."""
         o, shape = self.options, query.shape[2:]
         init = nn.initializers.xavier_uniform()
         to_key, to_offset = (

@@ -56,8 +56,8 @@ class ConvDecoder(nn.Module):
     """Convolutions over all places, then one or two linear layers.
 
     A layer is a grouped convolution, LayerNorm over channels without parameters, GELU, and the
-    residual where the widths agree. There are no positions: what the visible tokens say of
-    theirs must do, and the zeros around the border.
+    residual where the widths agree. There are no positions: the visible tokens, which carry
+    theirs, and the zeros around the border have to suffice.
     """
 
     options: DecoderOptions
@@ -66,18 +66,18 @@ class ConvDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, noise: Array, hidden: Array, valid: Array, train: bool = False
+        self, x: Array, noise: Array, mask: Array, valid: Array, train: bool = False
     ) -> Array:
-        """x, noise (B, *places, D), hidden, valid (B, *places) -> predictions (B, *places, D).
+        """x, noise (B, *places, D), mask, valid (B, *places) -> predictions (B, *places, D).
 
-        x holds the encoder's output where `hidden` is false; `noise` takes the other places.
+        x holds the encoder's output where `mask` is false; `noise` takes the other places.
         Places that are not valid (padding) are zeroed before every convolution, so that they
         change nothing elsewhere. The predictions are float32.
         """
         o = self.options
         places = x.shape[1:-1]
         x = nn.Dropout(o.input_dropout, deterministic=not train)(x.astype(self.dtype))
-        x = jnp.where(hidden[..., None], noise.astype(self.dtype), x)
+        x = jnp.where(mask[..., None], noise.astype(self.dtype), x)
         for i in range(o.layers):
             x = jnp.where(valid[..., None], x, 0)
             y = nn.Conv(

@@ -31,7 +31,7 @@ class PatchDecoder(nn.Module):
     def __call__(
         self,
         x: Array,
-        order: Array,
+        ids_shuffle: Array,
         visible: Array,
         valid: Array,
         grid: tuple[int, int],
@@ -39,13 +39,15 @@ class PatchDecoder(nn.Module):
     ) -> Array:
         """x (B, prefix + V, E) -> patches (B, S, P) float32, raster order, prefix left out.
 
-        order (B, S): x[:, prefix + i] belongs at place order[:, i]. visible, valid (B, S): places
-        whose token the encoder saw; places that are real.
+        ids_shuffle (B, S): x[:, prefix + i] belongs at place ids_shuffle[:, i]. visible, valid
+        (B, S): places whose token was encoded; places that are real.
         """
         x = self.embed(x)
         first, tokens = x[:, :prefix], x[:, prefix:]
-        tokens = jnp.where(visible[..., None], restore(tokens, order), self.mask.astype(x.dtype))
+        tokens = jnp.where(
+            visible[..., None], restore(tokens, ids_shuffle), self.mask.astype(x.dtype)
+        )
         tokens = tokens + sincos_table(grid, self.options.width).astype(x.dtype)
         valid = jnp.pad(valid, ((0, 0), (prefix, 0)), constant_values=True)
         encoded = self.transformer(jnp.concatenate([first, tokens], 1), valid, False)
-        return self.predict(encoded.hidden[-1][:, prefix:]).astype(jnp.float32)
+        return self.predict(encoded.hidden_states[-1][:, prefix:]).astype(jnp.float32)

@@ -1,6 +1,6 @@
 """What every encoder has, and how its two parts are run, between which a method may mask."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ class Encoder(Protocol):
 
     @property
     def options(self) -> Any:
-        """The options of its kind, beside those of its blocks."""
+        """The options of its kind, except for those of its blocks."""
 
     @property
     def reads(self) -> Mapping[str, Spec]:
@@ -109,14 +109,19 @@ def _longest(encoder: Encoder, batch: Batch) -> int:
 
 
 def frontend(
-    encoder: Encoder, params: Tree, batch: Batch, train: bool = False, alter: Sequence[Any] = ()
+    encoder: Encoder,
+    params: Tree,
+    batch: Batch,
+    train: bool = False,
+    augment_fn: Callable | None = None,
 ) -> tuple[Array, Array]:
     """Returns the local tokens x (B, S, D) and which are real, (B, S) bool.
 
-    `alter` is handed on to the front end, as a function that changes its spectral features is.
+    `augment_fn` is handed on to a front end that takes one, for its spectral features or ids.
     """
     arrays = [batch[name] for name in encoder.reads]
-    return encoder.apply({"params": params}, *arrays, train, *alter, method=_frontend)
+    more = () if augment_fn is None else (augment_fn,)
+    return encoder.apply({"params": params}, *arrays, train, *more, method=_frontend)
 
 
 def real(encoder: Encoder, params: Tree, batch: Batch, weight: Array | None = None) -> Array:
@@ -175,7 +180,7 @@ def features(encoder: Encoder, params: Tree, batch: Batch) -> Features:
     """Returns the hidden states of whole examples in evaluation mode, without prefix tokens."""
     x, valid = frontend(encoder, params, batch)
     encoded = encode(encoder, params, x, valid)
-    hidden_states = encoded.hidden[:, :, encoded.prefix :]
+    hidden_states = encoded.hidden_states[:, :, encoded.prefix :]
     return Features(hidden_states, valid, encoder.rate, encoder.grid)
 
 

@@ -1,4 +1,4 @@
-"""Heads: from the tokens of an example to one answer or to one for each, and from a student to its
+"""Heads: from the tokens of an example to one output or one per token, and from a student to its
 predictions."""
 
 import dataclasses
@@ -16,7 +16,7 @@ POOLS = ("tokens", "frames", "cls", "tanh")
 
 @dataclasses.dataclass(frozen=True)
 class HeadOptions:
-    """What stands between the pooled tokens and the answer."""
+    """The layers between the pooled tokens and the output."""
 
     norm: bool  # a LayerNorm
     eps: float  # of that norm
@@ -120,14 +120,14 @@ class FrameClassifier(nn.Module):
     projection: int = 0
 
     @nn.compact
-    def __call__(self, hidden: Array, train: bool = False) -> Array:
-        """hidden (L + 1, B, S, D) -> (B, S, outputs)."""
+    def __call__(self, hidden_states: Array, train: bool = False) -> Array:
+        """hidden_states (L + 1, B, S, D) -> (B, S, outputs)."""
         if self.mix:
-            weights = self.param("mix", nn.initializers.zeros, (len(hidden),), jnp.float32)
-            states = hidden.astype(jnp.float32)
+            weights = self.param("mix", nn.initializers.zeros, (len(hidden_states),), jnp.float32)
+            states = hidden_states.astype(jnp.float32)
             x = jnp.einsum("l,lbsd->bsd", nn.softmax(weights), states, precision="highest")
         else:
-            x = hidden[-1].astype(jnp.float32)
+            x = hidden_states[-1].astype(jnp.float32)
         if self.projection:
             x = nn.Dense(self.projection, kernel_init=INITS["torch"], name="projection")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)

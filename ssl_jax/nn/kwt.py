@@ -21,7 +21,7 @@ from ssl_jax.nn.transformer import (
 from ssl_jax.ops import dsp, norms
 
 Array = jax.Array
-Alter = Callable[[Array, Array], Array]
+AugmentFn = Callable[[Array, Array], Array]
 
 
 def _preset(heads: int) -> dict:
@@ -43,7 +43,7 @@ PRESETS = {f"kwt{heads}": _preset(heads) for heads in (1, 2, 3)}
 
 @dataclasses.dataclass(frozen=True)
 class KeywordOptions:
-    """From samples to tokens: the options of a KeywordTransformer beside its blocks."""
+    """From samples to tokens: the options of a KeywordTransformer except for its blocks."""
 
     feature: str = "mfcc"  # mfcc | log_mel, in dB
     n_mels: int = 80
@@ -111,19 +111,19 @@ class SpectralFrontEnd(nn.Module):
 
     @nn.compact
     def __call__(
-        self, audio: Array, audio_len: Array, train: bool, alter: Alter | None = None
+        self, audio: Array, audio_len: Array, train: bool, augment_fn: AugmentFn | None = None
     ) -> tuple[Array, Array]:
         """audio (B, N) int16 or float, audio_len (B,) -> x (B, S, D), valid (B, S).
 
-        alter(features (B, T, F), lengths (B,)) changes the frames before they are normalized;
+        augment_fn(features (B, T, F), lengths (B,)) changes the frames before they are normalized;
         called twice on the same audio, with and without it, the spectrum is computed once.
         """
         del train  # nothing random in here
         o = self.options
         lengths = dsp.frames(audio_len, *o.samples(self.sample_rate))
         features = self._spectrum(audio, audio_len)
-        if alter is not None:
-            features = alter(features, lengths)
+        if augment_fn is not None:
+            features = augment_fn(features, lengths)
         features = self._normalize(features, lengths)
         batch, frames, size = features.shape
         tokens = frames // o.frames_per_token

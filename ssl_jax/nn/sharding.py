@@ -1,11 +1,11 @@
-"""How the parameters of the encoders lie on the mesh; shared by all methods."""
+"""How the parameters of the encoders are sharded over the mesh; shared by all methods."""
 
 from ssl_jax.core.types import Rules
 
-# The last axes of each array are named; a leading layer axis stays whole. Matrices into heads
-# and hidden units are cut by column over `model`, those back out by row, so that a block needs
-# one reduction per branch; the other side is spread over `fsdp`
-# and put together when used, layer by layer.
+# The last axes of each array are named; a leading layer axis is not sharded. Matrices into heads
+# and hidden units are sharded by column over `model`, those back out by row, so that a block needs
+# one reduction per branch; the other side is sharded over `fsdp` and gathered layer by layer when
+# used.
 RULES: Rules = (
     (r"(query|key|value|up)/kernel", ("fsdp", "model")),
     (r"(query|key|value|up)/bias", ("model",)),

@@ -25,7 +25,7 @@ PRESETS = {name: vit.PRESETS[name] for name in ("small", "base", "large")}
 
 @dataclasses.dataclass(frozen=True)
 class SpectrogramOptions:
-    """From samples to tokens: the options of a spectrogram encoder beside its blocks."""
+    """From samples to tokens: the options of a spectrogram encoder except for its blocks."""
 
     features: str = "audiomae"  # audiomae | beats: window, scale and statistics of ops.dsp
     num_mels: int = 128
@@ -59,7 +59,7 @@ class SpectrogramOptions:
             near = self.patch[1] * max(1, self.num_mels // self.patch[1])
             raise ValueError(
                 f"config.method.encoder.num_mels {self.num_mels} is no multiple of the "
-                f"{self.patch[1]} bands of config.method.encoder.patch: use such as {near}"
+                f"{self.patch[1]} bands of config.method.encoder.patch: use a value such as {near}"
             )
         if self.std is not None and not self.std > 0:
             raise ValueError(f"config.method.encoder.std is {self.std}: use a number above 0")

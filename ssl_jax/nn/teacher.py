@@ -1,4 +1,4 @@
-"""The teacher of the data2vec family: what its layers are made into, and how it follows."""
+"""The teacher of the data2vec family: targets from its layers, and how it follows the student."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ NORMS = ("instance", "layer", "none")
 
 @dataclasses.dataclass(frozen=True)
 class TargetOptions:
-    """What the teacher's layers are made into (2202.03555, section 3.3)."""
+    """How the teacher's layers become targets (2202.03555, section 3.3)."""
 
-    layers: int  # the mean of so many top layers, K
+    layers: int  # K: the targets are the mean of the top K layers
     source: str  # ffn: raw output of the MLP | block: output of the whole block
     layer_norm: str  # of each layer: instance (over time) | layer | none
     final_norm: str  # of the mean: instance | layer | none
@@ -43,7 +43,7 @@ class TargetOptions:
     def of(self, encoded: Encoded) -> Array:
         """Returns the normalized mean of the top K layers without prefix, (B, S, D) float32."""
         prefix, valid = encoded.prefix, encoded.valid
-        layers = encoded.ffn if self.source == "ffn" else encoded.hidden
+        layers = encoded.ffn if self.source == "ffn" else encoded.hidden_states
         layers = layers[-self.layers :].astype(jnp.float32)
         if not self.include_prefix:
             layers, valid, prefix = layers[:, :, prefix:], valid[:, prefix:], 0
@@ -53,7 +53,7 @@ class TargetOptions:
 
 @dataclasses.dataclass(frozen=True)
 class EmaOptions:
-    """How the teacher follows: tau rises linearly from `start` to `end` in `anneal` updates."""
+    """How the teacher follows: its decay tau rises linearly to `end` in `anneal` updates."""
 
     start: float
     end: float

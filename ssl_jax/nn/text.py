@@ -24,7 +24,7 @@ from ssl_jax.nn.transformer import (
 )
 
 Array = jax.Array
-Alter = Callable[[Array, Array], Array]
+AugmentFn = Callable[[Array, Array], Array]
 
 _REGULARIZATION = {
     "norm": "post",
@@ -40,7 +40,7 @@ PRESETS = {
 
 @dataclasses.dataclass(frozen=True)
 class TextOptions:
-    """From tokens to vectors: the options of a TextEncoder beside its blocks."""
+    """From tokens to vectors: the options of a TextEncoder except for its blocks."""
 
     vocab_size: int = 50265  # RoBERTa's byte-level BPE
     max_tokens: int = 512  # the longest text that has positions
@@ -66,18 +66,18 @@ class TextFrontEnd(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Array, tokens_len: Array, train: bool, alter: Alter | None = None
+        self, tokens: Array, tokens_len: Array, train: bool, augment_fn: AugmentFn | None = None
     ) -> tuple[Array, Array]:
         """tokens (B, L) int32, tokens_len (B,) -> x (B, L, D), valid (B, L).
 
-        alter(tokens, tokens_len) replaces ids before they are looked up. An id outside of the
+        augment_fn(tokens, tokens_len) replaces ids before they are looked up. An id outside of the
         vocabulary gives NaN, which config.guard.nan reports, not the vector of another token.
         """
         del train  # nothing random in here
         shape = (self.options.vocab_size, self.width)
         table = self.param("embedding", INITS["bert"], shape, jnp.float32)
-        if alter is not None:
-            tokens = alter(tokens, tokens_len)
+        if augment_fn is not None:
+            tokens = augment_fn(tokens, tokens_len)
         # looked up in float32: the gradients of all places of a token are summed in it
         x = jnp.take(table, tokens, axis=0, mode="fill", fill_value=jnp.nan).astype(self.dtype)
         return x, length_mask(tokens_len, tokens.shape[1])

@@ -85,11 +85,11 @@ class TransformerOptions:
 
 
 def unrolled(options: TransformerOptions) -> bool:
-    """Returns whether every layer is compiled for itself, in place of a loop over one block.
+    """Returns whether every layer is compiled separately, in place of a loop over one block.
 
-    A loop compiles in the time of one layer, and is what a TPU wants. On CPU it costs speed; on a
-    GPU too, which copies parameters and activations in and out at every turn (a fifth of a step
-    of data2vec 2.0 on an H100), so that stacks of up to 24 layers are unrolled there.
+    A loop compiles in the time of one layer, and suits a TPU. On CPU it is slower; on a GPU too,
+    which copies parameters and activations in and out at every turn (a fifth of a step of
+    data2vec 2.0 on an H100), so stacks of up to 24 layers are unrolled there.
     """
     if options.unroll is not None:
         return options.unroll
@@ -107,14 +107,14 @@ def check_share(key: str, value: float) -> None:
 class Encoded:
     """What an encoder returns.
 
-    `hidden` holds the input of the first block, then the output of each block; the last one has
-    passed the final norm, if there is one. `ffn` holds the raw output of each block's second
-    MLP layer, before dropout, residual and norm: the targets of data2vec. The first `prefix`
-    of the T tokens stand in front of the frames (a class token). Tokens with `valid` false
-    hold finite but meaningless numbers.
+    `hidden_states` holds the input of the first block, then the output of each block; the last
+    one has passed the final norm, if there is one. `ffn` holds the raw output of each block's
+    second MLP layer, before dropout, residual and norm: the targets of data2vec. The first
+    `prefix` of the T tokens come before the frames (a class token). Tokens with `valid` false hold
+    finite but meaningless numbers.
     """
 
-    hidden: Array  # (L + 1, B, T, D)
+    hidden_states: Array  # (L + 1, B, T, D)
     ffn: Array  # (L, B, T, D)
     valid: Array  # (B, T) bool
     prefix: int = flax.struct.field(pytree_node=False, default=0)
@@ -123,7 +123,7 @@ class Encoded:
 def layer_norm(
     eps: float, dtype: jnp.dtype, *, affine: bool = True, name: str | None = None
 ) -> nn.LayerNorm:
-    """Returns a LayerNorm over the last axis that computes in float32 and answers in `dtype`."""
+    """Returns a LayerNorm over the last axis that computes in float32 and returns `dtype`."""
     return nn.LayerNorm(
         epsilon=eps,
         dtype=dtype,
@@ -264,10 +264,10 @@ class Block(nn.Module):
 
 
 def over_layers(layer: Callable, options: TransformerOptions, dtype: jnp.dtype) -> Callable:
-    """Returns layer(block, x, of the layer) -> (x, outputs) as a scan over stacked blocks.
+    """Returns layer(block, x, options of the layer) -> (x, outputs) as a scan over stacked blocks.
 
-    Each layer's parameters are put together from their pieces when it runs, once more in its
-    backward pass, and never kept: of a model whose parameters do not fit a chip, one layer does.
+    Each layer's parameters are gathered from their shards when it runs, again in its backward
+    pass, and never kept: only one layer's parameters have to fit on a chip at a time.
     """
     unroll = unrolled(options)
     policy = REMAT[options.remat]

@@ -52,7 +52,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class VisionOptions:
-    """From pixels to tokens: the options of a VisionTransformer beside its blocks."""
+    """From pixels to tokens: the options of a VisionTransformer except for its blocks."""
 
     image_size: int = 224
     patch_size: int = 16
@@ -77,7 +77,7 @@ class VisionOptions:
             near = max(patch, 1) * max(1, size // max(patch, 1))
             raise ValueError(
                 f"config.method.encoder.image_size {size} is no multiple of "
-                f"config.method.encoder.patch_size {patch}: use such as {near}"
+                f"config.method.encoder.patch_size {patch}: use a value such as {near}"
             )
 
 

@@ -81,9 +81,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class WaveformOptions(ConformerOptions):
-    """From samples to frames: the options of a WaveformEncoder beside its blocks.
+    """From samples to frames: the options of a WaveformEncoder except for its blocks.
 
-    The fields that come from ConformerOptions count where `blocks` says so.
+    The fields of ConformerOptions take effect where `blocks` is 'conformer'.
     """
 
     # transformer | conformer: with positions in the attention, and none of convolutions

@@ -10,9 +10,9 @@ from ssl_jax.nn.transformer import INITS
 
 Array = jax.Array
 
-# frames that a layer sees, and the step between them
+# kernel size and dilation of each layer, in frames
 LAYERS = ((5, 1), (3, 2), (3, 3), (1, 1), (1, 1))
-# frames that the layers together lose
+# frames that all layers together lose
 CONTEXT = sum((size - 1) * step for size, step in LAYERS)
 
 
@@ -25,7 +25,7 @@ class XVectorOptions:
 
 
 class XVector(nn.Module):
-    """Hidden states of an encoder to a vector of the speaker, as SUPERB has it. In float32.
+    """From an encoder's hidden states to a speaker embedding, as in SUPERB. In float32.
 
     The sum of all hidden states under learned softmax weights, a Linear layer, five layers over
     time without padding, each with a ReLU, mean and deviation over time, two Linear layers with
@@ -35,14 +35,15 @@ class XVector(nn.Module):
     options: XVectorOptions
 
     @nn.compact
-    def __call__(self, hidden: Array, frames: Array) -> tuple[Array, Array]:
-        """hidden (L + 1, B, S, D), frames (B,) of them real -> (embedding, for training), (B, W).
+    def __call__(self, hidden_states: Array, frames: Array) -> tuple[Array, Array]:
+        """hidden_states (L + 1, B, S, D), frames (B,) -> (embedding, for training), both (B, W).
 
-        Raises ValueError for a batch with too few frames; a row with too few gives what is finite.
+        `frames` of each row are real. Raises ValueError for a batch with too few frames; a row
+        with too few gives finite but meaningless numbers.
         """
         o = self.options
-        weights = self.param("mix", nn.initializers.zeros, (len(hidden),), jnp.float32)
-        states = hidden.astype(jnp.float32)
+        weights = self.param("mix", nn.initializers.zeros, (len(hidden_states),), jnp.float32)
+        states = hidden_states.astype(jnp.float32)
         x = jnp.einsum("l,lbsd->bsd", nn.softmax(weights), states, precision="highest")
         if x.shape[1] <= CONTEXT:
             raise ValueError(

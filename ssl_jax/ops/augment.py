@@ -101,8 +101,8 @@ def time_shift(
 
 def gain(keys: Array, audio: Array, *, low_db: float, high_db: float) -> Array:
     """Multiplies each clip by a uniform number of decibels in [low_db, high_db]."""
-    level = _uniform(keys, low_db, high_db)[:, None]
-    return dsp.to_float(audio) * 10 ** (level / 20)
+    gain_db = _uniform(keys, low_db, high_db)[:, None]
+    return dsp.to_float(audio) * 10 ** (gain_db / 20)
 
 
 def _add_at_snr(
@@ -112,10 +112,10 @@ def _add_at_snr(
     snr = 10 ** (_uniform(_named(keys, 100), *snr_db)[:, None] / 10)
     noise = jnp.where(real, noise, 0)
     power, noise_power = _power(audio, real), _power(noise, real)
-    heard = (power > 0) & (noise_power > 0)
+    audible = (power > 0) & (noise_power > 0)
     # the inner `where` keeps the gradient of the root finite for silent rows
-    ratio = jnp.where(heard, power, 1) / (snr * jnp.where(heard, noise_power, 1))
-    scale = jnp.where(heard, jnp.sqrt(ratio), 0)
+    ratio = jnp.where(audible, power, 1) / (snr * jnp.where(audible, noise_power, 1))
+    scale = jnp.where(audible, jnp.sqrt(ratio), 0)
     on = _chosen(_named(keys, 101), prob)[:, None]
     return audio + jnp.where(on, scale * noise, 0)
 
@@ -226,8 +226,8 @@ def random_filter(
     hats = np.maximum(0, 1 - np.abs(place - np.arange(bands)[:, None])).astype(np.float32)
 
     def equalize(key: Array, row: Array) -> Array:
-        level = jax.random.uniform(key, (bands,), minval=-max_db, maxval=max_db)
-        curve = 10 ** (jnp.matmul(level, hats, precision=dsp.HIGHEST) / 20)
+        gain_db = jax.random.uniform(key, (bands,), minval=-max_db, maxval=max_db)
+        curve = 10 ** (jnp.matmul(gain_db, hats, precision=dsp.HIGHEST) / 20)
         return jnp.fft.irfft(jnp.fft.rfft(row, n_fft) * curve, n_fft)[:size]
 
     changed = jax.vmap(equalize)(_named(keys, 0), jnp.where(real, audio, 0))

@@ -258,14 +258,14 @@ def log_mel(
     x = split_frames(audio, n_fft, hop) * window_of("periodic_hann", n_fft)
     filters = slaney_mel(n_mels, n_fft, sample_rate, fmin, fmax)
     mel = jnp.matmul(power_spectrum(x, n_fft, dft), filters, precision=HIGHEST)
-    level = 10 * jnp.log10(jnp.maximum(mel, 1e-10))
+    db = 10 * jnp.log10(jnp.maximum(mel, 1e-10))
     if top_db is None:
-        return level
-    loud = level
+        return db
+    loud = db
     if audio_len is not None:
         count = frames(audio_len + 2 * pad, n_fft, hop)[:, None, None]
-        loud = jnp.where(jnp.arange(level.shape[1])[:, None] < count, level, -100.0)
-    return jnp.maximum(level, loud.max((1, 2), keepdims=True) - top_db)
+        loud = jnp.where(jnp.arange(db.shape[1])[:, None] < count, db, -100.0)
+    return jnp.maximum(db, loud.max((1, 2), keepdims=True) - top_db)
 
 
 def mfcc(
@@ -276,8 +276,8 @@ def mfcc(
     Orthonormal DCT-II of `log_mel`, which takes the other options. The defaults are those of
     data2vec-KWS (2210.01703): 16000 samples -> (98, 40).
     """
-    level = log_mel(audio, audio_len, **options)
-    return jnp.matmul(level, dct_matrix(level.shape[-1], n_mfcc), precision=HIGHEST)
+    features = log_mel(audio, audio_len, **options)
+    return jnp.matmul(features, dct_matrix(features.shape[-1], n_mfcc), precision=HIGHEST)
 
 
 def kaldi_mfcc(
@@ -297,10 +297,10 @@ def kaldi_mfcc(
     orthonormal DCT-II of `fbank`, each coefficient i times 1 + lifter / 2 sin(pi i / lifter),
     the zeroth one kept and no energy; then `orders` times `deltas`. 100 frames a second.
     """
-    level = fbank(audio, audio_len, sample_rate=sample_rate, num_mels=num_mels, dft=dft)
+    features = fbank(audio, audio_len, sample_rate=sample_rate, num_mels=num_mels, dft=dft)
     lift = 1 + lifter / 2 * np.sin(np.pi * np.arange(num_ceps) / lifter)
     matrix = (dct_matrix(num_mels, num_ceps) * lift).astype(np.float32)
-    found = [jnp.matmul(level, matrix, precision=HIGHEST)]
+    found = [jnp.matmul(features, matrix, precision=HIGHEST)]
     lengths = None
     if audio_len is not None:
         lengths = frames(audio_len, sample_rate * 25 // 1000, sample_rate // 100)

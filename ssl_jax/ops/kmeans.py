@@ -18,7 +18,7 @@ BLOCK = 4096  # rows whose distances to all centres are in memory at once
 
 
 class Sums(NamedTuple):
-    """What a mini-batch says: total (K, D) and counts (K,) of the rows nearest to each centre,
+    """Sums over a mini-batch: total (K, D) and counts (K,) of the rows nearest to each centre,
     and the sum () of their squared distances."""
 
     total: Array
@@ -27,7 +27,7 @@ class Sums(NamedTuple):
 
 
 class State(NamedTuple):
-    """Centres (K, D), the rows each has seen (K,), and when to stop.
+    """Centres (K, D), the rows assigned to each so far (K,), and when to stop.
 
     average: exponentially weighted mean of the squared distance of a row; best: its least so
     far; since: updates since then; updates: all of them; done: bool, nothing changes any more.

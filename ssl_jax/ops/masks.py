@@ -1,7 +1,7 @@
 """Random masks, drawn per example from keys (B,), so equal on any number of devices.
 
 A mask is bool (B, T), true where the content is hidden. Counts are exact where a function says
-so, and every shape is static. `order_of` turns a mask into a permutation, visible ids first.
+so, and every shape is static. `ids_shuffle_of` turns a mask into a permutation, visible ids first.
 """
 
 import math
@@ -100,31 +100,31 @@ def _trim(keys: Array, mask: Array, real: Array) -> Array:
     return mask & (_rank(jnp.where(mask, _uniform(keys, size), 2.0)) < count)
 
 
-def random_order(keys: Array, size: int) -> Array:
+def random_permutation(keys: Array, size: int) -> Array:
     """Returns uniform permutations (B, size); its first ids are the visible ones (MAE)."""
     return jnp.argsort(_uniform(keys, size), axis=-1)
 
 
 def random_mask(keys: Array, size: int, count: int) -> tuple[Array, Array]:
-    """Masks exactly `count` of `size` tokens, uniformly: -> (order (B, size), mask (B, size)).
+    """Masks exactly `count` of `size` tokens, uniformly: -> (ids_shuffle (B, size), mask).
 
-    `order` is a random permutation whose first size - count ids are the visible tokens, in
-    random order; `inverse_order` undoes it. For a ratio r, MAE and VideoMAE differ:
+    `ids_shuffle` is a random permutation whose first size - count ids are the visible tokens,
+    in random order; `ids_restore_of` undoes it. For a ratio r, MAE and VideoMAE differ:
     count = size - int(size * (1 - r)) in MAE (2111.06377), int(r * size) in VideoMAE.
     """
     if not 0 <= count <= size:
         raise ValueError(f"cannot mask {count} of {size} tokens: use a count in [0, {size}]")
-    order = random_order(keys, size)
-    return order, inverse_order(order) >= size - count
+    ids_shuffle = random_permutation(keys, size)
+    return ids_shuffle, ids_restore_of(ids_shuffle) >= size - count
 
 
 def random_visible(keys: Array, real: Array, counts: Sequence[int]) -> tuple[Array, Array]:
-    """Hides all but counts[n] of a row's n real tokens: -> (order (B, T), mask (B, T)).
+    """Hides all but counts[n] of a row's n real tokens: -> (ids_shuffle, mask), (B, T).
 
-    keys (B,), real (B, T), counts (T + 1,). `order` holds the visible ids in random order, then
-    padding, then the masked ids. So its first counts[T] ids, which an encoder may gather at a
-    fixed shape, hide nothing real from the mask: they are visible or padding, if `counts` never
-    grows by more than 1. Without padding this is `random_mask`.
+    keys (B,), real (B, T), counts (T + 1,). `ids_shuffle` holds the visible ids in random order,
+    then padding, then the masked ids. So its first counts[T] ids, which an encoder may gather at
+    a fixed shape, are visible or padding, never masked, if `counts` never grows by more than 1.
+    Without padding this is `random_mask`.
     """
     size = real.shape[1]
     place = _rank(jnp.where(real, _uniform(keys, size), 2.0))
@@ -134,13 +134,13 @@ def random_visible(keys: Array, real: Array, counts: Sequence[int]) -> tuple[Arr
 
 
 def clone_keys(keys: Array, clones: int) -> Array:
-    """keys (B,) of examples -> (B * clones,), sample-major; a clone's key knows no other clone."""
+    """keys (B,) of examples -> (B * clones,), sample-major; independent of the number of clones."""
     numbers = jnp.arange(clones)
     each = jax.vmap(lambda key: jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers))
     return each(keys).reshape(-1)
 
 
-def order_of(mask: Array, real: Array | None = None) -> Array:
+def ids_shuffle_of(mask: Array, real: Array | None = None) -> Array:
     """Returns the permutation (B, T) with the visible ids first and the masked ones last.
 
     Padding, where `real` (B, T) is false, stands between them. Each part stays in order.
@@ -149,9 +149,9 @@ def order_of(mask: Array, real: Array | None = None) -> Array:
     return jnp.argsort(part, axis=-1, stable=True)
 
 
-def inverse_order(order: Array) -> Array:
-    """Returns the permutation that undoes `order` (B, T)."""
-    return jnp.argsort(order, axis=-1)
+def ids_restore_of(ids_shuffle: Array) -> Array:
+    """Returns the permutation that undoes `ids_shuffle` (B, T)."""
+    return jnp.argsort(ids_shuffle, axis=-1)
 
 
 def block_mask(

@@ -55,14 +55,14 @@ def sincos_table(grid: tuple[int, int], width: int) -> np.ndarray:
     return np.concatenate(halves, axis=1).astype(np.float32)
 
 
-def restore(x: Array, order: Array) -> Array:
-    """Puts tokens back in their places: x (B, V, D), order (B, S) a permutation -> (B, S, D).
+def restore(x: Array, ids_shuffle: Array) -> Array:
+    """Puts x (B, V, D) back in its places: ids_shuffle (B, S), a permutation -> (B, S, D).
 
-    x[:, i] goes to place order[:, i]; the other S - V places hold zeros.
+    x[:, i] goes to place ids_shuffle[:, i]; the other S - V places hold zeros.
     """
 
     def row(tokens: Array, rank: Array) -> Array:
         # each token has one place, so that the gradient is a scatter without collisions
         return tokens.at[rank].get(mode="fill", fill_value=0, unique_indices=True)
 
-    return jax.vmap(row)(x, jnp.argsort(order, axis=-1))
+    return jax.vmap(row)(x, jnp.argsort(ids_shuffle, axis=-1))

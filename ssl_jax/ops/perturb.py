@@ -1,4 +1,4 @@
-"""Chains of augmentations as config sections name them: of audio, and of log-mel levels."""
+"""Chains of augmentations as config sections name them: of audio, and of log-mel."""
 
 import inspect
 import types
@@ -15,7 +15,7 @@ from ssl_jax.ops import augment, spectral
 # so that frames no longer line up with those of the clean clip.
 MOVING = ("speed", "time_shift")
 STEPS = (*MOVING, "random_filter", "mix", "add_noise", "gain")
-# The same for levels (ops.spectral); only the first moves frames.
+# The same for log-mel (ops.spectral); only the first moves frames.
 SPECTRAL_STEPS = ("shift", "warp", "equalize", "mix", "add_floor")
 
 
@@ -56,10 +56,12 @@ def chain(
     return audio, audio_len
 
 
-def spectral_chain(keys: Array, level: Array, lengths: Array, section: Mapping[str, Any]) -> Array:
-    """Augments level (B, T, M) in dB, lengths (B,), by {name: options of ops.spectral.<name>}."""
+def spectral_chain(
+    keys: Array, log_mel: Array, lengths: Array, section: Mapping[str, Any]
+) -> Array:
+    """Augments log_mel (B, T, M) in dB, lengths (B,), by {name: options of ops.spectral.<name>}."""
     for i, name in enumerate(SPECTRAL_STEPS):
         if name in section:
             own = jax.vmap(lambda key, i=i: jax.random.fold_in(key, 100 + i))(keys)
-            level = getattr(spectral, name)(own, level, lengths, **section[name])
-    return level
+            log_mel = getattr(spectral, name)(own, log_mel, lengths, **section[name])
+    return log_mel

@@ -1,4 +1,4 @@
-"""Health of representations: deviation over tokens, effective rank, agreement; float32."""
+"""Collapse diagnostics: deviation over tokens, effective rank, agreement; float32."""
 
 import jax.numpy as jnp
 
@@ -6,7 +6,7 @@ from ssl_jax.core.types import Array
 
 
 def token_std(y: Array, mask: Array | None = None, eps: float = 1e-6) -> Array:
-    """Returns mean over D of sqrt(var over tokens + eps) for y (..., D): the collapse guard.
+    """Returns mean over D of sqrt(var over tokens + eps) for y (..., D); near 0: a collapse.
 
     `mask` (...) is true at the tokens that count; all rows of the (global) batch are pooled.
     The variance is unbiased, as in fairseq. Constant tokens give sqrt(eps).

@@ -202,7 +202,7 @@ def _encoder_calls(toy: cases.Toy, batch: dict) -> Callable:
     """Returns noise -> (frames of each front end, whole calls, partial calls) of one loss.
 
     The noise is added to the frames. A call of `encode` is its input; a partial one, which was
-    told the tokens to `keep`, also these ids, the hidden states and which of them are real. The
+    given `ids_keep`, also these ids, the hidden states and which of them are real. The
     encoder is not compiled where no partial call asks for it.
     """
 
@@ -212,11 +212,11 @@ def _encoder_calls(toy: cases.Toy, batch: dict) -> Callable:
         def intercept(call, args, kwargs, context):
             result = call(*args, **kwargs)
             if context.method_name == "encode":
-                keep = kwargs.get("keep")
-                if keep is None:
+                ids_keep = kwargs.get("ids_keep")
+                if ids_keep is None:
                     whole.append(args[0])
                 else:
-                    part.append((args[0], keep, result.hidden, result.valid))
+                    part.append((args[0], ids_keep, result.hidden_states, result.valid))
             # the front end is a submodule of that name
             if context.method_name == "__call__" and context.module.name == "frontend":
                 x, valid = result
@@ -237,7 +237,7 @@ def test_masked_content_never_reaches_the_student(toy):
     """Perturbs the frames that are masked and looks at what every encoder call makes of it.
 
     Which frames are masked is read off: there the student's input differs from the front end's
-    output, or the student was not told to keep them. A method that hides nothing must hand its
+    output, or the student does not keep them. A method that hides nothing must hand its
     front end's output on as it is.
     """
     batch = toy.batch(2)
@@ -270,14 +270,14 @@ def _check_kept(spy: Callable, frames: np.ndarray, calls: list) -> None:
 
     A call may hold several masked copies of an example: the first one of each is looked at.
     """
-    x, keep, hidden, valid = calls[0]
-    prefix = valid.shape[1] - keep.shape[1]
+    x, ids_keep, hidden, valid = calls[0]
+    prefix = valid.shape[1] - ids_keep.shape[1]
     sight = np.zeros(frames.shape[:2], bool)
     rows = []
     for b, own in enumerate(frames):
-        ids = [k[real] for k, real in zip(keep, valid[:, prefix:], strict=True)]
+        ids = [k[real] for k, real in zip(ids_keep, valid[:, prefix:], strict=True)]
         copies = [r for r, at in enumerate(ids) if np.array_equal(x[r][at], own[at])]
-        assert copies, "the kept tokens are none of the front end's: keep must name them"
+        assert copies, "the kept tokens are none of the front end's: ids_keep must name them"
         rows.append(copies[0])
         sight[b, ids[copies[0]]] = True
     assert 0 < sight.sum() < sight.size

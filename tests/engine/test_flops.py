@@ -95,7 +95,7 @@ def test_unrolled_equals_scanned(remat):
         params = jax.eval_shape(init, jax.random.key(0), *arrays)
 
         def loss(params, x, valid, model=model):
-            return jnp.square(model.apply(params, x, valid, False).hidden[-1]).sum()
+            return jnp.square(model.apply(params, x, valid, False).hidden_states[-1]).sum()
 
         counts[unroll] = flops.of(jax.grad(loss, argnums=(0, 1)), params, *arrays)
     # two examples, three blocks: 24 T D^2 of products with weights, 4 T^2 D of attention

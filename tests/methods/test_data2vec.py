@@ -224,7 +224,7 @@ def test_a_wrong_option_is_named(key, bad, message):
         tiny("data2vec/audio", {key: bad})
 
 
-def test_altered_levels_reach_the_student_alone():
+def test_augmented_log_mel_reaches_the_student_alone():
     plain = {"encoder.feature": "log_mel"}
     altered = {**plain, "spectral": {"equalize": {"std_db": 6.0}, "warp": {"max_share": 0.2}}}
     clean, other = (Forward(tiny("data2vec/kws", c)) for c in (plain, altered))
@@ -241,6 +241,6 @@ def test_altered_levels_reach_the_student_alone():
         ({"spectral": {"shift": {"max_frames": 2}}}, r"config\.method\.spectral\.shift"),
     ],
 )
-def test_levels_that_can_not_be_altered_are_named(changes, message):
+def test_log_mel_that_can_not_be_augmented_is_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         tiny("data2vec/kws", changes)

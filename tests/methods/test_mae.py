@@ -27,7 +27,7 @@ def test_visible_counts_are_those_of_the_paper(ratio, kept):
     assert set(np.diff(counts)) == {0, 1}
 
 
-def test_the_encoder_sees_the_visible_patches_in_random_order(monkeypatch):
+def test_the_encoder_sees_the_visible_patches_in_random_permutation(monkeypatch):
     setup, seen = tiny("image", depth=1), []
     encode = mae.encoder_lib.encode
 
@@ -42,7 +42,7 @@ def test_the_encoder_sees_the_visible_patches_in_random_order(monkeypatch):
     monkeypatch.setattr(mae.encoder_lib, "encode", spy)
     kept = quick_jit(ids)()
     keys = setup.streams(setup.batch).for_examples("mask")
-    np.testing.assert_array_equal(kept, masks.random_order(keys, 16)[:, :4])
+    np.testing.assert_array_equal(kept, masks.random_permutation(keys, 16)[:, :4])
     assert (np.diff(kept) < 0).any()
 
 

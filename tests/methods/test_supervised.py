@@ -140,7 +140,7 @@ def test_a_wrong_option_is_named(changes, classes, message):
         {"spec_augment.time_masks": 4, "spec_augment.fill_mean": True},
     ],
 )
-def test_altered_levels_are_of_training_alone(changes):
+def test_log_mel_is_augmented_in_training_alone(changes):
     plain = {**PLAIN, "encoder.feature": "log_mel", "label_smoothing": 0.0}
     pair = [tiny("supervised/kws", c) for c in (plain, {**plain, **changes})]
     both = [quick_jit(lambda s=s: (s.loss().loss, s.loss(train=False).loss)) for s in pair]

@@ -75,14 +75,14 @@ def test_an_encoder_serves_as_a_field_and_inside_setup():
 
         def __call__(self, audio, audio_len):
             x, valid = self.encoder.frontend(audio, audio_len, False)
-            return self.encoder.encode(0 * x, valid, False).hidden
+            return self.encoder.encode(0 * x, valid, False).hidden_states
 
     class Field(nn.Module):
         encoder: nn.Module
 
         def __call__(self, audio, audio_len):
             x, valid = self.encoder.frontend(audio, audio_len, False)
-            return self.encoder.encode(0 * x, valid, False).hidden
+            return self.encoder.encode(0 * x, valid, False).hidden_states
 
     audio, lengths = jnp.zeros((1, 16000)), jnp.array([16000])
     trees = [

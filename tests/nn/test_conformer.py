@@ -114,7 +114,7 @@ def test_padding_changes_nothing_where_it_is_masked(masked):
     alone, padded = (jax.device_get(apply(params, x, length)) for x in (audio, longer))
     real = int(padded.valid.sum())
     assert real == alone.valid.sum() > 2
-    off = np.abs(padded.hidden[:, :, :real] - alone.hidden).max()
+    off = np.abs(padded.hidden_states[:, :, :real] - alone.hidden_states).max()
     assert bool(off < 1e-4) is masked
     assert set(params["params"]) == {"frontend", "blocks", "final_norm"}
 
@@ -129,7 +129,9 @@ def test_running_statistics_are_used_and_get_no_gradient():
     moved["blocks"]["conv"]["running_norm"] = norm | {"mean": norm["mean"] + 1}
 
     def last(params):
-        return jnp.square(module.apply({"params": params}, audio, length).hidden[-1][..., 0]).sum()
+        return jnp.square(
+            module.apply({"params": params}, audio, length).hidden_states[-1][..., 0]
+        ).sum()
 
     value, gradients = jax.jit(jax.value_and_grad(last))(params)
     assert abs(value - jax.jit(last)(moved)) > 1e-6

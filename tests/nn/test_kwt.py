@@ -88,10 +88,12 @@ def test_positions_and_class_token_enter_before_the_blocks():
     out = jax.jit(
         lambda p: encoder.apply({"params": p}, x, jnp.ones((2, 30), bool), False, method="encode")
     )(part)
-    assert out.hidden.shape == (3, 2, 31, 8) and out.ffn.shape == (2, 2, 31, 8)
+    assert out.hidden_states.shape == (3, 2, 31, 8) and out.ffn.shape == (2, 2, 31, 8)
     assert out.prefix == 1 and out.valid.shape == (2, 31)
-    np.testing.assert_allclose(out.hidden[0, :, 1:], x + params["positions"][1:31], atol=1e-6)
-    np.testing.assert_allclose(out.hidden[0, 0, 0], params["cls"] + params["positions"][0])
+    np.testing.assert_allclose(
+        out.hidden_states[0, :, 1:], x + params["positions"][1:31], atol=1e-6
+    )
+    np.testing.assert_allclose(out.hidden_states[0, 0, 0], params["cls"] + params["positions"][0])
 
 
 def test_call_chains_the_two_methods_and_embedding_dropout_acts_in_training():
@@ -107,7 +109,7 @@ def test_call_chains_the_two_methods_and_embedding_dropout_acts_in_training():
 
     a, b, trained = jax.jit(both)(params)
     jax.tree.map(np.testing.assert_array_equal, a, b)
-    assert 0.4 < np.mean(trained.hidden[0] == 0) < 0.6
+    assert 0.4 < np.mean(trained.hidden_states[0] == 0) < 0.6
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ def test_padding_changes_no_valid_token(feature, norm, frames):
     long = run(jnp.pad(audio, ((0, 0), (0, 4000))))
     tokens = 1 + 38 // frames
     assert short.valid.sum(1).tolist() == long.valid.sum(1).tolist() == [tokens, tokens]
-    short, long = (np.asarray(x.hidden)[:, :, :tokens] for x in (short, long))
+    short, long = (np.asarray(x.hidden_states)[:, :, :tokens] for x in (short, long))
     # sums over more frames round otherwise, by what the largest values (near 4) allow; padding
     # that counted would show in the second digit
     np.testing.assert_allclose(short, long, atol=1e-5 * abs(short).max())
@@ -208,7 +210,7 @@ def test_bfloat16_run_is_finite_and_close():
         {**TINY, "feature_norm": "utterance"}, precision="bfloat16", sample_rate=16000
     )
     params = params_of(full, audio)
-    a = jax.jit(lambda p: full.apply({"params": p}, audio, lengths).hidden)(params)
-    b = jax.jit(lambda p: half.apply({"params": p}, audio, lengths).hidden)(params)
+    a = jax.jit(lambda p: full.apply({"params": p}, audio, lengths).hidden_states)(params)
+    b = jax.jit(lambda p: half.apply({"params": p}, audio, lengths).hidden_states)(params)
     assert b.dtype == jnp.bfloat16
     np.testing.assert_allclose(b.astype(jnp.float32), a, atol=0.25)

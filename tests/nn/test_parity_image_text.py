@@ -122,7 +122,7 @@ def run_torch(torch, model, inputs, projections):
 
 def run_ours(encoder, params, arrays, projections):
     def loss(params):
-        hidden = encoder.apply({"params": params}, *arrays).hidden
+        hidden = encoder.apply({"params": params}, *arrays).hidden_states
         return (hidden * jnp.asarray(projections)).sum(), hidden
 
     run = jax.jit(jax.value_and_grad(loss, has_aux=True))

@@ -144,8 +144,8 @@ def test_every_hidden_state_and_target_of_data2vec_audio(kind, padded):
     encoder = encoder_of(config)
     got = jax.jit(encoder.apply)({"params": params}, jnp.asarray(audio), jnp.asarray(lengths))
     valid = np.asarray(got.valid)
-    assert len(want.hidden_states) == len(got.hidden) == config.num_hidden_layers + 1
-    for ours, theirs in zip(got.hidden, want.hidden_states, strict=True):
+    assert len(want.hidden_states) == len(got.hidden_states) == config.num_hidden_layers + 1
+    for ours, theirs in zip(got.hidden_states, want.hidden_states, strict=True):
         np.testing.assert_allclose(ours[valid], theirs.numpy()[valid], atol=1e-4)
     for ours, theirs in zip(got.ffn, targets, strict=True):
         np.testing.assert_allclose(ours[valid], theirs[valid], atol=1e-4)

@@ -58,7 +58,11 @@ def test_tokens_are_looked_up_and_positions_normalized_with_them():
 
     def run(p):
         x, valid = encoder.apply({"params": p}, TOKENS, LENGTHS, False, method="frontend")
-        return x, valid, encoder.apply({"params": p}, x, valid, False, method="encode").hidden[0]
+        return (
+            x,
+            valid,
+            encoder.apply({"params": p}, x, valid, False, method="encode").hidden_states[0],
+        )
 
     x, valid, first = quick_jit(run)(params)
     np.testing.assert_array_equal(x, params["frontend"]["embedding"][TOKENS])
@@ -86,7 +90,7 @@ def test_kept_tokens_carry_their_positions_and_see_only_each_other():
         return got, encoder.apply(part, x, valid & chosen, False, method="encode")
 
     got, whole = quick_jit(both)(x)
-    np.testing.assert_allclose(got.hidden, whole.hidden[:, rows, keep], atol=1e-5)
+    np.testing.assert_allclose(got.hidden_states, whole.hidden_states[:, rows, keep], atol=1e-5)
     assert got.valid.tolist() == [[True] * 3, [True, False, True]]
 
 
@@ -94,18 +98,18 @@ def test_padding_changes_no_token():
     encoder = make(depth=1)
     params = params_of(encoder)
     run = quick_jit(encoder.apply)
-    short = run({"params": params}, TOKENS[1:, :3], LENGTHS[1:]).hidden
-    long = run({"params": params}, TOKENS, LENGTHS).hidden
+    short = run({"params": params}, TOKENS[1:, :3], LENGTHS[1:]).hidden_states
+    long = run({"params": params}, TOKENS, LENGTHS).hidden_states
     np.testing.assert_allclose(long[:, 1:, :3], short, atol=1e-5)
 
 
-def test_alter_replaces_ids_and_an_unknown_id_is_not_another_token():
+def test_augment_fn_replaces_ids_and_an_unknown_id_is_not_another_token():
     encoder = make()
     params = params_of(encoder)
 
-    def look_up(tokens, *alter):
+    def look_up(tokens, *augment_fn):
         run = quick_jit(
-            lambda t: encoder.apply({"params": params}, t, LENGTHS, True, *alter, method="frontend")
+            lambda t: encoder.apply({"params": params}, t, LENGTHS, True, *augment_fn, method="frontend")
         )
         return map(np.asarray, run(tokens))
 

@@ -118,7 +118,7 @@ def test_stack_equals_the_formula(norm, bare):
         targets.append(ffn)
     if norm == "pre":
         hidden[-1] = np_norm(hidden[-1], double["final_norm"])
-    np.testing.assert_allclose(got.hidden, np.stack(hidden), atol=2e-5)
+    np.testing.assert_allclose(got.hidden_states, np.stack(hidden), atol=2e-5)
     np.testing.assert_allclose(got.ffn, np.stack(targets), atol=2e-5)
     assert got.prefix == 1 and ("out" in params["blocks"]["attention"]) is not bare
     assert ("bias" in params["blocks"]["attention"]["query"]) is not bare
@@ -141,8 +141,8 @@ def test_additive_bias_moves_attention_to_the_favoured_key():
 def test_invalid_keys_have_no_influence_and_an_empty_row_stays_finite():
     module, params, x, valid = make(options())
     valid = valid.at[0, 3:].set(False).at[1].set(False)
-    a = apply(module, params, x, valid).hidden
-    b = apply(module, params, x.at[0, 3:].add(9.0), valid).hidden
+    a = apply(module, params, x, valid).hidden_states
+    b = apply(module, params, x.at[0, 3:].add(9.0), valid).hidden_states
     np.testing.assert_array_equal(a[1:, 0, :3], b[1:, 0, :3])
     assert np.isfinite(a).all()
 
@@ -156,7 +156,7 @@ def test_unrolled_and_looped_stacks_agree_and_share_one_tree():
 
     jax.tree.map(np.testing.assert_array_equal, init(loop), init(flat))
     a, b = apply(loop, params, x, valid), apply(flat, params, x, valid)
-    np.testing.assert_allclose(a.hidden, b.hidden, atol=1e-6)
+    np.testing.assert_allclose(a.hidden_states, b.hidden_states, atol=1e-6)
     np.testing.assert_allclose(a.ffn, b.ffn, atol=1e-6)
     names = [n for n, _ in tree.named_leaves(params)]
     assert "blocks/attention/query/kernel" in names and "blocks/norm2/scale" in names
@@ -166,7 +166,7 @@ def test_unrolled_and_looped_stacks_agree_and_share_one_tree():
 def test_unroll_decides_whether_a_loop_is_compiled():
     def loops(unroll):
         module, params, x, valid = make(options(unroll=unroll))
-        run = jax.jit(lambda p: module.apply({"params": p}, x, valid, False).hidden)
+        run = jax.jit(lambda p: module.apply({"params": p}, x, valid, False).hidden_states)
         return "stablehlo.while" in run.lower(params).as_text()
 
     assert loops(False) and not loops(True)
@@ -203,11 +203,11 @@ def test_remat_recomputes_but_gives_the_same_gradients(remat, unroll):
 def test_layerdrop_skips_whole_layers_for_the_whole_batch_at_its_rate():
     o = options(depth=300, width=4, heads=1, mlp_width=4, layerdrop=0.3, unroll=False)
     module, params, x, valid = make(o, batch=3)
-    hidden = np.asarray(apply(module, params, x, valid, seed=5).hidden)
+    hidden = np.asarray(apply(module, params, x, valid, seed=5).hidden_states)
     same = np.all(hidden[1:] == hidden[:-1], axis=(2, 3))
     assert (same.all(1) == same.any(1)).all()  # the three examples always agree
     assert abs(same.any(1).mean() - 0.3) < 0.1
-    quiet = np.asarray(apply(module, params, x, valid).hidden)
+    quiet = np.asarray(apply(module, params, x, valid).hidden_states)
     assert not np.all(quiet[1:] == quiet[:-1], axis=(1, 2, 3)).any()
 
 
@@ -218,8 +218,8 @@ def test_drop_path_grows_linearly_with_depth_and_keeps_the_mean():
     params["blocks"]["attention"]["out"] = jax.tree.map(jnp.zeros_like, out)  # one branch only
     got = apply(module, params, x, valid, seed=5)
     quiet = apply(module, params, x, valid)
-    np.testing.assert_allclose(got.hidden[1], quiet.hidden[1], atol=1e-6)  # rate 0
-    step = np.asarray(got.hidden[2] - got.hidden[1])
+    np.testing.assert_allclose(got.hidden_states[1], quiet.hidden_states[1], atol=1e-6)  # rate 0
+    step = np.asarray(got.hidden_states[2] - got.hidden_states[1])
     dropped = np.all(step == 0, axis=(1, 2))
     assert abs(dropped.mean() - 0.3) < 0.06
     np.testing.assert_allclose(step[~dropped], got.ffn[1][~dropped] / 0.7, rtol=1e-3, atol=1e-5)
@@ -246,10 +246,10 @@ def test_drop_path_rate_of_a_block_is_per_example():
 @pytest.mark.parametrize("name", ["dropout", "attention_dropout", "activation_dropout"])
 def test_each_dropout_acts_in_training_only(name):
     module, params, x, valid = make(options(**{name: 0.5}))
-    plain = apply(make(options())[0], params, x, valid).hidden
-    np.testing.assert_array_equal(apply(module, params, x, valid).hidden, plain)
+    plain = apply(make(options())[0], params, x, valid).hidden_states
+    np.testing.assert_array_equal(apply(module, params, x, valid).hidden_states, plain)
     run = compiled(module, train=True)
-    first, again, other = (run(params, x, valid, key_of(seed)).hidden for seed in (1, 1, 2))
+    first, again, other = (run(params, x, valid, key_of(seed)).hidden_states for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first[1], plain[1]) and not np.allclose(first[1], other[1])
 
@@ -259,7 +259,7 @@ def test_dropout_differs_between_layers_and_spares_the_targets():
     params = jax.tree.map(jnp.zeros_like, params)
     params["blocks"]["mlp"]["down"]["bias"] = jnp.ones((3, 8))  # every branch is all ones
     got = apply(module, params, x, valid, seed=1)
-    first, second = (np.asarray(got.hidden[i + 1] - got.hidden[i]) for i in (0, 1))
+    first, second = (np.asarray(got.hidden_states[i + 1] - got.hidden_states[i]) for i in (0, 1))
     for step in (first, second):
         assert 0.4 < np.isclose(step, 2.0, atol=1e-5).mean() < 0.6
     assert not np.allclose(first, second, atol=1e-5)
@@ -270,11 +270,11 @@ def test_bfloat16_keeps_float32_parameters_and_stays_close():
     module, params, x, valid = make(options(), dtype=jnp.bfloat16)
     assert {a.dtype for a in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     got = apply(module, params, x, valid)
-    assert got.hidden.dtype == got.ffn.dtype == jnp.bfloat16
+    assert got.hidden_states.dtype == got.ffn.dtype == jnp.bfloat16
     want = apply(make(options())[0], params, x, valid)
-    np.testing.assert_allclose(got.hidden.astype(jnp.float32), want.hidden, atol=0.15)
+    np.testing.assert_allclose(got.hidden_states.astype(jnp.float32), want.hidden_states, atol=0.15)
     text = str(
-        jax.make_jaxpr(lambda p: module.apply({"params": p}, x, valid, False).hidden)(params)
+        jax.make_jaxpr(lambda p: module.apply({"params": p}, x, valid, False).hidden_states)(params)
     )
     exps = [line for line in text.splitlines() if " exp " in line]
     assert exps and all("f32[" in line for line in exps)  # the softmax

@@ -161,7 +161,7 @@ def test_padding_changes_no_valid_frame(conv_norm, normalize, norm, positions):
     assert counts == long.valid.sum(1).tolist() == [19, 15]
     for row, count in enumerate(counts):
         np.testing.assert_allclose(
-            short.hidden[:, row, :count], long.hidden[:, row, :count], atol=1e-5
+            short.hidden_states[:, row, :count], long.hidden_states[:, row, :count], atol=1e-5
         )
         np.testing.assert_allclose(short.ffn[:, row, :count], long.ffn[:, row, :count], atol=1e-5)
 
@@ -169,7 +169,7 @@ def test_padding_changes_no_valid_frame(conv_norm, normalize, norm, positions):
 def test_padding_leaks_in_the_published_positions():
     encoder = make(mask_each=False)
     params, lengths = params_of(encoder), jnp.array([400, 400])
-    run = jax.jit(lambda a: encoder.apply({"params": params}, a, lengths, False).hidden)
+    run = jax.jit(lambda a: encoder.apply({"params": params}, a, lengths, False).hidden_states)
     audio = clip(400)
     short, long = run(audio), run(jnp.pad(audio, ((0, 0), (0, 260))))
     assert np.abs(short[0, :, :19] - long[0, :, :19]).max() > 1e-3
@@ -216,9 +216,9 @@ def test_encode_needs_no_front_end_and_bfloat16_runs():
     valid = jnp.ones((2, 30), bool)
     part = {k: v for k, v in params.items() if k != "frontend"}
     out = jax.jit(lambda p: encoder.apply({"params": p}, x, valid, False, method="encode"))(part)
-    assert out.hidden.shape == (3, 2, 30, 8) and out.prefix == 0
+    assert out.hidden_states.shape == (3, 2, 30, 8) and out.prefix == 0
     lengths = jnp.array([400, 310])
-    low = jax.jit(lambda p: half.apply({"params": p}, clip(400), lengths).hidden)(params)
+    low = jax.jit(lambda p: half.apply({"params": p}, clip(400), lengths).hidden_states)(params)
     assert low.dtype == jnp.bfloat16 and np.isfinite(low.astype(jnp.float32)).all()
 
 
@@ -227,7 +227,7 @@ def test_dropout_sits_before_the_first_block():
     rngs = {"dropout": jax.random.key(0, impl="unsafe_rbg")}
     lengths = jnp.array([400, 400])
     run = jax.jit(lambda p: encoder.apply({"params": p}, clip(400), lengths, True, rngs=rngs))
-    assert 0.4 < np.mean(run(params_of(encoder)).hidden[0] == 0) < 0.6
+    assert 0.4 < np.mean(run(params_of(encoder)).hidden_states[0] == 0) < 0.6
 
 
 @pytest.mark.parametrize(
@@ -274,19 +274,21 @@ def test_kept_frames_are_those_of_the_clip_with_zeros_elsewhere(kind):
         )
     )
     kept = run(x, valid, KEEP)
-    assert kept.hidden.shape == (3, 2, 4, 8)
+    assert kept.hidden_states.shape == (3, 2, 4, 8)
     # with the others marked as padding they are neither seen nor anything but zeros
     seen = jnp.asarray(scattered(np.ones_like(x))[..., 0] > 0)
     loose = make(alibi=kind, mask_each=False)
     args = {"params": params}, jnp.asarray(scattered(x)), seen, False
     whole = jax.jit(lambda: loose.apply(*args, method="encode"))()
     for row in range(2):
-        np.testing.assert_allclose(kept.hidden[:, row], whole.hidden[:, row, KEEP[row]], atol=2e-5)
+        np.testing.assert_allclose(
+            kept.hidden_states[:, row], whole.hidden_states[:, row, KEEP[row]], atol=2e-5
+        )
     # what is not kept has no influence, and the order of what is does not matter
     other = run(np.where(scattered(np.ones_like(x)) > 0, x, 99.0), valid, KEEP)
-    np.testing.assert_array_equal(other.hidden, kept.hidden)
+    np.testing.assert_array_equal(other.hidden_states, kept.hidden_states)
     turned = run(x, valid, KEEP[:, ::-1])
-    np.testing.assert_allclose(turned.hidden[:, :, ::-1], kept.hidden, atol=1e-5)
+    np.testing.assert_allclose(turned.hidden_states[:, :, ::-1], kept.hidden_states, atol=1e-5)
 
 
 def test_alibi_looks_near_and_its_factors_stay_above_zero():
@@ -298,7 +300,7 @@ def test_alibi_looks_near_and_its_factors_stay_above_zero():
 
     def last(encoder, more):
         variables = {"params": {**params, **more}}
-        return encoder.apply(variables, x, valid, False, method="encode").hidden[-1]
+        return encoder.apply(variables, x, valid, False, method="encode").hidden_states[-1]
 
     run = jax.jit(lambda factor: last(learned, {"alibi_scale": jnp.full((2,), factor)}))
     none = run(0.0)

@@ -11,7 +11,7 @@ span_mask = jax.jit(
 block_mask = jax.jit(masks.block_mask, static_argnums=(1, 2, 3, 4, 5))
 random_mask = jax.jit(masks.random_mask, static_argnums=(1, 2))
 random_visible = jax.jit(masks.random_visible, static_argnums=2)
-order_of = jax.jit(masks.order_of)
+ids_shuffle_of = jax.jit(masks.ids_shuffle_of)
 
 
 def keys_of(count: int, seed: int = 0) -> jax.Array:
@@ -185,7 +185,7 @@ def test_random_mask_has_exact_counts_and_a_permutation():
     assert (np.diff(order[:, :49]) < 0).any()  # kept in random order, as MAE does
     tokens = np.random.default_rng(0).random((500, 196))
     shuffled = np.take_along_axis(tokens, order, 1)
-    back = np.take_along_axis(shuffled, np.asarray(masks.inverse_order(order)), 1)
+    back = np.take_along_axis(shuffled, np.asarray(masks.ids_restore_of(order)), 1)
     np.testing.assert_array_equal(back, tokens)
     with pytest.raises(ValueError, match=r"\[0, 196\]"):
         masks.random_mask(keys_of(1), 196, 197)
@@ -216,9 +216,9 @@ def test_random_visible_without_padding_is_random_mask():
         np.testing.assert_array_equal(got, want)
 
 
-def test_order_of_puts_visible_ids_first_in_order():
+def test_ids_shuffle_of_puts_visible_ids_first_in_order():
     mask = np.array([[True, False, True, False], [False, True, False, True]])
-    np.testing.assert_array_equal(order_of(mask), [[1, 3, 0, 2], [0, 2, 1, 3]])
+    np.testing.assert_array_equal(ids_shuffle_of(mask), [[1, 3, 0, 2], [0, 2, 1, 3]])
 
 
 def block_oracle(rng, rows, shape, ratio, adjust, block, inverse) -> tuple[np.ndarray, np.ndarray]:
@@ -286,7 +286,7 @@ def test_block_mask_of_padded_rows_keeps_the_share_of_what_is_real(inverse):
     whole = np.asarray(block_mask(keys_of(7), (size,), ratio, 0.1, 4, inverse, None))
     np.testing.assert_array_equal(whole[:2], got[:2])
     # visible ids, then padding, then masked ids: what is gathered hides nothing that is masked
-    order = np.asarray(order_of(got, real))
+    order = np.asarray(ids_shuffle_of(got, real))
     visible = int((~whole[0]).sum())
     for ids, row, kept in zip(order, got, real, strict=True):
         assert sorted(ids) == list(range(size))

@@ -111,7 +111,7 @@ def transformer(name: str, **options):
         params = jax.eval_shape(init, jax.random.key(0), *arrays)
 
         def loss(params, x, valid):
-            hidden = model.apply(params, x, valid, False).hidden[-1]
+            hidden = model.apply(params, x, valid, False).hidden_states[-1]
             return jnp.square(hidden.astype("float32")).sum()
 
         jaxpr = jax.make_jaxpr(jax.value_and_grad(loss))(params, *arrays)
