@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.config import ConfigError, suggest
+from ssl_jax.core.types import Array
 from ssl_jax.ops import schedules
 from ssl_jax.ops.schedules import Schedule
 
-Array = jax.Array
 Tree = Any
 ToSteps = Callable[[int | str], int]
 

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core import platform
-
-Array = jax.Array
+from ssl_jax.core.types import Array
 
 
 def has_kernel(head: int, dtype: jnp.dtype, bias: Array | None, dropout: float) -> bool:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.core import mesh as mesh_lib
+from ssl_jax.core.types import Array
 from ssl_jax.nn.transformer import (
     Encoded,
     TransformerOptions,
@@ -23,8 +24,6 @@ from ssl_jax.nn.transformer import (
     layer_norm,
     over_layers,
 )
-
-Array = jax.Array
 
 POSITIONS = ("relative", "rotary", "none")
 NORMS = ("batch", "layer")

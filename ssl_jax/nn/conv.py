@@ -14,10 +14,10 @@ from jax.sharding import PartitionSpec as P
 
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import platform
+from ssl_jax.core.types import Array
 from ssl_jax.nn.transformer import INITS, gelu, layer_norm
 from ssl_jax.ops import norms
 
-Array = jax.Array
 Length = TypeVar("Length", int, Array)
 
 KERNELS = (10, 3, 3, 3, 3, 2, 2)

@@ -3,13 +3,11 @@
 import dataclasses
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
+from ssl_jax.core.types import Array
 from ssl_jax.nn.conv import grouped_conv
 from ssl_jax.nn.transformer import INITS, gelu, layer_norm
-
-Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)

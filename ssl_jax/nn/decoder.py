@@ -1,13 +1,11 @@
 """The transformer decoder of masked autoencoders (MAE, 2111.06377, section 3)."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
+from ssl_jax.core.types import Array
 from ssl_jax.nn.transformer import INITS, Transformer, TransformerOptions
 from ssl_jax.ops.patches import restore, sincos_table
-
-Array = jax.Array
 
 
 class PatchDecoder(nn.Module):

@@ -4,12 +4,10 @@ predictions."""
 import dataclasses
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
+from ssl_jax.core.types import Array
 from ssl_jax.nn.transformer import INITS, gelu, layer_norm
-
-Array = jax.Array
 
 POOLS = ("tokens", "frames", "cls", "tanh")
 

@@ -5,10 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from ssl_jax.core.types import AUDIO, Spec
+from ssl_jax.core.types import AUDIO, Array, Spec
 from ssl_jax.nn.conv import Length, length_mask
 from ssl_jax.nn.transformer import (
     INITS,
@@ -20,7 +19,6 @@ from ssl_jax.nn.transformer import (
 )
 from ssl_jax.ops import dsp, norms
 
-Array = jax.Array
 AugmentFn = Callable[[Array, Array], Array]
 
 

@@ -2,12 +2,10 @@
 
 import flax.linen as nn
 import flax.struct
-import jax
 import jax.numpy as jnp
 
+from ssl_jax.core.types import Array
 from ssl_jax.ops import quantize
-
-Array = jax.Array
 
 
 @flax.struct.dataclass

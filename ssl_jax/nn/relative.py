@@ -1,11 +1,10 @@
 """Relative positions of patches as in BEiT (2106.08254): a number per head for each offset."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = jax.Array
+from ssl_jax.core.types import Array
 
 
 def offsets(grid: tuple[int, int]) -> np.ndarray:

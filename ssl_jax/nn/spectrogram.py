@@ -8,17 +8,14 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from ssl_jax.core.types import AUDIO, Spec
+from ssl_jax.core.types import AUDIO, Array, Spec
 from ssl_jax.nn import vit
 from ssl_jax.nn.conv import Length
 from ssl_jax.nn.transformer import TransformerOptions, check_share
 from ssl_jax.ops import dsp
 from ssl_jax.ops.patches import patchify
-
-Array = jax.Array
 
 PRESETS = {name: vit.PRESETS[name] for name in ("small", "base", "large")}
 

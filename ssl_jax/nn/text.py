@@ -8,10 +8,9 @@ import dataclasses
 from collections.abc import Callable
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from ssl_jax.core.types import Spec
+from ssl_jax.core.types import Array, Spec
 from ssl_jax.nn.conv import length_mask
 from ssl_jax.nn.transformer import (
     INITS,
@@ -23,7 +22,6 @@ from ssl_jax.nn.transformer import (
     select,
 )
 
-Array = jax.Array
 AugmentFn = Callable[[Array, Array], Array]
 
 _REGULARIZATION = {

@@ -15,9 +15,8 @@ import numpy as np
 
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import platform
+from ssl_jax.core.types import Array
 from ssl_jax.nn import attention, sharding
-
-Array = jax.Array
 
 NORMS = ("pre", "post", "res_post")
 

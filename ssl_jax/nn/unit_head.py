@@ -5,9 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.core.types import Array
 from ssl_jax.nn.transformer import INITS
-
-Array = jax.Array
 
 
 class UnitHead(nn.Module):

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.core.types import Spec
+from ssl_jax.core.types import Array, Spec
 from ssl_jax.nn.relative import RelativePositions
 from ssl_jax.nn.transformer import (
     INITS,
@@ -24,8 +24,6 @@ from ssl_jax.nn.transformer import (
     select,
 )
 from ssl_jax.ops import patches
-
-Array = jax.Array
 
 POSITIONS = ("sincos", "learned", "relative", "none")
 

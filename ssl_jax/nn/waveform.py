@@ -7,10 +7,9 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from ssl_jax.core.types import AUDIO, Spec
+from ssl_jax.core.types import AUDIO, Array, Spec
 from ssl_jax.nn.conformer import Conformer, ConformerOptions
 from ssl_jax.nn.conv import (
     KERNELS,
@@ -33,8 +32,6 @@ from ssl_jax.nn.transformer import (
     select,
 )
 from ssl_jax.ops import alibi, dsp
-
-Array = jax.Array
 
 _REGULARIZATION = {
     "norm": "post",

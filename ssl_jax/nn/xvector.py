@@ -3,12 +3,10 @@
 import dataclasses
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
+from ssl_jax.core.types import Array
 from ssl_jax.nn.transformer import INITS
-
-Array = jax.Array
 
 # kernel size and dilation of each layer, in frames
 LAYERS = ((5, 1), (3, 2), (3, 3), (1, 1), (1, 1))

@@ -6,13 +6,12 @@ update; after the last step of a schedule its value stays.
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import optax
 
 from ssl_jax.core.config import ConfigError
+from ssl_jax.core.types import Array
 
-Array = jax.Array
 Schedule = Callable[[Array | int], Array | float]
 
 

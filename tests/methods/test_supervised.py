@@ -158,6 +158,6 @@ def test_stripes_of_the_mean_are_not_stripes_of_zero():
     assert abs(zero - mean) > 1e-4
 
 
-def test_levels_need_log_mel():
+def test_spectral_augmentation_needs_log_mel():
     with pytest.raises(config_lib.ConfigError, match=r"config\.method\.encoder\.feature"):
         tiny("supervised/kws", {"spectral": {"equalize": {"std_db": 6.0}}})

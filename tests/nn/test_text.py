@@ -107,9 +107,9 @@ def test_augment_fn_replaces_ids_and_an_unknown_id_is_not_another_token():
     encoder = make()
     params = params_of(encoder)
 
-    def look_up(tokens, *augment_fn):
+    def look_up(tokens, *more):
         run = quick_jit(
-            lambda t: encoder.apply({"params": params}, t, LENGTHS, True, *augment_fn, method="frontend")
+            lambda t: encoder.apply({"params": params}, t, LENGTHS, True, *more, method="frontend")
         )
         return map(np.asarray, run(tokens))
 
