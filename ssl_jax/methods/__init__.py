@@ -32,15 +32,15 @@ def find(name: str) -> ModuleType:
 
 
 def is_part(name: str) -> bool:
-    """Says whether a method is a file of this folder."""
+    """Returns whether a method is a file of this folder."""
     return name in _known()
 
 
 def check(name: str, named: str = "") -> None:
     """Raises ConfigError where the config of a folder names a module that must not be imported.
 
-    Whoever made the folder chose the name, and to import a module is to run it. So it has to be a
-    file of this folder, a package that was installed, or the module that the caller has `named`.
+    Whoever made the folder chose the name, and importing a module runs it. So it has to be a
+    file of this folder, an installed package, or the module that the caller has `named`.
     """
     if (name and name == named) or is_part(name) or _is_installed(name):
         return
@@ -55,7 +55,7 @@ def check(name: str, named: str = "") -> None:
 
 
 def check_file(path: str, name: str, named: str = "") -> None:
-    """Does the same for the config of a file: a .json one is of a folder, a .py one runs anyway."""
+    """Does the same for a config file: a .json comes from a run folder, a .py runs anyway."""
     if path.endswith(".json"):
         check(name, named)
 
@@ -72,7 +72,7 @@ def _unknown(name: str) -> config_lib.ConfigError:
 
 
 def _is_installed(name: str) -> bool:
-    """Says whether a module is of a package that was installed; imports nothing.
+    """Returns whether a module belongs to an installed package; imports nothing.
 
     What else Python would find, in the working directory or on PYTHONPATH, may be anyone's.
     """
@@ -89,7 +89,7 @@ def _is_installed(name: str) -> bool:
 
 
 def _lists(place: Path, top: str) -> bool:
-    """Says whether a distribution that is installed in a folder brings a module."""
+    """Returns whether a distribution installed in a folder provides a module."""
     return any(
         file.parts and file.parts[0] in (top, f"{top}.py")
         for found in metadata.distributions(path=[str(place)])

@@ -3,17 +3,17 @@
 The fine-tuning of wav2vec 2.0 (2006.11477, section 4.3) and HuBERT (2106.07447, section 4.4) on the
 loss of Graves et al. (2006). The encoder has the same place in the parameters as in pre-training,
 so `config.init_from` takes it over by path, with the vector that stands for masked frames where
-that run has one. Dropout and one Linear layer turn each frame into units of the vocabulary.
+that run has one. Dropout and one Linear layer turn each frame into tokens of the vocabulary.
 
-What is trained when: `frozen` keeps gradients from the convolutions, or from the whole encoder, for
-good; name the same parameters in config.optim.frozen. config.optim.frozen_first and freeze_until
-hold the rest of the encoder still while the head begins to learn.
+What is trained when: `frozen` stops the gradient of the convolutions or of the encoder throughout the
+run; name the same parameters in config.optim.frozen. config.optim.frozen_first and freeze_until
+freeze the rest of the encoder while the head begins to learn.
 
-Where the published code does otherwise, this file does the following.
+Where this file differs from the published code:
 - Recordings are padded, never cropped to the shortest of a batch, and padded frames do not count:
   the loss ends with the last real frame.
 - Each recording has its own number of masked frames and channels; there all rows of a batch are cut
-  to that of the one with the fewest, which in a batch of mixed lengths masks little of long ones.
+  to the fewest of the batch, which masks little of long recordings where lengths are mixed.
 - A transcript that needs more frames than there are has no loss and does not count in the mean; the
   metric `infeasible` is the share of such rows. `python -m ssl_jax.train` refuses them beforehand.
 """
@@ -85,7 +85,7 @@ class Options:
 
 
 def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: int) -> Method:
-    """Returns the method that config.method describes; `num_classes` is that of the units."""
+    """Returns the method that config.method describes; `num_classes` counts the tokens."""
     options = options_lib.read(Options, config)
     encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
     _check(options, encoder, num_classes)
@@ -128,7 +128,7 @@ def _check(options: Options, encoder: encoder_lib.Encoder, num_classes: int) -> 
         )
     if num_classes < 2:
         raise ConfigError(
-            f"the vocabulary has {num_classes} units, the blank included: set "
+            f"the vocabulary has {num_classes} tokens, the blank included: set "
             "config.data.train.<name>.transcript to the column of the transcript"
         )
 
@@ -139,12 +139,12 @@ class Ctc:
 
     options: Options
     encoder: Any
-    units: int
+    tokens: int
 
     @property
     def head(self) -> heads.FrameClassifier:
         """Dropout and Linear on every frame."""
-        return heads.FrameClassifier(self.units, **dataclasses.asdict(self.options.head))
+        return heads.FrameClassifier(self.tokens, **dataclasses.asdict(self.options.head))
 
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
         """Returns (params, {})."""
@@ -163,7 +163,7 @@ class Ctc:
         return encoder_lib.features(self.encoder, params["encoder"], batch)
 
     def emissions(self, params: Tree, batch: Batch) -> tuple[Array, Array]:
-        """Returns the log-probabilities of the units (B, S, V) float32 and the frames (B,)."""
+        """Returns the log-probabilities of the tokens (B, S, V) float32 and the frames (B,)."""
         x, valid = encoder_lib.frontend(self.encoder, params["encoder"], batch)
         return self._answer(params, self._encode(params["encoder"], x, valid)), valid.sum(1)
 
@@ -176,7 +176,7 @@ class Ctc:
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
     ) -> Output:
-        """Returns the mean over recordings of -log p(transcript), a sum over its units, in nats."""
+        """Returns the mean over recordings of -log p(transcript), summed over tokens, in nats."""
         weight, encoder = batch["weight"], self._tuned(params["encoder"])
 
         with jax.named_scope("frontend"):
@@ -248,7 +248,7 @@ class Ctc:
         return encoded.hidden_states[:, :, encoded.prefix :]
 
     def _answer(self, params: Tree, hidden_states: Array, streams: Streams | None = None) -> Array:
-        """hidden_states (L + 1, B, S, D) -> log-probabilities of the units (B, S, V)."""
+        """hidden_states (L + 1, B, S, D) -> log-probabilities of the tokens (B, S, V)."""
         variables = {"params": params["head"]}
         rngs = None if streams is None else {"dropout": streams.for_step("head")}
         logits: Any = self.head.apply(variables, hidden_states, bool(rngs), rngs=rngs)

@@ -54,7 +54,7 @@ class MaskOptions:
 
     kind: str  # block: `ops.masks.block_mask`, 1-D or on the grid | random: single tokens
     ratio: float  # of the tokens
-    adjust: float  # block: more centres by so much, since blocks overlap
+    adjust: float  # block: added to the share for more centres, since blocks overlap
     block: int  # block: tokens along a side
     inverse: bool  # block: the blocks are what stays visible
 

@@ -1,7 +1,7 @@
 """Learning from labels: fine-tuning, training from scratch, or a frozen encoder.
 
 The encoder has the same place in the parameters as in pre-training, so `config.init_from` takes
-it over by path; a final norm that the fine-tuned encoder does not have is left behind. The output
+it over by path; a final norm that the fine-tuned encoder does not have is dropped. The output
 is one class, any number of tags, or numbers. Recipes: keyword spotting 2104.00769 and 2210.01703,
 images 2111.06377 (appendix A.1) and 2106.08254, text 1907.11692 (section 5.1).
 """

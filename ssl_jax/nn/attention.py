@@ -50,9 +50,9 @@ def in_one_kernel(
 
 @jax.custom_vjp
 def _planned(query: Array, key: Array, value: Array, mask: Array) -> Array:
-    """The same in two compiled functions, forward and backward, which a plan takes for kernels.
+    """The same in two compiled functions, forward and backward, which a plan counts as kernels.
 
-    The backward pass starts from what the kernel of cuDNN keeps, and computes the scores again.
+    The backward pass starts from what the cuDNN kernel keeps, and computes the scores again.
     """
     return one_kernel_forward(query, key, value, mask)
 

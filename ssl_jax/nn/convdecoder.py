@@ -21,7 +21,7 @@ class DecoderOptions:
     residual: bool  # around each convolution whose input and output are equally wide
     input_dropout: float  # of the visible tokens, before the noise joins them
     noise_std: float  # of the vectors in the places of masked tokens
-    # linear layers at the end: the first of two is `ratio` times as wide, with a GELU behind it
+    # linear layers at the end: the first of two is `ratio` times as wide, with a GELU after it
     projection_layers: int
     ratio: float
     init: str  # of the linear layers, as config.method.encoder.init

@@ -225,7 +225,7 @@ class KeywordTransformer(nn.Module):
         return (0,)
 
     def frames(self, samples: Length) -> Length:
-        """Returns the tokens of so many samples, without the class token; see `tokens`."""
+        """Returns the number of tokens of `samples`, without the class token; see `tokens`."""
         return self.options.tokens(samples, self.sample_rate)
 
     def encode(self, x: Array, valid: Array, train: bool, ids_keep: Array | None = None) -> Encoded:

@@ -243,7 +243,7 @@ class WaveformEncoder(nn.Module):
         return (0,)
 
     def frames(self, samples: Length) -> Length:
-        """Returns the frames of so many samples; an int or an integer array."""
+        """Returns the number of frames of `samples`; an int or an integer array."""
         return output_lengths(samples, self.options.conv_kernels, self.options.conv_strides)
 
     def encode(self, x: Array, valid: Array, train: bool, ids_keep: Array | None = None) -> Encoded:

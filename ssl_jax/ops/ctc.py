@@ -1,6 +1,6 @@
 """Connectionist temporal classification (Graves et al. 2006): the loss and the greedy path.
 
-Axes: B utterances, S frames, V units of which 0 is the blank, L units of a transcript.
+Axes: B utterances, S frames, V tokens of which 0 is the blank, L tokens of a transcript.
 """
 
 import jax
@@ -14,7 +14,7 @@ _NEVER = -1e30
 
 
 def needed_frames(labels: Array, label_len: Array) -> Array:
-    """labels (B, L), label_len (B,) -> (B,): the units, and a blank between two equal ones."""
+    """labels (B, L), label_len (B,) -> (B,): the tokens, and a blank between two equal ones."""
     pairs = jnp.arange(1, labels.shape[1]) < label_len[:, None]
     return label_len + ((labels[:, 1:] == labels[:, :-1]) & pairs).sum(1)
 
@@ -23,51 +23,51 @@ def loss(log_probs: Array, frames: Array, labels: Array, label_len: Array) -> tu
     """Returns (-log p(transcript) (B,) in nats, which rows are feasible (B,) bool).
 
     log_probs (B, S, V) float32, normalized over V; frames (B,) of them are real; labels (B, L)
-    with label_len (B,) units in front, none of them the blank. A row with fewer frames than
+    the first label_len (B,) of them real, none the blank. A row with fewer frames than
     `needed_frames` has no path: its loss and gradient are 0 (`zero_infinity` of torch).
     """
     feasible = frames >= needed_frames(labels, label_len)
     blank = log_probs[..., BLANK]
     # a product with one-hot rows in full precision: exact, and its gradient needs no scatter
     chosen = jax.nn.one_hot(labels, log_probs.shape[-1], dtype=log_probs.dtype)
-    units = jnp.einsum("bsv,blv->bsl", log_probs, chosen, precision="highest")
+    tokens = jnp.einsum("bsv,blv->bsl", log_probs, chosen, precision="highest")
     spoken = jnp.arange(labels.shape[1]) < label_len[:, None]
-    units = jnp.where(spoken[:, None], units, _NEVER)
-    # from the unit before, without a blank between: only where it is another unit
+    tokens = jnp.where(spoken[:, None], tokens, _NEVER)
+    # from the previous token without a blank between: only where it is another token
     other = jnp.pad(labels[:, 1:] != labels[:, :-1], ((0, 0), (1, 0)))
 
     def step(state: tuple[Array, ...], frame: tuple[Array, ...]) -> tuple:
-        on_blank, on_unit, taken = state
-        s, blank, units = frame
-        before = jnp.pad(on_unit, ((0, 0), (1, 0)), constant_values=_NEVER)
+        on_blank, on_token, taken = state
+        s, blank, tokens = frame
+        before = jnp.pad(on_token, ((0, 0), (1, 0)), constant_values=_NEVER)
         skipped = jnp.where(other, before[:, :-1], _NEVER)
         to_blank = jnp.logaddexp(on_blank, before) + blank[:, None]
-        to_unit = jnp.logaddexp(jnp.logaddexp(on_unit, on_blank[:, :-1]), skipped) + units
-        # the most probable state is taken out: float32 then keeps the digits that tell paths apart
-        best = jax.lax.stop_gradient(jnp.maximum(to_blank.max(1), to_unit.max(1)))
+        to_token = jnp.logaddexp(jnp.logaddexp(on_token, on_blank[:, :-1]), skipped) + tokens
+        # the most probable state is subtracted: float32 then keeps the digits in which paths differ
+        best = jax.lax.stop_gradient(jnp.maximum(to_blank.max(1), to_token.max(1)))
         real = (s < frames)[:, None]
         on_blank = jnp.where(real, to_blank - best[:, None], on_blank)
-        on_unit = jnp.where(real, to_unit - best[:, None], on_unit)
-        return (on_blank, on_unit, taken + jnp.where(real[:, 0], best, 0)), None
+        on_token = jnp.where(real, to_token - best[:, None], on_token)
+        return (on_blank, on_token, taken + jnp.where(real[:, 0], best, 0)), None
 
     rows, size = labels.shape
     start = jnp.full((rows, size + 1), _NEVER).at[:, 0].set(0.0)
     states = start, jnp.full((rows, size), _NEVER), jnp.zeros(rows)
     times = jnp.arange(log_probs.shape[1])
-    (on_blank, on_unit, taken), _ = jax.lax.scan(
-        step, states, (times, jnp.moveaxis(blank, 1, 0), jnp.moveaxis(units, 1, 0))
+    (on_blank, on_token, taken), _ = jax.lax.scan(
+        step, states, (times, jnp.moveaxis(blank, 1, 0), jnp.moveaxis(tokens, 1, 0))
     )
-    # a transcript ends on its last unit or on the blank behind it
+    # a transcript ends on its last token or on the blank after it
     end = jnp.take_along_axis(on_blank, label_len[:, None], 1)[:, 0]
-    last = jnp.pad(on_unit, ((0, 0), (1, 0)), constant_values=_NEVER)
+    last = jnp.pad(on_token, ((0, 0), (1, 0)), constant_values=_NEVER)
     last = jnp.take_along_axis(last, label_len[:, None], 1)[:, 0]
     return jnp.where(feasible, -jnp.logaddexp(end, last) - taken, 0.0), feasible
 
 
 def greedy(log_probs: Array, frames: Array) -> tuple[Array, Array]:
-    """Returns the units of the best path: (B, S) int32, -1 behind the end, and their number (B,).
+    """Returns the tokens of the best path: (B, S) int32, -1 after the end, and their number (B,).
 
-    The most probable unit of each frame; repeats are one, blanks none.
+    The most probable token of each frame; repeats are one, blanks none.
     """
     path = log_probs.argmax(-1)
     size = path.shape[1]
@@ -75,5 +75,5 @@ def greedy(log_probs: Array, frames: Array) -> tuple[Array, Array]:
     kept = new & (path != BLANK) & (jnp.arange(size) < frames[:, None])
     order = jnp.argsort(~kept, axis=1, stable=True)
     count = kept.sum(1)
-    units = jnp.take_along_axis(path, order, 1)
-    return jnp.where(jnp.arange(size) < count[:, None], units, -1).astype(jnp.int32), count
+    tokens = jnp.take_along_axis(path, order, 1)
+    return jnp.where(jnp.arange(size) < count[:, None], tokens, -1).astype(jnp.int32), count

@@ -63,7 +63,7 @@ def assign(x: Array, centres: Array, block: int = BLOCK) -> tuple[Array, Array]:
 
 
 def _in_blocks(x: Array, block: int) -> Array:
-    """Cuts x (N, ...) into equal parts of at most `block` rows, zeros behind the last."""
+    """Cuts x (N, ...) into equal parts of at most `block` rows, zeros after the last."""
     rows = x.shape[0]
     size = max(-(-rows // max(-(-rows // block), 1)), 1)
     padded = jnp.pad(x, [(0, -rows % size), *[(0, 0)] * (x.ndim - 1)])

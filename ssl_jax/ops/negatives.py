@@ -14,14 +14,14 @@ def draw(keys: Array, pool: Array, count: int) -> Array:
 
     A frame of the pool gets frames of its own row's pool without itself, uniformly and with
     replacement; rows may have pools of different sizes. Where there is no other, the place is the
-    frame's own, which `logits` leaves out. What other frames get means nothing.
+    frame's own, which `logits` leaves out. Other frames get meaningless places.
     """
     size = pool.shape[1]
     rank = jnp.cumsum(pool, axis=1) - 1
     places = jnp.argsort(~pool, axis=1, stable=True)  # those of the pool first
 
     def row(key: Array, rank: Array, places: Array, members: Array) -> Array:
-        # one of the others by its rank among them: those behind the frame itself are shifted
+        # one of the others by its rank among them: those after the frame itself are shifted
         other = jax.random.randint(key, (size, count), 0, jnp.maximum(members - 1, 1))
         other = other + (other >= rank[:, None])
         return jnp.where(members > 1, places[other], jnp.arange(size)[:, None])

@@ -1,4 +1,4 @@
-"""The product quantizer of wav2vec 2.0 (2006.11477, section 2): choices, their spread, its price.
+"""The product quantizer of wav2vec 2.0 (2006.11477, section 2): choices, perplexity, diversity.
 
 Axes: B examples, S frames, G groups, V codes of a group, D numbers of a code. All in float32.
 """

@@ -135,5 +135,5 @@ def test_a_wrong_option_is_named(changes, message):
 
 
 def test_a_vocabulary_of_the_blank_alone_is_refused():
-    with pytest.raises(ValueError, match=r"vocabulary has 1 units.*transcript"):
+    with pytest.raises(ValueError, match=r"vocabulary has 1 tokens.*transcript"):
         tiny("ctc/speech", classes=1)
