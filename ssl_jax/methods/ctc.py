@@ -5,9 +5,9 @@ loss of Graves et al. (2006). The encoder has the same place in the parameters a
 so `config.init_from` takes it over by path, with the vector that stands for masked frames where
 that run has one. Dropout and one Linear layer turn each frame into tokens of the vocabulary.
 
-What is trained when: `frozen` stops the gradient of the convolutions or of the encoder throughout the
-run; name the same parameters in config.optim.frozen. config.optim.frozen_first and freeze_until
-freeze the rest of the encoder while the head begins to learn.
+What is trained when: `frozen` stops the gradient of the convolutions or of the encoder for the
+whole run; name the same parameters in config.optim.frozen. config.optim.frozen_first and
+freeze_until freeze the rest of the encoder while the head begins to learn.
 
 Where this file differs from the published code:
 - Recordings are padded, never cropped to the shortest of a batch, and padded frames do not count:

@@ -119,7 +119,7 @@ def test_initial_values_are_those_of_the_original():
     ("changes", "message"),
     [
         ({"units.rate": 25.0}, r"units.rate is 25 labels per second, fewer than the 50 frames"),
-        ({"units.classes": ()}, r"units.classes is \(\): use numbers of 2 up"),
+        ({"units.classes": ()}, r"units.classes is \(\): use numbers from 2 up"),
         ({"units.classes": (1,)}, r"units.classes is \(1,\)"),
         ({"encoder.kind": "vit"}, "encoder.kind is 'vit': use 'waveform'"),
         ({"head.temperature": 0.0}, "head.temperature 0.0: use 1 up, such as 256, and above"),

@@ -71,7 +71,7 @@ def test_first_weights_out_of_the_branches_shrink_with_depth():
         ("image", {"targets.layers": 3}, "config.method.targets.layers is 3.*use 1 to 2"),
         ("image", {"augment": {"gain": {}}}, "config.method.augment changes audio"),
         ("text", {"mask.kind": "beit_block"}, "'beit_block' needs a grid of patches"),
-        ("text", {"mask.random": 0.7, "mask.keep": 0.6}, "are shares of one whole"),
+        ("text", {"mask.random": 0.7, "mask.keep": 0.6}, "are shares that must not exceed 1"),
         ("text", {"predictor.layers": 3}, "config.method.predictor.layers is 3: use 1 or 2"),
         ("text", {"predictor.init": "zeros"}, "config.method.predictor.init is 'zeros'"),
     ],
