@@ -208,12 +208,12 @@ class Data2Vec2:
 
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train else None
-            views, views_valid = (jnp.repeat(a, o.clones, axis=0) for a in (x, valid))
+            views, valids = (jnp.repeat(a, o.clones, axis=0) for a in (x, valid))
             ids_keep: Array | None = ids_shuffle[:, : o.mask.visible(x.shape[1])]
             if not o.decoder.layers:
                 views, ids_keep = jnp.where(mask[..., None], noise.astype(x.dtype), views), None
             student = encoder_lib.encode(
-                self.encoder, params["encoder"], views, views_valid, dropout, ids_keep
+                self.encoder, params["encoder"], views, valids, dropout, ids_keep
             )
 
         with jax.named_scope("targets"):
@@ -224,9 +224,7 @@ class Data2Vec2:
 
         with jax.named_scope("predictor"):
             dropout = streams.for_step("decoder_dropout") if train else None
-            predictions = self._decode(
-                params, student, ids_shuffle, noise, mask, views_valid, dropout
-            )
+            predictions = self._decode(params, student, ids_shuffle, noise, mask, valids, dropout)
 
         # the views of an example on an axis of their own, along which its targets broadcast
         mask = mask.reshape(len(x), o.clones, -1)
