@@ -195,13 +195,11 @@ class Wav2Vec2:
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
     ) -> Output:
         """Returns the contrastive loss at masked frames with its two auxiliary terms."""
-        o, weight = self.options, encoder_lib.weights(batch)
+        o, weight, own = self.options, encoder_lib.weights(batch), params["encoder"]
 
         with jax.named_scope("frontend"):
             dropout = streams.for_step("frontend") if train else None
-            x, valid, taps = encoder_lib.frontend_intermediates(
-                self.encoder, params["encoder"], batch, dropout
-            )
+            x, valid, taps = encoder_lib.frontend_intermediates(self.encoder, own, batch, dropout)
 
         with jax.named_scope("mask"):
             real = valid & (weight > 0)[:, None]
@@ -210,9 +208,7 @@ class Wav2Vec2:
 
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train else None
-            encoded = encoder_lib.encode(
-                self.encoder, params["encoder"], masked_input, valid, dropout
-            )
+            encoded = encoder_lib.encode(self.encoder, own, masked_input, valid, dropout)
 
         with jax.named_scope("targets"):
             # the quantizer reads every frame, unmasked; only masked ones are used
