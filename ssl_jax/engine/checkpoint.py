@@ -28,7 +28,7 @@ from ssl_jax.core import atomic, paths
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import TrainState
-from ssl_jax.engine import digests, hosts, integrity, log, snapshot, storage
+from ssl_jax.engine import hosts, integrity, log, snapshot, storage
 from ssl_jax.engine.integrity import CorruptCheckpoint
 
 Tree = Any
@@ -103,7 +103,7 @@ class Checkpoints:
             "config": config_lib.to_json(self.config),
             "signature": config_lib.sign(self.config),
             "arrays": _shapes(state),
-            digests.ITEM: "sha256",  # without which it is not to be read
+            integrity.DIGESTS: "sha256",  # without which it is not to be read
         }
         metric = math.nan if metric is None else float(metric)
         finite = math.isfinite(metric)
@@ -116,7 +116,7 @@ class Checkpoints:
             self._saving = self._thread.submit(self._write, step, held, sums, about, metrics, True)
         else:
             with self._telling():
-                self._write(step, state, integrity.sums(state), about, metrics, False)
+                self._write(step, state, integrity.checksums(state), about, metrics, False)
         if finite and self.beats_best(metric):
             self._best = (step, metric)
 
@@ -180,11 +180,11 @@ class Checkpoints:
         folder = self.folder / str(step)
         found, reason = None, ""
         try:
-            digests.check(folder, "about")  # by every host: each decides by it
+            integrity.check_files(folder, "about")  # by every host: each decides by it
             about = integrity.about(folder)
             check_same_config(config_lib.from_json(about["config"]), self.config, self.folder)
             check_same_arrays(about["arrays"], _shapes(state), folder)
-            digests.check(folder, shared=True)
+            integrity.check_files(folder, shared=True)
             target = jax.tree.map(
                 lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
             )
@@ -195,7 +195,7 @@ class Checkpoints:
         if not hosts.all_of(found is not None) or found is None:
             return None, reason  # the sums are a program of all hosts
         try:
-            integrity.check_sums(folder, found)
+            integrity.check_arrays(folder, found)
         except CorruptCheckpoint as error:
             return None, str(error)
         return found, ""
@@ -207,7 +207,7 @@ class Checkpoints:
             log.say(f"{reason}. It is moved to {aside}; going on from step {good}")
             if jax.process_index() == 0:
                 aside.parent.mkdir(exist_ok=True)
-                paths.move(self.folder / str(step), integrity.unused(aside))
+                paths.move(self.folder / str(step), _unused(aside))
         if reasons:
             hosts.all_of(True)  # only now has process 0 moved them
             self._manager.reload()
@@ -250,6 +250,12 @@ class Checkpoints:
                 f"keep_last is {self.config.checkpoint.keep_last}) or mend the storage, and the "
                 f"same command goes on"
             ) from error
+
+
+def _unused(path: Path) -> Path:
+    """Returns the path, or where it is taken, one with a number appended."""
+    others = (path.with_name(f"{path.name}.{n}") for n in range(1, 1000))
+    return path if not path.exists() else next(p for p in others if not p.exists())
 
 
 def _rest(state: TrainState) -> dict[str, Tree]:
@@ -314,11 +320,11 @@ def restore_extra(run_dir: str | Path, step: int | str | None = None) -> Tree:
 
 def _intact(folder: Path, item: str, part: str) -> Tree:
     """Reads a part of a state as numpy arrays; raises CorruptCheckpoint."""
-    known = digests.check(folder, item, "about")
+    known = integrity.check_files(folder, item, "about")
     with integrity.reading(folder):
         found = _arrays(folder / item, "" if part == item else part)
     if not known:  # of an earlier version, which has only the sums
-        integrity.check_sums(folder, {part: found})
+        integrity.check_arrays(folder, {part: found})
     return found
 
 
@@ -359,7 +365,7 @@ def _choose(
     manager: ocp.CheckpointManager, folder: Path, steps: list[int], step: int | str | None
 ) -> int:
     if step == "best" and steps:
-        digests.check(folder / str(steps[-1]), "about")
+        integrity.check_files(folder / str(steps[-1]), "about")
         for each in steps:
             storage.metrics(folder / str(each))  # none may be left out without a word
         config = config_lib.from_json(integrity.about(folder / str(steps[-1]))["config"])

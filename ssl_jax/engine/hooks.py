@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from ssl_jax.core import atomic, stop
 from ssl_jax.core import mesh as mesh_lib
-from ssl_jax.core import stop
 from ssl_jax.core.types import TrainState
-from ssl_jax.engine import prefetch
+from ssl_jax.engine import hosts, prefetch
 
 HookFn = Callable[[int, TrainState], Mapping[str, float] | None]
 Hook = tuple[HookFn, int]
@@ -118,3 +119,28 @@ def validation(
 def means(pairs: Mapping[str, tuple], prefix: str = "") -> dict[str, float]:
     """Returns sum / count of every pair, without those that counted nothing."""
     return {prefix + k: float(s) / float(n) for k, (s, n) in pairs.items() if n > 0}
+
+
+class PendingEvaluation:
+    """The step whose evaluation has begun and not ended; a run that goes on from it repeats it.
+
+    It is kept by the first process, in evaluating.txt of the run folder.
+    """
+
+    def __init__(self, folder: Path):
+        self._file = folder / "evaluating.txt"
+
+    def step(self) -> int:
+        """Returns the step, -1 for none; every host has to call it."""
+        there = hosts.is_first() and self._file.exists()
+        return hosts.of_first(int(self._file.read_text(encoding="utf-8")) if there else -1)
+
+    def begin(self, step: int) -> None:
+        """Notes that the evaluation of a step begins."""
+        if hosts.is_first():
+            atomic.write_text(self._file, f"{step}\n")
+
+    def end(self) -> None:
+        """Notes that it has ended, and its numbers are written."""
+        if hosts.is_first() and self._file.exists():
+            self._file.unlink()

@@ -1,12 +1,17 @@
-"""Reading a checkpoint, and noticing arrays that are not those of the state that was saved.
+"""Whether a checkpoint is what was saved: SHA-256 of its files, checksums of its arrays.
 
-The sum of the bits of every array is taken on the devices, before anything is written, and compared
-with what is read; what becomes of the files in between, `engine.digests` tells.
+The item `sums` holds a checksum of the bits of each array, taken on the devices before anything is
+written. The item `digests`, written last, holds the SHA-256 of every file of the other items; a
+checkpoint saved with it is not read without it: `about` has it under "digests". Checkpoints of
+earlier versions have the checksums alone, or neither.
 """
 
 import contextlib
+import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -15,56 +20,36 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from ssl_jax.core import paths, pulse
 from ssl_jax.core import tree as tree_lib
+from ssl_jax.core.types import Tree
 
-Tree = Any
+CHECKSUMS = "sums"  # items of a checkpoint
+DIGESTS = "digests"
+_DIGESTS_FILE = "digests.json"
+_CHUNK = 1 << 22  # bytes read at a time
+_THREADS = max(1, min(8, (os.cpu_count() or 1) // 2))
 
 
 class CorruptCheckpoint(ValueError):
-    """A checkpoint cannot be read, or reads as something else than was written."""
+    """A checkpoint cannot be read, or its content is not what was written."""
 
 
-@jax.jit
-def sums(tree: Tree) -> jax.Array:
-    """Returns the sum (n,) uint32 of the words of each array, in the order of `named_leaves`.
-
-    It does not depend on how arrays lie on devices: whole numbers add up in any order.
-    """
-    return jnp.stack([_sum(x) for _, x in tree_lib.named_leaves(tree)])
-
-
-def _sum(x: jax.Array) -> jax.Array:
-    words = f"uint{8 * x.dtype.itemsize}"
-    bits = x.astype(words) if x.dtype == bool else jax.lax.bitcast_convert_type(x, words)
-    return bits.astype(jnp.uint32).sum(dtype=jnp.uint32)
+@contextlib.contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Turns an error of reading into CorruptCheckpoint."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, MemoryError):
+        raise  # too large for the devices, say
+    except Exception as error:  # the layers of storage raise many types
+        raise CorruptCheckpoint(f"{folder} is damaged: {first_line(error)}") from error
 
 
-def check_sums(folder: Path, state: Tree) -> None:
-    """Raises CorruptCheckpoint naming the first array that is not what was saved in `folder`.
-
-    `state` is that of a run, or a part of it under the same names.
-    """
-    if not (folder / "sums").exists():
-        if _has_sums(folder):
-            raise CorruptCheckpoint(f"{folder} is damaged: its sums are missing")
-        return  # of the earliest version
-    every = list(about(folder)["arrays"])
-    like = sums(state)
-    place = like.sharding
-    shape = jax.ShapeDtypeStruct((len(every),), like.dtype, sharding=place)
-    written = np.asarray(read(folder / "sums", {"sums": shape})["sums"])
-    names = [name for name, _ in tree_lib.named_leaves(state)]
-    expected = dict(zip(every, written, strict=True))
-    for name, found in zip(names, np.asarray(like), strict=True):
-        if expected.get(name) != found:
-            raise CorruptCheckpoint(f"{folder} is damaged: {name} is not what was written")
-
-
-def _has_sums(folder: Path) -> bool:
-    """Says whether a checkpoint was saved with sums, by what orbax wrote of its items."""
-    with reading(folder):
-        told = json.loads((folder / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))
-        return "sums" in (told.get("item_handlers") or {})
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message."""
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:300]
 
 
 def read(item: Path, shapes: Tree) -> Tree:
@@ -83,24 +68,126 @@ def about(folder: Path) -> dict[str, Any]:
         return json.loads((folder / "about" / "metadata").read_text(encoding="utf-8"))
 
 
-@contextlib.contextmanager
-def reading(folder: Path) -> Iterator[None]:
-    """Turns what goes wrong with reading into CorruptCheckpoint."""
-    try:
-        yield
-    except (jax.errors.JaxRuntimeError, MemoryError):
-        raise  # too large for the devices, say
-    except Exception as error:  # the layers of storage raise many types
-        raise CorruptCheckpoint(f"{folder} is damaged: {first_line(error)}") from error
+class DigestsHandler(ocp.JsonCheckpointHandler):
+    """Writes the item `digests`. It is the last in the registry: all other items are complete."""
+
+    def __init__(self) -> None:
+        super().__init__(filename=_DIGESTS_FILE)
+
+    def finalize(self, directory: Path) -> None:
+        """Reads back what was written and keeps its digests; called by the thread that commits."""
+        found = digests_of(paths.of(directory).parent, skip=directory.name)
+        paths.of(directory / _DIGESTS_FILE).write_bytes(_sealed(found))
 
 
-def first_line(error: Exception) -> str:
-    """Returns what an error says, in short."""
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__)[:300]
+def digests_of(folder: Path, skip: str = "", names: Iterable[str] | None = None) -> dict[str, str]:
+    """Returns relative name -> SHA-256 of the files in the folders of a folder, or of `names`."""
+    chosen = sorted(_names(folder, skip) if names is None else names)
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+        return dict(zip(chosen, pool.map(lambda name: _digest(folder / name), chosen), strict=True))
 
 
-def unused(path: Path) -> Path:
-    """Returns the path, or one with a number behind it where that is taken."""
-    others = (path.with_name(f"{path.name}.{n}") for n in range(1, 1000))
-    return path if not path.exists() else next(p for p in others if not p.exists())
+def _names(folder: Path, skip: str) -> list[str]:
+    if paths.is_remote(folder):
+        found = list(paths.files_below(folder))
+    else:
+        found = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    return [name for name in found if "/" in name and name.partition("/")[0] != skip]
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            pulse.touch()  # a large checkpoint takes a while
+    return digest.hexdigest()
+
+
+def _sealed(found: dict[str, str]) -> bytes:
+    """Returns the content of the item: the digests, and that of their own text."""
+    own = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+    return json.dumps({"files": found, "sha256": own}, sort_keys=True).encode()
+
+
+def read_digests(folder: Path) -> dict[str, str] | None:
+    """Returns the digests of a checkpoint's files, None for one of an earlier version.
+
+    Raises CorruptCheckpoint where they are missing or incomplete.
+    """
+    with reading(folder):
+        file = folder / DIGESTS / _DIGESTS_FILE
+        if not file.exists():
+            if DIGESTS in about(folder):
+                raise CorruptCheckpoint(f"{folder} is damaged: its digests are missing")
+            return None
+        data = file.read_bytes()
+        found = json.loads(data)["files"]
+        if data != _sealed(found):
+            name = f"{DIGESTS}/{_DIGESTS_FILE}"
+            raise CorruptCheckpoint(f"{folder} is damaged: {name} is not what was written")
+        return found
+
+
+def check_files(folder: Path, *items: str, shared: bool = False) -> bool:
+    """Raises CorruptCheckpoint naming the first file of a checkpoint that is not what was written.
+
+    `items` are those that will be read, all by default; with `shared`, each host checks its part.
+    Returns False for a checkpoint of an earlier version, which has no digests.
+    """
+    written = read_digests(folder)
+    if written is None:
+        return False
+    if lost := [item for item in items if item not in {n.partition("/")[0] for n in written}]:
+        raise CorruptCheckpoint(f"{folder} is damaged: it was saved without {lost[0]}")
+    chosen = sorted(n for n in written if not items or n.partition("/")[0] in items)
+    if shared:
+        chosen = chosen[jax.process_index() :: jax.process_count()]
+    with reading(folder):
+        found = digests_of(folder, names=chosen)
+    for name in chosen:
+        if found[name] != written[name]:
+            raise CorruptCheckpoint(f"{folder} is damaged: {name} is not what was written")
+    return True
+
+
+@jax.jit
+def checksums(tree: Tree) -> jax.Array:
+    """Returns the sum (n,) uint32 of the words of each array, in the order of `named_leaves`.
+
+    It does not depend on the layout of the arrays: integers add up in any order.
+    """
+    return jnp.stack([_checksum(x) for _, x in tree_lib.named_leaves(tree)])
+
+
+def _checksum(x: jax.Array) -> jax.Array:
+    words = f"uint{8 * x.dtype.itemsize}"
+    bits = x.astype(words) if x.dtype == bool else jax.lax.bitcast_convert_type(x, words)
+    return bits.astype(jnp.uint32).sum(dtype=jnp.uint32)
+
+
+def check_arrays(folder: Path, state: Tree) -> None:
+    """Raises CorruptCheckpoint naming the first array that is not what was saved in `folder`.
+
+    `state` is that of a run, or a part of it under the same names.
+    """
+    if not (folder / CHECKSUMS).exists():
+        if _has_checksums(folder):
+            raise CorruptCheckpoint(f"{folder} is damaged: its checksums are missing")
+        return  # of the earliest version
+    every = list(about(folder)["arrays"])
+    now = checksums(state)
+    shape = jax.ShapeDtypeStruct((len(every),), now.dtype, sharding=now.sharding)
+    written = np.asarray(read(folder / CHECKSUMS, {CHECKSUMS: shape})[CHECKSUMS])
+    names = [name for name, _ in tree_lib.named_leaves(state)]
+    expected = dict(zip(every, written, strict=True))
+    for name, found in zip(names, np.asarray(now), strict=True):
+        if expected.get(name) != found:
+            raise CorruptCheckpoint(f"{folder} is damaged: {name} is not what was written")
+
+
+def _has_checksums(folder: Path) -> bool:
+    """Says whether a checkpoint was saved with checksums, by what orbax wrote of its items."""
+    with reading(folder):
+        written = json.loads((folder / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))
+        return CHECKSUMS in (written.get("item_handlers") or {})

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from ssl_jax.core import atomic, paths, progress, renamed
 from ssl_jax.core import rows as rows_lib
 from ssl_jax.core import tree as tree_lib
-from ssl_jax.engine.board import Board
 
 Tree = Any
 
@@ -96,7 +95,7 @@ class Logger:
 
     def _open_tensorboard(self, start: int) -> None:
         try:
-            board = Board(self.path.parent / "tensorboard", start)
+            board = _Board(self.path.parent / "tensorboard", start)
         except ImportError as e:
             raise ImportError(_missing("tensorboard", "tensorboardX", "False")) from e
         except OSError as error:
@@ -115,6 +114,40 @@ class Logger:
         run = wandb.init(project=project, name=folder.name, dir=own, resume="allow")
         self._closers.append(run.finish)
         self._optional("W&B", lambda step, metrics: run.log(dict(metrics), step=step))
+
+
+class _Board:
+    """An event file of TensorBoard in `folder`, written at once by the thread that calls.
+
+    The writer of tensorboardX has a thread and a queue: on a full disk the thread dies, and the
+    tenth row after that waits forever. Rows of other files there past step `start` are purged.
+    Raises ImportError without tensorboardX.
+    """
+
+    def __init__(self, folder: paths.Given, start: int):
+        from tensorboardX import event_file_writer, record_writer, summary
+        from tensorboardX.proto import event_pb2
+
+        self._scalar, self._event = summary.scalar, event_pb2.Event
+        self._local = not paths.is_remote(folder)
+        record_writer.directory_check(str(folder))
+        self._file = event_file_writer.EventsWriter(f"{folder}/events")
+        began = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._put(step=start + 1, session_log=began)
+
+    def _put(self, **fields: object) -> None:
+        self._file.write_event(self._event(wall_time=time.time(), **fields))
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds the numbers of a step."""
+        for name, value in metrics.items():
+            self._put(step=step, summary=self._scalar(name, value))
+        if self._local:
+            self._file.flush()
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._file.close()
 
 
 def _missing(key: str, package: str, off: str) -> str:

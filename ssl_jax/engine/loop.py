@@ -23,7 +23,6 @@ from ssl_jax.engine import profile as profile_lib
 from ssl_jax.engine.checkpoint import Checkpoints
 from ssl_jax.engine.prefetch import DeviceBatch, prefetch
 from ssl_jax.engine.step import NEVER, TrainStep
-from ssl_jax.engine.unevaluated import Unevaluated
 from ssl_jax.engine.watchdog import Watchdog
 
 DISPATCHED = 4  # steps given to the device ahead of it: enough to hide the host, few batches held
@@ -176,7 +175,7 @@ class _Run:
         folder = logger.path.parent
         self.profile = profile_lib.Profile(options.profile, folder, options.scopes, options.total)
         self.watch = Watchdog(options.stall_seconds, checkpoints.folder, out)
-        self.unevaluated = Unevaluated(folder)
+        self.pending_evaluation = hooks_lib.PendingEvaluation(folder)
         self.losses: list[float] = []  # of the intervals before
         self.totals = step.zeros()
         self.pending: tuple[int, Any] | None = None
@@ -265,7 +264,7 @@ class _Run:
 
     def catch_up(self, start: int, state: TrainState) -> None:
         """Makes the evaluation of the step that the run goes on from, if it was cut off there."""
-        if self.unevaluated.step() != start:
+        if self.pending_evaluation.step() != start:
             return
         pulse.beat(f"the evaluation after step {start}, which was cut off")
         with jax.transfer_guard("allow"):
@@ -288,7 +287,9 @@ class _Run:
             # a score belongs into the checkpoint, and is known only after the evaluation
             early = healthy and save and not (due and self.options.best_metric and not stopped)
             if due:
-                self.unevaluated.note(done)  # before the save: a kill must not fall in between
+                self.pending_evaluation.begin(
+                    done
+                )  # before the save: a kill must not fall in between
             if early:
                 self._save(done, state, None)
             if stopped:
@@ -329,7 +330,7 @@ class _Run:
             self.progress.note(f"step {done}: " + "  ".join(_show(found)))
         best = self._best(found, all_ran=len(due) == len(self.hooks))
         if due:
-            self.unevaluated.clear()
+            self.pending_evaluation.end()
             self.progress.restart(done)
         return best
 

@@ -30,7 +30,7 @@ def fits(tree: Tree) -> bool:
 
 
 def copy(tree: Tree) -> tuple[Tree, jax.Array]:
-    """Returns (a copy, laid out as `tree`; the sums of its bits) without waiting for either.
+    """Returns (a copy, laid out as `tree`; the checksums of its arrays) without waiting for either.
 
     Every host has to call it.
     """
@@ -42,7 +42,7 @@ def copy(tree: Tree) -> tuple[Tree, jax.Array]:
 def _copier(structure: Any, layout: tuple[Sharding, ...]) -> Callable[[Tree], tuple]:
     # one program: a CPU would not return before it has run one that only copies
     def copies(tree: Tree) -> tuple[Tree, jax.Array]:
-        return jax.tree.map(jnp.copy, tree), integrity.sums(tree)
+        return jax.tree.map(jnp.copy, tree), integrity.checksums(tree)
 
     return jax.jit(copies, out_shardings=(jax.tree.unflatten(structure, layout), None))
 

@@ -1,8 +1,12 @@
-"""How orbax keeps the checkpoints of a run: which stay, how items are written, how hosts wait."""
+"""How orbax keeps the checkpoints of a run: which stay, how items are written, what it logs."""
 
 import functools
 import json
+import logging
+import sys
+import threading
 from pathlib import Path
+from types import TracebackType
 
 import jax
 import orbax.checkpoint as ocp
@@ -10,10 +14,12 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from ssl_jax.core import paths
-from ssl_jax.engine import digests, integrity, log, quiet
+from ssl_jax.engine import integrity, log
 
 ITEMS = ("params", "rest", "about", "sums")
 METRICS = "metrics"  # the item and its file, as orbax names them
+_UNDER_WAY = "orbax-checkpoint-tmp"  # in the name of a checkpoint that is being written
+_LOOP_GONE = "Event loop is closed"
 
 
 class _Manager(ocp.CheckpointManager):
@@ -66,7 +72,7 @@ def manager(folder: Path, options: ConfigDict | None) -> ocp.CheckpointManager:
             )
         )
     folder.mkdir(parents=True, exist_ok=True)
-    quiet.install()
+    silence_echoes()
     return _Manager(
         folder,
         options=settings(
@@ -91,7 +97,7 @@ def _handlers() -> ocp.handlers.CheckpointHandlerRegistry:
         save = ocp.args.JsonSave if item == "about" else ocp.args.PyTreeSave
         registry.add(item, save, text if item == "about" else arrays)
     registry.add(METRICS, ocp.args.JsonSave, ocp.JsonCheckpointHandler(filename=METRICS))
-    registry.add(digests.ITEM, ocp.args.JsonSave, digests.Handler())  # last: of all the others
+    registry.add(integrity.DIGESTS, ocp.args.JsonSave, integrity.DigestsHandler())  # last
     return registry
 
 
@@ -101,9 +107,9 @@ def _metric(metrics: dict[str, float]) -> float:
 
 def metrics(folder: Path) -> dict[str, float] | None:
     """Returns the metrics of a checkpoint, or None; raises CorruptCheckpoint."""
-    written = digests.read(folder)
+    written = integrity.read_digests(folder)
     if written is not None and any(name.startswith(f"{METRICS}/") for name in written):
-        digests.check(folder, METRICS)
+        integrity.check_files(folder, METRICS)
     file = folder / METRICS / METRICS
     with integrity.reading(folder):
         return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
@@ -117,3 +123,29 @@ def best(manager: ocp.CheckpointManager, mode: str) -> tuple[int, float] | None:
         return None
     value, step = max(values) if mode == "max" else min(values)
     return step, value
+
+
+@functools.cache
+def silence_echoes() -> None:
+    """Silences what is logged beside the error that a failed save raises, from now on.
+
+    A save writes hundreds of arrays at a time. On a full disk each of them fails, and each failure
+    is logged by orbax, by asyncio, and as a traceback of a thread whose event loop is gone. Nothing
+    else of these loggers is silenced, and no error of the main thread.
+    """
+    logging.getLogger("absl").addFilter(_is_no_echo)
+    logging.getLogger("asyncio").addFilter(_is_no_echo)
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        beside = threading.current_thread() is not threading.main_thread()
+        if not (beside and kind is RuntimeError and str(error) == _LOOP_GONE):
+            before(kind, error, trace)
+
+    sys.excepthook = hook
+
+
+def _is_no_echo(record: logging.LogRecord) -> bool:
+    """Says whether a line is more than the echo of an error that a save raises."""
+    error = record.exc_info[1] if record.exc_info else None
+    return record.levelno < logging.ERROR or _UNDER_WAY not in f"{record.getMessage()} {error}"

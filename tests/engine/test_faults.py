@@ -129,8 +129,8 @@ def test_where_all_are_damaged_nothing_is_moved(tmp_path, large):
 
 def test_sums_do_not_depend_on_the_layout_and_see_every_bit(large):
     state, _ = large
-    whole = np.asarray(integrity.sums(state.params))
-    again = np.asarray(integrity.sums(jax.device_get(state.params)))
+    whole = np.asarray(integrity.checksums(state.params))
+    again = np.asarray(integrity.checksums(jax.device_get(state.params)))
     np.testing.assert_array_equal(whole, again)
     words = np.ravel(np.asarray(state.params["noise"])).view(np.uint32)
     names = sorted(state.params)
@@ -138,7 +138,7 @@ def test_sums_do_not_depend_on_the_layout_and_see_every_bit(large):
     assert whole[position] == words.sum(dtype=np.uint32) and "noise" in names
     odd = {"b": jnp.asarray([True, False, True]), "h": jnp.asarray([1.0, -2.0], jnp.bfloat16)}
     expected = [2, (0x3F80 + 0xC000) % 2**32]
-    np.testing.assert_array_equal(integrity.sums(odd), expected)
+    np.testing.assert_array_equal(integrity.checksums(odd), expected)
 
 
 @pytest.mark.parametrize("keep", [1, 2])

@@ -30,7 +30,7 @@ def test_a_copy_is_of_other_memory_and_outlives_the_original(mesh, started):
     host, shardings, compiled = started
     state = jax.device_put(host, shardings)
     held, sums = snapshot.copy(state)
-    np.testing.assert_array_equal(sums, integrity.sums(host))
+    np.testing.assert_array_equal(sums, integrity.checksums(host))
     for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(held), strict=True):
         assert x.sharding == y.sharding
         assert x.unsafe_buffer_pointer() != y.unsafe_buffer_pointer()

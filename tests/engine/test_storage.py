@@ -1,4 +1,4 @@
-"""What is printed beside an error that is told once, and what still is."""
+"""What a failed save logs beside its error, and what is still logged."""
 
 import logging
 import sys
@@ -6,13 +6,13 @@ import threading
 
 import pytest
 
-from ssl_jax.engine import quiet
+from ssl_jax.engine import storage
 
 
 def test_echoes_of_a_failed_save_are_silent_and_nothing_else_is(caplog, monkeypatch):
     hooked = []
     monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: hooked.append(str(error)))
-    quiet.install.__wrapped__()
+    storage.silence_echoes.__wrapped__()
     low = ValueError("RESOURCE_EXHAUSTED: /r/checkpoints/140.orbax-checkpoint-tmp/params: no room")
     for name in ("absl", "asyncio"):
         logger = logging.getLogger(name)
@@ -41,8 +41,8 @@ def test_echoes_of_a_failed_save_are_silent_and_nothing_else_is(caplog, monkeypa
 
 @pytest.mark.parametrize("name", ["absl", "asyncio"])
 def test_it_is_installed_once(name):
-    quiet.install.cache_clear()
-    quiet.install()
+    storage.silence_echoes.cache_clear()
+    storage.silence_echoes()
     before = list(logging.getLogger(name).filters)
-    quiet.install()
+    storage.silence_echoes()
     assert logging.getLogger(name).filters == before != []

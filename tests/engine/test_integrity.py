@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import toy_method as toy
 
-from ssl_jax.engine import checkpoint, digests, integrity
+from ssl_jax.engine import checkpoint, integrity
 from ssl_jax.engine.checkpoint import Checkpoints
 from ssl_jax.engine.integrity import CorruptCheckpoint
 
@@ -45,9 +45,9 @@ def flip(path, position, bit=1):
 
 def age(folder):
     """Makes a checkpoint as earlier versions wrote them: with sums and without digests."""
-    shutil.rmtree(folder / digests.ITEM)
+    shutil.rmtree(folder / integrity.DIGESTS)
     about = json.loads((folder / "about" / "metadata").read_text())
-    del about[digests.ITEM]
+    del about[integrity.DIGESTS]
     (folder / "about" / "metadata").write_text(json.dumps(about))
 
 
@@ -75,11 +75,11 @@ def resume(folder, started):
 
 def test_a_flip_in_any_file_of_an_item_is_found_and_the_file_is_named(saved):
     folder = saved[0] / "checkpoints" / "6"
-    assert digests.check(folder)
+    assert integrity.check_files(folder)
     files = [p for p in folder.rglob("*") if p.is_file() and p.parent != folder]
-    files.remove(folder / digests.ITEM / "commit_success.txt")  # written after it, never read
+    files.remove(folder / integrity.DIGESTS / "commit_success.txt")  # written after it, never read
     assert {p.relative_to(folder).parts[0] for p in files} == {
-        "params", "rest", "about", "sums", "metrics", digests.ITEM,
+        "params", "rest", "about", "sums", "metrics", integrity.DIGESTS,
     }  # fmt: skip
     for path in files:
         kept = path.read_bytes()
@@ -87,17 +87,17 @@ def test_a_flip_in_any_file_of_an_item_is_found_and_the_file_is_named(saved):
         for position in sorted({0, len(kept) // 3, len(kept) // 2, len(kept) - 1}):
             flip(path, position, bit=1 << position % 8)
             with pytest.raises(CorruptCheckpoint, match="checkpoints/6 is damaged: ") as error:
-                digests.check(folder)
-            assert name in str(error.value) or digests.ITEM in name
+                integrity.check_files(folder)
+            assert name in str(error.value) or integrity.DIGESTS in name
             path.write_bytes(kept)
         path.write_bytes(b"")
         with pytest.raises(CorruptCheckpoint):
-            digests.check(folder)
+            integrity.check_files(folder)
         path.unlink()
         with pytest.raises(CorruptCheckpoint):
-            digests.check(folder)
+            integrity.check_files(folder)
         path.write_bytes(kept)
-    assert digests.check(folder)
+    assert integrity.check_files(folder)
 
 
 def test_parameters_are_those_that_were_saved_or_an_error(saved):
@@ -120,16 +120,16 @@ def test_parameters_are_those_that_were_saved_or_an_error(saved):
 
 def test_changes_that_cancel_out_are_found(run, started):
     folder = run / "checkpoints" / "6"
-    before = np.asarray(integrity.sums(checkpoint.restore_params(run)))
+    before = np.asarray(integrity.checksums(checkpoint.restore_params(run)))
     swap(folder)
     changed = checkpoint._arrays(folder / "params")
-    np.testing.assert_array_equal(integrity.sums(changed), before)
+    np.testing.assert_array_equal(integrity.checksums(changed), before)
     with pytest.raises(CorruptCheckpoint, match=r"checkpoints/6 is damaged: "):
         checkpoint.restore_params(run)
     assert int(resume(run, started).step) == 3
 
 
-@pytest.mark.parametrize("item", [digests.ITEM, "sums", "metrics"])
+@pytest.mark.parametrize("item", [integrity.DIGESTS, "sums", "metrics"])
 def test_a_lost_item_is_damage(item, run, started, capfd):
     shutil.rmtree(run / "checkpoints" / "6" / item)
     assert int(resume(run, started).step) == 3
@@ -164,7 +164,7 @@ def test_metrics_that_storage_changed_are_damage(run, started, capfd):
 def test_a_checkpoint_of_an_earlier_version_is_read_by_its_sums(run, saved, started):
     folder = run / "checkpoints" / "6"
     age(folder)
-    assert not digests.check(folder)
+    assert not integrity.check_files(folder)
     assert toy.bits(checkpoint.restore_params(run)) == toy.bits(saved[1].params)
     assert toy.bits(checkpoint.restore_extra(run)) == toy.bits(saved[1].extra)
     assert toy.bits(resume(run, started)) == toy.bits(saved[1])
@@ -176,23 +176,12 @@ def test_a_checkpoint_of_an_earlier_version_is_read_by_its_sums(run, saved, star
     with pytest.raises(CorruptCheckpoint, match=r"params/\S+ is not what was written"):
         checkpoint.restore_params(run)
     shutil.rmtree(folder / "sums")
-    with pytest.raises(CorruptCheckpoint, match="its sums are missing"):
+    with pytest.raises(CorruptCheckpoint, match="its checksums are missing"):
         checkpoint.restore_params(run)
-
-
-def test_the_name_of_a_checkpoint_changes_with_its_bytes(run):
-    folder = run / "checkpoints" / "6"
-    first = digests.name(folder)
-    assert first == digests.name(folder) != digests.name(run / "checkpoints" / "3")
-    age(folder)
-    aged = digests.name(folder)
-    path = next(p for p in (folder / "params").rglob("*") if p.is_file() and p.stat().st_size > 40)
-    flip(path, 20)
-    assert aged != digests.name(folder)
 
 
 def test_digests_are_those_of_sha256(run):
     folder = run / "checkpoints" / "6"
-    written = digests.read(folder)
+    written = integrity.read_digests(folder)
     data = (folder / "about" / "metadata").read_bytes()
     assert written["about/metadata"] == hashlib.sha256(data).hexdigest()
