@@ -37,7 +37,7 @@ class Pipe:
         self.root = root
         self.accept_data_change = accept_data_change
         self.options = options
-        self.notify: Callable[[str], None] = log.say
+        self.notify: Callable[[str], None] = log.notify
         self.graph = Graph(root, self.notify)
         self._stage_seconds = 0.0  # including those of skipped stages, from when they ran
         self._expected: dict[str, float] = {}

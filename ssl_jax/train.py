@@ -3,9 +3,9 @@
 Keys are changed with --config.optim.lr=1e-3; --print in place of --workdir prints every value.
 The same command goes on from the newest checkpoint of the run folder, which holds config.json,
 signature.txt, code.txt, classes.json, parameters.txt, data-*.npz (what its data were),
-evaluating.txt (the step of an evaluation that was cut off), multiple.txt (of which the sizes of its
-batches are multiples), environment.jsonl, metrics.jsonl, report.html, skipped.jsonl (files that
-could not be used) and checkpoints/. Where the data are not those it began with, it goes on with
+evaluating.txt (the step of an evaluation that was cut off), multiple.txt (what its batch sizes are
+a multiple of), environment.jsonl, metrics.jsonl, report.html, skipped.jsonl (files that could not
+be used) and checkpoints/. If the data are not those it began with, it goes on with
 --accept_data_change only.
 """
 
@@ -85,7 +85,9 @@ def run(
             if done.stopped:
                 raise stop.Stopped
     # past the end of the last save, which may have failed
-    log.say(f"{total} steps are done. Start another run from this one: config.init_from={workdir}")
+    log.notify(
+        f"{total} steps are done. Start another run from this one: config.init_from={workdir}"
+    )
     return dict(logger.latest)
 
 

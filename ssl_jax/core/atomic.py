@@ -1,9 +1,9 @@
-"""Whole files, written at once: a reader finds what was there before, or what is there now.
+"""Atomic writes: a reader finds the old content of a file or the new, complete either way.
 
 Whatever a process leaves for a later one (state of a run, tables, caches) is written here. A kill
-at any instant leaves the file as it was. What it may leave beside it, a temporary file, is swept
-away by the next write of that name, or by `sweep`. An object of a store is replaced at once by
-nature. Text is UTF-8 on every machine.
+at any time leaves the file as it was, and at most a temporary file beside it, which the next write
+of that name removes, or `sweep`. Object stores replace objects atomically by themselves. Text is
+UTF-8 on every machine.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from ssl_jax.core import paths
 TEMPORARY = ".tmp"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors of a disk that takes nothing more: there is no room, or it is read-only."""
-_CODE = re.compile(r"os_error_code='(\d+)'")  # as tensorstore tells it
+_CODE = re.compile(r"os_error_code='(\d+)'")  # in messages of tensorstore
 _ABSENT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 # a new file that is nobody else's: neither a file nor a link of that name may be there
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -96,7 +96,7 @@ def _temporary(target: pathlib.Path) -> Iterator[tuple[pathlib.Path, int]]:
         os.replace(fresh, target)
     except BaseException as error:
         if fresh != target:
-            with contextlib.suppress(OSError):  # the first error is the one to tell
+            with contextlib.suppress(OSError):  # the first error is the one to raise
                 fresh.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno and _is_ours(error):
             raise OSError(error.errno, error.strerror, str(target)) from error
@@ -135,16 +135,16 @@ def _locked(handle: int) -> bool:
 
 
 def _is_ours(error: OSError) -> bool:
-    """Says whether an error is of the temporary file; one of writing names no file."""
+    """Returns whether an error concerns the temporary file; errors of writing name no file."""
     return error.filename is None or str(error.filename).endswith(TEMPORARY)
 
 
 def full(error: BaseException | None) -> str:
-    """Says why a disk takes nothing more if that is what an error comes from, else ''."""
+    """Returns why a disk takes nothing more if that caused an error, else ''."""
     while error is not None:
         code = error.errno if isinstance(error, OSError) else None
-        told = _CODE.search(str(error)) if code is None else None
-        code = int(told[1]) if told else code
+        found = _CODE.search(str(error)) if code is None else None
+        code = int(found[1]) if found else code
         if code in FULL:
             return os.strerror(code)
         error = error.__cause__ or error.__context__
@@ -167,7 +167,7 @@ def sweep(folder: pathlib.Path, name: str = "") -> None:
 
 
 def _sync(handle: int) -> None:
-    """Waits until what was written is on the disk, where its file system can tell."""
+    """Waits until what was written is on the disk, where its file system supports that."""
     try:
         os.fsync(handle)
     except OSError as error:
@@ -211,7 +211,7 @@ def read_text(path: paths.Given, remedy: str) -> str:
 def read_arrays(path: paths.Given, names: Sequence[str]) -> dict[str, np.ndarray] | None:
     """Returns the arrays of an .npz file that can be made again, those in `names` among them.
 
-    None where the file is absent, and where it is damaged, which is told.
+    None where the file is absent, and, with a warning, where it is damaged.
     """
     try:
         with np.load(path) as kept:

@@ -4,8 +4,8 @@ Figures are those of the makers: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,
 2304.01433, table 4; v4 and v5p with the two cores of a chip as one device), and the data sheets of
 NVIDIA's cards (dense, without sparsity). What one chip sends is half of the stated two-way
 bandwidth. The vector units of TPUs are those of jax-ml.github.io/scaling-book/tpus. The memory is
-what a program can use (of a TPU as its compiler says, of a card without what the driver holds), in
-GiB. The figures of a CPU core are an order of magnitude.
+what a program can use (of a TPU as its compiler reports, of a card without the driver's share),
+in GiB. The figures of a CPU core are an order of magnitude.
 """
 
 import dataclasses
@@ -84,7 +84,7 @@ _NAME = re.compile(r"(?:(\d+)x(?=[a-z]))?([a-z]\w*)(?::([\dx]+))?")
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """So many chips: of a TPU `slices` times the shape of one slice."""
+    """A number of chips; for a TPU, `slices` times the shape of one slice."""
 
     chip: Chip
     shape: str
@@ -92,7 +92,7 @@ class Topology:
 
     @property
     def name(self) -> str:
-        """As it is asked for."""
+        """The name that `topology` reads."""
         several = f"{self.slices}x" if self.slices > 1 else ""
         return f"{several}{self.chip.name}:{self.shape}"
 
@@ -134,7 +134,7 @@ def smaller(asked: Topology, chips: int) -> Topology:
 
 
 def of_device(kind: str) -> Chip | None:
-    """Returns the chip that a device of jax calls itself (`device_kind`); None when unknown."""
+    """Returns the chip of a jax device by its `device_kind`; None when unknown."""
     known = {
         "TPU v4": "v4",
         "TPU v5 lite": "v5e",

@@ -29,12 +29,12 @@ Value = Any
 SECTION = (ConfigDict, Mapping)  # a ConfigDict is no Mapping
 
 
-# where configs/ lies that came with the package: installed beside it, or the root of a clone
+# where the configs/ of the package are: installed beside it, or the root of a clone
 ROOTS = tuple(Path(__file__).resolve().parents[1:3])
 
 
 class ConfigError(ValueError):
-    """A config that can not be run; the message names the key and a value that would work."""
+    """A config that cannot be run; the message names the key and a value that would work."""
 
 
 class _Absent:
@@ -43,8 +43,8 @@ class _Absent:
 
 
 OPTIONS = ("method.encoder", "eval.decode")
-"""Sections that need not state every key, which are checked by who reads them: the first states
-what differs from a preset, the second lacks what is newer than the run."""
+"""Sections that need not have every key, and are checked where they are read: the first has what
+differs from a preset, the second may lack keys that are newer than the run."""
 
 ABSENT = _Absent()
 """Stands in `diff` for a key that one of the configs does not have."""
@@ -142,7 +142,7 @@ def call(path: str, function: str, *given: Any) -> Any:
             return found(*given, arg) if arg and takes else found(*given)
     except ConfigError:
         raise
-    except Exception as error:  # whatever the file raises, say where
+    except Exception as error:  # whatever the file raises: name the line
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if _same(f, file)]
         where = f" line {lines[-1]}" if lines else ""
         raise ConfigError(f"{file}{where}: {type(error).__name__}: {error}") from error
@@ -284,7 +284,7 @@ def _parse(text: str, name: str, old: Value) -> Value:
         value = {"true": True, "false": False, "none": None}.get(text.strip().lower(), text)
     if isinstance(old, str):
         if value is None and text.strip() == "None":
-            raise ConfigError(f"{name} is a text and can not be None: leave it empty, as {name}=")
+            raise ConfigError(f"{name} is a text and cannot be None: leave it empty, as {name}=")
         return value if isinstance(value, str) else text
     return _fitted(value, name, old)
 
@@ -311,7 +311,7 @@ def _fit(name: str, value: Any, old: Value) -> Value:
         if not old:
             return tuple(value)
     raise ConfigError(
-        f"{name} is of type {type(old).__name__} and can not be {value!r}: "
+        f"{name} is of type {type(old).__name__} and cannot be {value!r}: "
         f"use a value such as {_example(value, old)}"
     )
 

@@ -9,7 +9,7 @@ from ssl_jax.core.config import SECTION
 def listing(config: Mapping[str, Any], notes: Mapping[str, str]) -> str:
     """Returns the sections of `config`, indented, a line `key = value` for each key.
 
-    notes: dotted key -> words that stand behind the value, such as where it comes from.
+    notes: dotted key -> a remark printed after the value, such as where it comes from.
     """
     return "\n".join(_lines(config, notes, ""))
 

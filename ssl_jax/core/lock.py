@@ -1,11 +1,11 @@
-"""One process at a time in a folder: a lock that names its holder, and knows when it is stale.
+"""One process at a time in a folder: a lock that names its holder, and can be found stale.
 
-The file `lock` of the folder is locked by the system, which lets it go when the process dies, and
-says who holds it. Where the system's locks do not reach, the name decides: a process of this
-machine holds it if it is there and began at that time; one of another machine while it gives signs
-of life, which change the time of the file every few seconds. An object store has no locks, and no
-way to be the first: there the name and the signs of life, written into the object, are all. Of two
-processes that begin within a second of each other, one then ends at its next sign of life.
+The file `lock` of the folder is locked by the operating system, which releases it when the process
+dies, and it names the holder. Where locks of the system do not work, the name decides: a process of
+this machine holds the lock if it exists and started at that time; one of another machine holds it
+as long as its heartbeats change the time of the file. An object store has no locks and no atomic
+creation: there only the name and the heartbeats, written into the object, count. Of two processes
+that start within a second of each other, one then ends at its next heartbeat.
 """
 
 import _thread
@@ -28,11 +28,11 @@ from typing import Any
 from ssl_jax.core import paths
 
 FILE = "lock"
-PATIENCE = 1.0  # seconds, with a folder that another process only looks at
-BEAT, REMOTE_BEAT = 10.0, 30.0  # seconds between two signs of life
+PATIENCE = 1.0  # seconds to wait for a process that only checks the folder
+BEAT, REMOTE_BEAT = 10.0, 30.0  # seconds between two heartbeats
 STALE = 120.0  # seconds without one after which a process of another machine counts as dead
 TAKEN = 75  # exit status of a process whose folder was taken over: try again
-POLL = 1.0  # seconds between two looks for a sign of life
+POLL = 1.0  # seconds between two looks for a heartbeat
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _held: dict[str, int] = {}  # folder -> the thread of this process that holds it
 _handles: set[int] = set()
@@ -81,7 +81,7 @@ def holder(folder: paths.Given) -> str:
 
 
 def busy(folder: paths.Given) -> bool:
-    """Says whether a process, another or this one, holds the folder."""
+    """Returns whether a process, another or this one, holds the folder."""
     path = paths.of(folder) / FILE
     if not path.exists():
         return False
@@ -112,7 +112,7 @@ class _File:
         """Takes the lock; raises Busy."""
         granted = self._open()
         about = _about(self.path)
-        # a lock of the system that this machine grants says all about processes of this machine
+        # a lock granted by this machine excludes all processes of this machine
         if not (granted and about and about["boot"] == _boot()):
             try:
                 _wait(self.folder, self.path, about)
@@ -136,7 +136,7 @@ class _File:
             time.sleep(PATIENCE / 20)
 
     def _is_there(self) -> bool:
-        """Says whether the file has its name still: who held it may have removed it."""
+        """Returns whether the file still has its name: its last holder may have removed it."""
         try:
             return os.path.samestat(os.stat(self.path), os.fstat(self.handle))
         except FileNotFoundError:
@@ -156,7 +156,7 @@ class _File:
         os.utime(self.handle)
 
     def beat(self, ended: threading.Event) -> None:
-        """Gives signs of life; ends the main thread where another process has taken over."""
+        """Sends heartbeats; ends the main thread where another process has taken over."""
         while not ended.wait(self.every):
             with contextlib.suppress(OSError):  # storage out of reach for a while
                 about = _about(self.path)
@@ -218,7 +218,7 @@ def _me() -> dict[str, Any]:
 
 @functools.cache
 def _boot() -> str:
-    """Returns what no other machine has, nor this one after it starts again, nor a container."""
+    """Returns an id of this machine since its last boot, or of this container."""
     found = []
     for name in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         with contextlib.suppress(OSError):
@@ -237,7 +237,7 @@ def _started(pid: int) -> str | None:
 
 
 def _about(path: pathlib.Path) -> dict[str, Any] | None:
-    """Returns what a lock says of its holder; None where it is free, or of an earlier version."""
+    """Returns the holder that a lock names; None where it is free, or of an earlier version."""
     try:
         about = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
@@ -247,7 +247,7 @@ def _about(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _alive(about: dict[str, Any] | None) -> bool | None:
-    """Says whether a holder is alive; None where this machine cannot know."""
+    """Returns whether a holder is alive; None where this machine cannot know."""
     if about is None:
         return False
     if about["boot"] == _boot():
@@ -257,7 +257,7 @@ def _alive(about: dict[str, Any] | None) -> bool | None:
 
 
 def _age(path: pathlib.Path, about: dict[str, Any] | None) -> float:
-    """Returns the seconds since the last sign of life; a file's by the clock of its storage."""
+    """Returns the seconds since the last heartbeat; for a file, by the clock of its storage."""
     if about is not None and paths.is_remote(path):
         return time.time() - about["at"]
     with tempfile.TemporaryFile(dir=path.parent) as now:
@@ -303,7 +303,7 @@ def _error(folder: pathlib.Path) -> Busy:
 
 
 def _flock(handle: int) -> bool | None:
-    """Says whether the system's lock was granted; None on a file system that has none."""
+    """Returns whether the system's lock was granted; None on a file system without locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -316,7 +316,7 @@ def _flock(handle: int) -> bool | None:
 
 
 def _forget() -> None:
-    """Lets a forked child hold nothing: it would keep the lock after its parent's death."""
+    """Releases the locks of a forked child, which would outlive its parent."""
     for handle in _handles:
         os.close(handle)
     _handles.clear()

@@ -40,10 +40,11 @@ def make_mesh(sizes: Mapping[str, int], devices: list | None = None) -> Mesh:
 
 
 def _laid_out(devices: list, shape: list[int]) -> np.ndarray:
-    """Returns the devices as an array: neighbours along their wires, TPU slices on axis `slice`.
+    """Returns the devices as an array: neighbours by interconnect, TPU slices on axis `slice`.
 
-    The network between slices is a hundred times slower than the wires in one, and the axes `fsdp`
-    and `model` send the most. Raises ValueError when the axis `slice` is not the number of slices.
+    The network between slices is a hundred times slower than the links in one, and the axes `fsdp`
+    and `model` communicate the most. Raises ValueError when the axis `slice` is not the number of
+    slices.
     """
     slices = slices_of(devices)
     if slices > 1 and shape[0] != slices:
@@ -61,7 +62,7 @@ def _laid_out(devices: list, shape: list[int]) -> np.ndarray:
 
 
 def slices_of(devices: Iterable) -> int:
-    """Returns how many TPU slices the devices lie in; 1 of devices that know of none."""
+    """Returns the number of TPU slices of the devices; 1 for devices without slices."""
     return len({getattr(d, "slice_index", None) or 0 for d in devices})
 
 
@@ -94,7 +95,7 @@ def check_batch(mesh: Mesh, size: int) -> None:
 def spec_for(name: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh | AbstractMesh) -> P:
     """Returns the partition of one array by the first rule whose regex is found in its name.
 
-    An axis that the mesh axis does not divide is left whole. Scalars are replicated.
+    An axis that the mesh axis does not divide is not sharded. Scalars are replicated.
     Raises ValueError when no rule matches.
     """
     if not shape:
@@ -113,7 +114,7 @@ def spec_for(name: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh | Abstr
 def check_rules(names: Sequence[str], rules: Rules) -> None:
     """Raises ValueError when a rule is the first match of none of the parameters `names`.
 
-    A last rule for all others is let pass.
+    The last rule, for all others, is not checked.
     """
     for pattern in tree_lib.idle([pattern for pattern, _ in rules], names):
         raise ValueError(
@@ -151,10 +152,10 @@ def ways() -> int:
 
 
 def by_example(x: jax.Array) -> jax.Array:
-    """Pins x (B, ...) to the mesh in use: examples over every axis but `model`, the rest whole.
+    """Pins x (B, ...) to the mesh in use: examples over every axis but `model`, the rest unsharded.
 
-    XLA (jax 0.10 to 0.12) cuts what it is not told to leave whole, and on a mesh with `fsdp` and
-    `model` may then lose a part of a gradient.
+    XLA (jax 0.10 to 0.12) may shard what is not pinned, and then lose a part of a gradient on a
+    mesh with `fsdp` and `model`.
     """
     if not spread() or len(x) % ways():
         return x
@@ -162,27 +163,27 @@ def by_example(x: jax.Array) -> jax.Array:
 
 
 def gather(tree: Tree, rules: Rules, dtype: Any = None) -> Tree:
-    """Returns a tree of parameters with their `fsdp` pieces put together, for a moment's use.
+    """Returns a tree of parameters, all-gathered over `fsdp` for immediate use.
 
-    Pieces are cast to `dtype` before they travel, and their gradients come back as pieces. What
-    is not cut over `fsdp` on the mesh in use is returned as it is.
+    Shards are cast to `dtype` before communication; gradients come back sharded. An array that is
+    not sharded over `fsdp` on the mesh in use is returned as it is.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if size("fsdp") == 1:
         return tree
 
     def whole(name: str, x: jax.Array) -> jax.Array:
-        pieces = spec_for(name, x.shape, rules, mesh)
-        if "fsdp" not in pieces:
+        sharded = spec_for(name, x.shape, rules, mesh)
+        if "fsdp" not in sharded:
             return x
-        together = P(*(None if axis == "fsdp" else axis for axis in pieces))
-        for spec in (pieces, together):  # first the cast, then the exchange
+        gathered = P(*(None if axis == "fsdp" else axis for axis in sharded))
+        for spec in (sharded, gathered):  # first the cast, then the communication
             x = jax.lax.with_sharding_constraint(x.astype(dtype or x.dtype), spec)
         return x
 
     return tree_lib.map_named(whole, tree)
 
 
-def keeps_pieces(primitive: Any, *_: Any, **__: Any) -> bool:
-    """The policy of `jax.checkpoint` that keeps all values but parameters put together."""
+def keeps_shards(primitive: Any, *_: Any, **__: Any) -> bool:
+    """The policy of `jax.checkpoint` that keeps all values except gathered parameters."""
     return primitive.name != "sharding_constraint"

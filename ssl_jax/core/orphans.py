@@ -1,4 +1,4 @@
-"""Processes that end when the one that started them does, however it ended."""
+"""Processes that end when their parent does, however it ended."""
 
 import multiprocessing
 import os
@@ -17,7 +17,7 @@ def end_worker(*place: int) -> None:
 
     The other end of a pipe closes when the parent is gone, even by SIGKILL or os._exit. Shared
     memory is then freed by the tracker of `multiprocessing`, which waits for the last process.
-    `place`: what grain tells a worker.
+    `place`: what grain passes to a worker, not used.
     """
     del place
     parent = multiprocessing.parent_process()
@@ -39,7 +39,7 @@ def child_of_this(environment: Mapping[str, str]) -> dict[str, str]:
 def end_command() -> None:
     """Sends SIGTERM to this process once the one that launched it is gone; so it saves and ends.
 
-    Only where that one set VARIABLE; it is taken out, so that no process below sees it.
+    Only where VARIABLE is set; it is removed, so that child processes do not inherit it.
     """
     parent = os.environ.pop(VARIABLE, "")
     if not parent:

@@ -1,8 +1,8 @@
 """Paths of the local file system and of object stores, such as gs://bucket/run.
 
-A local path is a pathlib.Path, as fast as ever. Another is one of etils.epath, whose methods bear
-the same names. What an object store cannot do, append to an object or map it into memory, has its
-place here: files that grow are kept and written again, and files to be mapped are copied once.
+A local path is a pathlib.Path, as fast as ever. Any other is one of etils.epath, whose methods have
+the same names. An object store cannot append to an object or map it into memory. So files that grow
+are kept in memory and written again, and files to be mapped are copied once.
 """
 
 import errno
@@ -170,9 +170,10 @@ def files_below(root: Given) -> dict[str, str]:
 
 
 def _state(about: dict[str, Any]) -> str:
-    """Returns what changes when an object does: its size, and what the store tells of a version."""
-    told = (about.get(key) for key in ("generation", "etag", "ETag", "mtime", "created", "updated"))
-    return f"{about['size']}:" + ":".join(str(value) for value in told if value is not None)
+    """Returns what changes when an object does: its size, and its version in the store."""
+    keys = ("generation", "etag", "ETag", "mtime", "created", "updated")
+    version = (about.get(key) for key in keys)
+    return f"{about['size']}:" + ":".join(str(value) for value in version if value is not None)
 
 
 def state(path: Given) -> str:

@@ -1,4 +1,4 @@
-"""The one place that says in which types a run computes."""
+"""The types in which a run computes."""
 
 import jax.numpy as jnp
 

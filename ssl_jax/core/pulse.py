@@ -1,4 +1,4 @@
-"""What this process is at, and when something last moved: for the watchdog, and for its message."""
+"""What this process works on, and when it last made progress: for the watchdog and its message."""
 
 import threading
 import time
@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
-SHOWN = 3  # works of which a message tells
+SHOWN = 3  # at most so many in a message
 _last = (time.monotonic(), "its start")
-_open: dict[int, tuple[float, str | Callable[[], str]]] = {}  # by thread: since when it is at what
+_open: dict[int, tuple[float, str | Callable[[], str]]] = {}  # by thread: (start, work)
 
 
 def beat(what: str) -> None:
-    """Notes that the work goes on, and what is waited for next."""
+    """Notes progress, and what is waited for next."""
     global _last
     _last = (time.monotonic(), what)
 
 
 def touch() -> None:
-    """Notes that the work goes on with what it was at."""
+    """Notes progress of the current work."""
     beat(_last[1])
 
 
@@ -28,14 +28,14 @@ def last() -> tuple[float, str]:
 
 
 def along(items: Iterable[T]) -> Iterator[T]:
-    """Yields items; each is a beat, so that long work is not taken for work that hangs."""
+    """Yields items; each is a beat, so that long work does not look like a stall."""
     for item in items:
         touch()
         yield item
 
 
 class During:
-    """Around work that may hang, such as `with During("reading a.wav")`; its end is a beat.
+    """A block of work that may hang: `with During("reading a.wav")`. Its end is a beat.
 
     `what` may be a function, which is called only for a message.
     """
@@ -57,6 +57,6 @@ class During:
 
 
 def at_work() -> str:
-    """Returns what goes on in the threads, the longest first; "" where nothing is known to."""
+    """Returns the work of the threads, the longest first; "" where there is none."""
     found = sorted(_open.copy().values(), key=lambda item: item[0])[:SHOWN]
     return "; ".join(what if isinstance(what, str) else what() for _, what in found)

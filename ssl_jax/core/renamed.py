@@ -1,4 +1,4 @@
-"""Names of the version before this one, which files of users still hold: read, with a warning."""
+"""Names of the previous version, which users' files may still hold: read, with a warning."""
 
 import warnings
 from typing import Any
@@ -17,7 +17,7 @@ def metric(name: str) -> str:
 
 
 def config(tree: dict[str, Any]) -> dict[str, Any]:
-    """Returns a config, as plain dicts, whose metrics have the names of now."""
+    """Returns a config, as plain dicts, with the present names of metrics."""
     out = dict(tree)
     guard, checkpoint = out.get("guard"), out.get("checkpoint")
     if isinstance(guard, dict) and isinstance(guard.get("floors"), dict):

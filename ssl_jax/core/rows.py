@@ -1,7 +1,7 @@
 """Files that grow by rows while a run runs: metrics.jsonl, skipped.jsonl, environment.jsonl.
 
-A row is a JSON object on a line of its own. A kill leaves the last line without its end, which is
-as if it had never been begun. A row that storage damaged costs that row, and no other.
+A row is a JSON object on a line of its own. A last line that a kill cut off counts as absent. A
+damaged row is lost, and no other.
 """
 
 import json
@@ -12,8 +12,8 @@ from ssl_jax.core import atomic, paths
 
 Row = dict[str, Any]
 Needs = Mapping[str, type | tuple[type, ...]]
-"""Of a good row: the type of each key that it must have."""
-Say = Callable[[str], object]
+"""The keys that a good row must have, with their types."""
+Notify = Callable[[str], object]
 ASIDE = ".damaged"  # added to the name of a file, for its damaged rows
 _LISTED = 5  # numbers of damaged rows that a message lists
 
@@ -28,7 +28,7 @@ class Found(NamedTuple):
 
 
 def parse(data: bytes, needs: Needs) -> Found:
-    """Takes the content of a file of rows apart."""
+    """Splits the content of a file of rows into good and damaged ones."""
     *lines, last = data.split(b"\n")
     numbered = dict(enumerate(lines, 1))
     found = {number: _row(line, needs) for number, line in numbered.items()}
@@ -51,21 +51,21 @@ def _row(line: bytes, needs: Needs) -> Row | None:
     return row if all(isinstance(row.get(key), kind) for key, kind in needs.items()) else None
 
 
-def read(path: paths.Given, needs: Needs, say: Say) -> list[Row]:
-    """Returns the good rows of a file that another process may be writing; says which are not.
+def read(path: paths.Given, needs: Needs, notify: Notify) -> list[Row]:
+    """Returns the good rows of a file that another process may be writing; reports damaged ones.
 
     `mend` is for the process that goes on writing it.
     """
     found = parse(paths.of(path).read_bytes(), needs)
     if found.damaged:
-        say(f"{path}: {_numbers(found.damaged)} left out")
+        notify(f"{path}: {_numbers(found.damaged)} left out")
     return found.rows
 
 
-def mend(path: paths.Given, needs: Needs, say: Say) -> list[Row]:
+def mend(path: paths.Given, needs: Needs, notify: Notify) -> list[Row]:
     """Returns the good rows, and leaves no others in the file; [] where there is no file.
 
-    Damaged ones are set aside in a file beside it, which is said; a line cut off is dropped.
+    Damaged ones move to a file beside it, with a notice; a line cut off is dropped.
     """
     path = paths.of(path)
     if not path.exists():
@@ -75,14 +75,14 @@ def mend(path: paths.Given, needs: Needs, say: Say) -> list[Row]:
         aside = path.with_name(path.name + ASIDE)
         before = aside.read_bytes() if aside.exists() else b""
         atomic.write_bytes(aside, before + b"".join(x + b"\n" for x in found.damaged.values()))
-        say(f"{path}: {_numbers(found.damaged)} set aside in {aside.name}; the other rows stay")
+        notify(f"{path}: {_numbers(found.damaged)} set aside in {aside.name}; the other rows stay")
     if found.damaged or not found.whole:
         atomic.write_bytes(path, b"".join(line + b"\n" for line in found.lines))
     return found.rows
 
 
 def _numbers(damaged: Mapping[int, bytes]) -> str:
-    """Says which rows are damaged, for a sentence about what became of them."""
+    """Returns the subject of a sentence about damaged rows."""
     listed = [str(number) for number in list(damaged)[:_LISTED]]
     if len(damaged) == 1:
         return f"row {listed[0]} is damaged and"

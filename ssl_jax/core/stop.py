@@ -1,9 +1,9 @@
-"""SIGTERM: the request to end, which long work looks at between two batches.
+"""SIGTERM: the request to end, which long work checks between two batches.
 
 While there is nothing to save yet, `Stopped` is raised in the main thread at once. Where that does
-not come back to Python (a program is compiled, storage does not answer), a thread ends the process
-after PATIENCE seconds. From `keep` on the request is noted, and `asked` tells of it. On many hosts
-jax takes the signal, and all agree after which look of theirs to end.
+not return to Python (a program is compiled, storage does not answer), a thread ends the process
+after PATIENCE seconds. From `keep` on the request is only noted, and `asked` returns it. On many
+hosts jax takes the signal, and all agree on the check after which to end.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from ssl_jax.core import pulse
 
 T = TypeVar("T")
 PATIENCE = 5.0
-"""Seconds that are left to Python to end by itself where there is nothing to save."""
+"""Seconds that Python has to end by itself where there is nothing to save."""
 _NOTHING = b"SIGTERM: there is nothing to save yet; the same command begins where this one did\n"
 
 
@@ -34,13 +34,13 @@ class Stopped(SystemExit):
 
 
 class _State:
-    """Of the process: there is one SIGTERM."""
+    """The state of the process, which has one SIGTERM."""
 
     listening = False
     many = False
     noted = False
     keeps = False
-    looks = 0  # of this host: the same number on all of them
+    looks = 0  # checks of this host: as many on all of them
     agreed = False
 
 
@@ -49,9 +49,9 @@ _state = _State()
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """Obeys SIGTERM until the block ends; inside another such block it changes nothing.
+    """Handles SIGTERM until the block ends; does nothing inside another such block.
 
-    Outside the main thread, which alone may handle signals, it does nothing either.
+    Nor does it outside the main thread, which alone may handle signals.
     """
     if _state.listening:
         yield
@@ -69,15 +69,15 @@ def listening() -> Iterator[None]:
 @contextlib.contextmanager
 def _handled() -> Iterator[None]:
     """Handles SIGTERM, and starts the thread for when Python cannot."""
-    told, ended = socket.socketpair(), threading.Event()
-    for end in told:
+    pipe, ended = socket.socketpair(), threading.Event()
+    for end in pipe:
         end.setblocking(False)
-    told[0].setblocking(True)
+    pipe[0].setblocking(True)
     before = signal.signal(signal.SIGTERM, _ask)
-    woken = signal.set_wakeup_fd(told[1].fileno(), warn_on_full_buffer=False)
+    woken = signal.set_wakeup_fd(pipe[1].fileno(), warn_on_full_buffer=False)
     if woken != -1:  # that of an event loop, such as a notebook's
         signal.set_wakeup_fd(woken)
-    threading.Thread(target=_end_late, args=(told[0], ended), name="stop", daemon=True).start()
+    threading.Thread(target=_end_late, args=(pipe[0], ended), name="stop", daemon=True).start()
     try:
         yield
     finally:
@@ -85,7 +85,7 @@ def _handled() -> Iterator[None]:
         if woken == -1:
             signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, before)
-        told[1].close()  # which ends the thread
+        pipe[1].close()  # which ends the thread
 
 
 def _ask(number: int, frame: FrameType | None) -> None:
@@ -96,10 +96,10 @@ def _ask(number: int, frame: FrameType | None) -> None:
         raise Stopped
 
 
-def _end_late(told: socket.socket, ended: threading.Event) -> None:
+def _end_late(pipe: socket.socket, ended: threading.Event) -> None:
     """Ends the process when SIGTERM came and there is nothing to save, if nobody else does."""
-    with told:
-        while signals := told.recv(64):
+    with pipe:
+        while signals := pipe.recv(64):
             if signal.SIGTERM in signals and not ended.wait(PATIENCE) and not _state.keeps:
                 if not _state.noted:
                     os.write(2, _NOTHING)
@@ -107,17 +107,17 @@ def _end_late(told: socket.socket, ended: threading.Event) -> None:
 
 
 def keep() -> None:
-    """From here on there is something to save: SIGTERM is noted, and no longer raised."""
+    """From here on there is something to save: SIGTERM is noted and raises nothing."""
     _state.keeps = True
 
 
 def noted() -> bool:
-    """Says whether this process alone was told to end; on many hosts use `asked`."""
+    """Returns whether this process was asked to end; on many hosts use `asked`."""
     return _state.noted
 
 
 def asked() -> bool:
-    """Says whether to end here; of many hosts each has to ask, in the same order."""
+    """Returns whether to end here; with many hosts each has to call it, in the same order."""
     if not _state.many:
         return _state.noted
     if not _state.agreed:
@@ -127,14 +127,14 @@ def asked() -> bool:
 
 
 def check(what: str = "") -> None:
-    """Raises Stopped where `asked`; tells the watchdog of life, and of what comes next."""
+    """Raises Stopped where `asked`; notes progress for the watchdog, and what comes next."""
     pulse.beat(what or pulse.last()[1])
     if asked():
         raise Stopped
 
 
 def between(batches: Iterable[T]) -> Iterator[T]:
-    """Yields batches, of an evaluation for one, and raises Stopped between two where `asked`."""
+    """Yields batches of work such as an evaluation; raises Stopped between two where `asked`."""
     source = iter(batches)
     try:
         for batch in source:

@@ -88,15 +88,15 @@ def zip(*parts: Part) -> list[Point]:
 
 
 def chain(*parts: Part) -> list[Point]:
-    """Returns one part after the other; of a mapping, one name after the other, each alone."""
+    """Returns one part after the other; for a mapping, one name after the other, each alone."""
     return [point for part in parts for axis in _axes(part) for point in axis]
 
 
 def sample(count: int, part: Part, seed: int = 0) -> list[Point]:
     """Returns `count` points drawn by `seed`; the first ones stay when `count` grows.
 
-    Of a mapping with a range (`uniform`, ...), each name is drawn on its own. Anything else is
-    finite, and none of its points is drawn twice.
+    For a mapping with a range (`uniform`, ...), each name is drawn on its own. Anything else is
+    finite, and no point of it is drawn twice.
     """
     if count < 1:
         raise ConfigError(f"sample({count}, ...): draw at least 1 point")

@@ -1,10 +1,10 @@
-"""What a command prints, on terminals and in pipes that cannot show every character."""
+"""What a command prints: characters that a terminal or pipe cannot show, and late noise."""
 
 import io
 import sys
 from collections.abc import Callable
 
-_told: dict[str, Callable] = {}  # by: the hook that `hush` put in
+_installed: dict[str, Callable] = {}  # "hook": the one of `hush`
 
 
 def forgive() -> None:
@@ -17,17 +17,17 @@ def forgive() -> None:
 
 
 def hush() -> None:
-    """Keeps "Event loop is closed", which storage tells after an error, from following that error.
+    """Silences "Event loop is closed", which storage libraries print after an error.
 
-    It comes when a save was given up, from a thread that nobody waits for, and says nothing more.
+    It comes from a thread of an abandoned save, and adds nothing to the error.
     """
     before = sys.unraisablehook
-    if before is _told.get("by"):
+    if before is _installed.get("hook"):
         return
 
-    def tell(what: "sys.UnraisableHookArgs") -> None:
+    def hook(what: "sys.UnraisableHookArgs") -> None:
         error = what.exc_value
         if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
             before(what)
 
-    _told["by"] = sys.unraisablehook = tell
+    _installed["hook"] = sys.unraisablehook = hook

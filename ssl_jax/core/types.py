@@ -99,7 +99,7 @@ class Method:
     that transcribes; else None. frames(samples (n,)) -> (n,): how many these are.
     embed(params, batch) -> (B, W): vectors that are near where the speaker is the same; else None.
     masks(params, batch, streams) -> (B, M, S) bool, or (B, M, rows, columns) of patches in a grid:
-    what an update hides of each of M views of an example; None of a method that hides nothing.
+    what an update hides of each of M views of an example; None for a method that hides nothing.
     update(params, extra, step) -> extra, after each optimizer step; `step` counts from 1.
     combine(sums) -> the loss of a batch from its `Output.sums`, where terms with other
     denominators, or what a batch has in common (how evenly it uses codes), make it more than one

@@ -19,17 +19,17 @@ Frames = Callable[[Any], Any]
 
 @contextlib.contextmanager
 def explained(corpus: Corpus, plan: BatchSchedule, frames: Frames | None) -> Iterator[None]:
-    """Adds to an error of the guard what the rows of its batch say about it."""
+    """Adds to an error of the guard what in its batch explains it."""
     try:
         yield
     except hooks.NotFiniteError as error:
-        told = bad_targets(corpus, plan, error.steps)
-        error.args = (f"{error}. {told}" if told else str(error),)
+        found = bad_targets(corpus, plan, error.steps)
+        error.args = (f"{error}. {found}" if found else str(error),)
         raise
     except hooks.CollapseError as error:
-        told = nothing_to_tell_apart(corpus, plan, error.step, frames)
+        found = nothing_to_tell_apart(corpus, plan, error.step, frames)
         why = "Any encoder has one output for such data, so it is no collapse, though it looks so"
-        error.args = (f"{told}. {why}: {error}" if told else str(error),)
+        error.args = (f"{found}. {why}: {error}" if found else str(error),)
         raise
 
 

@@ -1,13 +1,14 @@
-"""Checkpoints of a run: asynchronous, sharded, whole or absent, and never of another run.
+"""Checkpoints of a run: asynchronous, sharded, complete or absent, and never of another run.
 
-A save takes a copy of the state on the devices, which takes the loop no longer than to ask for it;
-a thread beside the loop carries it to the host and writes it (`engine.snapshot`).
+A save copies the state on the devices (`engine.snapshot`), which the loop does not wait for; a
+thread moves the copy to the host and writes it.
 
 A checkpoint is a folder <workdir>/checkpoints/<step> with the items `params`, `rest` (the other
-fields of TrainState), `about` (config, signature, shapes), `sums` (of the bits of each array),
+fields of TrainState), `about` (config, signature, shapes), `sums` (a checksum of each array),
 `metrics` where there are any, and `digests` (of every file of the others). It is written under a
-temporary name and renamed when complete, so a killed process leaves no half of one; one that
-storage damaged later is noticed by whoever reads it, and a run that goes on uses the one before.
+temporary name and renamed when complete, so a killed process leaves no partial one. Damage by
+storage is noticed when a checkpoint is read (`engine.integrity`): a run then goes on from the one
+before.
 """
 
 import contextlib
@@ -34,16 +35,16 @@ from ssl_jax.engine.integrity import CorruptCheckpoint
 Tree = Any
 
 FREE_TO_CHANGE = (
-    "log.",  # what is told of a run does not feed back into it
-    "checkpoint.",  # nor does when it is saved
-    "guard.stall_seconds",  # nor how long it may stand still
+    "log.",  # what is logged does not feed back into the run
+    "checkpoint.",  # nor does the time of a save
+    "guard.stall_seconds",  # nor the time that it may stall
     "eval.",  # nor do evaluations, which never touch the state
     "data.workers",  # a batch is a function of (seed, step), whoever reads it
     "data.threads",
     "data.max_megapixels",  # a row that it refuses is an error, or is counted
     "mesh.",  # the layout of the same arrays; equal up to the order of sums
-    "train.accumulate",  # nor do the parts of a batch, but for those that draw other dropout
-    "method.encoder.remat",  # what is computed again is the same
+    "train.accumulate",  # nor do micro-batches, except that their dropout is drawn anew
+    "method.encoder.remat",  # recomputed values are the same
     "method.encoder.unroll",
 )
 """Keys that may differ on resume because they cannot change the numbers of a run."""
@@ -51,7 +52,7 @@ MOVED = re.compile(r"data\.(train|valid|test)\.[^.]+\.path|data\.units\.(train|v
 """Keys that may differ on resume where the data are the same; see engine/manifest.py."""
 
 NEWER = {"optim.eps_inside": False, "optim.lr_rules": ()}
-"""Keys that older runs lack, which had these values without saying so."""
+"""Keys that older runs lack, and the values that these runs had."""
 
 
 class SaveError(OSError):
@@ -83,7 +84,7 @@ class Checkpoints:
         return self._best
 
     def beats_best(self, value: float) -> bool:
-        """Says whether a metric is better than that of every checkpoint so far."""
+        """Returns whether a metric is better than that of every checkpoint so far."""
         if self._best is None or not math.isfinite(value):
             return math.isfinite(value)
         higher = self.config.checkpoint.best_mode == "max"
@@ -112,10 +113,12 @@ class Checkpoints:
         if self._copies is None:
             self._copies = hosts.all_of(snapshot.fits(state))
         if self._copies:
-            held, sums = snapshot.copy(state)
-            self._saving = self._thread.submit(self._write, step, held, sums, about, metrics, True)
+            held, checksums = snapshot.copy(state)
+            self._saving = self._thread.submit(
+                self._write, step, held, checksums, about, metrics, True
+            )
         else:
-            with self._telling():
+            with self._as_save_error():
                 self._write(step, state, integrity.checksums(state), about, metrics, False)
         if finite and self.beats_best(metric):
             self._best = (step, metric)
@@ -124,14 +127,14 @@ class Checkpoints:
         self,
         step: int,
         state: TrainState,
-        sums: jax.Array,
+        checksums: jax.Array,
         about: dict[str, Any],
         metrics: Mapping[str, float] | None,
         ours: bool,
     ) -> None:
         """Copies a state to the host, waiting for it, and begins to write it.
 
-        `ours` says that nobody else needs its arrays.
+        `ours`: the state is a copy, whose memory is freed once it is on the host.
         """
         self._manager.save(
             step,
@@ -139,7 +142,7 @@ class Checkpoints:
                 params=ocp.args.PyTreeSave(state.params),
                 rest=ocp.args.PyTreeSave(_rest(state)),
                 about=ocp.args.JsonSave(about),
-                sums=ocp.args.PyTreeSave({"sums": sums}),
+                sums=ocp.args.PyTreeSave({"sums": checksums}),
                 digests=ocp.args.JsonSave({}),  # known when all else is written
             ),
             metrics=metrics,
@@ -151,7 +154,7 @@ class Checkpoints:
     def restore(self, state: TrainState, shardings: TrainState) -> TrainState:
         """Returns the newest state, laid out by `shardings`, whatever mesh it was saved from.
 
-        `state` gives shapes and types, and may be abstract. A damaged checkpoint is told of and
+        `state` gives shapes and types, and may be abstract. A damaged checkpoint is reported and
         moved to <workdir>/damaged, and the one before is used. Raises ValueError when the config of
         the run has changed (naming keys and values) or the checkpoint is of another model, and
         CorruptCheckpoint when none can be read.
@@ -167,9 +170,9 @@ class Checkpoints:
                 self._set_aside(reasons, step)
                 return found
             reasons[step] = reason or "another host could not read it"
-        told = "\n".join(f"  {step}: {reason}" for step, reason in reasons.items())
+        lines = "\n".join(f"  {step}: {reason}" for step, reason in reasons.items())
         raise CorruptCheckpoint(
-            f"no checkpoint in {self.folder} can be read:\n{told}\nmove the folder away to begin "
+            f"no checkpoint in {self.folder} can be read:\n{lines}\nmove the folder away to begin "
             f"anew, or give another --workdir"
         )
 
@@ -193,7 +196,7 @@ class Checkpoints:
         except CorruptCheckpoint as error:
             reason = str(error)
         if not hosts.all_of(found is not None) or found is None:
-            return None, reason  # the sums are a program of all hosts
+            return None, reason  # checksums are a program of all hosts
         try:
             integrity.check_arrays(folder, found)
         except CorruptCheckpoint as error:
@@ -201,10 +204,10 @@ class Checkpoints:
         return found, ""
 
     def _set_aside(self, reasons: dict[int, str], good: int) -> None:
-        """Moves damaged checkpoints out of the way of those to come."""
+        """Moves damaged checkpoints out of the way of later ones."""
         for step, reason in reasons.items():
             aside = self.folder.parent / "damaged" / str(step)
-            log.say(f"{reason}. It is moved to {aside}; going on from step {good}")
+            log.notify(f"{reason}. It is moved to {aside}; going on from step {good}")
             if jax.process_index() == 0:
                 aside.parent.mkdir(exist_ok=True)
                 paths.move(self.folder / str(step), _unused(aside))
@@ -213,21 +216,21 @@ class Checkpoints:
             self._manager.reload()
             self._best = storage.best(self._manager, self.config.checkpoint.best_mode)
 
-    def carried(self) -> None:
-        """Waits until the last save has left the devices; `wait` tells what went wrong."""
+    def copied(self) -> None:
+        """Waits until the last save has left the devices; `wait` raises its error."""
         if self._saving is not None:
             futures.wait([self._saving])
 
     def wait(self) -> None:
         """Waits until what was saved is complete on disk; raises SaveError."""
         saving, self._saving = self._saving, None
-        with self._telling():
+        with self._as_save_error():
             if saving is not None:
                 saving.result()
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for the last save and lets the folder go."""
+        """Waits for the last save and closes the folder."""
         try:
             self.wait()
         finally:
@@ -235,11 +238,11 @@ class Checkpoints:
             self._manager.close()
 
     @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
-        """Turns what goes wrong with a save into a SaveError that says what is left."""
+    def _as_save_error(self) -> Iterator[None]:
+        """Turns an error of saving into a SaveError that lists the checkpoints that are left."""
         try:
             yield
-        except Exception as error:  # from whatever layer of storage it comes
+        except Exception as error:  # the layers of storage raise many types
             if isinstance(error, jax.errors.JaxRuntimeError):
                 raise  # of the step before, or of another host
             kept = sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdigit())
@@ -310,20 +313,20 @@ def restore_params(run_dir: str | Path, step: int | str | None = None) -> Tree:
     `step` is a number, "best", or None for the newest. Raises FileNotFoundError naming the steps
     there are.
     """
-    return _intact(_step_folder(run_dir, step), "params", "params")
+    return _read_part(_step_folder(run_dir, step), "params", "params")
 
 
 def restore_extra(run_dir: str | Path, step: int | str | None = None) -> Tree:
     """Returns `TrainState.extra` of a run, such as its teacher; see `restore_params`."""
-    return _intact(_step_folder(run_dir, step), "rest", "extra")
+    return _read_part(_step_folder(run_dir, step), "rest", "extra")
 
 
-def _intact(folder: Path, item: str, part: str) -> Tree:
+def _read_part(folder: Path, item: str, part: str) -> Tree:
     """Reads a part of a state as numpy arrays; raises CorruptCheckpoint."""
     known = integrity.check_files(folder, item, "about")
     with integrity.reading(folder):
         found = _arrays(folder / item, "" if part == item else part)
-    if not known:  # of an earlier version, which has only the sums
+    if not known:  # of an earlier version, which has only checksums
         integrity.check_arrays(folder, {part: found})
     return found
 
@@ -367,7 +370,7 @@ def _choose(
     if step == "best" and steps:
         integrity.check_files(folder / str(steps[-1]), "about")
         for each in steps:
-            storage.metrics(folder / str(each))  # none may be left out without a word
+            storage.metrics(folder / str(each))  # raises on damage: none is left out silently
         config = config_lib.from_json(integrity.about(folder / str(steps[-1]))["config"])
         best = storage.best(manager, config.checkpoint.best_mode)
         return best[0] if best else -1

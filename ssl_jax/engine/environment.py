@@ -1,4 +1,4 @@
-"""What a run ran on, how it was started and how it ended: environment.jsonl of its folder.
+"""Where a run ran, how it was started and how it ended: environment.jsonl of its folder.
 
 A run that was cut off and went on has a row for each of its starts; one that was killed outright
 has no row for its end.
@@ -59,14 +59,14 @@ def ended(workdir: Path, how: str) -> None:
 def read(workdir: Path) -> list[dict[str, Any]]:
     """Returns the rows in order, each with its event and its time in unix seconds."""
     path = workdir / FILE
-    return rows_lib.read(path, _ROW, log.say) if path.is_file() else []
+    return rows_lib.read(path, _ROW, log.notify) if path.is_file() else []
 
 
 def seconds(rows: list[dict[str, Any]], last: float) -> float:
     """Returns how long a run ran, from its rows; `last` is the time of its last sign of life.
 
-    A start without an end, of a run that was killed, counts up to the last sign of life before
-    the next one, which is not known any more: up to nothing.
+    The start of a run that was killed has no end: if another start follows, it counts as nothing,
+    since the time of its end is not known; the last one counts up to `last`.
     """
     total, since = 0.0, None
     for row in rows:
@@ -118,7 +118,7 @@ def _append(workdir: Path, row: Mapping[str, Any]) -> None:
     line = json.dumps({**row, "time": round(time.time(), 3)}) + "\n"
     try:
         if row["event"] == "start":
-            rows_lib.mend(workdir / FILE, _ROW, log.say)
+            rows_lib.mend(workdir / FILE, _ROW, log.notify)
         paths.append(workdir / FILE, line)
-    except OSError as error:  # what a run tells of its machine is no reason to end it
-        log.say(f"{workdir / FILE} is not written: {error}")
+    except OSError as error:  # no reason to end the run
+        log.notify(f"{workdir / FILE} is not written: {error}")

@@ -1,8 +1,8 @@
 """Floating-point operations of a traced program: its products and convolutions, exactly.
 
 A multiplication and its addition count as 2. The body of a scan counts as often as it runs, and
-what is computed again in the backward pass counts again. Of a convolution only taps that fall on
-real numbers count, not those on padding nor on the holes of a dilated input. Everything else
+recomputation in the backward pass counts again. Of a convolution only taps that fall on
+real numbers count, not those on padding or on the holes of a dilated input. Everything else
 (norms, softmax, the optimizer) counts as nothing: it costs memory traffic, see `roofline`.
 """
 
@@ -68,8 +68,8 @@ def walk(jaxpr: Jaxpr, times: float = 1.0) -> Iterator[tuple[Equation, float]]:
 def scanned(eqn: Equation) -> tuple[int, int]:
     """Returns how many constants a scan has, and how many values its turns hand on.
 
-    Told by their ranks, which the stacked ones lose inside; what the equation's parameters are
-    called depends on the version of JAX.
+    Found by their ranks, since stacked values lose an axis inside; the names of the equation's
+    parameters depend on the version of JAX.
     """
     body = eqn.params["jaxpr"].jaxpr
 

@@ -1,4 +1,4 @@
-"""What the loop does beside stepping: validation, and guards against wasted hours."""
+"""What the loop does besides stepping: validation, and guards against wasted hours."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -33,13 +33,13 @@ class NotFiniteError(FloatingPointError):
 
 
 class CollapseError(RuntimeError):
-    """A part of the model gives the same output whatever its input, as was seen at `step`."""
+    """A part of the model gives the same output for every input; noticed at `step`."""
 
     step = 0
 
 
 def not_finite(bad: int, last_good: str) -> NotFiniteError:
-    """Returns the error of a run whose numbers are lost since step `bad`."""
+    """Returns the error of a run that has not been finite since step `bad`."""
     error = NotFiniteError(
         f"the loss, or the norm of its gradient or of the parameters, is not finite at step "
         f"{bad}. Last good checkpoint, kept: {last_good}. Lower config.optim.lr, lengthen "
@@ -68,9 +68,10 @@ def check_ceiling(step: int, loss: float, before: list[float], every: int = 1) -
 
 
 def check_floors(step: int, metrics: Mapping[str, float], floors: Mapping[str, float]) -> None:
-    """Raises CollapseError when a metric is below its floor, ValueError when there is no such.
+    """Raises CollapseError when a metric is below its floor, ValueError for an unknown metric.
 
-    Keys of `floors` are metric names such as `target_std`, whose first word names the part.
+    Keys of `floors` are metric names, `target_std` for one; the first word names the part of the
+    model.
     """
     for name, floor in floors.items():
         if name not in metrics:
@@ -106,8 +107,8 @@ def validation(
     def hook(step: int, state: TrainState) -> dict[str, float]:
         del step
         total = None
-        for fed in stop.between(prefetch.prefetch(batches(), sharding)):
-            metrics = evaluate(state, fed.batch)
+        for device_batch in stop.between(prefetch.prefetch(batches(), sharding)):
+            metrics = evaluate(state, device_batch.batch)
             total = metrics if total is None else add(total, metrics)
         if total is None:
             raise ValueError(f"config.data.{split} gives no batch: name a source with rows in it")
@@ -117,7 +118,7 @@ def validation(
 
 
 def means(pairs: Mapping[str, tuple], prefix: str = "") -> dict[str, float]:
-    """Returns sum / count of every pair, without those that counted nothing."""
+    """Returns sum / count of every pair whose count is not 0."""
     return {prefix + k: float(s) / float(n) for k, (s, n) in pairs.items() if n > 0}
 
 

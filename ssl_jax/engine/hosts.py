@@ -1,4 +1,4 @@
-"""Many hosts: how processes find each other, make sure that they run the same thing, and part."""
+"""Many hosts: how processes find each other, check that they run the same thing, and end."""
 
 import argparse
 import contextlib
@@ -21,7 +21,7 @@ from ssl_jax.core import atomic, lock, stop, terminal
 from ssl_jax.core import config as config_lib
 
 HEARTBEAT = 100
-"""Seconds after which a host that is not heard of counts as lost."""
+"""Seconds without a message after which a host counts as lost."""
 LOST = (
     "another host was lost, or a message between hosts (above); start the same command again, on "
     "any number of hosts: it goes on from the newest checkpoint"
@@ -54,8 +54,8 @@ def session(flags: argparse.Namespace) -> Iterator[None]:
     """Runs a command as one process of a run; `flags` are those of `add_flags`.
 
     An error that this package foresees becomes one line, without a traceback. On one of many hosts
-    any error ends its process at once: the usual end of Python would wait for the others, which
-    wait for this one inside a step. So they notice that it is gone, and end too.
+    any error ends its process at once: the usual exit of Python would wait for the others, which
+    wait for this one inside a step. They notice that it is gone, and end too.
     """
     terminal.forgive()
     terminal.hush()
@@ -65,20 +65,20 @@ def session(flags: argparse.Namespace) -> Iterator[None]:
     except BaseException as error:
         full = "" if _ours(error) else atomic.full(error)
         foreseen = isinstance(error, FORESEEN) and (_ours(error) or bool(full))
-        told: str | BaseException = f"error: {error}" if foreseen else error
+        message: str | BaseException = f"error: {error}" if foreseen else error
         if full:
-            told = f"error: {error}. Make room or mend the storage, and the same command goes on"
+            message = f"error: {error}. Make room or mend the storage, and the same command goes on"
         if isinstance(error, stop.Stopped) and not jax.distributed.is_initialized():
             stop.leave_soon()  # many hosts wait for each other at their end
         if jax.distributed.is_initialized() and not _is_success(error):
-            _leave(told)
+            _leave(message)
         if foreseen:
-            sys.exit(str(told))
+            sys.exit(str(message))
         raise
 
 
 def _ours(error: BaseException) -> bool:
-    """Says whether an error was raised by this package itself."""
+    """Returns whether an error was raised by this package itself."""
     frames = traceback.extract_tb(error.__traceback__)
     return Path(__file__).parents[1] in Path(frames[-1].filename).parents
 
@@ -87,15 +87,15 @@ def _is_success(error: BaseException) -> bool:
     return isinstance(error, SystemExit) and not error.code
 
 
-def _leave(told: str | BaseException) -> None:
-    """Tells an error and ends this process without farewell."""
-    if isinstance(told, str):
-        print(told, file=sys.stderr)
-    elif isinstance(told, SystemExit):
-        print(told.code, file=sys.stderr)
+def _leave(message: str | BaseException) -> None:
+    """Prints an error and exits at once, without cleanup."""
+    if isinstance(message, str):
+        print(message, file=sys.stderr)
+    elif isinstance(message, SystemExit):
+        print(message.code, file=sys.stderr)
     else:
-        traceback.print_exception(told)
-    if isinstance(told, jax.errors.JaxRuntimeError):
+        traceback.print_exception(message)
+    if isinstance(message, jax.errors.JaxRuntimeError):
         print(f"error: process {jax.process_index()}: {LOST}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -112,7 +112,8 @@ def connect(
 
     Without arguments the environment decides: the variables JAX_COORDINATOR_ADDRESS,
     JAX_NUM_PROCESSES and JAX_PROCESS_ID, else what JAX knows of TPU pods, GKE, Slurm and Open MPI;
-    where there is none, this process is alone. Raises ConfigError for a part of the three.
+    where there is none, this process is alone. Raises ConfigError where only some of the three are
+    given.
     """
     if jax.distributed.is_initialized():
         return
@@ -131,7 +132,7 @@ def connect(
 
 
 def _checked(given: Mapping[str, str]) -> tuple[str, int, int]:
-    """Returns (address, processes, process); raises ConfigError where they make no sense."""
+    """Returns (address, processes, process); raises ConfigError where they do not fit together."""
     use = "give --coordinator=10.0.0.1:8476 --processes=2 --process=0 (1 on the other host)"
     missing = [f"--{name} (or ${_ENVIRONMENT[name]})" for name in _ENVIRONMENT if name not in given]
     if missing:
@@ -197,14 +198,14 @@ def _gather(text: str) -> list[str]:
 
 
 def all_of(good: bool) -> bool:
-    """Says whether all hosts say so; every one of them has to ask, and waits for the others."""
+    """Returns whether `good` holds on all hosts; each has to call it, and waits for the others."""
     if not jax.distributed.is_initialized():
         return good
     return bool(multihost_utils.process_allgather(np.int32(good)).min())
 
 
 def of_first(value: int) -> int:
-    """Returns what process 0 says, on every host; every one of them has to ask."""
+    """Returns the value of process 0 on every host; each has to call it."""
     if not jax.distributed.is_initialized():
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
@@ -221,12 +222,12 @@ def holding(folder: Path) -> Iterator[None]:
             except (lock.Busy, OSError) as reason:
                 error = reason
         if not all_of(error is None):
-            raise error or lock.Busy(f"process 0 could not hold {folder}, and says why")
+            raise error or lock.Busy(f"process 0 could not lock {folder}: see its error")
         yield
 
 
 def is_first() -> bool:
-    """Says whether this is process 0, which writes for all; starts no device where it is alone."""
+    """Returns whether this is process 0, which writes for all; starts no device if alone."""
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 

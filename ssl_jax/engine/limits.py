@@ -1,4 +1,4 @@
-"""Numbers of a config that cannot be: counts below their least, and seeds of too many bits."""
+"""Numbers of a config that are out of range: counts below their minimum, seeds over 64 bits."""
 
 from ml_collections import ConfigDict
 
@@ -31,7 +31,7 @@ _SEED = 1 << 63
 
 
 def check(config: ConfigDict) -> None:
-    """Raises ConfigError naming the first key whose number cannot be, and one that works."""
+    """Raises ConfigError naming the first key whose number is out of range, and one that works."""
     flat = config_lib.flatten(config)
     for key, (least, use) in LEAST.items():
         value = flat.get(key)

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, TensorBoard, W&B, the progress line, parameters."""
+"""What a run writes and prints: metrics.jsonl, TensorBoard, W&B, progress, its parameters."""
 
 import json
 import math
@@ -63,13 +63,13 @@ class Logger:
             writer(step, metrics)
 
     def _optional(self, name: str, write: Callable[[int, Mapping[str, float]], None]) -> None:
-        """Adds a writer that the run goes on without: its first error is told, and ends it."""
+        """Adds a writer that the run goes on without: its first error is printed, and ends it."""
 
         def safely(step: int, metrics: Mapping[str, float]) -> None:
             try:
                 write(step, metrics)
             except Exception as error:
-                say(f"{name} gets no more rows: {_told(error)}. metrics.jsonl goes on")
+                notify(f"{name} gets no more rows: {_one_line(error)}. metrics.jsonl goes on")
                 self._writers.remove(safely)
 
         self._writers.append(safely)
@@ -91,7 +91,7 @@ class Logger:
             try:
                 close()
             except Exception as error:
-                say(f"the last rows are in metrics.jsonl alone: {_told(error)}")
+                notify(f"the last rows are in metrics.jsonl alone: {_one_line(error)}")
 
     def _open_tensorboard(self, start: int) -> None:
         try:
@@ -99,7 +99,7 @@ class Logger:
         except ImportError as e:
             raise ImportError(_missing("tensorboard", "tensorboardX", "False")) from e
         except OSError as error:
-            say(f"TensorBoard gets no rows: {_told(error)}. metrics.jsonl goes on")
+            notify(f"TensorBoard gets no rows: {_one_line(error)}. metrics.jsonl goes on")
             return
         self._closers.append(board.close)
         self._optional("TensorBoard", board.write)
@@ -158,31 +158,31 @@ def _missing(key: str, package: str, off: str) -> str:
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
-    """Returns the rows of a metrics.jsonl; a last line cut off by a crash is left out, and so is
-    a damaged row, which is said."""
-    found = rows_lib.read(path, _ROW, say)
+    """Returns the rows of a metrics.jsonl, without a last line cut off by a crash and without
+    damaged rows, whose numbers are printed."""
+    found = rows_lib.read(path, _ROW, notify)
     return [{renamed.metric(name): value for name, value in row.items()} for row in found]
 
 
 def truncate(path: str | Path, step: int) -> list[dict[str, Any]]:
     """Drops the rows past `step`, in one atomic replacement; returns those that stay.
 
-    Damaged rows are set aside beside it, whatever their step was.
+    Damaged rows go to a file of their own, whatever their step was.
     """
-    found = rows_lib.mend(path, _ROW, say)
+    found = rows_lib.mend(path, _ROW, notify)
     rows = [row for row in found if row["step"] <= step]
     if len(rows) < len(found):
         atomic.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 
-def say(text: str) -> None:
+def notify(text: str) -> None:
     """Prints a line to the error stream, on the first process only."""
     if jax.process_index() == 0:
         progress.show(text + "\n", sys.stderr)
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     """Returns an error in one line."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 

@@ -25,7 +25,7 @@ from ssl_jax.engine.prefetch import DeviceBatch, prefetch
 from ssl_jax.engine.step import NEVER, TrainStep
 from ssl_jax.engine.watchdog import Watchdog
 
-DISPATCHED = 4  # steps given to the device ahead of it: enough to hide the host, few batches held
+DISPATCHED = 4  # steps dispatched ahead of the device: enough to hide the host, few batches held
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Options:
     """The loop's durations, in steps, and its guards.
 
     floors: least values of metrics, watched after `guard_after` steps. best_metric: a name as in
-    metrics.jsonl. sample_rate: for the hours of audio per second. peak: FLOP/s of
-    all devices, 0 where it is not known. profile: "100:110", the steps
-    to be traced, whose time is told by `scopes`, those of the method. stall_seconds: the longest
-    time in which nothing moves; past it the process ends with status watch.STALLED (0: never).
+    metrics.jsonl. sample_rate: for the hours of audio per second. peak: FLOP/s of all devices, 0
+    where it is not known. profile: "100:110", the steps to trace; their time is reported by
+    `scopes`, those of the method. stall_seconds: the longest time without progress, after which the
+    process ends with status watchdog.STALLED (0: never).
     """
 
     total: int
@@ -79,7 +79,7 @@ def options(
 
 @dataclasses.dataclass(frozen=True)
 class _Given:
-    """A step given to the device: what its batch holds, and whether it was compiled first."""
+    """A dispatched step: what its batch holds, and whether it was compiled first."""
 
     number: int
     loss: jax.Array
@@ -114,8 +114,8 @@ def fit(
     `state` is donated. Nothing in the loop waits for a number that the device has not computed
     yet, and an implicit transfer between host and device is an error (jax.transfer_guard); only
     hooks and saving may transfer. A checkpoint that is due is saved before the evaluation of its
-    step, unless it is to hold a score of it; an evaluation that was cut off is made when the run
-    goes on. Raises NotFiniteError and CollapseError, and Stopped where SIGTERM came before the
+    step, unless it is to hold a score of it; an evaluation that was cut off is repeated when the
+    run goes on. Raises NotFiniteError and CollapseError, and Stopped where SIGTERM came before the
     first step; a state whose loss is not finite is never saved.
     """
     start = int(jax.device_get(state.step))
@@ -130,16 +130,16 @@ def fit(
         if start >= options.total:
             return Finished(state, start, False)
         sharding = mesh_lib.batch_sharding(mesh)
-        fed = stack.enter_context(closing(prefetch(batches, sharding, options.sample_rate)))
+        ahead = stack.enter_context(closing(prefetch(batches, sharding, options.sample_rate)))
         stack.enter_context(jax.transfer_guard("disallow"))
         done = start
         for done in range(start + 1, options.total + 1):
-            item = run.take(done, fed)
-            if item is None:  # asked to end while the data hang
+            device_batch = run.take(done, ahead)
+            if device_batch is None:  # asked to end while the data hang
                 done, stopped = done - 1, True
                 run.save_now(done, state)
                 break
-            state = run.advance(done, state, item)
+            state = run.advance(done, state, device_batch)
             stop.keep()
             stopped = run.look_around(done, state, stop.asked() and done < options.total)
             if stopped:
@@ -149,15 +149,15 @@ def fit(
     return Finished(state, done, stopped)
 
 
-def _next(fed: Iterator[DeviceBatch], done: int) -> DeviceBatch:
-    item = next(fed, None)
-    if item is None:
+def _next(batches: Iterator[DeviceBatch], done: int) -> DeviceBatch:
+    device_batch = next(batches, None)
+    if device_batch is None:
         raise ValueError(f"the batches ended before step {done}: shorten config.train.duration")
-    return item
+    return device_batch
 
 
 class _Run:
-    """What the loop carries from step to step beside the state."""
+    """What the loop carries from step to step, apart from the state."""
 
     def __init__(
         self,
@@ -183,7 +183,7 @@ class _Run:
         self.flops: dict[tuple, float] = {}  # of a step, by the shapes of its batch
 
     def take(self, done: int, batches: Iterator[DeviceBatch]) -> DeviceBatch | None:
-        """Returns the batch of step `done`, None where none comes and the run is asked to end."""
+        """Returns the batch of step `done`, None if the run is asked to end before it comes."""
         self.profile.before(done, [given.loss for given in self.running])
         pulse.beat(f"the batch of step {done}")
         try:
@@ -194,34 +194,34 @@ class _Run:
                 raise  # there is nothing to save
             return None
 
-    def advance(self, done: int, state: TrainState, fed: DeviceBatch) -> TrainState:
-        """Gives step number `done` to the device; writes the numbers of the interval before."""
-        shapes = tuple(sorted((k, v.shape) for k, v in fed.batch.items()))
+    def advance(self, done: int, state: TrainState, device_batch: DeviceBatch) -> TrainState:
+        """Dispatches step number `done`; writes the metrics of the interval before."""
+        shapes = tuple(sorted((k, v.shape) for k, v in device_batch.batch.items()))
         new = "" if shapes in self.flops else " (to be compiled first)"
         pulse.beat(f"step {done}{new}, or one of the {DISPATCHED} before it")
         before = time.monotonic()
-        given = (state, self.totals, fed.batch)
+        given = (state, self.totals, device_batch.batch)
         with self.profile.running(done, shapes, self.step.run, *given):
             state, self.totals, loss = self.step.run(*given)
         compiled = time.monotonic() - before if shapes not in self.flops else 0.0
         if compiled:
             self.flops[shapes] = self.step.flops(*given)
-            self._tell_compiled(done, fed, compiled)
-        work = (fed.examples, fed.seconds, self.flops[shapes])
+            self._note_compiled(done, device_batch, compiled)
+        work = (device_batch.examples, device_batch.seconds, self.flops[shapes])
         self.running.append(_Given(done, loss, *work, compiled=compiled > 0))
         if len(self.running) > DISPATCHED:
             self.running[0].loss.block_until_ready()
             self._count(self.running[0].number)
         self.drain()
-        if told := self.profile.after(done, loss):
-            self.progress.note(told)
+        if table := self.profile.after(done, loss):
+            self.progress.note(table)
         if done % self.options.log_every == 0 or done == self.options.total:
             self.pending = (done, self.totals)
             self.totals = self.step.zeros()
         return state
 
     def _count(self, done: int) -> None:
-        """Counts the steps up to `done`, which have ended: the host gives several ahead."""
+        """Counts the steps up to `done`, which have ended: the host dispatches several ahead."""
         while self.running and self.running[0].number <= done:
             step = self.running.popleft()
             if step.compiled:
@@ -229,12 +229,12 @@ class _Run:
             else:
                 self.progress.update(step.number, step.examples, step.seconds, step.flops)
 
-    def _tell_compiled(self, done: int, fed: DeviceBatch, seconds: float) -> None:
-        name, x = max(fed.batch.items(), key=lambda item: item[1].size)
+    def _note_compiled(self, done: int, device_batch: DeviceBatch, seconds: float) -> None:
+        name, x = max(device_batch.batch.items(), key=lambda item: item[1].size)
         self.progress.note(f"step {done}: compiled for {name} {x.shape} in {seconds:.1f} s")
 
     def drain(self) -> bool:
-        """Writes the metrics of the last whole interval, waiting for it; says if it was finite."""
+        """Writes the metrics of the last full interval, waiting for it; False if not finite."""
         if self.pending is None:
             return True
         (done, totals), self.pending = self.pending, None
@@ -253,7 +253,7 @@ class _Run:
         return healthy
 
     def _check(self, totals: Any) -> bool:
-        """Says whether all losses were finite; raises where the guard is on and they were not."""
+        """Returns whether all losses were finite; raises if not where the guard is on."""
         bad = int(totals["bad"])
         if bad != NEVER and self.options.nan:
             self.checkpoints.wait()
@@ -284,7 +284,7 @@ class _Run:
         if last or stopped:
             self.progress.note(self.progress.line(done))
         with jax.transfer_guard("allow"):
-            # a score belongs into the checkpoint, and is known only after the evaluation
+            # a score belongs in the checkpoint, and is known only after the evaluation
             early = healthy and save and not (due and self.options.best_metric and not stopped)
             if due:
                 self.pending_evaluation.begin(
@@ -294,7 +294,7 @@ class _Run:
                 self._save(done, state, None)
             if stopped:
                 return True
-            self.checkpoints.carried()  # an evaluation may need the room of the copy
+            self.checkpoints.copied()  # an evaluation may need the room of the copy
             try:
                 best = self._evaluate(done, state, due)
             except stop.Stopped:
@@ -320,7 +320,7 @@ class _Run:
     def _evaluate(
         self, done: int, state: TrainState, due: Sequence[hooks_lib.HookFn]
     ) -> float | None:
-        """Runs hooks and writes what they find; returns the score of the checkpoint, if any."""
+        """Runs hooks and writes their metrics; returns the score of the checkpoint, if any."""
         found: dict[str, float] = {}
         for fn in due:
             stop.check(f"an evaluation after step {done}")

@@ -1,6 +1,6 @@
 """Whether a run goes on with the data that it began with.
 
-The facts of each split stand in the run folder, as data-train.npz and so on.
+The fingerprint of each split is in the run folder, as data-train.npz and so on.
 """
 
 from collections.abc import Mapping
@@ -22,45 +22,45 @@ FLAG = "--accept_data_change"
 def check(
     config: ConfigDict, workdir: Path, opened: Mapping[str, Split], resumes: bool, accept: bool
 ) -> None:
-    """Compares the data of a run that resumes with what it began with, and keeps what is there now.
+    """Compares the data of a run that resumes with those of its start, and keeps fingerprints.
 
     Raises DataError on every host, naming what changed, unless that is accepted. Data that were
-    moved and are the same have not changed. Process 0 looks, for all.
+    moved and are the same have not changed. Process 0 compares for all.
     """
-    told = ""
+    changes = ""
     if hosts.is_first():
         now = {name: fingerprint.of(split.corpus) for name, split in opened.items()}
-        told = _changes(config, workdir, now) if resumes else ""
-        if told and accept:
-            log.say(f"goes on although {told} ({FLAG})")
-            told = ""
-        for name, facts in now.items() if not told else ():
+        changes = _changes(config, workdir, now) if resumes else ""
+        if changes and accept:
+            log.notify(f"goes on although {changes} ({FLAG})")
+            changes = ""
+        for name, facts in now.items() if not changes else ():
             facts.save(_file(workdir, name))
-    if hosts.of_first(int(bool(told))):
-        told = told or "the data are not those that the run began with, as process 0 says"
-        raise DataError(f"{told}. Put the data back, or go on with them as they are by {FLAG}")
+    if hosts.of_first(int(bool(changes))):
+        changes = changes or "the data are not those that the run began with (see process 0)"
+        raise DataError(f"{changes}. Put the data back, or go on with them as they are by {FLAG}")
 
 
 def check_complete(workdir: Path, accept: bool) -> None:
-    """Looks whether the files that a complete run was trained on are still those, before it is
+    """Checks that the files that a complete run was trained on are unchanged, before the run is
     used in place of training again; raises DataError as `check` does.
 
-    Files are looked at where they were, and no split is opened; those that are gone are told.
+    Files are checked where they were, without opening a split; missing ones are reported.
     """
-    told = []
+    changes = []
     for name in SPLITS if hosts.is_first() else ():
         file = _file(workdir, name)
         if file.exists():
             found, gone = fingerprint.changed_files(fingerprint.load(file))
             if found:
-                told.append(f"config.data.{name} is not what {workdir} was trained on: {found}")
+                changes.append(f"config.data.{name} is not what {workdir} was trained on: {found}")
             if gone:
-                log.say(f"{gone} files of config.data.{name} of {workdir} are there no more")
-    if told and accept:
-        log.say(f"uses {workdir} although {'; '.join(told)} ({FLAG})")
-        told = []
-    if hosts.of_first(int(bool(told))):
-        text = "; ".join(told) or f"the data of {workdir} have changed, as process 0 says"
+                log.notify(f"{gone} files of config.data.{name} of {workdir} no longer exist")
+    if changes and accept:
+        log.notify(f"uses {workdir} although {'; '.join(changes)} ({FLAG})")
+        changes = []
+    if hosts.of_first(int(bool(changes))):
+        text = "; ".join(changes) or f"the data of {workdir} have changed (see process 0)"
         raise DataError(
             f"{text}. Put the data back, use the run as it is by {FLAG}, or remove {workdir} to "
             f"train it again"
@@ -69,22 +69,22 @@ def check_complete(workdir: Path, accept: bool) -> None:
 
 def _changes(config: ConfigDict, workdir: Path, now: Mapping[str, fingerprint.Facts]) -> str:
     """Returns which splits changed, and how."""
-    told, unknown = [], []
+    changes, unknown = [], []
     for name, facts in now.items():
         file = _file(workdir, name)
         if not file.exists():
             unknown.append(name)
         elif found := fingerprint.difference(fingerprint.load(file), facts):
-            told.append(f"config.data.{name} is not what {workdir} began with: {found}")
+            changes.append(f"config.data.{name} is not what {workdir} began with: {found}")
     moved = _moved(config, workdir) if unknown else []
     if moved:
-        told.append(f"{moved[0]} has changed, and {workdir} does not say what its data were")
+        changes.append(f"{moved[0]} has changed, and {workdir} has no fingerprint of its data")
     elif unknown:
-        log.say(
-            f"{workdir} does not say what the data of {', '.join(unknown)} were when it began: "
-            f"what they are now is written there"
+        log.notify(
+            f"{workdir} has no fingerprint of the data of {', '.join(unknown)} from when it began: "
+            f"one of the data as they are now is written there"
         )
-    return "; ".join(told)
+    return "; ".join(changes)
 
 
 def _moved(config: ConfigDict, workdir: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Batches on their way to the devices: host rows become global arrays, a little ahead of use."""
+"""Prefetch: rows of this host become global arrays on the devices, a little ahead of use."""
 
 import queue
 import threading
@@ -13,12 +13,12 @@ from ssl_jax.core import stop
 from ssl_jax.core.types import Batch
 
 AHEAD = 2
-WAIT = 1.0  # seconds for a batch before it is asked whether to end without it
+WAIT = 1.0  # seconds to wait for a batch between two checks for SIGTERM
 _END = object()
 
 
 class DeviceBatch(NamedTuple):
-    """One global batch, and what it holds over all hosts: real examples and seconds of audio."""
+    """One global batch, with its real examples and seconds of audio over all hosts."""
 
     batch: Batch
     examples: float
@@ -81,7 +81,7 @@ def prefetch(
 
 
 def _taken(ready: queue.Queue) -> Any:
-    """Returns the next item; raises Stopped where this process is told to end and none comes."""
+    """Returns the next item; raises Stopped if this process is asked to end before one comes."""
     while True:
         try:
             return ready.get(timeout=WAIT)

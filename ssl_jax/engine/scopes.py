@@ -1,8 +1,8 @@
 """Where the time of traced steps went, by the named scopes of their method.
 
-An operation in a trace bears the name that the compiler gave it; the text of the program says from
-which scope of the source it came, and whether it belongs to the gradient. What the compiler fused
-counts for the scope of its result, or where that has none, for that of most of its parts.
+A trace names operations as the compiler does; the text of the compiled program has the scope of
+each, and whether it belongs to the gradient. A fusion counts for the scope of its result, or where
+that has none, for the scope of most of its parts.
 """
 
 import bisect
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 OWN = ("optimizer", "update")
-"""The engine's scopes, beside those of the method."""
+"""The scopes of the engine, in addition to those of the method."""
 WAIT, STEP = "data wait", "train"
 """What the host marks in a trace: that it waits for a batch, and a step."""
 OTHER, OUTSIDE, IDLE = "other", "other programs", "idle"
@@ -48,7 +48,7 @@ class Table(NamedTuple):
 class Op(NamedTuple):
     """An operation in a trace: its device, program, name, and when it ran in nanoseconds.
 
-    path: what the trace itself says of its scope, where it does. alone: nothing that it contains
+    path: its scope, if the trace has it. alone: nothing that it contains
     is shown beside it, as on the streams of a GPU.
     """
 
@@ -74,7 +74,7 @@ def attribute(data: Any, programs: Sequence[str], scopes: Sequence[str]) -> Tabl
     own = [op for op in ops if op.program[0] in modules]
     if not steps or not own:
         raise ValueError(
-            "the trace shows no operation of a step: this backend does not tell them, "
+            "the trace shows no operation of a step: this backend does not report them: "
             "open the trace in xprof"
         )
     alone = all(op.alone for op in own)  # of one platform
@@ -170,7 +170,7 @@ def _labeller(
     The programs of a trace and their texts have the order of their first use in common.
     """
     ids = list(dict.fromkeys(op.program for op in sorted(ops, key=lambda op: op.start)))
-    if len(ids) != len(found):  # a backend that does not tell programs apart: the first that knows
+    if len(ids) != len(found):  # a backend that does not distinguish programs: the first that knows
         merged = dict(collections.ChainMap(*map(dict, found)))
         return lambda op: merged.get(op.name, scope_of(op.path, known))
     by_id = dict(zip(ids, found, strict=True))

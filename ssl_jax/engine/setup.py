@@ -20,13 +20,11 @@ from ssl_jax.engine import checkpoint, hosts, log, watchdog
 from ssl_jax.engine import step as step_lib
 from ssl_jax.nn import build
 
-# of an encoder: what changes the function that its parameters are of, and none of their shapes
+# encoder options that change the computation but no parameter shape
 SAME = (
     *("normalize", "feature", "feature_norm", "feature_mean", "feature_std"),
     *("norm", "heads", "conv_strides"),
 )
-
-
 NEVER_KEPT = 1e9  # seconds: no program takes so long to compile
 
 
@@ -50,9 +48,9 @@ def occupy(
 def use_compilation_cache() -> None:
     """Keeps compiled programs in $SSL_JAX_CACHE, by default ~/.cache/ssl_jax/xla.
 
-    JAX's own variable $JAX_COMPILATION_CACHE_DIR comes first; it may name an object store. So does
-    $JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS, which is else half a second. Where nothing can be
-    written it says so, and programs are compiled anew.
+    JAX's own $JAX_COMPILATION_CACHE_DIR comes first; it may name an object store. So does
+    $JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS, by default half a second. Where nothing can be
+    written, a line on the error stream says why, and programs are compiled anew.
     """
     named = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.environ.get("SSL_JAX_CACHE")
     least: float | str = os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", 0.5)
@@ -63,7 +61,9 @@ def use_compilation_cache() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
     except (OSError, ValueError) as error:
-        log.say(f"compiled programs are not kept: {error}. Set SSL_JAX_CACHE to a folder for them")
+        log.notify(
+            f"compiled programs are not kept: {error}. Set SSL_JAX_CACHE to a folder for them"
+        )
         if not os.path.isdir(folder):
             return
         least = NEVER_KEPT  # it may hold some, which are read
@@ -99,7 +99,7 @@ def begin(
         abstract = step_lib.abstract_state(method, tx, shapes)
         shardings = step_lib.state_sharding(abstract, method.rules, mesh)
         state = checkpoints.restore(abstract, shardings)
-        log.say(f"resuming {checkpoints.folder.parent} at step {checkpoints.latest()}")
+        log.notify(f"resuming {checkpoints.folder.parent} at step {checkpoints.latest()}")
         return state, shardings
     if config.init_from:
         check_encoder(config)
@@ -110,7 +110,7 @@ def begin(
         )
         state = dataclasses.replace(state, params=params, extra=extra)
         names = ", ".join(fresh) or "none"
-        log.say(f"{len(loaded)} parameters from {config.init_from}; fresh ones: {names}")
+        log.notify(f"{len(loaded)} parameters from {config.init_from}; fresh ones: {names}")
     return state, shardings
 
 
@@ -146,7 +146,7 @@ def write_folder(
     code.txt gets a line, "<version of the code> <step>", where the code has changed.
     """
     table = log.parameter_table(state.params)
-    log.say(table)
+    log.notify(table)
     if jax.process_index() != 0:
         return
     workdir.mkdir(parents=True, exist_ok=True)
@@ -164,5 +164,5 @@ def write_folder(
     if not lines or lines[-1].split()[0] != code.version():
         step = int(jax.device_get(state.step))
         if lines:
-            log.say(f"begun by code {lines[0].split()[0]}, goes on with {code.version()}")
+            log.notify(f"begun by code {lines[0].split()[0]}, goes on with {code.version()}")
         atomic.write_text(known, "\n".join([*lines, f"{code.version()} {step}"]) + "\n")

@@ -1,4 +1,4 @@
-"""A copy of a state on its devices, which a thread may read while steps take over the original."""
+"""A copy of a state on its devices: a thread saves it while steps go on with the original."""
 
 import functools
 import math
@@ -14,19 +14,19 @@ from ssl_jax.engine import integrity
 Tree = Any
 
 FULL = 0.95
-"""The share of a device's memory up to which a copy may fill it; the rest lies in pieces."""
+"""The share of a device's memory that a copy may fill; the rest is fragmented."""
 
 
 def fits(tree: Tree) -> bool:
-    """Says whether every device of this host has room for a second `tree` beside a step.
+    """Returns whether every device of this host has room for a second `tree` beside a step.
 
-    What a step needs is the most that was ever in use, so ask after some steps, and before there
-    is a copy. A device that tells nothing of its memory, such as a CPU, has room.
+    What a step needs is the peak so far, so call it after some steps, and before there is a copy. A
+    device without statistics of its memory, such as a CPU, counts as one with room.
     """
     leaves = jax.tree.leaves(tree)
     size = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
-    told = [device.memory_stats() for device in jax.local_devices()]
-    return all(m["peak_bytes_in_use"] + size <= FULL * m["bytes_limit"] for m in told if m)
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    return all(m["peak_bytes_in_use"] + size <= FULL * m["bytes_limit"] for m in stats if m)
 
 
 def copy(tree: Tree) -> tuple[Tree, jax.Array]:
@@ -48,6 +48,6 @@ def _copier(structure: Any, layout: tuple[Sharding, ...]) -> Callable[[Tree], tu
 
 
 def free(tree: Tree) -> None:
-    """Gives the memory of a copy back; what the host has read of it stays."""
+    """Frees the memory of a copy; what the host has read of it stays."""
     for x in jax.tree.leaves(tree):
         x.delete()

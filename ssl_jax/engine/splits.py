@@ -57,9 +57,9 @@ class Split:
         check_names(self.corpus, names, self.name)
         parts, of = mesh_lib.local_parts(mesh)
         options |= {"parts": parts, "of": of, "threads": self.config.data.threads}
-        for rows, bads in loader.batches(self.corpus, plan, **options):
-            self.tally.add(b for b in bads if isinstance(b, errors.InvalidRow))
-            self.clipped.add(b for b in bads if isinstance(b, errors.Clipped))
+        for rows, invalid in loader.batches(self.corpus, plan, **options):
+            self.tally.add(row for row in invalid if isinstance(row, errors.InvalidRow))
+            self.clipped.add(row for row in invalid if isinstance(row, errors.Clipped))
             yield {name: rows[name] for name in names}
 
     def in_order(self, multiple: int, names: Iterable[str], mesh: Mesh) -> Callable[[], Rows]:
@@ -85,7 +85,7 @@ def open_split(
     clipped = errors.ClippedCounter(workdir / f"clipped.{end}")
     tally.add(corpus.known_invalid)
     if told := len(corpus.sources) > 1 and split_overlap.repeated(corpus):
-        log.say(f"config.data.{name}: {told}")
+        log.notify(f"config.data.{name}: {told}")
     rows = {"rows": len(corpus), "lengths (their CRC-32)": zlib.crc32(corpus.lengths.tobytes())}
     hosts.check_same({f"{k} of config.data.{name}": str(v) for k, v in rows.items()})
     return Split(config, corpus, tally, clipped, name)
@@ -152,7 +152,7 @@ def without_short(split: Split, method: Method) -> Split:
     frames = np.asarray(method.frames(corpus.lengths))
     short = np.flatnonzero(frames < spoken.needed)
     refused = {
-        int(i): f"{spoken.lengths[i]} units of its transcript, repeats included, need "
+        int(i): f"{spoken.lengths[i]} tokens of its transcript, repeats included, need "
         f"{spoken.needed[i]} frames, and the encoder of config.method makes {frames[i]} of it: "
         f"mend the transcript, or set config.data.on_bad='skip'"
         for i in short
@@ -212,7 +212,7 @@ def _check_crop(corpus: Corpus, name: str) -> None:
 
 
 def _sized_by(name: str, shape: tuple[int | None, ...]) -> str:
-    """Returns which key gives an array the shape that the method reads."""
+    """Returns the key that sets the shape of an array that the method reads."""
     if name == "image":
         return f"set config.data.image_size={shape[0]}, or config.method.encoder.image_size"
     if name == "tokens":
@@ -249,11 +249,11 @@ def batch_multiple(config: ConfigDict, mesh: Mesh) -> int:
 
 
 def multiple_of_run(config: ConfigDict, mesh: Mesh, workdir: Path) -> int:
-    """Returns what every training batch is a multiple of: what it was when the run began.
+    """Returns what the size of every training batch is a multiple of, as when the run began.
 
-    So shorter buckets hold the same rows at every step, on whatever devices the run goes on. Where
-    it does not divide over these devices, the run is told that its batches change. Call
-    `keep_multiple` once it is known that the run may go on.
+    So batches of shorter buckets hold the same rows on whatever devices the run goes on. Where
+    it does not divide over these devices, a line on the error stream notes that the batches
+    change. Call `keep_multiple` once it is known that the run may go on.
     """
     found, file = batch_multiple(config, mesh), workdir / "multiple.txt"
     known = hosts.is_first() and file.exists()  # read by one, who writes it
@@ -261,7 +261,7 @@ def multiple_of_run(config: ConfigDict, mesh: Mesh, workdir: Path) -> int:
     if begun and begun % _parts(config, mesh) == 0:
         return begun
     if begun and config.data.get("constant_seconds") and len(config.data.buckets) > 1:
-        log.say(
+        log.notify(
             f"the batches of shorter buckets were multiples of {begun} examples, which do not "
             f"divide over these devices: from here on they are multiples of {found} and hold other "
             f"rows. On 1 to {begun} devices that divide {begun} they would stay the same"
@@ -270,7 +270,7 @@ def multiple_of_run(config: ConfigDict, mesh: Mesh, workdir: Path) -> int:
 
 
 def _multiple(file: Path, found: int) -> int:
-    """Reads multiple.txt; raises ValueError saying what to write to one that is damaged."""
+    """Reads multiple.txt; raises ValueError with what to write to a damaged one."""
     remedy = (
         f"if the run began on as many devices as there are now, write {found} to it, and the same "
         f"command goes on; else what {found} would be on those"
@@ -282,7 +282,7 @@ def _multiple(file: Path, found: int) -> int:
 
 
 def keep_multiple(workdir: Path, multiple: int) -> None:
-    """Writes multiple.txt, for `multiple_of_run` of those who go on with the run."""
+    """Writes multiple.txt, which `multiple_of_run` reads when the run goes on."""
     if hosts.is_first():
         atomic.write_text(workdir / "multiple.txt", f"{multiple}\n")
 

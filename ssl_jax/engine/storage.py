@@ -23,33 +23,33 @@ _LOOP_GONE = "Event loop is closed"
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax' manager, but for a question that must not be asked beside the loop.
+    """Orbax's manager, without the preemption check, which must not run beside the loop.
 
-    Each host may say only once, and in order, which step it has reached; `stop.asked` does.
+    Each host may report the step that it has reached only once, in order; `stop.asked` does so.
     """
 
     def reached_preemption(self, step: int) -> bool:
-        """Returns False: the loop has asked itself."""
+        """Returns False: the loop checks by itself."""
         del step
         return False
 
     def metrics(self, step: int) -> dict[str, float] | None:
         """Returns the metrics of a checkpoint, None without, or where they are damaged."""
-        told: set[int] = self.__dict__.setdefault("_told", set())
+        reported: set[int] = self.__dict__.setdefault("_reported", set())
         try:
             return metrics(paths.of(self.directory / str(step)))
         except integrity.CorruptCheckpoint as error:
-            if step not in told:
-                log.say(f"{error}; it does not count for the best")
-            told.add(step)
+            if step not in reported:
+                log.notify(f"{error}; it does not count for the best")
+            reported.add(step)
             return None
 
 
 def manager(folder: Path, options: ConfigDict | None) -> ocp.CheckpointManager:
     """Opens a folder of checkpoints; without options for reading only."""
     many = jax.process_count() > 1
-    # named, the hosts wait for each other by messages; else by a program on their devices, whose
-    # place among the steps a thread beside the loop could not know
+    # with named processes the hosts wait for each other by messages; otherwise by a program on
+    # their devices, which a thread beside the loop could not place among the steps
     everyone = set(range(jax.process_count())) if many else None
     settings = functools.partial(
         ocp.CheckpointManagerOptions,
@@ -88,7 +88,7 @@ def manager(folder: Path, options: ConfigDict | None) -> ocp.CheckpointManager:
 def _handlers() -> ocp.handlers.CheckpointHandlerRegistry:
     """Returns how each item is written.
 
-    Arrays are not compressed: of trained floats that saves a twelfth, for four times the work.
+    Arrays are not compressed: for trained floats that saves a twelfth, at four times the work.
     """
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
     arrays = ocp.PyTreeCheckpointHandler(use_compression=False)

@@ -1,7 +1,7 @@
-"""A watchdog beside a run: ends a process in which nothing moves, saying what it waits for.
+"""A watchdog beside a run: ends a process that makes no progress, naming what it waits for.
 
-A step that waits for a lost host, or a file system that answers no more, blocks below Python,
-where no exception can be raised; only another thread can see it. What moves tells `core.pulse`.
+A step that waits for a lost host, or a file system that no longer answers, blocks below Python,
+where no exception can be raised; only another thread can notice. Progress is noted in `core.pulse`.
 """
 
 import faulthandler
@@ -19,7 +19,7 @@ STALLED = 75
 """Exit status: try again (EX_TEMPFAIL)."""
 _ADVICE = (
     "A host may be lost, a message between hosts stuck, or storage out of reach. The same command "
-    "goes on from the newest checkpoint in {}. Where it takes so long in earnest, set "
+    "goes on from the newest checkpoint in {}. If this work does take so long, set "
     "config.guard.stall_seconds higher (0: wait for ever)"
 )
 
@@ -27,7 +27,7 @@ _ADVICE = (
 class Watchdog:
     """Ends the process with status STALLED when nothing moved for `seconds` (0: never).
 
-    `checkpoints` is the folder that the message names. Inside another one that is at work it does
+    `checkpoints` is the folder that the message names. Nested inside an active watchdog it does
     nothing. `leave` is for tests.
     """
 

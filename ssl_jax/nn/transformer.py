@@ -273,7 +273,7 @@ def over_layers(layer: Callable, options: TransformerOptions, dtype: jnp.dtype) 
     if mesh_lib.size("fsdp") > 1:
         gather = functools.partial(mesh_lib.gather, rules=sharding.RULES, dtype=dtype)
         layer = nn.map_variables(layer, "params", trans_in_fn=gather)
-        policy = policy or mesh_lib.keeps_pieces
+        policy = policy or mesh_lib.keeps_shards
     if policy is not None:
         # Outside a loop the compiler would merge the second computation into the first.
         layer = nn.remat(layer, policy=policy, prevent_cse=unroll)

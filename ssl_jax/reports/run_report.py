@@ -94,7 +94,7 @@ def _or_log(name: str, work: Callable[[], object]) -> None:
     try:
         work()
     except Exception as error:
-        log.say(f"cannot write {name}: {type(error).__name__}: {error}")
+        log.notify(f"cannot write {name}: {type(error).__name__}: {error}")
 
 
 def write(folder: str | Path, bands: metrics.Bands | None = None) -> Path:
@@ -280,7 +280,7 @@ def _files(folder: Path) -> str:
         text = parameters.read_text(encoding="utf-8")
         parts.append(html.details("parameters", f"<pre>{html.text(text)}</pre>"))
     for path in sorted([*folder.glob("skipped*.jsonl"), *folder.glob("clipped*.jsonl")]):
-        rows = rows_lib.read(path, {"id": int}, log.say)
+        rows = rows_lib.read(path, {"id": int}, log.notify)
         if rows:
             clipped = path.name.startswith("clipped")
             what = "recordings clipped at full scale" if clipped else "files that could not be used"

@@ -103,7 +103,7 @@ def labelled(config: ConfigDict, labels: Labels, folder: Path) -> tuple[ConfigDi
             f"of clips longer than {lengths[-1]:g} s, the first {lengths[-1]:g} s are heard"
         )
     for note in notes:
-        log.say(note)
+        log.notify(note)
     return config, ConfigDict({"window_seconds": window})
 
 

@@ -125,12 +125,12 @@ def test_a_stream_that_is_gone_ends_no_run(monkeypatch):
             raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
     monkeypatch.setattr(sys, "stderr", Gone())
-    log.say("to nobody")
+    log.notify("to nobody")
     progress = log.Progress(0, 10, Gone())
     progress.note("to nobody")
     monkeypatch.setattr(sys, "stderr", closed := io.StringIO())
     closed.close()
-    log.say("to nobody")
+    log.notify("to nobody")
 
 
 @pytest.mark.parametrize(

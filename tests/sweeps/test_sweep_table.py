@@ -81,7 +81,7 @@ def test_folders_of_no_run_of_the_sweep_are_found(file, tmp_path):
     [
         ('s.product({"optim.lrr": (1, 2)})', r"run 0: config\.optim\.lrr does .* mean 'lr'"),
         ('s.product({"lr": (1, 2)})', r"config\.lr does not exist: did you mean 'config.optim.lr'"),
-        ('s.product({"seed": (0, 1.5)})', r"run 1: config\.seed is of type int and can not be 1.5"),
+        ('s.product({"seed": (0, 1.5)})', r"run 1: config\.seed is of type int and cannot be 1.5"),
         (
             's.chain({"optim.lr": (1, 2), "seed": (0, 1)})',
             r"runs 0 and 2 have the same signature \w+",
