@@ -49,7 +49,7 @@ def test_labels_begun_under_a_damaged_header_are_begun_again(tmp_path, text):
 def test_a_conversion_names_its_damaged_note(tmp_path, text):
     (tmp_path / "convert.json").write_text(text)
     with pytest.raises(DataError, match=r"convert\.json is .*: remove it and the shards"):
-        shards._sign(tmp_path, {})
+        shards._begin(tmp_path, {})
 
 
 @pytest.mark.parametrize("text", ["", "x\n", "0\n", "\n", "-4"])
