@@ -84,8 +84,8 @@ def open_split(
     tally = errors.SkipCounter(config.data.max_bad_share, len(corpus), workdir / f"skipped.{end}")
     clipped = errors.ClippedCounter(workdir / f"clipped.{end}")
     tally.add(corpus.known_invalid)
-    if told := len(corpus.sources) > 1 and split_overlap.repeated(corpus):
-        log.notify(f"config.data.{name}: {told}")
+    if repeated := len(corpus.sources) > 1 and split_overlap.repeated(corpus):
+        log.notify(f"config.data.{name}: {repeated}")
     rows = {"rows": len(corpus), "lengths (their CRC-32)": zlib.crc32(corpus.lengths.tobytes())}
     hosts.check_same({f"{k} of config.data.{name}": str(v) for k, v in rows.items()})
     return Split(config, corpus, tally, clipped, name)
