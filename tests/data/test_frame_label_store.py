@@ -53,7 +53,7 @@ def test_what_can_not_be_written_names_the_row(tmp_path):
         with pytest.raises(DataError, match=r"'mine/c.wav' have shape .* pass \(U,\) integers"):
             writer.add("mine/c.wav", wrong)
     assert "mine/a.wav" in writer and "mine/b.wav" not in writer and len(writer) == 1
-    with pytest.raises(DataError, match="0 ids: use 1 up"):
+    with pytest.raises(DataError, match="vocab_size 0: use positive"):
         frame_label_store.Writer(tmp_path / "none", rate=50.0, vocab_size=0, signature="x")
 
 

@@ -1,7 +1,7 @@
-"""Reads sound files to mono int16, whole or in part: what libsndfile knows, and by PyAV the rest.
+"""Reads sound files as mono int16, completely or in part, with libsndfile or PyAV.
 
-WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, CAF, AU, SPHERE, W64 and RF64; AAC and MP4 by the extra
-`audio`.
+WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, CAF, AU, SPHERE, W64 and RF64; with the extra `audio` also
+AAC, MP4 and others.
 """
 
 import contextlib
@@ -17,33 +17,34 @@ import soxr
 
 from ssl_jax.data.errors import Unreadable
 from ssl_jax.data.readers import containers, ffmpeg
+from ssl_jax.data.readers.spliced import Spliced
 
-# What libsndfile turns into int16 without an overflow; floats and lossy codecs can exceed
-# full scale, so those are read as float32 and clipped here.
+# Formats that libsndfile converts to int16 without overflow; floats and lossy codecs can exceed
+# full scale, so they are read as float32 and clipped here.
 _INTEGER = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "ULAW", "ALAW", "ALAC_16")
 _LOSSY = ("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
-# MP3 frames borrow bits from the frames before, up to 511 bytes: after a seek the first ones
-# decode to zeros. This many samples, 20 frames, are decoded ahead and dropped.
+# MP3 frames borrow bits from earlier frames, up to 511 bytes: after a seek the first ones decode
+# to zeros. This many samples, 20 frames, are decoded before a crop and dropped.
 _MP3_AHEAD = 20 * 1152
-# Seconds of neighbouring sound that the resampling filter is given on each side of a crop.
+# Seconds of context on each side of a crop for the resampling filter.
 _CONTEXT = 0.05
-# Floats have full scale 1.0. Louder ones are clipped; beyond this they are on another scale.
+# Floats have full scale 1.0. Louder ones are clipped; above this peak the scale is another one.
 PEAK = 4.0
-# A recording that spans fewer steps of int16 than these is noise of its own rounding.
+# A recording that spans fewer steps of int16 than this is only rounding noise.
 _AUDIBLE = 32
-# Samples per second: fewer carry no sound, and FLAC holds no more.
+# The range of sampling rates in Hz: lower ones carry no sound, and FLAC allows no higher ones.
 RATES = (100, 655_350)
-# More samples than this are a broken header: two years at 16 kHz.
+# A header with more samples than this is broken: two years at 16 kHz.
 _MOST = 1 << 40
-# Values that are decoded at once, so that memory goes by what a file holds, not by what it says.
+# Values that are decoded at once, so that memory depends on the content of a file, not its header.
 _BLOCK = 1 << 24
-# In the names of caches of lengths; raised when lengths are found in another way.
+# Part of the names of length caches; raised when lengths are measured in another way.
 MEASURED_BY = 2
 _ERRORS = (soundfile.SoundFileError, OSError, ValueError, AssertionError)
 
 
 class Sound:
-    """An open sound file: `frames`, samples per channel as far as is known, and their `rate`."""
+    """An open sound file: `frames`, its samples per channel, and their `rate` in Hz."""
 
     def __init__(self, file: soundfile.SoundFile, frames: int | None):
         self.file = file
@@ -55,18 +56,18 @@ class Sound:
 
 
 def check_rate(rate: int) -> None:
-    """Raises Unreadable for a number of samples per second that no recording has."""
+    """Raises Unreadable for a sampling rate outside of RATES."""
     if not RATES[0] <= rate <= RATES[1]:
         raise Unreadable(
-            f"its sampling rate of {rate} Hz is impossible: write it again with that of the "
-            f"recording, {RATES[0]} to {RATES[1]} Hz"
+            f"its sampling rate of {rate} Hz is impossible: write it again with the true rate, "
+            f"{RATES[0]} to {RATES[1]} Hz"
         )
 
 
 def header(file: str | IO[bytes]) -> tuple[int, int]:
     """Returns (samples per channel, samples per second); (0, 0) if `read` would refuse the file.
 
-    A length that the header does not hold is measured, which may take reading the whole file.
+    A length that the header does not state is measured, which may require reading the whole file.
     """
     try:
         with _opened(file) as sound:
@@ -82,9 +83,9 @@ def header(file: str | IO[bytes]) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _opened(file: str | IO[bytes], stop: int | None = None) -> Iterator[Sound | str]:
-    """Opens a file by libsndfile, with the true length in its header; see `containers.look`.
+    """Opens a file with libsndfile, with its true length in the header; see `containers.look`.
 
-    Gives the name of the demuxer instead where libsndfile does not know the format.
+    Where libsndfile does not know the format, yields the name of the demuxer instead.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -93,17 +94,16 @@ def _opened(file: str | IO[bytes], stop: int | None = None) -> Iterator[Sound | 
             if demuxer:
                 yield demuxer
                 return
-            truth = containers.look(raw, stop)
-            if truth.fault:
-                raise Unreadable(truth.fault)
-            # A byte of a name may be no text, which the library refuses in str.
+            found = containers.look(raw, stop)
+            if found.fault:
+                raise Unreadable(found.fault)
+            # The library refuses a str with bytes that are not text.
             source: Any = os.fsencode(file) if isinstance(file, str) else file
-            if truth.head or truth.size:
-                spliced = containers.Spliced(raw, truth.head, truth.skip, truth.size)
-                source = io.BufferedReader(spliced)
+            if found.head or found.size:
+                source = io.BufferedReader(Spliced(raw, found.head, found.skip, found.size))
             elif not isinstance(file, str):
                 raw.seek(0)
-            yield Sound(stack.enter_context(soundfile.SoundFile(source)), truth.frames)
+            yield Sound(stack.enter_context(soundfile.SoundFile(source)), found.frames)
         except _ERRORS as e:
             raise Unreadable(_reason(e)) from e
 
@@ -113,22 +113,22 @@ def _raw(file: str | IO[bytes]) -> contextlib.AbstractContextManager[IO[bytes]]:
         file.seek(0)
         return contextlib.nullcontext(file)
     if not os.path.isfile(file):  # opening a pipe would wait for its other end
-        raise Unreadable("is no regular file" if os.path.exists(file) else "No such file")
+        raise Unreadable("not a regular file" if os.path.exists(file) else "No such file")
     return open(file, "rb", buffering=0)
 
 
 def _reason(error: Exception) -> str:
-    """Returns what libsndfile says, without the name of the file, which the caller adds."""
+    """Returns the message of libsndfile without the file name, which the caller adds."""
     return str(error).rpartition(": ")[2] if "Error opening" in str(error) else str(error)
 
 
 def read(
     file: str | IO[bytes], start: int = 0, stop: int | None = None, out: np.ndarray | None = None
 ) -> tuple[np.ndarray, int]:
-    """Reads samples [start, stop) as mono int16 (n,) and the rate; seeks, so memory is bounded.
+    """Reads samples [start, stop) as mono int16 (n,), and the rate; seeks, so memory is bounded.
 
-    out: int16 (m,) to decode into where the format allows; the returned array is then a view of
-    it. Channels are averaged. Raises Unreadable for a broken, missing or truncated file.
+    out: int16 (m,) to decode into if the format allows; the returned array is then a view of it.
+    Channels are averaged. Raises Unreadable for a broken, missing or truncated file.
     """
     with _opened(file, stop) as sound:
         if not isinstance(sound, Sound):
@@ -149,7 +149,7 @@ def read(
 def _read_other(
     file: str | IO[bytes], demuxer: str, start: int, stop: int | None
 ) -> tuple[np.ndarray, int]:
-    """Does what `read` does by PyAV."""
+    """Reads as `read` does, with PyAV."""
     parts, rate = [np.zeros(0, np.int16)], 0
     with contextlib.closing(ffmpeg.opened(file)) as f:
         for part, own in ffmpeg.blocks(f, demuxer, start, stop):
@@ -166,7 +166,7 @@ def _check_whole(found: int, want: int, slack: int = 0) -> None:
 
 
 def blocks(file: str, seconds: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields a whole file as mono float32 (n,), so many seconds at once, and the rate.
+    """Yields a whole file as mono float32 blocks (n,) of so many seconds, and the rate.
 
     Raises Unreadable as `read` does.
     """
@@ -188,7 +188,7 @@ def blocks(file: str, seconds: int) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def _decode(f: soundfile.SoundFile, want: int, out: np.ndarray | None) -> np.ndarray:
-    """Decodes `want` samples from where the file stands -> mono int16 (n,)."""
+    """Decodes `want` samples from the current position -> mono int16 (n,)."""
     most = max(1, _BLOCK // f.channels)
     if want <= most or (out is not None and len(out) >= want):
         return _decode_once(f, want, out)
@@ -215,7 +215,7 @@ def _mono(audio: np.ndarray) -> np.ndarray:
 
 
 def _in_range(audio: np.ndarray) -> np.ndarray:
-    """Returns float samples that are finite and have full scale 1.0; see `scale_fault`."""
+    """Returns float samples if they are finite and on the right scale; see `scale_fault`."""
     fault = scale_fault(audio)
     if fault:
         raise Unreadable(f"{fault}: write the file again with samples from -1 to 1")
@@ -223,9 +223,9 @@ def _in_range(audio: np.ndarray) -> np.ndarray:
 
 
 def scale_fault(audio: np.ndarray) -> str:
-    """Says what is wrong with float samples, "" if nothing is: for files and arrays alike.
+    """Returns what is wrong with the float samples of a file or an array, "" if nothing is.
 
-    Full scale is 1.0. Up to PEAK is only too loud, and is clipped.
+    Full scale is 1.0. Samples up to PEAK are merely too loud, and are clipped.
     """
     peak = max(float(audio.max(initial=0)), -float(audio.min(initial=0)))
     if peak <= PEAK:  # false for NaN, too
@@ -238,16 +238,16 @@ def scale_fault(audio: np.ndarray) -> str:
 
 
 def to_int16(audio: np.ndarray) -> np.ndarray:
-    """Rounds float samples, full scale 1.0, to int16 and clips what exceeds it.
+    """Rounds float samples, full scale 1.0, to int16, and clips those above.
 
-    Raises Unreadable where a sample is not finite: as int16 it would be any number.
+    Raises Unreadable for samples that are not finite, which int16 cannot represent.
     """
     return np.clip(np.rint(_in_range(audio) * 32768.0), -32768, 32767).astype(np.int16)
 
 
 def silence(audio: np.ndarray) -> str:
-    """Says why a whole recording (n,) int16 holds nothing to hear, "" if it does."""
-    # The first and the last sample decide nearly always.
+    """Returns why a complete recording (n,) int16 counts as silent, "" if it does not."""
+    # The first and the last sample nearly always decide.
     if abs(int(audio[0]) - int(audio[-1])) >= _AUDIBLE:
         return ""
     low, high = int(audio.min()), int(audio.max())
@@ -255,26 +255,26 @@ def silence(audio: np.ndarray) -> str:
         return f"silent: all {len(audio)} samples are {low}"
     if high - low < _AUDIBLE:
         return (
-            f"nearly silent: its {len(audio)} samples span {high - low} of the 65536 steps of 16 "
-            f"bits; write it again at a higher level"
+            f"nearly silent: its {len(audio)} samples span {high - low} of the 65536 steps of "
+            f"int16; write it again at a higher level"
         )
     return ""
 
 
 def clipped(audio: np.ndarray) -> int:
-    """Returns how many samples (n,) int16 stand at full scale, where louder ones end, too."""
+    """Returns how many samples (n,) int16 are at full scale, to which louder ones are clipped."""
     return int(np.count_nonzero((audio == 32767) | (audio == -32768)))
 
 
 def encode_flac(audio: np.ndarray, rate: int) -> bytes:
-    """Packs mono int16 (n,) into the bytes of a FLAC file, without loss."""
+    """Encodes mono int16 (n,) as the bytes of a FLAC file."""
     buffer = io.BytesIO()
     soundfile.write(buffer, audio, rate, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
 
 
 def resampled_length(samples: np.ndarray, rate: np.ndarray, target: int) -> np.ndarray:
-    """Returns how many samples a recording has at the target rate, without an overflow."""
+    """Returns how many samples recordings have at the target rate, without overflow."""
     samples, rate = np.asarray(samples, np.int64), np.maximum(rate, 1).astype(np.int64)
     seconds, rest = np.divmod(samples, rate)
     return seconds * target + rest * target // rate
@@ -287,18 +287,18 @@ def read_crop(
     start: int,
     length: int,
 ) -> np.ndarray:
-    """Reads `length` samples at the target rate from `start`, decoding only what it needs.
+    """Reads `length` samples at the target rate from `start`, decoding only what is needed.
 
-    read(first, last) gives native samples (n,) int16 and the native rate. The resampling filter
-    sees the sound around the crop, so the result equals the same part of the whole recording
-    resampled. Returns int16 (<= length,).
+    read(first, last) returns native samples (n,) int16 and the native rate. The resampling filter
+    gets context around the crop, so the result equals that part of the resampled recording.
+    Returns int16 (<= length,).
     """
     if rate == target:
         return read(start, start + length)[0][:length]
     divisor = math.gcd(rate, target)
     block_in, block_out = rate // divisor, target // divisor
     margin = math.ceil(_CONTEXT * target / block_out)
-    # Whole blocks of the rate ratio keep the phase of the filter.
+    # Multiples of the rate ratio keep the phase of the filter.
     first = max(0, start // block_out - margin)
     last = math.ceil((start + length) / block_out) + margin
     native, _ = read(first * block_in, last * block_in)

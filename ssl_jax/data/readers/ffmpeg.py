@@ -1,6 +1,6 @@
-"""Reads the sound of files that libsndfile does not know, AAC and MP4 for two, by PyAV.
+"""Reads the audio of files that libsndfile does not know, such as AAC and MP4, with PyAV.
 
-PyAV is the extra `audio`: pip install 'ssl_jax[audio]'.
+PyAV comes with the extra `audio`: pip install 'ssl_jax[audio]'.
 """
 
 import io
@@ -12,16 +12,16 @@ import numpy as np
 from ssl_jax.data.errors import DataError, Unreadable
 
 EXTENSIONS = (".m4a", ".mp4", ".aac", ".webm", ".mka", ".wma")
-# Times are exact to the sample in this one only; others are decoded from their start.
+# Only here are times exact to the sample; other formats are decoded from their start.
 _SEEKABLE = "mov"
-# Seconds that are decoded ahead of a crop and dropped, as frames need those before them.
+# Seconds that are decoded before a crop and dropped, since frames depend on earlier ones.
 _AHEAD = 1.0
 
 
 def kind(start: bytes) -> str:
-    """Returns the demuxer for a file that begins so, "" if it is none of these.
+    """Returns the demuxer for a file with these first bytes, "" for any other format.
 
-    FFmpeg is given its name, as it knows formats that only point to other files.
+    FFmpeg is told the demuxer, because it also knows formats that merely point to other files.
     """
     if start[4:8] == b"ftyp":
         return "mov"
@@ -33,7 +33,7 @@ def kind(start: bytes) -> str:
 
 
 def check_installed(what: str) -> None:
-    """Raises DataError, which names the extra, where PyAV is not installed."""
+    """Raises DataError, which names the extra, if PyAV is not installed."""
     try:
         import av  # noqa: F401
     except ImportError as e:
@@ -43,9 +43,9 @@ def check_installed(what: str) -> None:
 def blocks(
     file: IO[bytes], demuxer: str, start: int = 0, stop: int | None = None
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields samples [start, stop) as float32 (n, channels) and the rate, in frames' own sizes.
+    """Yields samples [start, stop) as float32 (n, channels) and the rate, frame by frame.
 
-    Raises Unreadable for what cannot be decoded, and for a file without sound.
+    Raises Unreadable for a file that cannot be decoded or has no audio.
     """
     check_installed("a file of this format")
     import av
@@ -53,7 +53,7 @@ def blocks(
     try:
         with av.open(file, format=demuxer) as container:
             if not container.streams.audio:
-                raise Unreadable("it has no sound")
+                raise Unreadable("it has no audio")
             yield from _blocks(container, container.streams.audio[0], demuxer, start, stop)
     except (av.FFmpegError, OSError, ValueError) as e:
         raise Unreadable(f"cannot be decoded: {getattr(e, 'strerror', None) or e}") from e
@@ -62,7 +62,7 @@ def blocks(
 def _blocks(
     container: Any, stream: Any, demuxer: str, start: int, stop: int | None
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Decodes a stream, from near `start` where its times can be trusted, else from its start."""
+    """Decodes a stream from shortly before `start` if its times are exact, else from its start."""
     import av
 
     rate, channels = int(stream.codec_context.sample_rate or 0), stream.codec_context.channels
@@ -75,7 +75,7 @@ def _blocks(
     at = None if first is not None else 0
     for frame in container.decode(stream):
         if frame.sample_rate != rate or len(frame.layout.channels) != channels:
-            raise Unreadable(f"changes its rate or channels after {at} samples")
+            raise Unreadable(f"its rate or channels change after {at} samples")
         if at is None:
             at = round((frame.pts - first) * stream.time_base * rate)
         for part in to.resample(frame):
@@ -89,13 +89,13 @@ def _blocks(
     stated = int((stream.duration or 0) * stream.time_base * rate) if demuxer == _SEEKABLE else 0
     if stop is None and at is not None and at < stated - rate // 4:
         raise Unreadable(
-            f"cut off: its header states {stated} samples, and {at} can be decoded; copy the whole "
-            f"file"
+            f"cut off: its header states {stated} samples, and only {at} can be decoded; copy the "
+            f"whole file"
         )
 
 
 def _first_time(container: Any, stream: Any) -> int | None:
-    """Returns the time of the first sample in the stream's own units."""
+    """Returns the time of the first sample, in the time base of the stream."""
     frame = next(container.decode(stream), None)
     return None if frame is None else frame.pts
 

@@ -1,15 +1,16 @@
-"""How many samples a FLAC file holds, by its last frame, where its header does not say."""
+"""Counts the samples of a FLAC file by its last frame, where its header does not state them."""
 
 import struct
 from typing import IO, NamedTuple
 
-# The longest frame that is looked for at the end: 8 channels of 65,535 samples are never met.
+# Bytes at the end in which the last frame is searched; frames of this size do not occur.
 _TAIL = 1 << 20
 _LEAST = 10  # bytes of the smallest frame
 
 
 class Info(NamedTuple):
-    """The block STREAMINFO: samples per block, bytes of the smallest frame, and all samples."""
+    """The block STREAMINFO: samples per block, smallest and largest; bytes of the smallest frame;
+    the byte that ends with the upper bits of the number of samples; and that number."""
 
     least_block: int
     block: int
@@ -39,7 +40,7 @@ def read_info(file: IO[bytes], start: int) -> Info | None:
 
 
 def measure(file: IO[bytes], start: int, size: int, info: Info) -> int | None:
-    """Returns the number of samples up to the end of the last frame, or None if it is not whole."""
+    """Returns the number of samples up to the end of the last frame; None if it is cut off."""
     first = max(start, size - _TAIL)
     file.seek(first)
     tail = file.read()
@@ -54,7 +55,7 @@ def measure(file: IO[bytes], start: int, size: int, info: Info) -> int | None:
 
 
 def _end(head: bytes, info: Info) -> int | None:
-    """Returns the sample after the frame with this header, or None if it is no header."""
+    """Returns the sample after the frame with this header, or None if it is not a header."""
     if len(head) < 10 or head[1] & 0xFE != 0xF8 or head[2] >> 4 == 0 or head[2] & 15 == 15:
         return None
     if head[3] >> 4 > 10 or head[3] & 1:
@@ -71,12 +72,12 @@ def _end(head: bytes, info: Info) -> int | None:
     at += {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)
     if at >= len(head) or _crc(head[: at + 1], 0x07, 8):
         return None
-    varies = head[1] & 1
-    return (number if varies else number * info.least_block) + block
+    variable = head[1] & 1
+    return (number if variable else number * info.least_block) + block
 
 
 def _number(head: bytes, at: int) -> tuple[int | None, int]:
-    """Reads a number that is coded like a letter of UTF-8 -> (number, what follows)."""
+    """Reads a number that is coded as in UTF-8 -> (number, offset of the next byte)."""
     lead = head[at]
     more = 0 if lead < 0x80 else 8 - (lead ^ 0xFF).bit_length() - 1
     if lead >= 0x80 and not 1 <= more <= 6:
@@ -103,7 +104,7 @@ _TABLES = {(p, b): _table(p, b) for p, b in ((0x07, 8), (0x8005, 16))}
 
 
 def _crc(data: bytes, polynomial: int, bits: int) -> int:
-    """Returns a CRC, 0 over data that ends with its own."""
+    """Returns the CRC of data, which is 0 if the data end with their own CRC."""
     table, mask, value = _TABLES[polynomial, bits], (1 << bits) - 1, 0
     for byte in data:
         value = (value << 8) & mask ^ table[(value >> (bits - 8)) ^ byte]

@@ -1,8 +1,10 @@
-"""How long an MP3 is: by its length frame (Xing, Info, VBRI), or by the header of every frame."""
+"""Measures an MP3 by its length frame (Xing, Info, VBRI), or by the header of every frame."""
 
 import re
 import struct
 from typing import IO, NamedTuple
+
+from ssl_jax.data.readers.spliced import Correction
 
 _RATES = (44100, 48000, 32000)
 _LAYERS = {3: 1, 2: 2, 1: 3}
@@ -14,29 +16,19 @@ _BITS = {  # (MPEG 1, layer) -> kbit/s
     (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-_MORE = 100  # frames, so that the decoder's guess is too long, never too short
-_SLACK = 0.01  # of the stated bytes: tags, which some programs count, too
+_MARGIN = 100  # frames, so that the decoder's guess is too long, never too short
+_SLACK = 0.01  # of the stated bytes: some programs count tags too
 _PIECE = 1 << 20
-_WINDOW = 1 << 16  # in which the first frame is looked for
+_WINDOW = 1 << 16  # bytes in which the first frame is searched
 
 
 class Frame(NamedTuple):
-    """One frame: its bytes, samples, and what all frames of a file share; where Xing would be."""
+    """One frame: its bytes and samples, what all frames of a file share, and the offset of Xing."""
 
     size: int
     samples: int
     same: tuple[int, int]
     side: int
-
-
-class Length(NamedTuple):
-    """The first fields of `containers.Truth`; `size`: bytes that the file should seem to have."""
-
-    fault: str = ""
-    head: bytes = b""
-    skip: int = 0
-    frames: int | None = None
-    size: int = 0
 
 
 def tag_size(start: bytes) -> int:
@@ -48,12 +40,12 @@ def tag_size(start: bytes) -> int:
 
 
 def is_frame(head: bytes) -> bool:
-    """Whether bytes begin with the header of a frame."""
+    """Returns whether bytes begin with a frame header."""
     return frame(head) is not None
 
 
 def frame(head: bytes) -> Frame | None:
-    """Reads the four bytes of a frame's header; None for anything else, and for free formats."""
+    """Reads the four bytes of a frame header; None for anything else, and for free formats."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     version, layer = head[1] >> 3 & 3, _LAYERS.get(head[1] >> 1 & 3)
@@ -71,60 +63,60 @@ def frame(head: bytes) -> Frame | None:
     return Frame(samples // 8 * bits // hertz + padding, samples, (head[1] & 0xFE, rate), side)
 
 
-def look(file: IO[bytes], start: int, size: int, stop: int | None) -> Length:
-    """Returns what is true of a file whose tag ends at `start`."""
+def look(file: IO[bytes], start: int, size: int, stop: int | None) -> Correction:
+    """Returns the correction of a file whose tag ends at `start`."""
     at = _first(file, start)
     if at is None:
-        return Length()
+        return Correction()
     file.seek(at)
     head = file.read(2048)
     found = frame(head)
     assert found is not None
-    if not found.side:  # layers I and II have a constant rate, and no length frame
-        return Length()
+    if not found.side:  # layers I and II have a constant bit rate and no length frame
+        return Correction()
     place, frames, length = _stated(head, found)
-    if place == 0:  # none: the decoder would guess from the bytes and the first frame
+    if place == 0:  # no length frame: the decoder would guess from the size and the first frame
         count = _needed(file, at, found, stop)
-        return Length(
-            frames=count * found.samples, size=at + (count + _MORE) * found.size * 11 // 10
+        return Correction(
+            frames=count * found.samples, size=at + (count + _MARGIN) * found.size * 11 // 10
         )
     there = size - at
     if not frames or not length or abs(there - length) <= max(_SLACK * length, found.size):
-        return Length()
+        return Correction()
     count = _needed(file, at + found.size, found, stop)
     if not stop and count < frames - 1:
-        fault = f"cut off: its length frame states {frames} frames, and {count} are there; "
-        return Length(fault + "copy the whole file")
-    if count <= frames + 1 or place < 0:  # tags, which do not sound
-        return Length()
+        return Correction(
+            f"cut off: its length frame states {frames} frames, and it has {count}; copy the whole "
+            f"file"
+        )
+    if count <= frames + 1 or place < 0:  # the other bytes are tags
+        return Correction()
     fixed = bytearray(head[: found.size])  # another MP3 was appended
     fixed[place + 8 : place + 16] = struct.pack(">II", count, there)
-    return Length(head=bytes(fixed), skip=at + found.size)
+    return Correction(head=bytes(fixed), skip=at + found.size)
 
 
 def _needed(file: IO[bytes], at: int, found: Frame, stop: int | None) -> int:
-    """Returns how many frames there are, or more than are needed for `stop` samples."""
+    """Returns the number of frames, or for `stop` samples a number that is large enough."""
     return stop // found.samples + 2 if stop else _count(file, at, found)
 
 
 def _stated(head: bytes, found: Frame) -> tuple[int, int, int]:
-    """Returns (place of Xing, -1 for VBRI, 0 for none; frames; bytes) of the length frame."""
+    """Returns (offset of Xing, or -1 for VBRI or 0 for none; frames; bytes) of a length frame."""
     if head[36:40] == b"VBRI" and len(head) >= 54:
         length, frames = struct.unpack(">II", head[46:54])
         return -1, frames, length
     place = found.side
     if head[place : place + 4] not in (b"Xing", b"Info") or len(head) < place + 16:
         return 0, 0, 0
-    flags = struct.unpack(">I", head[place + 4 : place + 8])[0]
-    frames = struct.unpack(">I", head[place + 8 : place + 12])[0] if flags & 1 else 0
+    flags, frames, length = struct.unpack(">III", head[place + 4 : place + 16])
     if not flags & 1:
         return 0, 0, 0
-    length = struct.unpack(">I", head[place + 12 : place + 16])[0] if flags & 2 else 0
-    return place, frames, length
+    return place, frames, length if flags & 2 else 0
 
 
 def _first(file: IO[bytes], start: int) -> int | None:
-    """Returns where the first frame is that another of its kind follows."""
+    """Returns the offset of the first frame that is followed by another of its kind."""
     file.seek(start)
     window = file.read(_WINDOW)
     for match in re.finditer(rb"\xff[\xe0-\xff]", window):
@@ -139,7 +131,7 @@ def _first(file: IO[bytes], start: int) -> int | None:
 
 
 def _count(file: IO[bytes], at: int, found: Frame) -> int:
-    """Returns how many whole frames of the same kind there are from `at`; junk is stepped over."""
+    """Counts the complete frames of the same kind from `at` on, skipping anything between them."""
     count, data, place = 0, b"", 0
     file.seek(at)
     sizes: dict[bytes, int] = {}

@@ -1,6 +1,6 @@
-"""Pictures of any kind as RGB of 8 bits: which formats are read, on what scale, which way up.
+"""Images of any kind as 8-bit RGB: which formats are read, on what scale, in which orientation.
 
-Nothing here runs another program, and nothing is decoded before its size is known.
+No other program is started, and nothing is decoded before its size is known.
 """
 
 import io
@@ -11,13 +11,13 @@ from PIL import Image, UnidentifiedImageError
 
 from ssl_jax.data.errors import Unreadable
 
-# Pillow knows more, and for some it starts other programs; these it decodes itself.
+# Pillow knows more formats, but starts other programs for some; it decodes these itself.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_MEGAPIXELS = 64
-# Pillow itself opens none above this.
+# Pillow refuses images above this.
 MOST_MEGAPIXELS = 178
 _ORIENTATION = 0x0112  # in EXIF
-_PHOTOMETRIC = 262  # in TIFF; 0 has white at 0, which Pillow turns around in 8 bits only
+_PHOTOMETRIC = 262  # in TIFF; 0 means that white is 0, which Pillow inverts for 8 bits only
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -32,10 +32,10 @@ _ARRAYS = "pass (H, W, 3) uint8, uint16, or float in 0..1"
 
 
 def decode(data: bytes | np.ndarray, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Image:
-    """Returns the RGB image of a file's bytes, upright, or of pixels as `from_array` takes them.
+    """Returns the upright RGB image of a file's bytes, or of pixels as `from_array` takes them.
 
-    Of 16 bits white is 65535, of floats 1.0; transparency and all but the first frame are dropped.
-    Of a larger JPEG than max_megapixels a half, a quarter or an eighth of its sides is decoded.
+    White is 65535 for 16 bits and 1.0 for floats; transparency and all but the first frame are
+    dropped. A JPEG above max_megapixels is decoded at a half, a quarter or an eighth of its sides.
     Raises Unreadable.
     """
     if isinstance(data, np.ndarray):
@@ -51,16 +51,16 @@ def decode(data: bytes | np.ndarray, max_megapixels: float = MAX_MEGAPIXELS) -> 
         raise
     except UnidentifiedImageError as e:
         raise Unreadable(
-            f"no image format is recognised in its {len(data)} bytes: {', '.join(FORMATS)} are read"
+            f"no image format is recognised in its {len(data)} bytes: use {', '.join(FORMATS)}"
         ) from e
     except Image.DecompressionBombError as e:
         raise Unreadable(f"has more than {MOST_MEGAPIXELS} megapixels: scale it down") from e
-    except Exception as e:  # decoders of many formats raise whatever they meet
+    except Exception as e:  # decoders raise many types
         raise Unreadable(f"cannot be decoded: {e}") from e
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """Returns a loaded Pillow image of any mode as RGB of 8 bits, upright. Raises Unreadable."""
+    """Returns a loaded Pillow image of any mode as upright 8-bit RGB. Raises Unreadable."""
     turn = _TURNS.get(_orientation(image))
     if image.mode == "RGB":
         out = image
@@ -74,10 +74,10 @@ def rgb(image: Image.Image) -> Image.Image:
 
 
 def from_array(array: np.ndarray) -> Image.Image:
-    """Returns pixels (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), whose last is dropped, as RGB.
+    """Returns pixels (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) as RGB; a fourth channel is dropped.
 
-    uint8 as it is, uint16 with white at 65535, float with white at 1.0, bool. Raises Unreadable for
-    anything else, as its scale or the place of its channels would be a guess.
+    Types: uint8, uint16 with white at 65535, float with white at 1.0, and bool. Raises Unreadable
+    for anything else, whose scale or channel axis would be a guess.
     """
     shape = array.shape
     if (
@@ -87,16 +87,16 @@ def from_array(array: np.ndarray) -> Image.Image:
     ):
         first = array.ndim == 3 and shape[0] in _CHANNELS
         hint = "; its channels come first: np.moveaxis(image, 0, -1)" if first else ""
-        raise Unreadable(f"pixels of shape {shape} are no image: {_ARRAYS}{hint}")
+        raise Unreadable(f"pixels of shape {shape} are not an image: {_ARRAYS}{hint}")
     if array.ndim == 3:
         array = array[..., 0] if shape[2] == 1 else array[..., :3]
     return Image.fromarray(np.ascontiguousarray(_eight_bits(array))).convert("RGB")
 
 
 def is_blank(image: Image.Image) -> bool:
-    """Says whether all pixels of an RGB image are the same."""
+    """Returns whether all pixels of an RGB image are the same."""
     right, below = image.width - 1, image.height - 1
-    # Four pixels decide nearly always.
+    # Four pixels nearly always decide.
     corners = ((0, 0), (right, 0), (0, below), (right // 2, below // 2))
     if len({image.getpixel(at) for at in corners}) > 1:
         return False
@@ -104,7 +104,7 @@ def is_blank(image: Image.Image) -> bool:
 
 
 def _eight_bits(array: np.ndarray) -> np.ndarray:
-    """Returns pixels of some type on the scale of uint8, rounded to the nearest."""
+    """Returns pixels rescaled and rounded to uint8."""
     if array.dtype == np.uint8:
         return array
     if array.dtype == bool:
@@ -112,22 +112,22 @@ def _eight_bits(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint16:
         return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if array.dtype.kind != "f":
-        raise Unreadable(f"pixels of type {array.dtype} have no scale of their own: {_ARRAYS}")
+        raise Unreadable(f"pixels of dtype {array.dtype} have no defined scale: {_ARRAYS}")
     low, high = float(array.min()), float(array.max())
-    if not (low >= 0 and high <= 1):  # so that NaN is refused too
+    if not (low >= 0 and high <= 1):  # refuses NaN too
         raise Unreadable(f"float pixels from {low:g} to {high:g}, not in 0..1: {_ARRAYS}")
     return np.rint(array.astype(np.float64) * 255).astype(np.uint8)
 
 
 def _scaled(image: Image.Image) -> np.ndarray:
-    """Returns the pixels of a grey image of more than 8 bits, (H, W) uint16 or float."""
+    """Returns the pixels of a gray image of more than 8 bits, (H, W) uint16 or float."""
     pixels = np.asarray(image)
     if image.mode == "F":
         return pixels
-    # Of these two formats Pillow gives 16 bits as 32, on the scale of 16.
+    # For these two formats Pillow returns 16 bits as 32, on the scale of 16.
     if image.mode == "I" and image.format not in ("PNG", "PPM"):
         raise Unreadable(
-            "signed or 32-bit integer pixels have no scale of their own: save unsigned 8 or 16 bits"
+            "signed or 32-bit integer pixels have no defined scale: save unsigned 8 or 16 bits"
         )
     pixels = pixels.astype(np.uint16)
     inverted = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
@@ -137,17 +137,17 @@ def _scaled(image: Image.Image) -> np.ndarray:
 def _orientation(image: Image.Image) -> Any:
     try:
         return image.getexif().get(_ORIENTATION)
-    except Exception:  # EXIF that cannot be read says nothing of the pixels
+    except Exception:  # unreadable EXIF does not affect the pixels
         return None
 
 
 def _bound(image: Image.Image, max_megapixels: float) -> None:
-    """Has a JPEG of too many pixels decoded at a part of its size; raises Unreadable for others."""
+    """Makes a JPEG of too many pixels decode at reduced size; raises Unreadable for others."""
     width, height = image.size
     most = max_megapixels * 1e6
     if width * height <= most:
         return
-    # A progressive JPEG is kept at full size while it is decoded.
+    # A progressive JPEG is in memory at full size while it is decoded.
     if image.format in ("JPEG", "MPO") and not image.info.get("progressive"):
         for part in (2, 4, 8):
             if -(-width // part) * -(-height // part) <= most:

@@ -85,9 +85,9 @@ def test_floats_have_white_at_one_or_are_refused():
 
 
 def test_integers_without_a_scale_are_refused():
-    with pytest.raises(Unreadable, match="32-bit integer pixels have no scale"):
+    with pytest.raises(Unreadable, match="32-bit integer pixels have no defined scale"):
         pixels.decode(packed(GREY.astype(np.int32), "TIFF"))
-    with pytest.raises(Unreadable, match="type int64 have no scale of their own: pass"):
+    with pytest.raises(Unreadable, match="dtype int64 have no defined scale: pass"):
         pixels.from_array(COLOUR.astype(np.int64))
 
 
@@ -145,7 +145,7 @@ def test_arrays_with_channels_first_are_told_so():
     with pytest.raises(Unreadable, match=r"channels come first: np.moveaxis\(image, 0, -1\)"):
         pixels.from_array(COLOUR.transpose(2, 0, 1))
     for shape in ((3,), (4, 4, 2), (0, 4, 3), (1, 4, 4, 3)):
-        with pytest.raises(Unreadable, match="are no image: pass"):
+        with pytest.raises(Unreadable, match="are not an image: pass"):
             pixels.from_array(np.zeros(shape, np.uint8))
 
 
@@ -210,7 +210,7 @@ def test_what_is_handed_to_a_model_follows_the_same_rule(tmp_path, image_config)
     cases = [
         (COLOUR.astype(np.float32), "the image: float pixels from 0 to 255, not in 0..1"),
         (COLOUR.transpose(2, 0, 1), "the image: pixels of shape .* channels come first"),
-        (COLOUR.astype(np.int32), "the image: pixels of type int32"),
+        (COLOUR.astype(np.int32), "the image: pixels of dtype int32"),
         (pathlib.Path(__file__), "test_pixels.py: no image format is recognised"),
     ]
     for image, text in cases:
