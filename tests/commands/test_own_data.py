@@ -1,5 +1,8 @@
 """From a folder of any sound and a table of labels to a model and a probe, and what goes wrong."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -32,9 +35,11 @@ def test_the_preset_skips_what_is_broken_and_holds_out_a_twentieth(root, recordi
 
 @pytest.fixture(scope="module")
 def run(root, recordings, tmp_path_factory):
-    """The folder of an untrained run over the recordings."""
+    """A run folder with the config of the recordings, which is all that labels need."""
     folder = tmp_path_factory.mktemp("run")
-    return make_run(str(root / CONFIG), folder, overrides=overrides(recordings))
+    config = config_lib.load(str(root / CONFIG), overrides(recordings))
+    (folder / "config.json").write_text(config_lib.to_json(config))
+    return folder
 
 
 def test_labels_become_the_data_of_the_probe(recordings, run):
@@ -95,22 +100,32 @@ def test_a_folder_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, capsys,
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("labels", "message"),
     [
-        (("--labels", "gone.csv"), "--labels gone.csv is no file"),
-        (("--labels", "labels.csv"), "no column 'label' among ['path', 'pitch', 'speaker']"),
-        (("--labels", "labels.csv", "--label", "tone"), "name one of them by --label"),
-        (("--labels", "labels.csv", "--label", "pitch", "--group", "who"), "by --group"),
-        (("--labels", "labels.csv", "--protocol", CONFIG), "give one of them"),
+        (("gone.csv", "label"), "--labels gone.csv is not a file"),
+        (("labels.csv", "label"), "no column 'label' among ['path', 'pitch', 'speaker']"),
+        (("labels.csv", "tone"), "pass one of them as --label"),
+        (("labels.csv", "pitch", "who"), "as --group"),
     ],
 )
-def test_labels_that_cannot_be_used_are_one_line(
-    recordings, run, monkeypatch, capsys, arguments, message
-):
+def test_labels_that_cannot_be_used_are_named(recordings, run, monkeypatch, labels, message):
+    monkeypatch.chdir(recordings)
+    config = config_lib.from_json((run / "config.json").read_text())
+    with pytest.raises(ValueError, match=re.escape(message)):
+        embed.labelled(config, embed.Labels(Path(labels[0]), *labels[1:]), run)
+
+
+@pytest.mark.slow
+def test_labels_that_cannot_be_used_are_one_line(root, recordings, tmp_path, monkeypatch, capsys):
+    run = make_run(str(root / CONFIG), tmp_path, overrides=overrides(recordings))
     monkeypatch.chdir(recordings)
     monkeypatch.setattr(evaluate.start_lib, "use_compilation_cache", lambda: None)
-    told = main_error(evaluate, capsys, "--run", str(run), *arguments)
-    assert told.startswith("error: ") and message in told and "\n" not in told
+    for arguments, message in (
+        (("gone.csv",), "--labels gone.csv is not a file"),
+        (("labels.csv", "--protocol", CONFIG), "give one of them"),
+    ):
+        told = main_error(evaluate, capsys, "--run", str(run), "--labels", *arguments)
+        assert told.startswith("error: ") and message in told and "\n" not in told
 
 
 def test_a_run_of_images_takes_no_labels_of_sound(root, recordings, tmp_path):

@@ -101,7 +101,7 @@ def test_a_tar_that_is_compressed_or_cut_is_an_error(archive, tmp_path, image_co
     cut = tmp_path / "cut.tar"
     cut.write_bytes(archive.read_bytes()[:2000])
     for path in (packed, cut):
-        with pytest.raises(DataError, match=r"train.t.path.* is no complete, uncompressed tar"):
+        with pytest.raises(DataError, match=r"train.t.path.* is not a complete, uncompressed tar"):
             open_split(image_config(tar_source(path)), "train")
 
 
@@ -139,7 +139,7 @@ def test_a_tar_that_ends_early_or_has_a_broken_member_is_named(archive, image_co
         open_split(image_config(tar_source(archive)), "train")
     archive.write_bytes(whole[: last.offset_data + 50])
     with pytest.raises(
-        DataError, match=r"some.tar is no complete, uncompressed tar: unexpected end"
+        DataError, match=r"some.tar is not a complete, uncompressed tar: unexpected end"
     ):
         open_split(image_config(tar_source(archive)), "train")
     archive.write_bytes(whole)
@@ -277,7 +277,11 @@ def test_config_errors(archive, image_config):
     cases = [
         ({}, {}, "config.data.train.mine = dict.kind='image_folder'"),
         ({"t": {"kind": "folder", "path": "."}}, {}, "or set config.data.modality to 'audio'"),
-        ({"t": {"kind": "image_tar", "path": str(archive), "split": "a"}}, {}, "split is no key"),
+        (
+            {"t": {"kind": "image_tar", "path": str(archive), "split": "a"}},
+            {},
+            "split is not a key",
+        ),
         (good, {"modality": "picture"}, "config.data.modality is 'picture': use one of audio"),
         (good, {"image_size": 0}, "config.data.image_size is 0"),
         (good, {"transforms": {"flip": {}}}, "config.data.transforms has no crop: name exactly"),

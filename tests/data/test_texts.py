@@ -122,7 +122,7 @@ def test_changed_text_is_tokenized_again(documents, text_config, tmp_path):
 
 
 def test_long_documents_are_read_in_pieces(tmp_path, text_config, monkeypatch):
-    monkeypatch.setattr(text_files, "_PIECE", 50)
+    monkeypatch.setattr(text_files, "_BLOCK", 50)
     monkeypatch.setattr(token_store, "_BATCH", 70)
     text = "".join(f"line {i} äöü\n" for i in range(100))
     (tmp_path / "long.txt").write_text(text, encoding="utf-8")
@@ -131,7 +131,7 @@ def test_long_documents_are_read_in_pieces(tmp_path, text_config, monkeypatch):
 
 
 def test_a_line_without_end_is_read_in_bounds(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_files, "_PIECE", 50)
+    monkeypatch.setattr(text_files, "_BLOCK", 50)
     monkeypatch.setattr(text_files.lines, "LIMIT", 100)
     for name, text in (("a", "wort \u00e4 " * 90), ("b", "\u00e4" * 400), ("c", "x\n" * 300)):
         (tmp_path / name).write_bytes(text.encode())
@@ -270,7 +270,11 @@ def test_config_errors(documents, table, text_config, json_file, tmp_path):
         (documents, {"tokenizer": json_file(("<unk>",))}, "has no token for 'bos': add one of <s>"),
         ({"d": {**documents["d"], "documents": "line"}}, {}, "documents is 'line': use 'file'"),
         ({"d": {**documents["d"], "pattern": ("*.c",)}}, {}, r"matches pattern=\('\*.c',\)"),
-        ({"t": {**table["t"], "columns": ("text",)}}, {}, r"columns is \('text',\), one or two"),
+        (
+            {"t": {**table["t"], "columns": ("text",)}},
+            {},
+            r"columns is \('text',\): name one or two",
+        ),
         ({"d": {**documents["d"], "target": "folder"}}, {}, "folder is '.*', not a number"),
     ]
     for train, options, message in cases:

@@ -1,4 +1,4 @@
-"""What every source looks like once it is open: recordings, images or documents."""
+"""The common form of every open source: recordings, images or documents."""
 
 import dataclasses
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -23,7 +23,7 @@ class Reader(Protocol):
         ...
 
     def row_key(self, row: int) -> str:
-        """Names the row for good: the same wherever its corpus lies and whatever is beside it."""
+        """Returns a permanent name of the row, whatever the location of its corpus."""
         ...
 
     def where(self, row: int) -> str:
@@ -68,9 +68,9 @@ class TextReader(Protocol):
 
 
 class Rows(NamedTuple):
-    """What the reader of a layout finds: access, lengths (n,), rates (n,), columns of (n,).
+    """What a reader finds on disk: a Reader, lengths (n,), rates (n,), columns of (n,).
 
-    states: `identity.states` of the files in the reader's places, where they were looked up.
+    states: `identity.states` of the files in the reader's places, if they were looked up.
     """
 
     reader: Reader
@@ -81,7 +81,7 @@ class Rows(NamedTuple):
 
 
 class Items(NamedTuple):
-    """The same for images and documents: access, their number, columns of (n,)."""
+    """The same for images and documents: a reader, their number, columns of (n,)."""
 
     reader: Any  # an ImageReader or a TextReader
     total: int
@@ -92,20 +92,20 @@ class Items(NamedTuple):
 class Source:
     """Rows as columns: name -> (n,) array of numpy strings or numbers, such as "label".
 
-    `rows` (n,) are their numbers in the reader. `looked` keeps where they lie.
+    `rows` (n,) are their numbers in the reader. `cached` keeps their places and file states.
     """
 
     name: str
     reader: Any
     rows: np.ndarray
     columns: dict[str, np.ndarray]
-    looked: dict[str, Any] = dataclasses.field(
+    cached: dict[str, Any] = dataclasses.field(
         default_factory=dict, kw_only=True, repr=False, compare=False
     )
 
     def __getstate__(self) -> dict:
-        # A worker process looks for itself.
-        return {**self.__dict__, "looked": {}}
+        # A worker process looks them up itself.
+        return {**self.__dict__, "cached": {}}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -116,15 +116,15 @@ class Source:
 
     def places(self) -> identity.Places:
         """Returns the files of all rows of the reader, and where in them they begin."""
-        if "places" not in self.looked:
-            self.looked["places"] = self.reader.places()
-        return self.looked["places"]
+        if "places" not in self.cached:
+            self.cached["places"] = self.reader.places()
+        return self.cached["places"]
 
     def states(self) -> np.ndarray:
         """Returns `identity.states` of these files (m, 5), looked up once."""
-        if self.looked.get("states") is None:
-            self.looked["states"] = identity.states(self.places().files)
-        return self.looked["states"]
+        if self.cached.get("states") is None:
+            self.cached["states"] = identity.states(self.places().files)
+        return self.cached["states"]
 
     def take(self: S, index: np.ndarray) -> S:
         """Returns the source with only these rows."""
@@ -136,16 +136,16 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Recordings(Source):
-    """A source of sound: `samples` (n,) int64 at the native `rates` (n,) int32.
+    """A source of audio: `samples` (n,) int64 at the native `rates` (n,) int32.
 
-    A recording without a readable header has 0 samples; reading it says why.
+    A recording without a readable header has 0 samples; reading it raises the reason.
     """
 
     samples: np.ndarray
     rates: np.ndarray
 
     def key(self, i: int) -> str:
-        """Names one row for good: the source, whatever its split, and the row in it."""
+        """Returns a permanent name of a row: its source, whatever the split, and its row key."""
         return f"{self.name.partition('.')[2]}/{self.reader.row_key(int(self.rows[i]))}"
 
     def read(
@@ -166,21 +166,21 @@ class Recordings(Source):
         except Unreadable as e:
             raise BadFile(self.where(i), str(e)) from e
         if rate != self.rates[i] and self.rates[i]:
-            raise BadFile(self.where(i), f"has {rate} samples a second, not {self.rates[i]}")
-        # Lengths of lossy files are not exact, so a tenth of a second may be missing.
+            raise BadFile(self.where(i), f"has {rate} samples per second, not {self.rates[i]}")
+        # Lengths of lossy files are inexact, so a tenth of a second may be missing.
         missing = min(stop, int(self.samples[i])) - start - len(found)
         if missing > rate // 10:
             raise BadFile(self.where(i), f"ends {missing} samples before its stated length")
         return found, rate
 
     def check_sound(self, i: int, found: np.ndarray) -> None:
-        """Raises BadFile for a whole recording (n,) int16 in which there is nothing to hear."""
+        """Raises BadFile for a complete recording (n,) int16 that is silent."""
         reason = audio.silence(found)
         if reason:
             raise BadFile(self.where(i), reason)
 
     def check_rate(self, i: int) -> None:
-        """Raises BadFile where a table or a header gives a rate that no recording has."""
+        """Raises BadFile if a table or a header gives an impossible sampling rate."""
         try:
             audio.check_rate(int(self.rates[i]))
         except Unreadable as e:

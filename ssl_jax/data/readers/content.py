@@ -1,6 +1,6 @@
-"""What a corpus holds, as one name: the bytes of its files, not only what they are called.
+"""A digest of the content of a corpus: the bytes of its files, not only their names.
 
-Caches of what was computed from data are keyed by it, so that a file which is replaced by another
+It is the key of caches of what was computed from data, so that a file which is replaced by another
 of the same name, length and time is read again.
 """
 
@@ -19,14 +19,14 @@ from ssl_jax.data.errors import Unreadable
 from ssl_jax.data.readers import files
 from ssl_jax.data.readers.base import Source
 
-_PIECE = 1 << 22
+_CHUNK = 1 << 22
 
 
 def of(sources: Sequence[Source]) -> str:
-    """Returns 64 hex digits of the bytes of all files that hold rows of sources, and of the rows.
+    """Returns a digest (64 hex digits) of the rows of sources and of all files that hold them.
 
-    Every file is read once: its digest is kept in the cache folder while the files keep their
-    names, sizes, times and inodes. Of an object store's, the version that it tells is taken.
+    Every file is read once: digests are cached while the files keep their names, sizes, times and
+    inodes. For an object of a store, its version counts instead of its bytes.
     """
     whole = hashlib.sha256()
     for source in sources:
@@ -40,7 +40,7 @@ def of(sources: Sequence[Source]) -> str:
 
 
 def _held(name: str) -> list[str]:
-    """Returns the files of which one is named: a dataset of TFDS lies at its info."""
+    """Returns a file, or all files of the TFDS dataset whose info it is."""
     if os.path.basename(name) != "dataset_info.json":
         return [name]
     folder = paths_lib.fetched(os.path.dirname(name))
@@ -64,15 +64,15 @@ def _digest(named: list[str], label: str) -> str:
 
 
 def _of_file(path: str) -> bytes:
-    """Returns what changes with the bytes of a file; one that cannot be read has none."""
+    """Returns a digest of the bytes of a file, or a constant for one that cannot be read."""
     digest = hashlib.sha256()
     try:
         if paths_lib.is_remote(path):
             return hashlib.sha256(files.state(path).encode()).digest()
         found = files.opened(path)
         with found if isinstance(found, io.BytesIO) else open(found, "rb") as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
     except (OSError, Unreadable) as error:
         return f"unreadable: {type(error).__name__}".encode()
     return digest.digest()

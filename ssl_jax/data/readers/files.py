@@ -1,4 +1,4 @@
-"""Sounds and images kept as files: reading rows, and lengths from headers, cached."""
+"""Recordings and images kept as files: reads rows, and caches lengths from headers."""
 
 import concurrent.futures
 import dataclasses
@@ -18,7 +18,7 @@ from ssl_jax.core.progress import Progress
 from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.readers import audio, ffmpeg, identity
 
-# Fewer headers than this are read again faster than their index is looked up.
+# Fewer headers than this are read faster than their index is looked up.
 CACHE_FROM = 200
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(.*)")
 _SLICE = re.compile(r"(.+):(\d+):(\d+)")
@@ -30,7 +30,7 @@ class Files:
 
     paths (n,): absolute, or relative to `root`; `a.zip:offset:bytes` names a stored slice.
     lines (n,): line of each row in `manifest`, for messages; both empty for a plain folder.
-    starts (n,): first sample of the row in its file, for segments; None when rows are files.
+    starts (n,): first sample of the row in its file, for segments; None if rows are files.
     """
 
     root: str
@@ -40,11 +40,11 @@ class Files:
     starts: np.ndarray | None = None
 
     def path(self, row: int) -> str:
-        """Returns the path of a row's file, as the disk has it."""
+        """Returns the path of a row's file as it is on disk."""
         return paths_lib.on_disk(paths_lib.join(self.root, self.paths[row]))
 
     def row_key(self, row: int) -> str:
-        """Names the row for good: its path below the root, and where in the file it begins."""
+        """Returns a permanent name: the path below the root, and the start in the file."""
         first = 0 if self.starts is None else int(self.starts[row])
         return f"{self.paths[row]}@{first}" if first else str(self.paths[row])
 
@@ -63,7 +63,7 @@ class Files:
         return audio.read(opened(self.path(row)), first + start, first + stop, out)
 
     def places(self) -> identity.Places:
-        """Returns the file of each row; that of a stored slice is the archive."""
+        """Returns the file of each row: the archive for a stored slice."""
         names = [self.path(row) for row in range(len(self.paths))]
         start = np.full(len(names), identity.WHOLE) if self.starts is None else self.starts
         slices = {i: part for i, name in enumerate(names) if (part := _slice(name))}
@@ -86,7 +86,7 @@ class Files:
 
 
 def opened(path: str) -> str | io.BytesIO:
-    """Returns the path, or the bytes that `archive:offset:bytes` or a URL names."""
+    """Returns a path itself, or the bytes that `archive:offset:bytes` or a URL names."""
     if paths_lib.is_remote(path):
         return io.BytesIO(_downloaded(path))
     path = paths_lib.on_disk(path)
@@ -102,13 +102,13 @@ def opened(path: str) -> str | io.BytesIO:
 
 
 def _slice(path: str) -> re.Match | None:
-    """Returns the parts of `archive:offset:bytes`; None where that is the name of a file."""
+    """Returns the parts of `archive:offset:bytes`; None if a file has that name."""
     part = _SLICE.fullmatch(path) if ":" in path else None
     return None if part is None or os.path.exists(path) else part
 
 
 def _downloaded(path: str) -> bytes:
-    """Returns an object of a store, or the slice of one."""
+    """Returns an object of a store, or a slice of one."""
     part = _SLICE.fullmatch(path)
     whole, span = (path, (None, None)) if part is None else (part[1], (int(part[2]), int(part[3])))
     try:
@@ -122,11 +122,10 @@ def headers(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns samples (n,) int64 and rates (n,) int32 of files, 0 where a header is broken.
 
-    A length that a header does not hold is measured. All is done once: an index in the cache folder
-    is found again while every file keeps its name and `state`, which `states` may hold
-    (`identity.states`). Progress is shown when it takes more than two seconds. From an object store
-    whole files are read for it: there a table with samples and rates is better. Raises DataError
-    where files need an extra.
+    A length that a header does not state is measured. The result is cached: an index in the cache
+    folder is valid while every file keeps its name and `state`. states: those of `identity.states`,
+    if known. Progress is shown after two seconds. From an object store this reads complete files;
+    a table with samples and rates is faster. Raises DataError if files need an extra.
     """
     files = [paths_lib.join(root, p) for p in paths]
     other = [f for f in files if f.lower().endswith(ffmpeg.EXTENSIONS)]
@@ -145,13 +144,16 @@ def headers(
 
 
 def save_index(index: pathlib.Path, **arrays: np.ndarray) -> None:
-    """Writes an index in one move; warns when the cache folder cannot be written."""
+    """Writes an index atomically; warns if the cache folder cannot be written."""
     try:
         index.parent.mkdir(parents=True, exist_ok=True)
         with atomic.writing(index) as f:
             np.savez(f, allow_pickle=False, **arrays)
     except OSError as e:
-        warnings.warn(f"no index kept ({e}): set SSL_JAX_CACHE to a folder", stacklevel=2)
+        warnings.warn(
+            f"the index {index.name} is not cached ({e}): set SSL_JAX_CACHE to a writable folder",
+            stacklevel=2,
+        )
 
 
 def _header(path: str) -> tuple[int, int]:
@@ -172,9 +174,9 @@ def fault(path: str) -> str:
 
 
 def check_whole_set(names: Iterable[str], where: str) -> None:
-    """Raises DataError where some of the files `name-00003-of-00020` are missing.
+    """Raises DataError if some of the files `name-00003-of-00020` are missing.
 
-    names: of all files of the set, without their folder; those without such an end count as whole.
+    names: all file names of the set, without the folder; names of another form are complete sets.
     """
     sets: dict[tuple[str, str, int], set[int]] = {}
     for name in names:
@@ -188,7 +190,7 @@ def check_whole_set(names: Iterable[str], where: str) -> None:
         if totals.count((head, tail)) > 1:
             raise DataError(
                 f"{where} holds parts of several sets, such as {head}-*-of-{total:05d}{tail}: keep "
-                f"each in a folder of its own"
+                f"each set in its own folder"
             )
         if missing:
             raise DataError(
@@ -208,34 +210,34 @@ def _read_headers(files: list[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def state(path: str) -> str:
-    """Returns what changes when a file does, or the archive that a slice is of; raises OSError.
+    """Returns a text that changes when a file, or the archive of a slice, does; raises OSError.
 
-    Beside size and time of change its inode, and the time of the inode's own change, which nobody
-    can set: a file that was replaced, or written in place, has others.
+    It contains size, modification time, inode and the change time of the inode, which nobody can
+    set, so it differs after a file was replaced or overwritten.
     """
     if (part := _slice(path)) is not None:
         return f"{state(part[1])}\0{part[2]}\0{part[3]}"
     if paths_lib.is_remote(path):
         return paths_lib.state(path)
     stat = os.stat(paths_lib.on_disk(path))
-    return _told(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    return _state_text(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
 
 
-def _told(size: int, time: int, changed: int, inode: int) -> str:
+def _state_text(size: int, time: int, changed: int, inode: int) -> str:
     return f"{size}\0{time}\0{changed}\0{inode}"
 
 
 def fingerprint(files: list[str], states: np.ndarray | None = None) -> str:
-    """Returns what changes with the name or `state` of any of the files.
+    """Returns a digest of the names and `state` of the files.
 
-    states: those of `identity.states`, where they are known.
+    states: those of `identity.states`, if known.
     """
     digest = hashlib.sha256()
     for i, path in enumerate(files):
         try:
             device, inode, size, time, changed = (0,) * 5 if states is None else states[i].tolist()
-            told = _told(size, time, changed, inode) if device else state(path)
-            digest.update(paths_lib.utf8(f"{path}\0{told}\n"))
+            found = _state_text(size, time, changed, inode) if device else state(path)
+            digest.update(paths_lib.utf8(f"{path}\0{found}\n"))
         except OSError:
             digest.update(paths_lib.utf8(f"{path}\0-\n"))
     return digest.hexdigest()[:24]

@@ -1,4 +1,4 @@
-"""Corpora whose folder layout says what each recording is."""
+"""Corpora that are described by their folder layout."""
 
 import collections
 import os
@@ -18,7 +18,7 @@ EXTENSIONS = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aiff", ".aif", ".aifc"),
     *(".au", ".snd", ".caf", ".sph", ".nist", ".w64", ".rf64", ".wave", *ffmpeg.EXTENSIONS),
 )
-# What tables, transcripts and notes beside recordings are called.
+# Extensions of tables, transcripts and notes that lie next to recordings.
 _NOTES = (".txt", ".csv", ".tsv", ".json", ".md")
 
 
@@ -27,7 +27,7 @@ def folder(path: pathlib.Path, options: dict) -> Rows:
     del options
     paths = find(path)
     if paths:
-        tell_unread(path, EXTENSIONS)
+        warn_unread_below(path, EXTENSIONS)
     else:
         there = collections.Counter(os.path.splitext(p)[1] or p for p in find(path, ("",)))
         names = ", ".join(f"{n} {kind}" for kind, n in there.most_common(5)) or "nothing"
@@ -39,8 +39,8 @@ def folder(path: pathlib.Path, options: dict) -> Rows:
 def speech_commands(path: pathlib.Path, options: dict) -> Rows:
     """Reads Google Speech Commands: word/<speaker>_nohash_<n>.wav and the two official lists.
 
-    Columns: label (the word), speaker, split (train, valid, test). Option `split` keeps one of
-    them, or "all"; folders such as _background_noise_ are left out.
+    Columns: label (the word), speaker, split (train, valid, test). Option `split` keeps one of the
+    splits, or "all"; folders such as _background_noise_ are left out.
     """
     split = options["split"]
     if split not in ("train", "valid", "test", "all"):
@@ -51,10 +51,10 @@ def speech_commands(path: pathlib.Path, options: dict) -> Rows:
         if not (path / file).exists():
             if split == "all":
                 continue
-            raise DataError(f"{path} has no {file}: without the lists only split='all' is known")
+            raise DataError(f"{path} has no {file}: without the lists use split='all'")
         for _, line in lines.filled(path / file):
             listed[lines.composed(line.strip().replace("\\", "/"))] = name
-    # Only word/clip, so that folders of noise, which start with _, and deeper ones stay out.
+    # Only word/clip: noise folders, which start with _, and deeper ones are left out.
     paths = [p for p in find(path) if not p.startswith("_") and p.count("/") == 1]
     splits = [listed.get(lines.composed(p), "train") for p in paths]
     keep = [i for i, s in enumerate(splits) if split in ("all", s)]
@@ -71,18 +71,19 @@ def librispeech(path: pathlib.Path, options: dict) -> Rows:
     """Reads LibriSpeech: <split>/<speaker>/<chapter>/*.flac with one trans.txt per chapter.
 
     Columns: text, speaker, chapter, split. Option `splits` names the folders to read, such as
-    ("train-clean-100",); () is all of them. Where no chapter has a transcript there is no column
-    text; a recording that one of several lacks is an error.
+    ("train-clean-100",); () means all. If no chapter has transcripts, there is no column text;
+    if some have, a recording without one is an error.
     """
     splits = tuple(options["splits"]) or tuple(p.name for p in sorted(path.iterdir()) if p.is_dir())
     missing = [s for s in splits if not (path / s).is_dir()]
     if missing:
-        raise DataError(f"{path} has no folder {missing[0]!r} named in splits={splits}")
+        raise DataError(f"{path} has no folder {missing[0]!r}, which splits={splits} names")
     paths = [f"{s}/{p}" for s in splits for p in find(path / s) if p.count("/") == 2]
     parts = [p.split("/") for p in paths]
-    spoken = [s for c in sorted({os.path.dirname(p) for p in paths}) for s in _spoken(path, c)]
+    chapters = sorted({os.path.dirname(p) for p in paths})
+    spoken = {key: words for c in chapters for key, words in _transcripts(path, c)}
     columns = {
-        **({"text": _said(path, paths, dict(spoken))} if spoken else {}),
+        **({"text": _text_column(path, paths, spoken)} if spoken else {}),
         "speaker": text([p[1] for p in parts]),
         "chapter": text([p[2] for p in parts]),
         "split": text([p[0] for p in parts]),
@@ -90,7 +91,7 @@ def librispeech(path: pathlib.Path, options: dict) -> Rows:
     return _rows(path, paths, columns)
 
 
-def _spoken(path: pathlib.Path, chapter: str) -> list[tuple[str, str]]:
+def _transcripts(path: pathlib.Path, chapter: str) -> list[tuple[str, str]]:
     """Returns (chapter/utterance, words) of one chapter."""
     files = sorted((path / chapter).glob("*.trans.txt"))
     found = [lines.pairs(file, "utterance WORDS") for file in files]
@@ -101,46 +102,46 @@ def _spoken(path: pathlib.Path, chapter: str) -> list[tuple[str, str]]:
     ]
 
 
-def _said(path: pathlib.Path, paths: list[str], spoken: dict[str, str]) -> np.ndarray:
-    """Returns the words of every recording; raises DataError for one without."""
+def _text_column(path: pathlib.Path, paths: list[str], spoken: dict[str, str]) -> np.ndarray:
+    """Returns the transcript of every recording; raises DataError if one is missing."""
     keys = [lines.composed(os.path.splitext(p)[0]) for p in paths]
     missing = [p for p, key in zip(paths, keys, strict=True) if key not in spoken]
     if missing:
         raise DataError(
-            f"{path / missing[0]} has no row in a *.trans.txt beside it ({len(missing)} of "
-            f"{len(paths)} recordings have none): add it, or leave its folder out of splits"
+            f"{path / missing[0]} has no row in a *.trans.txt of its folder ({len(missing)} of "
+            f"{len(paths)} recordings have none): add it, or leave the folder out of splits"
         )
     return text([spoken[key] for key in keys])
 
 
 def find(path: pathlib.Path, extensions: tuple[str, ...] = EXTENSIONS) -> list[str]:
-    """Lists the files of some kind below a folder, sorted, relative, with forward slashes.
+    """Lists the files with these extensions below a folder: sorted, relative, forward slashes.
 
-    Each file is listed once, whatever links lead to it; see `identity.below`. Names are text, see
-    `paths.shown`.
+    Each file is listed once, however many links lead to it; see `identity.below`. Names are made
+    printable by `paths.shown`.
     """
     if paths_lib.is_remote(path):
         found = paths_lib.files_below(path)
         return [n for n in found if n.lower().endswith(extensions) and n.split("/")[-1][0] != "."]
-    # A look at everything warns of nothing.
+    # A listing of all files does not warn.
     what = "" if "" in extensions else "files"
     names = identity.below(path, lambda n: n.lower().endswith(extensions) and n[0] != ".", what)
     return [paths_lib.shown(name) for name in names]
 
 
 def beside(path: pathlib.Path, ending: str) -> list[str]:
-    """Lists the files right in a folder that end so, sorted, each file once as in `find`."""
+    """Lists the files directly in a folder with this ending, sorted, each file once."""
     names = [p.name for p in path.glob(f"*{ending}")]
     return identity.once(path, names, f"*{ending}")
 
 
-def tell_unread(path: pathlib.Path, read: tuple[str, ...]) -> None:
-    """Warns once of files below a folder that have other endings than those that are read."""
-    name_unread(find(path, ("",)), f"below {path}", read)
+def warn_unread_below(path: pathlib.Path, read: tuple[str, ...]) -> None:
+    """Warns once about files below a folder whose extensions are not read."""
+    warn_unread(find(path, ("",)), f"below {path}", read)
 
 
-def name_unread(names: Iterable[str], where: str, read: tuple[str, ...]) -> None:
-    """Warns of those of the names that end otherwise; tables and notes are no news."""
+def warn_unread(names: Iterable[str], where: str, read: tuple[str, ...]) -> None:
+    """Warns about names with other extensions than `read`, except tables and notes."""
     others = [n for n in names if not n.lower().endswith((*read, *_NOTES))]
     if not others:
         return
@@ -148,8 +149,8 @@ def name_unread(names: Iterable[str], where: str, read: tuple[str, ...]) -> None
     kinds = " ".join(f"{kind} ({n})" for kind, n in ends.most_common(8))
     more = f" and {len(ends) - 8} more" if len(ends) > 8 else ""
     warnings.warn(
-        f"{len(others)} files {where} with endings {kinds}{more} are not read; what is read: "
-        f"{' '.join(read)}",
+        f"{len(others)} files {where} with extensions {kinds}{more} are not read; the extensions "
+        f"that are: {' '.join(read)}",
         stacklevel=3,
     )
 

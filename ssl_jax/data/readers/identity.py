@@ -1,7 +1,7 @@
-"""Which file a row is, whatever it is called: files are told apart by device and inode.
+"""Identifies the file of a row by device and inode, whatever its name.
 
-Links give one file many names. Below a folder a file counts once, by its own name rather than a
-link's, and a link that leads back into its own folder ends there.
+Links give a file many names. Below a folder, every file counts once, by its own name rather than
+that of a link, and a link that leads back into its own folder is not followed.
 """
 
 import collections
@@ -18,15 +18,15 @@ import numpy as np
 from ssl_jax.core import paths as paths_lib
 
 WHOLE = -1
-"""Where a row begins that is a whole file."""
+"""The start of a row that is a whole file."""
 _THREADS = 16
 _CHUNK = 4096
 
 
 class Places(NamedTuple):
-    """Where rows lie: `files`, the number of each row's file (n,), and its start there (n,).
+    """The location of rows: `files`, the number of each row's file (n,), and its start there (n,).
 
-    A start counts samples, bytes or records, as the kind has it; WHOLE is the whole file.
+    A start counts samples, bytes or records, depending on the kind; WHOLE means the whole file.
     """
 
     files: Sequence[str]
@@ -35,7 +35,7 @@ class Places(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """A file below a folder; those that need no link come first."""
+    """A file below a folder; files that are not reached through links sort first."""
 
     linked: bool
     name: str
@@ -46,14 +46,15 @@ class _Entry(NamedTuple):
 def below(top: pathlib.Path | str, wanted: Callable[[str], bool], what: str = "") -> list[str]:
     """Lists the files below a local folder whose names are `wanted`, each file once.
 
-    Relative, with forward slashes, sorted. Links to folders are followed, but none to a folder
-    that was seen, or to one above. what: "recordings", say, to warn of names that were left out.
+    Paths are relative, with forward slashes, and sorted. Links to folders are followed, except to
+    folders that were visited or lie above. what: a noun, such as "recordings", for a warning about
+    names that are left out; "" for none.
     """
     return _once(os.fspath(top), list(_walk(os.fspath(top), wanted)), what)
 
 
 def once(top: pathlib.Path, names: Sequence[str], what: str) -> list[str]:
-    """Returns the names of files right in a folder, sorted, each file once, as `below` does."""
+    """Returns `names` of files directly in a folder, sorted, each file once, as `below` does."""
     paths = [(name, os.path.join(top, name)) for name in names]
     return _once(str(top), [_Entry(os.path.islink(p), n, p, _key(p)) for n, p in paths], what)
 
@@ -74,25 +75,25 @@ def _once(top: str, entries: list[_Entry], what: str) -> list[str]:
             others.append((entry.name, same.name))
     if others and what:
         warnings.warn(
-            f"{what} below {top} that are others under another name are left out ({len(others)}), "
-            f"the first is {others[0][0]}, which is {others[0][1]}",
+            f"{what} below {top} that repeat a file under another name are left out "
+            f"({len(others)}), the first is {others[0][0]}, which is {others[0][1]}",
             stacklevel=2,
         )
     return sorted(e.name for group in kept.values() for e in group)
 
 
 def _walk(top: str, wanted: Callable[[str], bool]) -> Iterator[_Entry]:
-    """Yields the files below a folder; each folder is entered once, without a link if it can be."""
+    """Yields the files below a folder; enters each folder once, if possible not through a link."""
     real = os.path.realpath(top)
-    seen = {_key(p) for p in pathlib.Path(real).parents}
+    visited = {_key(p) for p in pathlib.Path(real).parents}
     # (name below top, path, whether a link leads there)
     near, linked = collections.deque([("", real, False)]), collections.deque[tuple]()
     while near or linked:
         inside, folder, by_link = near.popleft() if near else linked.popleft()
         key = _key(folder)
-        if key in seen:
+        if key in visited:
             continue
-        seen.add(key)
+        visited.add(key)
         for entry in _listed(folder):
             name, link = inside + entry.name, entry.is_symlink()
             if _is_folder(entry):
@@ -100,7 +101,7 @@ def _walk(top: str, wanted: Callable[[str], bool]) -> Iterator[_Entry]:
                 queue = linked if link or by_link else near
                 queue.append((name + "/", target, link or by_link))
             elif wanted(entry.name):
-                # The inode as the folder lists it: no file is touched.
+                # The inode comes from the listing, so that no file is touched.
                 at = _key(entry.path) if link else (key[0], entry.inode())
                 yield _Entry(link or by_link, name, entry.path, at)
 
@@ -122,7 +123,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _key(path: str | pathlib.Path) -> tuple[int, int]:
-    """Returns the device and inode of what a path leads to; a broken link is itself."""
+    """Returns the device and inode of the target of a path, or of a broken link itself."""
     try:
         stat = os.stat(path)
     except OSError:
@@ -131,7 +132,7 @@ def _key(path: str | pathlib.Path) -> tuple[int, int]:
 
 
 def _is_same(a: str, b: str) -> bool:
-    """Says whether two paths are one file: some file systems list one inode for all."""
+    """Returns whether two paths are one file; some file systems list the same inode for all."""
     try:
         one, other = os.stat(a), os.stat(b)
     except OSError:
@@ -140,11 +141,10 @@ def _is_same(a: str, b: str) -> bool:
 
 
 def states(files: Sequence[str]) -> np.ndarray:
-    """Returns (n, 5) uint64 of files: device, inode, size, times of change in ns.
+    """Returns (n, 5) uint64 of files: device, inode, size, modification and change times in ns.
 
-    The first time is that of the content, which anybody may set, the second the inode's own. A file
-    that is not there, or lies in an object store, is told by its name: its device is 0, its inode a
-    hash of the absolute path, the others are 0. Each name is looked up once.
+    A missing file, or one in an object store, is identified by its name: its inode is a hash of the
+    absolute path, and the other numbers are 0. Each name is looked up once.
     """
     order: dict[str, int] = {}
     number = np.array([order.setdefault(str(f), len(order)) for f in files], np.int64)

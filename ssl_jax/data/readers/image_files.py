@@ -30,7 +30,7 @@ EXTENSIONS = (
     ".ppm",
     ".pgm",
 )
-# More archives than this are opened for each image, so that no limit on open files is met.
+# More archives than this are opened anew for each image, to stay below limits on open files.
 _KEPT_OPEN = 128
 
 
@@ -38,7 +38,7 @@ def image_folder(path: pathlib.Path, options: dict) -> Items:
     """Reads every image below a folder; column `label` is the name of its parent folder."""
     del options
     found = folders.find(path, EXTENSIONS)
-    folders.tell_unread(path, EXTENSIONS)
+    folders.warn_unread_below(path, EXTENSIONS)
     parents = [os.path.basename(os.path.dirname(os.path.join(path, p))) for p in found]
     return Items(files.Files(str(path), text(found)), len(found), {"label": text(parents)})
 
@@ -46,8 +46,8 @@ def image_folder(path: pathlib.Path, options: dict) -> Items:
 def image_tar(path: pathlib.Path, options: dict) -> Items:
     """Reads the images of a tar, or of every *.tar in a folder, without unpacking.
 
-    Column `label` is the parent folder inside the tar, or where there is none the name of the
-    tar; `archive` is that name. Where each image lies is read once and kept in the cache folder.
+    Column `label` is the parent folder inside the tar or, without one, the name of the tar;
+    `archive` is that name. The positions of the images are read once and cached.
     """
     del options
     path = paths.fetched(path)
@@ -65,7 +65,7 @@ def image_tar(path: pathlib.Path, options: dict) -> Items:
 
 
 def table(path: pathlib.Path, options: dict) -> Items:
-    """Reads a table of images with a header: .csv with commas, else tabs; a folder means its
+    """Reads a table of images with a header: .csv with commas, else tabs; for a folder, its
     index.tsv. Column `path` is relative to option `root` (default: the folder of the table); every
     other column is kept as text."""
     _, reader, columns, numbers = manifests.files_of_table(path, options["root"])
@@ -85,7 +85,7 @@ class Tar:
     _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, repr=False)
 
     def __reduce__(self) -> tuple:
-        # A worker process opens the archives for itself.
+        # A worker process opens the archives itself.
         return Tar, (self.archives, self.names, self.archive, self.offset, self.size)
 
     def where(self, row: int) -> str:
@@ -93,7 +93,7 @@ class Tar:
         return f"{self.archives[self.archive[row]]}: {self.names[row]}, row {row + 1}"
 
     def places(self) -> identity.Places:
-        """Returns the archive of each row, and the byte where it begins."""
+        """Returns the archive of each row, and the byte at which it begins."""
         return identity.Places(self.archives, self.archive, self.offset)
 
     def image(self, row: int) -> bytes:
@@ -101,7 +101,7 @@ class Tar:
         offset, size = int(self.offset[row]), int(self.size[row])
         try:
             if len(self.archives) <= _KEPT_OPEN:
-                # One call with its own position, so threads do not meet.
+                # A single call with its own offset, so that threads do not interfere.
                 found = os.pread(self._file(int(self.archive[row])).fileno(), size, offset)
             else:
                 with open(self.archives[self.archive[row]], "rb", buffering=0) as f:
@@ -109,7 +109,7 @@ class Tar:
         except OSError as e:
             raise Unreadable(str(e)) from e
         if len(found) < size:
-            raise Unreadable(f"cut off: {len(found)} of {size} bytes are in the archive")
+            raise Unreadable(f"cut off: the archive has {len(found)} of its {size} bytes")
         return found
 
     def _file(self, archive: int) -> io.FileIO:
@@ -124,7 +124,7 @@ class Tar:
 
 
 def _index(archives: list[str]) -> dict[str, np.ndarray]:
-    """Returns where the images of the archives lie, from the cache or by reading the headers."""
+    """Returns the positions of the images in the archives, from the cache or the tar headers."""
     index = paths.cache() / f"tar-2-{files.fingerprint(archives)}.npz"
     kept = atomic.read_arrays(index, ())
     if kept is not None:
@@ -149,7 +149,7 @@ def _index(archives: list[str]) -> dict[str, np.ndarray]:
 
 
 def _members(archive: str) -> Iterator[tuple[str, int, int]]:
-    """Yields (name, offset, size) of the images of one archive, links to others among them."""
+    """Yields (name, offset, size) of the images of one archive, including links to images."""
     links: dict[str, str] = {}
     others = []
     with _tar(archive) as tar:
@@ -164,19 +164,19 @@ def _members(archive: str) -> Iterator[tuple[str, int, int]]:
                 links[member.name] = posixpath.normpath(posixpath.join(folder, member.linkname))
             elif member.isfile() and posixpath.basename(member.name)[0] != ".":
                 others.append(member.name)
-    folders.name_unread(others, f"in {archive}", EXTENSIONS)
+    folders.warn_unread(others, f"in {archive}", EXTENSIONS)
     if links:
         yield from _linked(archive, links)
 
 
 def _linked(archive: str, links: dict[str, str]) -> Iterator[tuple[str, int, int]]:
-    """Yields the members that links, name -> name, point to; raises DataError for one that is not
-    there, or that points to itself."""
+    """Yields the members to which links, name -> name, point; raises DataError for a link to a
+    missing member or to itself."""
     ends = {}
     for name, to in links.items():
-        seen = {name}
-        while to in links and to not in seen:
-            seen.add(to)
+        followed = {name}
+        while to in links and to not in followed:
+            followed.add(to)
             to = links[to]
         ends[name] = to
     wanted = set(ends.values())
@@ -199,11 +199,11 @@ def _tar(archive: str) -> Iterator[tarfile.TarFile]:
         with tarfile.open(archive, "r:", encoding="utf-8") as tar:
             yield tar
     except (tarfile.TarError, OSError) as e:
-        raise DataError(f"{archive} is no complete, uncompressed tar: {e}") from e
+        raise DataError(f"{archive} is not a complete, uncompressed tar: {e}") from e
 
 
 def _each(archive: str, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yields every member; raises DataError where the library would end at a broken one."""
+    """Yields every member; raises DataError for a broken one, at which the library would stop."""
     last = ""
     while (member := tar.next()) is not None:
         last = member.name

@@ -1,4 +1,4 @@
-"""A table of labels that people keep beside their recordings, made ready for a probe.
+"""Prepares a user's table of labels of recordings for a probe.
 
     path,label
     anna/take 1.mp3,yes
@@ -19,14 +19,14 @@ from ssl_jax.data.readers.base import text
 from ssl_jax.data.readers.files import fault, headers
 from ssl_jax.data.readers.manifests import CLIPS
 
-PATHS = ("path", "file", "filename", "file_name")  # names of the column of the sound files
+PATHS = ("path", "file", "filename", "file_name")  # accepted names of the column of sound files
 SPLITS = {"train": "train", "valid": "valid", "test": "test"}
 SPLITS |= {"val": "valid", "validation": "valid", "dev": "valid"}
 SHARES = (0.6, 0.8)  # where train and valid end
 
 
 class Labelled(NamedTuple):
-    """Rows of a table, n each, and what to tell of those that were left out."""
+    """The rows of a table, n each, and notes about those that were left out."""
 
     paths: list[str]
     labels: list[str]
@@ -36,9 +36,9 @@ class Labelled(NamedTuple):
     notes: list[str]
 
     def write(self, path: pathlib.Path) -> None:
-        """Writes a table for sources of the kind `table`; paths in it are absolute.
+        """Writes a table with absolute paths, for sources of the kind `table`.
 
-        Raises DataError for a path or label with a tab or the end of a line, which no .tsv holds.
+        Raises DataError for a path or label with a tab or line break, which a .tsv cannot hold.
         """
         columns = (self.paths, self.labels, self.splits, self.samples, self.rates)
         rows = [("path", "label", "split", "samples", "rate"), *zip(*columns, strict=True)]
@@ -46,8 +46,8 @@ class Labelled(NamedTuple):
         for row, line in zip(rows, lines, strict=True):
             if line.count("\t") != len(rows[0]) - 1 or "\n" in line:
                 raise DataError(
-                    f"{row[0]!r} with the label {row[1]!r}: a name with a tab or the end of a line "
-                    "stands in no table: write it without"
+                    f"{row[0]!r} with the label {row[1]!r}: a table cannot hold a name with a tab "
+                    "or a line break: rename it"
                 )
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(path, "\n".join(lines) + "\n")
@@ -58,15 +58,17 @@ def read(
 ) -> Labelled:
     """Reads a table with a header: .csv with commas, else tabs.
 
-    column: that of the class; rows in which it is empty are left out, and so are files without a
-    readable header. group: a column whose values, such as speakers, are kept whole in one split
-    ('': none). folders: where paths that are not relative to the table are looked for. A column
-    `split` with train, valid and test divides the rows; without it, 60 % of each class train, 20 %
-    validate and 20 % test. Raises DataError for a column or a file that is not there, for a file
-    listed twice, and for fewer than two classes.
+    column: that of the class; rows where it is empty are left out, and so are files without a
+    readable header. group: a column, such as the speaker, each value of which stays in one split
+    ('': none). folders: searched for paths that are not relative to the table. A column `split`
+    with train, valid and test divides the rows; without it, 60 % of each class are for training,
+    20 % for validation and 20 % for testing. Raises DataError for a missing column or file, a file
+    listed twice, and fewer than two classes.
     """
     if not path.is_file():
-        raise DataError(f"--labels {path} is no file (looked from {pathlib.Path.cwd()})")
+        raise DataError(
+            f"--labels {path} is not a file (looked from {pathlib.Path.cwd()}): give a table"
+        )
     columns, lines = lines_lib.read_table(path)
     files = _column(path, columns, next((n for n in PATHS if n in columns), PATHS[0]), "")
     labels = [v.strip() for v in _named(path, columns, column, "--label")]
@@ -79,7 +81,7 @@ def read(
     if len(set(kept)) < 2:
         raise DataError(
             f"{path}: column {column!r} has {sorted(set(kept))} for the {len(keep)} files that can "
-            f"be read, and a probe needs two classes: name another of {sorted(columns)} by --label"
+            f"be read, but a probe needs two classes: pass another of {sorted(columns)} as --label"
         )
     if "split" in columns:
         splits = _given(path, [columns["split"][i] for i in keep], [lines[i] for i in keep])
@@ -94,29 +96,29 @@ def _column(path: pathlib.Path, columns: dict[str, list[str]], name: str, flag: 
     if name in columns:
         return columns[name]
     names = list(columns)
-    hint = f"name one of them by {flag}" if flag else f"call that of the sound files {name!r}"
-    told = lines_lib.divided(names) or f": {hint}"
-    raise DataError(f"{path}, row 1: no column {name!r} among {names}{told}")
+    hint = f": pass one of them as {flag}" if flag else f": call that of the sound files {name!r}"
+    hint = lines_lib.separator_hint(names) or hint
+    raise DataError(f"{path}, row 1: no column {name!r} among {names}{hint}")
 
 
 def _named(path: pathlib.Path, columns: dict[str, list[str]], name: str, flag: str) -> list[str]:
-    """Returns a column of names, which are compared, with every accent joined to its letter."""
+    """Returns a column of names composed (NFC), in which form they are compared."""
     found = _column(path, columns, lines_lib.composed(name), flag)
     return [lines_lib.composed(value) for value in found]
 
 
 def _clips(path: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the folder in which Common Voice keeps the files of a table, if it is there."""
+    """Returns the folder in which Common Voice keeps the files of a table, if it exists."""
     return [path.parent / CLIPS] if (path.parent / CLIPS).is_dir() else []
 
 
 def _find(
     path: pathlib.Path, files: list[str], lines: list[int], folders: Sequence[pathlib.Path]
 ) -> list[str]:
-    """Returns the absolute path of every row; an absolute one stays as it is."""
+    """Returns the absolute path of every row; raises DataError for missing and repeated files."""
     found: list[str] = []
     missing: list[int] = []
-    seen: dict[tuple[int, int], int] = {}
+    listed: dict[tuple[int, int], int] = {}
     for i, name in enumerate(files):
         names = dict.fromkeys((name.strip(), name.strip().replace("\\", "/")))
         places = [pathlib.Path(paths.on_disk(str(f / n))) for f in folders for n in names]
@@ -127,9 +129,10 @@ def _find(
             continue
         stat = here.stat()
         key = stat.st_dev, stat.st_ino  # links give one file many names
-        if key in seen:
-            raise DataError(f"{path}, row {lines[i]}: {name} was listed before, in row {seen[key]}")
-        seen[key] = lines[i]
+        if key in listed:
+            before = listed[key]
+            raise DataError(f"{path}, row {lines[i]}: {name} was listed before, in row {before}")
+        listed[key] = lines[i]
     if missing:
         i = missing[0]
         more = f" (and {len(missing) - 1} more rows)" if len(missing) > 1 else ""
@@ -141,7 +144,7 @@ def _find(
 def _left_out(
     path: pathlib.Path, labels: list[str], rates: np.ndarray, lines: list[int], found: list[str]
 ) -> list[str]:
-    """Says how many rows are not used, and why."""
+    """Returns notes on how many rows are not used, and why."""
     reasons = {
         "have no label": [i for i, label in enumerate(labels) if not label],
         "cannot be read": [i for i, label in enumerate(labels) if label and not rates[i]],
@@ -160,7 +163,7 @@ def _why(file: str) -> str:
 
 
 def _given(path: pathlib.Path, values: list[str], lines: list[int]) -> list[str]:
-    """Returns a column `split` in the words of config.data."""
+    """Returns a column `split` in the terms of config.data."""
     for value, line in zip(values, lines, strict=True):
         if value.strip() not in SPLITS:
             raise DataError(f"{path}, row {line}: split is {value!r}: use train, valid or test")
@@ -168,9 +171,9 @@ def _given(path: pathlib.Path, values: list[str], lines: list[int]) -> list[str]
 
 
 def divide(labels: Sequence[str], seed: int) -> list[str]:
-    """Returns train, valid or test for each row: of every class the same shares.
+    """Returns train, valid or test for each row, in the same shares for every class.
 
-    A class of one row trains; one of two is tested as well; one of three or more has a row in each.
+    A class of one row is in train only, one of two also in test; larger ones are in all three.
     """
     rng = np.random.default_rng(seed)
     out = np.full(len(labels), "train", object)
@@ -186,13 +189,13 @@ def divide(labels: Sequence[str], seed: int) -> list[str]:
 
 
 def divide_groups(groups: Sequence[str], seed: int) -> list[str]:
-    """Returns train, valid or test for each row: whole groups, in about the same shares of rows."""
+    """Returns train, valid or test for each row, in about these shares, without dividing groups."""
     names = sorted(set(groups))
     if len(names) < 3:
         raise DataError(f"--group has the values {names}: three are needed, one for each split")
     count = np.array([groups.count(name) for name in names])
     order = np.random.default_rng(seed).permutation(len(names))
-    # a group that is larger than a split belongs to train
+    # groups that are larger than a split go to train
     order = order[np.argsort(count[order] <= (1 - SHARES[1]) * len(groups), kind="stable")]
     middle = (np.cumsum(count[order]) - count[order] / 2) / len(groups)
     place = np.searchsorted(SHARES, middle)
@@ -213,6 +216,6 @@ def _check_splits(path: pathlib.Path, labels: list[str], splits: list[str]) -> N
     unknown = sorted(set(labels) - trained)
     if unknown:
         raise DataError(
-            f"{path}: class {unknown[0]!r} has no row in train, so no probe can know it: divide "
-            f"the rows otherwise by a column 'split', or leave the class out"
+            f"{path}: class {unknown[0]!r} has no row in train, so a probe cannot learn it: add "
+            f"some to train in a column 'split', or leave the class out"
         )

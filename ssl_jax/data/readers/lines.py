@@ -1,9 +1,8 @@
-"""The rows of text files, read in one way: tables, manifests, transcripts, lexicons, alignments.
+"""Reads the rows of all text files: tables, manifests, transcripts, lexicons, alignments.
 
-Text is UTF-8 on every machine, and the mark that some programs put before it (a BOM) is taken off.
-A row ends with a line feed, with or without a carriage return before it; in a file without any
-line feed it ends with a carriage return. No other character ends a row or divides it. Whatever
-cannot be read so is an error that names the file and the row.
+Text is UTF-8 on every machine, and a byte order mark is removed. A row ends with a line feed, with
+or without a carriage return before it; in a file without line feeds it ends with a carriage return.
+No other character ends a row. Anything else is an error that names the file and the row.
 """
 
 import contextlib
@@ -18,7 +17,7 @@ from ssl_jax.core import paths
 from ssl_jax.data.errors import DataError
 
 LIMIT = 1 << 24
-"""Bytes of the longest row, so that no file can fill the memory."""
+"""Bytes of the longest row, so that memory is bounded."""
 _CHUNK = 1 << 20
 _MARK = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -31,29 +30,29 @@ def rows(path: paths.Path) -> Iterator[tuple[int, str]]:
     for block in _blocks(path):
         found = _decoded(block, path, n).split("\n")
         if not found[-1]:
-            found.pop()  # what stands behind the last end of a row is none
+            found.pop()  # nothing follows the end of the last row
         for line in found:
             yield n, line.rstrip("\r")
             n += 1
 
 
 def filled(path: paths.Path) -> Iterator[tuple[int, str]]:
-    """Yields (row from 1, its text) of the rows that hold more than blanks."""
+    """Yields (row from 1, its text) of the rows that are not blank."""
     for n, line in rows(path):
         if line and not line.isspace():
             yield n, line
 
 
 def words(line: str) -> list[str]:
-    """Returns what stands between spaces and tabs; any other white space is part of a word."""
+    """Splits a line at spaces and tabs; other white space is part of a word."""
     return _BLANKS.split(line.strip(" \t"))
 
 
 def pairs(path: paths.Path, fields: str) -> dict[str, tuple[int, str]]:
-    """Reads rows of a key and, behind spaces or tabs, the rest -> key: (row, rest).
+    """Reads rows of a key and, after spaces or tabs, a value -> {key: (row, value)}.
 
-    fields: what a row has, as "utterance speaker". Raises DataError for a row without a rest, but
-    in "utterance [WORDS]", and for a key that stands twice.
+    fields: names for messages, such as "utterance speaker". Raises DataError for a row without a
+    value, unless it is optional as in "utterance [WORDS]", and for a repeated key.
     """
     out: dict[str, tuple[int, str]] = {}
     for n, line in filled(path):
@@ -70,16 +69,16 @@ def pairs(path: paths.Path, fields: str) -> dict[str, tuple[int, str]]:
 def composed(text: str) -> str:
     """Returns text with every accent joined to its letter (NFC), as most programs write it.
 
-    Text is compared in this form: files that come from a Mac have their accents apart.
+    Text is compared in this form, because file names from a Mac are decomposed.
     """
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def read_table(path: paths.Path, needed: str = "") -> tuple[dict[str, list[str]], list[int]]:
-    """Returns the columns of a table with a header, and the row of the file of each.
+    """Returns the columns of a table with a header, and the file row of each table row.
 
-    A .csv has commas and quotes, anything else tabs and no quotes. Raises DataError without a
-    column `needed`, for a name that stands twice, and for a row of another width.
+    A .csv has commas and quotes, any other file tabs and no quotes. Raises DataError if the column
+    `needed` is missing, a name is repeated, or a row has another number of fields.
     """
     comma = path.suffix.lower() == ".csv"
     found = _commas(path) if comma else _tabs(path)
@@ -99,7 +98,7 @@ def read_table(path: paths.Path, needed: str = "") -> tuple[dict[str, list[str]]
 
 
 def _check_names(path: paths.Path, names: list[str], needed: str) -> None:
-    """Raises DataError for a header in which a name stands twice or `needed` is missing."""
+    """Raises DataError for a header in which a name is repeated or `needed` is missing."""
     if not names:
         raise DataError(f"{path} is empty: expected a header, such as path,label")
     for i, name in enumerate(names):
@@ -109,11 +108,11 @@ def _check_names(path: paths.Path, names: list[str], needed: str) -> None:
                 f"{path}, row 1: {both} are both named {name!r}: give every column its own name"
             )
     if needed and needed not in names:
-        raise DataError(f"{path}, row 1: no column {needed!r} among {names}{divided(names)}")
+        raise DataError(f"{path}, row 1: no column {needed!r} among {names}{separator_hint(names)}")
 
 
-def divided(names: list[str]) -> str:
-    """Returns a hint for a header that seems to have other marks between its fields."""
+def separator_hint(names: list[str]) -> str:
+    """Returns a hint for a header that seems to use another separator, or ""."""
     if len(names) == 1 and any(mark in names[0] for mark in ",;\t"):
         return ": a .csv has commas between its fields, any other file tabs"
     return ""
@@ -126,7 +125,7 @@ def _tabs(path: paths.Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _commas(path: paths.Path) -> Iterator[tuple[int, list[str]]]:
-    """Yields (row at which it begins, fields) of a .csv, whose quotes may go over several rows."""
+    """Yields (row at which it begins, fields) of a .csv, whose quotes may span several rows."""
     before = csv.field_size_limit(LIMIT)
     reader = csv.reader((line + "\n" for _, line in rows(path)), strict=True)
     try:
@@ -145,24 +144,24 @@ def _commas(path: paths.Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _why(error: csv.Error) -> str:
-    """Says what is wrong with a row of a .csv, and how to mend it."""
-    told = str(error)
-    if "field limit" in told:
-        return f"a field goes on for more than {LIMIT} bytes: close its quotes, or shorten it"
-    if "unexpected end" in told or "expected after" in told:
+    """Returns what is wrong with a row of a .csv, and how to fix it."""
+    message = str(error)
+    if "field limit" in message:
+        return f"a field is longer than {LIMIT} bytes: close its quotes, or shorten it"
+    if "unexpected end" in message or "expected after" in message:
         return "a field opens quotes and does not end with them: double the quotes inside a field"
-    if "new-line" in told:
-        return "a carriage return stands inside a row: remove it, or put the field in quotes"
-    return f"it is no row of a .csv ({told})"
+    if "new-line" in message:
+        return "a carriage return inside a row: remove it, or put the field in quotes"
+    return f"not a row of a .csv ({message})"
 
 
 def _blocks(path: paths.Path) -> Iterator[bytes]:
-    """Yields the bytes of a file in pieces of whole rows; raises DataError for a row too long."""
+    """Yields the bytes of a file in blocks of whole rows; raises DataError for a row too long."""
     with _opened(path) as file:
         head = file.read(_CHUNK)
         if head.startswith(_UTF16):
             raise DataError(f"{path} is UTF-16: save it as UTF-8")
-        old = b"\n" not in head and b"\r" in head[:-1]  # of a Mac before 2001
+        old = b"\n" not in head and b"\r" in head[:-1]  # the convention of Mac OS 9
         part, kept, n = head.removeprefix(_MARK), b"", 1
         while part:
             part = part.replace(b"\r", b"\n") if old else part
@@ -174,8 +173,8 @@ def _blocks(path: paths.Path) -> Iterator[bytes]:
             kept += part[cut:]
             if len(kept) > LIMIT:
                 raise DataError(
-                    f"{path}, row {n}: longer than {LIMIT} bytes: is it a text file, with its rows "
-                    "on lines of their own?"
+                    f"{path}, row {n}: longer than {LIMIT} bytes: is it a text file with one row "
+                    "per line?"
                 )
             part = file.read(_CHUNK)
         if kept:
@@ -192,7 +191,7 @@ def _decoded(block: bytes, path: paths.Path, n: int) -> str:
     """Returns the text of whole rows, the first of which is row n; raises DataError."""
     if b"\0" in block:
         n += block.count(b"\n", 0, block.index(b"\0"))
-        raise DataError(f"{path}, row {n}: it has a NUL byte: it is no text, or damaged")
+        raise DataError(f"{path}, row {n}: it has a NUL byte: the file is not text, or damaged")
     try:
         return block.decode("utf-8")
     except UnicodeDecodeError as e:

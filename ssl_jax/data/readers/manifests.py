@@ -1,4 +1,4 @@
-"""Corpora that a text file lists: fairseq .tsv, tables with a header, Kaldi directories."""
+"""Corpora that are listed in a text file: fairseq .tsv, tables with a header, Kaldi directories."""
 
 import os
 import pathlib
@@ -11,16 +11,16 @@ from ssl_jax.data.readers import lines as lines_lib
 from ssl_jax.data.readers.base import Rows, text
 from ssl_jax.data.readers.files import Files, headers
 
-CLIPS = "clips"  # where Common Voice keeps the files of the tables beside it
-_TRIED = 16  # rows that say where the files of a table are
+CLIPS = "clips"  # the folder next to its tables where Common Voice keeps the files
+_TRIED = 16  # rows by which the folder or the rate of the files is found
 
 
 def fairseq_tsv(path: pathlib.Path, options: dict) -> Rows:
     """Reads a fairseq manifest: a root line, then `relative path<tab>samples`.
 
-    Lengths come from the manifest, so no file is touched but the first that opens, for its rate
-    (option `rate`, in Hz, saves even that). Option `labels` names parallel files: ("km", "ltr")
-    reads <manifest>.km and <manifest>.ltr, one line per row, as columns of those names.
+    Lengths come from the manifest, so only the first files are opened, for the rate (option `rate`,
+    in Hz, saves even that). Option `labels` names parallel files: ("km", "ltr") reads <manifest>.km
+    and <manifest>.ltr, one line per row, as columns of those names.
     """
     names, samples = [], []
     lines = lines_lib.filled(path)
@@ -38,7 +38,7 @@ def fairseq_tsv(path: pathlib.Path, options: dict) -> Rows:
     columns = {}
     for extension in options["labels"]:
         columns[extension] = _parallel(path.with_suffix(f".{extension}"), path, numbers)
-    # A relative root is taken from the manifest, so that a folder can be moved as a whole.
+    # A relative root is relative to the manifest, so that a folder can be moved as a whole.
     root = paths.join(path.parent, root)
     files = Files(root, text(names), path.name, np.array(numbers, np.int32))
     rate = options["rate"] or _first_rate(path, files, samples)
@@ -47,11 +47,11 @@ def fairseq_tsv(path: pathlib.Path, options: dict) -> Rows:
 
 
 def table(path: pathlib.Path, options: dict) -> Rows:
-    """Reads a table with a header: .csv with commas, else tabs; a folder means its index.tsv.
+    """Reads a table with a header: .csv with commas, else tabs; for a folder, its index.tsv.
 
     Column `path` is relative to option `root` (default: the folder of the table or, as in Common
-    Voice, the folder `clips` beside it); every other column is kept as text. Where columns
-    `samples` and `rate` exist, no file is touched.
+    Voice, the folder `clips` in it); every other column is kept as text. If columns `samples` and
+    `rate` exist, no file is opened.
     """
     path, files, columns, numbers = files_of_table(path, options["root"])
     if "samples" in columns and "rate" in columns:
@@ -79,7 +79,7 @@ def files_of_table(
 
 
 def _beside(path: pathlib.Path, names: list[str]) -> str:
-    """Returns the folder of a table's files: its own or, as in Common Voice, `clips` in it."""
+    """Returns the folder of a table's files: that of the table or, as in Common Voice, `clips`."""
     own, clips = path.parent, path.parent / CLIPS
     if paths.is_remote(path) or not clips.is_dir():
         return str(own)
@@ -103,7 +103,7 @@ def kaldi(path: pathlib.Path, options: dict) -> Rows:
         if file.endswith("|"):
             raise DataError(
                 f"{path / 'wav.scp'}, row {n}: {file[:60]!r} is a command; run it once and list "
-                "the file it makes"
+                "the file that it writes"
             )
     root = options["root"] or str(path)
     names = text([file for _, file in recordings.values()])
@@ -135,10 +135,10 @@ def _segments(
     samples: np.ndarray,
     rates: np.ndarray,
 ) -> tuple[Rows, np.ndarray]:
-    """Reads `utterance recording start end`, seconds; also returns the recording of each row."""
+    """Reads `utterance recording start end`, in seconds, and the recording (n,) of each row."""
     order = {k: i for i, k in enumerate(recordings)}
     keys, found, times, numbers = [], [], [], []
-    seen: dict[str, int] = {}
+    listed: dict[str, int] = {}
     for n, line in lines_lib.filled(file):
         try:
             key, recording, start, end = map(lines_lib.composed, lines_lib.words(line))
@@ -149,8 +149,8 @@ def _segments(
                 f"{file}, row {n}: expected 'utterance recording start end' with a recording of "
                 f"wav.scp, found {line[:80]!r}"
             ) from e
-        if seen.setdefault(key, n) != n:
-            raise DataError(f"{file}, row {n}: {key!r} was listed before, in row {seen[key]}")
+        if listed.setdefault(key, n) != n:
+            raise DataError(f"{file}, row {n}: {key!r} was listed before, in row {listed[key]}")
         keys.append(key)
         times.append(span)
         numbers.append(n)
@@ -169,50 +169,50 @@ def _segments(
 
 
 def _joined(file: pathlib.Path, keys: list[str], listed: str) -> np.ndarray:
-    """Returns what a file of `key rest` says of each key; raises DataError for one it lacks."""
+    """Returns the values (n,) of keys in a file of `key value`; DataError if one is missing."""
     fields = "utterance [WORDS]" if file.name == "text" else "utterance speaker"
-    said = lines_lib.pairs(file, fields)
-    missing = [k for k in keys if k not in said]
+    values = lines_lib.pairs(file, fields)
+    missing = [k for k in keys if k not in values]
     if missing:
         raise DataError(
-            f"{file} has no row of {missing[0]!r} ({len(missing)} of {len(keys)} utterances of "
+            f"{file} has no row for {missing[0]!r} ({len(missing)} of {len(keys)} utterances of "
             f"{listed} are missing): add them, or remove them from {listed}"
         )
-    return text([said[k][1] for k in keys])
+    return text([values[k][1] for k in keys])
 
 
 def _parallel(path: pathlib.Path, manifest: pathlib.Path, numbers: list[int]) -> np.ndarray:
     """Reads one line per manifest row -> (n,) text."""
     if not path.exists():
-        raise DataError(f"{path} does not exist: labels names files beside {manifest.name}")
+        raise DataError(f"{path} does not exist: labels names files next to {manifest.name}")
     found = text([line for _, line in lines_lib.rows(path)])
     if len(found) != len(numbers):
         row = min(len(found), len(numbers)) + 1
         raise DataError(
             f"{path} has {len(found)} rows and {manifest} {len(numbers)}: row {row} of one has no "
-            "partner; make the labels again from this manifest"
+            "counterpart; make the labels again from this manifest"
         )
     return found
 
 
 def _first_rate(path: pathlib.Path, files: Files, stated: list[int]) -> int:
-    """Returns the sample rate of the first row that can be opened, of the first 16.
+    """Returns the sample rate of the first of the first 16 files that can be opened.
 
-    Raises DataError where none can, and where a file is longer than its row states.
+    Raises DataError if none can, and if a file is longer than its row states.
     """
     samples, rates = headers(files.root, files.paths[:_TRIED])
-    # a shorter one is a bad row when it is read
+    # a shorter one is an invalid row when it is read
     longer = np.flatnonzero(samples > np.array(stated[:_TRIED]) + rates // 10)
     if len(longer):
         i = int(longer[0])
         raise DataError(
-            f"{files.where(i)}: it has {samples[i]} samples, and the manifest says {stated[i]}: "
-            "the file has changed, make the manifest again"
+            f"{files.where(i)}: it has {samples[i]} samples, but the manifest states {stated[i]}: "
+            "the file has changed; make the manifest again"
         )
     if len(rates) and not rates.any():
         raise DataError(
-            f"{path}: none of its first {len(rates)} files opens, such as {files.where(0)}; check "
-            "the root in row 1, or give the sample rate as rate=16000"
+            f"{path}: none of its first {len(rates)} files can be opened, for example "
+            f"{files.where(0)}; check the root in row 1, or set the sample rate, as in rate=16000"
         )
     return int(rates[rates > 0][0]) if len(rates) else 0
 

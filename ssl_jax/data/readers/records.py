@@ -1,8 +1,8 @@
 """Recordings or images packed into ArrayRecord shards, fast on any file system.
 
 A shard holds one msgpack map per row: audio (bytes of a FLAC file), samples and rate, or image
-(bytes of an image file) and bytes, their number; and one entry per column. Beside it lies
-`<shard>.index`, the same without the audio or image, so that opening a corpus reads none.
+(bytes of an image file) and bytes, their number; and one entry per column. The file `<shard>.index`
+holds the same without audio or images, so that opening a corpus reads none.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ from array_record.python import array_record_data_source, array_record_module
 from ssl_jax.core import atomic, paths, progress, pulse
 from ssl_jax.data.errors import DataError, Unreadable
 from ssl_jax.data.readers import audio, folders, identity
-from ssl_jax.data.readers.base import Items, Rows, text
+from ssl_jax.data.readers.base import Items, Rows, part_of, text
 from ssl_jax.data.readers.files import check_whole_set
 
 SUFFIX = ".array_record"
-REQUEST = "convert.json"  # what a folder of shards was made from, and whether it is whole
+REQUEST = "convert.json"  # what a folder of shards was made from, and whether it is complete
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Records:
 
     def where(self, row: int) -> str:
         """Names the shard and the row in it."""
-        shard = int(np.searchsorted(self.first, row, "right")) - 1
-        return f"{self.shards[shard]}, row {row - self.first[shard] + 1}"
+        shard, number = part_of(self.first, row)
+        return f"{self.shards[shard]}, row {number + 1}"
 
     def row_key(self, row: int) -> str:
-        """Names the row for good: its shard, without the folder, and its number there."""
-        shard = int(np.searchsorted(self.first, row, "right")) - 1
-        return f"{pathlib.Path(self.shards[shard]).name}@{row - self.first[shard]}"
+        """Returns a permanent name: the shard, without its folder, and the number in it."""
+        shard, number = part_of(self.first, row)
+        return f"{pathlib.Path(self.shards[shard]).name}@{number}"
 
     def places(self) -> identity.Places:
         """Returns the shard of each row, and its number there."""
@@ -84,11 +84,11 @@ def array_record_images(path: pathlib.Path, options: dict) -> Items:
 
 
 def _opened(path: pathlib.Path, needed: str, modality: str) -> tuple[Records, dict[str, list]]:
-    """Returns the shards of a folder and their columns, of which one is `needed`."""
+    """Returns the shards of a folder and their columns, which must include `needed`."""
     path = paths.fetched(path)  # the library reads local files only
     shards = [path / name for name in folders.beside(path, SUFFIX)]
     if not shards:
-        raise DataError(f"{path} has no *{SUFFIX} files; make them by `ssl_jax.convert data`")
+        raise DataError(f"{path} has no *{SUFFIX} files; make them with `ssl_jax.convert data`")
     check_whole_set([s.name for s in shards], str(path))
     bar = progress.along(shards, "opening shards")
     index = [_read_index(shard) for shard in pulse.along(bar)]
@@ -133,12 +133,12 @@ def _source(
         except (ValueError, RuntimeError, OSError) as e:
             raise DataError(f"{name} is broken or cut off: copy it again ({e})") from e
         if held != count:
-            raise DataError(f"{name} holds {held} records and its index {count}: copy both again")
-    raise DataError(f"the shards beside {names[0]} cannot be opened: {found}")
+            raise DataError(f"{name} holds {held} records, its index {count}: copy both again")
+    raise DataError(f"{names[0]} and the other shards cannot be opened: {found}")
 
 
 def _check_request(path: pathlib.Path, shards: list[pathlib.Path], rows: int) -> None:
-    """Raises DataError where a folder lacks shards or rows of what `convert data` noted."""
+    """Raises DataError if a folder lacks shards or rows that `convert data` recorded."""
     note = path / REQUEST
     if not note.exists():
         return
@@ -155,7 +155,7 @@ def _check_request(path: pathlib.Path, shards: list[pathlib.Path], rows: int) ->
         )
     if written is not None and written != rows:
         raise DataError(
-            f"{path} holds {rows} rows, and its {REQUEST} names {written}: copy it again"
+            f"{path} holds {rows} rows, but its {REQUEST} names {written}: copy it again"
         )
 
 
@@ -164,8 +164,8 @@ def write_shard(
 ) -> int:
     """Writes rows of (audio (n,) int16, rate, columns) and the index as one finished shard.
 
-    names: the columns. The shard appears under its name only when it is complete. Returns how many
-    rows it has.
+    names: the columns. The shard appears under its name only when it is complete. Returns its
+    number of rows.
     """
     records = (
         ({"audio": audio.encode_flac(samples, rate)}, {"samples": len(samples), "rate": rate}, more)
@@ -188,7 +188,7 @@ def _write(
     own: list[str],
     names: list[str],
 ) -> int:
-    """Writes (payload, what is known of it, columns) and the index of all but the payload."""
+    """Writes rows of (payload, its properties, columns), and an index without the payloads."""
     if paths.is_remote(path):
         with tempfile.TemporaryDirectory() as folder:
             here = pathlib.Path(folder) / path.name

@@ -4,14 +4,14 @@
 
 Keys of every kind: `kind`; `path` ("" in valid or test: that of the source of this name in train);
 `weight` (how often its rows are drawn: 1.0 = once an epoch);
-`label` (the column that holds the class; by default "label" where there is one); `tags` (in its
-place, the column of any number of classes, divided by "|"; or columns divided by commas, whose
-values are then the classes `column=value`); `target` (one column or more, of the
-numbers to be predicted; an empty field is unknown); `transcript` (the column of what is said, in
-units that config.data.spelling names; see ssl_jax/data/transcripts.py); `where` (keep rows whose
-columns have these values, {"split": "train", "speaker": ("a", "b")}); `part` (lo, hi): keep the
-rows whose hashed place in the corpus falls between, so (0.0, 0.8) and (0.8, 1.0) divide a corpus
-for good. The other keys belong to a kind and are explained where it is read.
+`label` (the column of the class; by default "label" if there is one); `tags` (instead of a label,
+the column of any number of classes, separated by "|"; or several columns, separated by commas,
+whose classes are then `column=value`); `target` (one or more columns of numbers to predict; an
+empty field is unknown); `transcript` (the column of the text that is spoken, in tokens that
+config.data.spelling names; see ssl_jax/data/transcripts.py); `where` (keep rows whose columns have
+these values, {"split": "train", "speaker": ("a", "b")}); `part` (lo, hi): keep the rows whose
+hashed position in the corpus falls between, so that (0.0, 0.8) and (0.8, 1.0) divide a corpus
+permanently. The other keys belong to a kind and are explained at its reader.
 """
 
 import difflib
@@ -94,18 +94,18 @@ _PART_SEED = 0x5EED
 
 
 def open_source(name: str, config: Mapping[str, Any]) -> Recordings:
-    """Opens one source of sound.
+    """Opens one source of audio.
 
-    name: its place below config.data, such as "train.sc"; errors and, for kinds that know
-    official splits, the default of `split` come from it. Raises DataError for an unknown kind or
-    key, a missing folder, a bad row of a manifest, and when no row is left.
+    name: its path below config.data, such as "train.sc", which appears in errors and sets the
+    default of `split` for kinds with official splits. Raises DataError for an unknown kind or key,
+    a missing folder, an invalid row of a manifest, and when no row is left.
     """
     key, options = f"config.data.{name}", _options(name, config, "audio")
     rows: Rows = _read(key, options, "audio")
     index = np.arange(len(rows.samples))
     columns = _composed(key, rows.columns, len(index))
     found = rows.reader, index, columns, rows.samples, rows.rates
-    source = Recordings(name, *found, looked={"states": rows.states})
+    source = Recordings(name, *found, cached={"states": rows.states})
     return _select(key, source, options, "recordings")
 
 
@@ -131,11 +131,11 @@ def _read(key: str, options: dict[str, Any], modality: str) -> Any:
 
 
 def _composed(key: str, columns: dict[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
-    """Returns columns of n rows, in text every accent joined to its letter, as it is compared."""
+    """Returns columns of n rows, with text composed (NFC), in which form it is compared."""
     out = {}
     for name, values in columns.items():
         if len(values) != n:
-            raise DataError(f"{key}: column {name!r} has {len(values)} rows, and there are {n}")
+            raise DataError(f"{key}: column {name!r} has {len(values)} rows, but the source {n}")
         if values.dtype.kind == "T":
             found = values.tolist()
             if not all(map(str.isascii, found)):
@@ -157,7 +157,9 @@ def _options(name: str, config: Mapping[str, Any], modality: str) -> dict[str, A
     for unknown in sorted(set(given) - set(known)):
         near = difflib.get_close_matches(unknown, known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"{key}.{unknown} is no key of kind {kind!r}: use {sorted(known)}{hint}")
+        raise DataError(
+            f"{key}.{unknown} is not a key of kind {kind!r}: use {', '.join(sorted(known))}{hint}"
+        )
     out = {**known, **given}
     if isinstance(out["target"], str):
         out["target"] = tuple(filter(None, [out["target"]]))
@@ -198,14 +200,15 @@ def _hint(options: dict) -> str:
 
 
 def _select(key: str, source: S, options: dict, what: str) -> S:
-    """Keeps the rows of `where`, and of those the `part`; raises DataError when none is left."""
+    """Keeps the `part` of the rows that match `where`; raises DataError if none is left."""
     if not len(source):
         raise DataError(f"{key}.path={options['path']!r} has no {what} {_hint(options)}")
     for column, wanted in options["where"].items():
         column = lines.composed(column)
         values = source.columns.get(column)
         if values is None:
-            raise DataError(f"{key}.where.{column}: its columns are {sorted(source.columns)}")
+            names = ", ".join(sorted(source.columns))
+            raise DataError(f"{key}.where.{column} is not a column: use one of {names}")
         wanted = wanted if isinstance(wanted, (tuple, list)) else (wanted,)
         keep = np.any([values == _like(w, values) for w in wanted], axis=0)
         if not keep.any():
@@ -229,5 +232,5 @@ def _select(key: str, source: S, options: dict, what: str) -> S:
 
 
 def _like(value: Any, column: np.ndarray) -> Any:
-    """Returns a wanted value in the type of a column: 3 finds the text "3"."""
+    """Returns a wanted value in the type of a column, so that 3 matches the text "3"."""
     return lines.composed(str(value)) if column.dtype.kind == "T" else value

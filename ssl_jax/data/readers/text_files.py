@@ -18,15 +18,15 @@ from ssl_jax.data.readers import files, identity, lines
 from ssl_jax.data.readers.base import Items, text
 
 _BLANK_LINE = re.compile(rb"\n[ \t\r]*\n")
-# A longer document is read in pieces of whole lines of about this many bytes.
-_PIECE = 1 << 20
+# A longer document is read in blocks of whole lines of about this many bytes.
+_BLOCK = 1 << 20
 
 
 def text_files(path: pathlib.Path, options: dict) -> Items:
     """Reads a text file, or the files below a folder whose names match `pattern`.
 
     Options: `pattern` (globs, default ("*.txt", "*.md", "*.rst")); `documents`: "file", or
-    "paragraph" for one document between blank lines. Column `folder` is the name of the parent.
+    "paragraph" to separate documents at blank lines. Column `folder` is the name of the parent.
     """
     patterns, kind = tuple(options["pattern"]), options["documents"]
     if kind not in ("file", "paragraph"):
@@ -34,7 +34,7 @@ def text_files(path: pathlib.Path, options: dict) -> Items:
     path = paths.fetched(path)
     names = _find(path, patterns) if path.is_dir() else [paths.shown(path)]
     if not names:
-        raise DataError(f"no file below it matches pattern={patterns}: use such as ('*.py',)")
+        raise DataError(f"no file below it matches pattern={patterns}: use globs like ('*.py',)")
     if kind == "file":
         documents = Documents(text(names), np.arange(len(names)))
     else:
@@ -46,8 +46,8 @@ def text_files(path: pathlib.Path, options: dict) -> Items:
 def text_table(path: pathlib.Path, options: dict) -> Items:
     """Reads a table with a header: .csv with commas, else tabs; a row is an example.
 
-    Option `columns`: the column of the text, or the two of a pair of texts (default: the columns
-    "sentence", or "sentence1" and "sentence2"). The other columns are kept, such as "label".
+    Option `columns`: the column of the text, or both columns of a pair of texts (default:
+    "sentence", or "sentence1" and "sentence2"). The other columns, such as "label", are kept.
     """
     columns, numbers = lines.read_table(path)
     wanted = tuple(options["columns"])
@@ -56,8 +56,8 @@ def text_table(path: pathlib.Path, options: dict) -> Items:
     missing = [name for name in wanted if name not in columns]
     if missing or len(wanted) > 2:
         raise DataError(
-            f"columns is {wanted}, one or two of {sorted(columns)} are needed: name those of the "
-            "text, such as columns=('sentence',)"
+            f"columns is {wanted}: name one or two of {sorted(columns)}, those of the text, as in "
+            "columns=('sentence',)"
         )
     parts = tuple(text(columns.pop(name)) for name in dict.fromkeys(wanted))
     reader = Table(str(path), np.array(numbers, np.int64), parts)
@@ -66,9 +66,9 @@ def text_table(path: pathlib.Path, options: dict) -> Items:
 
 @dataclasses.dataclass(frozen=True)
 class Documents:
-    """Reads documents: `file` (n,) is the place in `names`, `start` and `stop` (n,) bytes of it.
+    """Reads documents: `file` (n,) indexes `names`; `start` and `stop` (n,) are bytes in the file.
 
-    `start` and `stop` are None where a document is a whole file.
+    `start` and `stop` are None if documents are whole files.
     """
 
     names: np.ndarray
@@ -85,20 +85,20 @@ class Documents:
         return f"{name}, bytes {self.start[row]} to {self.stop[row]}, row {row + 1}"
 
     def read(self, row: int, part: int = 0) -> Iterator[str]:
-        """Yields the text of a document in pieces that end with a line. Raises Unreadable."""
+        """Yields the text of a document in blocks of whole lines. Raises Unreadable."""
         del part
         try:
             with open(paths.on_disk(str(self.names[self.file[row]])), "rb") as f:
                 if self.start is not None and self.stop is not None:
                     at = f.seek(self.start[row])
-                    yield from _pieces(f, at, int(self.stop[row]), lines.LIMIT)
+                    yield from _blocks(f, at, int(self.stop[row]), lines.LIMIT)
                 else:
-                    yield from _pieces(f, 0, None, _PIECE)
+                    yield from _blocks(f, 0, None, _BLOCK)
         except OSError as e:
             raise Unreadable(str(e)) from e
 
     def places(self) -> identity.Places:
-        """Returns the file of each row, and the byte where it begins."""
+        """Returns the file of each row, and the byte at which it begins."""
         whole = np.full(len(self.file), identity.WHOLE)
         start = whole if self.start is None else self.start
         return identity.Places([str(n) for n in self.names], self.file, start)
@@ -121,7 +121,7 @@ class Table:
 
     @property
     def parts(self) -> int:
-        """How many texts an example has."""
+        """The number of texts in an example."""
         return len(self.texts)
 
     def where(self, row: int) -> str:
@@ -145,10 +145,10 @@ class Table:
         return digest.hexdigest()
 
 
-def _pieces(file: IO[bytes], at: int, stop: int | None, size: int) -> Iterator[str]:
-    """Yields the text of a file from byte `at` to `stop`, in pieces of a little more than `size`.
+def _blocks(file: IO[bytes], at: int, stop: int | None, size: int) -> Iterator[str]:
+    """Yields the text of a file from byte `at` to `stop`, in blocks of a little more than `size`.
 
-    A piece ends with a line, but one that is longer than lines.LIMIT is cut behind a blank.
+    A block ends at the end of a line; a line longer than lines.LIMIT is cut after a space.
     """
     while stop is None or at < stop:
         room = None if stop is None else stop - at
@@ -165,7 +165,7 @@ def _pieces(file: IO[bytes], at: int, stop: int | None, size: int) -> Iterator[s
 
 
 def _cut(data: bytes) -> int:
-    """Returns where to cut a line: behind its last blank or else before its last character."""
+    """Returns where to cut a line: after its last space, or else before its last character."""
     blank = max(data.rfind(b" "), data.rfind(b"\n"))
     if blank > 0:
         return blank + 1
@@ -176,7 +176,7 @@ def _cut(data: bytes) -> int:
 
 
 def _decoded(data: bytes, at: int) -> str:
-    """Returns the text of bytes that lie `at` bytes from the start of their file."""
+    """Returns the text of bytes at offset `at` of their file."""
     if b"\0" in data:
         raise Unreadable(f"not UTF-8 text: a NUL at byte {at + data.index(bytes(1))}")
     try:
@@ -190,12 +190,12 @@ def _find(path: pathlib.Path, patterns: tuple[str, ...]) -> list[str]:
     names = identity.below(
         path, lambda n: n[0] != "." and any(fnmatch.fnmatch(n, p) for p in patterns), "files"
     )
-    # In the order of their paths as the system writes them.
+    # In the order of full paths with the separators of the system.
     return sorted(paths.shown(os.path.join(path, *name.split("/"))) for name in names)
 
 
 def _paragraphs(names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns file, start and stop (n,) of the paragraphs, found once and kept in the cache."""
+    """Returns file, start and stop (n,) of the paragraphs, found once and then cached."""
     index = paths.cache() / f"paragraphs-{files.fingerprint(names)}.npz"
     kept = atomic.read_arrays(index, ("number", "start", "stop"))
     if kept is not None:
@@ -213,7 +213,7 @@ def _paragraphs(names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _spans(name: str) -> Iterator[tuple[int, int]]:
-    """Yields (start, stop) in bytes of what lies between blank lines of a file."""
+    """Yields (start, stop) in bytes of the paragraphs between the blank lines of a file."""
     name = paths.on_disk(name)
     size = os.path.getsize(name)
     if not size:
@@ -221,7 +221,7 @@ def _spans(name: str) -> Iterator[tuple[int, int]]:
     with open(name, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
         first = 0
         for blank in _BLANK_LINE.finditer(data):
-            # Several blank lines in a row leave nothing between them.
+            # Between consecutive blank lines there is nothing.
             if data[first : blank.start()].strip():
                 yield first, blank.start()
             first = blank.end()

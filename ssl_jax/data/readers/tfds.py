@@ -1,4 +1,4 @@
-"""TensorFlow Datasets as a source, read through `data_source` without TensorFlow."""
+"""Reads TensorFlow Datasets through `data_source`, without TensorFlow."""
 
 import contextlib
 import dataclasses
@@ -22,10 +22,10 @@ from ssl_jax.data.readers.base import Items, Rows, Text
 from ssl_jax.data.readers.files import fingerprint, save_index
 
 _SPLITS = {"train": "train", "valid": "validation", "test": "test"}
-# The version whose audio feature is known to need, and to work with, the repair below.
+# The version whose audio feature needs, and works with, the patch below.
 _VERSION = "4.9."
 _LOCK = threading.RLock()
-# The classes that a dataset's features.json may name: it would import any module otherwise.
+# The classes that a dataset's features.json may name; it could import any module otherwise.
 _FEATURES = frozenset(
     f"tensorflow_datasets.core.features.{name}"
     for name in (
@@ -62,7 +62,7 @@ class Examples:
         return f"{self.name}, row {row + 1}"
 
     def row_key(self, row: int) -> str:
-        """Names the row for good, within its split."""
+        """Returns a permanent name of the row: its split and number."""
         return f"{self.name.rpartition(' ')[2]}@{row}"
 
     def places(self) -> identity.Places:
@@ -96,7 +96,7 @@ class Pictures:
         return _places(self.name, len(self.source))
 
     def image(self, row: int) -> bytes | np.ndarray:
-        """Returns the bytes of the encoded image, or the pixels of a feature kept without."""
+        """Returns the bytes of the encoded image, or the pixels of an unencoded feature."""
         value = _example(self.source, row)[self.key]
         return value if isinstance(value, bytes) else np.asarray(value)
 
@@ -104,9 +104,9 @@ class Pictures:
 def tfds(path: pathlib.Path, options: dict) -> Rows:
     """Opens a prepared dataset folder, such as .../speech_commands/0.0.3, in ArrayRecord format.
 
-    Options: `split` (default: as the config's own split), `audio` the audio feature (default:
-    the only one), `rate` in Hz where the dataset does not state it. Columns are the scalar
-    features; class labels appear by name. The first opening reads every row for its length.
+    Options: `split` (default: the split of the config), `audio` the audio feature (default: the
+    only one), `rate` in Hz if the dataset does not state it. Columns are the scalar features, with
+    class labels as names. The first opening reads every row for its length.
     """
     library = _library()
     builder, split = _opened(library, path, options)
@@ -117,8 +117,8 @@ def tfds(path: pathlib.Path, options: dict) -> Rows:
     scalars = [k for k in features if k != key and features[k].shape == ()]
     found = _scan(path, split, source, key, rate, scalars)
     columns = {k: _named(features[k], found[f"column/{k}"]) for k in scalars}
-    if not found["rates"].any():  # of some rows: those are broken, and say so when they are read
-        raise DataError(f"{path} does not state its sample rate: add rate=16000 (in Hz)")
+    if not found["rates"].any():  # single rows without a rate are broken, and raise when read
+        raise DataError(f"{path} does not state its sample rate: add it in Hz, as in rate=16000")
     reader = Examples(f"{path} {split}", source, key, rate)
     return Rows(reader, found["samples"], found["rates"], columns)
 
@@ -126,8 +126,8 @@ def tfds(path: pathlib.Path, options: dict) -> Rows:
 def tfds_images(path: pathlib.Path, options: dict) -> Items:
     """Opens a prepared dataset folder of images, such as .../cifar10/3.0.2, as `tfds` does.
 
-    Option `image` names the image feature (default: the only one). Images stay encoded until
-    they are read, so the first opening, which reads the scalar features, decodes none.
+    Option `image` names the image feature (default: the only one). The first opening reads the
+    scalar features and decodes no image.
     """
     library = _library()
     builder, split = _opened(library, path, options)
@@ -148,19 +148,22 @@ def _opened(library: Any, path: pathlib.Path, options: dict) -> tuple[Any, str]:
             builder = library.builder_from_directory(str(paths.fetched(path)))
     except DataError:
         raise
-    except Exception as e:  # the library raises many types for a folder it does not know
+    except Exception as e:  # the library raises many types for an unknown folder
         raise DataError(f"{path} is not a prepared TFDS dataset: {e}") from e
     split = _SPLITS.get(options["split"], options["split"])
     if split not in builder.info.splits:
         raise DataError(f"{path} has no split {split!r}: it has {list(builder.info.splits)}")
     if builder.info.file_format.value != "array_record":
-        raise DataError(f"{path} is {builder.info.file_format.value}: prepare it as array_record")
+        raise DataError(
+            f"{path} has the file format {builder.info.file_format.value}: prepare it as "
+            "array_record"
+        )
     return builder, split
 
 
 @contextlib.contextmanager
 def _known_features(connector: Any, path: pathlib.Path) -> Iterator[None]:
-    """Lets the library make features of the known classes only, whatever a dataset names."""
+    """Restricts the feature classes that the library instantiates to the known ones."""
     before = connector.__dict__["cls_from_name"]
     find = connector.cls_from_name
 
@@ -168,8 +171,8 @@ def _known_features(connector: Any, path: pathlib.Path) -> Iterator[None]:
         del cls
         if name not in _FEATURES:
             raise DataError(
-                f"{path} names the feature class {name!r}, which is none of TFDS's own and is not "
-                f"imported: prepare the dataset with features such as Audio, Image and Text"
+                f"{path} names the feature class {name!r}, which is not one of TFDS's own and is "
+                f"not imported: prepare the dataset with features such as Audio, Image and Text"
             )
         return find(name)
 
@@ -182,7 +185,7 @@ def _known_features(connector: Any, path: pathlib.Path) -> Iterator[None]:
 
 
 def _places(name: str, total: int) -> identity.Places:
-    """Returns where the rows of "folder split" lie: at its info, as they have no files."""
+    """Returns the places of the rows of "folder split": in its info, as rows have no files."""
     folder, _, split = name.rpartition(" ")
     names = [os.path.join(folder, "dataset_info.json")]
     first = int.from_bytes(hashlib.blake2b(split.encode(), digest_size=3).digest(), "little") << 32
@@ -213,14 +216,14 @@ def _library() -> Any:
 
     feature._AudioDecoder.__init__ = without_tensorflow
     if importlib.util.find_spec("tensorflow") is None:
-        # What else that module asks of it, for audio stored as encoded bytes: names of types.
+        # The names of types that the module needs for audio stored as encoded bytes.
         names = {"string": np.object_, "uint8": np.uint8, "int16": np.int16, "int32": np.int32}
         feature.tf = types.SimpleNamespace(**names)
     return library
 
 
 def _files(path: pathlib.Path) -> list[str]:
-    """Returns the files of a dataset, or of the copy of one in an object store."""
+    """Returns the files of a dataset, or of a local copy of one in an object store."""
     return sorted(str(p) for p in paths.fetched(path).rglob("*") if p.is_file())
 
 
@@ -230,7 +233,7 @@ def _feature(path: pathlib.Path, features: Any, options: dict, option: str, kind
     if wanted and wanted not in features:
         raise DataError(f"{path} has no feature {option}={wanted!r}: it has {list(features)}")
     if not wanted and len(keys) != 1:
-        raise DataError(f"{path} has {option} features {keys}: name one as {option}='...'")
+        raise DataError(f"{path} has the {option} features {keys}: name one as {option}='...'")
     return wanted or keys[0]
 
 
@@ -239,7 +242,7 @@ def _scan(
 ) -> dict[str, np.ndarray]:
     """Reads every row once for samples, rates and scalar columns; cached while no file changes.
 
-    key: the audio feature, "" where lengths mean nothing.
+    key: the audio feature, or "" if there are no lengths.
     """
     parts = (split, key, rate, len(source), fingerprint(_files(path)), audio.MEASURED_BY)
     sign = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
@@ -277,7 +280,7 @@ def _example(source: Any, row: int) -> dict[str, Any]:
 
 
 def _named(feature: Any, values: np.ndarray) -> np.ndarray:
-    """Turns class numbers to names and bytes to text."""
+    """Turns class numbers into names, and bytes into text."""
     if hasattr(feature, "int2str"):
         return np.array([feature.int2str(int(v)) if v >= 0 else "" for v in values], Text)
     if values.dtype.kind == "S":
@@ -287,9 +290,9 @@ def _named(feature: Any, values: np.ndarray) -> np.ndarray:
 
 def _pcm(value: np.ndarray) -> np.ndarray:
     """Returns raw samples (n,) or (n, channels) as mono int16; floats have full scale 1.0, and
-    whole numbers 16 bits. Raises Unreadable for others."""
+    integers must fit 16 bits. Raises Unreadable for others."""
     if value.dtype.kind == "f":
         return audio.to_int16(value.mean(axis=1) if value.ndim > 1 else value)
     if value.size and (value.min() < -32768 or value.max() > 32767):
-        raise Unreadable(f"reaches {np.abs(value).max()}, more than 16 bits hold")
+        raise Unreadable(f"reaches {np.abs(value).max()}, which exceeds 16 bits")
     return (np.rint(value.mean(axis=1)) if value.ndim > 1 else value).astype(np.int16)

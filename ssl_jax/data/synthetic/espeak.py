@@ -41,9 +41,9 @@ _CALLBACK = ctypes.CFUNCTYPE(
 
 
 class Phone(NamedTuple):
-    """A phone in espeak's notation without stress, from sample `start` to before `end`.
+    """A phone in espeak's notation without stress, of samples [start, end).
 
-    Pauses are phones of the name SILENCE.
+    Pauses are phones named SILENCE.
     """
 
     name: str
@@ -78,15 +78,15 @@ class Espeak:
         names = sorted(p.name for p in (self.data / "voices" / "!v").iterdir())
         return [n for n in names if all(self._set_voice(f"{lang}+{n}") for lang in languages)]
 
-    def say(
+    def synthesize(
         self, text: str, voice: str, *, speed: int, pitch: int, pitch_range: int, seed: int
     ) -> np.ndarray:
-        """Returns the speech as int16 (n,) at `self.rate` Hz; `phones` then knows its phones.
+        """Returns the speech as int16 (n,) at `self.rate` Hz; `phones` then returns its phones.
 
         voice: "language+variant", such as "en-us+f3". speed: words per minute, 80 to 450.
-        pitch, pitch_range: 0 to 100. The library keeps state from call to call: the same
-        calls in the same order in a fresh process give the same samples, other orders may not.
-        seed: of the breath noise.
+        pitch, pitch_range: 0 to 100. seed: of the breath noise. The library keeps state between
+        calls: the same calls in the same order in a fresh process give the same samples, other
+        orders may not.
         """
         if not self._set_voice(voice):
             raise ValueError(f"espeak-ng has no voice {voice!r}: try 'en-us+f3'")
@@ -97,13 +97,13 @@ class Espeak:
         data = text.encode()
         status = self._lib.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8, None, None)
         if status != 0 or not self._chunks:
-            raise OSError(f"espeak-ng could not say {text!r} with {voice!r} (status {status})")
+            raise OSError(f"espeak-ng cannot speak {text!r} with {voice!r} (status {status})")
         return np.concatenate(self._chunks)
 
     def phones(self) -> list[Phone]:
-        """Returns the phones of what was said last, in order and without a gap.
+        """Returns the phones of the last text, in order and without gaps.
 
-        What comes before the first is a phone SILENCE, and so is every pause.
+        The time before the first phone, and every pause, is a phone SILENCE.
         """
         total = sum(map(len, self._chunks))
         starts = [(0, SILENCE), *self._starts, (total, SILENCE)]
@@ -126,6 +126,6 @@ class Espeak:
 
 
 def _plain(mnemonic: str) -> str:
-    """Returns a phone without marks of stress; pauses and changes of language are silence."""
+    """Returns a phone without stress marks; pauses and changes of language are silence."""
     name = mnemonic.lstrip("',%=")
     return SILENCE if not name or name[0] in "_|" else name

@@ -29,7 +29,7 @@ SPLITS = ("train", "valid", "test")
 
 
 class Clip(NamedTuple):
-    """What is said, by whom and how; `seed` draws the place, the room and the noise."""
+    """A word, its voice and its manner; `seed` draws its position, the room and the noise."""
 
     split: str
     word: str
@@ -41,7 +41,7 @@ class Clip(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The file inside the corpus, speaker first as in Speech Commands."""
+        """The path in the corpus, whose file name starts with the speaker as in Speech Commands."""
         speaker = hashlib.sha1(self.voice.encode()).hexdigest()[:8]
         return f"{self.word}/{speaker}_nohash_{self.seed}.wav"
 
@@ -58,7 +58,7 @@ def keywords(
 
     clips: number of clips per split, such as {"train": 6000, "valid": 600, "test": 1200}.
     progress(done, total) is called as clips are written. The synthesizer keeps state between
-    words, so the corpus is made by one fresh process in one order: equal seeds, equal files.
+    words, so one fresh process makes the corpus in a fixed order: equal seeds give equal files.
     Raises ValueError for an unknown split.
     """
     request = {"version": _VERSION, "clips": clips, "words": list(words), "seed": seed}
@@ -75,7 +75,7 @@ def make(
     """Makes a corpus once, by `python -m module FOLDER` with the request on its standard input.
 
     The folder root/<name>-<hash of the request> appears when it is complete. Raises ValueError for
-    an unknown split in request["clips"], RuntimeError when the process fails.
+    an unknown split in request["clips"], and RuntimeError if the process fails.
     """
     clips = request["clips"]
     if set(clips) - set(SPLITS):
@@ -106,7 +106,7 @@ def make(
 def plan_clips(
     variants: Sequence[str], words: Sequence[str], clips: dict[str, int], seed: int
 ) -> list[Clip]:
-    """Draws every clip; each split has its own timbres and says every word equally often."""
+    """Draws every clip; each split has its own timbres and has every word equally often."""
     rng = np.random.default_rng(seed)
     out: list[Clip] = []
     for split, own in split_voices(variants, rng).items():
@@ -122,7 +122,7 @@ def split_voices(variants: Sequence[str], rng: np.random.Generator) -> dict[str,
     """Deals the timbres to train (3/5), valid (1/5) and test (1/5).
 
     Names that differ only in their number (edward, edward2) are variations of one timbre and
-    stay together; f1 to f5 and m1 to m8 are timbres of their own.
+    stay together; f1 to f5 and m1 to m8 are distinct timbres.
     """
     families: dict[str, list[str]] = {}
     for name in variants:
@@ -153,7 +153,8 @@ def record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def room(reverberation: float, rng: np.random.Generator) -> np.ndarray:
-    """Returns an impulse response: a direct path, then noise that decays 60 dB in that time."""
+    """Returns an impulse response: a direct path, then noise that decays by 60 dB in
+    `reverberation` seconds."""
     n = int(reverberation * RATE)
     tail = rng.standard_normal(n) * 10 ** (-3 * np.arange(n) / n)
     tail *= rng.uniform(0.1, 0.6) / np.sqrt(np.sum(tail**2))
@@ -162,7 +163,7 @@ def room(reverberation: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def coloured_noise(n: int, tilt: float, rng: np.random.Generator) -> np.ndarray:
-    """Returns noise (n,) of unit power whose power falls as frequency to the minus `tilt`."""
+    """Returns noise (n,) of unit power whose spectrum falls as frequency ** -tilt."""
     spectrum = np.fft.rfft(rng.standard_normal(n))
     spectrum *= np.maximum(np.arange(len(spectrum)), 20.0) ** (-tilt / 2)
     noise = np.fft.irfft(spectrum, n)
@@ -175,7 +176,7 @@ def _active(speech: np.ndarray) -> slice:
 
 
 def convolve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Returns the convolution (n + m - 1,) or longer, with zeros behind, of (n,) and (m,)."""
+    """Returns the convolution of (n,) and (m,): (n + m - 1,), padded with zeros."""
     n = 1 << (len(a) + len(b) - 2).bit_length()
     return np.fft.irfft(np.fft.rfft(a, n) * np.fft.rfft(b, n), n)
 
@@ -201,7 +202,7 @@ def _write(folder: pathlib.Path, request: dict) -> None:
     for word in request["words"]:
         (folder / word).mkdir()
     for i, clip in enumerate(clips):
-        speech = espeak.say(
+        speech = espeak.synthesize(
             clip.word,
             clip.voice,
             speed=clip.speed,

@@ -1,9 +1,9 @@
-"""Music rendered from MIDI with the samples of real instruments: single notes, and whole tracks.
+"""Music rendered from MIDI with samples of real instruments: single notes and full tracks.
 
 `notes` are clips of one note of one instrument, as in NSynth; `tracks` are pieces of several
-parts with a key, a tempo, a chord progression and drums. Labels are exact, since the music is
-made for them. Instruments (General MIDI programs) are disjoint between training, validation and
-test, and so are the seeds that a piece is drawn from.
+parts with a key, a tempo, a chord progression and drums. Labels are exact, because the music is
+generated from them. Instruments (General MIDI programs) and the seeds of the pieces are disjoint
+between training, validation and test.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ FAMILIES: dict[str, tuple[int, ...]] = {
     "synth_lead": (80, 81, 82, 83, 84, 86, 87),
     "vocal": (52, 53, 54, 85, 91),
 }
-PITCHES = range(48, 84)  # of single notes: three octaves that every family is asked for
+PITCHES = range(48, 84)  # of single notes: the same three octaves for every family
 _VERSION = 1
 
 Progress = Callable[[int, int], None]
@@ -44,7 +44,7 @@ Row = dict[str, str]
 
 
 class Piece(NamedTuple):
-    """What is played: parts in time, and the columns of its row in index.tsv."""
+    """The parts of a piece, and the columns of its row in index.tsv."""
 
     parts: list[Part]
     columns: Row
@@ -79,8 +79,8 @@ def tracks(
     """Writes pieces of several parts once and returns their folder.
 
     clips: number of clips per split, such as {"train": 200, "valid": 20, "test": 50}; an equal
-    call later finds the folder complete. soundfont: an .sf2 file ('' = the General MIDI set that
-    pretty_midi holds). progress(done, total) is called as clips are written. Columns of
+    call later finds the folder complete. soundfont: an .sf2 file ('' = the General MIDI set of
+    pretty_midi). progress(done, total) is called as clips are written. Columns of
     index.tsv: path, split, key ("C# minor"), tempo (beats per minute), instrument (of the
     melody), programs, drums (yes or no), samples, rate. Raises ValueError for an unknown split.
     """
@@ -209,7 +209,7 @@ def midi(parts: list[Part], seconds: float) -> bytes:
     for part in parts:
         own = pretty_midi.Instrument(program=part.program, is_drum=part.drums)
         own.notes = [pretty_midi.Note(n.velocity, n.pitch, n.start, n.end) for n in part.notes]
-        # an event of no effect: rendering goes on up to the last one
+        # an event without effect, because rendering ends at the last one
         own.control_changes = [pretty_midi.ControlChange(64, 0, seconds)]
         file.instruments.append(own)
     out = io.BytesIO()
@@ -218,7 +218,7 @@ def midi(parts: list[Part], seconds: float) -> bytes:
 
 
 def record(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Gives sound (n,) a level and a little noise: int16 (n,), never clipped."""
+    """Scales sound (n,) to a random level and adds a little noise: int16 (n,), never clipped."""
     power = np.sqrt(np.mean(np.square(sound, dtype=np.float64))) + 1e-9
     noise = keywords.coloured_noise(len(sound), rng.uniform(0.0, 2.0), rng)
     mixed = sound / power + 10 ** (-rng.uniform(25.0, 50.0) / 20) * noise
@@ -228,7 +228,7 @@ def record(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _soundfont(path: str | pathlib.Path) -> bytes:
-    """Reads a SoundFont; ImportError names the extra that holds the default one."""
+    """Reads a SoundFont; ImportError names the extra with the default one."""
     try:
         import midirenderer  # noqa: F401
         import pretty_midi

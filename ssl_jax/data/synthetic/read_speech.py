@@ -1,9 +1,9 @@
 """A synthesized corpus of read sentences or digits, with the exact times of their phones.
 
-Written as a table: index.tsv (path, split, speaker, text, phones, samples, rate), FLAC files of 16
-kHz, and phones.ctm with start and length of every phone as the synthesizer made it. Timbres of
-espeak-ng are disjoint between training, validation and test; the accent is one, so that the
-phones mean the same for all. Every sentence has its own speed, pitch, room and noise.
+Written as a table: index.tsv (path, split, speaker, text, phones, samples, rate), FLAC files at 16
+kHz, and phones.ctm with the start and length of every phone in the synthesizer's output. Timbres of
+espeak-ng are disjoint between training, validation and test; all have the same accent, so that
+phones mean the same. Every sentence has its own speed, pitch, room and noise.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 KINDS = ("sentences", "digits")
 _ACCENT = "en-us"
 _VERSION = 3
-_TAIL = 0.05  # seconds of room that are kept behind the last phone
+_TAIL = 0.05  # seconds of reverberation that are kept after the last phone
 _SUBJECTS = (
     "the old farmer|a young teacher|my cousin|the quiet girl|our neighbor|the brown dog|a tall "
     "sailor|the judge|his mother|the thin boy|every child|a famous painter|the shy nurse|that "
@@ -53,7 +53,7 @@ _PARTS = tuple(tuple(part.split("|")) for part in (_SUBJECTS, _VERBS, _OBJECTS, 
 
 
 class Utterance(NamedTuple):
-    """What is read, by whom and how; `seed` draws the room and the noise."""
+    """A text, its voice and its manner; `seed` draws the room and the noise."""
 
     split: str
     text: str
@@ -70,7 +70,7 @@ class Utterance(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The file without ending, and the recording of phones.ctm."""
+        """The file name without its extension, which names the recording in phones.ctm."""
         return f"{self.split}_{self.speaker}_{self.seed:05}"
 
 
@@ -85,8 +85,8 @@ def corpus(
     """Writes the corpus once and returns its folder; an equal call later finds it complete.
 
     clips: number of utterances per split, such as {"train": 1000, "valid": 50, "test": 200}.
-    kind: sentences, of about 2.5 s | digits: two to five of them. Raises ValueError for an unknown
-    kind or split. See `synth.make`.
+    kind: sentences, of about 2.5 s | digits, two to five per utterance. Raises ValueError for an
+    unknown kind or split. See `keywords.make`.
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}: use one of {', '.join(KINDS)}")
@@ -115,7 +115,7 @@ def plan(variants: Sequence[str], kind: str, clips: dict[str, int], seed: int) -
 
 
 def draw_text(kind: str, rng: np.random.Generator) -> str:
-    """Returns a sentence, or two to five digits, in lower case without marks."""
+    """Returns a sentence, or two to five digits, in lower case without punctuation."""
     if kind == "digits":
         return " ".join(rng.choice(DIGITS, rng.integers(2, 6)))
     return " ".join(part[rng.integers(len(part))] for part in _PARTS).strip()
@@ -142,21 +142,21 @@ def _write(folder: pathlib.Path, request: dict[str, Any]) -> None:
     todo = plan(espeak.variants([_ACCENT]), request["kind"], request["clips"], request["seed"])
     spans: dict[str, list[tuple[float, float, str]]] = {}
     rows = ["path\tsplit\tspeaker\ttext\tphones\tsamples\trate"]
-    for i, said in enumerate(todo):
-        about = {"speed": said.speed, "pitch": said.pitch, "pitch_range": said.pitch_range}
-        speech = espeak.say(said.text, said.voice, seed=said.seed, **about)
-        rng = np.random.default_rng((request["seed"], said.seed))
+    for i, item in enumerate(todo):
+        manner = {"speed": item.speed, "pitch": item.pitch, "pitch_range": item.pitch_range}
+        speech = espeak.synthesize(item.text, item.voice, seed=item.seed, **manner)
+        rng = np.random.default_rng((request["seed"], item.seed))
         sound, before = record(soxr.resample(speech, espeak.rate, RATE), rng)
-        (folder / f"{said.name}.flac").write_bytes(audio.encode_flac(sound, RATE))
+        (folder / f"{item.name}.flac").write_bytes(audio.encode_flac(sound, RATE))
         shift = before / RATE
-        spans[said.name] = [
+        spans[item.name] = [
             (shift + p.start / espeak.rate, shift + p.end / espeak.rate, p.name)
             for p in espeak.phones()
             if p.name != SILENCE
         ]
-        phones = " ".join(name for _, _, name in spans[said.name])
-        fields = (said.split, said.speaker, said.text, phones, len(sound), RATE)
-        rows.append("\t".join(map(str, (f"{said.name}.flac", *fields))))
+        phones = " ".join(name for _, _, name in spans[item.name])
+        fields = (item.split, item.speaker, item.text, phones, len(sound), RATE)
+        rows.append("\t".join(map(str, (f"{item.name}.flac", *fields))))
         if i % 50 == 49 or i + 1 == len(todo):
             print(i + 1, len(todo), flush=True)
     atomic.write_text(folder / "index.tsv", "\n".join(rows) + "\n")

@@ -7,7 +7,7 @@ import numpy as np
 
 TONICS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
-# degrees of the scale, one a bar; all begin on the tonic, so that a short clip has it too
+# degrees of the scale, one per bar; all start on the tonic, so that short clips contain it
 PROGRESSIONS = {
     "major": ((0, 3, 4, 0), (0, 5, 3, 4), (0, 4, 5, 3), (0, 5, 1, 4), (0, 3, 0, 4), (0, 1, 4, 0)),
     "minor": ((0, 3, 4, 0), (0, 5, 2, 6), (0, 6, 5, 4), (0, 3, 6, 2), (0, 5, 3, 4), (0, 1, 4, 0)),
@@ -63,9 +63,9 @@ class Part(NamedTuple):
 
 
 class Chord(NamedTuple):
-    """The harmony of one bar: its place in beats, its triad, and the seven notes over it.
+    """The harmony of one bar: its first beat, its triad, and the seven notes of its scale.
 
-    Both are semitones above the tonic of the key, `scale` in order of pitch.
+    Both are in semitones above the tonic of the key, `scale` in order of pitch.
     """
 
     beat: int
@@ -82,7 +82,7 @@ def piece(
     drums: bool,
     rng: np.random.Generator,
 ) -> list[Part]:
-    """Draws a piece of common time, cut at `seconds`.
+    """Draws a piece in common time, cut at `seconds`.
 
     tonic: 0 (C) to 11. mode: major or minor. tempo: beats per minute. programs: those of chords,
     bass and melody.
@@ -101,7 +101,7 @@ def piece(
 
 
 def _harmony(mode: str, bars: int, rng: np.random.Generator) -> Iterator[Chord]:
-    """Yields a chord a bar: a progression that returns, every other time another one."""
+    """Yields one chord per bar: a progression, which another one replaces every third time."""
     choices = PROGRESSIONS[mode]
     own, other = (choices[i] for i in rng.choice(len(choices), 2, replace=False))
     for bar in range(bars):
@@ -123,7 +123,7 @@ def _chords(harmony: list[Chord], tonic: int, rng: np.random.Generator) -> Itera
     strokes, broken = CHORDS[rng.integers(len(CHORDS))], rng.random() < 1 / 3
     loud = int(rng.integers(50, 85))
     for chord in harmony:
-        # within an octave around the tonic, so that chords lie near each other
+        # within an octave around the tonic, so that chords are close to each other
         pitches = sorted(tonic + (p + 5) % 12 - 5 for p in chord.triad)
         if broken:
             for i, beat in enumerate(EIGHTHS):
@@ -146,7 +146,7 @@ def _bass(harmony: list[Chord], tonic: int, rng: np.random.Generator) -> Iterato
 
 
 def _melody(harmony: list[Chord], tonic: int, rng: np.random.Generator) -> Iterator[Note]:
-    """Yields a walk over the scale; on whole beats it is drawn to the notes of the chord."""
+    """Yields a random walk over the scale, which prefers notes of the chord on whole beats."""
     loud, degree = int(rng.integers(80, 120)), int(rng.integers(0, 5))
     rhythms = [MELODIES[i] for i in rng.choice(len(MELODIES), 2, replace=False)]
     for chord in harmony:
@@ -162,7 +162,7 @@ def _melody(harmony: list[Chord], tonic: int, rng: np.random.Generator) -> Itera
 
 
 def _drums(bars: int, rng: np.random.Generator) -> Iterator[Note]:
-    """Yields one pattern, bar after bar; the last of four bars ends with strokes on the snare."""
+    """Yields one pattern, bar after bar; every fourth bar ends with strokes on the snare."""
     pattern, loud = DRUMS[rng.integers(len(DRUMS))], int(rng.integers(70, 110))
     for bar in range(bars):
         for key, beats in pattern.items():
@@ -176,7 +176,7 @@ def _drums(bars: int, rng: np.random.Generator) -> Iterator[Note]:
 def _played(
     notes: list[Note], tempo: float, seconds: float, rng: np.random.Generator
 ) -> list[Note]:
-    """Turns beats into seconds as a player would: a little early or late, louder or softer."""
+    """Converts beats to seconds like a player: a little early or late, louder or softer."""
     beat, out = 60 / tempo, []
     for note in notes:
         start = max(0.0, note.start * beat + float(rng.normal(0, 0.006)))

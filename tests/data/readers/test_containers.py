@@ -156,13 +156,13 @@ def test_an_mp3_without_a_length_frame_is_measured(tmp_path, codes):
     assert audio.header(str(path)) == (400 * 1152, 44100)
 
 
-def test_an_mp3_that_was_appended_to_another_is_heard_whole(tmp_path, write):
-    for name, seconds in (("a.mp3", 4.0), ("b.mp3", 30.0)):
+def test_an_mp3_that_was_appended_to_another_is_read_completely(tmp_path, write):
+    for name, seconds in (("a.mp3", 1.0), ("b.mp3", 4.0)):
         write(tmp_path / name, seconds, 44100)
     both = tmp_path / "c.mp3"
     both.write_bytes((tmp_path / "a.mp3").read_bytes() + (tmp_path / "b.mp3").read_bytes())
     samples = audio.header(str(both))[0]
-    assert abs(samples - 34 * 44100) < 4 * 1152
+    assert abs(samples - 5 * 44100) < 4 * 1152
     assert len(audio.read(str(both), samples - 9000, samples)[0]) == 9000
 
 

@@ -35,7 +35,7 @@ def test_links_below_a_folder_make_no_rows(tmp_path, write):
     os.link(top / "b" / "2.wav", top / "b" / "9.wav")
     (top / "aa").symlink_to("c", target_is_directory=True)
     with pytest.warns(
-        UserWarning, match=r"files below .*corpus that are others .* \(2\), the first is "
+        UserWarning, match=r"files below .*corpus that repeat a file .* \(2\), the first is "
     ):
         source = open_source("train.own", folder(top)["own"])
     assert named(source) == ["b/1.wav", "b/2.wav", "c/3.wav"]

@@ -1,6 +1,7 @@
 """A table of labels beside recordings: what is read, how it is divided, what is refused."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -11,19 +12,24 @@ from ssl_jax.data.readers import label_files
 from ssl_jax.data.readers.lines import read_table
 
 
-@pytest.fixture
-def recordings(tmp_path):
-    """Twenty short clips in two folders, in four formats, at four rates, half of them stereo."""
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Twenty short clips in four folders, in four formats, at four rates, half of them stereo."""
+    folder = tmp_path_factory.mktemp("sound")
     draw = np.random.default_rng(0)
     for i in range(20):
-        file = (
-            tmp_path / "sound" / f"speaker {i % 4}" / f"{i}.{('wav', 'mp3', 'ogg', 'flac')[i % 4]}"
-        )
+        file = folder / f"speaker {i % 4}" / f"{i}.{('wav', 'mp3', 'ogg', 'flac')[i % 4]}"
         file.parent.mkdir(parents=True, exist_ok=True)
         rate = (8000, 44100, 48000, 16000)[i % 4]
         shape = (rate // 5, 2) if i % 2 else (rate // 5,)
         soundfile.write(file, 0.1 * draw.standard_normal(shape), rate)
-    return tmp_path / "sound"
+    return folder
+
+
+@pytest.fixture
+def recordings(written, tmp_path):
+    """A copy of them, which a test may change."""
+    return shutil.copytree(written, tmp_path / "sound")
 
 
 def names(recordings):
@@ -104,7 +110,7 @@ def test_what_is_written_is_a_table_for_sources(recordings, tmp_path):
 @pytest.mark.parametrize(
     ("header", "change", "message"),
     [
-        ("path,digit", {}, r"labels.csv, row 1: no column 'label' among .* by --label"),
+        ("path,digit", {}, r"labels.csv, row 1: no column 'label' among .* as --label"),
         ("clip,label", {}, r"no column 'path' among .*call that of the sound files 'path'"),
         ("path;label", {}, "a .csv has commas"),
         ("path,label", {4: ("gone.wav", "a")}, r"row 6: there is no gone.wav below .*, nor below"),
@@ -139,7 +145,7 @@ def test_splits_that_cannot_be_used_are_named(recordings, tmp_path, splits, mess
 
 
 def test_a_table_that_is_not_there(recordings, tmp_path):
-    with pytest.raises(DataError, match=r"--labels .*labels\.csv is no file"):
+    with pytest.raises(DataError, match=r"--labels .*labels\.csv is not a file"):
         read(tmp_path / "labels.csv", recordings)
 
 

@@ -62,7 +62,7 @@ def test_a_row_of_300_megabytes_is_refused_within_bounds(tmp_path):
     assert peak < 6 * lines.LIMIT
 
 
-def test_a_long_file_is_read_in_pieces(file, monkeypatch):
+def test_a_long_file_is_read_in_blocks(file, monkeypatch):
     monkeypatch.setattr(lines, "_CHUNK", 7)
     found = [f"row {i} \u00e9" for i in range(50)]
     path = file("\n".join(found).encode())
@@ -87,7 +87,7 @@ def test_a_table_with_quotes_and_one_without(file):
         ("t.tsv", "path\tlabel\na\tb\nc\n", "row 3: 1 fields under 2 names"),
         ("t.csv", 'path,label\na,b\nb,"c\nd,e\n', "row 3: a field opens quotes and does not end"),
         ("t.csv", 'path,label\na,"b" c\n', "row 2: a field opens quotes and does not end"),
-        ("t.csv", "path,label\na,b\rc,d\n", "row 2: a carriage return stands inside a row"),
+        ("t.csv", "path,label\na,b\rc,d\n", "row 2: a carriage return inside a row"),
         ("t.csv", "path;label\na;b\n", "no column 'path' among .*a .csv has commas"),
         ("t.tsv", "", "is empty: expected a header"),
     ],
@@ -103,7 +103,7 @@ def test_a_field_may_be_long_and_has_a_limit(file, monkeypatch):
     monkeypatch.setattr(lines, "LIMIT", 1000)
     monkeypatch.setattr(lines, "_CHUNK", 100)
     quoted = file(b'path,text\na,"' + b"x\n" * 2000 + b'"\n', "t.csv")
-    with pytest.raises(DataError, match=r"t.csv, row 2: a field goes on for more than 1000 bytes"):
+    with pytest.raises(DataError, match=r"t.csv, row 2: a field is longer than 1000 bytes"):
         lines.read_table(quoted)
 
 

@@ -108,7 +108,9 @@ def test_labels_beside_files_of_a_mac(tmp_path, write):
     assert found.labels == [NFC, "b", NFC, NFC]
     found.write(tmp_path / "labels.tsv")
     assert opened("table", tmp_path / "labels.tsv").samples.all()
-    with pytest.raises(DataError, match=r"with the label 'a\\tb': a name with a tab"):
+    with pytest.raises(
+        DataError, match=r"with the label 'a\\tb': a table cannot hold a name with a tab"
+    ):
         found._replace(labels=["a\tb", *found.labels[1:]]).write(tmp_path / "labels.tsv")
 
 
@@ -160,7 +162,7 @@ def test_kaldi_divided_by_spaces_or_tabs(kaldi, between, mark):
 def test_kaldi_without_a_row_of_an_utterance_names_it(kaldi, name):
     path = kaldi()
     (path / name).write_text("u1 A\n")
-    message = rf"{name} has no row of 'u2' \(1 of 2 utterances of wav.scp are missing\)"
+    message = rf"{name} has no row for 'u2' \(1 of 2 utterances of wav.scp are missing\)"
     with pytest.raises(DataError, match=message):
         opened("kaldi", path)
 
@@ -171,7 +173,7 @@ def test_librispeech_without_a_row_of_a_recording_names_it(tmp_path, write):
         write(chapter / f"1-2-{i}.flac")
     assert "text" not in opened("librispeech", tmp_path).columns
     (chapter / "1-2.trans.txt").write_text("1-2-0 A\u2028B\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"1-2-1.flac has no row in a \*.trans.txt beside it"):
+    with pytest.raises(DataError, match=r"1-2-1.flac has no row in a \*.trans.txt of its folder"):
         opened("librispeech", tmp_path)
     (chapter / "1-2.trans.txt").write_text("1-2-0\tA\n1-2-1\tB C\n")
     assert list(opened("librispeech", tmp_path).columns["text"]) == ["A", "B C"]

@@ -91,7 +91,7 @@ def converted(tmp_path, count=4, shards=2):
             lambda out, last: records.write_shard(
                 last, [(clip(9000, 0), 16000, {"folder": "in"})], ["folder"]
             ),
-            "holds 3 rows, and its convert.json names 4: copy it again",
+            "holds 3 rows, but its convert.json names 4: copy it again",
         ),
         (lambda out, last: (out / "convert.json").write_text("{"), r"convert.json is damaged"),
     ],
