@@ -209,10 +209,10 @@ def _numbers(source: Source, values: np.ndarray, name: str) -> np.ndarray:
             raise DataError(
                 f"config.data.{source.name}: {source.where(i)}: {name} is {value!r}, not a number"
             ) from e
-        if abs(number) > _LARGEST:  # NaN is not: it stands for what is not known
+        if abs(number) > _LARGEST:  # false for NaN, which means unknown
             raise DataError(
-                f"config.data.{source.name}: {source.where(i)}: {name} is {value!r}, no finite "
-                f"number of 32 bits: mend it, or leave it empty where it is not known"
+                f"config.data.{source.name}: {source.where(i)}: {name} is {value!r}, not a "
+                f"finite float32: correct it, or leave it empty if it is unknown"
             )
         out[i] = number
     return out

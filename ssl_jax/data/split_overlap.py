@@ -1,6 +1,6 @@
 """Checks that the splits of a config do not overlap: no row may be in two of them.
 
-In two sources of one split it may be, and is told.
+A row may be in two sources of one split, which is reported.
 """
 
 import itertools
@@ -36,7 +36,7 @@ def check(corpora: Mapping[str, Corpus]) -> None:
 
 
 def repeated(corpus: Corpus) -> str:
-    """Says which rows are in two sources of a split, and are drawn twice as often; "" if none."""
+    """Returns a note on rows that are in two sources of a split, or ""; they are drawn twice."""
     files, starts = _keys(corpus)
     borders = np.cumsum([0] + [len(s) for s in corpus.sources]).tolist()
     parts = [(slice(a, b), a) for a, b in itertools.pairwise(borders)]
@@ -45,8 +45,8 @@ def repeated(corpus: Corpus) -> str:
         if pairs:
             i, j = pairs[0]
             return (
-                f"{len(pairs)} rows are in two sources of one split, so they are read as often as "
-                f"two: the first is {_where(corpus, first_b + j)}, which is "
+                f"{len(pairs)} rows are in two sources of one split, so they are read twice as "
+                f"often: the first is {_where(corpus, first_b + j)}, which is "
                 f"{_where(corpus, first_a + i)}"
             )
     return ""

@@ -69,7 +69,7 @@ def test_a_target_that_is_not_finite_is_refused_by_its_row(tagged, value):
     make, source = tagged
     path = pathlib.Path(source["path"]) / "index.tsv"
     path.write_text(path.read_text().replace("1e3", value))
-    with pytest.raises(DataError, match=rf"c\.\w+, row 4.*arousal is '{value}', no finite number"):
+    with pytest.raises(DataError, match=rf"c\.\w+, row 4.*arousal is '{value}', not a finite"):
         open_split(make({"t": {**source, "target": "arousal"}}), "train")
 
 

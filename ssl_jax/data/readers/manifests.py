@@ -159,7 +159,7 @@ def _segments(
     starts, ends = np.array(times, np.float64).reshape(-1, 2).T
     first = np.rint(starts * rates[index]).astype(np.int64)
     last = np.where(ends < 0, samples[index], np.rint(ends * rates[index])).astype(np.int64)
-    # One that ends later by more than rounding keeps its length: to read it is an error.
+    # A segment that ends later by more than rounding keeps its length, so that reading it fails.
     rounding = rates[index] // 10
     last = np.where(last <= samples[index] + rounding, np.minimum(last, samples[index]), last)
     lines = np.array(numbers, np.int32)

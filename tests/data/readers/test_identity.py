@@ -197,7 +197,7 @@ def test_files_are_looked_up_once(tmp_path, write, data_config, monkeypatch):
     assert len(asked) == len(set(asked)) == 4
 
 
-def test_a_row_in_two_sources_of_one_split_is_told(tmp_path, write, data_config):
+def test_a_row_in_two_sources_of_one_split_is_reported(tmp_path, write, data_config):
     for i in range(3):
         write(tmp_path / "all" / f"{i}.wav")
     (tmp_path / "few").mkdir()
@@ -205,7 +205,7 @@ def test_a_row_in_two_sources_of_one_split_is_told(tmp_path, write, data_config)
     sources = {name: {"kind": "folder", "path": str(tmp_path / name)} for name in ("all", "few")}
     corpus = open_split(data_config(sources), "train", ())
     assert split_overlap.repeated(corpus) == (
-        f"1 rows are in two sources of one split, so they are read as often as two: the first is "
+        f"1 rows are in two sources of one split, so they are read twice as often: the first is "
         f"{tmp_path}/few/one.wav, row 1 of config.data.train.few, which is {tmp_path}/all/1.wav, "
         f"row 2 of config.data.train.all"
     )
