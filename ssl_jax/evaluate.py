@@ -1,23 +1,23 @@
-r"""Judges the frozen features of a run by probes, beside the baselines it must beat.
+r"""Evaluates the frozen features of a run by probes, together with the baselines it must beat.
 
     python -m ssl_jax.evaluate --run runs/d2v [--probe ridge,knn,linear,mlp] [--step best] \
-        [--config.data.test.sc.path=...]
+        [--baselines librosa] [--config.data.test.sc.path=...]
     python -m ssl_jax.evaluate --run runs/own --labels labels.csv [--label COLUMN] [--group SPEAKER]
     python -m ssl_jax.evaluate --run runs/m2v --protocol configs/music2vec/marble.py:gtzan
     python -m ssl_jax.evaluate --run runs/hubert --protocol configs/hubert/quality.py
     python -m ssl_jax.evaluate --runs 'kws/*'   # what configs and results differ in
-    python -m ssl_jax.evaluate --run runs/asr [--config.eval.decode.beam=50 ...lm=4gram.arpa]
 
-Features of every split are taken once per model and cached in RUN/features; clips longer than
-the last of config.data.buckets count with their beginning. Probes fit on the training split,
+The features of every split are computed once per model and cached in RUN/features; of clips longer
+than the last of config.data.buckets only the beginning counts. Probes fit on the training split,
 choose layer and options on validation (a held-out fifth of training where there is none) and
-report test (validation where there is no test). --labels brings a table with the columns path and
-label in place of config.data (ssl_jax/data/readers/label_files.py). `mlp` also predicts tags and
-numbers, where config.data has them in place of labels. A protocol brings its own data and the
-options of its probe; one with a section `units` has no probe: it measures how far the clusters of
-each layer are phones. A run of configs/ctc is evaluated by its transcripts of validation and test:
-error rates, and the worst recordings aligned with their references; one of
-configs/superb/verification.py by its trials.
+report test (validation where there is no test). --labels replaces config.data by a table with the
+columns path and label (ssl_jax/data/readers/label_files.py). --baselines librosa adds chroma, CQT,
+tonnetz, onset strength and tempo to the baselines; protocols of music do so by default, and
+--baselines '' leaves them out. `mlp` also predicts tags and numbers, where config.data has them in
+place of labels. A protocol brings its own data and the options of its probe; one with a section
+`units` has no probe: it measures how well the clusters of each layer match phones. A run of
+configs/ctc is evaluated by its transcripts of validation and test: error rates, and the worst
+recordings aligned with their references; a run of configs/superb/verification.py by its trials.
 Prints a table and writes RUN/evaluation.json.
 """
 
@@ -25,7 +25,7 @@ import argparse
 import functools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,13 @@ def run(
     protocol: str = "",
     labels: embed.Labels | None = None,
     method: str = "",
+    baselines: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Evaluates a run folder and returns what it writes to evaluation.json.
 
     overrides: such as "data.test.sc.path=...", of the run's config or the protocol's. method: the
-    module of the run's method where that is one of yours, see `ssl_jax.load`. Raises
+    module of the run's method where that is one of yours, see `ssl_jax.load`. baselines: some of
+    embed.BASELINES in addition to the usual ones (None: those that the protocol names). Raises
     ValueError on an unknown probe, and on data without labels, of one class, or without a test.
     """
     if labels and protocol:
@@ -77,35 +79,41 @@ def run(
     folder, model = paths.of(folder), ssl_jax.load(folder, step, method=method)
     given = config_lib.load(protocol, overrides, "get_protocol") if protocol else ConfigDict({})
     config = _config(model.config, given, () if protocol else overrides)
-    kept = paths.scratch(folder)
+    scratch = paths.scratch(folder)
     if labels:
-        config, given = embed.labelled(config, labels, kept)
+        config, given = embed.labelled(config, labels, scratch)
     mesh = make_mesh({"data": -1})
-    own = not protocol and not labels
-    alive: dict[str, dict[str, float]] = {}
-    if model.method.emissions is not None and own:
-        heard = decode.transcribe_splits(
-            model.method, model.params, config, model.classes, mesh, kept
-        )
-        return _written(folder, {**_about(model, config, start), "results": heard})
-    if model.method.embed is not None and own:
-        told = decode.verify_speakers(model.method, model.params, config, model.classes, mesh, kept)
-        return _written(folder, {**_about(model, config, start), "results": told})
-    corpora = embed.open_splits(config, kept, mesh.size)
+    task = None if protocol or labels else _task(model)
+    if baselines and ("units" in given or task is not None):
+        raise ValueError("--baselines is for probes, and this evaluation has none: leave it out")
+    if task is not None:
+        rows = task(model.method, model.params, config, model.classes, mesh, scratch)
+        return _written(folder, {**_about(model, config, start), "results": rows})
+    more = given.get("baselines", ()) if baselines is None else baselines
+    embed.check_baselines(more, config.data.get("modality", "audio"))
+    corpora = embed.open_splits(config, scratch, mesh.size)
+    collapse: dict[str, dict[str, float]] = {}
     if "units" in given:
-        rows = _units(model, corpora, given, mesh, kept)
+        rows = _units(model, corpora, given, mesh, scratch)
     else:
         chosen = (compare.MLP,) if protocol else probes
         window = given.get("window_seconds", 0.0)
-        encoders = functools.partial(_encoders, model, corpora["train"], window, mesh)
-        rows, alive = probes_stage.judge(encoders, corpora, given, chosen, mesh, kept)
+        encoders = functools.partial(_encoders, model, corpora["train"], window, mesh, more)
+        rows, collapse = probes_stage.run_probes(encoders, corpora, given, chosen, mesh, scratch)
     result = {
         "classes": list(corpora["train"].corpus.classes),
         "clips": {name: len(split.corpus) for name, split in corpora.items()},
         "results": rows,
-        "health": alive,
+        "health": collapse,
     }
     return _written(folder, {**_about(model, config, start), **result})
+
+
+def _task(model: ssl_jax.Model) -> Callable[..., list[dict[str, Any]]] | None:
+    """Returns the evaluation of what a run was fine-tuned for; None where probes evaluate it."""
+    if model.method.emissions is not None:
+        return decode.transcribe_splits
+    return decode.verify_speakers if model.method.embed is not None else None
 
 
 def _about(model: ssl_jax.Model, config: ConfigDict, start: float) -> dict[str, Any]:
@@ -127,7 +135,9 @@ def _units(
     window = given.get("window_seconds", 0.0) or float(corpora["train"].corpus.buckets[-1])
     trained, untrained, _ = _encoders(model, corpora["train"], 0.0, mesh)
     found = (trained, untrained, units_lib.mfcc_encoder(model.sample_rate))
-    return units_stage.judge(found, corpora, given.units, window_s=window, mesh=mesh, folder=folder)
+    return units_stage.by_layer(
+        found, corpora, given.units, window_s=window, mesh=mesh, folder=folder
+    )
 
 
 def _config(config: ConfigDict, protocol: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
@@ -141,46 +151,53 @@ def _config(config: ConfigDict, protocol: ConfigDict, overrides: Sequence[str]) 
 
 
 def _encoders(
-    model: ssl_jax.Model, train: splits_lib.Split, window: float, mesh: Mesh
+    model: ssl_jax.Model,
+    train: splits_lib.Split,
+    window: float,
+    mesh: Mesh,
+    more: Sequence[str] = (),
 ) -> list[Encoder]:
-    """Returns what is judged, if the data have what the method reads."""
+    """Returns the encoders to evaluate, if the data have what the method reads."""
     signals = [name for name in model.method.batch if name in embed.SIGNALS]
     splits_lib.check_names(train.corpus, signals, "train")
-    return embed.encoders(model.method, model.params, model.config, model.step, train, mesh, window)
+    about = (model.method, model.params, model.config, model.step)
+    return embed.encoders(*about, train, mesh, window, more)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the command line, evaluates, prints the tables."""
+    """Reads the command line, evaluates the run and prints the tables."""
     parser = argparse.ArgumentParser(prog="python -m ssl_jax.evaluate", description=__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--run", help="the --workdir of a train command")
-    which.add_argument("--runs", help="'kws/*': compares runs, and evaluates none")
+    which.add_argument("--runs", help="'kws/*': compares runs without evaluating them")
     parser.add_argument("--probe", default=",".join(compare.PROBES), help="some of the default")
+    parser.add_argument("--baselines", help="librosa, or '' (default: those of the protocol)")
     parser.add_argument("--protocol", default="", help="configs/x.py:task with get_protocol")
     parser.add_argument("--labels", default="", help="a table with a header: path,label")
-    parser.add_argument("--label", default="label", help="its column of the class")
-    parser.add_argument("--group", default="", help="its column of what no two splits share")
+    parser.add_argument("--label", default="label", help="the column of --labels with the class")
+    parser.add_argument("--group", default="", help="a column whose values no two splits share")
     parser.add_argument("--step", help="a saved step, or best (default: the newest)")
     parser.add_argument("--method", default="", help="the run's own method module, to be imported")
     hosts_lib.add_flags(parser)
     args, overrides = parser.parse_known_args(argv)
     labels = embed.Labels(Path(args.labels), args.label, args.group) if args.labels else None
     probes = args.probe.split(",")
+    more = None if args.baselines is None else [x for x in args.baselines.split(",") if x]
     with hosts_lib.session(args):
         try:
             if args.runs:
                 print(diff.text(diff.expand(args.runs)))
                 return
-            given = (args.protocol, labels, args.method)
+            given = (args.protocol, labels, args.method, more)
             result = run(args.run, probes, args.step, overrides, *given)
         except (ValueError, FileNotFoundError) as error:
             sys.exit(f"error: {error}")
     if jax.process_index() == 0:
-        _tell(result, args.run)
+        _print_tables(result, args.run)
 
 
-def _tell(result: dict[str, Any], folder: str) -> None:
-    """Prints the tables."""
+def _print_tables(result: dict[str, Any], folder: str) -> None:
+    """Prints the tables, and where they are kept."""
     print(run_report.reporter(result)(result))
     print(f"\nwritten to {paths.of(folder) / 'evaluation.json'}")
 

@@ -80,7 +80,7 @@ def quality(
         if untrained:
             evaluated = _untrained(pipe, of, found["train"])
         window = float(data.buckets[-1])
-        rows = units_stage.judge(
+        rows = units_stage.by_layer(
             [evaluated], found, section, window_s=window, mesh=mesh, folder=folder
         )
         figures.write_results(folder / "rows.json", {"rows": rows})

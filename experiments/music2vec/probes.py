@@ -83,10 +83,10 @@ def _task(
         x = {s: pooled[s].features[:, layer] for s in SPLITS}
         outputs = _outputs(x["train"], jnp.asarray(target, jnp.float32), x["valid"], x["test"])
         for valid, test in zip(*map(np.asarray, outputs), strict=True):
-            value = task.judge(valid, truth["valid"])[scores[0]]
+            value = task.score(valid, truth["valid"])[scores[0]]
             if value > best["value"]:
                 best = {"value": value, "layer": layer, "test": test}
-    return task.judge(best["test"], truth["test"]) | {"layer": best["layer"]}
+    return task.score(best["test"], truth["test"]) | {"layer": best["layer"]}
 
 
 def _truth(text: np.ndarray, task: mlp_probe.Task) -> np.ndarray:

@@ -1,24 +1,24 @@
-"""ABX: is a phone nearer to another token of its kind than to one of another kind?
+"""ABX: is a phone closer to another token of the same phone than to one of another phone?
 
 Schatz et al., Interspeech 2013; Libri-light, 1912.07875, section 4: for tokens A and X of one
 phone and B of another, the share of triples in which X is nearer to B. 0 is perfect, 0.5 chance.
-Here tokens are single phones cut at their times, A and B of one recording (the same voice, room
-and neighbours in time) and X of another. Tokens differ in length, so that their distance is the
-mean angle between frames on the best path of dynamic time warping.
+Here tokens are single phones cut at their times, A and B from one recording (same voice and room)
+and X from another. Tokens differ in length, so their distance is the mean angle between frames
+along the best path of dynamic time warping.
 
 Axes: L layers, T frames, D width, N triples.
 """
 
 import numpy as np
 
-_LOT = 2048  # triples that are compared at once
+_BATCH = 2048  # triples that are compared at once
 
 
 class Tokens:
     """The phones of several recordings with their frames, added recording by recording."""
 
     def __init__(self) -> None:
-        """Begins with no token."""
+        """Starts without tokens."""
         self.frames: list[np.ndarray] = []  # (L, T, D) of unit length, float16
         self.phones: list[int] = []
         self.recordings: list[int] = []
@@ -31,10 +31,10 @@ class Tokens:
         end: np.ndarray,
         phone: np.ndarray,
     ) -> None:
-        """Adds a recording: hidden (L, T, D), the centres of its frames (T,) in seconds, and of
-        each phone start and end in seconds and its place among the names; 0 is silence.
+        """Adds a recording: hidden (L, T, D), the centres of its frames (T,) in seconds, and for
+        each phone its start and end in seconds and its index among the names; 0 is silence.
 
-        A phone within which no frame has its centre is left out, as is silence.
+        Phones that contain no frame centre are left out, as is silence.
         """
         recording = 1 + max(self.recordings, default=-1)
         norm = np.linalg.norm(hidden, axis=-1, keepdims=True)
@@ -47,10 +47,10 @@ class Tokens:
                 self.recordings.append(recording)
 
     def triples(self, each: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Draws (tokens A, B, X (N, 3), the place of their pair of phones (N,)).
+        """Draws (tokens A, B, X (N, 3), the index of their pair of phones (N,)).
 
-        Of every ordered pair of phones that meet in a recording, `each` triples, where a second
-        recording has A's phone.
+        `each` triples for every ordered pair of phones that occur together in a recording, if a
+        second recording has A's phone.
         """
         rng = np.random.default_rng(seed)
         phones, recordings = np.array(self.phones), np.array(self.recordings)
@@ -71,17 +71,17 @@ class Tokens:
         return table[:, :3], table[:, 3]
 
     def errors(self, each: int = 20, seed: int = 0) -> list[float]:
-        """Returns the error of every layer, the mean over the pairs of phones; a tie is half one.
+        """Returns the error of every layer, the mean over pairs of phones; a tie counts half.
 
         Raises ValueError where no pair of phones can be compared.
         """
         triples, pair = self.triples(each, seed)
         if not len(triples):
             raise ValueError(
-                "no two phones can be compared: ABX needs a recording that has both and another "
-                "recording that has one of them; give more recordings, such as 20"
+                "no two phones can be compared: ABX needs one recording with both and another with "
+                "one of them; give more recordings, such as 20"
             )
-        wrong = [self._wrong(triples[i : i + _LOT]) for i in range(0, len(triples), _LOT)]
+        wrong = [self._wrong(triples[i : i + _BATCH]) for i in range(0, len(triples), _BATCH)]
         of_pair = np.bincount(pair)
         return [
             float(np.mean(np.bincount(pair, weights=layer) / of_pair))
@@ -89,7 +89,7 @@ class Tokens:
         ]
 
     def _wrong(self, triples: np.ndarray) -> np.ndarray:
-        """Returns (L, N): 1 where X is nearer to B, 0.5 where it is as near to A."""
+        """Returns (L, N): 1 where X is nearer to B, 0.5 where it is equally near to A."""
         (a, b, x), layers = triples.T, len(self.frames[0])
         out = np.zeros((layers, len(triples)))
         for layer in range(layers):
@@ -102,7 +102,7 @@ class Tokens:
         return out
 
     def _padded(self, tokens: np.ndarray, layer: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns frames (N, T, D) float32 with zeros behind, and their numbers (N,)."""
+        """Returns zero-padded frames (N, T, D) float32, and their numbers (N,)."""
         lengths = np.array([self.frames[i].shape[1] for i in tokens])
         padded = np.zeros((len(tokens), lengths.max(), self.frames[0].shape[-1]), np.float32)
         for row, i, n in zip(padded, tokens, lengths, strict=True):
@@ -113,8 +113,8 @@ class Tokens:
 def warped(a: np.ndarray, b: np.ndarray, length_a: np.ndarray, length_b: np.ndarray) -> np.ndarray:
     """Returns the mean angle / pi (N,) on the best path between frames a (N, S, D), b (N, T, D).
 
-    Frames have unit length; length_a, length_b (N,): how many are real. A path steps ahead in a,
-    in b or in both, and its mean is over its steps.
+    Frames have unit length; length_a, length_b (N,): how many are valid. A path advances in a, in b
+    or in both, and the mean is over its steps.
     """
     angle = np.arccos(np.clip(np.einsum("nsd,ntd->nst", a, b), -1, 1)) / np.pi
     count, rows, columns = angle.shape

@@ -1,4 +1,4 @@
-"""What a result must beat: the same probe on raw features, and on an encoder that never trained."""
+"""Baselines of a probe: raw features, and an untrained encoder of the same shape."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -13,18 +13,23 @@ from ssl_jax.core.types import Array, Batch, Features, Method, Tree
 from ssl_jax.evals.pool import FeaturesFn, windowed
 from ssl_jax.ops import dsp
 
-PIXELS = 8  # the side of the picture that raw pixels are averaged to
-COUNTERS = 1021  # of tokens; larger vocabularies share them
+PIXELS = 8  # images are averaged to a grid of this many rows and columns
+COUNTERS = 1021  # token counters, which larger vocabularies share
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """One kind of features to be probed: the run's, or a baseline's. `key` names it in a cache."""
+    """Features to be probed, of the run or of a baseline. `key` identifies them in a cache.
+
+    prepare: turns a batch of numpy arrays on the host into the one that `features` reads (None: the
+    same).
+    """
 
     name: str
     features: FeaturesFn
     params: Tree
     key: str
+    prepare: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
 
 
 def encoders(
@@ -39,11 +44,11 @@ def encoders(
     window: int = 0,
     mesh: Mesh | None = None,
 ) -> list[Encoder]:
-    """Returns a run's encoder, the same untrained, and what needs no encoder.
+    """Returns a run's encoder, the same encoder untrained, and the raw features.
 
-    example: a batch, may be abstract. seed, key: of the run; step: what tells its weights. window:
-    samples of the windows that a clip is cut into (0: whole). Parameters are laid on every device
-    of the mesh.
+    example: a batch, may be abstract. seed, key: those of the run; step: identifies its weights.
+    window: samples per window of a clip (0: clips are not cut). Parameters are replicated over the
+    mesh.
     """
     untrained = random_encoder(method, seed, example)
     features, cut = method.features, ""
@@ -59,9 +64,9 @@ def encoders(
 
 
 def mean_std(frames: Array, mask: Array) -> Array:
-    """Pools frames (B, T, F) over real ones into their mean and deviation: (B, 2 F) float32.
+    """Pools the valid frames of (B, T, F) into their mean and deviation: (B, 2 F) float32.
 
-    Deviation is biased; a clip without a real frame gives zeros.
+    The deviation is biased; a clip without a valid frame gives zeros.
     """
     frames = jnp.where(mask[..., None], frames, 0).astype(jnp.float32)
     count = jnp.maximum(mask.sum(1), 1)[:, None].astype(jnp.float32)
@@ -75,7 +80,7 @@ def raw_features(
 ) -> Callable[[Tree, Batch], Features]:
     """Returns a `features(params, batch)` whose one layer is `mean_std` of raw frames.
 
-    frames_of(batch) -> (frames (B, T, F), mask (B, T)), such as log-mel. Since pooling is done,
+    frames_of(batch) -> (frames (B, T, F), mask (B, T)), such as log-mel. The result is pooled, so
     each clip has a single frame; `params` is not used.
     """
 
@@ -99,7 +104,7 @@ def vector_features(vector_of: Callable[[Batch], Array]) -> FeaturesFn:
 
 
 def raw_encoder(modality: str, *, sample_rate: int = 0, vocab_size: int = 0) -> Encoder:
-    """Returns what needs no encoder: log-mel, pixels or token counts, by config.data.modality."""
+    """Returns the raw features of config.data.modality: log-mel, pixels or token counts."""
     if modality == "audio":
         features = raw_features(lambda batch: log_mel(batch, sample_rate))
         return Encoder("log-mel", features, {}, str(sample_rate))
@@ -131,7 +136,7 @@ def pixels(batch: Batch) -> Array:
     for axis in (1, 2):
         size = image.shape[axis]
         parts = min(PIXELS, size)
-        # row r of the picture belongs to part r * parts // size
+        # row r of the image belongs to part r * parts // size
         member = jax.nn.one_hot(jnp.arange(size) * parts // size, parts, axis=0)
         mean = member / member.sum(1, keepdims=True)
         image = jnp.moveaxis(jnp.tensordot(mean, image, (1, axis)), 0, axis)
@@ -148,5 +153,5 @@ def token_counts(batch: Batch, counters: int) -> Array:
 
 
 def random_encoder(method: Method, seed: int, batch: Mapping[str, Any]) -> Tree:
-    """Returns untrained parameters of the method, from a seed that no run's default uses."""
+    """Returns untrained parameters of the method, from a seed that no run uses by default."""
     return jax.jit(lambda key: method.init(key, dict(batch))[0])(jax.random.key(seed + 1_000_003))

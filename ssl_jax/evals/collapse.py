@@ -1,7 +1,7 @@
-"""Is the representation alive: deviation and effective rank by layer, teacher-student agreement.
+"""Collapse diagnostics: deviation and effective rank by layer, and teacher-student agreement.
 
-All on cached pooled features (N, L + 1, D), where N counts clips of the whole (global) split.
-A loss can look fine while the front end has collapsed; layer 0 is its output.
+All are computed from cached pooled features (N, L + 1, D), where N counts the clips of the whole
+split over all hosts. A loss can look fine while the front end has collapsed; layer 0 is its output.
 """
 
 import jax
@@ -40,25 +40,25 @@ def _layer_cosine(student: Array, teacher: Array) -> Array:
 def layer_std(features: np.ndarray) -> np.ndarray:
     """Returns (L + 1,): mean over D of the deviation over clips; about 0.001 when collapsed.
 
-    That of no clip is NaN, as are the others here: nothing was seen to collapse.
+    Without clips this and the other diagnostics are NaN.
     """
-    return np.asarray(_layer_std(features)) if len(features) else _nothing(features)
+    return np.asarray(_layer_std(features)) if len(features) else _no_clips(features)
 
 
 def layer_rank(features: np.ndarray) -> np.ndarray:
     """Returns RankMe (L + 1,) of the first 25,600 clips: 1 when collapsed, at most min(N, D)."""
-    return np.asarray(_layer_rank(features[:MAX_ROWS])) if len(features) else _nothing(features)
+    return np.asarray(_layer_rank(features[:MAX_ROWS])) if len(features) else _no_clips(features)
 
 
-def _nothing(features: np.ndarray) -> np.ndarray:
+def _no_clips(features: np.ndarray) -> np.ndarray:
     return np.full(features.shape[1], np.nan, np.float32)
 
 
 def layer_cosine(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
     """Returns the mean cosine (L + 1,) between two models' features of the same clips."""
     if student.shape != teacher.shape:
-        raise ValueError(f"features {student.shape} and {teacher.shape} are not of the same clips")
-    return np.asarray(_layer_cosine(student, teacher)) if len(student) else _nothing(student)
+        raise ValueError(f"features {student.shape} and {teacher.shape} belong to different clips")
+    return np.asarray(_layer_cosine(student, teacher)) if len(student) else _no_clips(student)
 
 
 def report(features: np.ndarray, teacher: np.ndarray | None = None) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""One probe on one kind of features as a row, and the rows of run and baselines as a table."""
+"""A row for each probe and encoder, and the rows of run and baselines as a table."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from ssl_jax.evals import knn, linear_probe, mlp_probe, ridge, table
 from ssl_jax.evals.pool import Pooled, held_out
 
 PROBES = ("ridge", "knn", "linear")
-MLP = "mlp"  # the one probe that also predicts tags and numbers; see `mlp_row`
+MLP = "mlp"  # the only probe that also predicts tags and numbers; see `mlp_row`
 
 
 def rows(
@@ -35,7 +35,7 @@ def rows(
 
 
 def _truth(pooled: Pooled, fields: Mapping[str, np.ndarray], kind: str) -> mlp_probe.Split:
-    """Returns the features of the rows whose truth is known, and that truth."""
+    """Returns the features of the rows whose label is known, and those labels."""
     if kind == "label":
         known = pooled.labelled()
         return known.features, known.labels
@@ -49,8 +49,8 @@ def row(features: str, name: str, splits: Mapping[str, Pooled], classes: int) ->
 
     Values are accuracies; `layers` has those of the test split by layer, each at its own options.
     splits: labelled features of train, valid, test. Layer and options are chosen on valid and
-    test is reported; without test, valid is, and a fifth of train chooses. Raises ValueError
-    with neither.
+    reported on test; without test they are chosen on a fifth of train and reported on valid.
+    Raises ValueError with neither.
     """
     pairs = {split: (p.features, p.labels) for split, p in splits.items()}
     train, test = pairs["train"], pairs.get("test", pairs.get("valid"))
@@ -89,10 +89,10 @@ def mlp_row(
     task: mlp_probe.Task,
     options: mlp_probe.Options,
 ) -> dict[str, Any]:
-    """Runs the MLP probe; splits as in `row`, with the truth of the task.
+    """Runs the MLP probe; splits as in `row`, with the labels of the task.
 
-    The row has beside those of `row`: score (the name of what selection and test are), scores
-    (each one's test values), layers (the test values of every layer at its own best rate), rate.
+    In addition to the keys of `row`: score (the name of the score in selection and test), scores
+    (the test values of each), layers (the test values of every layer at its best rate), rate.
     """
     train, test = splits["train"], splits.get("test", splits.get("valid"))
     if test is None:
@@ -120,12 +120,12 @@ def mlp_row(
 
 
 def layer_name(layer: int) -> str:
-    """Returns how a table names a layer: its number, or "mix"."""
+    """Returns the name of a layer in a table: its number, or "mix"."""
     return "mix" if layer == linear_probe.MIX else str(layer)
 
 
 def shown(results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Returns the rows of an evaluation as people read them."""
+    """Returns the rows of an evaluation as text cells."""
     return [
         {
             "features": row["features"],

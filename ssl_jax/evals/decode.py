@@ -1,13 +1,13 @@
 """Prefix beam search over the emissions of CTC, with an n-gram language model of words or phones.
 
 A transcript Y has the score log p(Y) + lm_weight * log10 p_LM(Y) + word_score * |Y|, where |Y|
-counts words, or phones. The language model speaks in base 10, as KenLM does in flashlight, for
-whose decoder the weights of wav2vec 2.0 and HuBERT were tuned. There a lexicon limits the words;
-here one does where config.eval.decode.lexicon names it. Without, a word that the model does not
-know costs what its <unk> costs.
+counts words, or phones. The language model is in base 10, as is KenLM in flashlight, for whose
+decoder the weights of wav2vec 2.0 and HuBERT were tuned. There a lexicon limits the words; here
+one does if config.eval.decode.lexicon names it. Without it, a word that the language model does
+not know scores as its <unk>.
 
-Written here, in plain Python: of the decoders with wheels, pyctcdecode needs numpy below 2 and had
-no release since 2023, flashlight-text has none for Python 3.13, and KenLM has none at all.
+This is plain Python because pyctcdecode needs numpy below 2 and has had no release since 2023,
+flashlight-text has no wheel for Python 3.13, and KenLM has no wheels at all.
 """
 
 import dataclasses
@@ -26,27 +26,27 @@ from ssl_jax.ops.ctc import BLANK
 
 _NEVER = -math.inf
 Beam = dict[int, tuple[float, float]]
-"""Of each prefix the log-probabilities of its paths that end in the blank, and in its last unit."""
+"""Prefix -> log-probabilities of its paths that end in the blank, and in its last token."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """The section config.eval.decode."""
 
-    beam: int = 0  # transcripts kept at each frame; 0: the best path alone, without language model
-    threshold: float = 25.0  # one so far below the best is dropped
-    unit_threshold: float = 10.0  # in nats: units so far below the best of a frame are not tried
+    beam: int = 0  # prefixes kept at each frame; 0: the best path, without a language model
+    threshold: float = 25.0  # prefixes this far below the best are dropped
+    unit_threshold: float = 10.0  # nats; tokens this far below the best of a frame are skipped
     lm: str = ""  # an ARPA file; "": none
     lm_weight: float = 2.0
     word_score: float = -1.0
-    lexicon: str = ""  # a file of the words that may be heard; "lm": those of `lm`; "": any
+    lexicon: str = ""  # a file of the allowed words; "lm": those of `lm`; "": any
     worst: int = 5  # recordings that are shown with their alignment
 
     def __post_init__(self) -> None:
         key = "config.eval.decode"
         if self.beam < 0 or self.worst < 0:
             raise ConfigError(
-                f"{key}.beam is {self.beam} and {key}.worst {self.worst}: use 0 up, such as 50"
+                f"{key}.beam is {self.beam} and {key}.worst {self.worst}: use 0 or more, such as 50"
             )
         if self.lm and not self.beam:
             raise ConfigError(f"{key}.lm needs a search: set {key}.beam above 0, such as 50")
@@ -65,12 +65,12 @@ class Options:
 
 
 class _Node(NamedTuple):
-    """The beginning of a transcript: its last unit, and the number of the node before it.
+    """A prefix of a transcript: its last token, and the number of its parent.
 
-    word: letters of the word that is not finished. state, score: of the words that are.
+    word: the letters of the unfinished word. state, score: those of the finished words.
     """
 
-    unit: int
+    token: int
     parent: int
     word: str
     state: ngram.State
@@ -78,70 +78,70 @@ class _Node(NamedTuple):
 
 
 class _Prefixes:
-    """Beginnings of transcripts as a tree; node 0 is the empty one."""
+    """Prefixes of transcripts as a tree; node 0 is the empty one."""
 
     def __init__(self, search: "BeamSearch"):
         self._search = search
         self.nodes = [_Node(BLANK, -1, "", search.lm.start() if search.lm else (), 0.0)]
         self._children: dict[tuple[int, int], int] = {}
 
-    def child(self, place: int, unit: int) -> int:
-        """Returns the number of a prefix with one more unit."""
-        found = self._children.get((place, unit))
+    def child(self, place: int, token: int) -> int:
+        """Returns the number of a prefix with one more token."""
+        found = self._children.get((place, token))
         if found is not None:
             return found
-        name, node = self._search.vocabulary[unit], self.nodes[place]
-        ends = name == transcripts.WORD_END or self._search.whole
+        name, node = self._search.vocabulary[token], self.nodes[place]
+        ends = name == transcripts.WORD_END or self._search.tokens_are_words
         word = node.word
         if name not in (transcripts.WORD_END, *transcripts.SILENT):
             word += name
-        added, state = self._search.say(node.state, word) if ends else (0.0, node.state)
-        self.nodes.append(_Node(unit, place, "" if ends else word, state, node.score + added))
-        self._children[place, unit] = len(self.nodes) - 1
+        added, state = self._search.add_word(node.state, word) if ends else (0.0, node.state)
+        self.nodes.append(_Node(token, place, "" if ends else word, state, node.score + added))
+        self._children[place, token] = len(self.nodes) - 1
         return len(self.nodes) - 1
 
     def final(self, place: int) -> float:
-        """Returns the score of the words of a whole transcript: its last one, and its end."""
+        """Returns the score of a complete transcript, with its last word and its end."""
         node = self.nodes[place]
-        added, state = self._search.say(node.state, node.word)
+        added, state = self._search.add_word(node.state, node.word)
         return node.score + added + self._search.end(state)
 
-    def is_whole(self, place: int) -> bool:
-        """Says whether a transcript may end here: with a word of the lexicon, or behind one."""
+    def is_complete(self, place: int) -> bool:
+        """Returns whether a transcript may end here: with a word of the lexicon, or after one."""
         words, word = self._search.words, self.nodes[place].word
         return words is None or not word or word in words
 
-    def last_whole(self, place: int) -> int:
-        """Returns a prefix without what no word begins with, where none of a beam is whole."""
-        while not self.is_whole(place):
+    def last_complete(self, place: int) -> int:
+        """Returns the longest prefix that is complete, where none of a beam is."""
+        while not self.is_complete(place):
             place = self.nodes[place].parent
         return place
 
-    def units(self, place: int) -> list[int]:
-        """Returns the units of a prefix."""
+    def tokens(self, place: int) -> list[int]:
+        """Returns the tokens of a prefix."""
         out: list[int] = []
         while place:
-            out.append(self.nodes[place].unit)
+            out.append(self.nodes[place].token)
             place = self.nodes[place].parent
         return out[::-1]
 
 
 class BeamSearch:
-    """Finds the transcript with the best score; see the head of this file.
+    """Finds the transcript with the best score; see the module's docstring.
 
-    vocabulary, spelling: of the corpus; the units of `phones` are words of their own. Raises
-    DataError for a language model or a lexicon that cannot be used.
+    vocabulary, spelling: of the corpus; with `phones` each token is a word. Raises DataError for a
+    language model or a lexicon that cannot be used.
     """
 
     def __init__(self, options: Options, vocabulary: Sequence[str], spelling: str):
         self.options, self.vocabulary = options, tuple(vocabulary)
-        self.whole = spelling == "phones"
+        self.tokens_are_words = spelling == "phones"
         spell = transcripts.plain if spelling == "letters" else lines.composed
         self.lm = ngram.read_arpa(options.lm, spell) if options.lm else None
         self.words = lexicon_lib.read(options.lexicon, self.lm, vocabulary, spelling)
 
-    def say(self, state: ngram.State, word: str) -> tuple[float, ngram.State]:
-        """Returns what a finished word adds to the score, and the state behind it."""
+    def add_word(self, state: ngram.State, word: str) -> tuple[float, ngram.State]:
+        """Returns what a finished word adds to the score, and the state after it."""
         if not word:
             return 0.0, state
         if self.lm is None:
@@ -154,26 +154,26 @@ class BeamSearch:
         return self.options.lm_weight * self.lm.score(state, ngram.END)[0] if self.lm else 0.0
 
     def __call__(self, log_probs: np.ndarray) -> list[int]:
-        """log_probs (S, V) of one recording -> its units."""
+        """log_probs (S, V) of one recording -> its tokens."""
         tree = _Prefixes(self)
         beam: Beam = {0: (0.0, _NEVER)}
         for frame in np.asarray(log_probs, np.float64):
             beam = self._kept(tree, self._step(tree, beam, frame))
-        whole = [place for place in beam if tree.is_whole(place)] or list(beam)
-        best = max(whole, key=lambda place: _add(*beam[place]) + tree.final(place))
-        return tree.units(tree.last_whole(best))
+        ends = [place for place in beam if tree.is_complete(place)] or list(beam)
+        best = max(ends, key=lambda place: _add(*beam[place]) + tree.final(place))
+        return tree.tokens(tree.last_complete(best))
 
     def _step(self, tree: _Prefixes, beam: Beam, frame: np.ndarray) -> Beam:
-        """Extends the prefixes by one frame: each stays as it is, and the best `beam` of all that
-        are one unit longer are added."""
+        """Extends the prefixes by one frame: each is kept, and the best `beam` of those that are
+        one token longer are added."""
         frame = np.where(frame < frame.max() - self.options.unit_threshold, _NEVER, frame)
         places, pairs = list(beam), np.array(list(beam.values()))
-        last = np.array([tree.nodes[place].unit for place in places])
+        last = np.array([tree.nodes[place].token for place in places])
         both = np.logaddexp(pairs[:, 0], pairs[:, 1])
-        # the same unit again is still the same one, unless a blank stood between
+        # a repeated token counts once, unless a blank stands between
         again = np.where(last == BLANK, _NEVER, pairs[:, 1] + frame[last])
         stay = np.stack([both + frame[BLANK], again], 1).tolist()
-        new = {place: (blank, unit) for place, (blank, unit) in zip(places, stay, strict=True)}
+        new = {place: (blank, token) for place, (blank, token) in zip(places, stay, strict=True)}
         grown = both[:, None] + frame
         rows = np.arange(len(places))
         grown[rows, last] = pairs[:, 0] + frame[last]
@@ -183,16 +183,16 @@ class BeamSearch:
             grown = np.where(np.array(follows), grown, _NEVER)
         score = grown + np.array([tree.nodes[place].score for place in places])[:, None]
         order = np.argsort(-score, axis=None)[: self.options.beam]
-        for row, unit in zip(*np.unravel_index(order, score.shape), strict=True):
-            if score[row, unit] == _NEVER:
+        for row, token in zip(*np.unravel_index(order, score.shape), strict=True):
+            if score[row, token] == _NEVER:
                 break
-            child = tree.child(places[row], int(unit))
+            child = tree.child(places[row], int(token))
             blank, old = new.get(child, (_NEVER, _NEVER))
-            new[child] = blank, _add(old, float(grown[row, unit]))
+            new[child] = blank, _add(old, float(grown[row, token]))
         return new
 
     def _kept(self, tree: _Prefixes, beam: Beam) -> Beam:
-        """Returns the best prefixes: as many, and as near to the best, as the options say."""
+        """Returns the best prefixes, at most `beam` and within `threshold` of the best."""
         scores = {node: _add(*pair) + tree.nodes[node].score for node, pair in beam.items()}
         order = sorted(scores, key=scores.__getitem__, reverse=True)[: self.options.beam]
         least = scores[order[0]] - self.options.threshold

@@ -1,7 +1,7 @@
-"""Edit distance with its alignment: what was hit, taken for another, left out or put in.
+"""Edit distance with its alignment: hits, substitutions, deletions and insertions.
 
-Its own few lines, since a training run that watches word errors should need no extra package; the
-tests hold it against the library jiwer.
+Written here so that monitoring word errors in training needs no extra package; the tests compare it
+with the library jiwer.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 Pair = tuple[int | None, int | None]
-"""Places in reference and guess that belong together; None: left out, or put in."""
+"""Aligned positions in reference and hypothesis; None on one side: a deletion or an insertion."""
 
 
 class Edits(NamedTuple):
@@ -29,7 +29,7 @@ class Edits(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Of the reference."""
+        """The length of the reference."""
         return self.hits + self.substitutions + self.deletions
 
     @property
@@ -40,13 +40,13 @@ class Edits(NamedTuple):
         return self.errors / self.length
 
 
-def align(reference: Sequence[Hashable], guess: Sequence[Hashable]) -> list[Pair]:
+def align(reference: Sequence[Hashable], hypothesis: Sequence[Hashable]) -> list[Pair]:
     """Returns the pairs, in order, of an alignment with the fewest edits (Levenshtein).
 
-    Where several have as few, pairs stand as late as they can.
+    Among equally good alignments, pairs stand as late as possible.
     """
-    number = {item: i for i, item in enumerate(dict.fromkeys([*reference, *guess]))}
-    a, b = (np.array([number[item] for item in items], int) for items in (reference, guess))
+    number = {item: i for i, item in enumerate(dict.fromkeys([*reference, *hypothesis]))}
+    a, b = (np.array([number[item] for item in items], int) for items in (reference, hypothesis))
     table = _distances(a, b)
     i, j = len(a), len(b)
     pairs: list[Pair] = []
@@ -70,22 +70,24 @@ def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     table[0] = across
     for i, item in enumerate(a):
         kept, above = table[i, :-1] + (b != item), table[i, 1:] + 1
-        # an insertion comes from the left: the least of all that stand there, and their distance
+        # an insertion comes from the left: the minimum over all cells there, plus their distance
         best = np.concatenate([[i + 1], np.minimum(kept, above)])
         table[i + 1] = np.minimum.accumulate(best - across) + across
     return table
 
 
-def count(reference: Sequence[Hashable], guess: Sequence[Hashable], pairs: list[Pair]) -> Edits:
+def count(
+    reference: Sequence[Hashable], hypothesis: Sequence[Hashable], pairs: list[Pair]
+) -> Edits:
     """Returns the counts of an alignment."""
     both = [(i, j) for i, j in pairs if i is not None and j is not None]
-    hits = sum(reference[i] == guess[j] for i, j in both)
-    return Edits(hits, len(both) - hits, len(reference) - len(both), len(guess) - len(both))
+    hits = sum(reference[i] == hypothesis[j] for i, j in both)
+    return Edits(hits, len(both) - hits, len(reference) - len(both), len(hypothesis) - len(both))
 
 
-def edits(reference: Sequence[Hashable], guess: Sequence[Hashable]) -> Edits:
+def edits(reference: Sequence[Hashable], hypothesis: Sequence[Hashable]) -> Edits:
     """Returns the counts of one row."""
-    return count(reference, guess, align(reference, guess))
+    return count(reference, hypothesis, align(reference, hypothesis))
 
 
 def total(rows: Iterable[Edits]) -> Edits:
@@ -94,15 +96,15 @@ def total(rows: Iterable[Edits]) -> Edits:
     return Edits(*table.sum(0).tolist())
 
 
-def show(reference: Sequence[str], guess: Sequence[str]) -> str:
-    """Returns an alignment as two lines, one below the other, with every error in capitals.
+def show(reference: Sequence[str], hypothesis: Sequence[str]) -> str:
+    """Returns an alignment as two lines, one above the other, with every error in capitals.
 
-    A word that was left out, or put in, stands against stars.
+    A deleted or inserted word stands against stars.
     """
     columns = []
-    for i, j in align(reference, guess):
+    for i, j in align(reference, hypothesis):
         left = "" if i is None else str(reference[i])
-        right = "" if j is None else str(guess[j])
+        right = "" if j is None else str(hypothesis[j])
         width = max(len(left), len(right))
         if left == right:
             pair = left.lower(), right.lower()

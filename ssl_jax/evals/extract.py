@@ -1,10 +1,10 @@
 """Frame features of waveforms of any length and number, in bounded memory.
 
-A clip longer than the window is cut into overlapping windows of that length. Every window gives
-the frames of its middle, so each frame kept has at least the overlap as context on either side
-(the ends of the clip aside). Windows start on the frame grid, so frame n of the result is
-centred where it would be in one pass over the whole clip. Rows are zero-padded to one of four
-lengths and run one or `batch` at a time: at most eight compilations.
+A clip longer than the window is cut into overlapping windows of that length. Only the frames in the
+middle of a window are kept, so each has at least the overlap as context on either side, except at
+the ends of the clip. Windows start on the frame grid, so frame n of the result is centred where it
+would be in one pass over the whole clip. Rows are zero-padded to one of four lengths and run one or
+`batch` at a time: at most eight compilations.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from ssl_jax.evals.pool import FeaturesFn
 
 
 class Window(NamedTuple):
-    """A piece of a clip: its samples (n,) int16, and which of its frames are kept."""
+    """A window of a clip: its samples (n,) int16, and which of its frames are kept."""
 
     samples: np.ndarray
     first: int
@@ -31,9 +31,9 @@ class Window(NamedTuple):
 class Extractor:
     """Runs a model over int16 mono clips at its own sample rate.
 
-    features(params, batch) -> Features. window_s: the longest piece seen at once, in seconds,
-    normally the longest clip of training. overlap_s: context on each side of the frames kept
-    (None: an eighth of the window). `field` and `hop` are the samples that a frame covers and
+    features(params, batch) -> Features. window_s: the longest window in seconds, normally the
+    longest clip of training. overlap_s: context on each side of the frames kept (None: an eighth
+    of the window). `field` and `hop` are the samples that a frame covers and
     the samples between frames; frame n is centred at field / 2 + n * hop.
     """
 
@@ -89,17 +89,17 @@ class Extractor:
 
     def run(self, clips: Iterable[np.ndarray]) -> list[np.ndarray]:
         """Returns the hidden states (L + 1, T, D) float32 of every int16 clip (n,)."""
-        pieces = [(i, w) for i, clip in enumerate(clips) for w in self.windows([clip])]
-        parts: list[list[np.ndarray]] = [[] for _ in {i for i, _ in pieces}]
-        progress = Progress("features: window", len(pieces))
-        found = self._extract([w for _, w in pieces], progress)
+        windows = [(i, w) for i, clip in enumerate(clips) for w in self.windows([clip])]
+        parts: list[list[np.ndarray]] = [[] for _ in {i for i, _ in windows}]
+        progress = Progress("features: window", len(windows))
+        found = self._extract([w for _, w in windows], progress)
         progress.close()
-        for (i, _), hidden in zip(pieces, found, strict=True):
+        for (i, _), hidden in zip(windows, found, strict=True):
             parts[i].append(hidden)
         return [p[0] if len(p) == 1 else np.concatenate(p, axis=1) for p in parts]
 
     def stream(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields (hidden states (L + 1, T, D), times (T,)) piece by piece, in order.
+        """Yields (hidden states (L + 1, T, D), times (T,)) chunk by chunk, in order.
 
         Memory is bounded by `batch` windows, however long the clip is.
         """
@@ -111,7 +111,7 @@ class Extractor:
             done += count
 
     def batches(self, rows: Sequence[np.ndarray]) -> Iterator[tuple[list[int], Batch]]:
-        """Groups int16 rows (n,), none longer than the window, into padded batches of like length.
+        """Groups int16 rows (n,), at most a window long, into padded batches of similar length.
 
         Yields (positions in `rows`, batch); a batch may end with spare rows.
         """
@@ -120,7 +120,7 @@ class Extractor:
             like = (i for i, n in enumerate(lengths) if n == length)
             for group in _grouped(like, self.batch):
                 size = 1 if len(group) == 1 else self.batch
-                # spare rows repeat the first: an empty one would be a new case for every norm
+                # spare rows repeat the first, since norms may not handle empty rows
                 chosen = [rows[i] for i in group + group[:1] * (size - len(group))]
                 audio = np.stack([np.pad(row, (0, length - len(row))) for row in chosen])
                 counts = np.asarray([len(row) for row in chosen], np.int32)
@@ -187,7 +187,7 @@ def audio_batch(audio: np.ndarray, lengths: np.ndarray | Array) -> Batch:
 
 
 def _unlabelled(size: int) -> Batch:
-    """Returns what every batch has beside its signal."""
+    """Returns the arrays that every batch has besides its signal."""
     arrays: dict[str, Any] = {
         "id": np.arange(size, dtype=np.uint32),
         "weight": np.ones(size, np.float32),
@@ -199,7 +199,7 @@ def _unlabelled(size: int) -> Batch:
 def _frame_geometry(
     features: FeaturesFn, params: Tree, sample_rate: int, longest: int
 ) -> tuple[int, int]:
-    """Returns (samples that one frame covers, samples between frames), found by asking the mask.
+    """Returns (samples that one frame covers, samples between frames), by a search over masks.
 
     The shortest clip with one valid frame is one frame long. Only the mask is computed: the
     compiler drops the rest.
@@ -227,8 +227,8 @@ def _frame_geometry(
     return high, round(hop)
 
 
-def _round_up(value: int, unit: int) -> int:
-    return -(-value // unit) * unit
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
 
 
 def _grouped(items: Iterable, size: int) -> Iterator[list]:

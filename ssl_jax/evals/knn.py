@@ -1,4 +1,4 @@
-"""Weighted nearest-neighbour classification on frozen features, as DINO evaluates (2104.14294)."""
+"""Weighted k-nearest-neighbour classification on frozen features, as in DINO (2104.14294)."""
 
 import functools
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ NEIGHBOURS = (1, 5, 10, 20)
 
 
 class Scores(NamedTuple):
-    """Accuracies by layer: select and test (L + 1,), and the k chosen on the selection."""
+    """Accuracies by layer: select and test (L + 1,), and the k chosen on the selection rows."""
 
     select: np.ndarray
     test: np.ndarray

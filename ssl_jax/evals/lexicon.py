@@ -1,4 +1,4 @@
-"""The words that beam search may find, one a row: a file, or those of the language model."""
+"""The words that beam search may find: those of a file, one per row, or of the language model."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -17,7 +17,7 @@ _NO_WORDS = (ngram.BEGIN, ngram.END, ngram.UNKNOWN)
 
 
 class Lexicon:
-    """Words, and the units that go on from the beginning of one."""
+    """Words, and the tokens that may follow each of their prefixes."""
 
     def __init__(self, words: Iterable[str], vocabulary: Sequence[str]):
         self._words = frozenset(words)
@@ -34,17 +34,17 @@ class Lexicon:
     def __len__(self) -> int:
         return len(self._words)
 
-    def follows(self, begun: str) -> np.ndarray:
-        """Returns which units (V,) bool may follow the beginning of a word, "" between words."""
-        found = self._found.get(begun)
+    def follows(self, prefix: str) -> np.ndarray:
+        """Returns which tokens (V,) bool may follow the prefix of a word; "" is between words."""
+        found = self._found.get(prefix)
         if found is None:
-            letters = self._next.get(begun, set())
-            ends = not begun or begun in self._words
+            letters = self._next.get(prefix, set())
+            ends = not prefix or prefix in self._words
             allowed = [
-                ends if unit == transcripts.WORD_END else unit in letters
-                for unit in self._vocabulary
+                ends if token == transcripts.WORD_END else token in letters
+                for token in self._vocabulary
             ]
-            found = self._found[begun] = np.array(allowed)
+            found = self._found[prefix] = np.array(allowed)
         return found
 
 
@@ -53,17 +53,17 @@ def read(
 ) -> Lexicon | None:
     """Returns the lexicon of config.eval.decode.lexicon; None for "".
 
-    A file has a word in the first column of each row. Further ones may spell it, as in lexicons
+    A file has a word in the first column of each row. Further columns may spell it, as in lexicons
     of flashlight (`WORD W O R D |`); the spelling must be that of the word. "lm" takes the words
     of the language model that the vocabulary can spell. Raises ConfigError for phones, which are
-    no words, and DataError, naming the row, for a word that the vocabulary cannot spell.
+    not words, and DataError, naming the row, for a word that the vocabulary cannot spell.
     """
     if not given:
         return None
     if spelling == "phones":
         raise ConfigError(
-            f"{_KEY} is {given!r}, but config.data.spelling is 'phones', where no unit makes a "
-            f"word: use '', or a run of letters"
+            f"{_KEY} is {given!r}, but config.data.spelling is 'phones', where tokens do not "
+            f"form words: use '', or a run of letters"
         )
     known = set(vocabulary) - {transcripts.WORD_END, *transcripts.SILENT}
     if given == OF_LM and lm is not None:
@@ -73,7 +73,9 @@ def read(
     else:
         words, where = set(_rows(given, known, spelling)), given
     if not words:
-        raise DataError(f"{where} has no word for {_KEY}: use one of words of {_few(known)}")
+        raise DataError(
+            f"{where} has no word for {_KEY}: use one with words spelled by {_few(known)}"
+        )
     return Lexicon(words, vocabulary)
 
 
@@ -101,5 +103,5 @@ def _rows(given: str, known: set[str], spelling: str) -> Iterator[str]:
         yield word
 
 
-def _few(units: set[str]) -> str:
-    return " ".join(sorted(units)[:40])
+def _few(tokens: set[str]) -> str:
+    return " ".join(sorted(tokens)[:40])

@@ -1,9 +1,9 @@
 """Linear probes by gradient descent: learning rates x layers x seeds in one vectorized run.
 
-A probe's accuracy depends on its learning rate more than many models differ, so the whole grid
-is trained at once on cached pooled features, one member is chosen on validation, and the test
-split is read for that member. Beside single layers there is the learned softmax mix of all
-layers (zero-initialized logits), as in SUPERB (2105.01051).
+The learning rate often changes a probe's accuracy more than the choice of model does, so the whole
+grid is trained at once on cached pooled features, one member is chosen on validation, and that one
+is reported on test. Besides single layers there is the learned softmax mix of all layers
+(zero-initialized logits), as in SUPERB (2105.01051).
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ MIX = -1
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """What is tried: rates of Adam, layers (None: each one and the mix, MIX), seeds."""
+    """The grid: learning rates of Adam, layers (None: each one and the mix, MIX), seeds."""
 
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     layers: tuple[int, ...] | None = None
@@ -150,8 +150,10 @@ def grid_accuracies(params: dict[str, Array], x: Array, y: Array, layers: Array)
 
 
 def standardize(train_x: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
-    """Scales each feature by the training rows' mean and deviation: an affine map, so the probe
-    stays linear, and one grid of rates serves every layer. Constant features become 0.
+    """Standardizes each feature by the mean and deviation of the training rows.
+
+    The map is affine, so the probe stays linear, and one grid of rates serves every layer.
+    Constant features become 0.
     """
     mean, std = train_x.mean(0), train_x.std(0)
     scale = np.where(std > 1e-6 * (1e-6 + np.abs(mean)), 1 / np.maximum(std, 1e-30), 0)

@@ -1,13 +1,13 @@
 """The probe of MARBLE (2306.10548): a small MLP on frozen features averaged over time.
 
-One hidden layer on a single hidden state or on the learned softmax mix of all, every learning
-rate of a grid, early stopping on the validation score: all members of the grid train together.
-Classes, tags (several at once), one of each of several slots, and numbers to regress are kinds of
-the same task. Without its ReLU the hidden layer is the projection of SUPERB (2105.01051), whose
-heads of utterances are linear, so that they read the average as well as the frames.
+The head has one hidden layer on a single hidden state or on the learned softmax mix of all. All
+members of the grid of learning rates and layers train together, with early stopping on the
+validation score. Tasks are classes, tags (several at once), one value for each of several slots, or
+numbers to regress. Without its ReLU the hidden layer is the projection of SUPERB (2105.01051),
+whose utterance heads are linear, so that the average over frames gives the same as the frames.
 
-By default features are standardized by the training rows first, an affine map that the first layer
-could undo; in MARBLE they are taken as they are, which suits some rates and layers better.
+By default features are standardized by the training rows, an affine map that the first layer could
+undo; MARBLE uses them as they are, which suits some rates and layers better.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from ssl_jax.evals import scores as scores_lib
 from ssl_jax.evals.linear_probe import MIX, epoch_order, head_input, standardize
 
 Split = tuple[np.ndarray, np.ndarray]
-"""Pooled features (N, L + 1, D) float32, and the truth: (N,) int32, or (N, C) float32."""
+"""Pooled features (N, L + 1, D) float32, and labels (N,) int32 or targets (N, C) float32."""
 Params = dict[str, Array]
 
 SCORES = {
@@ -41,8 +41,8 @@ SCORES = {
 class Task:
     """What is predicted. kind: label | tags | slots | target. names: of classes, tags or targets.
 
-    Slots are tags named `slot=value`, of which each row has one value a slot (an intent as action,
-    object and place); a row is right where all of its slots are.
+    Slots are tags named `slot=value` with one value per slot in each row (an intent as action,
+    object and place); a row is right if all of its slots are.
 
     scores: some of SCORES[kind]; members and epochs are chosen by the first.
     """
@@ -60,7 +60,7 @@ class Task:
 
     @property
     def slots(self) -> tuple[tuple[int, ...], ...]:
-        """The places of the values of each slot among the names; () where there are no slots."""
+        """For each slot, the indices of its values among the names; () if there are no slots."""
         if self.kind != "slots":
             return ()
         places: dict[str, list[int]] = {}
@@ -68,8 +68,8 @@ class Task:
             places.setdefault(name.partition("=")[0], []).append(i)
         return tuple(map(tuple, places.values()))
 
-    def judge(self, outputs: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-        """Returns every score of outputs (N, C) of a head."""
+    def score(self, outputs: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+        """Returns every score of a head's outputs (N, C)."""
         found: dict[str, float] = {}
         for name in self.scores:
             if name == "weighted_key":
@@ -88,9 +88,9 @@ class Task:
 
 
 def task_of(classes: tuple[str, ...], fields: Mapping[str, Any], given: Mapping[str, Any]) -> Task:
-    """Returns the task {kind, scores, names} of a protocol; {}: that of what the data have.
+    """Returns the task {kind, scores, names} of a protocol; {}: the one that the data suggest.
 
-    classes: the names of the labels or, where there are tags, of those. fields: the arrays of
+    classes: the names of the labels, or of the tags where there are tags. fields: the arrays of
     the data, such as tags (n, C) or target (n, K), whose columns `names` may name.
     """
     tagged = {"tags": classes, "slots": classes}
@@ -114,12 +114,12 @@ class Options:
     """The head and the grid: those of MARBLE's constrained track."""
 
     width: int = 512  # hidden units
-    activation: str = "relu"  # of them; none: with the last layer they are one linear map
+    activation: str = "relu"  # or none, which makes the head linear
     dropout: float = 0.2
-    standardize: bool = True  # features, by the training rows
-    clip: float = 0.0  # norm of the gradient; 0: none
-    balance: bool = False  # every class is drawn equally often; of labels
-    steps: int = 0  # between two validations, which are what `epochs` counts; 0: an epoch
+    standardize: bool = True  # features, by statistics of the training rows
+    clip: float = 0.0  # largest gradient norm; 0: no limit
+    balance: bool = False  # draw every class equally often; for labels only
+    steps: int = 0  # of an "epoch", after which the head is validated; 0: a pass over the rows
     rates: tuple[float, ...] = (1e-2, 5e-3, 1e-3, 5e-4, 1e-4, 5e-5)
     layers: tuple[int, ...] | None = None  # None: each one, and the mix of all (-1)
     batch_size: int = 64
@@ -135,10 +135,10 @@ class Options:
             raise ValueError(f"probe.activation is {self.activation!r}: use 'relu' or 'none'")
         if self.clip < 0 or self.steps < 0:
             raise ValueError(
-                f"probe.clip is {self.clip} and probe.steps {self.steps}: use 0 up, such as 1.0"
+                f"probe.clip is {self.clip} and probe.steps {self.steps}: use 0 or more"
             )
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"probe.dropout is {self.dropout}: use 0 to below 1, such as 0.2")
+            raise ValueError(f"probe.dropout is {self.dropout}: use a value in [0, 1), such as 0.2")
 
 
 class Member(NamedTuple):
@@ -175,7 +175,7 @@ class Result(NamedTuple):
 
 
 def init(key: Array, states: int, features: int, width: int, outputs: int) -> Params:
-    """Returns the parameters of one head; uniform by fan-in, as torch draws them."""
+    """Returns the parameters of one head, uniform by fan-in as in torch."""
     keys = jax.random.split(key, 4)
 
     def uniform(key: Array, shape: tuple[int, ...], fan_in: int) -> Array:
@@ -192,7 +192,7 @@ def init(key: Array, states: int, features: int, width: int, outputs: int) -> Pa
 
 
 def head(params: Params, x: Array, layer: Array, o: Options, key: Any = None) -> Array:
-    """Returns the outputs (B, C) for x (B, L + 1, D); `key` drops hidden units, in training."""
+    """Returns the outputs (B, C) for x (B, L + 1, D); `key`: for dropout, in training."""
     pooled = head_input(x, params["mix"], layer)
     hidden = jnp.dot(pooled, params["hidden"], precision="highest") + params["hidden_bias"]
     if o.activation == "relu":
@@ -204,8 +204,8 @@ def head(params: Params, x: Array, layer: Array, o: Options, key: Any = None) ->
 
 
 def loss(kind: str, outputs: Array, truth: Array, slots: tuple[tuple[int, ...], ...] = ()) -> Array:
-    """Returns cross-entropy of classes, of tags, or summed over slots, or the squared error of
-    known targets."""
+    """Returns the cross-entropy of classes or tags, or summed over slots, or the squared error
+    of known targets."""
     if kind == "slots":
         parts = [(outputs[:, list(s)], truth[:, list(s)]) for s in slots]
         return sum((optax.softmax_cross_entropy(*part).mean() for part in parts), jnp.zeros(()))
@@ -233,7 +233,7 @@ def _epoch(
     task: Task,
     o: Options,
 ) -> tuple[Params, Any]:
-    """Takes every member through the batches order (steps, B) of x (N, L + 1, D), y."""
+    """Trains every member on the batches order (steps, B) of x (N, L + 1, D), y."""
 
     def of_batch(params: Params, layer: Array, rows: Array, truth: Array, key: Array) -> Array:
         return loss(task.kind, head(params, rows, layer, o, key), truth, task.slots)
@@ -252,7 +252,7 @@ def _epoch(
         state: tuple[Params, Any], batch: tuple[Array, Array]
     ) -> tuple[tuple[Params, Any], None]:
         rows, n = batch
-        # members of one seed see the same batches and drop the same units
+        # members of one seed get the same batches and the same dropout
         every = jax.vmap(one, (0, 0, 0, None, None, None))
         return every(*state, member, x[rows], y[rows], jax.random.fold_in(key, n)), None
 
@@ -268,7 +268,7 @@ def _outputs(params: Params, x: Array, layer: Array, o: Options) -> Array:
 
 @functools.partial(jax.jit, donate_argnums=(0,))
 def _keep(best: Params, new: Params, better: Array) -> Params:
-    """Returns the new parameters of the members for which they are better (M,), else the best."""
+    """Returns for each member the new parameters where better (M,) holds, else the best so far."""
 
     def choose(old: Array, new: Array) -> Array:
         return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
@@ -304,8 +304,8 @@ def probe(
     return Result(join(0), join(1), o.rates, layers, task.scores[0])
 
 
-Judged = list[dict[str, float]]
-"""The scores of every member, rates outermost."""
+MemberScores = list[dict[str, float]]
+"""The scores of every member, in the order of rates, then layers."""
 
 
 def _one_seed(
@@ -315,7 +315,7 @@ def _one_seed(
     layers: tuple[int, ...],
     seed: int,
     progress: Progress,
-) -> tuple[Judged, Judged]:
+) -> tuple[MemberScores, MemberScores]:
     """Returns the scores of every member at its best epoch: (on validation, on test)."""
     (x, truth), select, test = splits
     mean, std = _scale(truth) if task.kind == "target" else (0.0, 1.0)
@@ -327,9 +327,9 @@ def _one_seed(
     params = jax.tree.map(lambda a: jnp.repeat(a[None], len(rate), 0), one)
     state, best = (params, jax.vmap(_ADAM.init)(params)), jax.tree.map(jnp.copy, params)
 
-    def judge(params: Params, split: Split) -> Judged:
+    def score(params: Params, split: Split) -> MemberScores:
         outputs = np.asarray(_outputs(params, split[0], member.layer, o)) * std + mean
-        return [task.judge(output, split[1]) for output in outputs]
+        return [task.score(output, split[1]) for output in outputs]
 
     size = min(o.batch_size, len(x))
     steps = o.steps or max(1, len(x) // size)
@@ -338,26 +338,27 @@ def _one_seed(
     else:
         order = epoch_order(seed, len(x), size, steps * o.epochs)
     orders = order.reshape(o.epochs, steps, size)
-    judged: Judged = []
+    selected: MemberScores = []
     value, since = np.full(len(rate), -np.inf), np.zeros(len(rate), int)
     for epoch, order in enumerate(orders):
         own = jax.random.fold_in(key, epoch)
         state = _epoch(state, member, x, y, order, own, task=task, o=o)
-        new = judge(state[0], select)
+        new = score(state[0], select)
         # a member that diverged has no score
         now = np.nan_to_num([m[task.scores[0]] for m in new], nan=-np.inf)
         better = ((now > value) & (since < o.patience)) | (epoch == 0)
         best = _keep(best, state[0], better)
-        judged = [n if b else old for n, b, old in zip(new, better, judged or new, strict=True)]
+        pairs = zip(new, better, selected or new, strict=True)
+        selected = [n if b else old for n, b, old in pairs]
         value, since = np.where(better, now, value), np.where(better, 0, since + 1)
         progress.step()
         if (since >= o.patience).all():
             break
-    return judged, judge(best, test)
+    return selected, score(best, test)
 
 
 def balanced_order(seed: int, labels: np.ndarray, size: int, steps: int) -> np.ndarray:
-    """Returns row numbers (steps, size), drawn with replacement so that classes are as frequent."""
+    """Returns row numbers (steps, size), drawn with replacement and all classes equally often."""
     _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
     share = 1 / counts[place.reshape(-1)]
     draw = np.random.default_rng(seed)

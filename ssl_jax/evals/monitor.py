@@ -1,4 +1,4 @@
-"""Probes of a model while it trains: is it learning something, and is it alive?"""
+"""Probes and collapse diagnostics of a model while it trains."""
 
 from collections.abc import Callable, Sequence
 
@@ -39,15 +39,15 @@ class Monitor:
         probes = [name for name in names if name != "collapse"]
         if probes and classes < 2:
             raise ValueError(
-                f"config.eval.monitors has {probes}, which need two classes or more, and the "
-                f"data has {classes}: name a label column in config.data, or use ('collapse',)"
+                f"config.eval.monitors has {probes}, which need two or more classes, and the data "
+                f"has {classes}: name a label column in config.data, or use ('collapse',)"
             )
         self.names, self.train, self.valid = tuple(names), train, valid
         self.classes, self.mesh = classes, mesh
         self._apply = pooler(features, mesh)
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
-        """Returns the metrics by name; transfers are meant here, so a guard is lifted."""
+        """Returns the metrics by name; transfers are intended here, so the guard is lifted."""
         del step
         with jax.transfer_guard("allow"):
             params, teacher = state.params, _teacher(state)

@@ -1,7 +1,7 @@
 """N-gram language models in the ARPA format, as KenLM and SRILM write them.
 
-Read into a dict, since no library of language models had wheels for Python 3.11, 3.12 and 3.13 when
-this was written. A model of a few million n-grams fits in memory; prune larger ones.
+They are read into a dict, since no language model library had wheels for all of Python 3.11, 3.12
+and 3.13. A model of a few million n-grams fits in memory; prune larger ones.
 """
 
 import math
@@ -18,7 +18,7 @@ State = tuple[str, ...]
 """The words that the next one depends on, oldest first."""
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
-# log10 of a word that the model does not know, where it has no <unk>; that of KenLM
+# log10 probability of an unknown word where the model has no <unk>, as in KenLM
 _NEVER = -100.0
 
 
@@ -33,7 +33,7 @@ class NGram(NamedTuple):
         return (BEGIN,)[: self.order - 1]
 
     def score(self, state: State, word: str) -> tuple[float, State]:
-        """Returns (log10 p(word | state), the state behind it)."""
+        """Returns (log10 p(word | state), the state after it)."""
         known = word if (word,) in self.table else UNKNOWN
         backed_off = 0.0
         for first in range(len(state) + 1):
@@ -48,7 +48,7 @@ class NGram(NamedTuple):
         return (*state, word)[-kept:] if kept else ()
 
     def sentence(self, words: list[str]) -> float:
-        """Returns log10 of the probability of a whole sentence, its end included."""
+        """Returns the log10 probability of a sentence, including its end."""
         state, total = self.start(), 0.0
         for word in [*words, END]:
             value, state = self.score(state, word)
@@ -57,14 +57,14 @@ class NGram(NamedTuple):
 
 
 def read_arpa(path: str | os.PathLike, spell: Callable[[str], str] = lines.composed) -> NGram:
-    """Reads an ARPA file. Raises DataError, naming file and row, for what is none.
+    """Reads an ARPA file. Raises DataError, naming file and row, for anything else.
 
-    spell: gives words the one form in which they are compared; of two that become one, the
-    likelier stays.
+    spell: brings words to the form in which they are compared; if two become equal, the likelier
+    one is kept.
     """
     path = paths.of(path)
     if not path.is_file():
-        raise DataError(f"{path} does not exist: give an ARPA file, as lmplz of KenLM writes")
+        raise DataError(f"{path} does not exist: give an ARPA file, such as lmplz of KenLM writes")
     table: dict[State, tuple[float, float]] = {}
     order, found = 0, False
     for number, line in lines.filled(path):
@@ -80,7 +80,7 @@ def read_arpa(path: str | os.PathLike, spell: Callable[[str], str] = lines.compo
             words, values = _entry(line, order, f"{path}, row {number}")
             table[words] = max(values, table.get(words, values))
     if not found or not order:
-        raise DataError(f"{path} is no ARPA file: it has no \\data\\ or no \\1-grams: section")
+        raise DataError(f"{path} is not an ARPA file: it has no \\data\\ or no \\1-grams: section")
     return NGram(order, table)
 
 
@@ -93,6 +93,6 @@ def _entry(line: str, order: int, where: str) -> tuple[State, tuple[float, float
             raise ValueError(line)
     except ValueError as error:
         raise DataError(
-            f"{where}: expected a number, {order} words and perhaps a number, found {line[:80]!r}"
+            f"{where}: expected a number, {order} words and an optional number, found {line[:80]!r}"
         ) from error
     return tuple(fields[1 : order + 1]), (values[0], values[1] if len(values) > 1 else 0.0)

@@ -1,7 +1,7 @@
-"""Frozen features, averaged over time for each clip and layer and cached on disk for every probe.
+"""Frozen features, averaged over time for each clip and layer, and cached on disk for all probes.
 
-A probe with a linear head over mean-pooled frames needs no frame again: averaging and a linear
-map commute, so (L + 1, D) numbers per clip serve any number of probes.
+A linear map and the average over frames commute, so (L + 1, D) numbers per clip serve any number of
+probes with linear heads.
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ def masked_mean(features: Features) -> Array:
 def windowed(features: FeaturesFn, samples: int) -> FeaturesFn:
     """Returns the features of clips cut into windows of `samples`, one after another.
 
-    A window sees nothing of its neighbours; the frames of a clip are joined again: audio (B, N)
+    Windows are processed independently, and the frames of a clip are concatenated: audio (B, N)
     gives hidden states (L + 1, B, W S, D) of W = ceil(N / samples) windows.
     """
 
@@ -90,9 +90,9 @@ def windowed(features: FeaturesFn, samples: int) -> FeaturesFn:
 
 
 def pooler(features: FeaturesFn, mesh: Mesh | None = None) -> Callable[[Tree, Batch], dict]:
-    """Returns the jitted fn(params, batch) -> {features, id, label, weight}, whole on each host.
+    """Returns the jitted fn(params, batch) -> {features, id, label, weight}, replicated.
 
-    Make it once and keep it: a new one compiles anew.
+    Make it once and keep it: each call compiles anew.
     """
 
     def apply(params: Tree, batch: Batch) -> dict[str, Array]:
@@ -114,9 +114,9 @@ def pool(
     """Runs `apply` (of `pooler`) over host batches and returns the rows whose weight is not 0.
 
     batches: dicts of numpy arrays with id, weight and whatever the method reads; without `label`
-    every row counts as unlabelled. With a mesh they hold this host's rows of each global batch.
+    all rows count as unlabelled. With a mesh they hold this host's rows of each global batch.
     total: number of batches, for the estimate of the time left, shown after 5 seconds.
-    Raises ValueError when nothing is left. One batch is in flight while the one before is read.
+    Raises ValueError when no row is left. One batch is in flight while the previous one is read.
     """
     progress = Progress(name, total)
     parts: list[dict[str, np.ndarray]] = []
@@ -131,18 +131,18 @@ def pool(
         parts.append(_real_rows(waiting))
     progress.close()
     if not sum(len(part["id"]) for part in parts):
-        raise ValueError(f"{name}: no example to take features of; is the split empty?")
+        raise ValueError(f"{name}: there is no example to compute features of; is the split empty?")
     join = {k: np.concatenate([part[k] for part in parts]) for k in ("features", "id", "label")}
     return Pooled(join["features"], join["id"], join["label"])
 
 
 def signature(*parts: object) -> str:
-    """Returns 16 hex digits of what a cache holds: run, step, split, anything with a repr."""
+    """Returns 16 hex digits that identify the content of a cache, from anything with a repr."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def cached(folder: str | Path, key: str, compute: Callable[[], Pooled]) -> Pooled:
-    """Returns the features stored as folder/key.npz, computed and written first if they are not.
+    """Returns the features stored as folder/key.npz, computing and writing them first if absent.
 
     The file appears under its name only when it is complete.
     """
@@ -176,7 +176,7 @@ Labelled = tuple[np.ndarray, np.ndarray]
 
 
 def held_out(labels: np.ndarray, share: float = 0.2, seed: int = 0) -> np.ndarray:
-    """Returns bool (N,): a share of each class of labels (N,), at least one row where it has two.
+    """Returns bool (N,): a share of the rows of each class, at least one where the class has two.
 
     Raises ValueError when there is no row, or every class has a single one.
     """
@@ -189,7 +189,7 @@ def held_out(labels: np.ndarray, share: float = 0.2, seed: int = 0) -> np.ndarra
         chosen[rows[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
     if not chosen.any():
         raise ValueError(
-            "every class has one labelled training row, which leaves none to choose a probe on: "
+            "every class has one labelled training row, so none is left to select a probe with: "
             "give a labelled validation split (config.data.valid) or more labels"
         )
     return chosen

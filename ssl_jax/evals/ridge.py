@@ -1,7 +1,7 @@
 """Closed-form linear probe: least squares to one-hot labels with an L2 penalty, all layers at once.
 
-Exact, without a learning rate, in one eigendecomposition per layer for the whole grid of
-penalties: hence the monitor that runs during training.
+It is exact, has no learning rate, and takes one eigendecomposition per layer for the whole grid of
+penalties, which makes it the monitor of choice during training.
 """
 
 import functools
@@ -28,7 +28,7 @@ class Fit(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Accuracies by layer: select and test (L + 1,), and the penalty chosen on the selection."""
+    """Accuracies by layer: select and test (L + 1,), and the penalty chosen on the former."""
 
     select: np.ndarray
     test: np.ndarray
@@ -53,7 +53,7 @@ def regress(x: Array, target: Array, l2s: Array) -> Fit:
     """
     x = x.astype(jnp.float32)
     mean, std = x.mean(0), x.std(0)
-    # a constant feature carries nothing; dividing its rounding noise by itself would invent some
+    # a constant feature has only rounding noise, which must not be scaled to unit variance
     scale = jnp.where(std > 1e-6 * (1e-6 + jnp.abs(mean)), 1 / jnp.maximum(std, 1e-30), 0)
     z = (x - mean) * scale
     bias = target.mean(0)
@@ -73,7 +73,7 @@ def predict(maps: Fit, x: Array) -> Array:
 
 
 def outputs(maps: Fit, x: Array) -> Array:
-    """Returns what is fitted for rows x (M, D) under every penalty: (R, M, C)."""
+    """Returns the fitted outputs of rows x (M, D) under every penalty: (R, M, C)."""
     centred = x.astype(jnp.float32) - maps.mean
     scores = jnp.einsum("md,rdc->rmc", centred, maps.kernel, precision="highest")
     return scores + maps.bias
@@ -130,7 +130,7 @@ def probe(
         out = held_out(y, seed=seed)
         (chosen_on,) = accuracies((x[~out], y[~out]), [(x[out], y[out])], classes=classes, l2s=l2s)
         (tested,) = accuracies(train, [test], classes=classes, l2s=l2s)
-    # of equals, the largest penalty: the simplest map
+    # of equally good ones the largest penalty, which gives the simplest map
     best = len(l2s) - 1 - chosen_on[:, ::-1].argmax(1)
     layer = np.arange(len(best))
     return Scores(chosen_on[layer, best], tested[layer, best], np.asarray(l2s)[best])

@@ -1,7 +1,7 @@
-"""What a head is judged by: scores of classes, tags, regression, and the weighted one of keys.
+"""Scores of a head: of classes, tags and regression, and the weighted score of musical keys.
 
-All on the outputs of a head over a whole split, in numpy and float64, on the host. The score of no
-row is NaN, which is never the best.
+All are computed from the outputs over a whole split, in numpy and float64 on the host. Without rows
+a score is NaN, which is never the best.
 """
 
 import math
@@ -17,7 +17,7 @@ TONICS = {
     )
     for name in names.split()
 }
-# of mir_eval and MIREX: the estimate is the key, a fifth off, its relative, its parallel
+# those of mir_eval and MIREX: the estimate is the key, a fifth off, its relative or parallel
 KEY_WEIGHTS = {"correct": 1.0, "fifth": 0.5, "relative": 0.3, "parallel": 0.2, "other": 0.0}
 
 
@@ -27,9 +27,9 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def mcc(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns Matthews' correlation of the largest of logits (N, C) and labels (N,); CoLA.
+    """Returns the Matthews correlation of the largest of logits (N, C) with labels (N,); CoLA.
 
-    In [-1, 1], for any number of classes; 0 where all answers, or all labels, are one class.
+    In [-1, 1], for any number of classes; 0 if all predictions or all labels are one class.
     """
     if not len(labels):
         return math.nan
@@ -42,9 +42,9 @@ def mcc(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def f1(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the F1 of the second of two classes: logits (N, 2), labels (N,); MRPC and QQP."""
+    """Returns F1 of the second of two classes: logits (N, 2), labels (N,); MRPC and QQP."""
     if logits.shape[1] != 2:
-        raise ValueError(f"f1 is of two classes, and there are {logits.shape[1]}: use 'mcc'")
+        raise ValueError(f"f1 needs two classes, and there are {logits.shape[1]}: use 'mcc'")
     guess, truth = np.argmax(logits, -1) == 1, np.asarray(labels) == 1
     either = guess.sum() + truth.sum()
     if not len(truth):
@@ -53,12 +53,12 @@ def f1(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def pearson(predictions: np.ndarray, targets: np.ndarray) -> float:
-    """Returns the linear correlation (N, K), (N, K) -> mean over K; rows of NaN are left out."""
+    """Returns the linear correlation (N, K), (N, K) -> mean over K; NaN targets are left out."""
     return _correlation(pearsonr, predictions, targets)
 
 
 def spearman(predictions: np.ndarray, targets: np.ndarray) -> float:
-    """Returns the correlation of ranks (N, K), (N, K) -> mean over K; rows of NaN are left out."""
+    """Returns the correlation of ranks (N, K), (N, K) -> mean over K; NaN targets are left out."""
     return _correlation(spearmanr, predictions, targets)
 
 
@@ -67,8 +67,8 @@ def _correlation(of: Callable, predictions: np.ndarray, targets: np.ndarray) -> 
     for guess, truth in zip(np.asarray(predictions, float).T, np.asarray(targets).T, strict=True):
         real = ~np.isnan(truth)
         if len(np.unique(truth[real])) < 2:
-            raise ValueError("a regression target has one value only: a correlation needs two")
-        constant = len(np.unique(guess[real])) < 2  # of an untrained head, say
+            raise ValueError("a regression target has only one value: a correlation needs two")
+        constant = len(np.unique(guess[real])) < 2  # as an untrained head may give
         found.append(0.0 if constant else of(guess[real], truth[real]).statistic)
     return float(np.mean(found))
 
@@ -76,8 +76,8 @@ def _correlation(of: Callable, predictions: np.ndarray, targets: np.ndarray) -> 
 def roc_auc(scores: np.ndarray, tags: np.ndarray) -> float:
     """Returns the area under the ROC curve, mean over tags: scores (N, C), tags (N, C) 0 or 1.
 
-    Ties count half. Tags that all rows have, or none, are left out; without another it raises
-    ValueError.
+    Ties count half. Tags that all rows or no rows have are left out; raises ValueError if no
+    other tag remains.
     """
     found = []
     for score, tag in zip(np.asarray(scores, float).T, np.asarray(tags).T > 0.5, strict=True):
@@ -92,7 +92,7 @@ def roc_auc(scores: np.ndarray, tags: np.ndarray) -> float:
 def average_precision(scores: np.ndarray, tags: np.ndarray) -> float:
     """Returns the mean over tags of sum over thresholds of (gain in recall) * precision.
 
-    Rows of equal score are one threshold. scores, tags (N, C) and left-out tags as in `roc_auc`.
+    Rows of equal score share a threshold. scores, tags (N, C) and left-out tags as in `roc_auc`.
     """
     found = []
     for score, tag in zip(np.asarray(scores, float).T, np.asarray(tags).T > 0.5, strict=True):
@@ -107,9 +107,9 @@ def average_precision(scores: np.ndarray, tags: np.ndarray) -> float:
 
 
 def all_slots(outputs: np.ndarray, truth: np.ndarray, slots: Sequence[Sequence[int]]) -> float:
-    """Returns the share of rows whose largest output of every slot is the true one.
+    """Returns the share of rows whose largest output is right in every slot.
 
-    outputs, truth (N, C); slots: the places in C of the values of each.
+    outputs, truth (N, C); slots: for each, the indices of its values in C.
     """
     right = [np.argmax(outputs[:, s], -1) == np.argmax(truth[:, s], -1) for s in map(list, slots)]
     return _mean(np.all(right, 0)) if right else math.nan
@@ -126,13 +126,13 @@ def r2(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
         guess, truth = guess[real], truth[real].astype(float)
         spread = np.sum((truth - truth.mean()) ** 2) if len(truth) else 0.0
         if spread == 0:
-            raise ValueError("a regression target has one value only: R2 needs two or more")
+            raise ValueError("a regression target has only one value: R2 needs two or more")
         out.append(1 - np.sum((guess - truth) ** 2) / spread)
     return np.array(out)
 
 
 def key_relation(estimate: str, truth: str, descending_fifths: bool = False) -> str:
-    """Names what an estimated key is to the true one: a key of KEY_WEIGHTS.
+    """Returns the relation of an estimated key to the true one: a key of KEY_WEIGHTS.
 
     Keys are text such as "C# minor". "fifth" has the tonic a fifth above and the same mode; one
     below counts only with `descending_fifths`, as in mir_eval.
@@ -158,12 +158,12 @@ def parse_key(text: str) -> tuple[int, str]:
     words = text.strip().lower().split()
     mode = next((m for m in ("major", "minor") if len(words) == 2 and words[1][:3] == m[:3]), None)
     if mode is None or words[0] not in TONICS:
-        raise ValueError(f"{text!r} is no key: write such as 'C# minor' or 'Bb major'")
+        raise ValueError(f"{text!r} is not a musical key: write it as 'C# minor' or 'Bb major'")
     return TONICS[words[0]], mode
 
 
 def known(values: np.ndarray) -> np.ndarray:
-    """Returns scores to choose the largest of: one that is NaN is below all others."""
+    """Returns scores for argmax: NaN becomes the lowest."""
     return np.where(np.isnan(values), -np.inf, values)
 
 

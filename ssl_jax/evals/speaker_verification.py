@@ -1,4 +1,4 @@
-"""Do two recordings have the same speaker? Trials, their scores and the equal error rate."""
+"""Speaker verification: trials of two recordings, their scores and the equal error rate."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ from ssl_jax.evals import table
 
 
 class Trial(NamedTuple):
-    """Two recordings by their paths, and whether one speaker is in both."""
+    """Two recordings by their paths, and whether they have the same speaker."""
 
     same: bool
     first: str
@@ -43,9 +43,9 @@ def read_trials(path: str | os.PathLike) -> list[Trial]:
 def eer(scores: np.ndarray, same: np.ndarray) -> tuple[float, float]:
     """Returns (equal error rate, its threshold) of scores (N,), `same` (N,) bool.
 
-    The rate where as large a share of pairs of one speaker falls below the threshold as of two
-    speakers lies at or above it; between two thresholds, on the line that joins them. Raises
-    ValueError without pairs of both kinds.
+    At that threshold, the share of same-speaker pairs below it equals the share of other pairs at
+    or above it; between two thresholds it is interpolated linearly. Raises ValueError without
+    pairs of both kinds.
     """
     scores, same = np.asarray(scores, float), np.asarray(same, bool)
     if same.all() or not same.any():
@@ -63,7 +63,7 @@ def eer(scores: np.ndarray, same: np.ndarray) -> tuple[float, float]:
 
 
 class Embedder:
-    """Takes the embeddings of recordings, of length 1. Compiled once; keep it."""
+    """Computes embeddings of recordings, of unit length. Compiled once: keep it."""
 
     def __init__(self, method: Method, mesh: Mesh):
         self._sharding = batch_sharding(mesh)
@@ -97,10 +97,10 @@ class Embedder:
 def score(
     trials: Sequence[Trial], place: Mapping[str, int], vectors: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the cosines (N,) of the pairs, and which are of one speaker (N,).
+    """Returns the cosines (N,) of the pairs, and which have the same speaker (N,).
 
-    place: path -> row of `vectors` (M, W), which have length 1. Raises DataError for a path that is
-    not there.
+    place: path -> row of `vectors` (M, W), which have unit length. Raises DataError for a path
+    that is not among them.
     """
     for trial in trials:
         for path in (trial.first, trial.second):

@@ -1,4 +1,4 @@
-"""Scores of a fine-tuned model over a whole split, where no mean over batches would do."""
+"""Scores of a fine-tuned model over a whole split, for metrics that are not means over batches."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ from ssl_jax.evals import scores, transcribe
 
 Batches = Callable[[], Iterable[Mapping[str, Any]]]
 
-# name: (the array of a batch that holds the truth, fn(outputs (N, K), truth) -> score)
+# name: (the batch array with the labels, fn(outputs (N, K), labels) -> score)
 SCORES: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], Any]]] = {
     "mcc": ("label", scores.mcc),
     "f1": ("label", scores.f1),
@@ -37,7 +37,8 @@ def make(
     vocabulary: Sequence[str],
     spelling: str,
 ) -> Callable[[int, TrainState], dict[str, float]]:
-    """Returns the hook that gives the scores `names`: those of transcripts, or a SplitScores.
+    """Returns the hook that computes the scores `names`: error rates of transcripts for a method
+    with emissions, else a SplitScores.
 
     vocabulary, spelling: the classes of the corpus and config.data.spelling.
     """
@@ -48,11 +49,11 @@ def make(
 
 
 class SplitScores:
-    """A hook of the loop: judge(step, state) -> {"valid/mcc": 0.6, ...}.
+    """A hook of the loop: scores(step, state) -> {"valid/mcc": 0.6, ...}.
 
     names: of config.eval.scores. batches: called anew each time, returns an iterable of this
     host's batches. Rows of weight 0 and labels of -1 do not count. Raises ValueError on a name
-    that is unknown or not of the task, and for a method that does not predict.
+    that is unknown or does not fit the task, and for a method that does not predict.
     """
 
     def __init__(
@@ -78,18 +79,18 @@ class SplitScores:
         self._apply = jax.jit(apply, out_shardings=NamedSharding(mesh, P()))
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
-        """Returns the scores by name; transfers are meant here, so a guard is lifted."""
+        """Returns the scores by name; transfers are intended here, so the guard is lifted."""
         del step
         with jax.transfer_guard("allow"):
             batches = stop.between(self.batches())
             parts = [self._rows(state.params, batch) for batch in batches]
-        if not sum(len(truth) for _, truth in parts):  # no row, or none with a truth
+        if not sum(len(truth) for _, truth in parts):  # no row, or none with a label
             return {f"{self.split}/{name}": math.nan for name in self.names}
         outputs, truth = (np.concatenate(x) for x in zip(*parts, strict=True))
         return {f"{self.split}/{n}": float(SCORES[n][1](outputs, truth)) for n in self.names}
 
     def _rows(self, params: Tree, batch: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns outputs (n, K) and truth of the rows of a batch that count."""
+        """Returns outputs (n, K) and labels of the rows of a batch that count."""
         placed = {
             name: jax.make_array_from_process_local_data(self._sharding, x)
             for name, x in batch.items()

@@ -1,6 +1,6 @@
-"""Results as people read them: mean, 95 % interval, aligned columns.
+"""Results as text: means, 95 % intervals and aligned columns.
 
-A score over nothing, NaN or the null of a JSON file, is written `none`.
+The score of no rows, NaN or null in a JSON file, is shown as `none`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ NONE = "none"
 def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Returns (mean, half width of the 95 % Student t interval of the mean).
 
-    The half width of a single value is nan: one seed says nothing about the spread.
+    The half width of a single value is nan, since one seed shows no spread.
     Raises ValueError when there is no value.
     """
     x = np.asarray(values, float).ravel()
@@ -36,14 +36,14 @@ def cell(values: Sequence[float] | float, digits: int = 3) -> str:
 
 
 def missing(value: object) -> bool:
-    """Says whether a value is a score over nothing: None or NaN."""
+    """Returns whether a value is the score of no rows: None or NaN."""
     return value is None or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
 
 
 def text_table(rows: Sequence[Mapping[str, object]]) -> str:
     """Returns rows of {column: value} as aligned text under a header; "-" where a row has none.
 
-    Columns stand in order of first appearance; those that begin with a digit are right-aligned.
+    Columns are in order of first appearance; those that begin with a digit are right-aligned.
     """
     columns = list(dict.fromkeys(name for row in rows for name in row))
     given = [[row.get(name, "-") for name in columns] for row in rows]

@@ -1,4 +1,4 @@
-"""What a model hears in recordings, against what was said: word, character and phone errors."""
+"""Transcripts of a model against their references: word, character and phone error rates."""
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,18 +20,18 @@ from ssl_jax.ops import ctc
 
 Batches = Iterable[Mapping[str, Any]]
 Search = Callable[[np.ndarray], Sequence[int]]
-"""From log-probabilities (S, V) of one recording to its units."""
+"""From log-probabilities (S, V) of one recording to its tokens."""
 
 # config.data.spelling -> the scores that it allows
 SCORES = {"letters": ("wer", "cer"), "characters": ("wer", "cer"), "phones": ("per",)}
 
 
 class Utterance(NamedTuple):
-    """One recording: its id in the corpus, what was said and what was heard, as text."""
+    """One recording: its id in the corpus, its reference and hypothesis, as text."""
 
     id: int
-    said: str
-    heard: str
+    reference: str
+    hypothesis: str
 
 
 def search_of(config: ConfigDict, vocabulary: Sequence[str]) -> Search | None:
@@ -43,46 +43,52 @@ def search_of(config: ConfigDict, vocabulary: Sequence[str]) -> Search | None:
 
 
 def reader(config: ConfigDict, vocabulary: Sequence[str]) -> Callable[[np.ndarray], str]:
-    """Returns what turns log-probabilities (S, V) of one recording into text, on the host."""
+    """Returns the function from log-probabilities (S, V) of one recording to text, on the host."""
     search = search_of(config, vocabulary)
 
     def read(log_probs: np.ndarray) -> str:
         if search is not None:
-            units = search(log_probs)
+            tokens = search(log_probs)
         else:
-            path = (unit for unit, _ in itertools.groupby(log_probs.argmax(-1).tolist()))
-            units = [unit for unit in path if unit != ctc.BLANK]
-        return transcripts.join((vocabulary[u] for u in units), config.data.spelling)
+            path = (token for token, _ in itertools.groupby(log_probs.argmax(-1).tolist()))
+            tokens = [token for token in path if token != ctc.BLANK]
+        return transcripts.join((vocabulary[t] for t in tokens), config.data.spelling)
 
     return read
 
 
 def sides(row: Utterance, score: str) -> tuple[list[str], list[str]]:
-    """Returns what a score compares: the words or phones of said and heard, or their characters.
+    """Returns the words or phones of reference and hypothesis, or for `cer` their characters.
 
-    An accent is joined to its letter and an apostrophe plain, however either was written.
+    Accents are composed with their letters and apostrophes plain, however they were written.
     """
-    said, heard = (transcripts.plain(text) for text in (row.said, row.heard))
-    return (list(said), list(heard)) if score == "cer" else (said.split(), heard.split())
+    texts = [transcripts.plain(text) for text in (row.reference, row.hypothesis)]
+    reference, hypothesis = (list(t) if score == "cer" else t.split() for t in texts)
+    return reference, hypothesis
 
 
 def rate(rows: Iterable[Utterance], score: str) -> float:
-    """Returns the error rate of a corpus: all edits over the length of all that was said.
+    """Returns the error rate of a corpus: all edits over the total length of the references.
 
-    `wer` counts words, `per` phones, `cer` characters with one space between words. Above 1 where
-    much is put in; NaN, which is never the best, where nothing was said and nothing heard.
+    `wer` counts words, `per` phones, `cer` characters with one space between words. Many insertions
+    bring it above 1; it is NaN, which is never the best, if all texts of both kinds are empty.
     """
     return edit_distance.total(edit_distance.edits(*sides(row, score)) for row in rows).rate
 
 
 def report(result: Mapping[str, Any]) -> str:
-    """Returns an evaluation as text: a table of the splits, then the worst recordings aligned."""
+    """Returns an evaluation as text: a table of the splits, then the worst recordings aligned.
+
+    Earlier versions wrote `reference` and `hypothesis` as `said` and `heard`.
+    """
     shown = [{k: _cell(v) for k, v in row.items() if k != "worst"} for row in result["results"]]
     lines = [table.text_table(shown)]
     for row in result["results"]:
         for bad in row["worst"]:
             lines.append(f"\n{row['split']}: {bad['where']}, {bad['rate']:.3f}")
-            lines.append(edit_distance.show(bad["said"].split(), bad["heard"].split()))
+            reference = bad["reference"] if "reference" in bad else bad["said"]
+            hypothesis = bad["hypothesis"] if "hypothesis" in bad else bad["heard"]
+            lines.append(edit_distance.show(reference.split(), hypothesis.split()))
     return "\n".join(lines)
 
 
@@ -95,8 +101,8 @@ def _cell(value: Any) -> str:
 class Transcriber:
     """Transcribes batches with a method that has emissions.
 
-    vocabulary, spelling: of the corpus, see `data/transcripts.py`. search: on the host, in place of
-    the best path, which is found on the device. Compiled once; keep it.
+    vocabulary, spelling: of the corpus, see `data/transcripts.py`. search: runs on the host in
+    place of the best path, which is found on the device. Compiled once: make it once and keep it.
     """
 
     def __init__(
@@ -118,8 +124,8 @@ class Transcriber:
             found = {k: batch[k] for k in ("id", "weight", "transcript", "transcript_len")}
             if search is not None:
                 return {**found, "log_probs": log_probs, "count": frames}
-            units, count = ctc.greedy(log_probs, frames)
-            return {**found, "units": units, "count": count}
+            tokens, count = ctc.greedy(log_probs, frames)
+            return {**found, "tokens": tokens, "count": count}
 
         self._apply = jax.jit(apply, out_shardings=NamedSharding(mesh, P()))
 
@@ -139,14 +145,14 @@ class Transcriber:
     def _row(self, rows: Mapping[str, np.ndarray], row: int) -> Utterance:
         count = rows["count"][row]
         if self.search is None:
-            heard = rows["units"][row, :count].tolist()
+            hypothesis = rows["tokens"][row, :count].tolist()
         else:
-            heard = self.search(rows["log_probs"][row, :count])
-        said = rows["transcript"][row, : rows["transcript_len"][row]].tolist()
-        return Utterance(int(rows["id"][row]), self._text(said), self._text(heard))
+            hypothesis = self.search(rows["log_probs"][row, :count])
+        reference = rows["transcript"][row, : rows["transcript_len"][row]].tolist()
+        return Utterance(int(rows["id"][row]), self._text(reference), self._text(hypothesis))
 
-    def _text(self, units: Sequence[int]) -> str:
-        return transcripts.join((self.vocabulary[u] for u in units), self.spelling)
+    def _text(self, tokens: Sequence[int]) -> str:
+        return transcripts.join((self.vocabulary[t] for t in tokens), self.spelling)
 
 
 class Monitor:
@@ -172,7 +178,7 @@ class Monitor:
         self.transcriber, self.batches = transcriber, batches
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
-        """Returns the error rates by name; transfers are meant here, so a guard is lifted."""
+        """Returns the error rates by name; transfers are intended here, so the guard is lifted."""
         del step
         with jax.transfer_guard("allow"):
             rows = self.transcriber(state.params, self.batches())

@@ -1,4 +1,4 @@
-"""Are units phones? Phone purity, cluster purity and PNMI from frames that have both.
+"""How well units match phones: phone purity, cluster purity and PNMI over frames.
 
 HuBERT, 2106.07447, section IV-E: with p(y, z) the share of frames of phone y and unit z,
 phone purity is sum_z max_y p(y, z), cluster purity sum_y max_z p(y, z), and PNMI I(y; z) / H(y).
@@ -19,13 +19,13 @@ SCORES = ("phone_purity", "cluster_purity", "pnmi")
 
 
 class Counts:
-    """Frames by phone and unit, of several layers, added up recording by recording.
+    """Counts of frames by phone and unit for several layers, added recording by recording.
 
-    joint (L, P, U) int64. Units of one recording give runs, whose mean length is `segment`.
+    joint (L, P, U) int64. `segment` is the mean length of runs of equal units in a recording.
     """
 
     def __init__(self, layers: int, phones: int, units: int):
-        """Begins with no frame."""
+        """Starts without frames."""
         self.joint = np.zeros((layers, phones, units), np.int64)
         self._runs = np.zeros(layers, np.int64)
 
@@ -33,14 +33,16 @@ class Counts:
         """Adds the frames of a recording: phones (T,), units (L, T)."""
         layers, _, size = self.joint.shape
         if units.shape != (layers, len(phones)):
-            raise ValueError(f"{len(phones)} phones and units of shape {units.shape}: cut them")
+            raise ValueError(
+                f"{len(phones)} phones and units of shape {units.shape}: cut both to one length"
+            )
         for joint, own in zip(self.joint, units, strict=True):
             joint += np.bincount(phones * size + own, minlength=joint.size).reshape(joint.shape)
         if len(phones):
             self._runs += 1 + (np.diff(units, axis=1) != 0).sum(1)
 
     def rows(self, layers: Sequence[int], rate: float) -> list[dict[str, Any]]:
-        """Returns of each layer its scores, the units in use and their mean seconds in a row."""
+        """Returns for each layer its scores, the number of units in use and their mean duration."""
         return [
             {"layer": layer}
             | scores(joint)
@@ -53,11 +55,13 @@ class Counts:
 def scores(joint: np.ndarray) -> dict[str, float]:
     """Returns SCORES of the counts (P, U) of frames; raises ValueError where there is no frame.
 
-    With a single phone, about which nothing is to be known, PNMI is 0.
+    With a single phone PNMI is 0.
     """
     total = joint.sum()
     if not total:
-        raise ValueError("no frame has both a phone and a unit: are the alignments of this data?")
+        raise ValueError(
+            "no frame has both a phone and a unit: are the alignments those of this data?"
+        )
     p = joint / total
     entropy = _entropy(p.sum(1))
     information = entropy + _entropy(p.sum(0)) - _entropy(p)
@@ -74,7 +78,7 @@ def _entropy(p: np.ndarray) -> float:
 
 
 def mfcc_encoder(sample_rate: int) -> Encoder:
-    """Returns what HuBERT begins with as an encoder of one layer: 39 MFCC, 100 frames a second."""
+    """Returns 39 MFCC at 100 frames a second, the first features of HuBERT, as one layer."""
     window, hop = sample_rate * 25 // 1000, sample_rate // 100
 
     def features(params: Tree, batch: Batch) -> Features:
@@ -87,7 +91,7 @@ def mfcc_encoder(sample_rate: int) -> Encoder:
 
 
 def report(result: dict[str, Any]) -> str:
-    """Returns the table of an evaluation of units as text."""
+    """Returns the evaluation of units as a text table."""
     shown = [
         {"features": row["features"], "layer": str(row["layer"])}
         | {name: table.cell(row[name]) for name in SCORES}

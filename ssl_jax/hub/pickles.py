@@ -1,8 +1,8 @@
-"""Reads pickles without running what they name: only data comes out, whatever a file asks for.
+"""Reads pickles without running code: only data comes out, whatever a file asks for.
 
-No class is imported and no function called. The few calls that checkpoints of torch are made of
-are done here by name; every other object becomes a `Stub`, which keeps what it was made of. What
-a pickle may hold is bounded, so that a small file cannot fill the memory: see the constants.
+No class is imported and no function called. The few calls in torch checkpoints are implemented here
+by name; every other object becomes a `Stub` with its arguments. Limits keep a small file from
+filling the memory: see the constants.
 """
 
 import dataclasses
@@ -11,9 +11,9 @@ import pickletools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-MAX_BYTES = 64 * 2**20  # of one pickle; the numbers of tensors are not part of it
-MAX_STEPS = 8_000_000  # instructions, and items that are copied or turned into plain values
-MAX_DEPTH = 100  # of lists and objects inside each other
+MAX_BYTES = 64 * 2**20  # of one pickle, without the data of tensors
+MAX_STEPS = 8_000_000  # instructions, copied items and plain values
+MAX_DEPTH = 100  # of nested lists and objects
 MAX_INT_BITS = 127
 _KEY_TYPES = (str, bytes, int, float, bool, type(None))
 
@@ -23,7 +23,7 @@ class PickleError(ValueError):
 
 
 class Stub:
-    """Stands for an object of a class that is not here; keeps what it was made of."""
+    """Stands for an object of any other class; keeps the arguments that it was made of."""
 
     def __init__(self, name: str = "", args: Sequence[Any] = ()) -> None:
         self.name = name
@@ -32,14 +32,14 @@ class Stub:
 
 @dataclasses.dataclass(frozen=True)
 class Named:
-    """What a pickle would import: a module and a name in it, and nothing more."""
+    """The dotted name of an object that a pickle would import."""
 
     name: str
 
 
 @dataclasses.dataclass(frozen=True)
 class _Mark:
-    """Where the items of a list begin on the stack."""
+    """The beginning of a list of items on the stack."""
 
 
 _MARK = _Mark()
@@ -47,10 +47,10 @@ Call = Callable[[Sequence[Any]], Any]
 
 
 class Machine:
-    """The instructions of a pickle, of which none can run code.
+    """Executes the instructions of a pickle, none of which can run code.
 
-    calls: name -> what stands for that call; the others give stubs. storage(id): what stands for
-    the numbers of a tensor.
+    calls: name -> function that replaces that call; all other calls give stubs. storage(id):
+    returns the data of a tensor.
     """
 
     def __init__(self, calls: dict[str, Call], storage: Call) -> None:
@@ -70,11 +70,11 @@ class Machine:
         self._steps = 0
 
     def load(self, file: io.BytesIO) -> Any:
-        """Returns what the next pickle of a file holds; raises PickleError."""
+        """Returns the content of the next pickle in a file; raises PickleError."""
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         self._depths: dict[int, int] = {}
-        self._alive: list[Any] = []  # what has a depth, so that its id stays its own
+        self._referenced: list[Any] = []  # keeps the ids in _depths from being reused
         try:
             for code, arg, _ in pickletools.genops(file):
                 self._spend(1)
@@ -93,18 +93,18 @@ class Machine:
             raise PickleError(f"its pickle takes more than {MAX_STEPS:,} steps")
 
     def _step(self, name: str, arg: Any) -> None:
-        if name in _NOTHING:
+        if name in _IGNORED:
             return
         if name in _CONSTANTS:
             self._stack.append(_CONSTANTS[name])
         elif name in _VALUES:
             self._stack.append(self._value(arg))
         elif name in _EMPTY:
-            self._stack.append(self._made(_EMPTY[name](), ()))
+            self._stack.append(self._nested(_EMPTY[name](), ()))
         else:
             method = getattr(self, f"_do_{name.lower()}", None)
             if method is None:
-                raise PickleError(f"its pickle has the instruction {name}, which is not read")
+                raise PickleError(f"its pickle has the instruction {name}, which is not supported")
             method(arg)
 
     def _value(self, arg: Any) -> Any:
@@ -112,13 +112,13 @@ class Machine:
             raise PickleError(f"its pickle has an integer of more than {MAX_INT_BITS} bits")
         return arg
 
-    def _made(self, value: Any, children: Sequence[Any]) -> Any:
-        """Keeps how deep a new or filled value is; raises PickleError where it is too deep."""
+    def _nested(self, value: Any, children: Sequence[Any]) -> Any:
+        """Records the depth of a new or filled value; raises PickleError if it is too deep."""
         depth = 1 + max((self._depths.get(id(x), 0) for x in children), default=0)
         if depth > MAX_DEPTH:
             raise PickleError(f"its pickle nests deeper than {MAX_DEPTH}")
         if id(value) not in self._depths:
-            self._alive.append(value)
+            self._referenced.append(value)
         self._depths[id(value)] = max(depth, self._depths.get(id(value), 0))
         return value
 
@@ -133,7 +133,7 @@ class Machine:
         return found
 
     def _items(self, args: Sequence[Any]) -> Sequence[Any]:
-        """Returns the items of the one list or tuple among the arguments, which are counted."""
+        """Returns the items of the first argument, a list or tuple, and counts them as steps."""
         found = args[0] if args else ()
         if not isinstance(found, list | tuple):
             raise PickleError(f"its pickle makes a list of {type(found).__name__}")
@@ -145,7 +145,7 @@ class Machine:
         for pair in self._items(args):
             key, value = pair
             found[_key(key)] = value
-        return self._made(found, tuple(found.values()))
+        return self._nested(found, tuple(found.values()))
 
     def _set(self, args: Sequence[Any]) -> set[Any]:
         return {_key(item) for item in self._items(args)}
@@ -156,10 +156,10 @@ class Machine:
 
     def _new(self, of: Any, args: Any) -> Any:
         if not isinstance(of, Named) or not isinstance(args, tuple):
-            raise PickleError("its pickle calls what is no name")
+            raise PickleError("its pickle calls an object that is not a name")
         call = self._calls.get(of.name)
         if call is None:
-            return self._made(Stub(of.name, args), args)
+            return self._nested(Stub(of.name, args), args)
         return call(args)
 
     def _put(self, key: Any) -> None:
@@ -189,7 +189,7 @@ class Machine:
     def _tuple(self, count: int) -> None:
         items = tuple(self._stack[-count:])
         del self._stack[-count:]
-        self._stack.append(self._made(items, items))
+        self._stack.append(self._nested(items, items))
 
     def _do_tuple1(self, _: Any) -> None:
         self._tuple(1)
@@ -202,15 +202,15 @@ class Machine:
 
     def _do_tuple(self, _: Any) -> None:
         items = tuple(self._above_mark())
-        self._stack.append(self._made(items, items))
+        self._stack.append(self._nested(items, items))
 
     def _do_list(self, _: Any) -> None:
         items = self._above_mark()
-        self._stack.append(self._made(items, items))
+        self._stack.append(self._nested(items, items))
 
     def _do_dict(self, _: Any) -> None:
         items = self._above_mark()
-        self._stack.append(self._made({}, ()))
+        self._stack.append(self._nested({}, ()))
         self._set_items(items)
 
     def _do_frozenset(self, _: Any) -> None:
@@ -234,7 +234,7 @@ class Machine:
             at.extend(items)
         else:
             raise PickleError(f"its pickle appends to {type(at).__name__}")
-        self._made(at, items)
+        self._nested(at, items)
 
     def _do_setitem(self, _: Any) -> None:
         value, key = self._stack.pop(), self._stack.pop()
@@ -252,7 +252,7 @@ class Machine:
         else:
             raise PickleError(f"its pickle sets an item of {type(at).__name__}")
         into.update({_key(k): v for k, v in zip(items[::2], items[1::2], strict=True)})
-        self._made(at, items)
+        self._nested(at, items)
 
     def _do_global(self, arg: Any) -> None:
         self._stack.append(Named(str(arg).replace(" ", ".", 1)))
@@ -283,18 +283,18 @@ class Machine:
         state, at = self._stack.pop(), self._stack[-1]
         if isinstance(at, Stub):
             at.__dict__["state"] = state
-            self._made(at, (state,))
-        elif not isinstance(at, dict):  # an OrderedDict has attributes that mean nothing here
+            self._nested(at, (state,))
+        elif not isinstance(at, dict):  # attributes of an OrderedDict are not needed
             raise PickleError(f"its pickle gives {type(at).__name__} a state")
 
     def _do_binpersid(self, _: Any) -> None:
         given = self._stack.pop()
         if not isinstance(given, tuple):
-            raise PickleError("its pickle names a storage in an unknown way")
+            raise PickleError("its pickle names a storage in an unknown form")
         self._stack.append(self._storage(given))
 
 
-_NOTHING = ("PROTO", "FRAME")
+_IGNORED = ("PROTO", "FRAME")
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _VALUES = (
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
@@ -310,7 +310,7 @@ _EMPTY: dict[str, Callable[[], Any]] = {
 
 
 def _key(value: Any, inside: bool = False) -> Any:
-    """Returns a key of a dict or set: one whose hash takes no time, and is no other's."""
+    """Returns a key of a dict or set; only types whose hash is cheap and free of collisions."""
     if isinstance(value, tuple) and len(value) <= 16 and not inside:
         return tuple(_key(x, inside=True) for x in value)
     if isinstance(value, int) and value.bit_length() > 63:
@@ -323,7 +323,7 @@ def _key(value: Any, inside: bool = False) -> Any:
 def plain(value: Any) -> Any:
     """Turns stubs of omegaconf, enums and namespaces into dicts, lists and values.
 
-    Raises PickleError where they nest or repeat without bound.
+    Raises PickleError where they are nested too deeply or hold too many values.
     """
     left = [MAX_STEPS // 8]
 
@@ -346,7 +346,7 @@ def plain(value: Any) -> Any:
 
 
 def _inside(stub: Stub) -> Any:
-    """Returns what a stub stands for: the content of a node, the value of an enum, a state."""
+    """Returns the content of a stub: that of a node, the value of an enum, or a state."""
     state = stub.__dict__.get("state")
     for key in ("_content", "_val"):
         if isinstance(state, dict) and key in state:

@@ -1,8 +1,8 @@
-"""Reads the files of torch, without torch: an archive of plain numbers, or the format before it.
+"""Reads torch files without torch: a zip archive of tensors, or the format before it.
 
-Nothing in a file is run. An archive is a zip whose members are `data.pkl`, the numbers below
-`data/` and a few marks, all stored as they are; a program (TorchScript), a member of another
-name, a compressed one or a tar is refused before anything of it is read.
+Nothing in a file is run. An archive is a zip with `data.pkl`, the data of tensors below `data/` and
+a few small members, all uncompressed. TorchScript programs, other or compressed members and tar
+files are refused before anything of them is read.
 """
 
 import io
@@ -20,7 +20,7 @@ from ssl_jax.hub.pickles import MAX_BYTES, Machine, Named, PickleError
 from ssl_jax.hub.table import WeightsError
 
 Storage = np.ndarray
-"""The numbers that tensors are views of: (N,)."""
+"""The data that tensors are views of: (N,)."""
 
 _TYPES: dict[str, Any] = {
     "FloatStorage": np.float32,
@@ -42,11 +42,11 @@ _MEMBER = re.compile(
 )
 _PROGRAM = re.compile(r"code/|constants(\.pkl|/)|extra/|.*\.py$")
 _MAX_MEMBERS = 200_000
-_REPEATS = 8  # all tensors together may be so many times as large as the file
+_REPEATS = 8  # all tensors together may be this many times as large as the file
 
 
 def read(path: Path) -> Any:
-    """Returns what a file holds: dicts and lists, arrays for tensors, stubs for other objects.
+    """Returns the content of a file: dicts and lists, arrays for tensors, stubs for other objects.
 
     Raises WeightsError, naming the file and why, for a file that is refused or damaged.
     """
@@ -62,15 +62,15 @@ def read(path: Path) -> Any:
             "it is neither an archive of torch.save nor of its format before version 1.6"
         )
     except (PickleError, zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
-        raise WeightsError(f"{path} is no checkpoint of torch: {error}") from error
+        raise WeightsError(f"{path} is not a torch checkpoint: {error}") from error
 
 
 def as_numpy(tensor: Any, name: str, where: Any) -> np.ndarray:
-    """Returns a tensor of a file in float32 where it has fractions; raises WeightsError."""
+    """Returns a tensor of a file, floats as float32; raises WeightsError for other objects."""
     if not isinstance(tensor, np.ndarray):
         raise WeightsError(f"{where}: {name} is {_kind(tensor)}, not a plain tensor")
-    whole = tensor.dtype.kind in "iub"
-    return tensor.astype(tensor.dtype.newbyteorder("=") if whole else np.float32, copy=False)
+    integers = tensor.dtype.kind in "iub"
+    return tensor.astype(tensor.dtype.newbyteorder("=") if integers else np.float32, copy=False)
 
 
 def _kind(value: Any) -> str:
@@ -78,7 +78,7 @@ def _kind(value: Any) -> str:
 
 
 class _Tensors:
-    """Makes arrays of what a pickle says of its tensors, and checks what it says."""
+    """Makes arrays from the descriptions of tensors in a pickle, which it checks."""
 
     def __init__(self, size: int) -> None:
         self._left = _REPEATS * size
@@ -91,45 +91,45 @@ class _Tensors:
         }
 
     def storage(self, given: Sequence[Any]) -> Storage:
-        """Returns the numbers that ("storage", type, key, place, count, ...) names."""
+        """Returns the data that ("storage", type, key, place, count, ...) names."""
         tag, kind, key, _, count, *view = given
         name = kind.name.rpartition(".")[2] if isinstance(kind, Named) else str(kind)
         if tag != "storage" or name not in _TYPES or not isinstance(key, str):
-            raise PickleError(f"it has numbers of the kind {name!r}, which is not read")
+            raise PickleError(f"it has data of the type {name!r}, which is not supported")
         if type(count) is not int or count < 0 or any(v is not None for v in view):
-            raise PickleError(f"the numbers {key!r} are given in a way that is not read")
+            raise PickleError(f"the data {key!r} are given in a form that is not supported")
         dtype = self.order(np.dtype(_TYPES[name]))
         if key not in self._bytes:
-            self._bytes[key] = (dtype, self.numbers(key, dtype, count))
+            self._bytes[key] = (dtype, self.values(key, dtype, count))
         known, found = self._bytes[key]
         if known != dtype or len(found) != count:
-            raise PickleError(f"the numbers {key!r} are named twice, as different ones")
+            raise PickleError(f"the data {key!r} are named twice, with different types or sizes")
         return found
 
     def order(self, dtype: np.dtype) -> np.dtype:
-        """Returns the type in the byte order of the file."""
+        """Returns the dtype in the byte order of the file."""
         return dtype
 
-    def numbers(self, key: str, dtype: np.dtype, count: int) -> Storage:
-        """Returns `count` numbers of the file."""
+    def values(self, key: str, dtype: np.dtype, count: int) -> Storage:
+        """Returns `count` values of the file."""
         raise NotImplementedError
 
     def _tensor(self, args: Sequence[Any]) -> np.ndarray:
         storage, offset, shape, steps = args[:4]
-        numbers = [offset, *shape, *steps]
+        integers = [offset, *shape, *steps]
         if not isinstance(storage, np.ndarray) or len(shape) != len(steps) or len(shape) > 16:
-            raise PickleError("it has a tensor in a form that is not read")
-        if any(type(n) is not int or n < 0 for n in numbers):
-            raise PickleError("it has a tensor of sizes below 0")
+            raise PickleError("it has a tensor in a form that is not supported")
+        if any(type(n) is not int or n < 0 for n in integers):
+            raise PickleError("it has a tensor with a size or stride below 0")
         count = math.prod(shape)
         last = offset + sum((n - 1) * s for n, s in zip(shape, steps, strict=True))
         if count and (last >= len(storage) or count > len(storage)):
-            raise PickleError(
-                f"it has a tensor of {count} numbers over {len(storage)} that the file holds"
-            )
+            raise PickleError(f"it has a tensor of {count} values over data of {len(storage)}")
         self._left -= count * storage.itemsize
         if self._left < 0:
-            raise PickleError(f"its tensors repeat: they are over {_REPEATS} times the file")
+            raise PickleError(
+                f"its tensors repeat: they are over {_REPEATS} times as large as the file"
+            )
         if not count:
             return np.ndarray(shape, storage.dtype)
         strides = [s * storage.itemsize for s in steps]
@@ -143,10 +143,10 @@ class _ZipTensors(_Tensors):
 
     def order(self, dtype: np.dtype) -> np.dtype:
         if self._big and dtype == jnp.bfloat16:
-            raise PickleError("it holds bfloat16 with the high byte first, which is not read")
+            raise PickleError("it holds big-endian bfloat16, which is not supported")
         return dtype.newbyteorder(">") if self._big and dtype.itemsize > 1 else dtype
 
-    def numbers(self, key: str, dtype: np.dtype, count: int) -> Storage:
+    def values(self, key: str, dtype: np.dtype, count: int) -> Storage:
         name = f"{self._root}data/{key}"
         held = self._archive.getinfo(name).file_size
         if count * dtype.itemsize != held:
@@ -169,7 +169,7 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
 
 
 def _check_members(archive: zipfile.ZipFile, size: int) -> str:
-    """Returns the folder of all members; raises PickleError unless they are plain numbers."""
+    """Returns the folder of all members; raises PickleError unless they are plain tensors."""
     members = archive.infolist()
     if len(members) > _MAX_MEMBERS:
         raise PickleError(f"it has {len(members)} members: up to {_MAX_MEMBERS} are read")
@@ -183,7 +183,7 @@ def _check_members(archive: zipfile.ZipFile, size: int) -> str:
             f"its state_dict() by torch.save"
         )
     if root is None or root.count("/") != 1:
-        raise PickleError("it is a zip without a data.pkl in one folder")
+        raise PickleError("it is a zip without a data.pkl in a single folder")
     if len(set(names)) < len(names):
         raise PickleError("it has two members of one name")
     odd = next((n for n in names if not n.startswith(root)), None)
@@ -193,7 +193,7 @@ def _check_members(archive: zipfile.ZipFile, size: int) -> str:
     for member in members:
         if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
             raise PickleError(
-                f"{member.filename} is compressed or locked: torch.save stores as it is"
+                f"{member.filename} is compressed or encrypted: torch.save writes neither"
             )
     if sum(m.file_size for m in members) > size:
         raise PickleError("its members claim more bytes than the file has")
@@ -203,14 +203,14 @@ def _check_members(archive: zipfile.ZipFile, size: int) -> str:
 
 
 class _OlderTensors(_Tensors):
-    """The numbers of the older format, which stand behind the pickles and are read at the end."""
+    """The tensors of the older format, whose data follow the pickles and are read at the end."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self._free = size
         self.waiting: dict[str, Storage] = {}
 
-    def numbers(self, key: str, dtype: np.dtype, count: int) -> Storage:
+    def values(self, key: str, dtype: np.dtype, count: int) -> Storage:
         self._free -= count * dtype.itemsize
         if self._free < 0:
             raise PickleError("its tensors claim more bytes than the file has")
@@ -225,17 +225,17 @@ def _read_older(file: BinaryIO, size: int) -> Any:
     _, version, system, found, keys = (machine.load(start) for _ in range(5))
     little = isinstance(system, dict) and system.get("little_endian") is True
     if version != 1001 or not little or not isinstance(keys, list):
-        raise PickleError("it is of a version or byte order that is not read")
+        raise PickleError("it is of a version or byte order that is not supported")
     file.seek(start.tell())
     for key in keys:
         if key not in tensors.waiting:
-            raise PickleError(f"it has numbers {key!r} that no tensor is made of")
+            raise PickleError(f"it has data {key!r} that no tensor uses")
         into = tensors.waiting.pop(key)
         count = int.from_bytes(file.read(8), "little", signed=True)
         data = file.read(into.nbytes) if count == len(into) else b""
         if count != len(into) or len(data) != into.nbytes:
-            raise PickleError(f"the numbers {key!r} are not as many as its pickle claims")
+            raise PickleError(f"the data {key!r} have another size than its pickle claims")
         into[:] = np.frombuffer(data, into.dtype)
     if tensors.waiting:
-        raise PickleError(f"the numbers {min(tensors.waiting)!r} are missing")
+        raise PickleError(f"the data {min(tensors.waiting)!r} are missing")
     return found

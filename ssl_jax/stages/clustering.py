@@ -1,4 +1,4 @@
-"""Stages of a program between two runs: clusters of features, and the labels of a corpus."""
+"""The stages between two runs of a program: clusters of features, and frame labels."""
 
 import dataclasses
 import pathlib
@@ -18,7 +18,7 @@ from ssl_jax.stages.graph import Stage
 
 
 class Program(Protocol):
-    """What a program of stages offers; `ssl_jax.pipeline.Pipe` is one."""
+    """The interface of a program of stages, such as `ssl_jax.pipeline.Pipe`."""
 
     def stage(
         self,
@@ -28,17 +28,17 @@ class Program(Protocol):
         work: Callable[[pathlib.Path], None],
         needs: Sequence[Stage] = (),
     ) -> Stage:
-        """Runs work(folder) once."""
+        """Runs work(folder), unless the stage is complete."""
 
     def folder(self, stage: Stage) -> pathlib.Path:
         """Returns the folder of a stage."""
 
     def load(self, stage: Stage) -> Any:
-        """Returns the model of a stage that trained, as `ssl_jax.load` does."""
+        """Returns the model of a training stage, as `ssl_jax.load` does."""
 
 
 def encoder(program: Program, of: Stage | None, sample_rate: int) -> Encoder:
-    """Returns the features of a run, or without one MFCC."""
+    """Returns the encoder of the run `of`, or MFCC without one."""
     if of is None:
         return unit_quality.mfcc_encoder(sample_rate)
     model = program.load(of)
@@ -67,23 +67,28 @@ def clusters(
 
 
 def labels(
-    program: Program, name: str, data: ConfigDict, layer: int, book: Stage, of: Stage | None = None
+    program: Program,
+    name: str,
+    data: ConfigDict,
+    layer: int,
+    codebook: Stage,
+    of: Stage | None = None,
 ) -> Stage:
-    """Labels every recording of the splits of config.data: a store for each in the folder."""
+    """Labels every recording of config.data, and writes a store for each split to the folder."""
     about = {"data": config_lib.flatten(data), "layer": layer}
 
     def work(folder: pathlib.Path) -> None:
         found = encoder(program, of, data.sample_rate)
-        codebook = kmeans.load(program.folder(book) / "codebook.npz")
+        fitted = kmeans.load(program.folder(codebook) / "codebook.npz")
         for split in corpus_lib.SPLITS:
             if len(data[split]):
                 corpus: Any = corpus_lib.open_split(data, split)
                 window = float(data.buckets[-1])
-                label.write(folder / split, found, codebook, layer, corpus, window_s=window)
+                label.write(folder / split, found, fitted, layer, corpus, window_s=window)
 
-    return program.stage("label", name, about, work, (book, *((of,) if of else ())))
+    return program.stage("label", name, about, work, (codebook, *((of,) if of else ())))
 
 
 def bare_run(data: ConfigDict) -> ConfigDict:
-    """Returns a config that holds data alone, with which a split is opened outside a run."""
+    """Returns a config with data alone, to open a split outside a run."""
     return ConfigDict({"data": data, "method": {}})

@@ -1,4 +1,4 @@
-"""Transcripts of a run's recordings with their worst errors, and the verification of speakers."""
+"""Transcripts of a run's recordings with the worst errors, and speaker verification."""
 
 import pathlib
 from typing import Any
@@ -24,7 +24,7 @@ def transcribe_splits(
     """Returns a row per split: recordings, an error rate per score, the counts of the first, and
     `worst`, the recordings with the most errors for their length.
 
-    vocabulary: of the run. folder: of the run; files that cannot be read are listed there.
+    vocabulary: that of the run. folder: that of the run, where unreadable files are listed.
     """
     config = config.copy_and_resolve_references()
     with config.unlocked():
@@ -37,30 +37,30 @@ def transcribe_splits(
     for name in ("valid", "test"):
         if len(config.data[name]):
             split = splits_lib.open_split(config, folder / "features", name, vocabulary)
-            spoken = transcriber(params, split.in_order(mesh.size, method.batch, mesh)())
-            found.append({"split": name, **_row(spoken, split, spelling, worst)})
+            utterances = transcriber(params, split.in_order(mesh.size, method.batch, mesh)())
+            found.append({"split": name, **_row(utterances, split, spelling, worst)})
     if not found:
         raise ValueError("config.data.test names no source, nor does config.data.valid: name one")
     return found
 
 
 def _row(
-    spoken: list[Utterance], split: splits_lib.Split, spelling: str, worst: int
+    utterances: list[Utterance], split: splits_lib.Split, spelling: str, worst: int
 ) -> dict[str, Any]:
     scores = transcribe.SCORES[spelling]
-    counts = [edit_distance.edits(*transcribe.sides(row, scores[0])) for row in spoken]
-    wrong = [i for i in range(len(spoken)) if counts[i].errors]
+    counts = [edit_distance.edits(*transcribe.sides(row, scores[0])) for row in utterances]
+    wrong = [i for i in range(len(utterances)) if counts[i].errors]
     shown = sorted(wrong, key=lambda i: (-counts[i].rate, -counts[i].errors))[:worst]
     return {
-        "recordings": len(spoken),
-        **{name: transcribe.rate(spoken, name) for name in scores},
+        "recordings": len(utterances),
+        **{name: transcribe.rate(utterances, name) for name in scores},
         **edit_distance.total(counts)._asdict(),
         "worst": [
             {
-                "where": split.corpus.where(spoken[i].id),
+                "where": split.corpus.where(utterances[i].id),
                 "rate": counts[i].rate,
-                "said": spoken[i].said,
-                "heard": spoken[i].heard,
+                "reference": utterances[i].reference,
+                "hypothesis": utterances[i].hypothesis,
             }
             for i in shown
         ],
@@ -77,7 +77,7 @@ def verify_speakers(
 ) -> list[dict[str, Any]]:
     """Returns one row: trials, recordings, the equal error rate `eer` and its threshold.
 
-    Recordings are heard whole: config.data.buckets grows to the longest. speakers: of the run.
+    Recordings are not cut: config.data.buckets grows to the longest. speakers: those of the run.
     """
     trials = speaker_verification.read_trials(config.eval.get("trials", ""))
     config = config.copy_and_resolve_references()

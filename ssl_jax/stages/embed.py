@@ -1,4 +1,4 @@
-"""The splits of a run's data as frozen features: one vector a clip and layer, kept on disk."""
+"""Frozen features of the splits of a run's data: one vector per clip and layer, kept on disk."""
 
 import dataclasses
 import functools
@@ -24,31 +24,32 @@ from ssl_jax.data.readers import label_files
 from ssl_jax.data.readers.base import Recordings
 from ssl_jax.engine import log
 from ssl_jax.engine import splits as splits_lib
-from ssl_jax.evals import baselines
+from ssl_jax.evals import baselines, librosa_features
 from ssl_jax.evals.baselines import Encoder
 from ssl_jax.evals.pool import Pooled, cached, pool, pooler, signature
 
 SIGNALS = ("audio", "audio_len", "image", "tokens", "tokens_len")
-# keys of a source that name columns on which no feature depends
+# keys of a source that name columns of labels, on which no feature depends
 TRUTH = ("label", "tags", "target", "transcript")
+BASELINES = {"librosa": librosa_features.encoder}
 Splits = dict[str, splits_lib.Split]
-WINDOWS = (1, 2, 4, 8, 16)  # of a clip in a table of labels, averaged
+WINDOWS = (1, 2, 4, 8, 16)  # per clip of a table of labels; their features are averaged
 
 
 def open_splits(config: ConfigDict, folder: Path, devices: int) -> Splits:
     """Opens the splits that config.data names, all with the classes of the training split.
 
-    `folder`: of the run; what can not be read is listed there. Raises ValueError where neither
+    folder: that of the run, where unreadable files are listed. Raises ValueError where neither
     validation nor test is named.
     """
     if not len(config.data.valid) and not len(config.data.test):
         raise ValueError("config.data.test names no source, nor does config.data.valid: name one")
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        # any machine may judge a run: the batch grows to what its devices divide
+        # any machine may evaluate a run: round the batch up to a multiple of its devices
         config.data.batch_size = -(-config.data.batch_size // devices) * devices
         config.data.constant_seconds = False
-        # frozen features need no frame labels, and other data than the run's have none
+        # frozen features need no frame labels, and data other than the run's have none
         if "units" in config.data:
             config.data.units = ConfigDict({})
     found: Splits = {}
@@ -61,7 +62,7 @@ def open_splits(config: ConfigDict, folder: Path, devices: int) -> Splits:
 
 
 class Labels(NamedTuple):
-    """A table of labels, its column of the class, and one whose values no two splits share."""
+    """A table of labels, its class column, and a column whose values no two splits share."""
 
     path: Path
     column: str = "label"
@@ -71,12 +72,13 @@ class Labels(NamedTuple):
 def labelled(config: ConfigDict, labels: Labels, folder: Path) -> tuple[ConfigDict, ConfigDict]:
     """Returns the config with a table of labels as its data, and the options of the probe.
 
-    The rows, with their splits, are written to folder/labels.tsv. The encoder hears windows as long
-    as in the run's own data, and averages up to 16 of a clip. Paths may be relative to the
-    run's own folders. Raises ValueError as `label_files.read` does, and for a run of no sound.
+    The rows, with their splits, are written to folder/labels.tsv. Clips are cut into windows as
+    long as in the run's own data, and up to 16 windows of a clip are averaged. Paths may be
+    relative to the run's own folders. Raises ValueError as `label_files.read` does, and for a run
+    that does not read audio.
     """
     if config.data.get("modality", "audio") != "audio":
-        raise ValueError("--labels is for runs of sound: name a source in config.data.test instead")
+        raise ValueError("--labels is for runs of audio: name a source in config.data.test instead")
     found = label_files.read(*labels, _folders(config))
     rows = folder / "labels.tsv"
     found.write(rows)
@@ -84,7 +86,7 @@ def labelled(config: ConfigDict, labels: Labels, folder: Path) -> tuple[ConfigDi
     seconds = found.samples / found.rates
     trained = max(s for s, split in zip(seconds, found.splits, strict=True) if split == "train")
     lengths = (*config.data.buckets[:-1], *(n * window for n in WINDOWS))
-    # no batch is silence for the most part
+    # no bucket so long that most of its batches would be padding
     lengths = tuple(n for n in lengths if n < 2 * trained) or (math.ceil(10 * trained) / 10,)
     config = config.copy_and_resolve_references()
     with config.unlocked():
@@ -100,7 +102,7 @@ def labelled(config: ConfigDict, labels: Labels, folder: Path) -> tuple[ConfigDi
     notes = [*found.notes, f"{counts}: the rows are listed in {rows}"]
     if seconds.max() > lengths[-1] + 0.1:
         notes.append(
-            f"of clips longer than {lengths[-1]:g} s, the first {lengths[-1]:g} s are heard"
+            f"of clips longer than {lengths[-1]:g} s, only the first {lengths[-1]:g} s are used"
         )
     for note in notes:
         log.notify(note)
@@ -108,7 +110,7 @@ def labelled(config: ConfigDict, labels: Labels, folder: Path) -> tuple[ConfigDi
 
 
 def _folders(config: ConfigDict) -> Sequence[Path]:
-    """Returns the folders in which a run's own recordings lie."""
+    """Returns the folders of a run's own recordings."""
     given = [config.data.train[k].get("path", "") for k in config.data.train]
     paths = [Path(os.path.expanduser(path)) for path in given]
     return [p if p.is_dir() else p.parent for p in paths if str(p) != "."]
@@ -122,15 +124,16 @@ def encoders(
     train: splits_lib.Split,
     mesh: Mesh,
     window: float = 0.0,
+    more: Sequence[str] = (),
 ) -> list[Encoder]:
     """Returns a run's encoder, the same untrained, and the raw features of its modality.
 
-    config, step: of the run. train: the split that is probed. window: seconds that an encoder
-    hears at once (0: the whole clip).
+    config, step: of the run. train: the split that is probed. window: seconds of audio in one pass
+    of an encoder (0: the whole clip). more: further baselines, some of BASELINES.
     """
     data, specs = train.config.data, train.corpus.specs(window or train.corpus.buckets[-1])
     vocabulary = config.method.encoder.get("vocab_size", 0)
-    return baselines.encoders(
+    found = baselines.encoders(
         method,
         params,
         {name: jax.ShapeDtypeStruct((1, *shape), kind) for name, (shape, kind) in specs.items()},
@@ -143,12 +146,24 @@ def encoders(
         window=round(window * data.sample_rate),
         mesh=mesh,
     )
+    return found + [BASELINES[name](data.sample_rate) for name in more]
+
+
+def check_baselines(names: Sequence[str], modality: str) -> None:
+    """Raises ValueError for baselines that do not exist, or are not of the modality."""
+    unknown = [name for name in names if name not in BASELINES]
+    if unknown:
+        raise ValueError(f"--baselines has {unknown}: use some of {','.join(BASELINES)}")
+    if names and modality != "audio":
+        raise ValueError(
+            f"--baselines {','.join(names)} needs audio, and this run reads {modality}"
+        )
 
 
 def pooled(encoder: Encoder, corpora: Splits, mesh: Mesh, folder: Path) -> dict[str, Pooled]:
-    """Returns the pooled features of every split, from the cache in `folder` where they are.
+    """Returns the pooled features of every split, cached in `folder`.
 
-    Features do not depend on what is asked of them, so that one cache serves every label column.
+    Features do not depend on the labels, so one cache serves every label column.
     """
     apply = pooler(encoder.features, mesh)
 
@@ -156,6 +171,8 @@ def pooled(encoder: Encoder, corpora: Splits, mesh: Mesh, folder: Path) -> dict[
         given = split.corpus.specs(1.0)
         names = [n for n in SIGNALS if n in given]
         rows = split.in_order(mesh.size, ("id", "weight", "label", *names), mesh)()
+        if encoder.prepare is not None:
+            rows = map(encoder.prepare, rows)
         total = -(-len(split.corpus) // split.config.data.batch_size)
         label = f"{encoder.name}, {name}: batch"
         return pool(apply, encoder.params, rows, mesh=mesh, total=total, name=label)
@@ -170,13 +187,13 @@ def pooled(encoder: Encoder, corpora: Splits, mesh: Mesh, folder: Path) -> dict[
 
 
 def contents(split: splits_lib.Split) -> tuple[int, str, str]:
-    """Returns what tells the examples of a split from others; the truth of them is no part."""
+    """Returns what identifies the examples of a split, without their labels."""
     lengths = zlib.crc32(split.corpus.lengths.tobytes())
     return lengths, split.corpus.content, _unlabelled(split.config.data)
 
 
 def weights(params: Tree) -> str:
-    """Returns what changes with any bit of parameters, whatever checkpoint they came from."""
+    """Returns a digest of parameters, which any changed bit changes, whatever their checkpoint."""
     digest = hashlib.sha256()
     for name, x in tree_lib.named_leaves(jax.device_get(params)):
         x = np.ascontiguousarray(x)
@@ -186,7 +203,7 @@ def weights(params: Tree) -> str:
 
 
 def _names(split: splits_lib.Split) -> int:
-    """Returns what changes when a table of the same name lists other recordings."""
+    """Returns a checksum that changes when a table of the same name lists other recordings."""
     found = 0
     for source in split.corpus.sources:
         if isinstance(source, Recordings):
@@ -196,7 +213,7 @@ def _names(split: splits_lib.Split) -> int:
 
 
 def _unlabelled(data: ConfigDict) -> str:
-    """Signs config.data without what only names the truth of its rows."""
+    """Signs config.data without the keys that only name labels."""
     flat = config_lib.flatten(data)
     if data.label_share == 1 and not data.labels_per_class:  # else labels choose the rows
         of_source = [f"{split}.{name}." for split in SPLITS for name in data[split]]

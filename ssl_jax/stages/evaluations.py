@@ -36,8 +36,8 @@ def make(
         rows = split.in_order(multiple, method.batch, mesh)
         found.append((hooks.validation(evaluate, rows, mesh, split.name), how_often))
         if scores:
-            spoken = split.corpus.classes, config.data.get("spelling", "")
-            scored = split_scores.make(scores, method, rows, mesh, split.name, *spoken)
+            spelled = split.corpus.classes, config.data.get("spelling", "")
+            scored = split_scores.make(scores, method, rows, mesh, split.name, *spelled)
             found.append((scored, how_often))
 
     if "test" in opened:

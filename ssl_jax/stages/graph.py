@@ -1,7 +1,7 @@
 """Multi-stage programs as ordinary Python: a stage that is complete is not run again.
 
-On many hosts all call the same stages, on a folder that all of them see. Process 0 keeps the books,
-and alone does what needs no device (ALONE).
+With several hosts, all run the same stages on a shared folder. Process 0 keeps the records, and
+alone runs the kinds of stages that need no device (ALONE).
 """
 
 import dataclasses
@@ -21,10 +21,10 @@ ALONE = ("data", "import", "export")
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One step of a program: what is done (`kind`), how (`config`, resolved), and after what.
+    """One step of a program: its kind, its resolved config, and the stages it needs.
 
     name: the folder below the program's root. config: JSON-able. Two stages are the same work
-    exactly when kind, config and the stages they need are the same.
+    exactly when their kind, config and needed stages are equal.
     """
 
     kind: str
@@ -47,11 +47,11 @@ class Stage:
 class Graph:
     """Runs stages below one root folder and remembers which are complete."""
 
-    def __init__(self, root: str | pathlib.Path, say: Callable[[str], None] = print) -> None:
-        """Makes the root folder; `say` prints the line of each stage."""
+    def __init__(self, root: str | pathlib.Path, notify: Callable[[str], None] = print) -> None:
+        """Makes the root folder; `notify` gets a line for each stage."""
         self.root = pathlib.Path(root)
         self.root.mkdir(parents=True, exist_ok=True)
-        self._say = say
+        self._notify = notify
 
     def folder(self, stage: Stage) -> pathlib.Path:
         """Returns the folder of a stage: its name and signature, so that a changed
@@ -59,13 +59,13 @@ class Graph:
         return self.root / f"{stage.name}-{stage.signature[:8]}"
 
     def done(self, stage: Stage) -> bool:
-        """Says whether this very work was completed here before."""
+        """Returns whether this very work was completed here before."""
         return bool(hosts.of_first((self.folder(stage) / "DONE").exists()))
 
     def run(self, stage: Stage, work: Callable[[pathlib.Path], None]) -> pathlib.Path:
         """Calls work(folder) unless the stage is complete; returns the folder.
 
-        A killed stage has no DONE file: it is called again and may go on from what it left.
+        A stage that was killed has no DONE file: it is called again and may resume from its files.
         Raises RuntimeError when a stage that it needs is not complete.
         """
         for need in stage.needs:
@@ -73,7 +73,7 @@ class Graph:
                 raise RuntimeError(f"stage {stage.name!r} needs {need.name!r}: run that first")
         folder = self.folder(stage)
         if self.done(stage):
-            self._say(f"[{stage.name}] complete, skipped")
+            self._notify(f"[{stage.name}] complete, skipped")
             return folder
         folder.mkdir(parents=True, exist_ok=True)
         with hosts.holding(folder):
@@ -84,25 +84,25 @@ class Graph:
     def _work(
         self, stage: Stage, folder: pathlib.Path, work: Callable[[pathlib.Path], None]
     ) -> None:
-        """Does the work of a stage, and leaves DONE."""
+        """Does the work of a stage, and writes DONE."""
         first = hosts.is_first()
         if first:
             text = json.dumps(stage.config, indent=1, sort_keys=True)
             atomic.write_text(folder / "stage.json", text)
-        self._say(f"[{stage.name}] {stage.kind} in {folder}")
+        self._notify(f"[{stage.name}] {stage.kind} in {folder}")
         start = time.monotonic()
         if first or stage.kind not in ALONE:
             work(folder)
-        hosts.all_of(True)  # only now is the work of every host done
+        hosts.all_of(True)  # wait until every host is done
         seconds = time.monotonic() - start
         if first:
             atomic.write_json(folder / "DONE", {"seconds": round(seconds, 1)})
-        hosts.all_of(True)  # none reads DONE before it is there
-        self._say(f"[{stage.name}] done in {seconds:.0f} s")
+        hosts.all_of(True)  # no host reads DONE before it exists
+        self._notify(f"[{stage.name}] done in {seconds:.0f} s")
 
     def seconds(self, stage: Stage) -> float:
-        """Returns how long a complete stage took; 0 where a kill kept an earlier version from
-        telling it, which wrote DONE after all else."""
+        """Returns how long a complete stage took; 0 where an earlier version was killed before it
+        wrote the time to DONE."""
         try:
             return float(atomic.read_json(self.folder(stage) / "DONE", "")["seconds"])
         except ValueError:

@@ -1,9 +1,9 @@
-"""The k-means stage: clusters of features that are streamed from a model or from MFCC.
+"""The k-means stage: clusters features that are streamed from a model or computed as MFCC.
 
 Utterances come batch by batch, as in training; their frames are added to the sums of the clusters
-on the devices and dropped, so that no corpus of features is ever in memory or on disk. Several
-layers are clustered in one pass. A killed stage goes on from its last saved update, to the bits
-that it would have had.
+on the devices and dropped, so the features of a corpus are never in memory or on disk as a whole.
+Several layers are clustered in one pass. A killed stage resumes from its last saved update and
+gives the same result to the bit.
 """
 
 import contextlib
@@ -35,21 +35,21 @@ from ssl_jax.ops import kmeans
 from ssl_jax.stages import embed
 
 SAVE_EVERY = 100  # updates; also how often the host asks whether all layers are done
-_SEEDING = 4  # a seeding looks at this many times the frames that it keeps
+_SEEDING = 4  # seeding reads this many times the frames that it keeps
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How features are clustered; defaults as HuBERT gives them to MiniBatchKMeans.
+    """How features are clustered; the defaults are those HuBERT passes to MiniBatchKMeans.
 
-    Clusters without frames stay where they are (`reassignment_ratio=0`) and the centres' movement
-    ends nothing (`tol=0`).
+    Clusters without frames stay where they are (`reassignment_ratio=0`), and small movements of
+    the centres do not stop the fit (`tol=0`).
     """
 
     clusters: int = 100
-    batch_frames: int = 10_000  # of an update, in whole batches of utterances
-    seed_frames: int = 0  # that seedings choose from; 0: three updates' (`init_size`)
-    tries: int = 20  # seedings, of which the best is kept (`n_init`)
+    batch_frames: int = 10_000  # per update, rounded to whole batches of utterances
+    seed_frames: int = 0  # candidates for seeds; 0: those of three updates (`init_size`)
+    tries: int = 20  # seedings; the best is kept (`n_init`)
     epochs: int = 100  # at most (`max_iter`)
     patience: int = 100  # updates without a better average (`max_no_improvement`)
     seed: int = 0
@@ -67,10 +67,11 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Codebook:
-    """The clusters of some layers: what turns features into units.
+    """The clusters of some layers, which turn features into units.
 
     centres (L, K, D) float32 and counts (L, K) of `layers`; inertia (L,): the mean squared
-    distance of late updates; rate: units per second; signature: of features, data and options.
+    distance over the last updates; rate: units per second; signature: that of features, data and
+    options.
     """
 
     centres: np.ndarray
@@ -86,7 +87,7 @@ class Codebook:
         return self.centres.shape[1]
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes the codebook whole or not at all."""
+        """Writes the codebook atomically."""
         _write(path, dataclasses.asdict(self))
 
     def only(self, layer: int) -> "Codebook":
@@ -98,7 +99,7 @@ class Codebook:
         return dataclasses.replace(self, layers=(layer,), **of_one)
 
     def quantizer(self, encoder: Encoder) -> Encoder:
-        """Returns what gives units: hidden states (L, B, S, 1) are those of `layers`."""
+        """Returns the encoder whose hidden states (L, B, S, 1) are the units of `layers`."""
         places = np.array(self.layers)
 
         def features(params: Tree, batch: Batch) -> Features:
@@ -131,10 +132,10 @@ def fit(
 ) -> Codebook:
     """Clusters the frames of a split and returns the codebook, also kept as folder/codebook.npz.
 
-    layers: places among the hidden states of `encoder`, 0 being the input of the first block.
-    Frames count as often as training would draw their rows; recordings longer than the last of
-    config.data.buckets give crops, new ones every epoch. Raises ConfigError for a layer that
-    there is not, and for fewer frames than clusters.
+    layers: indices into the hidden states of `encoder`, 0 being the input of the first block.
+    Rows are drawn as often as in training; recordings longer than the last of config.data.buckets
+    are cropped anew every epoch. Raises ConfigError for a layer that does not exist, and for fewer
+    frames than clusters.
     """
     done = folder / "codebook.npz"
     work = _Work(encoder, tuple(layers), split, options, mesh)
@@ -153,13 +154,13 @@ def fit(
                     break
     progress.close()
     found = jax.device_get(state)
-    book = Codebook(
+    codebook = Codebook(
         found.centres, found.counts, found.average, work.layers, work.rate, work.signature
     )
     if jax.process_index() == 0:
-        book.save(done)
+        codebook.save(done)
         (folder / "state.npz").unlink(missing_ok=True)
-    return book
+    return codebook
 
 
 class _Work:
@@ -174,41 +175,41 @@ class _Work:
         mesh: Mesh,
     ):
         self.layers, self.split, self.options, self.mesh = layers, split, options, mesh
-        self.plan = plan = _plan(split, mesh, options.seed)
-        self._whole = NamedSharding(mesh, P())
-        self.params = jax.device_put(encoder.params, self._whole)
+        self.schedule = schedule = _schedule(split, mesh, options.seed)
+        self._replicated = NamedSharding(mesh, P())
+        self.params = jax.device_put(encoder.params, self._replicated)
         abstract = {
-            name: jax.ShapeDtypeStruct((plan.batch_sizes[-1], *shape), kind)
-            for name, (shape, kind) in split.corpus.specs(plan.buckets[-1]).items()
+            name: jax.ShapeDtypeStruct((schedule.batch_sizes[-1], *shape), kind)
+            for name, (shape, kind) in split.corpus.specs(schedule.buckets[-1]).items()
         }
         shapes = jax.eval_shape(encoder.features, self.params, abstract)
         states = shapes.hidden_states.shape[0]
         if not layers or any(not 0 <= n < states for n in layers):
             raise ConfigError(f"layers to cluster are {layers}: use some of 0 to {states - 1}")
         self.rate = float(shapes.token_rate)
-        frames = plan.seconds_per_step * self.rate  # of a batch
+        frames = schedule.seconds_per_step * self.rate  # of a batch
         self.parts = max(1, round(options.batch_frames / frames))
-        total = frames * plan.steps_per_epoch
+        total = frames * schedule.steps_per_epoch
         self.share = min(1.0, self.parts * frames / total)
-        self.most = max(1, math.ceil(options.epochs * plan.steps_per_epoch / self.parts))
+        self.most = max(1, math.ceil(options.epochs * schedule.steps_per_epoch / self.parts))
         self.signature = signature(
-            encoder.name, encoder.key, layers, options, embed.contents(split), plan.batch_sizes
+            encoder.name, encoder.key, layers, options, embed.contents(split), schedule.batch_sizes
         )
         self._features = encoder.features
-        self._add = jax.jit(self._added, donate_argnums=(0,), out_shardings=self._whole)
+        self._add = jax.jit(self._added, donate_argnums=(0,), out_shardings=self._replicated)
         self._move = jax.jit(
             jax.vmap(functools.partial(kmeans.update, share=self.share, patience=options.patience)),
-            out_shardings=self._whole,
+            out_shardings=self._replicated,
         )
 
     def batches(
         self, start: int, stop: int | None = None
     ) -> Generator[prefetch.DeviceBatch, None, None]:
-        """Returns the batches of the plan on the devices, from the given step."""
+        """Returns the batches of the schedule on the devices, from the given step on."""
         given = self.split.corpus.shapes(1.0)
         names = ("id", "weight", *(n for n in embed.SIGNALS if n in given))
         more = {} if stop is None else {"stop": stop}
-        rows = self.split.rows(self.plan, names, self.mesh, start=start, **more)
+        rows = self.split.rows(self.schedule, names, self.mesh, start=start, **more)
         return prefetch.prefetch(rows, batch_sharding(self.mesh))
 
     def update(self, state: kmeans.State, stream: Iterator[prefetch.DeviceBatch]) -> kmeans.State:
@@ -219,19 +220,19 @@ class _Work:
         return self._move(state, found)
 
     def seeds(self) -> kmeans.State:
-        """Returns the state that k-means++ on the first batches gives."""
-        o, frames = self.options, self.plan.seconds_per_step * self.rate
+        """Returns the initial state, seeded by k-means++ on the first batches."""
+        o, frames = self.options, self.schedule.seconds_per_step * self.rate
         wanted = o.seed_frames or 3 * max(o.batch_frames, o.clusters)
-        steps = min(self.plan.steps_per_epoch, math.ceil(_SEEDING * wanted / frames))
+        steps = min(self.schedule.steps_per_epoch, math.ceil(_SEEDING * wanted / frames))
         draw = jax.jit(
             functools.partial(self._drawn, count=math.ceil(wanted / steps)),
-            out_shardings=self._whole,
+            out_shardings=self._replicated,
         )
         key = jax.random.key(o.seed)
         with contextlib.closing(self.batches(0, steps)) as stream:
             found = [
-                draw(jax.random.fold_in(key, n), self.params, fed.batch)
-                for n, fed in enumerate(stream)
+                draw(jax.random.fold_in(key, n), self.params, given.batch)
+                for n, given in enumerate(stream)
             ]
         rows = jnp.concatenate([x for x, _ in found], axis=1)
         weight = jnp.concatenate([w for _, w in found])
@@ -244,23 +245,23 @@ class _Work:
         return self._seeded(key, rows, weight)
 
     def restore(self, folder: pathlib.Path) -> tuple[kmeans.State, int] | None:
-        """Returns what a killed attempt at this very work saved: (state, updates)."""
+        """Returns (state, updates) that a killed attempt at this very work saved, if any."""
         names = ("signature", "done_updates", *kmeans.State._fields)
         kept = atomic.read_arrays(folder / "state.npz", names)
         if kept is None or str(kept["signature"]) != self.signature:
             return None
         arrays = [kept[name] for name in kmeans.State._fields]
         updates = int(kept["done_updates"])
-        return jax.device_put(kmeans.State(*map(jnp.asarray, arrays)), self._whole), updates
+        return jax.device_put(kmeans.State(*map(jnp.asarray, arrays)), self._replicated), updates
 
     def save(self, folder: pathlib.Path, state: kmeans.State, updates: int) -> None:
-        """Keeps what `restore` reads."""
+        """Writes what `restore` reads."""
         arrays = jax.device_get(state)._asdict()
         if jax.process_index() == 0:
             about = {"signature": self.signature, "done_updates": updates}
             _write(folder / "state.npz", arrays | about)
 
-    def _taken(self, params: Tree, batch: Batch) -> tuple[Array, Array]:
+    def _frames(self, params: Tree, batch: Batch) -> tuple[Array, Array]:
         """Returns the frames (L, N, D) of the layers, and the weight (N,) of each frame."""
         found = self._features(params, batch)
         hidden = found.hidden_states[np.array(self.layers)].astype(jnp.float32)
@@ -278,14 +279,14 @@ class _Work:
             mesh=self.mesh,
             in_specs=(frames, P(BATCH_AXES), P()),
             out_specs=P(),
-            check_vma=False,  # a scan inside begins with zeros that are the same everywhere
+            check_vma=False,  # a scan inside starts from replicated zeros
         )
-        x, weight = self._taken(params, batch)
+        x, weight = self._frames(params, batch)
         return jax.tree.map(jnp.add, so_far, over_mesh(x, weight, centres))
 
     def _drawn(self, key: Array, params: Tree, batch: Batch, count: int) -> tuple[Array, Array]:
         """Returns `count` random real frames of a batch (L, count, D), and their weights."""
-        x, weight = self._taken(params, batch)
+        x, weight = self._frames(params, batch)
         chance = jnp.where(weight > 0, jax.random.uniform(key, weight.shape), -1.0)
         _, place = jax.lax.top_k(chance, min(count, len(weight)))
         return x[:, place], weight[place]
@@ -299,7 +300,7 @@ class _Work:
 
             return jax.vmap(kmeans.init)(jax.lax.map(one, rows))
 
-        return jax.jit(every, out_shardings=self._whole)(key, rows, weight)
+        return jax.jit(every, out_shardings=self._replicated)(key, rows, weight)
 
 
 @jax.jit
@@ -307,8 +308,8 @@ def _empty(centres: Array) -> kmeans.Sums:
     return jax.vmap(kmeans.empty_sums)(centres)
 
 
-def _plan(split: splits.Split, mesh: Mesh, seed: int) -> BatchSchedule:
-    """Returns the plan of training, whose batches are the same on up to eight devices."""
+def _schedule(split: splits.Split, mesh: Mesh, seed: int) -> BatchSchedule:
+    """Returns the schedule of training, whose batches are the same on up to eight devices."""
     data = split.config.data
     ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     multiple = math.lcm(ways, math.gcd(data.batch_size, splits.DEVICES))

@@ -1,4 +1,4 @@
-"""The label stage: every row of a corpus through features and clusters into a store of units."""
+"""The label stage: features and clusters turn the recordings of a corpus into a store of units."""
 
 import os
 import pathlib
@@ -15,7 +15,7 @@ from ssl_jax.evals.baselines import Encoder
 from ssl_jax.evals.extract import Extractor
 from ssl_jax.stages.kmeans import Codebook
 
-_LOT = 64  # rows whose sound is in memory at once
+_BATCH = 64  # recordings that are in memory at once
 
 
 def write(
@@ -29,49 +29,52 @@ def write(
 ) -> frame_label_store.UnitStore:
     """Labels whole recordings with the clusters of one layer, and returns the store at `path`.
 
-    window_s: the longest piece that is heard at once; longer recordings are heard in windows that
-    overlap. The store has the rate and the number of the clusters, and their signature; a store
-    that is there is kept, and one that was not finished is gone on with. Rows that cannot be
-    read, or hold no frame, are left out where config.data.on_bad is "skip". Raises DataError for a
-    store of other clusters at `path`, and for one of files that have changed since.
+    window_s: recordings longer than this are processed in overlapping windows. The store records
+    the frame rate, the number of clusters and their signature. A complete store is kept and an
+    unfinished one continued. Rows that cannot be read, or are shorter than a frame, are left out
+    where config.data.on_bad is "skip". Raises DataError if the store at `path` has other clusters,
+    or if its recordings have changed since.
     """
-    book = codebook.only(layer)
-    header: dict[str, Any] = {"rate": book.rate, "vocab_size": book.clusters}
-    header["signature"] = f"{book.signature}-{layer}"
+    codebook = codebook.only(layer)
+    header: dict[str, Any] = {"rate": codebook.rate, "vocab_size": codebook.clusters}
+    header["signature"] = f"{codebook.signature}-{layer}"
     _same_recordings(pathlib.Path(path), corpus)
     if pathlib.Path(path).exists():
         return _kept(path, header)
-    reader = units(encoder, book, corpus.sample_rate, window_s)
+    reader = quantizer(encoder, codebook, corpus.sample_rate, window_s)
     with frame_label_store.Writer(path, **header) as writer:
         todo = [i for i in range(len(corpus)) if corpus.key(i) not in writer]
         done = len(corpus) - len(todo)
         progress = Progress("labels: recording", len(corpus), done=done)
-        for first in range(0, len(todo), _LOT):
-            lot = todo[first : first + _LOT]
-            for i, labels in read_lot(reader, corpus, lot):
+        for first in range(0, len(todo), _BATCH):
+            rows = todo[first : first + _BATCH]
+            for i, labels in read_units(reader, corpus, rows):
                 writer.add(corpus.key(i), labels[0])
-            progress.step(len(lot))
+            progress.step(len(rows))
     progress.close()
     return frame_label_store.open_store(path)
 
 
-def units(encoder: Encoder, codebook: Codebook, sample_rate: int, window_s: float) -> Extractor:
-    """Returns what turns recordings into units, for `read_lot`."""
-    quantizer = codebook.quantizer(encoder)
-    return Extractor(
-        quantizer.features, quantizer.params, sample_rate=sample_rate, window_s=window_s
-    )
+def quantizer(encoder: Encoder, codebook: Codebook, sample_rate: int, window_s: float) -> Extractor:
+    """Returns the extractor of the units of recordings, for `read_units`."""
+    units = codebook.quantizer(encoder)
+    return Extractor(units.features, units.params, sample_rate=sample_rate, window_s=window_s)
 
 
-def read_lot(
+def read_units(
     reader: Extractor, corpus: AudioCorpus, rows: list[int]
 ) -> list[tuple[int, np.ndarray]]:
-    """Returns (row, units (L, T) int32) of the rows that can be used; raises BadFile otherwise."""
-    return [(i, x[..., 0].astype(np.int32)) for i, x in hear(reader, corpus, rows)]
+    """Returns (row, units (L, T) int32) of the rows that can be used; see `read_features`."""
+    return [(i, x[..., 0].astype(np.int32)) for i, x in read_features(reader, corpus, rows)]
 
 
-def hear(reader: Extractor, corpus: AudioCorpus, rows: list[int]) -> list[tuple[int, np.ndarray]]:
-    """Returns (row, hidden states (L, T, D)) of the rows that can be used; raises BadFile."""
+def read_features(
+    reader: Extractor, corpus: AudioCorpus, rows: list[int]
+) -> list[tuple[int, np.ndarray]]:
+    """Returns (row, hidden states (L, T, D)) of the rows that can be used.
+
+    Raises BadFile for the others, unless config.data.on_bad is "skip".
+    """
     clips, used = [], []
     for i in rows:
         try:
@@ -92,10 +95,10 @@ def hear(reader: Extractor, corpus: AudioCorpus, rows: list[int]) -> list[tuple[
 
 
 def _same_recordings(path: pathlib.Path, corpus: AudioCorpus) -> None:
-    """Notes what is labelled beside a store; raises DataError where that has changed since."""
+    """Records next to a store what it labels; raises DataError if that has changed since."""
     note = path.with_name(f"{path.name}.content")
     if not note.exists():
-        if not path.exists():  # else of an earlier version, which kept no note
+        if not path.exists():  # else the store is of an earlier version, which kept no record
             atomic.write_text(note, corpus.content + "\n")
     elif note.read_text(encoding="utf-8").strip() != corpus.content:
         raise DataError(

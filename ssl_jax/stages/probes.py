@@ -1,4 +1,4 @@
-"""Probes of the frozen features of several encoders, over the same splits of labelled data."""
+"""Probes of the frozen features of several encoders, on the same splits of labelled data."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from ssl_jax.evals.baselines import Encoder
 from ssl_jax.stages import embed
 
 
-def judge(
+def run_probes(
     encoders: Callable[[], Sequence[Encoder]],
     corpora: embed.Splits,
     given: ConfigDict,
@@ -21,10 +21,10 @@ def judge(
     mesh: Mesh,
     folder: Path,
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
-    """Returns the rows of every probe on every kind of features, and the health of the encoders.
+    """Returns the rows of every probe on every encoder, and collapse diagnostics of the encoders.
 
-    given: what a protocol says of its `task` and `probe`. Raises ValueError on fewer than two
-    classes, before it asks for the encoders.
+    given: the sections `task` and `probe` of a protocol. Raises ValueError on fewer than two
+    classes, before `encoders` is called.
     """
     train = corpora["train"].corpus
     if len(train.classes) < 2 and set(probes) != {compare.MLP}:
@@ -37,7 +37,7 @@ def judge(
         task = mlp_probe.task_of(train.classes, train.fields, given.get("task", {}))
     options = options_lib.read(mlp_probe.Options, given.get("probe", {}), "probe")
     fields = {name: split.corpus.fields for name, split in corpora.items()}
-    rows, alive = [], {}
+    rows, diagnostics = [], {}
     for encoder in encoders():
         pooled = embed.pooled(encoder, corpora, mesh, folder)
         rows += compare.rows(
@@ -50,5 +50,6 @@ def judge(
             options=options,
         )
         if encoder.params:
-            alive[encoder.name] = collapse.report(pooled.get("valid", pooled["train"]).features)
-    return rows, alive
+            features = pooled.get("valid", pooled["train"]).features
+            diagnostics[encoder.name] = collapse.report(features)
+    return rows, diagnostics

@@ -1,4 +1,4 @@
-"""Unit quality of a run by layer: clusters on the training split, phones of the test split."""
+"""Unit quality by layer: clusters of the training split against phones of the test split."""
 
 import dataclasses
 import pathlib
@@ -23,7 +23,7 @@ from ssl_jax.evals.pool import signature
 from ssl_jax.stages import kmeans as kmeans_lib
 from ssl_jax.stages import label
 
-_LOT = 32
+_BATCH = 32  # recordings that are in memory at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Options:
             raise ConfigError(f"config.units.abx is {self.abx}: use 0 for no ABX, or 100")
 
 
-def judge(
+def by_layer(
     encoders: Sequence[Encoder],
     splits: Mapping[str, Split],
     section: ConfigDict,
@@ -49,14 +49,14 @@ def judge(
     mesh: Mesh,
     folder: pathlib.Path,
 ) -> list[dict[str, Any]]:
-    """Returns a row per encoder and layer: what `units.Counts.rows` gives, beside `features`.
+    """Returns a row per encoder and layer: `features` and what `unit_quality.Counts.rows` gives.
 
     Every layer is clustered on its own, on the training split. splits: train and test (or valid).
     With config.units.abx rows also hold `abx`, the error of the features before any clustering.
     """
     options = options_lib.read(Options, section, "config.units")
-    heard = splits.get("test", splits.get("valid"))
-    assert heard is not None  # open_splits sees to it
+    tested = splits.get("test", splits.get("valid"))
+    assert tested is not None  # open_splits sees to it
     phones = alignments.read_ctm(options.alignments)
     found = []
     for encoder in encoders:
@@ -65,10 +65,11 @@ def judge(
         key = signature(encoder.name, encoder.key, layers, options.kmeans)
         place = folder / "features" / f"kmeans-{key}"
         place.mkdir(parents=True, exist_ok=True)
-        book = kmeans_lib.fit(encoder, layers, splits["train"], options.kmeans, mesh, place)
-        rows = count(encoder, book, heard, phones, window_s).rows(book.layers, book.rate)
+        codebook = kmeans_lib.fit(encoder, layers, splits["train"], options.kmeans, mesh, place)
+        counts = count(encoder, codebook, tested, phones, window_s)
+        rows = counts.rows(codebook.layers, codebook.rate)
         if options.abx:
-            errors = compare(encoder, book.layers, heard, phones, window_s, options.abx)
+            errors = compare(encoder, codebook.layers, tested, phones, window_s, options.abx)
             rows = [row | {"abx": error} for row, error in zip(rows, errors, strict=True)]
         found += [{"features": encoder.name} | row for row in rows]
     return found
@@ -82,9 +83,9 @@ def compare(
     window_s: float,
     recordings: int,
 ) -> list[float]:
-    """Returns the ABX error of layers by the phones of so many recordings, spread over a split.
+    """Returns the ABX error of layers over the phones of `recordings` recordings of a split.
 
-    Their frames are held in memory, in half precision.
+    They are spread evenly over it, and their frames are held in memory, in half precision.
     """
     corpus = _audio(split)
     reader = Extractor(
@@ -93,12 +94,12 @@ def compare(
     tokens, chosen = abx.Tokens(), np.linspace(0, len(corpus), recordings, endpoint=False)
     rows = sorted({int(i) for i in chosen})
     progress = Progress(f"{encoder.name}, ABX: recording", len(rows))
-    for first in range(0, len(rows), _LOT):
-        lot = rows[first : first + _LOT]
-        for i, hidden in label.hear(reader, corpus, lot):
+    for first in range(0, len(rows), _BATCH):
+        batch = rows[first : first + _BATCH]
+        for i, hidden in label.read_features(reader, corpus, batch):
             spans = phones.spans(alignments.name_of(corpus.key(i)))
             tokens.add(hidden[list(layers)], reader.times(hidden.shape[1]), *spans)
-        progress.step(len(lot))
+        progress.step(len(batch))
     progress.close()
     return tokens.errors()
 
@@ -106,7 +107,7 @@ def compare(
 def _audio(split: Split) -> AudioCorpus:
     corpus = split.corpus
     if not isinstance(corpus, AudioCorpus):
-        raise ConfigError("units are of sound: set config.data.modality to 'audio'")
+        raise ConfigError("unit quality needs audio: set config.data.modality to 'audio'")
     return corpus
 
 
@@ -119,7 +120,7 @@ def _states(encoder: Encoder, split: Split) -> int:
 
 def count(
     encoder: Encoder,
-    book: kmeans_lib.Codebook,
+    codebook: kmeans_lib.Codebook,
     split: Split,
     phones: alignments.Alignments,
     window_s: float,
@@ -129,14 +130,14 @@ def count(
     Raises DataError for a recording without phones.
     """
     corpus = _audio(split)
-    reader = label.units(encoder, book, corpus.sample_rate, window_s)
-    found = unit_quality.Counts(len(book.layers), len(phones.names), book.clusters)
+    reader = label.quantizer(encoder, codebook, corpus.sample_rate, window_s)
+    found = unit_quality.Counts(len(codebook.layers), len(phones.names), codebook.clusters)
     progress = Progress(f"{encoder.name}, units: recording", len(corpus))
-    for first in range(0, len(corpus), _LOT):
-        lot = list(range(first, min(first + _LOT, len(corpus))))
-        for i, labels in label.read_lot(reader, corpus, lot):
+    for first in range(0, len(corpus), _BATCH):
+        batch = list(range(first, min(first + _BATCH, len(corpus))))
+        for i, labels in label.read_units(reader, corpus, batch):
             name = alignments.name_of(corpus.key(i))
             found.add(phones.at(name, reader.times(labels.shape[1])), labels)
-        progress.step(len(lot))
+        progress.step(len(batch))
     progress.close()
     return found

@@ -1,4 +1,4 @@
-"""Weights of other libraries as run folders of this one, and back; the maps are in `hub`."""
+"""Imports weights of other libraries as run folders and exports runs; the maps are in `hub`."""
 
 import dataclasses
 import json
@@ -29,12 +29,12 @@ from ssl_jax.nn import build
 
 STATISTICS = "/running_norm/(mean|var)$"
 FORMATS = ("transformers", "s3prl", "fairseq")
-# heads of other tasks, which a method here may not have
+# heads of other tasks, which the method of a run may lack
 HEADS = re.compile(
     r"(lm_head|classifier|projector|pooler|layer_weights|tdnn|objective|quantizer|project_hid|"
     r"project_q|final_proj|label_embs_concat|regression_head|decoder|dropout|cls)\b"
 )
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 def import_run(
@@ -42,20 +42,20 @@ def import_run(
     run: str | Path,
     recipe: str = "",
     overrides: Sequence[str] = (),
-    say: Say = print,
+    notify: Notify = print,
     method: str = "",
 ) -> int:
-    """Makes a run folder of weights and returns the step of its checkpoint.
+    """Makes a run folder from weights and returns the step of its checkpoint.
 
-    source: a folder of transformers, a .safetensors file with config.json beside it, or a file of
-    fairseq or s3prl. recipe: the config of the method that goes on with them (default: that of the
-    family, `base`); the weights decide what its encoder is. method: the module of yours that a
-    recipe of a run folder, its config.json, may import. Adam's moments and the teacher are
-    those of the source, where it has them. Raises WeightsError and ConfigError.
+    source: a folder of transformers, a .safetensors file next to its config.json, or a file of
+    fairseq or s3prl. recipe: the config of the method that continues with them (default: that of
+    the family, `base`); its encoder options come from the weights. method: the module of yours
+    that a recipe of a run folder, its config.json, may import. Adam's moments and the teacher are
+    taken from the source, where it has them. Raises WeightsError and ConfigError.
     """
     run = paths.of(run)
     there = (run / "checkpoints").iterdir() if (run / "checkpoints").is_dir() else ()
-    if any(path.name.isdigit() for path in there):  # others are of an import that was killed
+    if any(path.name.isdigit() for path in there):  # other names are left by a killed import
         raise WeightsError(f"{run} has checkpoints already: give --to a new folder")
     found = _read(paths.fetched(source))
     family = families.by_type(found.config["model_type"], found.where)
@@ -74,12 +74,12 @@ def import_run(
         checkpoints = checkpoint.Checkpoints(run, config)
         checkpoints.save(step, state)
         checkpoints.close()
-    _tell(say, family, found, mapped)
+    _report(notify, family, found, mapped)
     return step
 
 
 class Mapped(NamedTuple):
-    """What the source gives, by the names here, and what is left on both sides."""
+    """The arrays of a source by their names here, and what neither side could match."""
 
     weights: Arrays
     teacher: Arrays
@@ -95,7 +95,7 @@ def _read(path: Path) -> Source:
 
 
 def _plain(family: Family, found: Source) -> Source:
-    """Takes prefixes off and brings all arrays to the form that the map knows."""
+    """Strips prefixes and brings all arrays to the form that the map expects."""
 
     def plain(arrays: Arrays) -> Arrays:
         try:
@@ -103,10 +103,10 @@ def _plain(family: Family, found: Source) -> Source:
         except ValueError as error:
             raise WeightsError(f"{found.where}: {error}") from error
 
-    whole = plain(found.arrays)
+    weights = plain(found.arrays)
     teacher = plain({**found.arrays, **found.teacher}) if found.teacher else {}
     first, second = (plain(m) if m else {} for m in found.moments)
-    return Source(found.config, whole, found.where, teacher, (first, second), found.updates)
+    return Source(found.config, weights, found.where, teacher, (first, second), found.updates)
 
 
 def _config(family: Family, found: Source, recipe: str, overrides: Sequence[str]) -> ConfigDict:
@@ -118,41 +118,41 @@ def _config(family: Family, found: Source, recipe: str, overrides: Sequence[str]
     if kind != family.kind:
         raise WeightsError(
             f"the recipe's config.method.encoder.kind is {kind!r}, and {family.model_type} is of "
-            f"kind {family.kind!r}: use such as --config {family.recipe}"
+            f"kind {family.kind!r}: use a recipe such as --config {family.recipe}"
         )
     with config.unlocked():
         config.method.encoder.update(ConfigDict(options))
         config.method.update(ConfigDict(family.section(config.method, found.config)))
-        if options.get("depthwise_norm") == "batch":  # statistics, which decay would shrink
+        if options.get("depthwise_norm") == "batch":  # weight decay would shrink statistics
             config.optim.frozen = (*config.optim.frozen, STATISTICS)
         if config.method.name == "ctc":
-            config.data.classes = _units(found, config.data)
+            config.data.classes = _vocabulary(found, config.data)
     return config_lib.override(config, overrides)
 
 
 def _recipe(family: Family, width: int) -> str:
-    """Returns the family's recipe, which came with this package, for encoders so wide."""
+    """Returns the family's recipe in this package for an encoder of that width."""
     path = config_lib.shipped(family.recipe)
     if path is None:
         raise WeightsError(
-            f"no recipe {family.recipe} to go on with: name a config file by --config"
+            f"this package has no recipe {family.recipe}: give a config file by --config"
         )
     return f"{path}:{family.sizes.get(width, 'base')}"
 
 
-def _units(found: Source, data: ConfigDict) -> tuple[str, ...]:
-    """Returns the vocabulary for a method of CTC: that of the weights' classifier, which is kept;
-    without one that of the recipe, for a new classifier."""
+def _vocabulary(found: Source, data: ConfigDict) -> tuple[str, ...]:
+    """Returns the vocabulary for CTC: that of the weights' classifier, which is kept, or else that
+    of the recipe, for a new classifier."""
     rows = found.arrays.get("lm_head.weight")
     if rows is not None:
-        return vocabulary.units(found.config, len(rows), found.where)
-    units = tuple(data.classes) or (LETTERS if data.get("spelling") == "letters" else ())
-    if not units:
+        return vocabulary.tokens(found.config, len(rows), found.where)
+    tokens = tuple(data.classes) or (LETTERS if data.get("spelling") == "letters" else ())
+    if not tokens:
         raise WeightsError(
-            f"{found.where} has no classifier, and the recipe names no units for a new one: use "
+            f"{found.where} has no classifier, and the recipe names no tokens for a new one: use "
             f"config.data.spelling='letters', or name them by config.data.classes"
         )
-    return units
+    return tokens
 
 
 def _method(config: ConfigDict) -> Method:
@@ -169,8 +169,8 @@ def _optimizer(
 ) -> tuple[Any, dict[str, Any], dict[str, tuple[int, ...]]]:
     """Returns (optimizer, shapes of a batch, shapes of the parameters by name).
 
-    Of the optimizer only the structure of its state is used, which does not depend on how long an
-    epoch is: only the data know.
+    Only the structure of the optimizer's state is used. It does not depend on the length of an
+    epoch, which is unknown without the data.
     """
     data = config.data
     if data.get("modality", "audio") == "text":
@@ -209,7 +209,7 @@ def _optimizer(
 def _mapped(
     family: Family, found: Source, config: ConfigDict, shapes: dict[str, tuple[int, ...]]
 ) -> Mapped:
-    """Brings the source's arrays under the names here; raises WeightsError where it can not."""
+    """Renames the source's arrays to the names here; raises WeightsError where that fails."""
     rows = family.rows(_options(config), config.method, beside=True)
 
     def ours(arrays: Arrays) -> Arrays:
@@ -219,18 +219,18 @@ def _mapped(
     for name in left:
         if not HEADS.match(name) and not re.search(family.unused, name):
             raise WeightsError(
-                f"{found.where}: nothing here takes {name}: its config.json describes another "
-                f"{family.model_type}, or the file is of another model"
+                f"{found.where}: no parameter here matches {name}: its config.json describes "
+                f"another {family.model_type}, or the file is of another model"
             )
     fresh = [name for name in shapes if name not in weights]
     return Mapped(weights, ours(found.teacher), [ours(m) for m in found.moments], left, fresh)
 
 
 def _filled(state: TrainState, mapped: Mapped, updates: int) -> TrainState:
-    """Puts weights, teacher and moments into a fresh state.
+    """Returns a fresh state with the weights, teacher and moments of the source.
 
-    A teacher that the source lacks starts from the student. The step is that of the source only
-    with its moments: without them the schedule begins anew.
+    If the source has no teacher, it starts as a copy of the student. The step is that of the
+    source only if its moments are there: without them the schedule begins anew.
     """
     teacher = mapped.teacher or mapped.weights
     params = tree_lib.map_named(lambda n, x: _as(mapped.weights.get(n), x), state.params)
@@ -242,16 +242,16 @@ def _filled(state: TrainState, mapped: Mapped, updates: int) -> TrainState:
     return TrainState(jnp.int32(updates), params, extra, opt_state, state.key)
 
 
-def _tell(say: Say, family: Family, found: Source, mapped: Mapped) -> None:
+def _report(notify: Notify, family: Family, found: Source, mapped: Mapped) -> None:
     kept = [
         name
         for name, there in (("teacher", mapped.teacher), ("Adam's moments", mapped.moments[0]))
         if there
     ]
-    say(f"{len(mapped.weights)} parameters of {family.model_type} from {found.where}")
-    say(f"new, as the source has none: {', '.join(mapped.fresh) or 'none'}")
-    say(f"of the source, not used: {', '.join(mapped.unused) or 'none'}")
-    say(f"beside the weights: {' and '.join(kept) or 'nothing'} after {found.updates} updates")
+    notify(f"{len(mapped.weights)} parameters of {family.model_type} from {found.where}")
+    notify(f"new, as the source has none: {', '.join(mapped.fresh) or 'none'}")
+    notify(f"of the source, not used: {', '.join(mapped.unused) or 'none'}")
+    notify(f"beside the weights: {' and '.join(kept) or 'nothing'} after {found.updates} updates")
 
 
 def _options(config: ConfigDict) -> Any:
@@ -264,7 +264,7 @@ def _options(config: ConfigDict) -> Any:
 
 
 def _owned(name: str, arrays: Arrays) -> np.ndarray | None:
-    """Returns the value of the parameter whose path ends that of `name`, if there is one."""
+    """Returns the array whose name is a suffix of the path `name`, if there is one."""
     parts = name.split("/")
     tails = ("/".join(parts[i:]) for i in range(1, len(parts)))
     return next((arrays[tail] for tail in tails if tail in arrays), None)
@@ -293,14 +293,14 @@ def export_run(
     to_format: str = "transformers",
     step: int | str | None = None,
     family: str = "",
-    say: Say = print,
+    notify: Notify = print,
 ) -> Path:
     """Writes the weights of a run for another library and returns the file or folder.
 
     transformers: model.safetensors, config.json and preprocessor_config.json, no torch needed.
     s3prl: the file of its *_custom upstreams, by torch; see `hub.fairseq.write`. fairseq: the
-    checkpoint of data2vec 2.0, by torch, with the teacher of the run. `step`: a saved one, "best",
-    or None for the newest. Raises WeightsError where the format has no such model.
+    checkpoint of data2vec 2.0, by torch, with the run's teacher. step: a saved one, "best", or None
+    for the newest. Raises WeightsError where the format has no such model.
     """
     if to_format not in FORMATS:
         raise WeightsError(f"--to-format is {to_format!r}: use one of {', '.join(FORMATS)}")
@@ -317,15 +317,15 @@ def export_run(
         teacher = _teacher(run, step, config)
         path, left = _write_fairseq(folder, own, o, config.method, params, teacher)
     else:
-        units = json.loads((run / "classes.json").read_text(encoding="utf-8"))
-        path, left = folder, _write(folder, own, o, config.method, params, units)
-    say(f"{own.model_type} of {to_format} in {path}")
-    say(f"without a place there, left out: {', '.join(left) or 'nothing'}")
+        tokens = json.loads((run / "classes.json").read_text(encoding="utf-8"))
+        path, left = folder, _write(folder, own, o, config.method, params, tokens)
+    notify(f"{own.model_type} of {to_format} in {path}")
+    notify(f"left out, as {to_format} has no place for it: {', '.join(left) or 'nothing'}")
     return path
 
 
 def _teacher(run: Path, step: int | str | None, config: ConfigDict) -> Arrays:
-    """Returns the teacher of a run of data2vec 2.0 by its student's names, {} of another run."""
+    """Returns the teacher of a run of data2vec 2.0 by the student's names, {} for other runs."""
     if config.method.name != "data2vec2":
         return {}
     extra = tree_lib.named_leaves(checkpoint.restore_extra(run, step))
@@ -335,10 +335,10 @@ def _teacher(run: Path, step: int | str | None, config: ConfigDict) -> Arrays:
 def _write_fairseq(
     folder: Path, family: Family, o: Any, method: Any, params: Arrays, teacher: Arrays
 ) -> tuple[Path, list[str]]:
-    """Writes a checkpoint of fairseq; returns (the file, the parameters without a place in it)."""
+    """Writes a checkpoint of fairseq; returns (the file, the parameters left out)."""
     if not family.model_type.startswith("data2vec2-"):
         raise WeightsError(
-            f"--to-format fairseq has data2vec 2.0 alone, and not {family.model_type}: use "
+            f"--to-format fairseq is for data2vec 2.0 only, not {family.model_type}: use "
             f"transformers"
         )
     content, left = data2vec2_config.checkpoint(family, o, method, params, teacher)
@@ -354,14 +354,14 @@ def _check_left(family: Family, left: Sequence[str]) -> None:
 
 
 def _write(
-    folder: Path, family: Family, o: Any, method: Any, params: Arrays, units: Sequence[str]
+    folder: Path, family: Family, o: Any, method: Any, params: Arrays, tokens: Sequence[str]
 ) -> list[str]:
-    """Writes a folder of transformers; returns the parameters that have no place in it."""
+    """Writes a folder of transformers; returns the parameters left out."""
     (arrays, about), left = _theirs(family, o, method, params)
     texts = {
         "preprocessor_config.json": family.module.preprocessor(o),
-        "vocab.json": vocabulary.vocab_json(units if "lm_head.bias" in arrays else ()),
-        "config.json": about,  # last: with it the folder is whole
+        "vocab.json": vocabulary.vocab_json(tokens if "lm_head.bias" in arrays else ()),
+        "config.json": about,  # last: it marks a complete folder
     }
     files.write(folder, arrays, texts)
     return left
@@ -370,7 +370,7 @@ def _write(
 def _theirs(
     family: Family, o: Any, method: Any, params: Arrays
 ) -> tuple[tuple[Arrays, dict[str, Any]], list[str]]:
-    """Returns ((arrays, config.json), parameters without a place there)."""
+    """Returns ((arrays, config.json), the parameters left out)."""
     if not family.architecture:
         raise WeightsError(
             f"transformers has no class for {family.model_type}: use --to-format fairseq"

@@ -102,8 +102,8 @@ def test_an_untrained_head_is_shown_with_its_worst_rows(root, corpus, tmp_path, 
     result = json.loads((folder / "evaluation.json").read_text())
     row = result["results"][1]
     assert row["split"] == "test" and row["recordings"] == len(TEXTS) and row["wer"] > 0
-    assert len(row["worst"]) == 5 and row["worst"][0]["said"] in TEXTS
-    assert "of index.tsv, 1." in printed and row["worst"][0]["said"] in printed
+    assert len(row["worst"]) == 5 and row["worst"][0]["reference"] in TEXTS
+    assert "of index.tsv, 1." in printed and row["worst"][0]["reference"] in printed
     assert row["hits"] + row["substitutions"] + row["deletions"] == 10
 
 

@@ -9,7 +9,7 @@ from run_folder import NAMES, RATE, make_run
 
 from ssl_jax import evaluate
 from ssl_jax.core import config as config_lib
-from ssl_jax.evals import compare, linear_probe
+from ssl_jax.evals import compare, librosa_features, linear_probe
 from ssl_jax.stages import embed
 
 PITCH = dict(zip(NAMES, (300, 900, 2700), strict=True))
@@ -86,7 +86,7 @@ def test_the_second_time_reads_no_audio(run, result, monkeypatch):
     monkeypatch.setattr(embed, "pool", lambda *a, **k: pytest.fail("features taken again"))
     again = evaluate.run(run, ["ridge"])
     assert again["results"] == [row for row in result["results"] if row["probe"] == "ridge"]
-    assert len(list((run / "features").glob("*.npz"))) == 9
+    assert len(list((run / "features").glob("*.npz"))) == 9  # three encoders and three splits
 
 
 def test_other_data_is_not_read_from_the_cache(run, result, monkeypatch):
@@ -95,6 +95,14 @@ def test_other_data_is_not_read_from_the_cache(run, result, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         evaluate.run(run, ["ridge"], overrides=["data.train.sc.part=(0.0, 0.5)"])
     assert seen == ["this run, train: batch"]
+
+
+def test_further_baselines_add_rows_and_none_is_taken_silently(run, result, monkeypatch):
+    monkeypatch.setattr(librosa_features, "describe", lambda x, rate: np.float32([len(x), x[0]]))
+    found = evaluate.run(run, ["ridge"], baselines=["librosa"])["results"]
+    assert [row["features"] for row in found[-2:]] == ["log-mel", librosa_features.NAME]
+    with pytest.raises(ValueError, match="use some of librosa"):
+        evaluate.run(run, ["ridge"], baselines=["mfcc"])
 
 
 PROTOCOL = """

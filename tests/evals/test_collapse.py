@@ -49,7 +49,7 @@ def test_cosine_of_equal_opposite_and_orthogonal_layers():
     y = np.tile(np.array([[0.0, 2.0]], np.float32), (5, 1))
     got = collapse.layer_cosine(np.stack([x, x, x], 1), np.stack([2 * x, -x, y], 1))
     np.testing.assert_allclose(got, [1, -1, 0], atol=1e-6)
-    with pytest.raises(ValueError, match="same clips"):
+    with pytest.raises(ValueError, match="different clips"):
         collapse.layer_cosine(x[:, None], x[:3, None])
 
 

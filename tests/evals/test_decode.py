@@ -169,7 +169,7 @@ def test_back_off_by_hand(lm):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("hello", "is no ARPA file"),
+        ("hello", "is not an ARPA file"),
         (ARPA.replace("-0.2\tA AB", "-0.2\tA"), r"row 15: expected a number, 2 words"),
         (ARPA.replace("-0.7\tAB", "x\tAB"), r"row 10: expected a number"),
     ],

@@ -75,11 +75,11 @@ def test_the_best_epoch_is_kept_and_training_stops(monkeypatch):
     monkeypatch.setattr(mlp_probe, "_outputs", lambda params, x, layer, o: jnp.zeros((1, 3, 2)))
     task = mlp_probe.Task("label", ("a", "b"), ("accuracy",))
 
-    def judge(self, outputs, truth):
+    def score(self, outputs, truth):
         seen.append(len(truth))
         return {"accuracy": next(quality)}
 
-    monkeypatch.setattr(mlp_probe.Task, "judge", judge)
+    monkeypatch.setattr(mlp_probe.Task, "score", score)
     x = np.random.default_rng(0).normal(size=(8, 1, 2)).astype(np.float32)
     split, test = (x, np.zeros(8, np.int32)), (x[:3], np.zeros(3, np.int32))
     options = mlp_probe.Options(width=2, rates=(1e-3,), layers=(0,), epochs=50, patience=3)
@@ -156,7 +156,7 @@ def test_slots_are_each_one_of_their_values_and_all_must_be_right():
     assert found.by_layer()[1][0] > 0.85
     outputs = np.array([[9, 0, 0, 5, 0], [9, 0, 0, 0, 5]])
     truth = np.array([[1, 0, 0, 1, 0], [1, 0, 0, 1, 0]])
-    assert task.judge(outputs, truth) == {"all_slots": 0.5}
+    assert task.score(outputs, truth) == {"all_slots": 0.5}
     loss = mlp_probe.loss("slots", jnp.asarray(outputs, float), jnp.asarray(truth), task.slots)
     by_hand = [np.log(1 + np.exp(-9)) + np.log(np.exp(5) + 2) - v for v in (5, 0)]
     np.testing.assert_allclose(loss, np.mean(by_hand), rtol=1e-5)

@@ -61,5 +61,5 @@ def test_bad_names_and_missing_classes_name_the_key(toy):
     features, _ = toy
     with pytest.raises(ValueError, match=r"config\.eval\.monitors has \['tsne'\]"):
         monitor(features, ("ridge", "tsne"))
-    with pytest.raises(ValueError, match="two classes or more"):
+    with pytest.raises(ValueError, match="two or more classes"):
         Monitor(("knn",), features, train=list, valid=list, classes=0)

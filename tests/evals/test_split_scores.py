@@ -26,7 +26,7 @@ def method(predict=lambda params, batch: batch["x"] @ params, truth="label"):
     return Method(None, None, None, {truth: Spec((), "int32")}, (), (), predict=predict)
 
 
-def judge(names, **options):
+def make(names, **options):
     mesh = mesh_lib.make_mesh({"data": -1})
     return SplitScores(names, method(**options), batches, mesh, "valid")
 
@@ -35,7 +35,7 @@ def test_labelled_rows_with_a_weight_are_scored_as_one_split():
     kernel = RNG.normal(size=(4, 2)).astype(np.float32)
     state = TrainState(np.int32(3), jnp.asarray(kernel), {}, {}, np.zeros(2, np.uint32))
     with jax.transfer_guard("disallow"):
-        found = judge(("mcc", "f1"))(3, state)
+        found = make(("mcc", "f1"))(3, state)
     real = (LABEL >= 0) & (WEIGHT > 0)
     logits, labels = (X @ kernel)[real], LABEL[real]
     np.testing.assert_allclose(found["valid/mcc"], scores.mcc(logits, labels), rtol=1e-6)
@@ -44,16 +44,16 @@ def test_labelled_rows_with_a_weight_are_scored_as_one_split():
 
 def test_what_can_not_be_scored_is_named():
     with pytest.raises(ValueError, match=r"config.eval.scores is \('mccc',\): use some of mcc, f1"):
-        judge(("mccc",))
+        make(("mccc",))
     with pytest.raises(ValueError, match="use some of pearson, spearman, r2"):
-        judge(("mcc",), truth="target")
+        make(("mcc",), truth="target")
     with pytest.raises(ValueError, match="does not predict"):
-        judge(("mcc",), predict=None)
+        make(("mcc",), predict=None)
 
 
 def test_a_split_without_a_row_that_counts_has_no_score():
     state = TrainState(np.int32(3), jnp.ones((4, 2)), {}, {}, np.zeros(2, np.uint32))
-    nothing = judge(("mcc", "f1"))
+    nothing = make(("mcc", "f1"))
     for given in ([], [{**next(iter(batches())), "weight": np.zeros(8, np.float32)}]):
         nothing.batches = lambda given=given: given
         assert all(np.isnan(value) for value in nothing(3, state).values())

@@ -1,20 +1,20 @@
-"""What is said and what is heard are compared in one form of accents and apostrophes."""
+"""Reference and hypothesis are compared in one form of accents and apostrophes."""
 
 import pytest
 
 from ssl_jax.data import transcripts
 from ssl_jax.evals import lexicon, ngram
-from ssl_jax.evals.transcribe import Utterance, rate
+from ssl_jax.evals.transcribe import Utterance, rate, report
 
 
 @pytest.mark.parametrize("score", ["wer", "cer", "per"])
 @pytest.mark.parametrize(
-    ("said", "heard"),
+    ("reference", "hypothesis"),
     [("caf\u00e9 a", "cafe\u0301 a"), ("don\u2019t", "don't"), ("e\u0303", "\u1ebd")],
 )
-def test_two_forms_of_a_word_are_no_error(said, heard, score):
-    assert rate([Utterance(0, said, heard)], score) == 0
-    assert rate([Utterance(0, said, "x" + heard)], score) > 0
+def test_two_forms_of_a_word_are_no_error(reference, hypothesis, score):
+    assert rate([Utterance(0, reference, hypothesis)], score) == 0
+    assert rate([Utterance(0, reference, "x" + hypothesis)], score) > 0
 
 
 def test_words_of_a_lexicon_and_a_language_model_in_either_form(tmp_path):
@@ -27,3 +27,10 @@ def test_words_of_a_lexicon_and_a_language_model_in_either_form(tmp_path):
     assert set(ngram.read_arpa(tmp_path / "lm").table) == {("DON\u2019T",), ("CAF\u00c9",)}
     plain = ngram.read_arpa(tmp_path / "lm", transcripts.plain).table
     assert plain[("DON'T",)] == (-1.5, 0.0)
+
+
+def test_evaluations_of_earlier_versions_are_still_shown():
+    new = {"where": "a.wav", "rate": 0.5, "reference": "two words", "hypothesis": "two birds"}
+    old = {"where": "a.wav", "rate": 0.5, "said": "two words", "heard": "two birds"}
+    pages = [report({"results": [{"split": "test", "worst": [bad]}]}) for bad in (new, old)]
+    assert pages[0] == pages[1] and "WORDS" in pages[0] and "BIRDS" in pages[0]

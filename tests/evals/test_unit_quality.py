@@ -52,7 +52,7 @@ def test_the_mean_length_of_a_run_of_units():
 
 
 def test_frames_of_other_lengths_and_no_frame_are_errors():
-    with pytest.raises(ValueError, match="cut them"):
+    with pytest.raises(ValueError, match="cut both to one length"):
         unit_quality.Counts(1, 2, 3).add(np.zeros(4, int), np.zeros((1, 5), int))
     with pytest.raises(ValueError, match="no frame has both"):
         unit_quality.scores(np.zeros((2, 2), int))

@@ -189,7 +189,7 @@ def test_every_bit_survives_the_way_there_and_back_with_the_teacher(kind, import
 
     run, path = imported(kind)
     said = []
-    out = weights.export_run(run, tmp_path, "fairseq", say=said.append)
+    out = weights.export_run(run, tmp_path, "fairseq", notify=said.append)
     assert out.name == f"data2vec2-{kind}.pt" and said[-1].endswith("nothing")
     before, after = (torch.load(p, weights_only=True)["model"] for p in (path, out))
     for first, second in ((before.pop("_ema"), after.pop("_ema")), (before, after)):
@@ -383,8 +383,8 @@ def test_a_fine_tuned_encoder_gives_its_classifier_too(tmp_path):
     np.testing.assert_array_equal(params["head/classifier/kernel"], kernel)
     np.testing.assert_array_equal(params["encoder/alibi_scale"], np.float32([0.7, -0.4]))
     with pytest.raises(WeightsError, match="transformers has no class for data2vec2-audio"):
-        weights.export_run(run, tmp_path / "out", say=lambda text: None)
-    out = weights.export_run(run, tmp_path / "out", "fairseq", say=lambda text: None)
+        weights.export_run(run, tmp_path / "out", notify=lambda text: None)
+    out = weights.export_run(run, tmp_path / "out", "fairseq", notify=lambda text: None)
     written = torch.load(out, weights_only=True)
     said = written["cfg"]["model"]
     assert said["skip_ema"] and said["depth"] == PRENET["audio"] + SHARED
@@ -430,7 +430,7 @@ def test_several_modalities_are_refused():
 
 
 CHANGES = [
-    ("audio", "recon_proj.weight", (D, D), "nothing here takes recon_proj.weight"),
+    ("audio", "recon_proj.weight", (D, D), "no parameter here matches recon_proj.weight"),
     ("audio", "modality_encoders.AUDIO.alibi_scale", (3, 1, 2, 1, 1), "has the shape"),
     ("image", "modality_encoders.IMAGE.fixed_positional_encoder.positions", (1, 16, D), "fixed"),
     ("image", "modality_encoders.IMAGE.fixed_positional_encoder.positions", None, "has no fixed_p"),

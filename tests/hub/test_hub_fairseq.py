@@ -201,7 +201,7 @@ def test_a_fine_tuned_model_gives_its_encoder_and_classifier(tmp_path):
     cfg = {"model": {"_name": "hubert_ctc", "w2v_args": inner}, "task": {}}
     path = save(tmp_path / "ctc.pt", {"cfg": cfg, "model": model})
     recipe = "configs/ctc/speech.py:toy"
-    with pytest.raises(WeightsError, match=r"32 units, and nothing beside it names them"):
+    with pytest.raises(WeightsError, match=r"32 tokens, and no file next to it names"):
         weights.import_run(path, tmp_path / "run", recipe, (), lambda text: None)
     (tmp_path / "dict.ltr.txt").write_text("".join(f"{u} 1\n" for u in UNITS[4:]))
     weights.import_run(path, tmp_path / "run", recipe, (), lambda text: None)
@@ -230,7 +230,7 @@ def test_s3prl_has_the_keys_of_its_loader_and_reads_back_to_the_bit(name, recipe
     content = {"cfg": cfg, "model": hubert_state() if name == "hubert" else state(name, layer)}
     path, run = save(tmp_path / "in.pt", content), tmp_path / "run"
     weights.import_run(path, run, f"{recipe}:toy", (), lambda text: None)
-    out = weights.export_run(run, tmp_path / "out", "s3prl", say=lambda text: None)
+    out = weights.export_run(run, tmp_path / "out", "s3prl", notify=lambda text: None)
     found = torch.load(out, weights_only=False)
     assert {"task_cfg", "model_cfg", "model_weight"} <= set(found)
     encoder = {fairseq_name(n, layer) for n in golden(name)}
@@ -262,7 +262,7 @@ def test_a_run_of_another_method_gets_zeros_where_s3prl_insists_on_a_head(tmp_pa
     weights.import_run(path, tmp_path / "run", f"{AUDIO}:toy", (), lambda text: None)
     for family, head in (("hubert", "final_proj"), ("wav2vec2", "project_q")):
         out = weights.export_run(
-            tmp_path / "run", tmp_path / family, "s3prl", family=family, say=lambda text: None
+            tmp_path / "run", tmp_path / family, "s3prl", family=family, notify=lambda text: None
         )
         found = torch.load(out, weights_only=False)
         assert not found["model_weight"][f"{head}.weight"].any()
@@ -273,11 +273,11 @@ def test_a_run_of_another_method_gets_zeros_where_s3prl_insists_on_a_head(tmp_pa
 def test_files_that_can_not_be_read_are_named(tmp_path):
     bad = tmp_path / "bad.pt"
     bad.write_bytes(b"no checkpoint")
-    with pytest.raises(WeightsError, match=r"bad.pt is no checkpoint of torch"):
+    with pytest.raises(WeightsError, match=r"bad.pt is not a torch checkpoint"):
         weights.import_run(bad, tmp_path / "run", f"{AUDIO}:toy")
     (tmp_path / "pytorch_model.bin").write_bytes(b"no weights")
     (tmp_path / "config.json").write_text('{"model_type": "hubert"}')
-    with pytest.raises(WeightsError, match=r"pytorch_model.bin is no checkpoint of torch"):
+    with pytest.raises(WeightsError, match=r"pytorch_model.bin is not a torch checkpoint"):
         weights.import_run(tmp_path, tmp_path / "run", f"{AUDIO}:toy")
     path = save(tmp_path / "a.pt", {"weights": {}})
     with pytest.raises(WeightsError, match=r"a.pt has 'weights', and neither 'model'"):

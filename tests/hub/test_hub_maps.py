@@ -203,7 +203,7 @@ BAD = [
     (lambda a: a.pop("feature_projection.layer_norm.weight"), "encoder/frontend/norm/scale here"),
     (
         lambda a: a.update({"encoder.layers.2.layer_norm.bias": np.zeros(16, np.float32)}),
-        "nothing here takes encoder.layers.2.layer_norm.bias",
+        "no parameter here matches encoder.layers.2.layer_norm.bias",
     ),
     (
         lambda a: a.update({"encoder.layers.1.layer_norm.bias": np.zeros(15, np.float32)}),

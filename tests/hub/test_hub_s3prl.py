@@ -58,7 +58,7 @@ def test_hidden_states_in_s3prl(name, family, normalize, padded, upstreams, tmp_
     recipe, more = f"{CASES[name][2]}:toy", [f"method.encoder.normalize={normalize}"]
     weights.import_run(tmp_path / "in", tmp_path / "run", recipe, more, lambda text: None)
     out = weights.export_run(
-        tmp_path / "run", tmp_path / "out", "s3prl", family=family, say=lambda text: None
+        tmp_path / "run", tmp_path / "out", "s3prl", family=family, notify=lambda text: None
     )
     upstream = upstreams[family](str(out)).eval()
     lengths = [SAMPLES, SAMPLES * 3 // 5]

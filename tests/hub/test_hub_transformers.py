@@ -82,7 +82,7 @@ def test_every_key_and_bit_survives_the_way_there_and_back(name, tmp_path):
     model, run = imported(tmp_path / "in", name, tmp_path / "run")
     # a fine-tuned HuBERT is by its parts a wav2vec 2.0, unless it is told
     family = "hubert" if name == "hubert ctc" else ""
-    out = weights.export_run(run, tmp_path / "out", family=family, say=quiet)
+    out = weights.export_run(run, tmp_path / "out", family=family, notify=quiet)
     _, info = type(model).from_pretrained(out, output_loading_info=True)
     assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     theirs, ours = (load_file(f / "model.safetensors") for f in (tmp_path / "in", out))

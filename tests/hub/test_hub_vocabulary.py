@@ -18,7 +18,7 @@ TUTORIAL = LOWER | {"|": 27, "[UNK]": 28, "[PAD]": 29}
 ADDED = {"<s>": 30, "</s>": 31}
 
 
-def units(config, rows, **beside):
+def tokens(config, rows, **beside):
     """Returns the units by config.json and the files of the given names."""
     names = {
         "vocab": vocabulary.VOCAB,
@@ -27,7 +27,7 @@ def units(config, rows, **beside):
     }
     names["tokenizer"] = vocabulary.TOKENIZER
     tokenizer = {names[k]: v for k, v in beside.items()}
-    return vocabulary.units({"tokenizer": tokenizer, **config}, rows, "config.json")
+    return vocabulary.tokens({"tokenizer": tokenizer, **config}, rows, "config.json")
 
 
 def decoder(tokens):
@@ -39,34 +39,39 @@ def decoder(tokens):
     "beside", [{"added": ADDED}, {"tokenizer": decoder(ADDED) | {"pad_token": "[PAD]"}}]
 )
 def test_added_tokens_are_read(beside):
-    found = units({"vocab_size": 32, "pad_token_id": 29}, 32, vocab=TUTORIAL, **beside)
+    found = tokens({"vocab_size": 32, "pad_token_id": 29}, 32, vocab=TUTORIAL, **beside)
     assert found == (BLANK, *LOWER, "|", "[UNK]", "<s>", "</s>")
 
 
 def test_the_published_vocabulary_is_that_of_letters():
-    assert units({"vocab_size": 32, "pad_token_id": 0}, 32, vocab=VOCAB) == LETTERS
-    assert units({}, 32, vocab=VOCAB) == LETTERS
+    assert tokens({"vocab_size": 32, "pad_token_id": 0}, 32, vocab=VOCAB) == LETTERS
+    assert tokens({}, 32, vocab=VOCAB) == LETTERS
 
 
 def test_languages_are_chosen_by_the_tokenizer():
     vocab = {"eng": {"<pad>": 0, "a": 1}, "deu": {"<pad>": 0, "ß": 1, "a": 2}}
-    assert units({}, 3, vocab=vocab, tokenizer={"target_lang": "deu"}) == (BLANK, "ß", "a")
-    assert units({}, 2, vocab={"eng": vocab["eng"]}) == (BLANK, "a")
+    assert tokens({}, 3, vocab=vocab, tokenizer={"target_lang": "deu"}) == (BLANK, "ß", "a")
+    assert tokens({}, 2, vocab={"eng": vocab["eng"]}) == (BLANK, "a")
     with pytest.raises(WeightsError, match=r"has 2 languages \(eng, deu\), and target_lang .*None"):
-        units({}, 3, vocab=vocab)
+        tokens({}, 3, vocab=vocab)
     with pytest.raises(WeightsError, match=r"target_lang of tokenizer_config.json is 'fra'"):
-        units({}, 3, vocab=vocab, tokenizer={"target_lang": "fra"})
+        tokens({}, 3, vocab=vocab, tokenizer={"target_lang": "fra"})
 
 
 SMALL = {"<pad>": 0, "a": 1, "b": 2}
 WRONG = {
-    "none": ({}, 32, {}, "a classifier of 32 units, and nothing beside it names them"),
-    "only added": ({}, 2, {"added": ADDED}, "nothing beside it names them"),
-    "too few": ({"pad_token_id": 29}, 32, {"vocab": TUTORIAL}, "has 32 rows, .* has 30 units"),
-    "too many": ({}, 2, {"vocab": SMALL}, "has 2 rows, .* has 3 units"),
-    "said": ({"vocab_size": 4}, 3, {"vocab": SMALL}, "has 3 rows, its config says vocab_size 4"),
+    "none": ({}, 32, {}, "a classifier of 32 tokens, and no file next to it names"),
+    "only added": ({}, 2, {"added": ADDED}, "no file next to it names them"),
+    "too few": ({"pad_token_id": 29}, 32, {"vocab": TUTORIAL}, "has 32 rows, .* has 30 tokens"),
+    "too many": ({}, 2, {"vocab": SMALL}, "has 2 rows, .* has 3 tokens"),
+    "vocab_size": (
+        {"vocab_size": 4},
+        3,
+        {"vocab": SMALL},
+        "has 3 rows, its config says vocab_size 4",
+    ),
     "shared": ({}, 3, {"vocab": SMALL | {"c": 2}}, "gives 'c' and 'b' the number 2"),
-    "hole": ({}, 4, {"vocab": SMALL | {"c": 4}}, "no unit of its vocab.json has the number 3"),
+    "hole": ({}, 4, {"vocab": SMALL | {"c": 4}}, "no token of its vocab.json has the number 3"),
     "two numbers": ({}, 3, {"vocab": SMALL, "added": {"b": 3}}, "the numbers 2 and 3"),
     "no number": ({}, 3, {"vocab": SMALL | {"b": "2"}}, "gives 'b' the number '2'"),
     "truth": ({}, 3, {"vocab": SMALL | {"a": True}}, "gives 'a' the number True"),
@@ -89,7 +94,7 @@ WRONG = {
         "padding token 'b' has the number 2",
     ),
     "pad unknown": ({}, 3, {"vocab": SMALL, "tokenizer": {"pad_token": "_"}}, "number None"),
-    "blank outside": ({"pad_token_id": 9}, 2, {"vocab": {"a": 0, "b": 1}}, "no unit has that"),
+    "blank outside": ({"pad_token_id": 9}, 2, {"vocab": {"a": 0, "b": 1}}, "no token has that"),
 }
 
 
@@ -97,7 +102,7 @@ WRONG = {
 def test_a_vocabulary_that_does_not_fit_is_refused(name):
     config, rows, beside, message = WRONG[name]
     with pytest.raises(WeightsError, match=rf"^config.json.*{message}"):
-        units(config, rows, **beside)
+        tokens(config, rows, **beside)
 
 
 def folder_of(tmp_path, **beside):
@@ -113,7 +118,7 @@ def test_a_folder_without_vocab_json_is_refused_for_ctc_alone(tmp_path):
     folder = folder_of(tmp_path / "in")
     recipe = "configs/ctc/speech.py:toy"
     with pytest.raises(
-        WeightsError, match=r"config.json has a classifier of 32 units, and nothing"
+        WeightsError, match=r"config.json has a classifier of 32 tokens, and no file"
     ):
         weights.import_run(folder, tmp_path / "run", recipe, (), lambda text: None)
     found = files.read(folder)
@@ -134,7 +139,7 @@ def test_an_encoder_alone_takes_the_units_of_the_recipe():
     data = config_lib.load("configs/ctc/speech.py:toy").data
     assert weights._units(source, data) == LETTERS
     data.unlock().spelling = "characters"
-    with pytest.raises(WeightsError, match=r"no classifier, and the recipe names no units"):
+    with pytest.raises(WeightsError, match=r"no classifier, and the recipe names no tokens"):
         weights._units(source, data)
 
 
@@ -142,7 +147,7 @@ def test_a_dictionary_of_fairseq_lies_beside_its_checkpoint(tmp_path):
     path = tmp_path / "dict.ltr.txt"
     path.write_text("".join(f"{u} {9 - i}\n" for i, u in enumerate("|ba")), encoding="utf-8")
     found = vocabulary.beside(tmp_path / "a.pt", "ltr")
-    assert vocabulary.units({"dictionary": found}, 7, "a.pt")[:6] == (
+    assert vocabulary.tokens({"dictionary": found}, 7, "a.pt")[:6] == (
         *(BLANK, "<pad>", "</s>", "<unk>"),
         *"|b",
     )
@@ -155,5 +160,5 @@ def test_a_dictionary_of_fairseq_lies_beside_its_checkpoint(tmp_path):
 
 def test_names_of_an_export_are_different():
     assert vocabulary.vocab_json(LETTERS) == VOCAB
-    with pytest.raises(WeightsError, match="no name for all three"):
+    with pytest.raises(WeightsError, match="no names for all three"):
         vocabulary.vocab_json((BLANK, "<pad>", "<s>"))

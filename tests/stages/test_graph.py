@@ -8,7 +8,7 @@ from ssl_jax.stages.graph import Graph, Stage
 
 @pytest.fixture
 def graph(tmp_path):
-    return Graph(tmp_path, say=lambda line: None)
+    return Graph(tmp_path, notify=lambda line: None)
 
 
 def _count(calls):

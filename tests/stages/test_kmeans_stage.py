@@ -154,7 +154,7 @@ def test_a_killed_label_stage_goes_on_and_other_clusters_are_refused(
 ):
     split, path = open_split(corpus), tmp_path / "units"
     whole = label.write(tmp_path / "whole", MFCC, book, 0, split.corpus, window_s=0.8)
-    monkeypatch.setattr(label, "_LOT", 5)
+    monkeypatch.setattr(label, "_BATCH", 5)
     add = frame_label_store.Writer.add
 
     def dies(self, key, units):
