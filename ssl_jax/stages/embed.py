@@ -155,9 +155,7 @@ def check_baselines(names: Sequence[str], modality: str) -> None:
     if unknown:
         raise ValueError(f"--baselines has {unknown}: use some of {','.join(BASELINES)}")
     if names and modality != "audio":
-        raise ValueError(
-            f"--baselines {','.join(names)} needs audio, and this run reads {modality}"
-        )
+        raise ValueError(f"--baselines is for audio, not for data of kind {modality}: leave it out")
 
 
 def pooled(encoder: Encoder, corpora: Splits, mesh: Mesh, folder: Path) -> dict[str, Pooled]:
