@@ -137,10 +137,10 @@ def test_the_files_of_a_folder_name_the_classes_of_the_run(tmp_path):
 def test_an_encoder_alone_takes_the_units_of_the_recipe():
     source = files.Source(config_json("hubert"), {}, "here")
     data = config_lib.load("configs/ctc/speech.py:toy").data
-    assert weights._units(source, data) == LETTERS
+    assert weights._vocabulary(source, data) == LETTERS
     data.unlock().spelling = "characters"
     with pytest.raises(WeightsError, match=r"no classifier, and the recipe names no tokens"):
-        weights._units(source, data)
+        weights._vocabulary(source, data)
 
 
 def test_a_dictionary_of_fairseq_lies_beside_its_checkpoint(tmp_path):
