@@ -86,7 +86,7 @@ def test_what_is_written_is_read(tmp_path):
     [
         ("a 1 0.1 0.2 K\na 1 zero 0.2 K\n", "row 2: expected 'recording channel"),
         ("a 1 0.1 0.2 K\na 1 0.2 0.2 T\n", "phones of 'a' overlap"),
-        ("\n", "has no line"),
+        ("\n", "is empty"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path, text, says):
