@@ -120,11 +120,11 @@ def test_a_run_of_an_earlier_version_is_given_what_its_data_are_now(begun, top, 
 
     forget()
     train.run(load(begun / "tones"), top / "run")
-    said = "does not say what the data of train, valid were when it began"
-    assert said in capsys.readouterr().err
+    notice = "has no fingerprint of the data of train, valid from when it began"
+    assert notice in capsys.readouterr().err
     train.run(load(top / "tones"), top / "run")
-    assert said not in capsys.readouterr().err
+    assert notice not in capsys.readouterr().err
     forget()
-    with pytest.raises(ValueError, match=r"config.data.*path has changed, and .* does not say"):
+    with pytest.raises(ValueError, match=r"config.data.*path has changed, and .* has no fingerprint"):
         train.run(load(begun / "tones"), top / "run")
     train.run(load(begun / "tones"), top / "run", accept_data_change=True)
