@@ -1,6 +1,7 @@
 """Every file imports only from lower floors (DESIGN section 1), found by parsing all of them."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,8 +72,13 @@ def _text_target(node: ast.Call) -> str | None:
     return None
 
 
-def imports(source: str, module: str, top_only: bool = False) -> Iterator[tuple[int, str]]:
-    """Yields (line, dotted name) of every import in a file, those inside functions too."""
+@functools.cache
+def imports(source: str, module: str, top_only: bool = False) -> tuple[tuple[int, str], ...]:
+    """Returns (line, dotted name) of every import in a file, those inside functions too."""
+    return tuple(_imports(source, module, top_only))
+
+
+def _imports(source: str, module: str, top_only: bool) -> Iterator[tuple[int, str]]:
     tree = ast.parse(source)
     for node in tree.body if top_only else ast.walk(tree):
         if isinstance(node, ast.Import):
