@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-# before the first import of jax; a caller may name another platform
+# before the first import of jax; the caller may choose another platform
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# what the train command compiles in a test stays out of the user's own cache
+# programs that a test compiles stay out of the user's own cache
 os.environ.setdefault("SSL_JAX_CACHE", str(Path(__file__).resolve().parents[1] / ".cache" / "xla"))
-# of tiny models too, which processes and stages of a test would compile again and again
+# also for tiny models, which the processes and stages of a test would compile repeatedly
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
-# tests compile much and run little
+# tests compile a lot and compute little
 FLAGS = ["--xla_backend_optimization_level=0"]
 if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11):
-    # the newer emitters of fusions take twice as long to compile; later XLA has no others
+    # the newer fusion emitters take twice as long to compile; later versions of XLA have only those
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 
@@ -38,7 +38,7 @@ def root() -> Path:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Returns the objects of an object store in memory, which gs:// means until the test ends."""
+    """Returns the objects of an in-memory object store, which serves gs:// until the test ends."""
     import object_store
 
     monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "cache"))
@@ -46,14 +46,14 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the longest first, all else in the order of names, so that no core waits at the end."""
+    """Sorts the longest tests first, the rest by name, so that no core is idle at the end."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
 def group_of(nodeid: str) -> str:
-    """Returns what must run in one process with a test: its file, or its config of conformance.
+    """Returns the group of a test that runs in one process: its file, or its conformance config.
 
-    A notebook has a process of its own anyway.
+    A notebook has its own process anyway.
     """
     path, _, test = nodeid.partition("::")
     if "[" in test and path.endswith("test_notebooks.py"):

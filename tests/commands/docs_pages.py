@@ -1,4 +1,4 @@
-"""The commands of README.md and docs/*.md, and how each of them is run at toy size."""
+"""The commands of README.md and docs/*.md, and how to run each at toy size."""
 
 import ast
 import re
@@ -10,12 +10,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*/README.md"))
 
-# what a line of a block begins with to be a command
+# how a line of a block begins if it is a command
 LOCAL = ("python", "pip", "pytest")
-# of a cloud or of a cluster, or without an end: never run
+# need a cloud or a cluster, or never end: not run
 CLOUD = ("gcloud", "gsutil", "xpk", "kubectl", "sbatch", "srun", "squeue", "ssh", "xprof")
 
-# a config of a page: the one that stands for it, and what is changed in it
+# a config on a page: the config that replaces it, and its overrides
 CONFIGS = {
     "configs/data2vec2/audio.py:own": ("configs/data2vec2/audio.py:own_toy", ()),
     "configs/data2vec2/audio.py:own_base": ("configs/data2vec2/audio.py:own_toy", ()),
@@ -25,7 +25,7 @@ CONFIGS = {
     "mixture.py": ("mixture.py:own_toy", ()),
     "domain.py": ("domain.py:toy", ("--config.data.buckets=(0.5,)", "--config.data.batch_size=4")),
 }
-# start of a command, after CONFIGS: what is added to it, where the last of two equal flags wins
+# start of a command, after CONFIGS: arguments to append; the last of two equal flags wins
 ADDED = {
     "python -m ssl_jax.train": ("--config.train.duration=2 steps",),
     "python -m ssl_jax.train --config configs/data2vec2/audio.py:own_toy --workdir runs/profiled": (
@@ -89,7 +89,7 @@ ELSEWHERE |= {
         "def test_",
     ),
 }
-# pages whose commands and Python are run by a test of their own
+# pages whose commands and Python have a test of their own
 PAGES_ELSEWHERE = {
     "docs/plan.md": (
         "tests/commands/test_plan_command.py",
@@ -97,7 +97,7 @@ PAGES_ELSEWHERE = {
     ),
     "docs/sweeps.md": ("tests/commands/test_sweep.py", "def test_every_command_of_the_page_runs"),
 }
-# runs that stand for an import: untrained ones of these configs
+# runs that replace an import: untrained runs of these configs
 IMPORTED = {"runs/wav2vec2": "configs/wav2vec2/audio.py:toy"}
 
 
@@ -112,7 +112,7 @@ class Command(NamedTuple):
         return " ".join(self.words)
 
     def flag(self, name: str) -> str:
-        """Returns the value of `--name value` or `--name=value`, '' where there is none."""
+        """Returns the value of `--name value` or `--name=value`, or '' if there is none."""
         for i, word in enumerate(self.words):
             if word.startswith(f"{name}="):
                 return word.partition("=")[2]
@@ -122,7 +122,7 @@ class Command(NamedTuple):
 
 
 class Code(NamedTuple):
-    """A block of Python, and the file that a page says it is."""
+    """A block of Python, and the file that the page saves it to."""
 
     page: str
     line: int
@@ -157,7 +157,7 @@ def blocks(path: Path) -> tuple[list[Command], list[Code]]:
 
 
 def commands_of(page: str, first: int, body: list[str]) -> list[Command]:
-    """Returns the commands of the lines of a block; other lines are what a program prints."""
+    """Returns the commands in the lines of a block; the other lines are output."""
     found: list[Command] = []
     text, start = "", first
     for number, line in enumerate(body, first):
@@ -184,15 +184,15 @@ def options_of(program: Path) -> set[str]:
 
 
 def links(path: Path) -> list[str]:
-    """Returns the targets of the links and pictures of a page that are files."""
+    """Returns the files that the links and pictures of a page point to."""
     found = re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8"))
     return [x.partition("#")[0] for x in found if not re.match(r"https?:|mailto:|#", x)]
 
 
 def named_files(path: Path) -> list[str]:
-    """Returns the paths of files and folders of this repository that stand in `backticks`.
+    """Returns the files and folders of this repository named in `backticks`.
 
-    One with the word "mine" in it is the reader's.
+    A path that contains "mine" belongs to the reader.
     """
     text = path.read_text(encoding="utf-8")
     found = re.findall(r"`((?:configs|docs|experiments|notebooks|ssl_jax|tests)/[\w./]*)`", text)
@@ -200,7 +200,7 @@ def named_files(path: Path) -> list[str]:
 
 
 def toy(command: Command) -> Command:
-    """Returns a command as it is run here."""
+    """Returns the command as the tests run it, at toy size."""
     words = list(command.words)
     if "--config" in words:
         at = words.index("--config") + 1
@@ -213,7 +213,7 @@ def toy(command: Command) -> Command:
 
 
 def elsewhere(command: Command) -> tuple[str, str] | None:
-    """Returns the file that runs a command, and what it says there."""
+    """Returns the file that runs a command, and the text to look for in it."""
     if command.page in PAGES_ELSEWHERE:
         return PAGES_ELSEWHERE[command.page]
     return next((at for start, at in ELSEWHERE.items() if str(command).startswith(start)), None)

@@ -1,6 +1,6 @@
 """A bucket of Google Cloud Storage in this process, for the real clients: gcsfs and tensorstore.
 
-It keeps to what a store promises and no more: an object appears whole, cannot grow, and every
+It guarantees only what a real store does: an object appears complete, cannot grow, and every
 write gives it a new generation; there are no folders.
 """
 
@@ -19,7 +19,7 @@ OBJECTS = "/storage/v1/b/([^/]+)/o"
 
 
 class Bucket:
-    """The objects of all buckets: (bucket, name) -> (bytes, generation). `log`: what was asked."""
+    """The objects of all buckets: (bucket, name) -> (bytes, generation). `log`: the requests."""
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], tuple[bytes, int]] = {}
@@ -33,14 +33,14 @@ class Bucket:
         return sorted(name for place, name in self.objects if place == bucket)
 
     def write(self, key: tuple[str, str], data: bytes) -> dict[str, Any]:
-        """Stores an object and returns what is known of it."""
+        """Stores an object and returns its metadata."""
         with self.lock:
             self.generation += 1
             self.objects[key] = (bytes(data), self.generation)
         return self.about(key)
 
     def about(self, key: tuple[str, str]) -> dict[str, Any]:
-        """Returns the resource of an object."""
+        """Returns the metadata of an object, as the JSON interface does."""
         data, generation = self.objects[key]
         return {
             "kind": "storage#object",
@@ -76,7 +76,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *parts: Any) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
     def answer(self, status: int, body: Any = b"", **headers: str) -> None:
         """Sends bytes, or anything else as JSON."""
@@ -99,7 +99,7 @@ class Handler(BaseHTTPRequestHandler):
         return url.path, options, body
 
     def missing(self) -> None:
-        """Says that there is no such object."""
+        """Answers that there is no such object."""
         self.answer(404, {"error": {"code": 404, "message": "No such object"}})
 
     def do_GET(self) -> None:
@@ -137,7 +137,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(206, data[start:stop], **tags)
 
     def do_POST(self) -> None:
-        """Writes or copies an object, or does several things at once."""
+        """Writes or copies an object, or handles a batch request."""
         path, options, body = self.asked()
         store = self.bucket
         if "upload_id" in options:
@@ -170,7 +170,7 @@ class Handler(BaseHTTPRequestHandler):
         self.missing()
 
     def do_PUT(self) -> None:
-        """Takes a part of an object that comes in parts."""
+        """Accepts a part of an object uploaded in parts."""
         _, options, body = self.asked()
         self.take(options, body)
 
@@ -210,10 +210,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """A server whose clients may leave before they have heard the answer."""
+    """A server whose clients may disconnect before they receive the answer."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Shows what went wrong here, and not that a client has gone."""
+        """Shows errors of this server, but not that a client disconnected."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 

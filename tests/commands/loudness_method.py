@@ -7,7 +7,7 @@ from ssl_jax.core.types import Method, Output, Spec
 
 
 def make(config, *, num_classes: int, precision: str = "", sample_rate: int = 0) -> Method:
-    """Returns the method; its metrics but the loss are constants."""
+    """Returns the method; all metrics except the loss are constants."""
     del config, precision, sample_rate
 
     def loss(params, extra, batch, streams, train):

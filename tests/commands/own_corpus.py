@@ -10,7 +10,7 @@ RATES = {"wav": 8000, "mp3": 44100, "ogg": 48000, "flac": 22050}
 
 def write_recordings(folder: Path, column: str = "label") -> Path:
     """Writes forty clips of 0.4 to 0.7 s to `recordings` and twenty to `music`, half of them
-    stereo; a file that is no sound and an empty one; labels.csv, whose classes are two pitches."""
+    stereo; a file that is not audio and an empty one; labels.csv, whose classes are two pitches."""
     draw = np.random.default_rng(0)
     lines = [f"path,{column},speaker"]
     for i in range(60):

@@ -19,7 +19,7 @@ NAMES = ("no", "yes", "maybe")
 def make_run(config_path: str, folder: Path, steps=(4,), overrides=(), scores=()) -> Path:
     """Writes checkpoints of fresh parameters, a different draw per step, and the text files.
 
-    scores: what config.checkpoint.best_metric is said to be at each step.
+    scores: the value of config.checkpoint.best_metric recorded at each step.
     """
     config = config_lib.load(config_path, overrides)
     method = importlib.import_module(f"ssl_jax.methods.{config.method.name}").make(

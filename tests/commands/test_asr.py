@@ -1,4 +1,4 @@
-"""From a pre-trained toy to word errors, by the commands: recordings of tones that spell words."""
+"""From a pre-trained toy to word error rates, by command line; tones spell the words."""
 
 import json
 
@@ -86,7 +86,7 @@ def test_from_a_pretrained_toy_to_no_word_errors(root, corpus, tmp_path, capsys)
     heard = [soundfile.read(corpus / f"{i}.wav", dtype="int16")[0] for i in range(len(TEXTS))]
     assert model.transcribe(heard, RATE) == list(TEXTS)
     assert model.transcribe(heard[0], RATE) == TEXTS[0]
-    long = np.concatenate(heard)  # heard in windows of 0.6 s, whose frames are joined
+    long = np.concatenate(heard)  # read in windows of 0.6 s, whose frames are joined
     assert set(model.transcribe(long, RATE)) <= set("ABC ")
     assert model._listener[0].run([long])[0].shape == (1, model.method.frames(len(long)), 5)
     with pytest.raises(ValueError, match="'data2vec' does not transcribe: fine-tune it"):

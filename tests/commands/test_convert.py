@@ -13,7 +13,7 @@ from ssl_jax.data.readers.sources import open_items, open_source
 
 @pytest.fixture
 def folder(tmp_path):
-    """Seven clips of two words in two rates and two formats."""
+    """Seven clips of two words, at two rates and in two formats."""
     rng = np.random.default_rng(0)
     for i in range(7):
         path = tmp_path / "in" / ("no", "yes")[i % 2] / f"{i}.{('wav', 'flac')[i % 2]}"

@@ -1,4 +1,4 @@
-"""A run continues with the data it began with, wherever they are, or names what changed."""
+"""A run resumes with the data it began with, wherever it lies, or names what changed."""
 
 import os
 import shutil
@@ -39,7 +39,7 @@ def begun(tmp_path_factory):
 
 @pytest.fixture
 def top(begun, tmp_path):
-    """A copy of both; the times of files are kept."""
+    """A copy of both, with the modification times of the files."""
     shutil.copytree(begun / "run", tmp_path / "run")
     shutil.copytree(begun / "tones", tmp_path / "tones")
     return tmp_path
@@ -50,7 +50,7 @@ def load(corpus):
 
 
 def spoil(file):
-    """Makes a file louder, of the same size and time of change."""
+    """Makes a file louder, keeping its size and modification time."""
     before = os.stat(file)
     samples, rate = soundfile.read(file)
     soundfile.write(file, 2 * samples, rate, subtype="PCM_16")
@@ -68,7 +68,7 @@ def test_data_that_lie_elsewhere_are_the_same(top):
 def test_other_data_stop_the_run_until_they_are_accepted(top, capsys):
     spoil(top / "tones" / TAKE)
     before = {p.name: p.read_bytes() for p in (top / "run").glob("*") if p.is_file()}
-    for _ in range(2):  # what a refused command leaves is as it was
+    for _ in range(2):  # a refused command changes nothing
         with pytest.raises(
             ValueError,
             match=rf"^config.data.train is not what .*run began with: 1 of \d+ files have "
@@ -125,6 +125,8 @@ def test_a_run_of_an_earlier_version_is_given_what_its_data_are_now(begun, top, 
     train.run(load(top / "tones"), top / "run")
     assert notice not in capsys.readouterr().err
     forget()
-    with pytest.raises(ValueError, match=r"config.data.*path has changed, and .* has no fingerprint"):
+    with pytest.raises(
+        ValueError, match=r"config.data.*path has changed, and .* has no fingerprint"
+    ):
         train.run(load(begun / "tones"), top / "run")
     train.run(load(begun / "tones"), top / "run", accept_data_change=True)

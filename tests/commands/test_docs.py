@@ -1,4 +1,4 @@
-"""README.md and docs/*.md: every command, key, flag, file and link in them exists; all is run."""
+"""README.md and docs/*.md: commands, keys, flags, files and links exist, and commands run."""
 
 import contextlib
 import importlib
@@ -57,7 +57,7 @@ def test_what_the_page_of_an_experiment_names_exists(page):
 
 
 def check(command: pages.Command) -> str:
-    """Returns what is wrong with a command, '' where nothing is."""
+    """Returns what is wrong with a command, or ''."""
     words = command.words
     if words[0] not in pages.LOCAL or words[0] == "pytest":
         return ""
@@ -81,7 +81,7 @@ def check(command: pages.Command) -> str:
 
 
 def flags(module: str, subcommand: tuple[str, ...]) -> set[str]:
-    """Returns the flags that the help of a module names."""
+    """Returns the flags listed in the help of a module."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
         importlib.import_module(module).main([*subcommand, "--help"])
@@ -146,7 +146,7 @@ def test_a_wrong_page_is_found(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with what the pages take as given: recordings of all kinds, music, labels."""
+    """A folder with the files that the pages assume: recordings of all kinds, music, labels."""
     folder = tmp_path_factory.mktemp("home")
     write_recordings(folder)
     train_corpus.write_corpus(folder / "data" / "speech_commands_v2")
@@ -160,7 +160,7 @@ def home(tmp_path_factory):
 
 
 class Home:
-    """Runs commands at toy size, each once, after those that make the runs which they read."""
+    """Runs each command once, at toy size, after those that make the runs it reads."""
 
     def __init__(self, folder):
         self.folder, self.told = folder, {}
@@ -170,7 +170,7 @@ class Home:
         words = pages.toy(command).words
         if words not in self.told:
             self.need(command)
-            self.told[words] = ""  # a command that needs itself would not end
+            self.told[words] = ""  # a command that needs itself would never end
             out = io.StringIO()
             with contextlib.redirect_stdout(out):
                 code = importlib.import_module(words[2]).main(list(words[3:]))
@@ -179,7 +179,7 @@ class Home:
         return self.told[words]
 
     def need(self, command: pages.Command) -> None:
-        """Makes the runs that a command names."""
+        """Makes the runs named in a command."""
         made = command.flag("--workdir")
         for run in sorted(set(re.findall(r"runs/\w+", str(command))) - {made}):
             self.make(run)
@@ -187,7 +187,7 @@ class Home:
             self.run(next(c for c in EVERY if "--labels" in c.words and "runs/own" in c.words))
 
     def make(self, run: str) -> None:
-        """Makes a run by the command that does so in a page, or as an import would."""
+        """Makes a run with the command on a page that creates it, or as an import would."""
         if run in pages.IMPORTED:
             if not (self.folder / run).exists():
                 make_run(pages.IMPORTED[run], self.folder / run)
@@ -195,7 +195,7 @@ class Home:
             self.run(MADE_BY[run])
 
 
-# each once, however many pages have it
+# once, however many pages contain it
 HERE = list(
     {str(c): c for c in EVERY if c.words[0] in pages.LOCAL and not pages.elsewhere(c)}.values()
 )
@@ -226,8 +226,8 @@ def test_the_python_runs(code, home):
 
 @pytest.mark.slow
 def test_what_the_commands_over_own_recordings_leave(home, capsys):
-    """Broken files are listed, baselines stand beside the run, and another table of as many rows
-    does not find the features of the first."""
+    """Broken files are listed, baselines appear next to the run, and another table of the same
+    length does not reuse the features of the first."""
     first = next(c for c in EVERY if c.flag("--workdir") == "runs/own")
     probe, grouped = (
         next(c for c in EVERY if "--labels" in c.words and ("--group" in c.words) == group)

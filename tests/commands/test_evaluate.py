@@ -1,4 +1,4 @@
-"""`python -m ssl_jax.evaluate`: probes of a run beside its baselines."""
+"""`python -m ssl_jax.evaluate`: probes of a run and of its baselines."""
 
 import json
 
@@ -17,7 +17,7 @@ TAKES = {"train": 16, "valid": 6, "test": 8}
 
 
 def write_corpus(folder):
-    """Noisy tones of a class's own pitch in the layout of Speech Commands; test clips vary."""
+    """Writes noisy tones, a pitch per class, in the layout of Speech Commands; test clips vary."""
     rng = np.random.default_rng(0)
     listed = {"valid": [], "test": []}
     for word, hz in PITCH.items():

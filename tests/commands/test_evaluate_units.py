@@ -1,4 +1,4 @@
-"""`python -m ssl_jax.evaluate --protocol` of units: every layer of a run beside MFCC."""
+"""`python -m ssl_jax.evaluate --protocol` of units: every layer of a run, and MFCC."""
 
 import json
 
@@ -14,7 +14,7 @@ PHONES = {"a": 300, "b": 900, "c": 2700}
 
 
 def write_corpus(folder):
-    """Sentences of three tones, each a phone of 0.1 to 0.2 s, with their times."""
+    """Writes sentences of three tones, each a phone of 0.1 to 0.2 s, with their times."""
     rng, rows, lines = np.random.default_rng(0), {}, ["path\tsplit"]
     for split, count in (("train", 12), ("test", 6)):
         for i in range(count):
@@ -54,7 +54,7 @@ def test_every_layer_stands_beside_the_untrained_encoder_and_mfcc(root, tmp_path
     pairs = [(row["features"], row["layer"]) for row in found]
     kinds = [("this run", 3), ("random encoder", 3), ("MFCC", 1)]
     assert pairs == [(kind, layer) for kind, layers in kinds for layer in range(layers)]
-    # MFCC tell three tones apart, but for the frames that hear two of them
+    # MFCC separate three tones, except for frames that overlap two of them
     assert found[-1]["phone_purity"] > 0.85 and found[-1]["pnmi"] > 0.6
     for row in found:
         assert 0 <= row["pnmi"] <= 1 and row["used"] <= 6 and row["segment"] > 0

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True, scope="module")
 def private_cache(tmp_path_factory):
-    """Tokens go to a folder of these tests, compiled programs where those of others are."""
+    """These tests have their own folder of tokens, but share the cache of compiled programs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", os.environ["SSL_JAX_CACHE"])
         patch.setenv("SSL_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -75,7 +75,7 @@ def test_the_best_checkpoint_is_found_by_name(root, run, tmp_path):
 
 
 def _features(model, batch):
-    """The method's own features, without what `load` does before and after them."""
+    """The method's own features, without the processing of `load` before and after."""
     return jax.jit(model.method.features)(model.params, batch)
 
 
@@ -263,7 +263,7 @@ def test_probabilities_of_a_classifier(root, tmp_path):
 
 
 def _probability_in_the_loss(model, clip):
-    """exp(-cross-entropy) of class 1, by the method's own loss in evaluation."""
+    """exp(-cross-entropy) of class 1, from the method's own loss in evaluation."""
     audio = (clip * 32768).round().astype(np.int16)
     batch = audio_batch(audio[None], np.array([len(audio)], np.int32)) | {"label": np.array([1])}
     streams = rng.Streams(rng.key_data(0), np.int32(0), batch["id"])
@@ -284,7 +284,7 @@ def test_images_of_any_kind_are_one_image(root, tmp_path):
     data = model.config.data.copy_and_resolve_references().unlock()
     source = {"kind": "image_folder", "path": str(tmp_path / "pictures")}
     data.train = ConfigDict({"own": source})
-    corpus.open_split(data, "train").fill(0, -1, shown, 0)  # as evaluation shows it
+    corpus.open_split(data, "train").fill(0, -1, shown, 0)  # as evaluation sees it
     want = _features(model, shown | {"weight": np.ones(1)}).hidden_states[:, 0]
     np.testing.assert_allclose(np.stack(found.hidden_states), want, atol=1e-5)
     assert found.times is None
@@ -331,7 +331,7 @@ def test_texts_have_a_vector_a_token(root, tmp_path):
 
 
 def test_damaged_weights_are_named_by_whatever_reads_them(run, tmp_path):
-    """Of files that storage changed by a bit: none gives numbers, each names the checkpoint."""
+    """With a bit flipped in a file, nothing returns numbers; every error names the checkpoint."""
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     kept = folder / "checkpoints" / "4" / "params"

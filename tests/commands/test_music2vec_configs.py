@@ -1,4 +1,4 @@
-"""The configs of Music2Vec: the sweep is plain data that loads, protocols are what they say."""
+"""The configs of Music2Vec: the sweep loads as plain data; protocols have the documented values."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""From a folder of any sound and a table of labels to a model and a probe, and what goes wrong."""
+"""From a folder of any audio and a table of labels to a model and a probe, and common mistakes."""
 
 import re
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_the_preset_skips_what_is_broken_and_holds_out_a_twentieth(root, recordi
 
 @pytest.fixture(scope="module")
 def run(root, recordings, tmp_path_factory):
-    """A run folder with the config of the recordings, which is all that labels need."""
+    """A run folder with only the config of the recordings, which is all that the labels need."""
     folder = tmp_path_factory.mktemp("run")
     config = config_lib.load(str(root / CONFIG), overrides(recordings))
     (folder / "config.json").write_text(config_lib.to_json(config))

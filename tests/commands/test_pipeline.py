@@ -84,7 +84,7 @@ def test_labels_of_stages_are_those_of_the_run(tmp_path, monkeypatch):
         assert found.data.units[split] == tuple(str(pipe.folder(x) / split) for x in labels)
     assert found.data.units.test == () and config.data.units.train == ()
     assert run.needs == tuple(labels)
-    # labels that were made in another way are other work
+    # labels made in another way have another signature
     other = pipe.stage("label", "labels0", {"clusters": 9}, lambda folder: None)
     pipe.train("hubert", config, labels=(other, labels[1]))
     assert len(trained) == 2
@@ -119,7 +119,7 @@ def test_a_complete_training_on_files_that_changed_is_not_used_unless_accepted(
 
 @pytest.fixture
 def recorded_digits(tmp_path):
-    """A folder laid out as the Free Spoken Digit Dataset, of which the shortest take has 0.14 s."""
+    """A folder in the layout of the Free Spoken Digit Dataset, whose shortest take is 0.14 s."""
     folder, rng = tmp_path / "fsdd", np.random.default_rng(0)
     folder.mkdir()
     rows = ["path\tdigit\tspeaker\tsplit\tseconds"]

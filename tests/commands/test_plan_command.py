@@ -1,4 +1,4 @@
-"""The command: what it prints, what it refuses, and that it answers for every config."""
+"""The plan command: what it prints, what it refuses, and that it works for every config."""
 
 import importlib.util
 import json
@@ -129,7 +129,7 @@ def test_a_tpu_that_is_not_there_compiles_the_step(root):
     "name", ["hubert/audio.py:xlarge", "mae/image.py:huge", "wav2vec2/audio.py:1b"]
 )
 def test_a_large_model_fits_the_chips_of_its_config(root, name):
-    """Sharded over eight chips of 16 GB, with one example on each, estimated from shapes."""
+    """Sharded over eight chips of 16 GB with one example each, estimated from shapes."""
     changes = ["--config.data.batch_size=8", "--config.train.accumulate=1"]
     done = command(
         root, "--config", f"configs/{name}", "--topology", "v5e:2x4", "--no-compile", *changes
@@ -141,7 +141,7 @@ def test_a_large_model_fits_the_chips_of_its_config(root, name):
 
 @pytest.mark.slow
 def test_every_config_has_a_plan(root):
-    """At its full size what a chip holds; a step's work in its small form, without compiling."""
+    """Memory per chip at full size, and FLOPs of a step in the small form, without compiling."""
     paths = list(configs(root))
     assert len(paths) >= 18
     for path in paths:
@@ -170,7 +170,7 @@ def in_float32(trace):
 
 @pytest.mark.slow
 def test_products_compute_in_the_type_that_the_config_names(root):
-    """Without a decision of their own in methods and layers; heads and losses stay in float32."""
+    """Methods and layers choose no type of their own; heads and losses stay in float32."""
     kws = str(root / "configs/data2vec/kws.py:toy")
     half, whole = (
         in_float32(plan.program(config_lib.load(kws, [f"precision={name}"]), "h100:1").trace())

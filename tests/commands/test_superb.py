@@ -1,4 +1,4 @@
-"""SUPERB's protocols: their numbers, and that they run over tables as they describe them."""
+"""SUPERB's protocols: their values, and that they run over tables of the documented form."""
 
 import itertools
 import json
@@ -75,7 +75,7 @@ def test_intents_are_judged_by_a_command(root, intents, tmp_path):
     found = evaluate.run(run, protocol=str(root / f"{FILE}:ic"), overrides=paths(intents) + short)
     row = found["results"][0]
     assert row["score"] == "all_slots" and row["layer"] == -1
-    assert row["test"][0] >= 0.5  # a quarter by chance
+    assert row["test"][0] >= 0.5  # chance is a quarter
 
 
 @pytest.mark.slow

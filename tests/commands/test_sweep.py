@@ -1,4 +1,4 @@
-"""The sweep command: one run, all of them, its messages, and its report after a kill."""
+"""The sweep command: one run, all runs, its messages, and its report after a kill."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ from ssl_jax.core.config import ConfigError
 from ssl_jax.sweeps import clusters, local, run_folders
 from ssl_jax.sweeps import sweep as sweep_lib
 
-# seven runs, and one in their middle that no training can begin
+# seven runs, one of which (in the middle) cannot start
 SWEEP = """
 import json
 from ml_collections import ConfigDict
@@ -40,7 +40,7 @@ KWS = str(corpora.CONFIGS / "data2vec" / "kws.py") + ":toy"
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Replaces training; the list gets the config and the folder of every run."""
+    """Replaces training; the config and folder of every run are appended to the list."""
     calls = []
     monkeypatch.setattr(train, "run", lambda config, folder: calls.append((config, folder)))
     return calls
@@ -56,7 +56,7 @@ def test_a_sweep_of_a_config_of_this_repository(tmp_path, trained, capsys):
     printed = table(capsys)
     assert printed[0].split() == ["run", "signature", "optim.lr", "ema.start", "seed", "state"]
     assert printed[-1] == "8 runs: 8 waiting"
-    assert not any(tmp_path.iterdir())  # looking changes nothing
+    assert not any(tmp_path.iterdir())  # listing changes nothing
     found = sweep_lib.read(KWS, [], tmp_path)
     sweep.main([*line, "--run", "3"])
     sweep.main(["--workdir", str(tmp_path), "--run", found[3].label])  # is done
@@ -112,7 +112,7 @@ def test_other_code_goes_on_only_when_allowed(tmp_path, trained):
         sweep.execute(run)
     assert run_folders.state(run.folder) == "stopped" and not trained
     assert sweep.execute(run, any_code=True) and len(trained) == 1
-    assert not sweep.execute(run)  # done, whatever made it
+    assert not sweep.execute(run)  # done, whatever created it
 
 
 def test_a_failed_run_is_reported_and_kept(tmp_path, monkeypatch, capsys):
@@ -159,7 +159,7 @@ def test_a_wrong_command_is_one_line(tmp_path, monkeypatch, line, message):
 
 
 def slow_sweep(tmp_path) -> str:
-    """Returns a config file whose runs save every second step and train at once."""
+    """Returns a config file whose runs start quickly and save every second step."""
     corpus = corpora.write_corpus(tmp_path / "tones")
     supervised = str(corpora.CONFIGS / "supervised" / "kws.py") + ":toy"
     changes = {"train.duration": "24 steps", "checkpoint.every": "2 steps", "eval.every": "8 steps"}
@@ -172,7 +172,7 @@ def slow_sweep(tmp_path) -> str:
 
 
 def numbers(root) -> list[dict]:
-    """Returns the rows of metrics.csv, without what a clock wrote there."""
+    """Returns the rows of metrics.csv, without the columns of times."""
     with (root / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [{k: v for k, v in r.items() if k != "time" and "per_second" not in k} for r in rows]
@@ -207,7 +207,7 @@ def test_a_killed_sweep_ends_with_the_report_of_an_undisturbed_one(tmp_path, mon
     ]
     process = subprocess.Popen(launcher, stderr=subprocess.PIPE, text=True)
     found = sweep_lib.read(path, [], killed)
-    while True:  # until one is done, and one is in the middle
+    while True:  # until one is done and another is half-way
         assert process.poll() is None
         working = [run for run in found if run_folders.busy(run.folder)]
         halfway = [run for run in working if 2 <= max(saved(run), default=0) <= 16]
@@ -220,7 +220,7 @@ def test_a_killed_sweep_ends_with_the_report_of_an_undisturbed_one(tmp_path, mon
         os.kill(int(run_folders.holder(run.folder).split()[1]), signal.SIGKILL)
     process.wait()
     while any(run_folders.busy(run.folder) for run in working):
-        time.sleep(0.01)  # a killed process lets its folder go when the system has ended it
+        time.sleep(0.01)  # a killed process releases its folder once the system has ended it
     assert run_folders.state(halfway[0].folder) == "stopped"
     again = subprocess.run(launcher, stderr=subprocess.PIPE, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
@@ -244,7 +244,7 @@ def test_a_sweep_in_an_object_store(bucket, trained, monkeypatch, tmp_path, caps
     sweep.main(["--workdir", "gs://bucket/sweep", "--status"])
     assert table(capsys)[-1] == "8 runs: 1 done, 7 waiting"
     found = sweep_lib.reopen(paths.of("gs://bucket/sweep"))
-    (found[0].folder / "lock").write_text("process 1 on pod")  # at work, or stopped
+    (found[0].folder / "lock").write_text("process 1 on pod")  # running, or stopped
     rows = [{"step": i, "time": 1.0 * i, "train/loss": 1.0} for i in (1, 2)]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     for run in found[:2]:
@@ -267,7 +267,7 @@ PAGE = corpora.CONFIGS.parent / "docs" / "sweeps.md"
 
 
 def commands(page: str) -> list[list[str]]:
-    """Returns the words of every command of the page after `python -m ssl_jax.sweep`."""
+    """Returns the arguments of every `python -m ssl_jax.sweep` command on the page."""
     joined = page.replace("\\\n", " ")
     found = re.findall(r"^ {4}python -m ssl_jax\.sweep (.*)$", joined, re.MULTILINE)
     return [shlex.split(line) for line in found]

@@ -1,4 +1,4 @@
-"""The command: a run folder, resuming, errors in one line, real methods in real processes."""
+"""The train command: a run folder, resuming, one-line errors, real methods in real processes."""
 
 import functools
 import json
@@ -212,7 +212,7 @@ def test_the_cache_folder_follows_the_environment(tmp_path, monkeypatch):
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/xla")
         setup.use_compilation_cache()
         assert jax.config.jax_compilation_cache_dir == "gs://bucket/xla"
-        # a time that the environment names stays; conftest.py does so
+        # a time set in the environment is kept; conftest.py sets one
         assert jax.config.jax_persistent_cache_min_compile_time_secs == before[1] != 0.5
         monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
         setup.use_compilation_cache()

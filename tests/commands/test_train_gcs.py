@@ -1,6 +1,6 @@
-"""The command in a bucket: config, data, checkpoints, metrics and trace, through the real clients.
+"""Training in a bucket: config, data, checkpoints, metrics and trace, through the real clients.
 
-gcsfs, google-cloud-storage and tensorstore speak to a server in this process.
+gcsfs, google-cloud-storage and tensorstore connect to a server in this process.
 """
 
 import json
@@ -19,7 +19,7 @@ RUN = "gs://bucket/runs/one"
 
 @pytest.fixture
 def gcs(monkeypatch, tmp_path):
-    """Starts the server; returns (bucket, environment of a command that is to use it)."""
+    """Starts the server; returns (bucket, environment for a command that uses it)."""
     store, server = fake_gcs.serve()
     address = f"http://localhost:{server.server_port}"
     environment = {
@@ -29,10 +29,10 @@ def gcs(monkeypatch, tmp_path):
         "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
         "FSSPEC_GCS_TOKEN": "anon",
         "NO_GCE_CHECK": "true",
-        # the clients would ask a second server, by gRPC, what kind of bucket it is
+        # otherwise the clients query the kind of bucket from a second server, by gRPC
         "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
         "SSL_JAX_CACHE": str(tmp_path / "cache"),
-        # what other tests compiled is found here
+        # programs that other tests compiled are reused
         "JAX_COMPILATION_CACHE_DIR": os.environ["SSL_JAX_CACHE"],
     }
     yield store, environment

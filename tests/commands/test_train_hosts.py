@@ -1,4 +1,4 @@
-"""Many real processes with collectives over gloo, and a run that is killed again and again."""
+"""Several real processes with collectives over gloo, and a run that is killed repeatedly."""
 
 import random
 import signal
@@ -28,7 +28,7 @@ OPTIONS = {
     "checkpoint.best_metric": "",
     "eval.every": "100%",
     "data.batch_size": 8,  # the 12 clips of validation fill a batch and a half
-    # linear in the gradient and slow, so that the order of a sum stays a small thing
+    # linear in the gradient and slow, so that the order of a sum matters little
     "optim.name": "sgd",
     "optim.lr": 1e-4,
     "optim.weight_decay": 0.0,
@@ -52,7 +52,7 @@ def arguments(folder: Path, corpus: Path, **changes: object) -> list[str]:
 
 
 def together(herd: Herd, count: int, given: list[str], other=(), pause: float = 0.0) -> list[Child]:
-    """Starts `count` processes of one run; the last gets the arguments `other` too."""
+    """Starts `count` processes of one run; the last also gets the arguments `other`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         where = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
@@ -78,13 +78,13 @@ def test_processes_come_and_go_and_the_result_is_that_of_one(tmp_path, corpus, h
     assert one.wait() == 0, one.text()
     folder = tmp_path / "many"
 
-    # two, with every matrix in two pieces; one of them is killed
+    # two, with every matrix in two shards; one of them is killed
     given = arguments(folder, corpus, **{"mesh.fsdp": 2})
     first = together(herd, 2, given, pause=0.1)
     first[0].until(lambda: newest(folder) >= 4)
     first[1].signal(signal.SIGKILL)
     assert first[0].wait() != 0, first[0].text()
-    told = first[0].text()  # by this package, or by that of jax which ends the process
+    told = first[0].text()  # by this package, or by the timeout of jax, which ends the process
     assert hosts.LOST in told or "heartbeat" in told or "terminating process" in told, told
 
     # four, of which two hold the same rows; SIGTERM to one of them
@@ -108,7 +108,7 @@ def _compare(one: Path, many: Path) -> None:
     for a, b in zip(*rows, strict=True):
         for name in (n for n in a if n != "time" and not n.endswith("per_second")):
             assert b[name] == pytest.approx(a[name], rel=1e-4, abs=1e-6), (a["step"], name)
-    assert rows[0][-1]["valid/loss"] > 0  # over 12 clips, each counted once by all together
+    assert rows[0][-1]["valid/loss"] > 0  # over 12 clips, each counted once across processes
     pairs = [tree.named_leaves(checkpoint.restore_params(f)) for f in (one, many)]
     for (name, a), (_, b) in zip(*pairs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=name)
@@ -136,8 +136,8 @@ def test_thirty_kills_change_no_bit(tmp_path, corpus, herd):
     command = arguments(folder, corpus, **changes)
     reached = [0]
     for life in range(30):
-        child = herd.start(*command, pause=0.02)  # not too fast, so that it lives to be killed
-        if life % 2:  # while it starts, at the latest with its first save
+        child = herd.start(*command, pause=0.02)  # slow enough to be killed before it ends
+        if life % 2:  # while it starts, at the latest during its first save
             late = time.monotonic() + draw.uniform(0, ready)
             child.until(lambda late=late: time.monotonic() > late or newest(folder) > reached[-1])
         else:  # while it trains and saves

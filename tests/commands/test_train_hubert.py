@@ -1,4 +1,4 @@
-"""HuBERT by the command: labels in a store, contracts before the first step, units are learned."""
+"""HuBERT by command line: labels in a store, checks before the first step, units are learned."""
 
 import json
 
@@ -24,7 +24,7 @@ def corpus(tmp_path_factory):
 
 
 def load(corpus, units, **changes):
-    """Returns the toy over tones, with the stores <units>/<split> as its labels."""
+    """Returns the toy config over tones, with the stores <units>/<split> as its labels."""
     config = config_lib.load(str(corpora.CONFIGS / "hubert" / "audio.py") + ":toy")
     source = {"kind": "speech_commands", "path": str(corpus)}
     with config.unlocked():
@@ -38,7 +38,7 @@ def load(corpus, units, **changes):
 
 
 def label(config, **header):
-    """Writes the word of each recording as the unit of all its frames."""
+    """Labels every frame of a recording with the index of its word."""
     bare = config.data.copy_and_resolve_references().unlock()
     bare.units = ConfigDict({})
     for split in ("train", "valid"):

@@ -1,4 +1,4 @@
-"""Opening what others made runs none of their code: run folders, whatever their config names."""
+"""Opening another person's run folder runs none of its code, whatever its config names."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ NAMED = "--method evil_method"
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, root):
-    """A run folder whose config names a module next to it, which leaves a file when imported."""
+    """A run folder whose config names a module next to it, which writes a file when imported."""
     folder = tmp_path / "run"
     (folder / "checkpoints" / "3").mkdir(parents=True)
     config = config_lib.load(f"{root}/configs/supervised/kws.py:toy").unlock()

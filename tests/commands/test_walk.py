@@ -1,4 +1,4 @@
-"""The way from the train command to a loss is short, and the one that the README describes."""
+"""The call path from the train command to a loss is short and is the one in the README."""
 
 import re
 import traceback
@@ -22,13 +22,13 @@ class Reached(Exception):
 
 
 def described() -> list[str]:
-    """Returns `file:function` of every step of the walk in the README."""
+    """Returns `file:function` of every step of the path in the README."""
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     return re.findall(r"^\d\. `(ssl_jax/[\w/]+\.py:\w+)`", page, re.MULTILINE)
 
 
 def zeros(config, method, tx, mesh, shapes, checkpoints):
-    """Returns what `setup.begin` does, without compiling anything."""
+    """Returns the same as `setup.begin`, without compiling anything."""
     del config, checkpoints
     state = step.abstract_state(method, tx, shapes)
     shardings = step.state_sharding(state, method.rules, mesh)

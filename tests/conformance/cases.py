@@ -1,4 +1,4 @@
-"""What every conformance test is run over: each config, each method, and batches made for it."""
+"""The cases of the conformance tests: each config, each method, and batches made for it."""
 
 import dataclasses
 import functools
@@ -50,7 +50,7 @@ def method_names() -> list[str]:
 
 
 def load(path: str, arg: str = "") -> Any:
-    """Returns a config of the tree, or its tiny form with arg 'toy'."""
+    """Returns a config of the repository, or its tiny form with arg 'toy'."""
     return config_lib.load(str(ROOT / path) + (f":{arg}" if arg else ""))
 
 
@@ -108,7 +108,7 @@ class Toy:
         return jax.jit(lambda *args: grad(*args)[::-1])
 
     def batch(self, rows: int, seed: int = 0) -> Batch:
-        """Returns `rows` examples of what the method reads; the last is four fifths as long."""
+        """Returns `rows` examples of the method's inputs; the last is four fifths as long."""
         return make_batch(self.method, rows, self.samples, seed)
 
     def streams(self, batch: Batch, step: int = 0) -> rng.Streams:
@@ -130,7 +130,7 @@ def _to_steps(duration: int | str) -> int:
 
 
 def depth_of(params: Any) -> int:
-    """Returns the number of stacked blocks, 1 where there are none."""
+    """Returns the number of stacked blocks, or 1 if there are none."""
     blocks = [x for name, x in tree.named_leaves(params) if name.startswith("encoder/blocks/")]
     return len(blocks[0]) if blocks else 1
 
@@ -145,7 +145,7 @@ def toy(path: str) -> Toy:
 
 
 def abstract_toy(path: str) -> Toy:
-    """Returns the tiny form of a config with the shapes of its parameters in their place."""
+    """Returns the tiny form of a config, with shapes in place of its parameters."""
     config = load(path, "toy")
     method, samples = build(config), longest(config)
     batch = abstract_batch(method, 2, samples)
@@ -153,7 +153,7 @@ def abstract_toy(path: str) -> Toy:
 
 
 def make_batch(method: Method, rows: int, samples: int, seed: int) -> Batch:
-    """Returns a batch of what the method declares to read, as numpy arrays: a test that changes
+    """Returns a batch of the method's declared inputs as numpy arrays, so that a test that changes
     one compiles nothing for it."""
     makers = {
         "id": lambda spec, noise: np.arange(rows) + 7,
@@ -181,13 +181,13 @@ def make_batch(method: Method, rows: int, samples: int, seed: int) -> Batch:
 
 
 def length_key(batch: Batch) -> tuple[str, str] | None:
-    """Returns the names of the signal and of its length, None where examples have one size."""
+    """Returns the names of the signal and of its length, or None if all examples have one size."""
     pairs = (("audio", "audio_len"), ("tokens", "tokens_len"))
     return next((pair for pair in pairs if pair[1] in batch), None)
 
 
 def _lengths(rows: int, longest: int) -> np.ndarray:
-    """Returns full lengths, the last one four fifths of that."""
+    """Returns full lengths, except that the last is four fifths of that."""
     length = np.full((rows,), longest)
     length[-1] = longest * 4 // 5
     return length
@@ -215,12 +215,12 @@ def _tones(rows: int, samples: int, noise: np.random.Generator) -> np.ndarray:
 
 
 def _runs(rows: int, sets: int, size: int, noise: np.random.Generator) -> np.ndarray:
-    """Returns (rows, sets, size) of classes that each last for five labels."""
+    """Returns classes (rows, sets, size), each repeated for five labels."""
     return noise.integers(0, CLASSES, (rows, sets, -(-size // 5))).repeat(5, axis=2)[..., :size]
 
 
 def _pictures(rows: int, shape: tuple, noise: np.random.Generator) -> np.ndarray:
-    """Returns waves of another colour, direction and pitch in each row, with some noise."""
+    """Returns waves whose colour, direction and frequency differ by row, with some noise."""
     height, width, channels = shape
     y, x = np.mgrid[:height, :width]
     angle = np.arange(rows)[:, None, None] + noise.uniform(0, 0.5)
@@ -231,7 +231,7 @@ def _pictures(rows: int, shape: tuple, noise: np.random.Generator) -> np.ndarray
 
 
 def abstract_batch(method: Method, rows: int, samples: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of a batch, without its memory."""
+    """Returns the shapes of a batch, without allocating it."""
 
     def shape(spec: Spec) -> tuple[int, ...]:
         return (rows, *(samples if n is None else n for n in spec.shape))
@@ -247,7 +247,7 @@ def longest(config: Any) -> int:
 
 
 def close(a: Any, b: Any, atol: float, rtol: float = 0.0) -> None:
-    """Fails, with the path of the leaf, unless two trees are near each other."""
+    """Fails with the path of the leaf unless two trees are close."""
     for (path, x), y in zip(
         jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True
     ):

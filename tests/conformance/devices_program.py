@@ -1,7 +1,7 @@
 """Runs tiny configs on 1 and on 8 forced CPU devices; test_devices.py starts it as a process.
 
-It reads one job a line, as JSON [path of a config, name of the job], and answers each by a line.
-The job 'memory' compiles the step of a deep model whose parameters lie in pieces on eight devices,
+It reads one job per line, JSON [path of a config, name of the job], and answers each with a line.
+The job 'memory' compiles the step of a deep model whose parameters are sharded over eight devices,
 as for a TPU; 'tpu' compiles for eight TPU chips, which needs libtpu and no TPU.
 """
 
@@ -23,14 +23,14 @@ from ssl_jax.planning import aot
 ROWS, STEPS = 8, 3
 DATA = {"slice": 1, "data": 8, "fsdp": 1, "model": 1}
 ALL_AXES = {"slice": 2, "data": 1, "fsdp": 2, "model": 2}
-# What is added to all keys moves no softmax: this gradient is rounding, of which Adam makes a step.
+# A bias on all keys leaves softmax unchanged: its gradient is rounding, which Adam magnifies.
 NOISE = "attention/key/bias"
 
 
 def recording(tx: optax.GradientTransformation) -> optax.GradientTransformation:
     """Returns an optimizer whose state is (the last gradient it was given, the state of `tx`).
 
-    The optimizers divide by the size of the gradient, so a lost or a doubled part of it hardly
+    The optimizers divide by the size of the gradient, so a lost or doubled part of it hardly
     shows in their updates.
     """
 
@@ -47,9 +47,9 @@ def recording(tx: optax.GradientTransformation) -> optax.GradientTransformation:
 def train(
     path: str, sizes: dict[str, int], devices: list, steps: int = STEPS
 ) -> tuple[list[float], dict, dict, int]:
-    """Returns (losses, first gradient and last parameters by name, how many of these are split).
+    """Returns (losses, first gradient and last parameters by name, how many of these are sharded).
 
-    A single step moves nothing: all that is asked of it is the gradient.
+    A single step updates nothing: only its gradient is of interest.
     """
     toy = cases.abstract_toy(path)
     tx, schedule = toy.optimizer()
@@ -82,7 +82,7 @@ def compare(path: str) -> dict[str, object]:
     losses, reference, params, _ = train(path, {"data": 1}, jax.devices()[:1])
     largest = max(float(np.abs(g).max()) for g in reference.values())
     report = {}
-    # one device and the first mesh run what a CPU does; the second what a TPU does: a loop over
+    # one device and the first mesh run the program of a CPU; the second that of a TPU: a loop over
     # layers, and convolutions with all their groups
     for sizes, kind in ((DATA, "cpu"), (ALL_AXES, "tpu")):
         with platform.planned(kind):
@@ -108,7 +108,7 @@ def compare_gradients(path: str) -> dict[str, object]:
 
 
 def compile_for_tpu(path: str) -> dict[str, object]:
-    """Compiles the step for a slice of eight chips; returns the bytes that its arrays take."""
+    """Compiles the step for a slice of eight chips; returns the bytes of its arrays."""
     from jax.experimental import topologies
 
     topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4")
@@ -125,9 +125,9 @@ def compile_for_tpu(path: str) -> dict[str, object]:
 
 
 def memory(path: str) -> dict[str, int]:
-    """Returns bytes on a device of eight: of all blocks whole, of state, of what comes and goes.
+    """Returns bytes per device of eight: all blocks unsharded, the state, and temporaries.
 
-    The blocks are many and the examples small, so that whole blocks would show.
+    There are many blocks and small examples, so that unsharded blocks would show.
     """
     deep = ("depth=32", "width=128", "mlp_width=512", "heads=4")
     config = config_lib.load(

@@ -1,7 +1,7 @@
-"""How each config's state lies on two meshes, as text: python tests/conformance/sharding_files.py
+"""The sharding of each config's state on two meshes: python tests/conformance/sharding_files.py
 
-Writes tests/conformance/sharding/<method>_<name>.txt anew; a test holds the files against the
-rules, so that a change of rules is read in the diff.
+Rewrites tests/conformance/sharding/<method>_<name>.txt; a test compares the files with the
+rules, so that a change of rules shows in the diff.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ MESHES = {
     "fsdp=8": AbstractMesh((1, 1, 8, 1), mesh_lib.AXES),
     "slice=2,data=16,fsdp=4,model=2": AbstractMesh((2, 16, 4, 2), mesh_lib.AXES),
 }
-# of configs with more than one size, the one whose pieces matter most
+# of configs with more than one size, the one for which sharding matters most
 ARGUMENTS = {
     "configs/hubert/audio.py": "xlarge",
     "configs/mae/image.py": "huge",
@@ -36,7 +36,7 @@ ARGUMENTS = {
 
 @dataclasses.dataclass
 class Group:
-    """Arrays of one line: those whose names differ in numbers and in what they are copies for."""
+    """Arrays on one line: their names differ only in numbers and in the kind of copy."""
 
     shapes: set[tuple[int, ...]] = dataclasses.field(default_factory=set)
     count: int = 0
@@ -66,7 +66,7 @@ def state_of(path: str) -> tuple[TrainState, Rules]:
 
 
 def table(path: str) -> str:
-    """Returns the lines of a config: name, arrays, shape; on each mesh spec and bytes of a chip."""
+    """Returns the lines of a config: name, arrays, shape; spec and bytes per chip on each mesh."""
     state, rules = state_of(path)
     names = sorted((n for n, _ in tree.named_leaves(state.params)), key=len, reverse=True)
     groups: dict[str, Group] = {}

@@ -1,4 +1,4 @@
-"""Every config loads, locks, says how to run it, and builds at paper scale without memory."""
+"""Every config loads, locks, states its command, and builds at paper scale without memory."""
 
 import ast
 
@@ -19,7 +19,7 @@ TOY_PARAMETERS = 300_000
 
 @pytest.fixture(params=CONFIGS)
 def path(request) -> str:
-    """Returns one config after the other."""
+    """Returns one config after another."""
     return request.param
 
 

@@ -1,4 +1,4 @@
-"""The program of a step is as long for five layers as for three, so that it compiles as fast."""
+"""The program of a step is as long for five layers as for three, so it compiles as fast."""
 
 import cases
 import jax
@@ -8,7 +8,7 @@ from jax.extend import core
 from ssl_jax.core import tree
 from ssl_jax.planning import aot
 
-# of each kind of encoder one, and the decoder that has blocks
+# one of each kind of encoder, and the decoder that has blocks
 FAST = (
     "configs/data2vec/kws.py",
     "configs/data2vec2/text.py",
@@ -24,7 +24,7 @@ def paths():
 
 
 def length(jaxpr) -> int:
-    """Returns the equations of a program as it is compiled; a loop has its body once."""
+    """Returns the number of equations of a program as compiled; a loop counts its body once."""
     total = 0
     for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         inner = sum(length(j) for j in core.jaxprs_in_params(eqn.params))
@@ -33,7 +33,7 @@ def length(jaxpr) -> int:
 
 
 def of_depth(path: str, layers: int, **more) -> tuple[int, set[int]]:
-    """Returns (length of a TPU's step with so many layers, lengths of its stacks of blocks)."""
+    """Returns (length of a TPU's step with that many layers, lengths of its stacks of blocks)."""
     config = cases.load(path, "toy")
     with config.unlocked():
         config.method.encoder.update({"depth": layers, **more})

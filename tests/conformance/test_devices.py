@@ -1,4 +1,4 @@
-"""One device equals eight, and the step compiles for a TPU; in processes of their own."""
+"""One device gives the results of eight, and the step compiles for a TPU, in separate processes."""
 
 import importlib.util
 import json
@@ -18,14 +18,14 @@ EIGHT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS}
 
 
 class Program:
-    """The program as a process that does one job after the other; a job that fails ends it."""
+    """A process of the program that runs one job after another; a failed job ends it."""
 
     def __init__(self, log: Path, **env: str):
         self._log, self._env = log, {**os.environ, "PYTHONPATH": str(cases.ROOT), **env}
         self._process: subprocess.Popen | None = None
 
     def ask(self, path: str, job: str, seconds: float = 600) -> dict:
-        """Returns what a job reports of a config."""
+        """Returns the result of a job for a config."""
         if self._process is None or self._process.poll() is not None:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
             with self._log.open("w") as told:
@@ -55,13 +55,13 @@ class Program:
 
 @pytest.fixture(scope="session")
 def eight(tmp_path_factory):
-    """A process with eight devices; what it imports is imported once for all configs."""
+    """A process with eight devices, which imports everything once for all configs."""
     program = Program(tmp_path_factory.mktemp("eight") / "stderr.txt", **EIGHT)
     yield program
     program.close()
 
 
-# of each method and each kind of encoder one: their updates too, and on two meshes
+# one of each method and kind of encoder: their updates too, and on two meshes
 WHOLE = (
     "configs/ctc/speech.py",
     "configs/data2vec/kws.py",
@@ -100,7 +100,7 @@ def test_one_device_equals_eight(path, eight):
 @pytest.mark.slow
 def test_a_device_holds_one_block_whole_at_a_time(eight):
     found = eight.ask("configs/mae/image.py", "memory")
-    assert found["state"] < 0.6 * found["blocks"]  # three copies, each in eight pieces
+    assert found["state"] < 0.6 * found["blocks"]  # three copies, each in eight shards
     assert found["temporaries"] < 0.6 * found["blocks"]
 
 
@@ -108,7 +108,7 @@ def test_a_device_holds_one_block_whole_at_a_time(eight):
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 @pytest.mark.parametrize("path", cases.config_paths())
 def test_step_compiles_for_a_tpu_slice(path, tmp_path):
-    # libtpu ends the process at a flag of the CPU compiler, which conftest sets
+    # libtpu ends the process if it finds the flag of the CPU compiler that conftest sets
     env = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "XLA_FLAGS": ""}
     program = Program(tmp_path / "stderr.txt", **env)
     assert program.ask(path, "tpu")["bytes"] > 0

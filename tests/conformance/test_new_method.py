@@ -1,4 +1,4 @@
-"""Adding a method is one file and one config: done here with a throw-away one, and trained."""
+"""A new method takes one file and one config: a throw-away one is added and trained here."""
 
 import json
 import textwrap

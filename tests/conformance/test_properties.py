@@ -1,4 +1,4 @@
-"""What must hold for every method, whatever it learns; run on the tiny form of every config."""
+"""Properties that hold for every method, checked on the tiny form of every config."""
 
 import re
 from collections.abc import Callable
@@ -18,7 +18,7 @@ STEPS = 60
 
 @pytest.fixture(params=cases.toy_params())
 def toy(request) -> cases.Toy:
-    """Returns the tiny model of one config after the other."""
+    """Returns the tiny model of one config after another."""
     return cases.toy(request.param)
 
 
@@ -47,7 +47,7 @@ def _changed(x: np.ndarray, where: object, value: object) -> np.ndarray:
 def test_every_trainable_leaf_gets_a_gradient_and_teachers_none(toy):
     batch = toy.batch(2)
     total = None
-    # layer drop and drop path may leave a block out of one step, hardly of four
+    # layer drop and drop path may skip a block in one step, but hardly in four
     for step in range(4):
         _, (gradients, teacher) = _run(toy, batch, step)
         size = jax.tree.map(np.abs, gradients)
@@ -123,7 +123,7 @@ def test_a_clip_without_sound_spoils_no_step(toy):
     output, (gradients, _) = _run(toy, silent)
     assert np.isfinite(output.loss)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
-    if "used_rows" in output.metrics:  # learns from sound alone: as if the clip were not there
+    if "used_rows" in output.metrics:  # learns from audio alone: as if the clip were absent
         assert tuple(map(float, output.metrics["used_rows"])) == (1.0, 2.0)
         left_out = dict(batch, weight=_changed(batch["weight"], 0, 0))
         without, _ = _run(toy, left_out)
@@ -171,7 +171,7 @@ def test_features_are_those_of_the_unpadded_example(toy):
 
 
 def _with_length(batch: dict) -> tuple[str, str]:
-    """Returns the names of the signal and its length; images, all of one size, need no test."""
+    """Returns the names of the signal and its length; images all have one size and need no test."""
     return cases.length_key(batch) or pytest.skip("these examples all have one size")
 
 
@@ -199,11 +199,11 @@ def test_features_have_the_stated_shape_and_rate(toy):
 
 
 def _encoder_calls(toy: cases.Toy, batch: dict) -> Callable:
-    """Returns noise -> (frames of each front end, whole calls, partial calls) of one loss.
+    """Returns noise -> (frames of each front end, full calls, partial calls) of one loss.
 
-    The noise is added to the frames. A call of `encode` is its input; a partial one, which was
-    given `ids_keep`, also these ids, the hidden states and which of them are real. The
-    encoder is not compiled where no partial call asks for it.
+    The noise is added to the frames. A call of `encode` is recorded as its input; a partial
+    one, which was given `ids_keep`, also as these ids, the hidden states and which of them are
+    real. The encoder is not compiled unless a partial call needs it.
     """
 
     def spy(noise, given):
@@ -228,17 +228,17 @@ def _encoder_calls(toy: cases.Toy, batch: dict) -> Callable:
             toy.method.loss(*given, True)
         return frames, whole, part
 
-    # what is given is no constant of the program, of which the compiler would compute a part
+    # arguments are not constants of the program, which the compiler would fold
     run, given = jax.jit(spy), (toy.params, toy.extra, batch, toy.streams(batch))
     return lambda noise: jax.device_get(run(np.asarray(noise, np.float32), given))
 
 
 def test_masked_content_never_reaches_the_student(toy):
-    """Perturbs the frames that are masked and looks at what every encoder call makes of it.
+    """Perturbs the masked frames and checks the effect on every encoder call.
 
-    Which frames are masked is read off: there the student's input differs from the front end's
-    output, or the student does not keep them. A method that hides nothing must hand its
-    front end's output on as it is.
+    Masked frames are found from the calls: there the student's input differs from the front end's
+    output, or the student does not keep them. A method that hides nothing must pass its
+    front end's output on unchanged.
     """
     batch = toy.batch(2)
     spy = _encoder_calls(toy, batch)
@@ -253,22 +253,22 @@ def test_masked_content_never_reaches_the_student(toy):
         assert not hidden
         return
     assert hidden, "no call of encode() sees masked frames"
-    # the teacher's own frames may differ everywhere; a mask leaves some as they are
+    # the teacher's own frames may differ everywhere; a mask leaves some unchanged
     mask = min(hidden, key=np.sum)
     assert 0 < mask.sum() < mask.size
     student = next(i for i, x in enumerate(changed) if np.array_equal(x, mask))
     loud = np.random.default_rng(0).normal(0, 5, frames[0].shape).astype(np.float32)
     perturbed = spy(np.where(mask[..., None], loud, 0))[1]
     np.testing.assert_array_equal(perturbed[student], seen[student])
-    # and the test sees what it should: noise on a frame in sight does reach the student
+    # and the test can fail: noise on a visible frame does reach the student
     visible = spy(np.where(mask[..., None], 0, loud))[1]
     assert not np.array_equal(visible[student], seen[student])
 
 
 def _check_kept(spy: Callable, frames: np.ndarray, calls: list) -> None:
-    """Perturbs the frames that the first call did not keep: its real hidden states must stay.
+    """Perturbs the frames that the first call did not keep: its real hidden states must not change.
 
-    A call may hold several masked copies of an example: the first one of each is looked at.
+    A call may hold several masked copies of an example: the first of each is checked.
     """
     x, ids_keep, hidden, valid = calls[0]
     prefix = valid.shape[1] - ids_keep.shape[1]

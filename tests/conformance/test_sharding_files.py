@@ -1,4 +1,4 @@
-"""The files of tests/conformance/sharding say where each parameter lies."""
+"""The files of tests/conformance/sharding list the sharding of every parameter."""
 
 import cases
 import pytest

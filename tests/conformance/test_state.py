@@ -1,4 +1,4 @@
-"""The state of every method survives a save, and a resumed run equals one that went through."""
+"""The state of every method survives a save, and a resumed run equals an uninterrupted one."""
 
 import functools
 
@@ -15,7 +15,7 @@ from ssl_jax.engine.checkpoint import Checkpoints
 ROWS = 4
 
 
-# each test compiles a step of its own: two small ones are fast enough
+# each test compiles its own step: two small ones are fast enough
 FAST = ("configs/data2vec/kws.py", "configs/supervised/kws.py")
 PARAMS = [
     pytest.param(path, marks=[] if path in FAST else [pytest.mark.slow], id=path)
@@ -25,7 +25,7 @@ PARAMS = [
 
 @pytest.fixture(params=PARAMS)
 def toy(request) -> cases.Toy:
-    """Returns the tiny model of one config after the other."""
+    """Returns the tiny model of one config after another."""
     return cases.toy(request.param)
 
 

@@ -1,4 +1,4 @@
-"""Whole files written at once: what a kill at any instant leaves, and where links lead."""
+"""Atomic writes of files: what a kill at any moment leaves, and links."""
 
 import errno
 import itertools
@@ -10,7 +10,7 @@ import pytest
 
 from ssl_jax.core import atomic, paths
 
-# what `writing` asks of the system, in any order; the test below kills before and after each
+# the system calls of `writing`, in any order; the test below kills before and after each
 CALLS = ("open", "replace", "fsync", "fstat", "unlink", "close")
 
 
@@ -19,7 +19,7 @@ def names(folder):
 
 
 def dies_at(number, work):
-    """Runs work() in a child that dies at its call `number` of CALLS; says whether it did."""
+    """Runs work() in a child killed at its call `number` of CALLS; returns whether it was."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
@@ -78,7 +78,7 @@ def test_a_link_is_replaced_and_never_followed(tmp_path, monkeypatch):
     victim, file = tmp_path / "victim", tmp_path / "a.txt"
     victim.write_text("mine")
     file.symlink_to(victim)
-    # even one who guesses the temporary name
+    # even for someone who guesses the temporary name
     tokens = iter(["1", "2"])
     monkeypatch.setattr(atomic.secrets, "token_hex", lambda n: next(tokens))
     (tmp_path / ".a.txt.1.tmp").symlink_to(victim)

@@ -1,4 +1,4 @@
-"""Configs: files, overrides, signatures, the way through JSON, and durations."""
+"""Configs: files, overrides, signatures, the round trip through JSON, and durations."""
 
 import hashlib
 import os
@@ -35,7 +35,7 @@ def base():
 
 @pytest.fixture
 def file(tmp_path):
-    """Returns a config file in a repository of its own."""
+    """Returns a config file in its own repository."""
     (tmp_path / "configs" / "kws").mkdir(parents=True)
     (tmp_path / "configs" / "shared.py").write_text(SHARED)
     path = tmp_path / "configs" / "kws" / "tiny.py"
@@ -68,7 +68,7 @@ def test_load_takes_the_modules_of_its_own_repository(file, tmp_path):
     (other / "configs").mkdir(parents=True)
     (other / "configs" / "shared.py").write_text(SHARED.replace('"seed": 0', '"seed": 5'))
     (other / "configs" / "a.py").write_text(FILE)
-    # in a folder beside configs too, as experiments have it
+    # also in a folder next to configs, as for experiments
     (other / "experiments" / "kws").mkdir(parents=True)
     (other / "experiments" / "kws" / "a.py").write_text(FILE)
     assert config_lib.load(str(other / "configs" / "a.py")).seed == 5
@@ -89,7 +89,7 @@ def test_configs_that_came_with_the_package_are_found_from_any_folder(tmp_path, 
     expected = config_lib.load(str(root / "configs/supervised/kws.py:toy"))
     for path in ("configs/supervised/kws.py:toy", write(tmp_path, own)):
         assert config_lib.sign(config_lib.load(path)) == config_lib.sign(expected)
-    # a file that is there comes first
+    # an existing file takes precedence
     (tmp_path / "configs/supervised").mkdir(parents=True)
     (tmp_path / "configs/supervised/kws.py").write_text("def get_config(arg): return None")
     with pytest.raises(ConfigError, match="returns NoneType"):
@@ -161,7 +161,7 @@ def test_override_keeps_the_type(file, override, key, value):
 
 
 def test_an_option_of_the_encoder_may_be_new(root):
-    """Its section names a preset and what differs; what it has no key for is read elsewhere."""
+    """Its section names a preset and what differs; options without a key are checked elsewhere."""
     changes = ["method.encoder.remat=full", "--config.method.encoder.drop_path=0.1"]
     config = config_lib.load(str(root / "configs/mae/image.py:toy"), changes)
     assert (config.method.encoder.remat, config.method.encoder.drop_path) == ("full", 0.1)
@@ -232,7 +232,7 @@ def test_order_of_definition_does_not_matter():
 
 
 def test_the_signature_of_known_content_never_changes():
-    # run folders carry it: if this fails, every run made so far is refused at its resume
+    # run folders store it: if this fails, no existing run can resume
     config = {"a": {"x": 1, "y": (0.5, "é")}, "b": None, "c": True}
     text = r'{"a.x":1,"a.y":[0.5,"\u00e9"],"b":null,"c":true}'
     assert config_lib.sign(config) == hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -397,7 +397,7 @@ def test_an_installed_package_brings_its_configs(tmp_path, root):
     assert done.stdout.split() == [
         *(str(there / "core/config.py"), "supervised"),
         *(f"{there / 'configs/hubert/audio.py'}:base", "hubert"),
-        *["configs/hubert/audio.py?"] * 2,  # what exists is named
+        *["configs/hubert/audio.py?"] * 2,  # existing ones are named
     ]
 
 
@@ -405,7 +405,7 @@ def test_an_installed_package_brings_its_configs(tmp_path, root):
     ("text", "use"),
     [
         ("optim.lr=1,5", "such as 1.5"),
-        ("optim.lr=2e\u20133", "such as 0.002"),  # a dash that an editor put in
+        ("optim.lr=2e\u20133", "such as 0.002"),  # a dash inserted by an editor
         ("optim.lr=None", "such as 0.0"),
         ("seed=1e3", "such as 1000"),
         ("seed=007", "such as 7"),

@@ -1,4 +1,4 @@
-"""The lock of a folder: who holds it, and what is left of one whose holder died."""
+"""The lock of a folder: who holds it, and what happens when the holder died."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def folder(request, bucket, tmp_path):
 
 
 def leave(folder, **changes):
-    """Leaves the lock of a process that was killed, or still works on another machine."""
+    """Leaves the lock of a process that was killed, or is still running on another machine."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / lock.FILE).write_bytes(json.dumps(lock._me() | changes).encode())
 
@@ -65,7 +65,7 @@ def test_a_dead_process_of_this_machine_holds_nothing_and_a_living_one_does(
 ):
     if not locks:
         monkeypatch.setattr(lock, "_flock", lambda handle: None)
-    leave(folder, started="1")  # the number is used again, by a process that began later
+    leave(folder, started="1")  # the process id is reused by a later process
     assert not lock.busy(folder)
     with lock.hold(folder):
         assert lock.busy(folder)
@@ -77,7 +77,7 @@ def test_a_dead_process_of_this_machine_holds_nothing_and_a_living_one_does(
         with pytest.raises(lock.Busy, match=f"process {os.getpid()} on"), lock.hold(folder):
             raise AssertionError
     else:
-        with lock.hold(folder):  # the system's lock knows better
+        with lock.hold(folder):  # the system's lock takes precedence
             assert lock.busy(folder)
 
 
@@ -107,7 +107,7 @@ def test_a_process_of_another_machine_is_dead_when_it_beats_no_more(folder, monk
     with pytest.raises(lock.Busy, match="process 17 on node3 works in"), lock.hold(folder):
         raise AssertionError
     monkeypatch.setattr(lock.time, "sleep", lambda s: (folder / lock.FILE).write_bytes(b""))
-    with lock.hold(folder):  # it has let go
+    with lock.hold(folder):  # it was released
         assert lock.holder(folder) == f"process {os.getpid()} on {lock.platform.node()}"
 
 

@@ -1,4 +1,4 @@
-"""Meshes and sharding rules; devices are stand-ins, since nothing is computed."""
+"""Meshes and sharding rules; the devices are fakes, since nothing is computed."""
 
 import dataclasses
 import re
@@ -16,7 +16,7 @@ MESH = AbstractMesh((1, 4, 2, 2), mesh_lib.AXES)
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What jax asks of a device when it builds a mesh."""
+    """The attributes of a device that jax reads to build a mesh."""
 
     id: int
     platform: str = "cpu"
@@ -91,7 +91,7 @@ RULES = (
     ("name", "shape", "spec"),
     [
         ("blocks/query/kernel", (8, 8), P("fsdp", "model")),
-        ("blocks/query/kernel", (3, 8, 8), P(None, "fsdp", "model")),  # the layer axis is whole
+        ("blocks/query/kernel", (3, 8, 8), P(None, "fsdp", "model")),  # layer axis unsharded
         ("blocks/up/kernel", (8, 8), P(None, "fsdp")),  # the second rule
         ("query/kernel", (7, 8), P(None, "model")),  # fsdp does not divide 7
         ("query/kernel", (8,), P("model")),

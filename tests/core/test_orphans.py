@@ -1,4 +1,4 @@
-"""Processes end when the one that started them was killed."""
+"""Processes end when their parent is killed."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ time.sleep(600)
 
 
 def kill_parent(command) -> int:
-    """Starts a program, reads the number of its child from its output, kills it by SIGKILL."""
+    """Starts a program, reads the id of its child from its output, and kills it by SIGKILL."""
     parent = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
     child = int(parent.stdout.readline())
     os.kill(child, 0)

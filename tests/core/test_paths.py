@@ -1,4 +1,4 @@
-"""Paths of object stores beside local ones: text, files that grow, copies, errors that help."""
+"""Paths in object stores and on disk: text, appending to files, copies, helpful errors."""
 
 import pathlib
 import shutil
@@ -124,7 +124,7 @@ def test_a_folder_is_moved(bucket, tmp_path, root):
 
 
 def test_a_config_is_read_from_a_bucket(bucket, root, monkeypatch):
-    monkeypatch.chdir(root)  # what it imports from configs is that of the working directory
+    monkeypatch.chdir(root)  # its imports from configs are those of the working directory
     text = (root / "configs" / "supervised" / "kws.py").read_text()
     paths.of("gs://bucket/my/kws.py").write_text(text)
     found = config_lib.load("gs://bucket/my/kws.py:toy", ["optim.lr=0.5"])

@@ -1,4 +1,4 @@
-"""Progress: silent at first, rewritten on a terminal, lines elsewhere, as wide as there is room."""
+"""Progress: silent at first, rewritten on a terminal, lines elsewhere, as wide as the terminal."""
 
 import fcntl
 import io
@@ -12,7 +12,7 @@ from ssl_jax.core import paths, progress
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock that the test advances."""
 
     now = 0.0
 
@@ -74,7 +74,7 @@ def test_items_are_counted_and_an_error_ends_the_line(capsys, monkeypatch):
 
 @pytest.fixture
 def terminal():
-    """A terminal of 40 columns: (stream to write to, what reads all that it shows)."""
+    """A terminal of 40 columns: (stream to write to, function that reads its screen)."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
     with os.fdopen(theirs, "w") as out:

@@ -1,4 +1,4 @@
-"""Old names in the files of users are read, with a warning that has the new one."""
+"""Old names in users' files still work, with a warning that gives the new name."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Random streams: what is drawn depends on (seed, name, step, id) and on nothing else."""
+"""Random streams: draws depend on (seed, name, step, id) and on nothing else."""
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def test_draws_inside_jit_are_those_outside():
 
 def test_named_is_stable():
     key = jax.random.key(0, impl=rng.IMPL)
-    # a changed number means that every run made so far draws something else
+    # a changed number means that every existing run would draw differently
     got = jax.random.key_data(rng.named(key, "mask")).tolist()
     assert got == [287773410, 343172676]
     assert jax.random.key_data(rng.named(key, "masks")).tolist() != got

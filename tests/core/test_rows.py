@@ -1,4 +1,4 @@
-"""Files that grow by rows: a damaged row costs itself, whatever is wrong with it."""
+"""Files that grow by rows: a damaged row affects no other, whatever is wrong with it."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""SIGTERM: raised at once, noted, looked at between batches, and obeyed where Python cannot."""
+"""SIGTERM: raised at once, recorded, checked between batches, and handled where Python cannot."""
 
 import os
 import signal
@@ -54,7 +54,7 @@ def test_after_that_it_is_noted_and_ends_work_between_two_batches():
                     ask()
         assert stop.asked() and stop.noted()
     assert seen == [0, 1, 2, 3] and closed == [True]
-    assert list(stop.between(range(3))) == [0, 1, 2]  # outside of it nobody listens
+    assert list(stop.between(range(3))) == [0, 1, 2]  # outside of the block it is not handled
 
 
 def test_one_inside_another_changes_nothing():

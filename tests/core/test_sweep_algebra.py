@@ -1,4 +1,4 @@
-"""Sweeps: what each function of the algebra returns, and what it says of wrong input."""
+"""Sweeps: what each function of the algebra returns, and its errors."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_product_combines_all_and_the_last_varies_fastest():
 def test_zip_pairs_and_chain_follows():
     pairs = s.zip({"a": (1, 2), "b": (3, 4)})
     assert pairs == [{"a": 1, "b": 3}, {"a": 2, "b": 4}]
-    # of a mapping, one name at a time: an ablation
+    # of a mapping, one key at a time: an ablation
     assert s.chain({"a": (1, 2), "b": (3,)}) == [{"a": 1}, {"a": 2}, {"b": 3}]
     assert s.product(s.chain(pairs, LR), {"seed": (0,)}) == [
         {"a": 1, "b": 3, "seed": 0},
@@ -43,14 +43,14 @@ def test_numbers_of_numpy_are_plain_ones():
 def test_sample_is_fixed_by_its_seed_and_grows_in_place():
     space = {"lr": s.log_uniform(1e-4, 1e-2), "std": s.uniform(0, 1), "size": (1, 2)}
     drawn = s.sample(200, space | {"depth": s.integers(1, 3)}, seed=1)
-    # written down once: another machine or Python must draw the same
+    # fixed values: another machine or Python version must draw the same
     assert drawn[0] == {"lr": 0.0004945, "std": 0.9333, "size": 2, "depth": 3}
     assert s.sample(3, space, seed=1) == s.sample(5, space, seed=1)[:3]
     assert s.sample(3, space, seed=1) != s.sample(3, space, seed=2)
     assert {p["depth"] for p in drawn} == {1, 2, 3} and {p["size"] for p in drawn} == {1, 2}
     rates = sorted(p["lr"] for p in drawn)
     assert 1e-4 <= rates[0] < 2e-4 and 5e-3 < rates[-1] <= 1e-2
-    assert 0.0007 < rates[100] < 0.0014  # the middle of the logarithms
+    assert 0.0007 < rates[100] < 0.0014  # the midpoint of the logarithms
     assert 0.4 < sum(p["std"] for p in drawn) / 200 < 0.6
 
 
