@@ -31,7 +31,9 @@ def noise(seconds, seed=0):
 @pytest.fixture(scope="module")
 def run(root, tmp_path_factory):
     """The folder of an untrained toy data2vec-KWS run with checkpoints of steps 2 and 4."""
-    folder = tmp_path_factory.mktemp("run")
+    # in a folder of its own, where no run of another test has its signature
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    folder.mkdir()
     return make_run(f"{root}/configs/data2vec/kws.py:toy", folder, steps=(2, 4))
 
 

@@ -130,5 +130,5 @@ def test_labels_that_cannot_be_used_are_one_line(root, recordings, tmp_path, mon
 
 def test_a_run_of_images_takes_no_labels_of_sound(root, recordings, tmp_path):
     config = config_lib.load(str(root / "configs/mae/image.py:toy"))
-    with pytest.raises(ValueError, match="--labels is for runs of sound"):
+    with pytest.raises(ValueError, match="--labels is for runs of audio"):
         embed.labelled(config, embed.Labels(recordings / "labels.csv"), tmp_path)
