@@ -1,7 +1,7 @@
-"""Masked-prediction learning of speech, music, images and video in JAX.
+"""Self-supervised learning by masked prediction in JAX, for speech, music, images and video.
 
     model = ssl_jax.load("runs/quickstart/...")
-    found = model.features(waveform, rate)  # or, as the run has it, an image or a text
+    found = model.features(waveform, rate)  # or an image or a text, if the run reads those
     found.hidden_states[-1]  # (T, D), the output of the last block
     found.times  # (T,), seconds
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["Clip", "Clips", "Model", "load"]
 
 Waveform = Any
-"""float in [-1, 1] or int16: (n,), or (channels, n), which are averaged."""
+"""float in [-1, 1] or int16, (n,) or (channels, n); channels are averaged."""
 Example = Any
-"""A Waveform; an image: (H, W, 3) uint8, uint16 or float in 0..1, a Pillow image or a file; or a
+"""A Waveform; an image, as (H, W, 3) uint8, uint16 or float in 0..1, a Pillow image or a file; or a
 text."""
 
 
@@ -33,8 +33,8 @@ text."""
 class Clip:
     """Features of one recording, image or text.
 
-    hidden_states: the input of the first block, then the output of each; (T, D) float32 each.
-    times (T,): the centre of every frame in seconds; None where there is no time.
+    hidden_states: the input of the first block, then the output of every block; (T, D) float32.
+    times (T,): the centre of every frame in seconds; None for images and texts.
     """
 
     hidden_states: list[np.ndarray]
@@ -73,18 +73,18 @@ def load(
     precision: str = "float32",
     method: str = "",
 ) -> "Model":
-    """Returns the model of a run, from its newest checkpoint, that of `step`, or the "best".
+    """Returns the model of a run, from its newest checkpoint, that of `step`, or the "best" one.
 
-    run_folder: a folder; or the beginning of a run's signature, which is searched for below
-    $SSL_JAX_RUNS (by default runs), "3f9a" or "3f9a@" and the version of the code it was made with.
+    run_folder: a folder, or the beginning of a run's signature to look up under $SSL_JAX_RUNS
+    (default: runs): "3f9a", or "3f9a@" followed by the version of the code that made the run.
     A recording longer than `window` seconds (default: the longest bucket of the run's config) is
     processed in windows that give each frame `overlap` seconds of context on either side
-    (default: an eighth of the window). A longer window sees more and needs more memory.
-    "best" is by the run's config.checkpoint.best_metric. method: the module of the run's method
-    where that is one of yours; no other is imported because a folder says so (docs/trust.md).
-    Raises FileNotFoundError for what is no run folder and for a step that was not saved,
-    ConfigError for a module that was not named, CorruptCheckpoint for a checkpoint that is not as
-    it was written, and ValueError, listing the candidates, where several signatures begin so.
+    (default: an eighth of the window). A longer window gives more context and takes more memory.
+    "best" goes by the run's config.checkpoint.best_metric. method: the module of the run's method
+    if it is your own; a module that only the run folder names is not imported (docs/trust.md).
+    Raises FileNotFoundError for a folder that is not a run's and for a step that was not saved,
+    ConfigError for a module that was not named, CorruptCheckpoint for a checkpoint that has changed
+    since it was written, and ValueError, listing the candidates, if several signatures match.
     """
     from ssl_jax import methods
     from ssl_jax.core import config as config_lib
@@ -129,7 +129,7 @@ def _classes(folder: Path, config: "ConfigDict") -> tuple[str, ...]:
 
 
 class Model:
-    """A trained model. `config`: that of its run; `step`; `classes`: names, () if it has none."""
+    """A trained model: its run's `config`, its `step` and its `classes` by name, () if none."""
 
     def __init__(
         self,
@@ -180,11 +180,11 @@ class Model:
     def features(self, example: Example | list[Example], rate: int | None = None) -> Any:
         """Returns the Clip of a waveform, an image or a text, or the Clips of a list of them.
 
-        rate: samples per second of waveforms; any is resampled to the model's. Images are cut and
-        scaled as in the run's evaluation. A text has <s> and </s> around it; one that is longer
-        than the model reads is cut into blocks that do not see each other. Numbers do not depend
-        on what is batched together. Raises ValueError on an example that is empty, too short for
-        one frame, or of another kind than the run reads.
+        rate: the sampling rate of waveforms, which are resampled to the model's. Images are
+        cropped and scaled as in the run's evaluation. A text gets <s> and </s> around it; one
+        longer than the model's context is split into blocks that do not attend to each other. The
+        result does not depend on what is batched together. Raises ValueError for an example that
+        is empty, too short for one frame, or not of the kind that the run reads.
         """
         if self.modality == "audio":
             audio = [self._mono16(w, rate) for w in _listed(example)]
@@ -195,30 +195,30 @@ class Model:
         else:
             pieces = [self._rows(item, rate) for item in _listed(example)]
             found = iter(self._extractor.run([row for rows in pieces for row in rows]))
-            # of a text in several blocks, the first <s> stands for all
+            # of a text in several blocks, only the first keeps its <s>
             joined = [[next(found)[:, int(i > 0) :] for i, _ in enumerate(rows)] for rows in pieces]
             clips = [Clip(list(np.concatenate(parts, 1)), None) for parts in joined]
         return Clips(tuple(clips)) if isinstance(example, list | tuple) else clips[0]
 
     def stream(self, source: Waveform | str | Path, rate: int | None = None) -> Iterator[Clip]:
-        """Yields the features of one long recording piece by piece, in bounded memory.
+        """Yields the features of one long recording in consecutive parts, in bounded memory.
 
-        source: a sound file, read as it is needed, or a waveform with its rate. The pieces joined
-        equal `features`, up to resampling.
+        source: an audio file, read as needed, or a waveform with its rate. The parts joined equal
+        the result of `features`, up to resampling.
         """
         from ssl_jax.data import inputs
 
         if self.modality != "audio":
-            raise ValueError(f"a run of {self.modality}s has no time to stream: use features")
+            raise ValueError(f"a run on {self.modality}s has no time axis to stream: use features")
         blocks = inputs.blocks(source, rate, self.sample_rate)
         for hidden, times in self._extractor.stream(blocks):
             yield Clip(list(hidden), times)
 
     def predict(self, example: Example | list[Example], rate: int | None = None) -> Any:
-        """Returns {class name: probability} of an example, or one such for each of a list.
+        """Returns {class name: probability} for an example, or a list of these for a list.
 
-        Probabilities of a long recording or text are the mean over its parts. Raises ValueError
-        unless the run is a supervised classification.
+        The probabilities of a long recording or text are averaged over its parts. Raises ValueError
+        unless the run is a supervised classifier.
         """
         if self.method.predict is None or self.config.method.get("task") in ("tag", "regress"):
             raise ValueError(
@@ -241,11 +241,11 @@ class Model:
         return named if isinstance(example, list | tuple) else named[0]
 
     def transcribe(self, waveform: Waveform | list[Waveform], rate: int) -> Any:
-        """Returns the text that a run of configs/ctc hears in a waveform, or those of a list.
+        """Returns the transcript of a waveform by a run of configs/ctc, or those of a list.
 
-        As `config.eval.decode` says: the best path, or a beam search with its language model. Long
-        recordings are heard in windows, whose frames are joined before they are read. Raises
-        ValueError unless the run transcribes.
+        `config.eval.decode` sets the decoder: the best path, or a beam search with its language
+        model. Long recordings are processed in windows, whose frames are joined before decoding.
+        Raises ValueError unless the run transcribes.
         """
         if self.method.emissions is None:
             raise ValueError(
@@ -266,7 +266,7 @@ class Model:
         return inputs.mono16(waveform, rate or 0, self.sample_rate)
 
     def _rows(self, item: Example, rate: int | None) -> list[dict[str, np.ndarray]]:
-        """Returns what the model reads of an image (one row), or of a text (one a block)."""
+        """Returns the model's inputs: one row for an image, one per block for a text."""
         from ssl_jax.data import inputs
 
         if rate is not None:
@@ -280,7 +280,7 @@ def _listed(example: Example | list[Example]) -> list[Example]:
     if not isinstance(example, list | tuple):
         return [example]
     if not example or isinstance(example[0], int | float | np.number):
-        raise ValueError("pass one example, or a list of them: not a list of numbers")
+        raise ValueError("pass one example or a list of examples, not a list of numbers")
     return list(example)
 
 
@@ -296,7 +296,7 @@ def _exact(features: Any, precision: str) -> Any:
 
 
 def _listener(model: Model) -> tuple[Any, Any]:
-    """Returns an Extractor of log-probabilities (1, T, V), and from those (T, V) to text."""
+    """Returns an Extractor of log-probabilities (1, T, V), and a decoder from (T, V) to text."""
     from ssl_jax.core.types import Features
     from ssl_jax.evals import transcribe
     from ssl_jax.evals.extract import Extractor
@@ -304,7 +304,7 @@ def _listener(model: Model) -> tuple[Any, Any]:
     method = model.method
 
     def features(params: Any, batch: Any) -> Features:
-        # the hidden states, which are not used, are not computed twice
+        # the hidden states are unused, so the compiler does not compute them twice
         found, (log_probs, _) = method.features(params, batch), method.emissions(params, batch)
         return Features(log_probs[None], found.mask, found.rate, found.grid)
 

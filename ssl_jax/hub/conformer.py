@@ -1,4 +1,4 @@
-"""The family of wav2vec 2.0 with Conformer blocks; its front end and heads are those of speech."""
+"""The wav2vec 2.0 family with Conformer blocks; its front end and heads are those of `speech`."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from ssl_jax.hub.speech import Config, Options
 from ssl_jax.hub.table import Arrays, Row, WeightsError, linear, norm
 
 POSITIONS = {"relative": "relative", "rotary": "rotary", "none": None}
-# convolutions of positions, which the published code makes and does not use
+# position convolutions, which the published code creates but does not use
 _UNUSED = "encoder.pos_conv_embed.conv"
 _BUFFER = "encoder.embed_positions.inv_freq"
 _COUNTS = "encoder.layers.{i}.conv_module.batch_norm.num_batches_tracked"
 
 
 def options(config: Config, arrays: Arrays, where: str) -> Options:
-    """Returns the keys of config.method.encoder that config.json and the weights decide."""
+    """Returns the keys of config.method.encoder that config.json and the weights determine."""
     swish = {"hidden_act": "gelu"} | config
     if swish["hidden_act"] not in ("swish", "silu"):
         raise WeightsError(
@@ -35,14 +35,14 @@ def options(config: Config, arrays: Arrays, where: str) -> Options:
         "depthwise_kernel": config.get("conv_depthwise_kernel_size", 31),
         "depthwise_norm": "batch",
         "mask_depthwise": True,
-        # transformers has it behind the layers, fairseq's Base ahead of them
+        # transformers has it after the layers, fairseq's Base before them
         "norm": "post" if config.get("norm_before_layers") else "pre",
     }
     return found
 
 
 def config_of(o: Any, model_type: str) -> Config:
-    """Returns config.json for the options `o` of an encoder here; raises as speech.config_of."""
+    """Returns config.json for an encoder of the options `o`; raises as speech.config_of does."""
     wanted = {"blocks": "conformer", "depthwise_norm": "batch", "norm": "pre", "eps": 1e-5}
     speech.check_options(o, wanted, model_type)
     found = speech.shape_config(o, model_type)
@@ -94,14 +94,14 @@ def _conv_rows(n: int, theirs: str, ours: str) -> list[Row]:
 
 
 def tidy(arrays: Arrays, config: Config) -> Arrays:
-    """Leaves out what the published code does not use, and what it can compute."""
+    """Drops what the published code does not use, and what it can compute."""
     found = speech.tidy(arrays, config)
     out = ("num_batches_tracked", _BUFFER)
     return {n: x for n, x in found.items() if not n.startswith(_UNUSED) and not n.endswith(out)}
 
 
 def dress(arrays: Arrays, config: Config) -> tuple[Arrays, Config]:
-    """Adds what transformers has beside the parameters: unused convolutions, counts, a buffer."""
+    """Adds what transformers has besides parameters: unused convolutions, counts, a buffer."""
     found, config = speech.dress(arrays, config)
     width, taps = config["hidden_size"], config["num_conv_pos_embeddings"]
     groups = config["num_conv_pos_embedding_groups"]

@@ -1,9 +1,9 @@
-"""data2vec 2.0 by the names of fairseq (examples/data2vec); transformers has no such model.
+"""data2vec 2.0 under fairseq's names (examples/data2vec); transformers has no such model.
 
-fairseq keeps the blocks of a modality (`context_encoder`) apart from those that all share, and
-query, key and value in one matrix. `tidy` brings a checkpoint to one stack of blocks and three
-matrices, which the map then knows, and `dress` undoes it. The config of a checkpoint is in
-`data2vec2_config`.
+fairseq keeps the blocks of a modality (`context_encoder`) apart from those that all modalities
+share, and query, key and value in one matrix. `tidy` converts a checkpoint to one stack of blocks
+and three matrices, which the map expects, and `dress` undoes this. The config of a checkpoint is
+read and written in `data2vec2_config`.
 """
 
 from typing import Any
@@ -15,13 +15,13 @@ from ssl_jax.hub.table import Arrays, Row, WeightsError, linear, norm
 from ssl_jax.ops.patches import sincos_table
 
 KINDS = {"audio": "waveform", "image": "vit", "text": "text"}
-# text: positions are counted from the row behind that of the padding token
+# text: positions are counted from the row after that of the padding token
 FIRST = 2
 _PARTS = ("q", "k", "v")
 _POSITIONS = "fixed_positional_encoder.positions"
 _TOKENS = "local_encoder.embed_positions.weight"
 _SCALE = "alibi_scale"
-# of config.json, as data2vec2_config makes it: (key, key of config.method.encoder)
+# (key of the config that data2vec2_config makes, key of config.method.encoder)
 SIZES = (
     ("hidden_size", "width"),
     ("num_hidden_layers", "depth"),
@@ -29,7 +29,7 @@ SIZES = (
     ("intermediate_size", "mlp_width"),
     ("layer_norm_eps", "eps"),
 )
-# keys of config.method.encoder that config.json has by the same name
+# keys of config.method.encoder that this config has under the same name
 SAME = {
     "audio": (
         *("conv_channels", "conv_kernels", "conv_strides", "conv_norm", "normalize"),
@@ -38,7 +38,7 @@ SAME = {
     "image": ("image_size", "patch_size", "class_token"),
     "text": (),
 }
-# what an encoder here must be for fairseq to have it
+# options that an encoder here must have for fairseq to have it too
 WANTED: dict[str, dict[str, Any]] = {
     "": {
         "norm": "post",
@@ -59,7 +59,7 @@ def modality(model_type: str) -> str:
 
 
 def options(config: Config, arrays: Arrays, where: str) -> Options:
-    """Returns the keys of config.method.encoder that a checkpoint decides."""
+    """Returns the keys of config.method.encoder that a checkpoint determines."""
     del where
     kind = modality(config["model_type"])
     found: Options = {ours: config[theirs] for theirs, ours in SIZES}
@@ -80,7 +80,7 @@ def options(config: Config, arrays: Arrays, where: str) -> Options:
 
 
 def config_of(o: Any, model_type: str) -> Config:
-    """Returns the config for the options `o` (all of them, as attributes) of an encoder here.
+    """Returns the config for an encoder of the options `o` (all of them, as attributes).
 
     Raises WeightsError, naming the key, for an encoder that fairseq's data2vec 2.0 does not have.
     """
@@ -88,18 +88,17 @@ def config_of(o: Any, model_type: str) -> Config:
     for key, value in (WANTED[""] | WANTED[kind]).items():
         if getattr(o, key) != value:
             raise WeightsError(
-                f"config.method.encoder.{key} is {getattr(o, key)!r}, which data2vec 2.0 of "
-                f"fairseq does not have: it needs {value!r}"
+                f"config.method.encoder.{key} is {getattr(o, key)!r}, which fairseq's "
+                f"data2vec 2.0 does not have: it needs {value!r}"
             )
     if o.final_norm:
         raise WeightsError(
-            f"config.method.encoder.final_norm is {o.final_norm}: data2vec 2.0 of fairseq needs "
-            f"None"
+            f"config.method.encoder.final_norm is {o.final_norm}: fairseq's data2vec 2.0 needs None"
         )
     if kind == "image" and o.positions not in ("sincos", "none"):
         raise WeightsError(
-            f"config.method.encoder.positions is {o.positions!r}: data2vec 2.0 of fairseq has "
-            f"'sincos' and 'none' for images"
+            f"config.method.encoder.positions is {o.positions!r}: fairseq's data2vec 2.0 has "
+            f"'sincos' or 'none' for images"
         )
     found: Config = {theirs: getattr(o, ours) for theirs, ours in SIZES}
     found |= {"model_type": model_type, "prenet_depth": 0}
@@ -112,7 +111,7 @@ def config_of(o: Any, model_type: str) -> Config:
 
 
 def rows(o: Any) -> list[Row]:
-    """Returns the map of the encoder, for arrays that are tidy."""
+    """Returns the map of the encoder, for arrays from `tidy`."""
     n, blocks = o.depth, "encoder/blocks"
     if hasattr(o, "conv_channels"):
         found = _audio_rows(o)
@@ -175,12 +174,12 @@ def decoder_rows(section: Any) -> list[Row]:
 
 
 def decoder_section(config: Config) -> Options:
-    """Returns the keys of config.method of data2vec2 that a checkpoint decides."""
+    """Returns the keys of config.method of data2vec2 that a checkpoint determines."""
     return config["method"]
 
 
 def tidy(arrays: Arrays, config: Config) -> Arrays:
-    """Brings a checkpoint's arrays to the one form that the map knows; see the file's docstring."""
+    """Converts a checkpoint's arrays to the form the map expects; see the module docstring."""
     start = f"modality_encoders.{modality(config['model_type']).upper()}."
     found: Arrays = {}
     for name, x in arrays.items():
@@ -195,7 +194,7 @@ def tidy(arrays: Arrays, config: Config) -> Arrays:
         found[_TOKENS] = found[_TOKENS][FIRST:]
     lacks = "local_encoder.proj.weight" in found and _POSITIONS not in found
     if config.get("fixed_positions") and lacks:
-        raise WeightsError(f"its fixed_positions is True, and it has no {_POSITIONS}")
+        raise WeightsError(f"its fixed_positions is True, but it has no {_POSITIONS}")
     if _POSITIONS in found:
         _check_positions(found.pop(_POSITIONS), config)
     if _SCALE in found:
@@ -204,11 +203,11 @@ def tidy(arrays: Arrays, config: Config) -> Arrays:
 
 
 def _apart(name: str, x: np.ndarray) -> Arrays:
-    """Returns an array by its name, or its three parts where it is that of a query, key, value."""
+    """Returns an array by name, split in three if it joins query, key and value."""
     if ".attn.qkv." not in name:
         return {name: x}
     if len(x) % len(_PARTS):
-        raise WeightsError(f"{name} has {len(x)} rows, which are no query, key and value")
+        raise WeightsError(f"{name} has {len(x)} rows: query, key and value need a multiple of 3")
     return {
         name.replace(".qkv.", f".{part}."): own
         for part, own in zip(_PARTS, np.split(x, 3), strict=True)
@@ -216,23 +215,23 @@ def _apart(name: str, x: np.ndarray) -> Arrays:
 
 
 def _check_positions(table: np.ndarray, config: Config) -> None:
-    """Raises WeightsError for a table of positions that is not the one computed here."""
+    """Raises WeightsError for a position table that is not the one computed here."""
     side, width = config["image_size"] // config["patch_size"], config["hidden_size"]
     fits = table.shape == (1, side * side, width)
     if not fits or not np.allclose(table[0], sincos_table((side, side), width), atol=1e-5):
         raise WeightsError(
-            f"{_POSITIONS} of {table.shape} is not the fixed table of sines and cosines of a grid "
-            f"of {side} x {side}: it can not be read"
+            f"{_POSITIONS} of shape {table.shape} is not the fixed table of sines and cosines for "
+            f"a grid of {side} x {side}: only that table can be read"
         )
 
 
 def _scales(scale: np.ndarray, config: Config) -> Arrays:
-    """Returns a factor for each head, or nothing where all are 1 and not learned."""
+    """Returns a factor for each head, or nothing if all are 1 and not learned."""
     heads = config["num_attention_heads"]
     if scale.size not in (1, heads) or scale.ndim not in (1, 4, 5):
         raise WeightsError(
-            f"{_SCALE} has the shape {scale.shape}: one factor, or one for each of {heads} heads, "
-            f"can be read"
+            f"{_SCALE} has the shape {scale.shape}: only one factor, or one for each of {heads} "
+            f"heads, can be read"
         )
     if not config["learned_alibi_scale"] and (scale == 1).all():
         return {}
@@ -240,7 +239,7 @@ def _scales(scale: np.ndarray, config: Config) -> Arrays:
 
 
 def dress(arrays: Arrays, config: Config) -> tuple[Arrays, Config]:
-    """Undoes `tidy`, and adds what fairseq keeps beside the parameters."""
+    """Undoes `tidy`, and adds what fairseq keeps besides the parameters."""
     kind, first = modality(config["model_type"]), config["prenet_depth"]
     start = f"modality_encoders.{kind.upper()}."
     found: Arrays = {}

@@ -1,4 +1,4 @@
-"""The config of fairseq's data2vec 2.0 (`data2vec_multi`), read and written, and its checkpoint."""
+"""The config and the checkpoint of fairseq's data2vec 2.0 (`data2vec_multi`)."""
 
 import collections
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from ssl_jax.hub.table import Arrays, WeightsError
 
 NAME = "data2vec_multi"
 MODALITIES = ("AUDIO", "IMAGE", "TEXT")
-# what fairseq's code takes where a checkpoint's config says nothing
+# fairseq's defaults for keys that a checkpoint's config leaves out
 _MODEL: Config = {
     "num_heads": 12,
     "norm_eps": 1e-6,
@@ -56,7 +56,7 @@ _DECODER: Config = {
     "projection_layers": 1,
     "projection_ratio": 2.0,
 }
-# what the config must say, if it says anything, for the encoder here to be the same function
+# values that a key must have, if present, for the encoder here to compute the same function
 _FIXED: Config = {
     "layer_norm_first": False,
     "norm_affine": True,
@@ -79,7 +79,7 @@ _FIXED_OWN: dict[str, Config] = {
     "IMAGE": {"use_alibi_encoder": False},
     "TEXT": {"use_alibi_encoder": False, "num_extra_tokens": 0, "prenet_depth": 0},
 }
-# (key of the decoder there, of config.method.decoder, its type)
+# (key of fairseq's decoder, key of config.method.decoder, its type)
 _DECODER_KEYS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("decoder_dim", "dim", int),
     ("decoder_groups", "groups", int),
@@ -95,7 +95,7 @@ _TASKS = {"AUDIO": "audio_pretraining", "IMAGE": "mae_image_pretraining", "TEXT"
 
 
 def is_model(name: str, arrays: Arrays) -> bool:
-    """Says whether a checkpoint is of data2vec 2.0, by its name or else by its arrays."""
+    """Returns whether a model is data2vec 2.0, by its name or, if it has none, its arrays."""
     start = "modality_encoders."
     return name.startswith(NAME) or (not name and any(n.startswith(start) for n in arrays))
 
@@ -107,16 +107,16 @@ def read(
     layers: Callable[[str | None, str], list[tuple[int, int, int]]],
     where: str,
 ) -> Config:
-    """Returns the config that `data2vec2` takes for fairseq's of model and task.
+    """Returns the config that `data2vec2` takes, from fairseq's configs of model and task.
 
-    layers: reads a text of convolutions. Raises WeightsError, naming the key, where the encoder
-    here is not the same function, and for a checkpoint of several modalities.
+    layers: parses a list of convolutions. Raises WeightsError, naming the key, if no encoder here
+    computes the same function, and for a checkpoint of several modalities.
     """
     found = sorted({n.split(".")[1] for n in arrays if n.startswith("modality_encoders.")})
     if len(found) != 1 or found[0] not in MODALITIES or "blocks.0.mlp.fc1.weight" not in arrays:
         raise WeightsError(
-            f"{where} has the modalities {', '.join(found) or 'none'}: a checkpoint of data2vec "
-            f"2.0 with one of {', '.join(MODALITIES)} and its blocks can be read"
+            f"{where} has the modalities {', '.join(found) or 'none'}: only a checkpoint of "
+            f"data2vec 2.0 with one of {', '.join(MODALITIES)} and its blocks can be read"
         )
     kind = found[0]
     said = (model.get("modalities") or {}).get(kind.lower()) or {}
@@ -145,7 +145,7 @@ def read(
 
 
 def _count(arrays: Arrays) -> int:
-    """Returns the number of blocks beside those of the modality."""
+    """Returns the number of blocks after those of the modality."""
     return 1 + max(int(n.split(".")[1]) for n in arrays if n.startswith("blocks."))
 
 
@@ -153,7 +153,7 @@ def _of_modality(
     kind: str, own: Config, model: Config, task: Config, layers: Callable, where: str
 ) -> Config:
     if kind == "TEXT":
-        if float(model["norm_eps"]) != 1e-5:  # that of the tokens' norm, which is fixed there
+        if float(model["norm_eps"]) != 1e-5:  # that of the tokens' norm, which fairseq fixes
             raise WeightsError(
                 f"{where}: norm_eps of its TEXT is {model['norm_eps']}: only 1e-5 can be read"
             )
@@ -161,8 +161,8 @@ def _of_modality(
     if kind == "IMAGE":
         if own.get("num_extra_tokens", 0) not in (0, 1):
             raise WeightsError(
-                f"{where}: num_extra_tokens of its IMAGE is {own['num_extra_tokens']}: 0 or 1 can "
-                f"be read"
+                f"{where}: num_extra_tokens of its IMAGE is {own['num_extra_tokens']}: only 0 "
+                f"or 1 can be read"
             )
         return {
             "image_size": own["input_size"],
@@ -172,9 +172,12 @@ def _of_modality(
         }
     convs = layers(own.get("feature_encoder_spec"), where)
     if type(own["conv_pos_depth"]) is not int or own["conv_pos_depth"] < 1:
-        raise WeightsError(f"{where}: conv_pos_depth is {own['conv_pos_depth']!r}: use 1 up")
+        raise WeightsError(f"{where}: conv_pos_depth is {own['conv_pos_depth']!r}: use 1 or more")
     if len({c for c, _, _ in convs}) != 1:
-        raise WeightsError(f"{where}: feature_encoder_spec has layers of different widths")
+        raise WeightsError(
+            f"{where}: feature_encoder_spec has layers of different widths: only equal widths can "
+            f"be read"
+        )
     depth = own["conv_pos_depth"]
     return {
         "conv_channels": convs[0][0],
@@ -194,7 +197,7 @@ def _method(model: Config, own: Config, where: str) -> Options:
     decoder = own.get("decoder")
     block = own["mask_length"] > 1
     ema: Options = {"start": float(model["ema_decay"]), "end": float(model["ema_end_decay"])}
-    if isinstance(model.get("ema_anneal_end_step"), int):  # else another value of the config
+    if isinstance(model.get("ema_anneal_end_step"), int):  # else a reference to another key
         ema["anneal"] = model["ema_anneal_end_step"]
     if model["ema_encoder_only"] and own["prenet_depth"]:
         raise WeightsError(
@@ -225,7 +228,10 @@ def _method(model: Config, own: Config, where: str) -> Options:
     if isinstance(decoder, dict):
         given = _DECODER | {k: v for k, v in decoder.items() if v is not None}
         if given.get("add_positions_masked") or given.get("add_positions_all"):
-            raise WeightsError(f"{where}: its decoder adds positions, which no decoder here does")
+            raise WeightsError(
+                f"{where}: its decoder adds positions (add_positions_masked or add_positions_all), "
+                f"which no decoder here does"
+            )
         section = {ours: kind(given[theirs]) for theirs, ours, kind in _DECODER_KEYS}
         found["decoder"] = section | {"noise_std": float(own["mask_noise_std"])}
     return found
@@ -234,12 +240,12 @@ def _method(model: Config, own: Config, where: str) -> Options:
 def _norm_of(model: Config, what: str, where: str) -> str:
     named = [ours for ours, theirs in _NORMS.items() if model.get(f"{theirs}_{what}")]
     if len(named) > 1:
-        raise WeightsError(f"{where}: two norms of {what}, where one or none can be read")
+        raise WeightsError(f"{where}: it has two norms of {what}: only one or none can be read")
     return named[0] if named else "none"
 
 
 def _rules(encoder_only: bool, local: bool) -> tuple[tuple[str, str], ...]:
-    """Returns config.method.ema.rules: what the teacher has of its own."""
+    """Returns config.method.ema.rules: which parameters the teacher has of its own."""
     if encoder_only:
         return (("^encoder/blocks/", "average"), (".*", "absent"))
     absent = () if local else (("^encoder/frontend/", "absent"),)
@@ -249,9 +255,9 @@ def _rules(encoder_only: bool, local: bool) -> tuple[tuple[str, str], ...]:
 def checkpoint(
     family: Any, o: Any, method: Any, params: Arrays, teacher: Arrays
 ) -> tuple[dict[str, Any], list[str]]:
-    """Returns (what fairseq keeps in a checkpoint, arrays in place of tensors; names left out).
+    """Returns (the content of fairseq's checkpoint, with arrays for tensors; the names left out).
 
-    teacher: by the names of the parameters here, {} where the run has none.
+    teacher: its parameters by their names here, {} if the run has none.
     """
     kind = data2vec2.modality(family.model_type).upper()
     config = data2vec2.config_of(o, family.model_type)
@@ -259,7 +265,7 @@ def checkpoint(
     config["prenet_depth"] = method["prenet_depth"] if own else 0
     if own and kind == "IMAGE" and method["decoder"]["projection_layers"] != 1:
         raise WeightsError(
-            "config.method.decoder.projection_layers is 2: fairseq's decoder of images has 1"
+            "config.method.decoder.projection_layers is 2: fairseq's image decoder has 1"
         )
     rows = family.rows(o, method, beside=own)
     arrays, left = table.to_theirs(rows, params)
@@ -303,7 +309,7 @@ def _model_config(o: Any, config: Config, kind: str) -> Config:
 
 
 def _method_config(method: Any) -> Config:
-    """Returns the keys of fairseq's model for config.method of data2vec2."""
+    """Returns the keys of fairseq's model config for config.method of data2vec2."""
     targets, ema = method["targets"], method["ema"]
     found = {
         "loss_beta": method["loss"]["beta"],
@@ -321,7 +327,7 @@ def _method_config(method: Any) -> Config:
 
 
 def _modality_config(o: Any, config: Config, kind: str, method: Any) -> Config:
-    """Returns the section of a modality; method: config.method, or None where it is another's."""
+    """Returns the section of a modality; method: config.method, None if not of data2vec2."""
     found: Config = {"type": kind, "prenet_depth": config["prenet_depth"], "decoder": None}
     found |= {"prenet_dropout": o.embed_dropout, "use_alibi_encoder": False}
     if kind == "AUDIO":
@@ -357,7 +363,7 @@ def _modality_config(o: Any, config: Config, kind: str, method: Any) -> Config:
 
 
 def write(folder: Path, family: Any, content: dict[str, Any], torch: Any) -> Path:
-    """Writes FOLDER/<model type>.pt with tensors for arrays."""
+    """Writes FOLDER/<model type>.pt with the arrays as tensors."""
 
     def tensors(value: Any) -> Any:
         if isinstance(value, dict):

@@ -1,7 +1,7 @@
-"""The checkpoints of fairseq and of s3prl: read without torch, written with torch alone.
+"""Checkpoints of fairseq and s3prl: read without torch, written with torch alone.
 
-Neither fairseq, s3prl nor omegaconf is needed, and nothing in a file is executed: classes that a
-checkpoint names are replaced by empty ones, from which the config is read.
+fairseq, s3prl and omegaconf are not needed, and nothing in a file is executed: objects of the
+classes that a checkpoint names are replaced by stubs, from which the config is read.
 """
 
 import ast
@@ -18,14 +18,14 @@ from ssl_jax.hub.pickles import plain
 from ssl_jax.hub.speech import DEFAULTS, Config
 from ssl_jax.hub.table import Arrays, WeightsError
 
-# fairseq's name of an architecture begins with: model_type of transformers
+# beginning of fairseq's architecture name: model_type of transformers
 TYPES = {
     "wav2vec2": "wav2vec2",
     "hubert": "hubert",
     "data2vec_audio": "data2vec-audio",
     "data2vec_text": "data2vec-text",
 }
-# (key of fairseq's model config, of config.json)
+# (key of fairseq's model config, key of config.json)
 SPEECH_KEYS = (
     ("encoder_embed_dim", "hidden_size"),
     ("encoder_layers", "num_hidden_layers"),
@@ -40,27 +40,27 @@ SPEECH_KEYS = (
     ("depthwise_conv_kernel_size", "conv_depthwise_kernel_size"),
 )
 POSITIONS = {"rel_pos": "relative", "rope": "rotary"}
-# not parameters, or without use here
+# not parameters, or not used here
 _UNUSED = ("encoder.version", "_float_tensor", ".version", "num_updates")
 _MAX_LAYERS = 64  # of convolutions
 _ADAM = ("exp_avg", "exp_avg_sq")
 
 
 def read(path: Path) -> Source:
-    """Reads a checkpoint of fairseq, pre-trained or fine-tuned, or one that s3prl converted.
+    """Reads a checkpoint of fairseq, pre-trained or fine-tuned, or one converted by s3prl.
 
-    Adam's moments and the moving average (`_ema`) are kept where the file has them whole. Raises
-    WeightsError, naming the file, for one of another kind or model.
+    Adam's moments and the moving average (`_ema`) are kept if the file has all of them. Raises
+    WeightsError, naming the file, for a file of another kind or model.
     """
     if not path.is_file():
         raise WeightsError(f"{path} does not exist: --from takes a folder or a file of weights")
     loaded = torch_files.read(path)
     if not isinstance(loaded, dict):
-        raise WeightsError(f"{path} holds {type(loaded).__name__}, no checkpoint of fairseq")
+        raise WeightsError(f"{path} holds {type(loaded).__name__}, not a checkpoint of fairseq")
     key = next((k for k in ("model_weight", "model") if k in loaded), None)
     if key is None:
         raise WeightsError(
-            f"{path} has {', '.join(map(repr, list(loaded)[:5]))}, and neither 'model' (fairseq) "
+            f"{path} has {', '.join(map(repr, list(loaded)[:5]))}, but neither 'model' (fairseq) "
             f"nor 'model_weight' (s3prl)"
         )
     try:
@@ -68,7 +68,7 @@ def read(path: Path) -> Source:
     except WeightsError:
         raise
     except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
-        raise WeightsError(f"{path} is no checkpoint of fairseq or s3prl: {error!r}") from error
+        raise WeightsError(f"{path} is not a checkpoint of fairseq or s3prl: {error!r}") from error
 
 
 def _source(loaded: dict[str, Any], key: str, path: Path) -> Source:
@@ -104,13 +104,13 @@ def _arrays(tensors: dict[str, Any], where: Path) -> Arrays:
 
 
 def _teacher(raw: dict[str, Any]) -> dict[str, Any]:
-    """Takes the moving average out of a model's tensors: `_ema`, below `encoder.` for text."""
+    """Removes and returns the moving average of a model: `_ema`, under `encoder.` for text."""
     key = next((n for n in raw if n == "_ema" or n.endswith("._ema")), None)
     return dict(raw.pop(key) or {}) if key is not None else {}
 
 
 def _sections(loaded: Any, path: Path) -> tuple[Config, Config]:
-    """Returns the configs of model and task, whatever way they were written."""
+    """Returns the configs of model and task, however they were written."""
     if "model_weight" in loaded:
         model, task = plain(loaded.get("model_cfg")), plain(loaded.get("task_cfg"))
     elif loaded.get("cfg"):
@@ -119,8 +119,8 @@ def _sections(loaded: Any, path: Path) -> tuple[Config, Config]:
     else:
         model = task = plain(loaded.get("args"))
     if not isinstance(model, dict):
-        raise WeightsError(f"{path} has no config of its model: neither 'cfg' nor 'args'")
-    inner = model.get("w2v_args")  # a fine-tuned model keeps that of its encoder
+        raise WeightsError(f"{path} has no model config: neither 'cfg' nor 'args'")
+    inner = model.get("w2v_args")  # a fine-tuned model keeps its encoder's config here
     if isinstance(inner, dict):
         name = inner.get("model", inner)
         own = {k: v for k, v in model.items() if k == "normalize"}
@@ -129,7 +129,7 @@ def _sections(loaded: Any, path: Path) -> tuple[Config, Config]:
 
 
 def _bare(name: str) -> str:
-    """Takes off what a fine-tuned model puts around its encoder."""
+    """Returns a name of a fine-tuned model as a pre-trained one has it; its classifier: lm_head."""
     name = name.removeprefix("w2v_encoder.w2v_model.")
     return name.replace("w2v_encoder.proj.", "lm_head.", 1)
 
@@ -160,9 +160,9 @@ def config_of(model: Config, task: Config, arrays: Arrays, where: str) -> Config
     }
     if kind == "wav2vec2" and model.get("layer_type") == "conformer":
         positions = model.get("pos_enc_type", "abs")
-        if positions not in POSITIONS:  # with 'abs' there, convolutions give the positions
+        if positions not in POSITIONS:  # with 'abs', fairseq takes them from convolutions
             raise WeightsError(
-                f"{where}: pos_enc_type is {positions!r}: of Conformers only "
+                f"{where}: pos_enc_type is {positions!r}: for Conformers, only "
                 f"{' and '.join(POSITIONS)} can be read"
             )
         config["model_type"] = "wav2vec2-conformer"
@@ -183,7 +183,7 @@ def config_of(model: Config, task: Config, arrays: Arrays, where: str) -> Config
 
 
 def _guess(arrays: Arrays) -> str:
-    """Names the model of a file of s3prl, whose config does not."""
+    """Infers the model of an s3prl file, whose config does not name it."""
     if "encoder.pos_conv.4.0.weight" in arrays or "encoder.pos_conv.1.0.weight" in arrays:
         return "data2vec_audio"
     return "wav2vec2" if "project_q.weight" in arrays else "hubert"
@@ -210,9 +210,9 @@ def _text_config(model: Config, arrays: Arrays) -> Config:
 
 
 def conv_layers(text: str | None, where: str) -> list[tuple[int, int, int]]:
-    """Reads '[(512, 10, 5)] + [(512, 3, 2)] * 4', a sum of lists, without running it.
+    """Parses '[(512, 10, 5)] + [(512, 3, 2)] * 4', a sum of lists, without running it.
 
-    Raises WeightsError for what is no such sum, and for one of more than 64 layers.
+    Raises WeightsError for anything but such a sum, and for more than 64 layers.
     """
     if not text:
         c = DEFAULTS
@@ -224,7 +224,7 @@ def conv_layers(text: str | None, where: str) -> list[tuple[int, int, int]]:
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
             left, right = value(node.left), value(node.right)
             if not isinstance(left, list) or not isinstance(right, int) or right > _MAX_LAYERS:
-                raise ValueError(f"a list times up to {_MAX_LAYERS} can be read")
+                raise ValueError(f"only a list times at most {_MAX_LAYERS} can be read")
             return left * right
         return ast.literal_eval(node)
 
@@ -233,7 +233,7 @@ def conv_layers(text: str | None, where: str) -> list[tuple[int, int, int]]:
             raise ValueError("it is longer than 1000 characters")
         layers = [tuple(map(int, layer)) for layer in value(ast.parse(text, mode="eval").body)]
         if len(layers) > _MAX_LAYERS or any(len(layer) != 3 for layer in layers):
-            raise ValueError(f"up to {_MAX_LAYERS} layers of (channels, kernel, stride) are read")
+            raise ValueError(f"use at most {_MAX_LAYERS} layers of (channels, kernel, stride)")
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise WeightsError(f"{where}: conv_feature_layers is {text[:80]!r}: {error}") from error
     return layers  # type: ignore[return-value]
@@ -277,7 +277,7 @@ def _without_special(
 
 
 def _with_projection(arrays: Arrays, config: Config) -> Arrays:
-    """Adds the projection that fairseq leaves out where both sides are equally wide."""
+    """Adds the projection that fairseq leaves out if both sides have the same width."""
     name, size = "feature_projection.projection", config["hidden_size"]
     if "conv_dim" not in config or f"{name}.weight" in arrays:
         return arrays
@@ -288,7 +288,7 @@ def _with_projection(arrays: Arrays, config: Config) -> Arrays:
 
 
 def _start(teacher: dict[str, Any], arrays: Arrays) -> str:
-    """Returns what an averaged parameter's name lacks: it may be told from the encoder on."""
+    """Returns the prefix that the averaged names lack: they may start below the encoder."""
     shapes = {name: x.shape for name, x in arrays.items()}
 
     def known(start: str) -> int:
@@ -298,10 +298,10 @@ def _start(teacher: dict[str, Any], arrays: Arrays) -> str:
 
 
 def _moments(loaded: Any, model: dict[str, Any], where: Path) -> tuple[list[Arrays], int]:
-    """Returns Adam's moments by the names of the model, and the updates done.
+    """Returns Adam's moments by the names of the model, and the number of updates done.
 
-    They are kept by number, in the order of the parameters, or all in one row (fp16). Where the
-    numbers do not fit the parameters of the file, none are returned.
+    fairseq keeps them by index, in the order of the parameters, or all in one vector (fp16). If
+    their sizes do not fit the parameters of the file, none are returned.
     """
     history = loaded.get("optimizer_history") or [{}]
     updates = int(history[-1].get("num_updates", 0) or 0)
@@ -328,11 +328,11 @@ def write(
     """Writes FOLDER/<model type>.pt as s3prl's *_custom upstreams read it; needs torch.
 
     Returns (the file, parameters without a place in it). Its keys are task_cfg, model_cfg,
-    model_weight and, for HuBERT, dictionaries_symbols, and model_weight holds an `_ema` for
-    data2vec, which its loader deletes. The loaders of HuBERT and wav2vec 2.0 insist on the heads
-    of pre-training: of a run of another method these are zeros, which features do not depend on.
-    s3prl 0.4.18 loads it to our hidden states; see tests/hub/test_hub_s3prl.py. Raises WeightsError
-    for a family that s3prl has no loader for.
+    model_weight and, for HuBERT, dictionaries_symbols; for data2vec, model_weight also holds an
+    `_ema`, which the loader deletes. The loaders of HuBERT and wav2vec 2.0 require the heads of
+    pre-training: for a run of another method these are zeros, on which no feature depends. Loaded
+    by s3prl 0.4.18, it gives our hidden states; see tests/hub/test_hub_s3prl.py. Raises
+    WeightsError for a family that s3prl has no loader for.
     """
     if family.model_type not in ("hubert", "wav2vec2", "data2vec-audio"):
         other = "transformers" if family.architecture else "fairseq"
@@ -365,7 +365,7 @@ def write(
 
 
 def _fairseq_config(o: Any, config: Config, method: Any) -> tuple[Config, Config]:
-    """Returns fairseq's configs of model and task, the reverse of `config_of`."""
+    """Returns fairseq's configs of model and task, the inverse of `config_of`."""
     model = {ours: config[theirs] for ours, theirs in SPEECH_KEYS if theirs in config}
     layers = zip(config["conv_dim"], o.conv_kernels, o.conv_strides, strict=True)
     model |= {
@@ -396,7 +396,7 @@ def _fairseq_config(o: Any, config: Config, method: Any) -> tuple[Config, Config
 
 
 def _strict(weights: Arrays, model_type: str, model: Config, o: Any) -> Arrays:
-    """Adds zeros for the heads that a loader insists on."""
+    """Adds zeros for the heads that a loader requires."""
     if model_type == "data2vec-audio":
         return weights
     size = model["final_dim"]

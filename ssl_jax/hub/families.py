@@ -1,4 +1,4 @@
-"""Which families there are: their maps, their options, and where their heads live here."""
+"""The table of model families: their name maps, their options and their heads."""
 
 import dataclasses
 import types
@@ -18,10 +18,10 @@ def _nothing(section: Any) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """What one method here has beside the encoder, and the class of transformers that has it too.
+    """What a method here has besides the encoder, and the class of transformers that has it too.
 
-    rows(config.method) is its map; section(config.json) the keys of config.method that it sets,
-    and config(config.method) the keys of config.json.
+    rows(config.method) is its map, section(config.json) the keys of config.method that it sets, and
+    config(config.method) the keys of config.json.
     """
 
     architecture: str
@@ -37,19 +37,19 @@ class Family:
     model_type: str
     kind: str
     architecture: str  # the class without a head
-    prefix: str  # of its arrays inside a class with one
+    prefix: str  # of its arrays inside a class with a head
     module: Any  # rows, options, config_of, tidy, dress, preprocessor
-    recipe: str  # the config that goes on with such weights
-    # by the method's name: heads that transformers has too, and those of fairseq alone
+    recipe: str  # the config that continues from such weights
+    # by method name: heads that transformers has too, and those that only fairseq has
     heads: dict[str, Head] = dataclasses.field(default_factory=dict)
     beside: dict[str, Head] = dataclasses.field(default_factory=dict)
-    unused: str = r"$^"  # regex of arrays that mean nothing here
+    unused: str = r"$^"  # regex of arrays to ignore
     sizes: dict[int, str] = dataclasses.field(default_factory=dict)  # width: the recipe's argument
 
     def rows(self, o: Any, method: Any, beside: bool = False) -> list[Row]:
         """Returns the map for an encoder of the options `o` and the section config.method.
 
-        beside: with what transformers has no place for.
+        beside: also with what transformers has no place for.
         """
         found, name = self.module.rows(o), method["name"]
         for heads in (self.heads, self.beside) if beside else (self.heads,):
@@ -57,12 +57,12 @@ class Family:
         return found
 
     def head(self, method: Any) -> Head | None:
-        """Returns the head that transformers has for a run's method, if it has all of it."""
+        """Returns transformers' head for a run's method, if that covers the run's whole head."""
         found = self.heads.get(method["name"])
         return found if found and found.rows(method) else None
 
     def section(self, method: Any, config: Config) -> Options:
-        """Returns the keys of config.method that the source's config decides."""
+        """Returns the keys of config.method that the source's config determines."""
         head = self.heads.get(method["name"]) or self.beside.get(method["name"])
         return head.section(config) if head else {}
 
@@ -156,7 +156,7 @@ FAMILIES: dict[str, Family] = {
             Family(
                 f"data2vec2-{modality}",
                 kind,
-                "",  # transformers has no such model, fairseq has
+                "",  # fairseq has this model, transformers does not
                 "",
                 data2vec2,
                 f"configs/data2vec2/{modality}.py",
@@ -173,28 +173,29 @@ def by_type(model_type: str, where: str) -> Family:
     """Returns the family of config.json's model_type; raises WeightsError on another."""
     if model_type not in FAMILIES:
         raise WeightsError(
-            f"{where}: model_type is {model_type!r}, which can not be read: "
+            f"{where}: model_type is {model_type!r}, which cannot be read: "
             f"{suggest(model_type, list(FAMILIES))}"
         )
     return FAMILIES[model_type]
 
 
 def of_run(method: Any, o: Any, family: str = "") -> Family:
-    """Returns the family of a run: by its name, or by the encoder's options and the method.
+    """Returns the family of a run: by name, or by the encoder's options and the method.
 
-    An encoder of HuBERT and wav2vec 2.0 is HuBERT's where the method is. Raises WeightsError.
+    HuBERT and wav2vec 2.0 have the same encoder: it counts as HuBERT's if the method is HuBERT.
+    Raises WeightsError if no family fits.
     """
     kind = method["encoder"]["kind"]
     known = sorted({f.kind for f in FAMILIES.values()})
     if kind not in known:
         raise WeightsError(
             f"config.method.encoder.kind is {kind!r}, which no family of transformers has: "
-            f"only runs of {', '.join(known)} can be exported"
+            f"only runs with one of {', '.join(known)} can be exported"
         )
     found = by_type(family or _fitting(method["name"], kind, o), "--family")
     if found.kind != kind:
         raise WeightsError(
-            f"--family {family} is of encoders of kind {found.kind!r}; the run's is {kind!r}"
+            f"--family {family} has encoders of kind {found.kind!r}, but the run's is {kind!r}"
         )
     return found
 
@@ -221,12 +222,12 @@ def merged(encoder: Any) -> Any:
 
 
 def split_prefix(family: Family, arrays: Arrays) -> Arrays:
-    """Takes the family's prefix off the arrays of the encoder, where they have it."""
+    """Removes the family's prefix from the names of the encoder's arrays that have it."""
     return {name.removeprefix(family.prefix): x for name, x in arrays.items()}
 
 
 def join_prefix(family: Family, head: Head | None, method: Any, arrays: Arrays) -> Arrays:
-    """Puts the prefix before the arrays of the encoder, where a head stands beside it."""
+    """Adds the family's prefix to the names of the encoder's arrays, if there is a head."""
     if head is None:
         return arrays
     own = {n for r in head.rows(method) for names, _ in r.pairs() for n in names}

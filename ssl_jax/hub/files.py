@@ -18,7 +18,7 @@ WEIGHTS, INDEX, OLD = "model.safetensors", "model.safetensors.index.json", "pyto
 MAX_JSON = 64 * 2**20  # bytes
 MAX_SIZE = 1_000_000  # of a width, a depth or a vocabulary
 MAX_LAYERS = 1000
-# of a config: what arrays are made of, and what is counted up to
+# keys of a config: sizes of arrays, and counts that are iterated over
 _SIZES = (
     *("hidden_size", "num_attention_heads", "intermediate_size", "vocab_size", "image_size"),
     *("patch_size", "num_conv_pos_embedding_groups", "max_position_embeddings"),
@@ -32,17 +32,17 @@ _LAYERS = (
     *("position_depth", "prenet_depth"),
 )
 _LISTS = ("conv_dim", "conv_kernel", "conv_stride")
-# of preprocessor_config.json: what belongs to the function that the weights compute
+# keys of preprocessor_config.json that are part of the function that the weights compute
 _PREPROCESSOR = ("do_normalize", "image_mean", "image_std")
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Weights by the names of transformers, whatever file they came from.
+    """Weights under transformers' names, whatever file they came from.
 
-    config: as config.json, with what preprocessor_config.json says of the signal. teacher: of the
-    moving average, by the same names, {} where there is none. moments: the first and second of
-    Adam, likewise; `updates`: how many made the weights, 0 where that is not known.
+    config: config.json, with the settings of the input from preprocessor_config.json. teacher: the
+    moving average under the same names, {} if there is none. moments: Adam's first and second,
+    likewise. updates: the number of updates that made the weights, 0 if unknown.
     """
 
     config: Config
@@ -54,9 +54,9 @@ class Source:
 
 
 def read(path: Path) -> Source:
-    """Reads a folder of transformers, or one .safetensors file with a config.json beside it.
+    """Reads a folder of transformers, or one .safetensors file with a config.json next to it.
 
-    Raises WeightsError, naming the file, where something is missing or broken.
+    Raises WeightsError, naming the file, if something is missing or damaged.
     """
     folder = path if path.is_dir() else path.parent
     if not path.exists():
@@ -64,25 +64,25 @@ def read(path: Path) -> Source:
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise WeightsError(
-            f"{folder} has no config.json: put that of the model beside its weights; its "
-            f"model_type says what they are"
+            f"{folder} has no config.json: put the model's next to its weights; its model_type "
+            f"names the family"
         )
     config = _json(config_path)
     if "model_type" not in config:
-        raise WeightsError(f"{config_path} has no model_type: add it, such as 'wav2vec2'")
+        raise WeightsError(f"{config_path} has no model_type: add it, for example 'wav2vec2'")
     check_sizes(config, config_path)
     extractor = folder / "preprocessor_config.json"
     if extractor.is_file():
         said = _json(extractor)
         config = {k: said[k] for k in _PREPROCESSOR if k in said} | config
-    if config["model_type"] != "data2vec-text":  # whose vocab.json is of no classifier
+    if config["model_type"] != "data2vec-text":  # whose vocab.json is not a classifier's
         beside = [name for name in vocabulary.FILES if (folder / name).is_file()]
         config["tokenizer"] = {name: _json(folder / name) for name in beside}
     return Source(config, _arrays(path, folder), str(config_path))
 
 
 def check_sizes(config: Config, where: Path) -> None:
-    """Raises WeightsError on a size that no model has, before anything is made so large."""
+    """Raises WeightsError for a size that no model has, before anything so large is made."""
     limits = dict.fromkeys(_SIZES, MAX_SIZE) | dict.fromkeys(_LAYERS, MAX_LAYERS)
     for key, most in limits.items():
         value = config.get(key)
@@ -91,7 +91,7 @@ def check_sizes(config: Config, where: Path) -> None:
     for key in _LISTS:
         value = config.get(key, [])
         if not isinstance(value, list) or len(value) > MAX_LAYERS:
-            raise WeightsError(f"{where}: {key} is no list of up to {MAX_LAYERS} numbers")
+            raise WeightsError(f"{where}: {key} is not a list of at most {MAX_LAYERS} numbers")
 
 
 def _arrays(path: Path, folder: Path) -> Arrays:
@@ -107,14 +107,14 @@ def _arrays(path: Path, folder: Path) -> Arrays:
 
 
 def _parts(index: Path) -> list[Path]:
-    """Returns the files that an index names, all of which lie beside it."""
+    """Returns the files that an index names, which must all be next to it."""
     found = _json(index).get("weight_map")
     if not isinstance(found, dict) or not found:
-        raise WeightsError(f"{index} has no weight_map of arrays to files")
+        raise WeightsError(f"{index} has no weight_map from arrays to files")
     for name in found.values():
         own = isinstance(name, str) and Path(name).name == name and name.endswith(".safetensors")
         if not own:
-            raise WeightsError(f"{index}: {name!r} is no .safetensors beside it")
+            raise WeightsError(f"{index}: {name!r} is not a .safetensors file next to it")
     return [index.parent / name for name in sorted(set(found.values()))]
 
 
@@ -125,15 +125,15 @@ def _load(path: Path) -> Arrays:
         try:
             return load_file(path)
         except (SafetensorError, ValueError) as error:
-            raise WeightsError(f"{path} is no safetensors file: {error}") from error
+            raise WeightsError(f"{path} is not a safetensors file: {error}") from error
     loaded = torch_files.read(path)
     if not isinstance(loaded, dict):
-        raise WeightsError(f"{path} holds {type(loaded).__name__}, no weights by their names")
+        raise WeightsError(f"{path} holds {type(loaded).__name__}, not weights by name")
     return {str(name): torch_files.as_numpy(x, str(name), path) for name, x in loaded.items()}
 
 
 def torch_for(path: Path) -> Any:
-    """Returns torch; raises WeightsError where it is not installed, saying for which file."""
+    """Returns torch; raises WeightsError, naming the file, if it is not installed."""
     try:
         import torch
     except ImportError as error:
@@ -152,7 +152,7 @@ def _json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is no JSON: {error}") from error
     if not isinstance(found, dict):
-        raise WeightsError(f"{path} holds {type(found).__name__}: it should hold one object")
+        raise WeightsError(f"{path} holds {type(found).__name__}: it should hold one JSON object")
     return found
 
 

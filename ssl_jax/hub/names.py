@@ -1,4 +1,4 @@
-"""What fairseq calls what transformers calls otherwise: one table, read in both directions."""
+"""Names that differ between fairseq and transformers: one table, used in both directions."""
 
 import re
 from collections.abc import Sequence
@@ -46,9 +46,9 @@ _TEXT_LAYER = [
 
 
 def pairs(config: Config) -> list[Pair]:
-    """Returns the table of the model that config.json describes; the first match counts."""
+    """Returns the table of the model that config.json describes; the first match wins."""
     if config["model_type"].startswith("data2vec2-"):
-        return []  # which transformers does not have: the names stay
+        return []  # transformers does not have it: the names stay
     if config["model_type"] == "data2vec-text":
         layers = _below("encoder.sentence_encoder.layers.", "encoder.layer.", _TEXT_LAYER)
         heads = [("encoder.regression_head.{p}", "regression_head.{p}")]
@@ -80,7 +80,7 @@ def _below(theirs: str, ours: str, table: Sequence[Pair]) -> list[Pair]:
 
 
 def renamed(name: str, table: Sequence[Pair], back: bool = False) -> str:
-    """Returns a name of fairseq as transformers has it, or `back`; one in no pair stays."""
+    """Converts a name of fairseq to transformers', or `back`; one that no pair matches stays."""
     for pair in table:
         old, new = reversed(pair) if back else pair
         pattern = re.escape(old).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\{p\}", r"(?P<p>.+)")

@@ -11,7 +11,7 @@ import pickletools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-MAX_BYTES = 64 * 2**20  # of one pickle, without the data of tensors
+MAX_BYTES = 64 * 2**20  # of one pickle, not counting the data of tensors
 MAX_STEPS = 8_000_000  # instructions, copied items and plain values
 MAX_DEPTH = 100  # of nested lists and objects
 MAX_INT_BITS = 127
@@ -23,7 +23,7 @@ class PickleError(ValueError):
 
 
 class Stub:
-    """Stands for an object of any other class; keeps the arguments that it was made of."""
+    """Stands for an object of any other class; keeps the arguments that it was made with."""
 
     def __init__(self, name: str = "", args: Sequence[Any] = ()) -> None:
         self.name = name
@@ -310,7 +310,7 @@ _EMPTY: dict[str, Callable[[], Any]] = {
 
 
 def _key(value: Any, inside: bool = False) -> Any:
-    """Returns a key of a dict or set; only types whose hash is cheap and free of collisions."""
+    """Returns a key of a dict or set; only of types with a cheap hash without collisions."""
     if isinstance(value, tuple) and len(value) <= 16 and not inside:
         return tuple(_key(x, inside=True) for x in value)
     if isinstance(value, int) and value.bit_length() > 63:
@@ -323,7 +323,7 @@ def _key(value: Any, inside: bool = False) -> Any:
 def plain(value: Any) -> Any:
     """Turns stubs of omegaconf, enums and namespaces into dicts, lists and values.
 
-    Raises PickleError where they are nested too deeply or hold too many values.
+    Raises PickleError if they are nested too deeply or hold too many values.
     """
     left = [MAX_STEPS // 8]
 
@@ -346,7 +346,7 @@ def plain(value: Any) -> Any:
 
 
 def _inside(stub: Stub) -> Any:
-    """Returns the content of a stub: that of a node, the value of an enum, or a state."""
+    """Returns the content of a stub: that of a config node, the value of an enum, or a state."""
     state = stub.__dict__.get("state")
     for key in ("_content", "_val"):
         if isinstance(state, dict) and key in state:

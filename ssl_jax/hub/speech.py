@@ -1,7 +1,7 @@
-"""The families of waveforms: HuBERT, wav2vec 2.0 with its Conformer, and data2vec (music2vec too).
+"""The speech families: HuBERT, wav2vec 2.0 and data2vec, which includes music2vec.
 
-Each has a map of names, one from config.json to config.method.encoder, and one back. Music2vec is
-data2vec-audio in both respects.
+Each has a map of names and conversions from config.json to config.method.encoder and back.
+music2vec is data2vec-audio in both respects. `conformer` shares the front end and the heads.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from ssl_jax.hub.table import Arrays, Row, WeightsError, linear, norm
 Config = dict[str, Any]
 Options = dict[str, Any]
 
-# of config.json: (key, key of config.method.encoder)
+# (key of config.json, key of config.method.encoder)
 SIZES = (
     ("hidden_size", "width"),
     ("num_hidden_layers", "depth"),
@@ -23,7 +23,7 @@ SIZES = (
     ("conv_bias", "conv_bias"),
     ("num_conv_pos_embedding_groups", "position_groups"),
 )
-# what config.json must say, if it says anything, for the encoder here to be the same function
+# values that a key must have, if present, for the encoder here to compute the same function
 FIXED: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("gelu",),
     "feat_extract_activation": ("gelu",),
@@ -48,7 +48,7 @@ DEFAULTS: Config = {
     "feat_extract_norm": "group",
     "do_stable_layer_norm": False,
 }
-# of CTC: the vocabulary of wav2vec 2.0 and HuBERT, as config.data.spelling='letters' has it
+# the CTC vocabulary of wav2vec 2.0 and HuBERT, which is that of config.data.spelling='letters'
 BLANK = "<blank>"
 LETTERS = (BLANK, "<pad>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
 _OLD_NAMES = ("encoder.pos_conv_embed.conv.weight_g", "encoder.pos_conv_embed.conv.weight_v")
@@ -57,7 +57,7 @@ _NEW = "encoder.pos_conv_embed.conv.parametrizations.weight.original"
 
 
 def check_fixed(config: Config, fixed: dict[str, tuple[Any, ...]], where: str) -> None:
-    """Raises WeightsError where config.json asks for a function that the encoder here has not."""
+    """Raises WeightsError if config.json asks for something that no encoder here computes."""
     for key, values in fixed.items():
         if key in config and config[key] not in values:
             raise WeightsError(
@@ -67,14 +67,14 @@ def check_fixed(config: Config, fixed: dict[str, tuple[Any, ...]], where: str) -
 
 
 def options(config: Config, arrays: Arrays, where: str) -> Options:
-    """Returns the keys of config.method.encoder that config.json and the weights decide."""
+    """Returns the keys of config.method.encoder that config.json and the weights determine."""
     check_fixed(config, FIXED, where)
     stack = config["model_type"] == "data2vec-audio"
     c = DEFAULTS | ({"num_conv_pos_embeddings": 5} if stack else {}) | config
     if len(set(c["conv_dim"])) != 1:
         raise WeightsError(f"{where}: conv_dim is {c['conv_dim']}: only equal widths can be read")
     found: Options = {ours: c[theirs] for theirs, ours in SIZES}
-    # config.json of some published weights says otherwise; the arrays know
+    # config.json of some published weights is wrong here; the arrays are right
     found["conv_bias"] = "feature_extractor.conv_layers.0.conv.bias" in arrays
     layer = stack or c["feat_extract_norm"] == "layer"
     found |= {
@@ -89,7 +89,7 @@ def options(config: Config, arrays: Arrays, where: str) -> Options:
     if stack:
         found["position_depth"] = c["num_conv_pos_embeddings"]
         found["position_kernel"] = c["conv_pos_kernel_size"]
-        # unlike there, padding changes nothing: unpadded clips are the same
+        # unlike in transformers, padding changes nothing; unpadded clips give the same
         found["mask_each"] = True
     else:
         found["position_kernel"] = c["num_conv_pos_embeddings"]
@@ -97,7 +97,7 @@ def options(config: Config, arrays: Arrays, where: str) -> Options:
 
 
 def config_of(o: Any, model_type: str) -> Config:
-    """Returns config.json for the options `o` (all of them, as attributes) of an encoder here.
+    """Returns config.json for an encoder of the options `o` (all of them, as attributes).
 
     Raises WeightsError, naming the key, for an encoder that the family does not have.
     """
@@ -115,7 +115,7 @@ def config_of(o: Any, model_type: str) -> Config:
     if o.norm == "res_post" or o.final_norm not in (None, o.norm == "pre"):
         raise WeightsError(
             f"config.method.encoder.norm {o.norm!r} with final_norm {o.final_norm}: "
-            f"{model_type} has 'pre' and 'post' with final_norm=None"
+            f"{model_type} has 'pre' or 'post', with final_norm=None"
         )
     found = shape_config(o, model_type)
     if model_type == "data2vec-audio":
@@ -130,7 +130,7 @@ def config_of(o: Any, model_type: str) -> Config:
 
 
 def shape_config(o: Any, model_type: str) -> Config:
-    """Returns the keys of config.json that all families of speech have in common."""
+    """Returns the keys of config.json that all speech families have in common."""
     layers = len(o.conv_kernels)
     found: Config = {theirs: getattr(o, ours) for theirs, ours in SIZES}
     found |= {
@@ -160,7 +160,7 @@ def check_options(o: Any, wanted: dict[str, Any], model_type: str) -> None:
     for key, value in wanted.items():
         if getattr(o, key) != value:
             raise WeightsError(
-                f"config.method.encoder.{key} is {getattr(o, key)!r}, which {model_type} of "
+                f"config.method.encoder.{key} is {getattr(o, key)!r}, which {model_type} in "
                 f"transformers does not have: it needs {value!r}"
             )
 
@@ -216,7 +216,7 @@ def rows(o: Any) -> list[Row]:
 
 
 def quantizer_rows(section: Any) -> list[Row]:
-    """Returns the map of what wav2vec 2.0 compares: codes, and two Linears."""
+    """Returns the map of wav2vec 2.0's quantizer and of the two projections it compares."""
     del section
     part = "quantizer"
     return [
@@ -228,7 +228,7 @@ def quantizer_rows(section: Any) -> list[Row]:
 
 
 def quantizer_section(config: Config) -> Options:
-    """Returns the keys of config.method of wav2vec2 that config.json decides."""
+    """Returns the keys of config.method of wav2vec2 that config.json determines."""
     c = {"num_codevector_groups": 2, "num_codevectors_per_group": 320} | config
     width, compared = c.get("codevector_dim", 256), c.get("proj_codevector_dim", 256)
     if width != compared:
@@ -255,14 +255,14 @@ def quantizer_config(section: Any) -> Config:
 
 
 def unit_rows(section: Any) -> list[Row]:
-    """Returns the map of fairseq's head of HuBERT."""
+    """Returns the map of fairseq's HuBERT head."""
     del section
     rows = linear("final_proj", "head/projection", part="units")
     return [*rows, Row("label_embs_concat", "head/units", part="units")]
 
 
 def unit_section(config: Config) -> Options:
-    """Returns the keys of config.method of HuBERT that a file of fairseq decides."""
+    """Returns the keys of config.method of HuBERT that a file of fairseq determines."""
     if "label_classes" not in config:
         return {}
     units = {"classes": tuple(config["label_classes"]), "rate": float(config["label_rate"])}
@@ -270,14 +270,14 @@ def unit_section(config: Config) -> Options:
 
 
 def regression_rows(section: Any) -> list[Row]:
-    """Returns the map of fairseq's head of data2vec, of one layer."""
+    """Returns the map of fairseq's one-layer data2vec head, empty for other heads."""
     if section["predictor"]["layers"] != 1:
         return []
     return linear("final_proj", "predictor", part="predictor")
 
 
 def ctc_rows(section: Any) -> list[Row]:
-    """Returns the map of the classifier of frames; of one with more parts there is none."""
+    """Returns the map of the frame classifier, empty for a head with more parts."""
     head = section["head"]
     if head["mix"] or head["projection"]:
         return []
@@ -291,7 +291,7 @@ def ctc_config(section: Any) -> Config:
 
 
 def tidy(arrays: Arrays, config: Config) -> Arrays:
-    """Gives the position convolution's weight norm its newer names, and codes their groups."""
+    """Gives the weight norm its newer names, splits codes into groups, puts the blank first."""
     names = {old: f"{_NEW}{i}" for i, old in enumerate(_OLD_NAMES)}
     found = {names.get(name, name): x for name, x in arrays.items()}
     if _CODES in found:
@@ -300,14 +300,14 @@ def tidy(arrays: Arrays, config: Config) -> Arrays:
         found[_CODES] = codes.reshape(groups, -1, codes.shape[-1])
     blank = config.get("pad_token_id", 0)
     for name in ("lm_head.weight", "lm_head.bias"):
-        if name in found and blank:  # unit 0 is the blank here
+        if name in found and blank:  # class 0 is the blank here
             x = found[name]
             found[name] = np.concatenate([x[blank : blank + 1], x[:blank], x[blank + 1 :]])
     return found
 
 
 def dress(arrays: Arrays, config: Config) -> tuple[Arrays, Config]:
-    """Adds zeros for a mask vector that the run has not, and joins the codes of all groups."""
+    """Adds a mask vector of zeros if the run has none, and joins the codes of all groups."""
     vector = np.zeros(config["hidden_size"], np.float32)
     found: Arrays = {"masked_spec_embed": vector} | arrays
     if _CODES in found:

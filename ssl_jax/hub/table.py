@@ -1,7 +1,7 @@
-"""Name maps: rows that say where an array of another library lies here, read in both directions.
+"""Name maps between another library's arrays and those here, read in both directions.
 
 A map is a list of rows for one configuration of one family. `to_ours` and `to_theirs` walk the same
-rows, so that what one reads the other writes.
+rows, so that one writes what the other reads.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
-"""Name -> array; here with slashes (encoder/norm/scale), there with dots."""
+"""Name -> array; names have slashes here (encoder/norm/scale), dots in the other library."""
 
 
 class WeightsError(ValueError):
@@ -37,7 +37,7 @@ def _kernel(x: np.ndarray) -> np.ndarray:
 # layout: (theirs -> ours, ours -> theirs)
 LAYOUTS: dict[str, tuple[Callable, Callable]] = {
     "same": (_same, _same),
-    # a Linear (out, in), a Conv1d (out, in / groups, k), a gain (1, 1, k): axes in reverse
+    # a Linear (out, in), a Conv1d (out, in / groups, k), a gain (1, 1, k): axes reversed
     "reverse": (_reverse, _reverse),
     # the projection of square patches of colour, (D, 3, p, p) -> (p p 3, D)
     "patches": (_patches, _kernel),
@@ -55,9 +55,9 @@ LAYOUTS: dict[str, tuple[Callable, Callable]] = {
 class Row(NamedTuple):
     """One line of a map.
 
-    `{i}` in `theirs` stands for 0 to times - 1; in `ours` too it means as many arrays, otherwise
-    these are stacked along a new first axis. A `part` may be absent as a whole: the encoder ("")
-    may not.
+    `{i}` in `theirs` stands for 0 to times - 1. If `ours` has it too, there are as many arrays
+    here; otherwise they are stacked along a new first axis. A `part` may be missing altogether;
+    the encoder ("") may not.
     """
 
     theirs: str
@@ -77,7 +77,7 @@ class Row(NamedTuple):
 
     @property
     def stacked(self) -> bool:
-        """Whether several arrays there are one here."""
+        """Whether several of their arrays are one array here."""
         return "{i}" in self.theirs and "{i}" not in self.ours
 
 
@@ -100,9 +100,9 @@ def to_ours(
 ) -> tuple[Arrays, list[str]]:
     """Returns (arrays by their names here, names there that no row takes).
 
-    `shapes` of the parameters here; a row for one that is not among them is skipped with its
-    arrays taken. Raises WeightsError on a missing array of the encoder, or of a part that is there
-    in pieces, and on one of the wrong shape.
+    shapes: of the parameters here; the arrays of a row whose parameter is not among them count as
+    taken and are dropped. Raises WeightsError if an array of the encoder is missing, if a part is
+    incomplete, and for an array of the wrong shape.
     """
     found: Arrays = {}
     left = dict(arrays)
@@ -146,9 +146,7 @@ def _check(name: str, x: np.ndarray, shape: tuple[int, ...], row: Row, where: st
     if x.shape != shape:
         wanted = LAYOUTS[row.layout][1](np.empty(shape, np.bool_)).shape
         got = LAYOUTS[row.layout][1](np.empty(x.shape, np.bool_)).shape
-        raise WeightsError(
-            f"{where}: {name} has the shape {got}, where its config asks for {wanted}"
-        )
+        raise WeightsError(f"{where}: {name} has the shape {got}, but its config asks for {wanted}")
 
 
 def _near(name: str, arrays: Any) -> str:

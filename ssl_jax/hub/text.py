@@ -1,4 +1,4 @@
-"""The family of texts: data2vec-text, in the layout of RoBERTa."""
+"""The text family: data2vec-text, in the layout of RoBERTa."""
 
 from typing import Any
 
@@ -30,14 +30,14 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "position_embedding_type": ("absolute",),
     "is_decoder": (False,),
 }
-# positions are counted from the row behind that of the padding token
+# positions are counted from the row after that of the padding token
 FIRST = 2
 _POSITIONS = "embeddings.position_embeddings.weight"
 _TYPES = "embeddings.token_type_embeddings.weight"
 
 
 def options(config: Config, arrays: Arrays, where: str) -> Options:
-    """Returns the keys of config.method.encoder that config.json decides."""
+    """Returns the keys of config.method.encoder that config.json determines."""
     del arrays
     check_fixed(config, FIXED, where)
     c = DEFAULTS | config
@@ -47,7 +47,7 @@ def options(config: Config, arrays: Arrays, where: str) -> Options:
 
 
 def config_of(o: Any, model_type: str) -> Config:
-    """Returns config.json for the options `o` of an encoder here; raises as speech.config_of."""
+    """Returns config.json for an encoder of the options `o`; raises as speech.config_of does."""
     wanted = {
         "embed_norm": True,
         "norm": "post",
@@ -58,7 +58,10 @@ def config_of(o: Any, model_type: str) -> Config:
     }
     check_options(o, wanted, model_type)
     if o.final_norm:
-        raise WeightsError(f"{model_type} has no norm at its end: config.method.encoder.final_norm")
+        raise WeightsError(
+            f"config.method.encoder.final_norm is {o.final_norm}: {model_type} has no final norm, "
+            f"use None"
+        )
     found: Config = {theirs: getattr(o, ours) for theirs, ours in SIZES}
     return found | {
         "model_type": model_type,
@@ -90,7 +93,7 @@ def rows(o: Any) -> list[Row]:
 
 
 def regression_rows(section: Any) -> list[Row]:
-    """Returns the map of fairseq's head of data2vec, of two layers."""
+    """Returns the map of fairseq's two-layer data2vec head, empty for other heads."""
     if section["predictor"]["layers"] != 2:
         return []
     part = "predictor"
@@ -99,7 +102,7 @@ def regression_rows(section: Any) -> list[Row]:
 
 
 def tidy(arrays: Arrays, config: Config) -> Arrays:
-    """Adds the token type to the positions, and leaves out their rows of padding."""
+    """Adds the token type to the positions, and drops their padding rows."""
     del config
     found = dict(arrays)
     types = found.pop(_TYPES, None)
@@ -111,8 +114,8 @@ def tidy(arrays: Arrays, config: Config) -> Arrays:
 
 
 def dress(arrays: Arrays, config: Config) -> tuple[Arrays, Config]:
-    """Adds the rows of padding, a token type of zeros, which the positions hold already, and zeros
-    for the pooler, which data2vec does not train."""
+    """Adds padding rows, a token type of zeros, as the positions include it already, and zeros for
+    the pooler, which data2vec does not train."""
     width = config["hidden_size"]
     padding, found = np.zeros((FIRST, width), np.float32), dict(arrays)
     found[_POSITIONS] = np.concatenate([padding, arrays[_POSITIONS]])
@@ -123,6 +126,6 @@ def dress(arrays: Arrays, config: Config) -> tuple[Arrays, Config]:
 
 
 def preprocessor(o: Any) -> Config:
-    """Returns nothing: the tokenizer's files are not among the weights."""
+    """Returns nothing: the tokenizer's files do not come with the weights."""
     del o
     return {}

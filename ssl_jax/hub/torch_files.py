@@ -1,8 +1,8 @@
 """Reads torch files without torch: a zip archive of tensors, or the format before it.
 
-Nothing in a file is run. An archive is a zip with `data.pkl`, the data of tensors below `data/` and
+Nothing in a file is run. An archive is a zip with `data.pkl`, the data of tensors under `data/` and
 a few small members, all uncompressed. TorchScript programs, other or compressed members and tar
-files are refused before anything of them is read.
+files are refused before any of their content is read.
 """
 
 import io
@@ -59,7 +59,7 @@ def read(path: Path) -> Any:
             if start.startswith(b"PK\x03\x04"):
                 return _read_zip(file, path.stat().st_size)
         raise PickleError(
-            "it is neither an archive of torch.save nor of its format before version 1.6"
+            "it is neither an archive of torch.save nor in the format of torch before 1.6"
         )
     except (PickleError, zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
         raise WeightsError(f"{path} is not a torch checkpoint: {error}") from error
@@ -78,7 +78,7 @@ def _kind(value: Any) -> str:
 
 
 class _Tensors:
-    """Makes arrays from the descriptions of tensors in a pickle, which it checks."""
+    """Checks the descriptions of tensors in a pickle and makes arrays from them."""
 
     def __init__(self, size: int) -> None:
         self._left = _REPEATS * size
@@ -180,12 +180,12 @@ def _check_members(archive: zipfile.ZipFile, size: int) -> str:
     if program is not None:
         raise PickleError(
             f"it is a TorchScript archive ({program!r}), a program and not weights alone: save "
-            f"its state_dict() by torch.save"
+            f"its state_dict() with torch.save"
         )
     if root is None or root.count("/") != 1:
         raise PickleError("it is a zip without a data.pkl in a single folder")
     if len(set(names)) < len(names):
-        raise PickleError("it has two members of one name")
+        raise PickleError("it has two members with the same name")
     odd = next((n for n in names if not n.startswith(root)), None)
     odd = odd or next((n for n in inside if not _MEMBER.fullmatch(n)), None)
     if odd is not None:
@@ -234,7 +234,7 @@ def _read_older(file: BinaryIO, size: int) -> Any:
         count = int.from_bytes(file.read(8), "little", signed=True)
         data = file.read(into.nbytes) if count == len(into) else b""
         if count != len(into) or len(data) != into.nbytes:
-            raise PickleError(f"the data {key!r} have another size than its pickle claims")
+            raise PickleError(f"the data {key!r} do not have the size that its pickle claims")
         into[:] = np.frombuffer(data, into.dtype)
     if tensors.waiting:
         raise PickleError(f"the data {min(tensors.waiting)!r} are missing")

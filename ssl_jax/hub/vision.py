@@ -1,4 +1,4 @@
-"""The families of images: data2vec-vision (BEiT) and ViTMAE."""
+"""The image families: data2vec-vision (BEiT) and ViTMAE."""
 
 from typing import Any
 
@@ -43,12 +43,12 @@ _SHARED = "encoder.relative_position_bias.relative_position_bias_table"
 _OWN = "encoder.layer.{i}.attention.attention.relative_position_bias.relative_position_bias_table"
 _PATCHES = "embeddings.patch_embeddings.projection"
 _TABLES = ("embeddings.position_embeddings", "decoder.decoder_pos_embed")
-# where a learned table lies between reading and mapping, without the class token's row
+# the name of a learned table between `tidy` and the map, without the class token's row
 _LEARNED = "embeddings.patch_positions"
 
 
 def options(config: Config, arrays: Arrays, where: str) -> Options:
-    """Returns the keys of config.method.encoder that config.json and the weights decide."""
+    """Returns the keys of config.method.encoder that config.json and the weights determine."""
     check_fixed(config, FIXED, where)
     c = DEFAULTS | config
     found: Options = {ours: c[theirs] for theirs, ours in SIZES}
@@ -61,7 +61,7 @@ def options(config: Config, arrays: Arrays, where: str) -> Options:
 
 
 def decoder_section(config: Config) -> Options:
-    """Returns the keys of config.method of MAE that config.json decides."""
+    """Returns the keys of config.method of MAE that config.json determines."""
     c = DEFAULTS | config
     return {
         "mask_ratio": float(c["mask_ratio"]),
@@ -76,7 +76,7 @@ def decoder_section(config: Config) -> Options:
 
 
 def decoder_config(section: Any) -> Config:
-    """Returns the keys of config.json for config.method of MAE; the reverse of the above."""
+    """Returns the keys of config.json for config.method of MAE, the inverse of the above."""
     d = section["decoder"]
     return {
         "mask_ratio": section["mask_ratio"],
@@ -89,7 +89,7 @@ def decoder_config(section: Any) -> Config:
 
 
 def config_of(o: Any, model_type: str) -> Config:
-    """Returns config.json for the options `o` of an encoder here; raises as speech.config_of."""
+    """Returns config.json for an encoder of the options `o`; raises as speech.config_of does."""
     wanted: dict[str, Any] = {
         "norm": "pre",
         "class_token": True,
@@ -101,7 +101,7 @@ def config_of(o: Any, model_type: str) -> Config:
         wanted |= {"key_bias": True, "layer_scale": 0.0}
         if o.final_norm is False or o.positions not in ("sincos", "learned"):
             raise WeightsError(
-                "vit_mae has config.method.encoder.final_norm=None and positions='sincos' or "
+                "vit_mae needs config.method.encoder.final_norm=None and positions='sincos' or "
                 f"'learned', not {o.final_norm!r} and {o.positions!r}"
             )
     else:
@@ -110,7 +110,7 @@ def config_of(o: Any, model_type: str) -> Config:
     found: Config = {theirs: getattr(o, ours) for theirs, ours in SIZES}
     found |= {"model_type": model_type, "drop_path_rate": o.drop_path}
     if model_type == "vit_mae":
-        # positions are as they were written; ViTMAEModel masks unless this is 0
+        # positions come with the weights; ViTMAEModel masks unless mask_ratio is 0
         return found | {"qkv_bias": True, "mask_ratio": 0.0}
     return found | {
         "layer_scale_init_value": o.layer_scale,
@@ -178,11 +178,11 @@ def decoder_rows(section: Any) -> list[Row]:
 
 
 def tidy(arrays: Arrays, config: Config) -> Arrays:
-    """Brings arrays to the one form that the map knows.
+    """Converts arrays to the form that the map expects.
 
-    Fixed positions are left out, learned ones lose the class token's row, equal tables of all
-    layers become the shared one, and another normalization of pixels than ImageNet's goes into
-    the projection of patches. Raises WeightsError for tables that differ between layers.
+    Fixed positions are dropped, the class token's row of learned ones is added to the token, equal
+    tables of all layers become the shared one, and a pixel normalization other than ImageNet's is
+    folded into the patch projection. Raises WeightsError for tables that differ between layers.
     """
     found, c = dict(arrays), DEFAULTS | config
     side = c["image_size"] // c["patch_size"]
@@ -192,7 +192,7 @@ def tidy(arrays: Arrays, config: Config) -> Arrays:
         found[_LEARNED] = table[0, 1:]
     decoder = found.pop(_TABLES[1], None)
     if decoder is not None and not _is_fixed(decoder, side):
-        raise WeightsError(f"{_TABLES[1]} is not the fixed table of MAE: it can not be read")
+        raise WeightsError(f"{_TABLES[1]} is not MAE's fixed table: only that table can be read")
     own = [found.pop(name, None) for name in _own_tables(c)]
     if _SHARED not in found and own and own[0] is not None:
         if any(t is None or not np.array_equal(t, own[0]) for t in own):
@@ -209,7 +209,7 @@ def _own_tables(c: Config) -> list[str]:
 
 
 def _with_imagenet(arrays: Arrays, config: Config) -> Arrays:
-    """Makes the projection read pixels normalized as here, where config has other constants."""
+    """Folds the config's pixel normalization into the projection, unless it is ImageNet's."""
     mean, std = (np.asarray(config.get(k, d), np.float64) for k, d in _CONSTANTS)
     here = np.asarray(MEAN), np.asarray(STD)
     if f"{_PATCHES}.weight" not in arrays or np.allclose((mean, std), here, atol=1e-6):
@@ -225,7 +225,7 @@ _CONSTANTS = (("image_mean", MEAN), ("image_std", STD))
 
 
 def _is_fixed(table: np.ndarray, side: int) -> bool:
-    """Says whether a table (1, 1 + S, D) is that of MAE."""
+    """Returns whether a table (1, 1 + S, D) is the fixed one of MAE."""
     wanted = sincos_table((side, side), table.shape[-1])
     return (
         table.shape[1] == len(wanted) + 1
@@ -237,8 +237,8 @@ def _is_fixed(table: np.ndarray, side: int) -> bool:
 def dress(arrays: Arrays, config: Config) -> tuple[Arrays, Config]:
     """Adds the position tables that transformers keeps with the weights of ViTMAE.
 
-    To those of data2vec, zeros for a mask token that the run has not; without a last norm its
-    config says so.
+    Weights of data2vec get a mask token of zeros if the run has none; without a last norm, their
+    config has use_mean_pooling set.
     """
     side, found = config["image_size"] // config["patch_size"], dict(arrays)
     if config["model_type"] != "vit_mae":

@@ -22,7 +22,7 @@ def tokens(config: Config, rows: int, where: str) -> tuple[str, ...]:
     """Returns the tokens of the `rows` rows of a classifier, the blank first.
 
     config: with the vocabulary that `files.read` or `fairseq.read` found next to the weights.
-    Raises WeightsError where no file names the tokens, or where their number does not fit the rows.
+    Raises WeightsError if no file names the tokens, or if their number does not fit the rows.
     """
     if "dictionary" in config:
         found, blank = [str(token) for token in config["dictionary"]], 0
@@ -31,12 +31,12 @@ def tokens(config: Config, rows: int, where: str) -> tuple[str, ...]:
     else:
         raise WeightsError(
             f"{where} has a classifier of {rows} tokens, and no file next to it names them: add "
-            f"the vocab.json of its tokenizer, or the dict.ltr.txt of a model of fairseq"
+            f"the vocab.json of its tokenizer, or the dict.ltr.txt of a fairseq model"
         )
     size = config.get("vocab_size") or rows
     if len(found) != rows or size != rows:
         raise WeightsError(
-            f"{where}: its classifier has {rows} rows, its config says vocab_size {size}, and the "
+            f"{where}: its classifier has {rows} rows, its config has vocab_size {size}, and the "
             f"vocabulary next to it, with added tokens, has {len(found)} tokens: use the tokenizer "
             f"that the model was trained with"
         )
@@ -129,7 +129,7 @@ def _integer(number: str) -> int | str:
 def beside(path: Path, labels: str) -> list[str]:
     """Returns the symbols of the dictionary next to a checkpoint of fairseq, [] if there is none.
 
-    Each of its lines has a symbol and a count. labels: config.task.labels, such as "ltr".
+    Each of its lines has a symbol and a count. labels: config.task.labels, for example "ltr".
     """
     file = path.parent / f"dict.{Path(labels).name}.txt"
     if not file.is_file():
@@ -143,9 +143,9 @@ def beside(path: Path, labels: str) -> list[str]:
 
 
 def vocab_json(names: Sequence[str]) -> dict[str, int]:
-    """Returns vocab.json of tokens: there the blank is <pad>, and what is <pad> here is <s>.
+    """Returns vocab.json of tokens, in which the blank is named <pad>, and our <pad> is <s>.
 
-    Raises WeightsError where two tokens would have the same name.
+    Raises WeightsError if two tokens would have the same name.
     """
     theirs = {BLANK: "<pad>", "<pad>": "<s>"}
     found = {theirs.get(token, token): i for i, token in enumerate(names)}

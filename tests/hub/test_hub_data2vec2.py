@@ -458,7 +458,7 @@ def test_arrays_without_a_place_here_are_named(kind, name, shape, message, tmp_p
 @pytest.mark.parametrize(
     ("kind", "key", "value", "message"),
     [
-        ("audio", "norm", "pre", "norm is 'pre', which data2vec 2.0 of fairseq does not have"),
+        ("audio", "norm", "pre", "norm is 'pre', which fairseq's data2vec 2.0 does not have"),
         ("image", "positions", "relative", "positions is 'relative'"),
         ("text", "eps", 1e-6, "eps is 1e-06"),
     ],

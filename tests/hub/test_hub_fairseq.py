@@ -280,7 +280,7 @@ def test_files_that_can_not_be_read_are_named(tmp_path):
     with pytest.raises(WeightsError, match=r"pytorch_model.bin is not a torch checkpoint"):
         weights.import_run(tmp_path, tmp_path / "run", f"{AUDIO}:toy")
     path = save(tmp_path / "a.pt", {"weights": {}})
-    with pytest.raises(WeightsError, match=r"a.pt has 'weights', and neither 'model'"):
+    with pytest.raises(WeightsError, match=r"a.pt has 'weights', but neither 'model'"):
         weights.import_run(path, tmp_path / "run", f"{AUDIO}:toy")
     cfg = {"model": {"_name": "roberta"}, "task": {}}
     path = save(tmp_path / "b.pt", {"cfg": cfg, "model": {}})

@@ -207,7 +207,7 @@ BAD = [
     ),
     (
         lambda a: a.update({"encoder.layers.1.layer_norm.bias": np.zeros(15, np.float32)}),
-        r"layers.1.layer_norm.bias has the shape \(15,\), where its config asks for \(16,\)",
+        r"layers.1.layer_norm.bias has the shape \(15,\), but its config asks for \(16,\)",
     ),
 ]
 
@@ -251,7 +251,7 @@ def test_files_that_are_not_there_or_broken_are_named(tmp_path):
         read(tmp_path / "nowhere", "hubert", tmp_path / "run")
     folder = write(tmp_path / "b", "hubert")
     (folder / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(WeightsError, match="is no safetensors file"):
+    with pytest.raises(WeightsError, match="is not a safetensors file"):
         read(folder, "hubert", tmp_path / "run")
     (folder / "model.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"has no weights: neither model.safetensors"):
@@ -273,7 +273,7 @@ def test_parts_are_there_as_a_whole_or_not_at_all():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("alibi", "fixed", "alibi is 'fixed', which wav2vec2 of transformers does not have"),
+        ("alibi", "fixed", "alibi is 'fixed', which wav2vec2 in transformers does not have"),
         ("layer_scale", 0.1, "layer_scale is 0.1"),
         ("norm", "res_post", "norm 'res_post'"),
     ],

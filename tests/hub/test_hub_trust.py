@@ -149,7 +149,7 @@ MEMBERS = [
     ([("a/constants.pkl", b"\x80\x02).")], "TorchScript archive .'constants.pkl'"),
     ([("a/other.bin", b"")], "member 'other.bin', which torch.save does not write"),
     ([("../x", b"")], "member '../x'"),
-    ([("a/data/0", b"")], "two members of one name"),
+    ([("a/data/0", b"")], "two members with the same name"),
 ]
 
 
@@ -199,7 +199,7 @@ def test_an_index_names_files_of_its_own_folder(tmp_path):
     save_file({"x": TWO}, tmp_path / "out.safetensors")
     for name in ("../out.safetensors", str(tmp_path / "out.safetensors"), "in/..", "b.bin", 3):
         (folder / files.INDEX).write_text(json.dumps({"weight_map": {"x": name}}))
-        with pytest.raises(WeightsError, match=r"index.json: .* is no .safetensors beside it"):
+        with pytest.raises(WeightsError, match=r"json: .* is not a .safetensors file next to it"):
             files.read(folder)
     (folder / files.INDEX).write_text(json.dumps({"weight_map": ["x"]}))
     with pytest.raises(WeightsError, match=r"index.json has no weight_map"):
@@ -221,7 +221,7 @@ def test_sizes_beyond_any_model_are_refused(key, most):
         with pytest.raises(WeightsError, match=rf"a.json: {key} is .*: use 1 to {most}"):
             files.check_sizes({key: value}, Path("a.json"))
     files.check_sizes({key: None, "vocab_size": None}, Path("a.json"))
-    with pytest.raises(WeightsError, match="conv_dim is no list of up to 1000 numbers"):
+    with pytest.raises(WeightsError, match="conv_dim is not a list of at most 1000 numbers"):
         files.check_sizes({"conv_dim": [8] * 1001}, Path("a.json"))
 
 

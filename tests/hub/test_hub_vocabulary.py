@@ -68,7 +68,7 @@ WRONG = {
         {"vocab_size": 4},
         3,
         {"vocab": SMALL},
-        "has 3 rows, its config says vocab_size 4",
+        "has 3 rows, its config has vocab_size 4",
     ),
     "shared": ({}, 3, {"vocab": SMALL | {"c": 2}}, "gives 'c' and 'b' the number 2"),
     "hole": ({}, 4, {"vocab": SMALL | {"c": 4}}, "no token of its vocab.json has the number 3"),
