@@ -1,4 +1,4 @@
-"""Small sound files in every layout, made afresh for each test."""
+"""Small audio files in every layout, created anew for each test."""
 
 import pathlib
 
@@ -9,7 +9,7 @@ import soundfile
 
 @pytest.fixture(autouse=True)
 def cache_folder(tmp_path_factory, monkeypatch):
-    """Keeps indices of tests out of the user's cache."""
+    """Keeps the indices of tests out of the user's cache."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("SSL_JAX_CACHE", str(folder))
     return folder

@@ -50,7 +50,7 @@ def test_steps_are_a_pure_function_of_seed_and_step(seconds):
             np.testing.assert_array_equal(a, b)
     other = BatchSchedule(seconds, buckets=(1.0, 5.0), batch_size=8, seed=6)
     assert (epoch_ids(other) != epoch_ids(plans[0])).any()
-    # not only the order of the steps: other rows meet in a batch
+    # not only the order of the steps: batches combine other rows
     met, others = ({frozenset(p[s].ids) for s in range(len(p))} for p in (plans[0], other))
     assert not met & others
     copy = pickle.loads(pickle.dumps(plans[0]))

@@ -57,7 +57,7 @@ def test_a_mixture_draws_by_weight(words, tmp_path, write, data_config):
     corpus = open_split(data_config({"words": words, "music": music}), "train")
     plan = make_schedule(corpus, data_config({}), seed=0)
     ids = np.concatenate([plan[step].ids for step in range(20 * len(plan))])
-    # 20 rows each: music is heard three times as often, and every row as often as its fellows
+    # 20 rows each: music is drawn three times as often, and all rows of a source equally often
     assert (ids >= 20).mean() == pytest.approx(0.75, abs=0.01)
     counts = np.bincount(ids, minlength=40)
     assert counts[:20].std() < 2 and counts[20:].std() < 2

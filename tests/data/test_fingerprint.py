@@ -1,4 +1,4 @@
-"""What a split was made of is known again, and what changed is named."""
+"""The files of a split are recognized, and changed ones are named."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ LABELS = ("yes", "no", "yes", "no")
 
 @pytest.fixture
 def data(tmp_path, write, data_config):
-    """A table of four files; facts() are those of the split as it is now."""
+    """A table of four files; facts() returns those of the split in its current state."""
     for i in range(4):
         write(tmp_path / "data" / f"{i}.wav", frequency=200.0 + 10 * i)
 
@@ -44,7 +44,7 @@ def test_damaged_facts_are_named(data, tmp_path):
 
 def test_data_that_were_moved_or_touched_are_the_same(data, tmp_path):
     before = data()
-    shutil.copytree(tmp_path / "data", tmp_path / "elsewhere" / "deep")  # with times of its own
+    shutil.copytree(tmp_path / "data", tmp_path / "elsewhere" / "deep")  # with its own times
     assert fingerprint.difference(before, data("elsewhere/deep")) == ""
     os.utime(tmp_path / "data" / "2.wav", (1, 1))
     assert fingerprint.difference(before, data()) == ""
@@ -103,7 +103,7 @@ def test_large_splits_are_read_in_part(data, tmp_path, monkeypatch):
     old = file.read_bytes()
     file.write_bytes(old[:5000] + b"\1\2" + old[5002:])
     os.utime(file, ns=(1, int(before.times[1]) + 5))
-    # where files lie as they did, the time of change tells
+    # at the same path, the modification time decides
     assert "1 of 4 files have changed, the first is own/1.wav" in fingerprint.difference(
         before, data()
     )

@@ -65,7 +65,7 @@ def test_a_killed_writer_goes_on_where_it_was(tmp_path):
         raise killed
     with pytest.raises(DataError, match="its writer did not finish: run it again"):
         frame_label_store.open_store(path)
-    # as a machine that stops in the middle leaves it: the labels of b are cut, the log too
+    # as after a crash of the machine: the labels of b are cut off, and the log too
     part = path.with_name("units.part")
     for name, keep in (("units.bin", 2 * 4), ("rows.bin", 2 * 16)):
         data = (part / name).read_bytes()

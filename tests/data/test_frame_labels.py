@@ -1,4 +1,4 @@
-"""Frame labels in batches: cut with the sound, and every contract named before the first step."""
+"""Frame labels in batches: cropped with the audio, every mismatch named before the first step."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_a_batch_has_the_labels_of_its_crop(make, tmp_path):
         for i, start, row in zip(arrays["id"], starts, units, strict=True):
             first, end = round(start / 160), [48, 98, 78][i]
             expected = np.arange(first, first + 50)
-            expected[expected >= end] = -1  # the labels end before the sound
+            expected[expected >= end] = -1  # the labels end before the audio
             np.testing.assert_array_equal(row, [expected, expected])
             moved.add(first)
     assert len(moved) > 4
@@ -62,7 +62,7 @@ def test_a_batch_has_the_labels_of_its_crop(make, tmp_path):
 
 @pytest.mark.parametrize(
     ("start", "size", "first", "count"),
-    # round(start * 100 / 16000), round(size * 100 / 16000), and what the row has left of 98
+    # round(start * 100 / 16000), round(size * 100 / 16000), and what remains of the row's 98
     [(0, 8000, 0, 50), (79, 8000, 0, 50), (81, 8000, 1, 50), (7900, 8000, 49, 49)],
 )
 def test_start_and_number_are_rounded_and_clipped(make, tmp_path, start, size, first, count):
@@ -89,9 +89,9 @@ def test_no_stores_no_units(make):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        # a row of the corpus that the store does not know
+        # a row of the corpus that the store lacks
         ({"lengths": SECONDS[:2]}, r"2\.wav, row 3: has no frame labels in .*key 'mine/2.wav'"),
-        # 50 Hz labels that are said to be of 100 Hz
+        # 50 Hz labels declared as 100 Hz
         ({"lengths": [s / 2 for s in SECONDS]}, r"0\.wav, row 1: fewer .* 0.240 s for 0.500 s"),
         ({"short": 12}, r"1\.wav, row 2: fewer frame labels than audio: 86 at 100 Hz"),
         ({"short": -14}, r"1\.wav, row 2: more frame labels than audio: 112 at 100 Hz"),
@@ -110,7 +110,7 @@ def test_labels_that_do_not_fit_name_the_row(make, tmp_path, options, message):
 
 
 def test_a_tenth_of_a_second_is_no_fault(make, tmp_path):
-    # 98.5 labels of 1 s by the windows, 8 fewer
+    # 1 s has 98.5 labels by the windows; 8 fewer
     corpus = open_split(make(train=(label(tmp_path, "units", short=8),)), "train")
     assert not corpus.units.unfit(corpus.lengths).any()
 

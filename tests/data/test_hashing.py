@@ -13,7 +13,7 @@ def test_permutations_are_permutations_and_differ():
     assert sorted(a) == sorted(b) == list(range(1000))
     assert (a == b).mean() < 0.02
     np.testing.assert_array_equal(a, hashing.permutation(1000, 1, 2))
-    # Neighbours are not correlated with places.
+    # Neighbouring values do not correlate with their positions.
     assert abs(np.corrcoef(a, np.arange(1000))[0, 1]) < 0.1
 
 

@@ -32,7 +32,7 @@ def add(tar, name, data):
 
 @pytest.fixture
 def archive(tmp_path):
-    """A tar of three classes of 2, 3 and 4 pictures, and a file that is no image."""
+    """A tar of three classes of 2, 3 and 4 images, and a file that is not an image."""
     path = tmp_path / "some.tar"
     with tarfile.open(path, "w") as tar:
         add(tar, "README.txt", b"hello")
@@ -202,9 +202,9 @@ def test_augmentation_follows_seed_id_and_epoch(archive, image_config):
 
     first, again, other = views(0, 9), views(0, 9), views(1, 9)
     assert first == again
-    # 36 views of 9 images in 3 epochs: what fills an epoch's last batch repeats that epoch's view
+    # 36 views of 9 images in 3 epochs: the fill of an epoch's last batch repeats that epoch's view
     assert [len(set(v)) for v in first.values()] == [3] * 9
-    # among so few pixels, two crops may be one by chance
+    # with so few pixels, two crops may coincide by chance
     assert sum(v in other[i] for i in first for v in first[i]) < 9
 
 
@@ -218,7 +218,7 @@ def test_evaluation_takes_the_middle(archive, image_config):
 
 
 def spoil(archive):
-    """Puts three images that cannot be used behind the others; returns name -> reason."""
+    """Appends three unusable images; returns name -> reason."""
     with tarfile.open(archive, "a") as tar:
         add(tar, "all/cat/broken.png", b"no image")
         add(tar, "all/cat/cut.png", encoded(picture(0, 40, 40))[:600])

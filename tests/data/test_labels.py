@@ -17,7 +17,7 @@ ROWS = [
 
 @pytest.fixture(params=["audio", "image"])
 def tagged(request, tmp_path, write, data_config, image_config):
-    """Returns (config of a table with options, its source) for sound and for images."""
+    """Returns (config of a table with options, its source) for audio and for images."""
     lines = ["path\ttags\tvalence\tarousal"]
     for name, *values in ROWS:
         if request.param == "audio":

@@ -13,7 +13,7 @@ from ssl_jax.data.loader import batches
 
 @pytest.fixture
 def opened(tmp_path, write, data_config):
-    """Returns opened(**config) -> (corpus, plan) over 23 clips of 0.05 to 0.5 s in 2 rates."""
+    """Returns opened(**config) -> (corpus, plan) over 23 clips of 0.05 to 0.5 s at 2 rates."""
     for i in range(23):
         rate = 16000 if i % 2 else 8000
         write(tmp_path / f"c{i % 3}" / f"{i:02d}.flac", 0.05 + 0.45 * i / 22, rate, 200 + 20 * i)

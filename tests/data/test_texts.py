@@ -26,7 +26,7 @@ def words(tokens):
 
 @pytest.fixture
 def documents(tmp_path):
-    """Three documents of 20, 0 and 9 bytes, one that is not text by name, one deeper."""
+    """Three documents of 20, 0 and 9 bytes, one whose name is not that of a text, one nested."""
     for name, text in [
         ("a.txt", "one two three\nfour.\n"),
         ("b.md", ""),
@@ -191,7 +191,7 @@ def test_pairs_of_texts(table, text_config):
     corpus = open_split(text_config(table), "train")
     assert corpus.classes == ("no", "yes") and corpus.labels.tolist() == [1, 0]
     assert corpus.read(0).tolist() == [BOS, *ids("ab"), EOS, EOS, *ids("cde"), EOS]
-    # the longer text gives way
+    # the longer text is truncated
     assert corpus.read(1).tolist() == [BOS, *ids("x" * 7), EOS, EOS, *ids("y" * 5), EOS]
     long = [len(open_split(text_config(table, block_tokens=n), "train").read(1)) for n in (8, 64)]
     assert long == [8, 29]
@@ -232,7 +232,7 @@ def test_bytes_are_read_back_with_what_is_special():
 
 @pytest.fixture
 def json_file(tmp_path):
-    """Returns json_file(specials) -> the path of a tokenizer of whole words."""
+    """Returns json_file(specials) -> the path of a word-level tokenizer."""
     library = pytest.importorskip("tokenizers")
 
     def make(specials=("<s>", "<pad>", "</s>", "<unk>", "<mask>")):
@@ -240,7 +240,7 @@ def json_file(tmp_path):
         model = library.models.WordLevel({w: i for i, w in enumerate(words)}, "<unk>")
         tokenizer = library.Tokenizer(model)
         tokenizer.pre_tokenizer = library.pre_tokenizers.Whitespace()
-        # what a checkpoint's file may say, and no corpus wants
+        # set in the files of some checkpoints, but unwanted for a corpus
         tokenizer.enable_truncation(2)
         tokenizer.enable_padding(length=9)
         path = tmp_path / "tokenizer.json"

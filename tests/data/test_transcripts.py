@@ -1,4 +1,4 @@
-"""Transcripts as units: vocabularies, what is refused and why, and the arrays of a batch."""
+"""Transcripts as units: vocabularies, what is refused and why, and the batch arrays."""
 
 import numpy as np
 import pytest

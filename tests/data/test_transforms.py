@@ -17,7 +17,7 @@ def picture(width=40, height=30, seed=0):
 
 
 class Scripted(Draws):
-    """Gives the listed numbers in [0, 1) in place of random ones."""
+    """Returns the listed numbers in [0, 1) in place of random ones."""
 
     def __init__(self, *numbers):
         self.numbers = list(numbers)
@@ -71,7 +71,7 @@ def boxes(width, height, count=2000, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), cl
 
 
 def reference_boxes(width, height, count, seed=0):
-    """The rule of torchvision, written again with numpy's generator; -> areas, aspects."""
+    """The rule of torchvision, reimplemented with numpy's generator -> areas, aspects."""
     rng = np.random.default_rng(seed)
     out = []
     for _ in range(count):
@@ -111,7 +111,7 @@ def test_the_clamped_crop_needs_one_try():
     box = transforms._crop_box(40, 30, draws, (0.08, 1.0), (3 / 4, 4 / 3), True)
     assert box == (0, 0, 40, 30) and not draws.numbers
     _, _, w, h = boxes(100, 60, clamp=True)
-    assert (h == 60).mean() > 0.1  # what torchvision would have drawn again
+    assert (h == 60).mean() > 0.1  # those that torchvision would have redrawn
     assert (w * h).mean() / 6000 == pytest.approx(0.51, abs=0.03)
 
 
@@ -227,7 +227,7 @@ def test_random_erasing_puts_noise_into_one_rectangle():
     assert min(areas) > 0.015 and max(areas) < 0.35 and 0.1 < np.mean(areas) < 0.2
     assert min(aspects) < 0.5 and max(aspects) > 2
     noise = (np.concatenate(values) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.05  # tails are cut
+    assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.05  # tails are truncated
     kept = [transforms.random_erasing(grey, Draws(k), 0) is grey for k in range(400)]
     assert abs(np.mean(kept) - 0.75) < 0.07
 
@@ -235,7 +235,7 @@ def test_random_erasing_puts_noise_into_one_rectangle():
 def test_the_operations_of_rand_augment():
     image = picture()
     x = pixels(image)
-    full, none = Scripted(0.9), Scripted(0.1)  # the sign stays, or turns
+    full, none = Scripted(0.9), Scripted(0.1)  # the sign stays or flips
     bicubic = Image.Resampling.BICUBIC
     half = rand_augment.posterize(image, 0.5, full, bicubic)
     same(half, (x & 0b11000000).astype(np.uint8))

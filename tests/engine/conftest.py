@@ -1,4 +1,4 @@
-"""What several tests of the engine begin with: one device, and the toy before its first step."""
+"""Fixtures of the engine tests: one device, and the toy before its first step."""
 
 import jax
 import pytest

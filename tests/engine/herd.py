@@ -1,6 +1,6 @@
-"""Real training processes, many and quickly: forks of one that has imported everything.
+"""Many real training processes, started quickly: forks of one that has imported everything.
 
-As a program it reads one job a line from its input, forks a process that does it, and answers with
+As a program it reads one job per line from stdin, forks a process for it, and answers with
 lines [pid, null] at the start and [pid, exit status] at the end of each.
 """
 
@@ -21,14 +21,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Child:
-    """A process of the herd, and what it has printed."""
+    """A process of the herd, with its output."""
 
     def __init__(self, pid: int, log: Path):
         self.pid, self.log = pid, log
         self.ended: futures.Future = futures.Future()
 
     def text(self) -> str:
-        """Returns what it has printed so far."""
+        """Returns the output so far."""
         return self.log.read_text(errors="replace")
 
     def signal(self, number: int) -> None:
@@ -36,14 +36,14 @@ class Child:
         os.kill(self.pid, number)
 
     def wait(self, seconds: float = 300) -> int:
-        """Returns the exit status, negative for a signal; AssertionError when it is late."""
+        """Returns the exit status, negative for a signal; AssertionError on timeout."""
         try:
             return self.ended.result(seconds)
         except TimeoutError:
             raise AssertionError(f"still running after {seconds} s:\n{self.text()}") from None
 
     def until(self, ready, seconds: float = 300) -> None:
-        """Waits until ready() is true, while the process lives."""
+        """Waits until ready() is true, as long as the process runs."""
         deadline = time.monotonic() + seconds
         while not ready():
             assert not self.ended.done() and time.monotonic() < deadline, self.text()
@@ -51,7 +51,7 @@ class Child:
 
 
 class Herd:
-    """Starts children; on leaving, none is left."""
+    """Starts children; all have ended when the block ends."""
 
     def __init__(self, folder: Path):
         self.folder, self._children, self._count = folder, {}, 0
@@ -78,8 +78,8 @@ class Herd:
     ) -> Child:
         """Starts `ssl_jax.train` with arguments; `pause` seconds follow each of its steps.
 
-        With `toy` it starts toy_process.py, whose arguments are a folder, a number of steps, and
-        at which change of the folder it is killed (none: never).
+        With `toy` it starts toy_process.py, whose arguments are a folder, the number of steps, and
+        the change of the folder at which it is killed (none: never).
         """
         self._count += 1
         log = self.folder / f"child-{self._count}.log"
@@ -102,7 +102,7 @@ class Herd:
 
 
 def main() -> None:
-    """Forks for each line of the input; ends when it ends and all children have."""
+    """Forks for each line of stdin; ends when stdin and all children have ended."""
     from ssl_jax import train  # imported once, for all
 
     assert train
@@ -128,7 +128,7 @@ def _say(pid: int, status: int | None) -> None:
 
 
 def _work(job: dict) -> None:
-    """Does a job in a fork, with the exit of a process of its own."""
+    """Runs a job in a fork, which exits like an ordinary process."""
     log = os.open(job["log"], os.O_WRONLY | os.O_CREAT)
     for stream in (1, 2):
         os.dup2(log, stream)
@@ -143,7 +143,7 @@ def _work(job: dict) -> None:
         status = 1
         traceback.print_exc()
     sys.stderr.flush()
-    if not status:  # as at the end of Python: the farewell of many hosts
+    if not status:  # as at exit of Python: many hosts disconnect
         import jax
 
         jax.distributed.shutdown()

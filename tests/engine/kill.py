@@ -1,4 +1,4 @@
-"""Ends this process at one of the changes that it makes to the files below a folder."""
+"""Kills this process at one of its changes to the files below a folder."""
 
 import itertools
 import os
@@ -20,7 +20,7 @@ _CHANGES = {
 def at(number: int, folder: Path) -> None:
     """Ends this process, as SIGKILL would, before its change `number`, from 0, below `folder`.
 
-    Opening a file counts, for reading too. The hook stays for good: call it in a fork.
+    Opening a file counts, even for reading. The hook cannot be removed: call it in a fork.
     """
     count = itertools.count()
 
@@ -32,7 +32,7 @@ def at(number: int, folder: Path) -> None:
 
 
 def forked(number: int, folder: Path, work) -> bool:
-    """Runs work() in a fork that ends at a change; says whether it did, and not at the end."""
+    """Runs work() in a fork that is killed at a change; returns whether it was, before the end."""
     child = os.fork()
     if child:
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -1,4 +1,4 @@
-"""What an error of the guard says about the rows of its batch."""
+"""How the errors of the guard describe the rows of a batch."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from ssl_jax.engine import blame, hooks
 
 @pytest.fixture
 def spoken(tmp_path):
-    """Returns make(samples of each clip) -> (corpus, its schedule); clips are a table's rows."""
+    """Returns make(samples of each clip) -> (corpus, its schedule); clips are rows of a table."""
 
     def make(clips, classes=("a", "b")):
         lines = ["path\tlabel\tscore"]

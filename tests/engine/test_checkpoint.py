@@ -1,4 +1,4 @@
-"""Checkpoints: exact, of this run only, kept by age and by metric, never half there."""
+"""Checkpoints: exact, of this run only, kept by age and by metric, never partial."""
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +99,7 @@ def test_a_changed_config_is_refused_by_key_and_values(tmp_path, mesh, started):
 
 
 def test_what_fits_a_run_to_other_chips_may_change(root):
-    """What `plan --chips` and `--search` propose; the learning rate of another batch may not."""
+    """As `plan --chips` and `--search` propose; the learning rate of another batch size may not."""
     path = str(root / "configs" / "data2vec2" / "audio.py")
     old = config_lib.load(path)
     fitting = ["mesh.fsdp=4", "train.accumulate=2", "method.encoder.remat=dots"]

@@ -1,4 +1,4 @@
-"""Faults of storage and of waiting: damaged checkpoints, a full disk, a step that never ends."""
+"""Faults: damaged checkpoints, a full disk, a step that never ends."""
 
 import functools
 import os
@@ -23,7 +23,7 @@ from ssl_jax.engine.integrity import CorruptCheckpoint
 
 @pytest.fixture(scope="module")
 def large(started):
-    """Returns a state with an array that storage keeps in a file of its own."""
+    """Returns a state with an array that is stored in its own file."""
     host, shardings, _ = started
     noise = np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32)
     rule = shardings.replace(params=shardings.params | {"noise": shardings.step})
@@ -31,7 +31,7 @@ def large(started):
 
 
 def go(folder, mesh, started, total, first=0, hooks=(), config=None, compiled=None, **changes):
-    """Trains the toy in a folder up to `total`, from its checkpoint where `first` is not 0."""
+    """Trains the toy in a folder up to `total`, from its checkpoint unless `first` is 0."""
     host, shardings, usual = started
     checkpoints = Checkpoints(folder, config or toy.make_config())
     state = jax.device_put(host, shardings)
@@ -74,7 +74,7 @@ def cut_the_text(folder):
 
 
 def change_a_number(folder):
-    """A flawless checkpoint of other numbers: only the sums tell."""
+    """Writes a valid checkpoint of other numbers, which only the checksums detect."""
     (folder / "params").rename(folder / "old")
     arrays = checkpoint._arrays(folder / "old")
     arrays["noise"][3, 7] += 1
@@ -102,7 +102,7 @@ def test_a_damaged_checkpoint_is_told_of_and_the_one_before_is_used(damage, tmp_
     assert "checkpoints/6" in told and "is damaged: " in told
     assert f"moved to {tmp_path / 'damaged' / '6'}; going on from step 3" in told
     assert (tmp_path / "damaged" / "6" / "about").is_dir() and second.latest() == 3
-    second.save(6, state.replace(step=with_step(6)))  # its place is free
+    second.save(6, state.replace(step=with_step(6)))  # its path is free
     second.close()
     third = Checkpoints(tmp_path, toy.make_config())
     assert int(third.restore(state, shardings).step) == 6
@@ -143,7 +143,7 @@ def test_sums_do_not_depend_on_the_layout_and_see_every_bit(large):
 
 @pytest.mark.parametrize("keep", [1, 2])
 def test_a_save_that_fails_leaves_those_before_and_the_run_goes_on(tmp_path, mesh, started, keep):
-    """A limit on the size of files stands for the full disk: the write of an array fails."""
+    """A limit on file size simulates a full disk: writing an array fails."""
     whole = go(tmp_path / "whole", mesh, started, 12)
     config = toy.make_config(**{"checkpoint.keep_last": keep})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -161,7 +161,7 @@ def test_a_save_that_fails_leaves_those_before_and_the_run_goes_on(tmp_path, mes
             go(folder, mesh, started, 12, hooks=[(fill, 1)], config=config)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    while list(folder.rglob("*.__lock")):  # of other arrays, whose writing this process ends yet
+    while list(folder.rglob("*.__lock")):  # of other arrays, still being written
         time.sleep(0.01)
     done = go(folder, mesh, started, 12, first=5, config=config)
     assert toy.bits(done.state) == toy.bits(whole.state)
@@ -225,7 +225,7 @@ def test_a_run_that_stands_still_ends_with_a_message(
     told = capfd.readouterr().err
     assert f"error: nothing has moved for 1.5 s; waiting for {expected}" in told
     assert "config.guard.stall_seconds" in told and str(tmp_path / "checkpoints") in told
-    assert "Current thread" in told  # where every thread stands
+    assert "Current thread" in told  # the stack of every thread
 
 
 def test_the_watchdog_is_silent_while_the_run_moves():

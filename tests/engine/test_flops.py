@@ -1,4 +1,4 @@
-"""Operations are counted as by hand: products, convolutions, loops, and what is computed twice."""
+"""FLOPs against counts by hand: products, convolutions, loops, and recomputation."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def test_products_by_hand():
 
 
 def pairs(size: int, taps: int, stride: int, pad: tuple[int, int]) -> int:
-    """Returns the (output, tap) pairs on real numbers, by a convolution of ones with ones."""
+    """Returns the number of (output, tap) pairs without padding, by convolving ones with ones."""
     ones = np.pad(np.ones(size), pad)
     starts = range(0, len(ones) - taps + 1, stride)
     return int(sum(ones[i : i + taps].sum() for i in starts))
@@ -48,7 +48,7 @@ def test_convolution_and_its_gradients_by_hand(stride, pad, groups):
     def gradients(*arrays):
         return jax.grad(lambda *a: jnp.square(conv(*a)).sum(), argnums=(0, 1))(*arrays)
 
-    # forward, and as many for the gradient of the input and for that of the kernel
+    # forward, and as many each for the gradients of the input and of the kernel
     assert flops.of(gradients, *arrays) == 3 * one
 
 
@@ -78,7 +78,7 @@ def test_remat_counts_the_second_forward_pass():
     assert flops.of(jax.value_and_grad(loss, argnums=1), *arrays) == 5 * one
     again = jax.value_and_grad(jax.checkpoint(loss), argnums=1)
     assert flops.of(again, *arrays) == 7 * one
-    # the first of the two passes has no use without the value
+    # the first of the two passes is not needed without the value
     assert flops.of(jax.grad(jax.checkpoint(loss), argnums=1), *arrays) == 5 * one
 
 

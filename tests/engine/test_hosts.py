@@ -1,4 +1,4 @@
-"""Many hosts, as far as one process can tell: flags, agreement, errors, parts of a batch."""
+"""Many hosts, as far as one process can test: flags, agreement, errors, parts of a batch."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ def flags(*arguments: str) -> argparse.Namespace:
 
 @pytest.fixture
 def joined(monkeypatch):
-    """Returns how jax.distributed.initialize was called; nothing of it is done."""
+    """Replaces jax.distributed.initialize and returns the arguments of its calls."""
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: calls.append((a, k)))
     for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "SLURM_NTASKS"):
@@ -40,7 +40,7 @@ def test_flags_and_environment_say_where_the_others_are(joined, monkeypatch):
     hosts.connect()
     hosts.connect(process=0)
     assert [a for a, _ in joined[1:]] == [("node0:99", 4, 3), ("node0:99", 4, 0)]
-    hosts.connect("node0:99", 1, 0)  # one process has nobody to join
+    hosts.connect("node0:99", 1, 0)  # a single process joins no others
     assert len(joined) == 3
 
 
@@ -54,7 +54,7 @@ def test_a_cluster_that_jax_knows_needs_no_flags(joined, monkeypatch):
 
 def test_without_a_cluster_a_process_is_alone(monkeypatch):
     monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
-    jax.devices()  # as in a notebook, jax was used before
+    jax.devices()  # as in a notebook that has already used jax
     hosts.connect()
     assert not jax.distributed.is_initialized()
 

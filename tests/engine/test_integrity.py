@@ -1,4 +1,4 @@
-"""What storage does to a checkpoint is noticed by everything that reads it, whatever the byte."""
+"""Every reader of a checkpoint detects a change in storage, whichever the byte."""
 
 import hashlib
 import json
@@ -44,7 +44,7 @@ def flip(path, position, bit=1):
 
 
 def age(folder):
-    """Makes a checkpoint as earlier versions wrote them: with sums and without digests."""
+    """Rewrites a checkpoint in the form of earlier versions: with sums and without digests."""
     shutil.rmtree(folder / integrity.DIGESTS)
     about = json.loads((folder / "about" / "metadata").read_text())
     del about[integrity.DIGESTS]
@@ -52,7 +52,7 @@ def age(folder):
 
 
 def swap(folder):
-    """Exchanges two numbers of an array, by writing it anew: their sum is what it was."""
+    """Swaps two numbers of an array and rewrites it, which keeps their sum."""
     arrays = checkpoint._arrays(folder / "params")
     kernel = np.array(arrays["encoder"]["kernel"])
     assert kernel[0, 0] != kernel[1, 1]
@@ -101,7 +101,7 @@ def test_a_flip_in_any_file_of_an_item_is_found_and_the_file_is_named(saved):
 
 
 def test_parameters_are_those_that_were_saved_or_an_error(saved):
-    """Of load, evaluate, export and init_from, which read by restore_params and restore_extra."""
+    """For load, evaluate, export and init_from, which use restore_params and restore_extra."""
     run, state = saved
     folder = run / "checkpoints" / "6"
     told = 0
@@ -155,7 +155,7 @@ def test_metrics_that_storage_changed_are_damage(run, started, capfd):
     told = capfd.readouterr().err
     assert told.count("it does not count for the best") == 1 and "going on from step 3" in told
     oldest = run / "checkpoints" / "3" / "metrics" / "metrics"
-    oldest.write_text("0.9}")  # no JSON
+    oldest.write_text("0.9}")  # not JSON
     checkpoints = Checkpoints(run, toy.make_config(**BEST))
     assert checkpoints.best() is None and checkpoints.latest() == 3
     checkpoints.close()

@@ -1,4 +1,4 @@
-"""A stage, a conversion and a save, killed at every change of their files: the next one goes on."""
+"""A stage, a conversion and a save, killed at every change of files: the next one continues."""
 
 import itertools
 import shutil
@@ -42,7 +42,7 @@ def test_a_stage_killed_anywhere_goes_on(tmp_path):
         if not kill.forked(number, tmp_path, run):
             break
         run()
-        # killed last of all, when the stage was done, it leaves its lock, which holds nothing
+        # killed last, when the stage is done, it leaves its lock, which blocks nothing
         names = {name for name in content(tmp_path / "now") if not name.endswith("/lock")}
         assert names == whole.keys(), f"killed at change {number}"
     assert number > 10

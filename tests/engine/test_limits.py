@@ -1,4 +1,4 @@
-"""Numbers of a config that cannot be, each with one that works; 0 where it means something."""
+"""Impossible numbers in a config, each with one that works; 0 where it has a meaning."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Rows, writers, progress line, parameter table and profile range."""
+"""Rows, writers, the progress line, the parameter table and the profile range."""
 
 import errno
 import io
@@ -69,7 +69,7 @@ def test_a_damaged_row_of_the_environment_is_set_aside(tmp_path, capsys):
 
 
 def events(folder):
-    """Returns {step: loss} of each event file in its order, and from which step it purges."""
+    """Returns {step: loss} of each event file in order, and the step from which it purges."""
     found, event_pb2 = [], pytest.importorskip("tensorboardX.proto.event_pb2")
     for file in sorted(folder.iterdir()):
         data, losses, purged = file.read_bytes(), {}, None
@@ -90,7 +90,7 @@ def test_tensorboard_gets_the_numbers_at_once_and_a_resume_purges_what_is_past_i
     pytest.importorskip("tensorboardX")
     start = {"log.tensorboard": True}
     for begin, now in ((0, 1e9), (4, 1e9 + 60)):
-        monkeypatch.setattr(time, "time", lambda now=now: now)  # which names the file
+        monkeypatch.setattr(time, "time", lambda now=now: now)  # determines the name of the file
         logger = toy.open_logger(tmp_path, begin, **start)
         for step in (begin + 2, begin + 4):
             logger.write(step, {"train/loss": step / 8})  # and is killed: nothing is closed
@@ -157,7 +157,7 @@ def test_wandb_gets_the_numbers(tmp_path, monkeypatch):
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock that the test advances."""
 
     now = 0.0
 
@@ -173,7 +173,7 @@ def test_the_progress_line_has_rates_and_the_time_left():
         clock.now += 1
         progress.update(step, examples=8, seconds=3600)
     lines = out.getvalue().splitlines()
-    assert len(lines) == 3  # every ten seconds where no terminal is
+    assert len(lines) == 3  # every ten seconds without a terminal
     expected = "step 30/100 (30%)  loss 0.2500  8.0 examples/s  1 h audio/s  1m10s left"
     assert lines[-1] == expected
     busy = log.Progress(0, 100, out, clock, peak=4e12)

@@ -113,7 +113,7 @@ def test_a_hidden_transfer_in_the_loop_is_an_error(toy_run, sync):
     def run(state, totals, batch):
         state, totals, loss = real.run(state, totals, batch)
         if sync == "constant":
-            loss = loss * np.float32(2.0)  # a number of the host, sent anew at every step
+            loss = loss * np.float32(2.0)  # a number on the host, transferred again at every step
         else:
             # on CPU memory is shared and float(loss) transfers nothing; elsewhere it raises
             assert jax.config.jax_transfer_guard_device_to_host == "disallow"
@@ -128,7 +128,7 @@ def test_a_hidden_transfer_in_the_loop_is_an_error(toy_run, sync):
 
 
 def test_the_loop_itself_never_waits_for_a_number(toy_run, monkeypatch):
-    """Guards do not see reads of CPU memory, so conversions themselves are forbidden here."""
+    """Transfer guards miss reads of CPU memory, so this test forbids the conversions themselves."""
     array = type(jnp.zeros(()))
 
     def forbidden(self, *args):
@@ -196,7 +196,7 @@ def test_the_collapsed_part_is_named(name, part):
 
 def test_sigterm_saves_and_ends(toy_run):
     def change(n, batch):
-        if n == 8:  # read ahead while a later step than the first is at work
+        if n == 8:  # read ahead while a step after the first is running
             signal.raise_signal(signal.SIGTERM) if _main() else _send()
         return batch
 
@@ -255,7 +255,7 @@ def test_batches_are_read_ahead_and_not_further(mesh):
     while len(asked) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.2)
-    assert asked == [0, 1, 2, 3]  # one taken, two ready, one in hand
+    assert asked == [0, 1, 2, 3]  # one taken, two ready, one being prepared
     assert first.examples == toy.BATCH and isinstance(first.batch["audio"], jax.Array)
     fed.close()
     assert not [t for t in threading.enumerate() if t.name == "feed"]
@@ -280,7 +280,7 @@ def test_operations_per_second_are_those_of_the_step(toy_run, started):
     toy_run.go(4, peak=1e9)
     state = jax.eval_shape(lambda x: x, started[0])
     of_a_step = flops.of(started[3], state, toy.shapes())
-    # forward, three products of a row and both gradients of two of them
+    # forward: three products of a row; backward: both gradients of two of them
     assert of_a_step >= 2 * toy.BATCH * toy.SAMPLES * toy.WIDTH * (3 + 2)
     for row in toy_run.rows():
         done, examples = row["train/teraflop_per_second"], row["train/examples_per_second"]
@@ -290,7 +290,7 @@ def test_operations_per_second_are_those_of_the_step(toy_run, started):
 
 
 class Late:
-    """A number that the device has computed only when it is `due`."""
+    """A number that is ready on the device only at time `due`."""
 
     def __init__(self, value, due):
         self.value, self.due = value, due
@@ -304,7 +304,7 @@ class Late:
 
 
 def test_steps_that_are_only_given_to_the_device_do_not_count_as_done(toy_run):
-    """After a pause the device has nothing to do, and the host gives it several steps at once."""
+    """After a pause the device is idle, and the host dispatches several steps at once."""
     took, real, due = 0.05, toy_run.compiled, [0.0]
 
     def run(state, totals, batch):
@@ -321,7 +321,7 @@ def test_steps_that_are_only_given_to_the_device_do_not_count_as_done(toy_run):
 
 
 def test_the_peak_is_that_of_all_devices_at_the_precision(monkeypatch):
-    assert flops.peak("float32") == 0  # of a CPU none is stated
+    assert flops.peak("float32") == 0  # none is known for a CPU
     monkeypatch.setattr(flops.chips, "of_device", lambda kind: chips.CHIPS["h100"])
     count = jax.device_count()
     assert flops.peak("bfloat16") == count * 989e12 and flops.peak("float32") == count * 495e12
@@ -334,7 +334,7 @@ def test_the_profile_covers_the_steps_asked_for(toy_run):
 
 
 def evaluating(batches, at, seen):
-    """Returns a hook over `batches` batches; SIGTERM comes at number `at`."""
+    """Returns a hook over `batches` batches; SIGTERM arrives at batch `at`."""
 
     def hook(step, state):
         for batch in stop.between(range(batches)):
@@ -360,7 +360,7 @@ def test_sigterm_in_an_evaluation_saves_its_step_and_the_next_run_makes_it(toy_r
     assert [r["step"] for r in toy_run.rows() if "valid/loss" in r] == [5, 10, 12]
     assert not (toy_run.folder / "evaluating.txt").exists()
     toy_run.go(12, start=12, hooks=[(hook, 5)], best_metric=best)
-    assert seen[-1] == (12, 8) and len(seen) == 4 + 3 * 9  # none is made twice
+    assert seen[-1] == (12, 8) and len(seen) == 4 + 3 * 9  # none is evaluated twice
 
 
 def test_the_evaluation_of_the_last_step_is_made_by_the_run_that_goes_on(toy_run):

@@ -1,4 +1,4 @@
-"""The optimizer against loops in numpy: updates, weight decay, layer rates, freezing, clip."""
+"""The optimizer against loops in numpy: updates, weight decay, layer rates, freezing, clipping."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +20,7 @@ def moments(state) -> set[str]:
 
 
 def adam_loop(lr, betas, eps, decay, coupled: bool, count: int = 3) -> dict[str, np.ndarray]:
-    """Adam in numpy, parameter by parameter; `lr` is a function of the step."""
+    """Adam in numpy, one parameter at a time; `lr` is a function of the step."""
     out = {}
     for name, p in named(arrays(0)).items():
         m, v = np.zeros_like(p), np.zeros_like(p)
@@ -90,7 +90,7 @@ def test_sgd_is_the_loop_in_numpy():
 
 
 def trust_steps(name: str, p: np.ndarray, u: np.ndarray, coefficient: float) -> np.ndarray:
-    """Scales by norm(p) / norm(u), each block alone, and leaves vectors as they are."""
+    """Scales by norm(p) / norm(u), separately per block, and leaves vectors unchanged."""
     if name.startswith("encoder/blocks"):
         return np.stack([trust_steps("x", a, b, coefficient) for a, b in zip(p, u, strict=True)])
     if p.ndim <= 1:

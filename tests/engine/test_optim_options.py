@@ -102,7 +102,7 @@ def test_every_schedule_by_name(changes, points):
             {"decay_rules": (("kernell$", 0.0), (".*", 1.0))},
             r"config\.optim\.decay_rules: 'kernell\$' is the first to match no parameter",
         ),
-        (  # dead behind one that takes all of its parameters
+        (  # without effect after one that matches all of its parameters
             {"decay_rules": (("bias", 0.0), ("mlp/bias$", 1.0), (".*", 1.0))},
             r"config\.optim\.decay_rules: 'mlp/bias\$' .*move it up; use one of classifier",
         ),
@@ -127,7 +127,7 @@ def test_a_missing_key_and_an_empty_run_are_errors():
 
 
 def sharded_difference(count: int) -> float:
-    """Returns how far three updates on a mesh of `count` devices lie from those on one."""
+    """Returns the difference of three updates on a mesh of `count` devices from those on one."""
     config = section(
         name="lamb",
         clip=1.0,
@@ -184,7 +184,7 @@ def test_eps_inside_is_the_adam_of_fairseq(name):
                 gradient = gradient + decay * p
             m[key] = first * m[key] + (1 - first) * gradient
             v[key] = second * v[key] + (1 - second) * gradient**2
-            # as in fairseq/optim/adam.py: denom, step_size, decay apart from the gradient
+            # as in fairseq/optim/adam.py: denom, step_size, decay separate from the gradient
             denom = np.sqrt(v[key]) + eps
             step_size = lr * np.sqrt(1 - second**step) / (1 - first**step)
             shrunk = p if name == "adam_l2" else p - lr * decay * p

@@ -1,4 +1,4 @@
-"""The trace of some steps, and the time of their scopes: by hand, by text, and of a real run."""
+"""Traces of a few steps, and the time per scope: by hand, from text, and of a real run."""
 
 import json
 import time
@@ -16,8 +16,8 @@ from ssl_jax.engine.checkpoint import Checkpoints
 
 SCOPES = ("encoder", "targets", "loss")
 
-# a step as XLA prints it: a fusion of the forward pass, its gradient, what a loop does, and
-# something of no scope
+# a step as XLA prints it: a fusion of the forward pass, its gradient, the body of a loop, and
+# an instruction without a scope
 PROGRAM = """HloModule jit_run, is_scheduled=true, entry_computation_layout={(f32[4]{0})->f32[4]{0}}
 
 %fused (p: f32[4]) -> f32[4] {
@@ -58,7 +58,7 @@ def test_an_operation_counts_for_the_outermost_scope_of_its_path():
 def test_the_text_of_a_program_says_the_scope_of_every_operation():
     found = scopes.labels(PROGRAM, (*SCOPES, "optimizer"))
     assert found["dot.1"] == ("encoder", "forward")
-    assert found["wrapped"] == ("targets", "forward")  # its result is a copy of no scope
+    assert found["wrapped"] == ("targets", "forward")  # its result is a copy without a scope
     assert found["tanh.2"] == ("encoder", "backward")
     assert found["while.3"] is None
     assert found["norm"] == ("other", "forward")
@@ -115,7 +115,7 @@ def test_a_trace_of_a_tpu_names_operations_by_their_text():
     tpu = plane("/device:TPU:0", XLA_Modules=modules, XLA_Ops=ops, Steps=[("1", 100, 900, {})])
     data = jax.profiler.ProfileData.from_text_proto(HOST + tpu)
     table = scopes.attribute(data, [PROGRAM], SCOPES)
-    ms = 1e-6 / 2  # of a step, in nanoseconds of two
+    ms = 1e-6 / 2  # per step, from the nanoseconds of two
     assert table.scopes["encoder"] == pytest.approx({"forward": 100 * ms, "backward": 180 * ms})
     assert table.scopes["optimizer"]["forward"] == pytest.approx(400 * ms)
     assert table.scopes[scopes.OUTSIDE]["forward"] == pytest.approx(40 * ms)
@@ -124,7 +124,7 @@ def test_a_trace_of_a_tpu_names_operations_by_their_text():
 
 
 def test_a_trace_of_two_gpus_and_two_programs_keeps_them_apart():
-    # what dot.1 is in the other program
+    # the scope of dot.1 in the other program
     other = PROGRAM.replace("jvp(encoder)/dot_general", "jvp(loss)/dot_general")
 
     def run(op, start, program):
@@ -143,7 +143,7 @@ def test_a_trace_of_two_gpus_and_two_programs_keeps_them_apart():
 
 
 def test_two_chips_of_a_tpu_as_their_planes_have_it():
-    """One begins 10 us after the other; what runs beside the operations counts for nothing."""
+    """One begins 10 us after the other; everything other than operations is ignored."""
     space = texts.HOST + texts.tpu(0) + texts.tpu(1, late=10)
     table = scopes.attribute(jax.profiler.ProfileData.from_text_proto(space), [PROGRAM], SCOPES)
     assert (table.steps, table.devices, table.step) == (1, 2, pytest.approx(0.080))
@@ -154,7 +154,7 @@ def test_two_chips_of_a_tpu_as_their_planes_have_it():
 
 
 def test_a_gpu_that_runs_a_graph_of_kernels_tells_it_by_the_call():
-    """A stream shows kernels only: one named by a call or loop is all that is seen of it."""
+    """A stream shows only kernels: the one named after a call or loop stands for all of it."""
     program = PROGRAM.replace("kind=kLoop, calls=%fused", "to_apply=%fused").replace(
         "fusion(%dot.1)", "call(%dot.1)"
     )
@@ -170,7 +170,7 @@ def test_a_gpu_that_runs_a_graph_of_kernels_tells_it_by_the_call():
 
 
 def scoped_method() -> Method:
-    """Returns the toy with named scopes and work in them: its encoder is 8 products."""
+    """Returns the toy with named scopes that contain work: its encoder is 8 products."""
     made = toy.make_method()
 
     def init(key, batch):

@@ -1,4 +1,4 @@
-"""How a run begins: what its encoder must have in common with that of config.init_from."""
+"""The start of a run: what its encoder must share with that of config.init_from."""
 
 import errno
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_dropouts_may_differ_and_a_norm_over_time_forgets_loudness(root, tmp_pat
 @pytest.mark.parametrize(
     ("there", "here", "message"),
     [
-        # clips that are normalized in one and not in the other: one of the months that were lost
+        # clips that are normalized in one and not in the other: a costly mistake
         ((LARGE, "method.encoder.normalize=False"), (LARGE,), "normalize is True, .* with False"),
         ((), ("method.encoder.heads=8",), r"encoder.heads is 8, .* trained with 12: set it"),
         ((), ("method.encoder.norm=pre",), "encoder.norm is 'pre', .* trained with 'post'"),
@@ -60,6 +60,6 @@ def test_a_cache_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch, capsy
     setup.use_compilation_cache()
     told = capsys.readouterr().err
     assert told.startswith("compiled programs are not kept: ") and told.count("\n") == 1
-    # those of before are read, and none is written
+    # existing ones are read, and none is written
     expected = dict(zip(keys, (str(folder), setup.NEVER_KEPT), strict=True)) if there else {}
     assert changed == expected

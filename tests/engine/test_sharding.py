@@ -1,4 +1,4 @@
-"""One step on 1 and on 8 devices, and real processes that are killed and go on."""
+"""One step on 1 and on 8 devices, and real processes that are killed and resume."""
 
 import os
 import signal
@@ -116,7 +116,7 @@ def test_a_run_killed_while_saving_goes_on_to_the_same_bits(tmp_path, herd):
             child.wait()
             left = [p.name for p in saves.iterdir()]
             if any(not name.isdigit() for name in left):
-                break  # killed in the middle of a save, as meant
+                break  # killed in the middle of a save, as intended
         assert _far(left, wanted)
     last = herd.start(folder, 40, toy=True)
     assert last.wait() == 0, last.text()

@@ -1,6 +1,6 @@
-"""A copy of the state on its devices: made where it fits, of the same bits, read by a thread.
+"""A copy of the state on its devices: made if it fits, bit-identical, read by a thread.
 
-Of many devices: test_sharding.py.
+test_sharding.py covers many devices.
 """
 
 import threading
@@ -15,7 +15,7 @@ from ssl_jax.engine.checkpoint import Checkpoints, SaveError
 
 
 class Device:
-    """A device of which a step has used the given share of 1,000,000 bytes."""
+    """A device with 1,000,000 bytes, of which a step used the given share."""
 
     def __init__(self, used):
         self.used = used
@@ -78,7 +78,7 @@ def test_a_save_with_and_without_room_is_of_the_state_that_was_given(
 
 
 def test_a_save_returns_before_its_bits_are_computed_or_read(tmp_path, started, monkeypatch):
-    """The thread is held up until the caller is back, and the next step has taken the state."""
+    """The thread is blocked until the call has returned and the next step has donated the state."""
     host, shardings, compiled = started
     back, real = threading.Event(), checkpoint.ocp.CheckpointManager.save
 
@@ -122,7 +122,7 @@ def test_reading_a_run_warns_of_nothing(tmp_path, started, caplog):
     checkpoints.save(3, jax.device_put(host, shardings))
     checkpoints.close()
     checkpoints = Checkpoints(tmp_path / "host", toy.make_config())
-    checkpoints.save(3, host)  # nothing of it is on a device
+    checkpoints.save(3, host)  # none of it is on a device
     checkpoints.close()
     with caplog.at_level("WARNING"):
         found = checkpoint.restore_params(tmp_path)

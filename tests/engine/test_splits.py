@@ -22,14 +22,14 @@ from ssl_jax.engine import splits
 
 @dataclasses.dataclass
 class Reads:
-    """Stands for a method: only what it reads matters here."""
+    """Stands in for a method: only its inputs matter here."""
 
     batch: dict
 
 
 @pytest.fixture
 def images(tmp_path):
-    """A run on six pictures of two classes, one of them broken."""
+    """A run on six images of two classes, one of them broken."""
     with tarfile.open(tmp_path / "six.tar", "w") as tar:
         for i in range(6):
             file = io.BytesIO()
@@ -48,7 +48,7 @@ def images(tmp_path):
 
 @pytest.fixture
 def text(tmp_path):
-    """A run on two text files, one of them no text."""
+    """A run on two text files, one of which is not text."""
     folder = tmp_path / "texts"
     folder.mkdir()
     (folder / "a.txt").write_text("some words, " * 40)
@@ -154,12 +154,12 @@ def test_a_crop_that_is_longer_than_the_audio_is_an_error(audio, tmp_path):
 
 
 def on(chips):
-    """Returns a mesh of so many chips, of which only the sizes are asked."""
+    """Returns a mesh of that many chips, of which only the sizes are read."""
     return AbstractMesh((1, chips, 1, 1), AXES)
 
 
 def test_a_run_goes_on_with_its_batches_on_other_devices(tmp_path, capsys):
-    """Begun on 32 chips, gone on with on 8, alone and in parts; three divide none of them."""
+    """Begun on 32 chips, resumed on 8, with and without micro-batches; 3 chips need other sizes."""
     config = common.base()
     config.data = datasets.librispeech(96)
 
@@ -173,9 +173,9 @@ def test_a_run_goes_on_with_its_batches_on_other_devices(tmp_path, capsys):
     assert begun == (480, 224, 160, 128, 96, 96) and sizes(8) == sizes(16) == sizes(1) == begun
     config.train.accumulate = 4
     assert sizes(8) == begun and not capsys.readouterr().err
-    assert splits.batch_multiple(config, on(1)) == 8  # what a new run has there
+    assert splits.batch_multiple(config, on(1)) == 8  # the value in a new run
     config.train.accumulate = 1
-    splits.multiple_of_run(config, on(3), tmp_path)  # of a command that is refused afterwards
+    splits.multiple_of_run(config, on(3), tmp_path)  # by a command that is refused afterwards
     assert "multiples of 24" in capsys.readouterr().err and sizes(8) == begun
     assert sizes(3) == sizes(6) == (480, 240, 144, 120, 120, 96)
     told = capsys.readouterr().err

@@ -32,7 +32,7 @@ def test_micro_batches_equal_one_large_batch(mesh):
 
 
 def two_means():
-    """The toy with a second term, over rows of its own: audio of even length."""
+    """The toy with a second loss term over a subset of the rows: audio of even length."""
     made = toy.make_method()
 
     def loss(params, extra, batch, streams, train):

@@ -1,4 +1,4 @@
-"""What a failed save logs beside its error, and what is still logged."""
+"""What a failed save logs in addition to its error, and what is still logged."""
 
 import logging
 import sys

@@ -114,7 +114,7 @@ def start(mesh, accumulate: int = 1, lr: float = 0.05, method: Method | None = N
 
 
 def stream(first: int, last: int, change=lambda n, batch: batch):
-    """Yields the batches of the steps first to last - 1."""
+    """Yields the batches of steps first to last - 1."""
     for n in range(first, last):
         yield change(n, rows(n))
 

@@ -1,6 +1,6 @@
-"""Trains the toy in a process of its own, which herd.py forks.
+"""Trains the toy in a separate process, which herd.py forks.
 
-Goes on from the newest checkpoint, saves after every step, and writes the bits of the final state
+Resumes from the newest checkpoint, saves after every step, and writes the bits of the final state
 to <folder>/bits.txt.
 """
 

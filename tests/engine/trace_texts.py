@@ -1,9 +1,9 @@
-"""Traces as a TPU and a GPU write them: made by hand after the schema, recorded on neither.
+"""Traces as a TPU and a GPU write them: written by hand from the schema, recorded on neither.
 
 The schema is that of XSpace (tsl/profiler/protobuf/xplane.proto; the names of planes, lines and
-stats are those of xplane_schema.cc): an event refers to metadata, where a TPU keeps the text of an
-instruction as its name, the short name beside it, and the path of the source as the stat `tf_op`;
-times are picoseconds after the nanosecond of their line.
+stats are those of xplane_schema.cc): an event refers to metadata, in which a TPU stores the text of
+an instruction as its name, the short name as the display name, and the scope as the stat `tf_op`;
+times are picoseconds after the nanosecond at which the line starts.
 """
 
 BEGIN = 1_000_000_000  # ns
@@ -21,7 +21,7 @@ planes {{ name: "/host:CPU"
 def tpu(chip: int, late: int = 0) -> str:
     """Returns the plane of a chip that runs dot.1, a loop over tanh.2 and sqrt.5, of 10 us each.
 
-    Beside them a copy, the step, the scope and a sparse core, which count for nothing.
+    It also has a copy, the step, the scope and a sparse core, which are ignored.
     """
     return f"""
 planes {{ id: {chip + 2} name: "/device:TPU:{chip}"

@@ -106,7 +106,7 @@ def test_a_crop_equals_the_part_of_the_whole_resampled(tone, rate):
         crop = audio.read_crop(read, rate, 16000, start, length)
         assert len(crop) == length
         np.testing.assert_allclose(crop, resampled[start : start + length], atol=1)
-    # Only the neighbourhood of the crop was decoded.
+    # only the neighbourhood of the crop was decoded
     assert all(b - a < rate * (4321 / 16000 + 0.25) for a, b in asked)
 
 

@@ -1,4 +1,4 @@
-"""Lengths that a header does not hold, or holds wrongly; scales and rates that cannot be."""
+"""Lengths that a header lacks or states wrongly; impossible scales and rates."""
 
 import io
 import struct
@@ -15,7 +15,7 @@ from ssl_jax.data.readers import audio, containers, ffmpeg
 from ssl_jax.data.readers.sources import open_source
 
 RATE = 16000
-# name -> (format, subtype) of what states its length in bytes
+# name -> (format, subtype) of formats that state their length in bytes
 STATED = {
     "a.wav": ("WAV", "PCM_16"),
     "b.wav": ("WAVEX", "PCM_24"),
@@ -56,7 +56,7 @@ def test_a_container_shorter_than_its_header_says_is_named(tmp_path, write, name
         list(inputs.blocks(path, None, RATE))
     (tmp_path / name).unlink()
     soundfile.write(path, samples[:0], RATE, format=form, subtype=subtype)
-    assert audio.header(str(path)) == (0, RATE)  # none is not unknown
+    assert audio.header(str(path)) == (0, RATE)  # zero is not unknown
 
 
 UNKNOWN = {
@@ -152,7 +152,7 @@ def test_an_mp3_without_a_length_frame_is_measured(tmp_path, codes):
     assert len(audio.read(str(path))[0]) == 400 * 1152
     for start in (0, 200_000, 400 * 1152 - 3000):
         assert len(audio.read(str(path), start, start + 3000)[0]) == 3000
-    path.write_bytes(data + b"TAG" + bytes(125))  # a tag is no sound
+    path.write_bytes(data + b"TAG" + bytes(125))  # a tag is not audio
     assert audio.header(str(path)) == (400 * 1152, 44100)
 
 
@@ -200,7 +200,7 @@ def test_floats_on_another_scale_are_refused_by_files_streams_and_arrays_alike(
         list(inputs.blocks(path, None, RATE))
     with pytest.raises(ValueError, match=r"reaches .*, and floats have full scale 1.0"):
         inputs.mono16(x, RATE, RATE)
-    loud = x / peak * 1.5  # only too loud
+    loud = x / peak * 1.5  # merely too loud
     soundfile.write(path, loud, RATE, subtype="FLOAT")
     found = audio.read(path)[0]
     assert found.max() == 32767 and audio.clipped(found) > 1000
@@ -245,7 +245,7 @@ def test_random_bytes_never_break_the_reader():
 
 
 def encoded(path, form, codec, rate=RATE, seconds=3):
-    """Writes a tone by FFmpeg and returns its int16 samples."""
+    """Writes a tone with FFmpeg and returns its int16 samples."""
     av = pytest.importorskip("av")
     t = np.arange(rate * seconds) / rate
     x = np.rint(9000 * np.sin(2 * np.pi * 300 * t) * np.sin(2 * np.pi * 0.7 * t)).astype(np.int16)

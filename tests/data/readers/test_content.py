@@ -1,5 +1,5 @@
-"""What a corpus holds is its bytes: a file replaced by one of the same name, length and time is
-other content, and indices kept in the cache folder notice it too."""
+"""The content of a corpus is its bytes: a file replaced by one of the same name, length and time is
+different content, and the indices in the cache folder detect it too."""
 
 import os
 
@@ -12,13 +12,13 @@ from ssl_jax.data.readers.sources import open_items, open_source
 
 
 def put(path, seed, samples=800):
-    """Writes a clip; every one of as many samples has the same number of bytes."""
+    """Writes a clip; clips with equally many samples have equally many bytes."""
     noise = np.random.default_rng(seed).integers(-9000, 9000, samples).astype(np.int16)
     soundfile.write(path, noise, 8000, subtype="PCM_16")
 
 
 def replace(path, write):
-    """Replaces a file by another of the same name, size and time of change."""
+    """Replaces a file by another of the same name, size and modification time."""
     before = os.stat(path)
     fresh = path.with_name("fresh" + path.suffix)
     write(fresh)
@@ -29,7 +29,7 @@ def replace(path, write):
 
 
 def overwrite(path, data):
-    """The same in place."""
+    """The same, in place."""
     before = os.stat(path)
     path.write_bytes(data)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))

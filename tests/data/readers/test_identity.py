@@ -1,4 +1,4 @@
-"""One file under many names is one row, and in one split."""
+"""One file under several names is one row, in one split."""
 
 import os
 import tarfile

@@ -1,4 +1,4 @@
-"""A table of labels beside recordings: what is read, how it is divided, what is refused."""
+"""A table of labels next to recordings: what is read, how it is split, what is refused."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from ssl_jax.data.readers.lines import read_table
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """Twenty short clips in four folders, in four formats, at four rates, half of them stereo."""
+    """Twenty short clips: four folders, four formats, four rates, half of them stereo."""
     folder = tmp_path_factory.mktemp("sound")
     draw = np.random.default_rng(0)
     for i in range(20):
@@ -81,7 +81,7 @@ def test_a_column_of_splits_and_other_names_of_columns(recordings, tmp_path):
     splits = ("train", "val", "test", "train")
     rows = [(n, "xy"[i % 2], splits[i // 2 % 4]) for i, n in enumerate(names(recordings))]
     table = tmp_path / "labels.csv"
-    # spreadsheets begin a file with a mark
+    # spreadsheets write a byte order mark
     found = read(write(table, rows, "\ufefffilename,word,split"), recordings, "word")
     assert found.splits[:6] == ["train", "train", "valid", "valid", "test", "test"]
 

@@ -53,7 +53,7 @@ def test_a_row_of_300_megabytes_is_refused_within_bounds(tmp_path):
     path = tmp_path / "t.tsv"
     with path.open("wb") as f:
         f.write(b"path\n")
-        f.truncate(300 << 20)  # zeros that take no room on the disk
+        f.truncate(300 << 20)  # zeros that take no space on disk
     tracemalloc.start()
     with pytest.raises(DataError, match=rf"t.tsv, row 2: longer than {lines.LIMIT} bytes"):
         lines.read_table(path)

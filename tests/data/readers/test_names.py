@@ -1,4 +1,4 @@
-"""Names and texts in either form of an accent, names that are no UTF-8, and joins by a key."""
+"""Names and texts in either form of an accent, names that are not UTF-8, and joins by key."""
 
 import ast
 import json
@@ -132,7 +132,7 @@ def test_classes_are_one_in_either_form(tmp_path, write, data_config):
 
 @pytest.fixture
 def kaldi(tmp_path, write):
-    """Returns kaldi(between, mark) -> a Kaldi directory whose fields are divided so."""
+    """Returns kaldi(between, mark) -> a Kaldi directory with these separators."""
 
     def make(between=" ", mark=""):
         write(tmp_path / "a b.wav")

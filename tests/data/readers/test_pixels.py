@@ -113,7 +113,7 @@ def test_modes_of_eight_bits_or_fewer():
 @pytest.mark.parametrize("form", ("JPEG", "PNG", "WEBP", "TIFF"))
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_stand_upright(form, orientation):
-    # the corner at the top left is bright, as seen; stored as the camera held it
+    # the top left corner is bright in the displayed image; stored in the camera's orientation
     seen = np.zeros((32, 48, 3), np.uint8)
     seen[:16, :16] = 255
     store = {

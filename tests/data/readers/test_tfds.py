@@ -59,7 +59,7 @@ def prepare(tmp_path, monkeypatch):
                         audio = io.BytesIO(encode_flac(clip(i), 16000))
                     yield i, {"audio": audio, "label": i % 2, "text": f"clip {i}"}
 
-        # Writing asks TensorFlow for two more things; reading, without these, does not.
+        # Writing needs two more features of TensorFlow; reading works without them.
         with monkeypatch.context() as patch:
             patch.setattr(feature._LazyDecoder, "encode_audio", _stored)
             patch.setattr(feature.Audio, "dtype", property(lambda self: self.np_dtype))
@@ -199,7 +199,7 @@ def test_a_class_that_the_folder_names_is_not_imported(form, prepare, tmp_path, 
     with pytest.raises(DataError, match=r"names the feature class 'evil_features\.Audio'"):
         open_source("valid.x", {"kind": "tfds", "path": str(path)})
     assert not (tmp_path / "was_run").exists()
-    assert library.features.FeatureConnector.cls_from_name(  # as it was for everybody else
+    assert library.features.FeatureConnector.cls_from_name(  # unchanged for everyone else
         "tensorflow_datasets.core.features.text_feature.Text"
     )
 

@@ -1,4 +1,4 @@
-"""Read speech: disjoint texts and voices, phones whose times are those of the sound."""
+"""Read speech: disjoint texts and voices, phones with the times of the audio."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_a_recording_tells_where_the_speech_begins():
     for seed in range(8):
         sound, before = read_speech.record(speech, np.random.default_rng(seed))
         assert sound.dtype == np.int16 and len(sound) >= before + 8000
-        # where it is most like the speech; echoes and noise are weaker
+        # where it correlates most with the speech; echoes and noise are weaker
         likeness = np.correlate(sound.astype(float), speech, "valid")
         assert np.abs(likeness).argmax() == before
 
@@ -45,7 +45,7 @@ def test_an_unknown_kind_and_split_are_named(tmp_path):
 
 
 def hiss(sound, window=80):
-    """How much of the sound is fast, around each sample: high in fricatives."""
+    """The share of high frequencies around each sample: large in fricatives."""
     smooth = np.ones(window) / window
     fast = np.convolve(np.abs(np.diff(sound, prepend=0.0)), smooth, "same")
     return fast / (np.convolve(np.abs(sound), smooth, "same") + 50)
