@@ -9,7 +9,7 @@ from ssl_jax.evals import abx
 
 
 def literal(a, b):
-    """Mean angle on the path of least total, by trying every path."""
+    """Mean angle along the path with the smallest total, by trying every path."""
 
     def paths(i, j):
         if i == j == 0:
@@ -41,7 +41,7 @@ def test_warped_distances_are_those_of_the_best_path():
 
 
 def corpus(separation, layers=1, recordings=8, seed=0):
-    """Tokens of three phones around their own directions, of 1 to 3 frames each 0.02 s."""
+    """Tokens of three phones, each around its own direction, of 1 to 3 frames of 0.02 s."""
     rng, tokens = np.random.default_rng(seed), abx.Tokens()
     centres = np.eye(3, 8) * separation
     for _ in range(recordings):

@@ -45,7 +45,7 @@ def collapsed(path):
 
 
 def best_of_all(log_probs, score, vocabulary=VOCABULARY):
-    """Returns the transcript with the best score, by summing every path into its transcript."""
+    """Returns the transcript with the best score, by summing over all paths of each transcript."""
     frames, units = log_probs.shape
     shares: dict[tuple, float] = {}
     for path in itertools.product(range(units), repeat=frames):
@@ -162,7 +162,7 @@ def test_back_off_by_hand(lm):
     assert model.sentence(["A", "AB"]) == pytest.approx(-0.3 - 0.2 - 0.6)
     # <s> backs off to AB, AB backs off to A, A </s>
     assert model.sentence(["AB", "A"]) == pytest.approx((-0.5 - 0.7) + (-0.1 - 0.5) - 0.4)
-    # an unknown word, and the end behind it
+    # an unknown word, and the end after it
     assert model.sentence(["C"]) == pytest.approx((-0.5 - 2.0) - 0.8)
 
 

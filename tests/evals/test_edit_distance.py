@@ -1,4 +1,4 @@
-"""Alignments against a plain recursion and against jiwer; rates of a corpus by hand."""
+"""Alignments against a plain recursion and against jiwer; error rates of a corpus by hand."""
 
 import functools
 import math

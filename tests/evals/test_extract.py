@@ -18,7 +18,7 @@ def extractor(toy):
 
 
 def whole(toy, clip):
-    """One pass over the whole clip."""
+    """One pass over the full clip."""
     features, params = toy
     batch = {"audio": clip[None], "audio_len": np.array([len(clip)])}
     return np.asarray(jax.jit(features)(params, batch).hidden_states)[:, 0]

@@ -1,4 +1,4 @@
-"""The MLP probe: it learns what a linear one cannot, stops early, and a grid is its members."""
+"""The MLP probe: it learns what a linear one cannot, stops early; a grid equals single probes."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ QUICK = mlp_probe.Options(width=16, rates=(1e-2, 1e-3), batch_size=32, epochs=12
 
 
 def xor(rows, seed):
-    """Features (N, 2, 2) whose last layer holds a class that no linear map of it gives."""
+    """Features (N, 2, 2) whose last layer holds a class that no linear map can separate."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(rows, 2, 2)).astype(np.float32)
     return x, (x[:, 1, 0] * x[:, 1, 1] > 0).astype(np.int32)
@@ -65,7 +65,7 @@ def test_a_member_of_the_grid_is_a_probe_of_its_own(xor_result):
     task = mlp_probe.Task("label", ("no", "yes"), ("accuracy",))
     alone = mlp_probe.Options(**{**vars(QUICK), "rates": (1e-3,), "layers": (1,)})
     one = mlp_probe.probe(*splits, task=task, options=alone)
-    # stopping depends on a rank of nearly equal numbers: allow a row or two
+    # stopping depends on the ranking of nearly equal numbers: allow a row or two
     np.testing.assert_allclose(one.test["accuracy"], found.test["accuracy"][:, 1:, 1:2], atol=0.015)
 
 

@@ -7,7 +7,7 @@ from ssl_jax.evals.monitor import Monitor
 
 
 def tones(seed, rows=24, classes=3):
-    """Batches of noisy sines of a class's own pitch; the last row is padding."""
+    """Batches of noisy sines, a pitch per class; the last row is padding."""
     rng = np.random.default_rng(seed)
     for first in (0, rows):
         label = np.arange(rows) % classes

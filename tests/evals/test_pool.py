@@ -109,7 +109,7 @@ def test_pooling_over_a_mesh_of_what_there_is(toy):
 
 @pytest.mark.slow
 def test_two_devices_give_what_one_gives(root):
-    """Runs the test above on two forced devices, and compares with one."""
+    """Runs the test above on two forced devices and compares with one."""
     code = """
 import sys; sys.path[:0] = ["tests/evals", "."]
 import jax, numpy as np

@@ -109,7 +109,7 @@ def test_without_a_selection_split_part_of_train_is_held_out(splits):
     for module in (ridge, knn):
         scores = module.probe(train, test, classes=CLASSES)
         assert scores.layer == 2 and scores.test[2] > 0.97
-        assert scores.select[0] < 0.6  # a nearest neighbour of itself would score 1
+        assert scores.select[0] < 0.6  # a row that is its own nearest neighbour would score 1
 
 
 def test_held_out_takes_a_share_of_every_class():

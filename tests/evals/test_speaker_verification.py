@@ -8,7 +8,7 @@ from ssl_jax.evals import speaker_verification
 
 
 def scanned(scores, same):
-    """Returns the best agreement of both error rates over a fine grid of thresholds."""
+    """Returns the error rate where both agree best, over a fine grid of thresholds."""
     grid = np.linspace(scores.min() - 0.1, scores.max() + 0.1, 20_001)
     missed = (scores[same][:, None] < grid).mean(0)
     taken = (scores[~same][:, None] >= grid).mean(0)

@@ -1,4 +1,4 @@
-"""Evaluations end between two batches when the process is asked to end."""
+"""Evaluations stop between two batches when the process is asked to stop."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ def batches():
 
 
 def bare(kind, **fields):
-    """Returns an object without what its constructor compiles: no batch is to reach it."""
+    """Returns an object without calling its constructor, which compiles: no batch reaches it."""
     made = object.__new__(kind)
     vars(made).update(fields)
     return made

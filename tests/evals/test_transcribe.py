@@ -1,4 +1,4 @@
-"""Reference and hypothesis are compared in one form of accents and apostrophes."""
+"""Reference and hypothesis are compared with accents and apostrophes in the same form."""
 
 import pytest
 

@@ -30,7 +30,7 @@ DECODER = {
 }
 AUDIO = "configs/data2vec/audio.py"
 
-# name: (class of transformers, its config, the recipe that goes on with it)
+# name: (class of transformers, its config, the recipe that trains it further)
 CASES = {
     "hubert": ("HubertModel", SPEECH, "configs/hubert/audio.py"),
     "hubert large": ("HubertModel", SPEECH | LARGE, "configs/hubert/audio.py"),
@@ -68,7 +68,7 @@ CASES = {
         "configs/mae/image.py",
     ),
 }
-# vocab.json of the published models of CTC
+# vocab.json of the published CTC models
 UNITS = ("<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
 VOCAB = {unit: i for i, unit in enumerate(UNITS)}
 OF_TEXT = {"type_vocab_size": 1, "pad_token_id": 1}
@@ -81,13 +81,13 @@ _TYPES = {
     "ViTMAE": "vit_mae",
     "Wav2Vec2Conformer": "wav2vec2-conformer",
 }
-# an encoder without positions of its own leaves the recipe's rule for them without a parameter
+# in an encoder without its own positions, no parameter matches the recipe's rule for them
 RULES = "(('^encoder/frontend/','absent'),('.*','average'))"
 CHANGES = {"conformer rotary": (f"method.ema.rules={RULES}",)}
 
 
 def config_json(name: str) -> dict:
-    """Returns what config.json of a case says beside the defaults of its class."""
+    """Returns the values in config.json of a case that differ from the defaults of its class."""
     architecture, config, _ = CASES[name]
     model_type = _TYPES[re.sub("Model|ForPreTraining|ForCTC", "", architecture)]
     more = OF_TEXT if model_type == "data2vec-text" else {}
@@ -95,7 +95,7 @@ def config_json(name: str) -> dict:
 
 
 def random_model(name: str, **more):
-    """Returns a model of transformers in evaluation mode, every weight off its initial value."""
+    """Returns a transformers model in evaluation mode, every weight moved off its initial value."""
     torch, transformers = (importlib.import_module(m) for m in ("torch", "transformers"))
     given = config_json(name) | more
     architecture = given.pop("architectures")[0]
@@ -106,7 +106,7 @@ def random_model(name: str, **more):
     with torch.no_grad():
         for key, weight in model.named_parameters():
             fixed = architecture.startswith("ViTMAE") and weight.dim() == 3 and "pos" in key
-            if fixed:  # the class leaves them at zero, published weights have them
+            if fixed:  # zero as initialized, but not in published weights
                 table = sincos_table((4, 4), weight.shape[2])
                 weight[0, 1:], weight[0, 0] = torch.tensor(table), 0
             else:
@@ -118,12 +118,12 @@ def random_model(name: str, **more):
 
 
 def golden(name: str) -> dict[str, tuple[int, ...]]:
-    """Returns the arrays, name -> shape, that transformers writes for a case."""
+    """Returns name -> shape of the arrays that transformers writes for a case."""
     return unfolded(json.loads(KEYS.read_text())[name])
 
 
 def folded(arrays: dict[str, tuple[int, ...]]) -> dict[str, list]:
-    """Joins arrays that differ in a number alone: "name#  shape" -> numbers."""
+    """Joins arrays whose names differ only in a number: "name#  shape" -> numbers."""
     out: dict[str, list] = {}
     for name, shape in sorted(arrays.items()):
         number = re.search(r"(?<=\.)\d+(?=\.)", name)
@@ -144,7 +144,7 @@ def unfolded(keys: dict[str, list]) -> dict[str, tuple[int, ...]]:
 
 
 def audio(rows: int, samples: int, lengths) -> tuple[np.ndarray, np.ndarray]:
-    """Returns noise (rows, samples), zeros behind the end of each row, and which is real."""
+    """Returns noise (rows, samples), zero after the end of each row, and a mask of real samples."""
     noise = np.random.default_rng(0).standard_normal((rows, samples)).astype(np.float32)
     real = np.arange(samples) < np.asarray(lengths)[:, None]
     return noise * real, real

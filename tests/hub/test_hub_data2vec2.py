@@ -1,6 +1,6 @@
-"""data2vec 2.0 of fairseq, there and back: every bit, the teacher, and each layer's states.
+"""data2vec 2.0 of fairseq, imported and exported: every bit, the teacher, each layer's states.
 
-The oracle below computes what its paper and public code say, from a checkpoint's own names.
+The oracle below follows the paper and the public code, and reads arrays by fairseq's names.
 """
 
 import jax
@@ -131,12 +131,12 @@ def arrays(kind, seed=0):
         if name.endswith("alibi_scale"):  # the second counts as 0
             found[name][:] = np.reshape([0.7, -0.4], (1, 1, 2, 1, 1))
         if name.endswith("embed_positions.weight"):
-            found[name][:2] = 0  # rows that no token has
+            found[name][:2] = 0  # rows without a token
     return found
 
 
 def averaged(kind):
-    """Returns the moving average of a checkpoint, as its model keeps it."""
+    """Returns the moving average in a checkpoint, in the form of its model."""
     found = {n: x for n, x in arrays(kind, seed=1).items() if ".decoder." not in n}
     if kind == "text":
         return {n.removeprefix("blocks."): x for n, x in found.items() if n.startswith("blocks.")}
@@ -174,7 +174,7 @@ def save(path, kind, config=None, change=lambda model: None):
     change(model)
     history = [{"num_updates": 7}]
     content = {"cfg": config or cfg(kind), "model": model, "optimizer_history": history}
-    if kind == "audio":  # whose Adam keeps its moments by the number of a parameter
+    if kind == "audio":  # its Adam stores the moments by the index of a parameter
         adam = enumerate(n for n in model if n != "_ema")
         moments = {i: {"exp_avg": 2 * model[n], "exp_avg_sq": model[n] ** 2} for i, n in adam}
         content["last_optimizer_state"] = {"state": moments}
@@ -257,7 +257,7 @@ def norm(x, state, name):
 
 
 def heard(state, given):
-    """Returns (frames before the blocks, what is added to the scores) of a waveform."""
+    """Returns (frames before the blocks, bias of the attention scores) of a waveform."""
     import torch
     from torch.nn import functional as f
 
@@ -282,7 +282,7 @@ def heard(state, given):
 
 
 def seen(state, given):
-    """Returns the tokens of a picture before the blocks, that of the whole first."""
+    """Returns the tokens of an image before the blocks, the class token first."""
     import torch
     from torch.nn import functional as f
 
@@ -297,7 +297,7 @@ def seen(state, given):
 
 
 def told(state, given):
-    """Returns the vectors of tokens of text before the blocks."""
+    """Returns the token vectors of a text before the blocks."""
     import torch
 
     start = "modality_encoders.TEXT.local_encoder."
@@ -307,7 +307,7 @@ def told(state, given):
 
 
 def oracle(kind, state, given, own=None, shared=SHARED):
-    """Returns the states (1 + blocks, T, D) of one whole example, by fairseq's names."""
+    """Returns the states (1 + blocks, T, D) of one unmasked example, by fairseq's names."""
     import torch
     from torch.nn import functional as f
 
@@ -333,7 +333,7 @@ def oracle(kind, state, given, own=None, shared=SHARED):
 
 
 def example(kind):
-    """Returns (one example, the batch of it)."""
+    """Returns (one example, a batch of it)."""
     draw = np.random.default_rng(2)
     if kind == "audio":
         x = draw.standard_normal(4000).astype(np.float32)

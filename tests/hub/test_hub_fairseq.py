@@ -1,4 +1,4 @@
-"""Checkpoints of fairseq and s3prl: made here by hand, as those programs write them."""
+"""Checkpoints of fairseq and s3prl, written here by hand in the form of those programs."""
 
 import argparse
 import re
@@ -32,7 +32,7 @@ MODEL = {
     "final_dim": 8,
     "latent_vars": 6,
 }
-# transformers' name -> fairseq's, written apart from the table under test
+# transformers' name -> fairseq's, independent of the table under test
 RENAMES = [
     (r"^wav2vec2\.|^hubert\.", ""),
     (r"^masked_spec_embed", "mask_emb"),
@@ -54,14 +54,14 @@ RENAMES = [
 
 
 def fairseq_name(name, layer=False):
-    """Returns fairseq's name of an array of transformers."""
+    """Returns fairseq's name for an array of transformers."""
     for pattern, to in RENAMES:
         name = re.sub(pattern, to, name)
     return name.replace("GROUP", "1." if layer else "")
 
 
 def state(name, layer=False, seed=0):
-    """Returns random tensors of a case by fairseq's names."""
+    """Returns random tensors of a case under fairseq's names."""
     import torch
 
     draw = np.random.default_rng(seed)
@@ -82,7 +82,7 @@ def omegaconf(value, box):
 
 @pytest.fixture
 def box(monkeypatch):
-    """A module whose classes no file can import once it is closed."""
+    """A module whose classes cannot be imported once it is closed."""
     module = types.ModuleType("omegaconf_here")
     for name in ("DictConfig", "AnyNode", "Dictionary"):
         setattr(module, name, type(name, (), {"__module__": "omegaconf_here"}))
@@ -91,7 +91,7 @@ def box(monkeypatch):
 
 
 def save(path, content, box=None, monkeypatch=None):
-    """Writes a file of torch; afterwards its classes are gone."""
+    """Writes a torch file; afterwards its classes are gone."""
     import torch
 
     torch.save(content, path)
@@ -124,7 +124,7 @@ def test_hubert_with_its_units_and_moments(flat, tmp_path, box, monkeypatch):
     labels = box.Dictionary()
     labels.symbols = ["<s>", "<pad>", "</s>", "<unk>", *map(str, range(8))]
     moments = {n: torch.randn(x.shape) for n, x in model.items()}
-    if flat:  # half precision keeps all parameters in one row
+    if flat:  # half precision stores all parameters in one flat array
         row = torch.cat([x.flatten() for x in moments.values()])
         adam = {0: {"exp_avg": row, "exp_avg_sq": row.abs(), "step": 7}}
     else:

@@ -1,4 +1,4 @@
-"""The maps between names here and names of transformers, and what is said of bad weights."""
+"""The maps between names here and in transformers, and the errors for bad weights."""
 
 import json
 
@@ -18,7 +18,7 @@ from ssl_jax.stages import weights
 
 
 def arrays_of(name):
-    """Returns random arrays by the golden names; tables of positions are the fixed ones."""
+    """Returns random arrays under the golden names; position tables have their fixed values."""
     draw = np.random.default_rng(0)
     found = {k: draw.standard_normal(s).astype(np.float32) for k, s in golden(name).items()}
     for key, x in found.items():
@@ -28,7 +28,7 @@ def arrays_of(name):
 
 
 def write(folder, name, arrays=None, **config):
-    """Writes a case as transformers does and returns its folder."""
+    """Writes a case in the format of transformers and returns its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(arrays_of(name) if arrays is None else arrays, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config_json(name) | config))
@@ -51,13 +51,13 @@ def test_map_reads_and_writes_the_golden_keys_to_the_bit(name):
     _, _, shapes = weights._optimizer(config, method)
     mapped = weights._mapped(family, found, config, shapes)
     assert {n: x.shape for n, x in mapped.weights.items()}.items() <= shapes.items()
-    parts = ("encoder/", "decoder/", "mask/")  # of text, the mask is a token of the vocabulary
+    parts = ("encoder/", "decoder/", "mask/")  # for text, the mask is a token of the vocabulary
     assert not [n for n in mapped.fresh if n.startswith(parts[: 2 if "text" in name else 3])]
     back, left = weights._theirs(family, weights._options(config), config.method, mapped.weights)
     assert not left
     assert {n: x.shape for n, x in back[0].items()} == golden(name)
     computed = ["pooler", "token_type", "position_embeddings.weight", "num_batches", "inv_freq"]
-    computed += ["pos_conv_embed"] * ("conformer" in name)  # which uses none
+    computed += ["pos_conv_embed"] * ("conformer" in name)  # it uses none
     for key, x in theirs.items():
         if not any(word in key for word in computed):
             np.testing.assert_array_equal(back[0][key], x, err_msg=key)

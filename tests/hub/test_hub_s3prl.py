@@ -1,7 +1,7 @@
-"""Exports that s3prl's own loaders read: every hidden state, of clips alone and padded.
+"""Exports read by s3prl's own loaders: every hidden state, of single and of padded clips.
 
-Skipped where s3prl is not installed; docs/export.md says how. Its loaders import torchaudio for
-pseudo waveforms that nothing here reads, so that an empty module stands in for it.
+Skipped if s3prl is not installed (see docs/export.md). Its loaders import torchaudio for
+pseudo waveforms that nothing here reads, so an empty module replaces it.
 """
 
 import importlib
@@ -22,9 +22,9 @@ SAMPLES = 4000
 
 @pytest.fixture(scope="module")
 def upstreams():
-    """The entries of s3prl's hub that take the file of a user, by their family."""
+    """The entries of s3prl's hub that load a user's file, by family."""
     pytest.importorskip("s3prl")
-    random_model("hubert")  # transformers looks for torchaudio before it is stood in for
+    random_model("hubert")  # transformers checks for torchaudio before it is replaced
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "torchaudio", types.ModuleType("torchaudio"))
         found = {}
@@ -42,16 +42,16 @@ def upstreams():
     ("name", "family", "normalize", "padded"),
     [
         ("hubert", "hubert", False, False),
-        # of a padded batch s3prl takes frames for padding only where all of their samples are
+        # in a padded batch, s3prl treats frames as padding only if all of their samples are
         ("hubert large", "hubert", True, False),
         ("wav2vec2", "wav2vec2", False, False),
         ("wav2vec2 large", "wav2vec2", True, True),
-        # between its convolutions of positions s3prl masks no padding
+        # s3prl does not mask padding between its position convolutions
         ("data2vec audio", "data2vec-audio", True, False),
     ],
 )
 def test_hidden_states_in_s3prl(name, family, normalize, padded, upstreams, tmp_path):
-    """A norm over time is here that of the clip alone: in a padded batch s3prl norms padding."""
+    """A norm over time here covers the clip alone; in a padded batch s3prl includes the padding."""
     import torch
 
     random_model(name).save_pretrained(tmp_path / "in")
@@ -63,7 +63,7 @@ def test_hidden_states_in_s3prl(name, family, normalize, padded, upstreams, tmp_
     upstream = upstreams[family](str(out)).eval()
     lengths = [SAMPLES, SAMPLES * 3 // 5]
     sound, _ = audio(2, SAMPLES, lengths)
-    sound = np.where(sound != 0, 3 * sound + 1, 0)  # normalization has something to do
+    sound = np.where(sound != 0, 3 * sound + 1, 0)  # so that normalization has an effect
     clips = [torch.from_numpy(x[:n]) for x, n in zip(sound, lengths, strict=True)]
     with torch.no_grad():
         heard = [clips] if padded else [[clip] for clip in clips]

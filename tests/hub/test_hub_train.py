@@ -1,4 +1,4 @@
-"""An imported model goes on training at once: in its own folder, or as the start of another run."""
+"""An imported model can be trained at once: in its own folder, or as the start of another run."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def sound(tmp_path):
-    """Three folders, one of each split, of eight short recordings in two classes."""
+    """Three folders, one per split, of eight short recordings in two classes."""
     draw = np.random.default_rng(0)
     for i in range(24):
         split = ("train", "valid", "test")[i // 8]
@@ -41,7 +41,7 @@ def source(folder, name):
 
 
 def finite_loss(metrics):
-    """Says whether there are losses, and all are finite."""
+    """Returns whether there are losses and all are finite."""
     losses = [x for name, x in metrics.items() if name.endswith("/loss")]
     return bool(losses) and np.isfinite(losses).all()
 

@@ -1,4 +1,4 @@
-"""Weights from transformers and back: every hidden state, every key, and every bit."""
+"""Weights from transformers and back: every hidden state, every key and every bit."""
 
 import functools
 import json
@@ -23,12 +23,12 @@ pytestmark = pytest.mark.interop
 BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 LARGE = {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096}
 
-# what is computed, and what was added to it; what has no meaning
+# values that are computed, values that were added; values without a meaning
 MADE = "pooler|token_type|position_em|decoder_pos|position_ids|num_batches|inv_freq"
 
 
 def quiet(text):
-    """Takes what an import or export says."""
+    """Discards the messages of an import or export."""
 
 
 def imported(folder, name, run, more=(), **config):
@@ -46,8 +46,8 @@ def imported(folder, name, run, more=(), **config):
 def pair(tmp_path_factory):
     """Returns name, ... -> (model of transformers, batch -> hidden states of the same weights).
 
-    The last pair is kept: both the tests with padding and those without ask for it. The states are
-    (L + 1, B, S, D); beside them is which frames are real.
+    The last pair is cached: both the tests with padding and those without use it. The states are
+    (L + 1, B, S, D), returned with a mask of the real frames.
     """
 
     @functools.lru_cache(maxsize=1)
@@ -69,7 +69,7 @@ def pair(tmp_path_factory):
 
 
 def full_width(name):
-    """Returns the published sizes of a case of sound but for its depth."""
+    """Returns the published sizes of an audio case, except for its depth."""
     wide = {**(LARGE if "large" in name else BASE), "conv_dim": [512] * 3}
     wide |= {"num_conv_pos_embedding_groups": 16}
     if name != "data2vec audio":
@@ -80,14 +80,14 @@ def full_width(name):
 @pytest.mark.parametrize("name", CASES)
 def test_every_key_and_bit_survives_the_way_there_and_back(name, tmp_path):
     model, run = imported(tmp_path / "in", name, tmp_path / "run")
-    # a fine-tuned HuBERT is by its parts a wav2vec 2.0, unless it is told
+    # the parts of a fine-tuned HuBERT are those of wav2vec 2.0, unless its type is given
     family = "hubert" if name == "hubert ctc" else ""
     out = weights.export_run(run, tmp_path / "out", family=family, notify=quiet)
     _, info = type(model).from_pretrained(out, output_loading_info=True)
     assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     theirs, ours = (load_file(f / "model.safetensors") for f in (tmp_path / "in", out))
     made = {n for n in {*theirs, *ours} if re.search(MADE, n)}
-    if "conformer" in name:  # its convolution of positions is not used
+    if "conformer" in name:  # its position convolution is not used
         made |= {n for n in theirs if "pos_conv_embed" in n}
     for key in set(theirs) - made:
         np.testing.assert_array_equal(theirs[key], ours[key], err_msg=key)
@@ -124,16 +124,16 @@ def test_hidden_states_of_speech_at_full_width(name, padded, pair):
 
 
 def _same_hidden_states(name, padded, pair, samples, wide=False):
-    """Compares all layers; of the last one, what the model itself gives, which is normed.
+    """Compares all layers; for the last, the output of the model itself, which is normed.
 
-    A norm over time is here that of the unpadded clip: transformers hears such a clip alone.
+    A norm over time here covers the unpadded clip: transformers gets such a clip alone.
     """
     more = ["method.encoder.normalize=False"]
     more += ["method.encoder.mask_each=False"] * (name == "data2vec audio")
-    # a padded clip is compared with itself alone, or with what leaks from its padding there
+    # a padded clip is compared with the clip alone, or with the result that its padding leaks into
     more += ["method.encoder.mask_depthwise=False"] * (name == "conformer rotary")
     model, hidden_states = pair(name, tuple(more), wide)
-    model = getattr(model, model.base_model_prefix, model)  # that inside of a head
+    model = getattr(model, model.base_model_prefix, model)  # the one inside a head
     lengths = [samples, samples * 3 // 5 if padded else samples]
     sound, real = audio(2, samples, lengths)
     got, valid = hidden_states({"audio": sound, "audio_len": np.array(lengths, np.int32)})

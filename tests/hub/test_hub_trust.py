@@ -1,4 +1,4 @@
-"""Files of torch are data here: what they name is not run, and what they claim is bounded."""
+"""Torch files are only data here: nothing that they name is run, and their sizes are bounded."""
 
 import json
 import pickle
@@ -17,7 +17,7 @@ TWO = np.arange(2, dtype=np.float32)
 
 
 def tensor(size=b"K\x02", count=b"K\x02", key=b"0"):
-    """Returns the instructions that make a tensor (size,) of `count` numbers, as torch has them."""
+    """Returns torch's pickle instructions for a tensor (size,) of `count` numbers."""
     kind = b"ctorch\nFloatStorage\n"
     text = b"X" + struct.pack("<I", len(key)) + key
     storage = b"(X\x07\0\0\0storage" + kind + text + b"X\x03\0\0\0cpu" + count + b"tQ"
@@ -31,7 +31,7 @@ def weights_pickle(body=None):
 
 
 def archive(path, data=None, more=(), compression=zipfile.ZIP_STORED, first=TWO):
-    """Writes an archive of torch by hand."""
+    """Writes a torch archive by hand."""
     with zipfile.ZipFile(path, "w", compression) as out:
         out.writestr("a/data.pkl", weights_pickle() if data is None else data)
         out.writestr("a/data/0", bytes(first))
@@ -62,7 +62,7 @@ def test_what_a_pickle_calls_is_not_called(name, tmp_path):
 
 
 def laughs(levels):
-    """Returns a pickle of lists of ten times the list before: 10^levels items, few bytes."""
+    """Returns a pickle of nested lists, each ten times the previous: 10^levels items, few bytes."""
     body = b"\x80\x02]q\0"
     for i in range(levels):
         get = b"h" + bytes([i])

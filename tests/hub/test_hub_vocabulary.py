@@ -1,4 +1,4 @@
-"""The units of a classifier are those that the files beside it name; nothing is guessed."""
+"""The units of a classifier are those named in the files next to it; nothing is guessed."""
 
 import json
 
@@ -12,14 +12,14 @@ from ssl_jax.hub.speech import BLANK, LETTERS
 from ssl_jax.hub.table import WeightsError
 from ssl_jax.stages import weights
 
-# what the usual tutorial of fine-tuning leaves
+# the files that the usual fine-tuning tutorial produces
 LOWER = {c: i for i, c in enumerate("'abcdefghijklmnopqrstuvwxyz")}
 TUTORIAL = LOWER | {"|": 27, "[UNK]": 28, "[PAD]": 29}
 ADDED = {"<s>": 30, "</s>": 31}
 
 
 def tokens(config, rows, **beside):
-    """Returns the units by config.json and the files of the given names."""
+    """Returns the units according to config.json and the files of the given names."""
     names = {
         "vocab": vocabulary.VOCAB,
         "added": vocabulary.ADDED,
@@ -31,7 +31,7 @@ def tokens(config, rows, **beside):
 
 
 def decoder(tokens):
-    """Returns tokens as tokenizer_config.json has those that were added."""
+    """Returns tokens in the form of added tokens in tokenizer_config.json."""
     return {"added_tokens_decoder": {str(i): {"content": t} for t, i in tokens.items()}}
 
 

@@ -1,4 +1,4 @@
-"""Tiny data2vec 2.0 of the three modalities."""
+"""Tiny data2vec 2.0 models of the three modalities."""
 
 import jax
 import numpy as np
@@ -30,7 +30,7 @@ def tiny(kind, changes=None):
 
 
 def drawn(setup, step=0):
-    """Returns what a step draws: order (B, M, S), hidden (B, M, S), noise (B, M, S, D)."""
+    """Returns the draws of a step: order (B, M, S), hidden (B, M, S), noise (B, M, S, D)."""
     method, batch = setup.method.loss.__self__, setup.batch
 
     @jax.jit

@@ -41,7 +41,7 @@ def blocks(p, x, bias, eps):
 
 
 class Image:
-    """16 x 16 pixels in patches of 4: 4 x 4 tokens behind a class token."""
+    """16 x 16 pixels in patches of 4: 4 x 4 tokens after a class token."""
 
     places, prefix, eps, kernel, groups, residual = (4, 4), 1, 1e-6, 3, 4, True
 
@@ -107,7 +107,7 @@ KINDS = {"image": Image, "audio": Audio, "text": Text}
 
 
 def decode(kind, p, x):
-    """x (S, D), visible outputs and noise in their places -> predictions (S, D)."""
+    """x (S, D), visible outputs and noise at their positions -> predictions (S, D)."""
     places = kind.places or (len(x),)
     for i in range(2):
         name, half = f"conv{i}", kind.kernel // 2
@@ -138,7 +138,7 @@ def targets(kind, p, x, final_layer_norm, layers=2):
 def loss(name, params, teacher, examples, masks, noises, *, held=None, cls_weight=0.0):
     """Mean over the masked tokens of all views of ||prediction - target||^2, scaled.
 
-    masks (M, S) bool and noises (M, S, D) per example. What the teacher does not have it reads
+    masks (M, S) bool and noises (M, S, D) per example. The teacher reads parameters it lacks
     from `held` (default: params), so that a derivative can leave this path out. The class token
     of every view predicts the mean target; its mean over the views is weighted by cls_weight.
     """

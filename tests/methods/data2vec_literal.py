@@ -125,7 +125,7 @@ def part(params, prefix):
 def loss_waveform(params, teacher, clips, masks, held=None, layers=2):
     """Mean over all masked frames of ||prediction - target||^2 / sqrt(D).
 
-    The teacher hears through the front end of `held` (default: of `params`), so that a
+    The teacher uses the front end of `held` (default: of `params`), so that a
     derivative can leave this path out.
     """
     student, tokens = part(params, "encoder/"), []
@@ -141,7 +141,7 @@ def loss_waveform(params, teacher, clips, masks, held=None, layers=2):
 
 
 def loss_keyword(params, teacher, clips, masks, held=None, layers=2):
-    """Sum over all masked tokens of ||prediction - target||^2 / sqrt(D); no use for `held`."""
+    """Sum over all masked tokens of ||prediction - target||^2 / sqrt(D); `held` is not used."""
     del held
     student, own, tokens = part(params, "encoder/"), part(teacher, "encoder/"), []
     for clip, mask in zip(clips, masks, strict=True):

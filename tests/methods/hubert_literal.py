@@ -2,7 +2,7 @@
 
 NumPy in float64; parameters are a flat dict of path names. It follows 2106.07447 in the layout of
 the Base model, and fairseq in the form of the loss: the scores of a frame are that of its unit,
-then those of all units without it, and the first is right.
+then those of all other units, and the first is right.
 """
 
 import math
@@ -32,7 +32,7 @@ def entropy(frame, units, truth, temperature=0.1):
 def loss(params, clips, masks, labels, classes, tied=False, weights=(1.0, 0.0), ratio=2):
     """Returns (loss, frames it is divided by, feature penalty) of a batch.
 
-    masks (S,) of each clip; labels: of each clip the units of each set, one list after the other.
+    masks (S,) of each clip; labels: for each clip, one list of units per set.
     A frame t without label int(t * ratio) does not count.
     """
     p, total, squares = parts.part(params, "encoder/"), 0.0, []

@@ -57,7 +57,7 @@ def smooth_l1(error, beta):
 
 
 def loss_image(params, teacher, images, masks, held=None, layers=2):
-    """Mean over all elements at masked patches; the teacher is a whole model of its own."""
+    """Mean over all elements at masked patches; the teacher is a complete separate model."""
     del held
     student, own, found = part(params, "encoder/"), part(teacher, "encoder/"), []
     for image, mask in zip(images, masks, strict=True):
@@ -78,7 +78,7 @@ def encode_text(p, blocks_of, x):
 
 
 def loss_text(params, teacher, texts, masks, held=None, layers=2):
-    """Mean over all masked tokens of the sum over D; the teacher has only blocks of its own.
+    """Mean over all masked tokens of the sum over D; only the blocks of the teacher are separate.
 
     It reads the token vectors of `held` (default: of `params`).
     """

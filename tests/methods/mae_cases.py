@@ -16,7 +16,7 @@ ENCODERS = {
 
 
 def config_of(kind, changes=None, **encoder):
-    """Returns config.method of a tiny one; `changes` are keys of it, `encoder` of the encoder."""
+    """Returns config.method of a tiny MAE; `changes` are keys of it, `encoder` of its encoder."""
     config = common.mae()
     config.encoder = ConfigDict({**ENCODERS[kind], **encoder})
     config.decoder = ConfigDict({**BLOCKS, "depth": 1})

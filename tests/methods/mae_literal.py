@@ -10,7 +10,7 @@ from data2vec_literal import attention, gelu
 
 
 def position(row, column, width):
-    """The vector (D,) of one place: the column in the first half, the row in the second."""
+    """The vector (D,) of one position: the column in the first half, the row in the second."""
     quarter = width // 4
     omega = [10000 ** (-k / quarter) for k in range(quarter)]
     parts = [f(place * w) for place in (column, row) for f in (math.sin, math.cos) for w in omega]
@@ -60,7 +60,7 @@ def predictions(params, patches, columns, visible, heads=2):
 
 
 def loss(params, examples, columns, norm_pix=True, masked_only=True):
-    """Mean over the hidden patches of all examples of the mean squared error of a patch.
+    """The mean squared error of a patch, averaged over the hidden patches of all examples.
 
     examples: pairs of patches (S, P) and a list of visible ids.
     """

@@ -23,7 +23,7 @@ class Setup:
     def __init__(self, method, batch):
         self.method, self.batch = method, batch
         shapes = jax.eval_shape(method.init, jax.random.key(0), batch)
-        # drawn without compiling anything; the teacher is another model than the student
+        # drawn without compiling anything; the teacher differs from the student
         self.params, self.extra = (_drawn(tree, seed) for seed, tree in enumerate(shapes))
 
     def streams(self, batch, step=0):
@@ -39,7 +39,7 @@ class Setup:
 
 
 def _drawn(tree, seed):
-    """Returns parameters of healthy sizes, none of them zero, for a tree of shapes."""
+    """Returns parameters of reasonable size, none of them zero, for a tree of shapes."""
     draw = np.random.default_rng(seed)
 
     def one(name, x):
@@ -58,7 +58,7 @@ def _drawn(tree, seed):
 def quick_jit(function):
     """Compiles for a single call: optimizing would take longer than it saves.
 
-    Answers with numpy arrays; each operation on those of jax would be compiled for its shapes.
+    Returns numpy arrays, since every operation on jax arrays would be compiled for its shapes.
     """
     compiled = jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
@@ -70,8 +70,8 @@ def quick_jit(function):
 
 
 def make_batch():
-    """Returns four examples of each kind, as long as the toys take them: full, shorter, full, and
-    one of weight 0. Row 2 has no label and no target, and units of its first half only."""
+    """Returns four examples of each kind, of the toys' length: full, shorter, full, and
+    one of weight 0. Row 2 has no label and no target, and units for its first half only."""
     draw = np.random.default_rng(0)
     t = np.arange(SAMPLES) / 16000
     pitch = np.array([220, 330, 450, 610])[:, None]

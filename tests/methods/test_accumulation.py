@@ -1,4 +1,4 @@
-"""Micro-batches make the update of the whole batch, for every term of every method's loss."""
+"""Micro-batches give the update of the full batch, for every term of every method's loss."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from ssl_jax.engine import step as step_lib
 
 MESH = mesh_lib.make_mesh({"data": 1}, jax.devices()[:1])
 STILL = {"encoder.input_dropout": 0.0}
-# what is drawn for a whole step is off: it differs, as dropout does
+# draws for a full step are off: they differ, as dropout does
 CASES = [
     ("hubert/audio", STILL | {"encoder.activation_dropout": 0.0}, 1),
     ("wav2vec2/audio", STILL | {"quantizer.dropout": 0.0}, 0),

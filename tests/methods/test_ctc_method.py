@@ -14,7 +14,7 @@ QUIET = {"mask.prob": 0.0, "encoder.activation_dropout": 0.0}
 
 
 def spoken(setup):
-    """Adds transcripts to the batch: two units, four with a repeat, one; and one of no weight."""
+    """Adds transcripts to the batch: two units, four with a repeat, one; and one of weight 0."""
     labels = jnp.array([[1, 2, -1, -1], [3, 3, 4, 1], [2, -1, -1, -1], [1, 1, 1, 1]])
     setup.batch |= {"transcript": labels, "transcript_len": jnp.array([2, 4, 1, 4])}
     return setup

@@ -1,4 +1,4 @@
-"""Properties of data2vec: what the student sees, what the teacher is, what the numbers show."""
+"""Properties of data2vec: what the student sees, what the teacher is, what the metrics show."""
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,12 @@ from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.methods import data2vec
 
-# waveforms compile twice as long; their oracle is in the fast tests
+# waveforms take twice as long to compile; their oracle is in the fast tests
 FAMILIES = (pytest.param("audio", marks=pytest.mark.slow), "kws")
 
 
 class Forward:
-    """One compiled loss that also returns predictions and targets, with a mask by hand.
+    """A compiled loss that also returns predictions and targets, with a given mask.
 
     `mask` (B, S) takes the place of the random one when given; `noise` is added to the local
     frames under it.
@@ -61,7 +61,7 @@ class Forward:
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def forward(request):
-    # the decay rises fast enough for float32 to tell one step from the next
+    # the decay rises fast enough for steps to differ in float32
     return Forward(tiny(f"data2vec/{request.param}", {"ema.anneal": 10}))
 
 
@@ -143,7 +143,7 @@ def test_tau_at_the_ends_and_the_middle_of_its_rise():
 
 @pytest.mark.slow
 def test_loss_of_a_new_model_is_near_the_root_of_the_width():
-    """Post-norm frames have variance 1; inside-the-residual norms let it grow with depth."""
+    """Post-norm frames have variance 1; with norms inside the residual it grows with depth."""
     width = 64
     changes = {"encoder.width": width, "encoder.mlp_width": 2 * width}
     setup = tiny("data2vec/audio", changes)
@@ -170,7 +170,7 @@ def test_sum_and_mean_differ_by_the_masked_tokens_per_clip():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_augmentation_reaches_the_student_alone(family):
-    # without it the waveform encoder would undo any gain
+    # otherwise the waveform encoder would cancel any gain
     plain = {"encoder.normalize": False} if family == "audio" else {}
     louder = {**plain, "augment": {"add_noise": {"snr_db": (0.0, 0.0)}}}
     clean, noisy = (Forward(tiny(f"data2vec/{family}", c)) for c in (plain, louder))

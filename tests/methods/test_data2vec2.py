@@ -1,4 +1,4 @@
-"""Properties of data2vec 2.0: what a view sees, what the views share, what the numbers show."""
+"""Properties of data2vec 2.0: what a view sees, what the views share, what the metrics show."""
 
 import functools
 import math
@@ -19,7 +19,7 @@ FAMILIES = [pytest.param(k, marks=[pytest.mark.slow] if k in SLOW else []) for k
 
 
 class Forward:
-    """One compiled loss that also returns predictions (B, M, S, D) and targets (B, 1, S, D).
+    """A compiled loss that also returns predictions (B, M, S, D) and targets (B, 1, S, D).
 
     `noise` (B, S) is added to the local tokens.
     """
@@ -45,7 +45,7 @@ class Forward:
 
         def disturbed(*args):
             x, valid = frontend(*args)
-            # of every size along D: a norm forgets what is the same in all channels
+            # different along D: a norm removes a value that all channels share
             return x + noise[..., None] * jnp.sin(jnp.arange(x.shape[-1])), valid
 
         with pytest.MonkeyPatch.context() as patch:
@@ -102,7 +102,7 @@ def _hides_what_it_should(forward):
     noisy, others, _ = forward(noise=3.0 * mask)
     real = valid & (np.arange(4) < 3)[:, None]
     np.testing.assert_array_equal(clean[:, 0][real], noisy[:, 0][real])
-    # the other view sees some of it, and so does a teacher that reads the student's tokens
+    # the other view sees part of it, and so does a teacher that reads the student's tokens
     assert np.abs(clean[:3, 1] - noisy[:3, 1]).max() > 1e-3
     assert np.abs(targets - others).max() > 1e-3
     seen, _, _ = forward(noise=3.0 * (valid & ~mask))
@@ -154,7 +154,7 @@ def test_published_settings_leave_so_many_tokens(config, tokens, visible):
 
 
 def operations(function, *args):
-    """Returns the operations of the matrix products and convolutions in a function."""
+    """Returns the FLOPs of the matrix products and convolutions in a function."""
 
     def count(jaxpr):
         total = 0

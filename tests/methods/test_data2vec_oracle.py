@@ -82,7 +82,7 @@ def test_gradient_agrees_with_differences_of_the_literal_loss(case, results):
     for key, (a, b) in slopes.items():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * scale, err_msg=key)
     still = {key for key, (_, b) in slopes.items() if abs(b) < 1e-6 * scale}
-    # the same number added to all keys moves no softmax
+    # a constant added to all keys leaves softmax unchanged
     assert still <= {"encoder/blocks/attention/key/bias"}
 
 

@@ -1,4 +1,4 @@
-"""The value of a method's key stands in one place: configs/common.py."""
+"""The defaults of a method's keys are in one place: configs/common.py."""
 
 import dataclasses
 import importlib

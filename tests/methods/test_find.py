@@ -1,4 +1,4 @@
-"""What config.method.name finds: a file of ssl_jax/methods, or a module of the user's own."""
+"""What config.method.name finds: a file of ssl_jax/methods, or the user's own module."""
 
 import pytest
 
@@ -73,8 +73,8 @@ def test_a_name_of_nothing_in_a_folder_is_the_same_error(name):
 
 def test_methods_of_the_package_and_of_installed_ones_are_imported(folder, monkeypatch):
     methods.check("data2vec")
-    methods.check("flax.linen")  # installed; that it has no make is told when it is imported
-    for name in ("json", "antigravity"):  # of Python itself
+    methods.check("flax.linen")  # installed; the error that it has no make comes at import
+    for name in ("json", "antigravity"):  # part of Python
         with pytest.raises(ConfigError, match="neither part"):
             methods.check(name)
     place = folder / "site"
@@ -83,7 +83,7 @@ def test_methods_of_the_package_and_of_installed_ones_are_imported(folder, monke
     monkeypatch.syspath_prepend(str(place))
     monkeypatch.setattr(methods.sysconfig, "get_path", lambda kind: str(place))
     with pytest.raises(ConfigError, match="neither part"):
-        methods.check("stray")  # lies there, but no distribution brought it
+        methods.check("stray")  # in that folder, but from no distribution
     about = place / "stray-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: stray\nVersion: 1.0\n")
@@ -91,6 +91,6 @@ def test_methods_of_the_package_and_of_installed_ones_are_imported(folder, monke
     methods.check("stray")
     (folder / "before").mkdir()
     (folder / "before" / "stray.py").write_text("")
-    monkeypatch.syspath_prepend(str(folder / "before"))  # as the working directory goes before it
+    monkeypatch.syspath_prepend(str(folder / "before"))  # as the working directory precedes it
     with pytest.raises(ConfigError, match="neither part"):
         methods.check("stray")

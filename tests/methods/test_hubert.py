@@ -1,4 +1,4 @@
-"""What HuBERT's options and numbers mean; the objective itself is in test_hubert_oracle.py."""
+"""What HuBERT's options and metrics mean; test_hubert_oracle.py tests the objective itself."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def setup():
 
 
 def method(rate, sets=1, **encoder):
-    """A Hubert over an encoder of 50 frames a second."""
+    """A Hubert with an encoder of 50 frames per second."""
     section = common.hubert()
     section.encoder.kind = "waveform"
     section.units.update({"classes": (100,) * sets, "rate": float(rate)})
@@ -43,10 +43,10 @@ def method(rate, sets=1, **encoder):
     ("rate", "labels", "frames", "expected"),
     [
         (50, 10, 5, [0, 1, 2, 3, 4]),
-        # MFCC: every second label, whose window is that of the frame
+        # MFCC: every second label, whose window coincides with that of the frame
         (100, 10, 5, [0, 2, 4, 6, 8]),
         (75, 10, 5, [0, 1, 3, 4, 6]),
-        # the frames behind the last label have none: floor(7 / 2) = 3 remain, and one more
+        # the frames after the last label have none: floor(7 / 2) = 3 remain, and one more
         (100, 7, 6, [0, 2, 4, 6, -1, -1]),
     ],
 )

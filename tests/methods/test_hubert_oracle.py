@@ -32,7 +32,7 @@ def flat(tree):
     ],
 )
 def case(request):
-    """A tiny model, a fixed mask, the same clips and labels without padding, and what it gives."""
+    """A tiny model, a fixed mask, the same clips and labels without padding, and the results."""
     changes = {"encoder.input_dropout": 0.0, **CASES[request.param]}
     setup = tiny("hubert/audio", changes)
     options, batch = setup.method.loss.__self__.options, setup.batch
@@ -72,8 +72,8 @@ def test_loss_equals_the_literal_one_in_float64(case):
 
 
 def test_gradient_agrees_with_differences_of_the_literal_loss(case):
-    """One random direction in every parameter; that of the convolutions is scaled by 0.1, of the
-    cross-entropy and of the penalty alike."""
+    """One random direction in every parameter; that of the convolutions is scaled by 0.1, for the
+    cross-entropy and for the penalty alike."""
     setup, expected, _, gradient = case
     params, gradient = flat(setup.params), flat(gradient)
     draw, h, slopes = np.random.default_rng(11), 1e-5, {}
@@ -86,7 +86,7 @@ def test_gradient_agrees_with_differences_of_the_literal_loss(case):
     for key, (a, b) in slopes.items():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * scale, err_msg=key)
     still = {key for key, (_, b) in slopes.items() if abs(b) < 1e-6 * scale}
-    # the same number added to all keys moves no softmax
+    # a constant added to all keys leaves softmax unchanged
     assert still <= {"encoder/blocks/attention/key/bias"}
 
 

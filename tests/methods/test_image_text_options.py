@@ -1,4 +1,4 @@
-"""data2vec v1 of images and text: what stands in for a masked token, first weights, bad options."""
+"""data2vec v1 of images and text: what replaces a masked token, initial weights, bad options."""
 
 import jax
 import jax.numpy as jnp

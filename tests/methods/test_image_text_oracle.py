@@ -21,7 +21,7 @@ def flat(tree):
 
 
 def by_hand(mask):
-    """Returns what takes the place of both random masks."""
+    """Returns fixed masks in place of both random ones."""
     return {
         "beit_block_mask": lambda keys, *_: jnp.asarray(mask),
         "text_mask": lambda keys, lengths, size, *_: mask & (jnp.arange(size) < lengths[:, None]),
@@ -30,7 +30,7 @@ def by_hand(mask):
 
 @pytest.fixture(scope="module", params=["image", pytest.param("text", marks=pytest.mark.slow)])
 def case(request):
-    """A tiny model, a mask by hand, and everything that one update computes from them."""
+    """A tiny model, a fixed mask, and everything that one update computes from them."""
     quiet = {"encoder.drop_path": 0.0} if request.param == "image" else {}
     setup = tiny(f"data2vec/{request.param}", {**quiet, "ema.anneal": 100})
     size = 16 if request.param == "image" else 24

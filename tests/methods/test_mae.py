@@ -1,4 +1,4 @@
-"""Properties of MAE: counts, what the encoder sees, how it begins, and wrong options."""
+"""Properties of MAE: counts, what the encoder sees, initial weights, and wrong options."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""MAE against a literal float64 computation: loss and gradient, whole and padded examples."""
+"""MAE against a literal float64 computation: loss and gradient, full and padded examples."""
 
 import functools
 
@@ -35,7 +35,7 @@ def image_patches(image):
 
 
 def sound_patches(clip):
-    """clip (N,) int16 -> patches (S, P) of 4 frames by 8 mels of the whole clip."""
+    """clip (N,) int16 -> patches (S, P) of 4 frames by 8 mels of the full clip."""
     cells = np.asarray(fbank(np.asarray(clip)[None]), np.float64)[0]
     rows = len(cells) // 4
     cut = [cells[4 * i : 4 * i + 4, 8 * j : 8 * j + 8] for i in range(rows) for j in range(2)]
@@ -44,7 +44,7 @@ def sound_patches(clip):
 
 @pytest.fixture(
     scope="module",
-    # padding and all else is in the first
+    # the first covers padding and everything else
     params=[pytest.param(c, marks=[pytest.mark.slow] * bool(i)) for i, c in enumerate(CASES)],
 )
 def case(request):
@@ -97,5 +97,5 @@ def test_gradient_agrees_with_differences_of_the_literal_loss(case):
     for key, (a, b) in slopes.items():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * scale, err_msg=key)
     still = {key for key, (_, b) in slopes.items() if abs(b) < 1e-6 * scale}
-    # the same number added to all keys moves no softmax
+    # a constant added to all keys leaves softmax unchanged
     assert still <= {f"{part}/blocks/attention/key/bias" for part in ("encoder", "decoder")}

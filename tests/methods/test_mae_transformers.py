@@ -1,4 +1,4 @@
-"""MAE beside transformers' ViTMAEForPreTraining: same weights, same noise, one training step."""
+"""MAE against transformers' ViTMAEForPreTraining: same weights, same noise, one training step."""
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,7 @@ def from_transformers(weights, config):
 
 
 def method_of(config):
-    """The method in the sizes of a transformers config."""
+    """The method with the sizes of a transformers config."""
     encoder = {
         "kind": "vit",
         "image_size": config.image_size,
@@ -113,7 +113,7 @@ def method_of(config):
 
 
 def model_of(torch, transformers, kind):
-    """A model off its special initial values, with the positions that its config leaves at zero."""
+    """A model moved off its special initial values, with positions, which its config sets to zero."""
     # the original's eps, which is not the default of transformers
     config = transformers.ViTMAEConfig(**KINDS[kind], layer_norm_eps=1e-6)
     model = transformers.ViTMAEForPreTraining(config).train()
@@ -130,7 +130,7 @@ def model_of(torch, transformers, kind):
 
 
 def arrays(named):
-    """Torch tensors by name as arrays of their own."""
+    """Torch tensors by name, copied to arrays."""
     return {name: x.detach().numpy().copy() for name, x in named}
 
 
@@ -158,7 +158,7 @@ def _their_step(torch, model, config, pixels, noise):
     out.loss.backward()
     free = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     gradients = from_transformers(arrays((n, p.grad) for n, p in free), config)
-    # timm's rule: vectors are not decayed; class and mask token have three axes there
+    # timm's rule: vectors are not decayed; in theirs, class and mask token have three axes
     groups = [
         {"params": [p for _, p in free if p.ndim > 1], "weight_decay": 0.05},
         {"params": [p for _, p in free if p.ndim == 1], "weight_decay": 0.0},

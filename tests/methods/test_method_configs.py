@@ -60,7 +60,7 @@ SIZES = {
     "wav2vec2/audio.py:toy": None,
 }
 
-# of each file the first, which its config is without an argument
+# the first of each file, which is its config without an argument
 DEFAULTS = {name.partition(":")[0]: name for name in reversed(SIZES)}.values()
 
 

@@ -1,4 +1,4 @@
-"""Speaker verification: the head and the margin by hand, and what must not move."""
+"""Speaker verification: the head and the margin by hand, and what must not change."""
 
 import jax
 import jax.numpy as jnp

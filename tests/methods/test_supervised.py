@@ -1,4 +1,4 @@
-"""Classification against a literal computation, and what must not count or must not move."""
+"""Classification against a literal computation, and what must not count or change."""
 
 import data2vec_literal as literal
 import jax
@@ -63,7 +63,7 @@ def test_noise_of_training_is_absent_from_evaluation():
 
 @pytest.mark.slow
 def test_spec_augment_hides_coefficients_in_training_alone():
-    """With stripes as wide as the clip, training ends up deaf: every clip looks the same."""
+    """With stripes as wide as the clip, every clip looks the same in training."""
     changes = {"spec_augment.time_width": 2000, "spec_augment.time_masks": 60}
     changes |= {"spec_augment.freq_masks": 0, "label_smoothing": 0.0}
     setup = tiny("supervised/kws", changes)

@@ -1,4 +1,4 @@
-"""wav2vec 2.0 against a literal computation, and what its options and numbers mean."""
+"""wav2vec 2.0 against a literal computation, and what its options and metrics mean."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def value(out, name):
 
 
 class Case:
-    """A tiny model, a mask by hand whose row 2 has a single frame, and a compiled loss."""
+    """A tiny model, a fixed mask whose row 2 has a single frame, and a compiled loss."""
 
     def __init__(self, changes):
         self.setup = tiny("wav2vec2/audio", {**QUIET, **changes})
@@ -92,7 +92,7 @@ def test_loss_and_perplexities_equal_the_literal_ones(name, train):
 
 @pytest.mark.slow
 def test_the_penalty_is_of_what_the_convolutions_give():
-    """Its gradient has the factor of the front end, like all that comes from the loss."""
+    """Its gradient has the factor of the front end, like all gradients of the loss."""
     slopes = {}
     for name, factor, penalty in (("none", 0.1, 0.0), ("tenth", 0.1, 10.0), ("full", 1.0, 10.0)):
         case = Case({"encoder.grad_mult": factor, "loss.penalty": penalty})
@@ -110,7 +110,7 @@ def test_the_penalty_is_of_what_the_convolutions_give():
 
 
 def test_a_collapsed_quantizer_shows_in_its_numbers():
-    """One code for every frame: the loss is perfect, and only the use of codes tells."""
+    """One code for every frame: the loss is perfect, and only the code usage reveals it."""
     case = Case({"loss.penalty": 0.0, "loss.diversity": 0.0})
     params = case.setup.params
     logits = params["quantizer"]["logits"]

@@ -1,4 +1,4 @@
-"""wav2vec 2.0 beside transformers' Wav2Vec2ForPreTraining: one training step on the same draws."""
+"""wav2vec 2.0 against transformers' Wav2Vec2ForPreTraining: one training step on the same draws."""
 
 import jax
 import jax.numpy as jnp
@@ -137,7 +137,7 @@ def from_transformers(weights, config):
 
 
 def method_of(config, diversity):
-    """The method in the sizes of a transformers config, which knows no penalty."""
+    """The method with the sizes of a transformers config, which has no penalty."""
     encoder = {
         "kind": "waveform",
         "preset": "wav2vec2_large" if config.do_stable_layer_norm else "wav2vec2_base",
@@ -169,7 +169,7 @@ def method_of(config, diversity):
 
 
 def model_of(torch, transformers, kind):
-    """A model in training mode without dropout, off its special initial values."""
+    """A model in training mode without dropout, moved off its special initial values."""
     config = transformers.Wav2Vec2Config(
         **KINDS[kind],
         **{f"{name}_dropout": 0.0 for name in QUIET},
@@ -181,8 +181,8 @@ def model_of(torch, transformers, kind):
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.02)
-        # A share of zero, which softmax gives far below the largest logit, turns the gradient of
-        # the entropy in transformers into NaN; ours, like fairseq's, has a small number in its log.
+        # A probability of zero, as softmax gives far below the largest logit, turns the gradient of
+        # the entropy in transformers into NaN; ours, like fairseq's, adds a small number in log.
         model.quantizer.weight_proj.weight.mul_(0.1)
     return config, model
 
@@ -202,7 +202,7 @@ def draws(torch, config, frames):
 
 
 def arrays(named):
-    """Torch tensors by name as arrays of their own."""
+    """Torch tensors by name, copied to arrays."""
     return {name: x.detach().numpy().copy() for name, x in named}
 
 
@@ -218,8 +218,8 @@ def pair(request, root):
     audio = np.random.default_rng(0).standard_normal((2, SAMPLES)).astype(np.float32) * real
     frames = model._get_feat_extract_output_lengths(torch.tensor(lengths)).numpy()
     drawn = draws(torch, config, frames)
-    # The group norm of transformers counts padded frames: there, clip by clip without padding, and
-    # without the diversity, which is not a sum over clips.
+    # The group norm of transformers counts padded frames: theirs runs clip by clip, unpadded, and
+    # without the diversity term, which is not a sum over clips.
     apart = padded and config.feat_extract_norm == "group"
     config.diversity_loss_weight = 0.0 if apart else 0.1
     params = from_transformers(arrays(model.named_parameters()), config)
@@ -237,7 +237,7 @@ def pair(request, root):
 
 
 def _their_step(torch, model, config, audio, lengths, frames, drawn, apart):
-    """Accumulates over the clips if `apart`, else takes them as one padded batch."""
+    """Accumulates over the clips if `apart`, else runs them as one padded batch."""
     total = {"loss": 0.0, "contrastive": 0.0, "diversity": 0.0}
     model.set_gumbel_temperature(2.0)
     for rows in ([0], [1]) if apart else ([0, 1],):
@@ -318,7 +318,7 @@ def test_every_gradient_is_that_of_transformers(pair):
     assert set(got) == set(wanted)
     for name, gradient in got.items():
         if name.endswith("key/bias"):
-            continue  # zero up to rounding: the same number added to all keys moves no softmax
+            continue  # zero up to rounding: a constant added to all keys leaves softmax unchanged
         scale = np.abs(wanted[name]).max()
         assert scale > 0, name
         np.testing.assert_allclose(gradient, wanted[name], atol=2e-4 * scale, err_msg=name)
@@ -331,8 +331,8 @@ def test_one_update_is_that_of_transformers(pair):
     for name, x in tree_lib.named_leaves(ours):
         if name.endswith("key/bias"):
             continue
-        # the first step of Adam is the sign of the gradient, which noise decides near zero; codes
-        # that nobody chose and taps beyond the end of the clips have none
+        # the first step of Adam is the sign of the gradient, which is noise near zero; codes
+        # that were never chosen and taps beyond the end of the clips have none
         sure = np.abs(slopes[name]) > 1e-3 * np.abs(slopes[name]).max()
         np.testing.assert_allclose(x[sure], wanted[name][sure], atol=1e-5, err_msg=name)
         assert sure.any(), name

@@ -1,7 +1,7 @@
 """wav2vec 2.0 written out literally: one clip, one frame, one negative at a time; no padding.
 
 NumPy in float64; parameters are a flat dict of path names. It follows 2006.11477 in the layout of
-the Base model: a norm of each channel over time after the first convolution, post-norm blocks.
+the Base model: a norm per channel over time after the first convolution, post-norm blocks.
 """
 
 import math
@@ -13,7 +13,7 @@ STRIDES = (5, 8, 8)
 
 
 def convolutions(p, clip):
-    """clip (N,) int16 -> what the convolutions give, (S, C)."""
+    """clip (N,) int16 -> output of the convolutions (S, C)."""
     x = np.asarray(clip / 32768.0)[:, None]
     for i, stride in enumerate(STRIDES):
         x = parts._conv(x, p[f"frontend/convs/conv{i}/kernel"], stride)
@@ -56,7 +56,7 @@ def quantized(params, frames, noise):
 
 
 def contrast(own, targets, codes, t, places, temperature):
-    """The loss of frame t, whose output is `own`, against the negatives at `places`."""
+    """The loss of frame t, whose output is `own`, against the negatives at positions `places`."""
     scores = []
     for s in [t, *places]:
         if s != t and codes[s] == codes[t]:
@@ -70,8 +70,8 @@ def contrast(own, targets, codes, t, places, temperature):
 def loss(params, clips, masks, places, noises, scale="mean", weights=(0.1, 10.0), pool=None):
     """The three terms over a batch of clips -> (loss, masked frames, soft and hard perplexities).
 
-    masks (S,) of each clip, places (S, K), noises (S, G, V); pool (S,): from where the negatives
-    come, default the mask. A frame that is alone in its pool is left out.
+    masks (S,) of each clip, places (S, K), noises (S, G, V); pool (S,): the frames from
+    which negatives come, default the mask. A frame that is alone in its pool is skipped.
     """
     p, losses, shares, used, squares = parts.part(params, "encoder/"), [], [], [], []
     for i, (clip, mask) in enumerate(zip(clips, masks, strict=True)):
