@@ -12,10 +12,10 @@ from ssl_jax.core import config as config_lib
 
 
 def find(name: str) -> ModuleType:
-    """Returns the module that `config.method.name` names: a file of this folder by its name.
+    """Returns the module that `config.method.name` names: a file of ssl_jax/methods.
 
-    Else one of yours that Python can import, such as `my_method` for my_method.py beside a notebook
-    or in a folder of PYTHONPATH. Raises ConfigError where there is neither, and for a module
+    Otherwise one of your own that Python can import, such as `my_method` for my_method.py next to a
+    notebook or in a folder of PYTHONPATH. Raises ConfigError if there is neither, and for a module
     without `make(config, *, precision, sample_rate, num_classes) -> Method`.
     """
     if is_part(name):
@@ -32,7 +32,7 @@ def find(name: str) -> ModuleType:
 
 
 def is_part(name: str) -> bool:
-    """Returns whether a method is a file of this folder."""
+    """Returns whether a method is a file of ssl_jax/methods."""
     return name in _known()
 
 
@@ -40,7 +40,7 @@ def check(name: str, named: str = "") -> None:
     """Raises ConfigError where the config of a folder names a module that must not be imported.
 
     Whoever made the folder chose the name, and importing a module runs it. So it has to be a
-    file of this folder, an installed package, or the module that the caller has `named`.
+    file of ssl_jax/methods, an installed package, or the module that the caller has `named`.
     """
     if (name and name == named) or is_part(name) or _is_installed(name):
         return
@@ -49,7 +49,7 @@ def check(name: str, named: str = "") -> None:
         raise _unknown(name)
     raise config_lib.ConfigError(
         f"config.method.name is {name!r}, a module that is neither part of ssl_jax nor installed: "
-        f"it came with the folder, and is not run unasked. If you trust it, name it: "
+        f"its name came with the folder, so it is not run by default. If you trust it, name it: "
         f"--method {name}, or ssl_jax.load(..., method={name!r})"
     )
 
@@ -67,14 +67,14 @@ def _known() -> list[str]:
 def _unknown(name: str) -> config_lib.ConfigError:
     hint = config_lib.suggest(name, _known())
     return config_lib.ConfigError(
-        f"config.method.name is {name!r}: {hint}, or a module of yours on PYTHONPATH"
+        f"config.method.name is {name!r}: {hint}, or use a module of yours on PYTHONPATH"
     )
 
 
 def _is_installed(name: str) -> bool:
     """Returns whether a module belongs to an installed package; imports nothing.
 
-    What else Python would find, in the working directory or on PYTHONPATH, may be anyone's.
+    Other modules that Python finds, in the working directory or on PYTHONPATH, may be anyone's.
     """
     top = name.partition(".")[0]
     try:

@@ -2,8 +2,8 @@
 
 The fine-tuning of wav2vec 2.0 (2006.11477, section 4.3) and HuBERT (2106.07447, section 4.4) on the
 loss of Graves et al. (2006). The encoder has the same place in the parameters as in pre-training,
-so `config.init_from` takes it over by path, with the vector that stands for masked frames where
-that run has one. Dropout and one Linear layer turn each frame into tokens of the vocabulary.
+so `config.init_from` takes it over by path, along with the mask vector if that run has one. Dropout
+and one Linear layer map each frame to logits over the vocabulary.
 
 What is trained when: `frozen` stops the gradient of the convolutions or of the encoder for the
 whole run; name the same parameters in config.optim.frozen. config.optim.frozen_first and
@@ -12,10 +12,11 @@ freeze_until freeze the rest of the encoder while the head begins to learn.
 Where this file differs from the published code:
 - Recordings are padded, never cropped to the shortest of a batch, and padded frames do not count:
   the loss ends with the last real frame.
-- Each recording has its own number of masked frames and channels; there all rows of a batch are cut
-  to the fewest of the batch, which masks little of long recordings where lengths are mixed.
-- A transcript that needs more frames than there are has no loss and does not count in the mean; the
-  metric `infeasible` is the share of such rows. `python -m ssl_jax.train` refuses them beforehand.
+- Each recording has its own number of masked frames and channels; there all rows are cut to the
+  fewest of the batch, which masks little of long recordings in a batch of mixed lengths.
+- A transcript that needs more frames than there are has no loss and does not count in the mean;
+  the metric `infeasible` is the share of such rows. `python -m ssl_jax.train` rejects them before
+  training.
 """
 
 import dataclasses
@@ -44,9 +45,9 @@ class MaskOptions:
     """What a training step masks of the projected frames; see `ops.masks.span_mask`."""
 
     prob: float  # expected spans = prob * frames / length; 0: none
-    length: int  # frames a span
+    length: int  # frames per span
     min_spans: int
-    channel_prob: float  # the same over the D channels, which are zero in all frames; 0: none
+    channel_prob: float  # the same over the D channels, zeroed in all frames; 0: none
     channel_length: int
 
 
@@ -55,8 +56,8 @@ class HeadOptions:
     """From hidden states to logits; see `nn.heads.FrameClassifier`."""
 
     dropout: float
-    mix: bool  # all hidden states under learned weights, in place of the last one
-    projection: int  # width of a Linear layer ahead of the classifier; 0: none
+    mix: bool  # all hidden states with learned weights, instead of the last one
+    projection: int  # width of a Linear layer before the classifier; 0: none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +80,11 @@ class Options:
                 raise ConfigError(f"{key}.mask.{name} is {value}: use 0.0 to 1.0, such as 0.5")
         for name, value in (("length", mask.length), ("channel_length", mask.channel_length)):
             if value < 1:
-                raise ConfigError(f"{key}.mask.{name} is {value}: use 1 up, such as 10")
+                raise ConfigError(f"{key}.mask.{name} is {value}: use 1 or more, such as 10")
         if not 0 <= self.head.dropout < 1:
-            raise ConfigError(f"{key}.head.dropout is {self.head.dropout}: use 0.0 to below 1.0")
+            raise ConfigError(
+                f"{key}.head.dropout is {self.head.dropout}: use 0.0 or more and below 1.0"
+            )
 
 
 def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: int) -> Method:
@@ -124,7 +127,7 @@ def _check(options: Options, encoder: encoder_lib.Encoder, num_classes: int) -> 
     if getattr(encoder.options, "input_dropout", 0):
         raise ConfigError(
             "config.method.encoder.input_dropout is for pre-training: set it to 0.0, and "
-            "config.method.encoder.embed_dropout in its place"
+            "use config.method.encoder.embed_dropout instead"
         )
     if num_classes < 2:
         raise ConfigError(
@@ -159,7 +162,7 @@ class Ctc:
         return params, {}
 
     def features(self, params: Tree, batch: Batch) -> Features:
-        """Returns the hidden states of the whole recording."""
+        """Returns the hidden states of the complete recording."""
         return encoder_lib.features(self.encoder, params["encoder"], batch)
 
     def emissions(self, params: Tree, batch: Batch) -> tuple[Array, Array]:
@@ -203,7 +206,7 @@ class Ctc:
         metrics = {
             "loss": (loss * num_targets, num_targets),
             "infeasible": ((weight * ~feasible).sum(), weight.sum()),
-            # 1 while nothing but the blank is learned, as at first it often is
+            # 1 while only the blank is predicted, as is common early in training
             "blank_share": (silent.sum(), real.sum()),
         }
         return Output(loss, num_targets, metrics, extra)
@@ -225,7 +228,7 @@ class Ctc:
         return masks.span_mask(keys, lengths, size, o.prob, o.length, o.min_spans, same_count=False)
 
     def _hide(self, params: Tree, streams: Streams, x: Array, valid: Array) -> Array:
-        """Returns frames x (B, S, D) with spans of them masked, and spans of channels zero."""
+        """Returns frames x (B, S, D) with spans of them masked, and spans of channels zeroed."""
         o, (rows, _, width) = self.options.mask, x.shape
         if o.prob:
             vector = params["mask"]["vector"].astype(x.dtype)

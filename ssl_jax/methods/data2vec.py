@@ -39,20 +39,20 @@ class MaskOptions:
 
     # span: `span_mask`, for audio | text: `text_mask`, spans of words | beit_block: rectangles
     kind: str
-    prob: float  # expected spans = prob * tokens / length; spans overlap: about half hidden
+    prob: float  # expected spans = prob * tokens / length; spans overlap: about half is masked
     length: int  # tokens per span
     min_spans: int  # span
     same_count: bool  # span: every row trimmed to the fewest masked frames of the batch
     shared_u: bool  # span: one draw of the rounding for the whole batch (transformers)
-    count: int  # beit_block: patches to hide; an image may end with fewer
+    count: int  # beit_block: patches to mask; an image may get fewer
     min_area: int  # beit_block: of a rectangle, in patches
-    min_aspect: float  # beit_block: of a rectangle, at most its inverse
-    # text: of the masked tokens, the share shown as another token of the vocabulary, drawn from
-    # `first_id` up, and the share shown as it is; the others show the mask vector
+    min_aspect: float  # beit_block: of a rectangle; the maximum is its inverse
+    # text: the share of masked tokens that random tokens replace, with ids from `first_id` on, and
+    # the share left unchanged; the mask vector replaces the others
     random: float
     keep: float
     first_id: int
-    vector_std: float  # of the first mask vector; 0: uniform in [0, 1)
+    vector_std: float  # of the initial mask vector; 0: uniform in [0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class LossOptions:
     """How far a prediction is from its target."""
 
     beta: float  # of the smooth L1 loss; 0: squared error
-    scale: float | None  # of a token's sum over D; None: 1 / sqrt(D)
+    scale: float | None  # factor on a token's sum over D; None: 1 / sqrt(D)
     # mean: per masked token of the global batch | sum: over the tokens of a batch of `examples`
     # clips. The sum is taken as `examples` times the mean per clip, so that it does not depend
     # on how the batch is cut or padded.
@@ -89,7 +89,7 @@ class Options:
     predictor: PredictorOptions
     loss: LossOptions
     ema: EmaOptions
-    # BEiT: the matrices out of block i, from 0, begin divided by sqrt(2 (i + 1))
+    # BEiT: the output matrices of block i, from 0, start divided by sqrt(2 (i + 1))
     rescale_init: bool
     # {step: options} for the student only (the teacher reads the clean clip): of the audio
     # (ops.augment) and, where the encoder computes log-mel, of the log-mel (ops.spectral)
@@ -139,7 +139,7 @@ def _check(options: Options, encoder: encoder_lib.Encoder) -> None:
     key = "config.method"
     options.targets.check_depth(encoder.depth)
     if options.augment and "audio" not in encoder.reads:
-        raise ConfigError(f"{key}.augment changes audio, which the encoder does not read: empty it")
+        raise ConfigError(f"{key}.augment changes audio, which the encoder does not read: use {{}}")
     if options.spectral and options.encoder.get("feature") != "log_mel":
         raise ConfigError(
             f"{key}.spectral augments log-mel features: set {key}.encoder.feature to 'log_mel', or "
@@ -160,8 +160,8 @@ def _check(options: Options, encoder: encoder_lib.Encoder) -> None:
         patches = encoder.grid[0] * encoder.grid[1]
         if not 0 < mask.count < patches:
             raise ConfigError(
-                f"{key}.mask.count is {mask.count} of {patches} patches and must leave some of "
-                f"both kinds: use a value such as {max(1, round(0.6 * patches))}"
+                f"{key}.mask.count is {mask.count} of {patches} patches, but some must be masked "
+                f"and some visible: use a value such as {max(1, round(0.6 * patches))}"
             )
 
 
@@ -204,11 +204,11 @@ class Data2Vec:
         }
 
     def features(self, params: Tree, batch: Batch) -> Features:
-        """Returns the student's hidden states of the whole example, without prefix tokens."""
+        """Returns the student's hidden states of the unmasked example, without prefix tokens."""
         return encoder_lib.features(self.encoder, params["encoder"], batch)
 
     def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
-        """Returns what an update hides, (B, 1, S) or (B, 1, rows, columns) bool."""
+        """Returns which tokens an update masks, (B, 1, S) or (B, 1, rows, columns) bool."""
         real = encoder_lib.real(self.encoder, params["encoder"], batch, encoder_lib.weights(batch))
         places = encoder_lib.places(self.encoder, real.shape[1])
         return self._mask(streams, real).reshape(len(real), 1, *places)
@@ -307,7 +307,7 @@ class Data2Vec:
         )
 
     def _hide(self, params: Tree, batch: Batch, streams: Streams, x: Array, mask: Array) -> Array:
-        """Replaces x (B, S, D) where `mask` (B, S) is true: the student's view."""
+        """Replaces x (B, S, D) where `mask` (B, S) is true: the student's input."""
         o, vector = self.options.mask, params["mask"]["vector"].astype(x.dtype)
         if not (o.random or o.keep):
             return jnp.where(mask[..., None], vector, x)
@@ -325,7 +325,7 @@ class Data2Vec:
 
 
 def rescaled(blocks: Tree) -> Tree:
-    """Divides what leads out of the branches of block i, from 0, by sqrt(2 (i + 1)) (BEiT)."""
+    """Divides the output matrices of block i, from 0, by sqrt(2 (i + 1)) (BEiT)."""
 
     def one(name: str, x: Array) -> Array:
         if name not in ("attention/out/kernel", "mlp/down/kernel"):

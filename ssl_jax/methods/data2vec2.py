@@ -1,29 +1,29 @@
 """data2vec 2.0: many masked views of an example, the masked tokens never encoded, one teacher pass.
 
-Baevski et al., 2212.07525, for waveforms, images and text. From (B, M, S) masks the student
-encodes only the visible tokens; a small convolutional decoder, given them and noise in the masked
-places, predicts there the features that the teacher, a moving average of the student, computes from
-the unmasked example. The M views of an example share its local tokens and its targets: both are
-computed once.
+Baevski et al., 2212.07525, for waveforms, images and text. With masks (B, M, S), the student
+encodes only the visible tokens. A small convolutional decoder takes them, with noise in the masked
+places, and predicts at these places the features that the teacher, a moving average of the student,
+computes from the unmasked example. The M views of an example share its local tokens and its
+targets, which are computed once.
 
 Where the published code and the paper differ, or the code surprises, this file does the following.
 - Masks are drawn on the device, after cropping, from (seed, example, clone, step). Every example
   of n tokens has its exact count, int(n * ratio) masked (blocks) or int(n * (1 - ratio)) visible
   (inverse blocks, single tokens); the original takes the count of the batch's first row for all,
   and crops masks made for a longer clip. Padding is neither visible nor counted: it fills the
-  encoder's remaining places of a row, where no token attends to it, and it is zero in the
-  decoder, so that it does not affect real tokens. An example with any token keeps one visible.
+  remaining places of a row in the encoder, where no token attends to it, and is zero in the
+  decoder, so that it does not affect real tokens. An example with tokens keeps one visible.
 - `loss.cls_weight` is relative to the mean over all views. The original sums over the views of one
   device: its 0.01 is 2.56 at Base (16 images, 16 masks) and 1.28 at Large and Huge.
-- The post-norm block is the only one here that is published: that of the original's pre-norm
-  option loses its residual. `encoder.norm` "pre" is a correct one.
-- Weight decay follows `config.optim.decay_rules`. The released runs decay all parameters, as by
-  the default rules; biases, norms and ALiBi factors were meant to be left out: put the rule
-  ("(bias|scale)$", 0.0) first.
-- The teacher of text reads token vectors without dropout; in the original the student's dropout
-  is on them.
-- What no released run turns on is left out: ALiBi as a learned matrix, positions in the decoder,
-  decoders of attention, a loss on pixels, dropped blocks of a mask.
+- Only the post-norm block is as published: that of the original's pre-norm option loses its
+  residual. `encoder.norm` "pre" is a correct one here.
+- Weight decay follows `config.optim.decay_rules`. The released runs decay all parameters, as
+  the default rules do; biases, norms and ALiBi factors were meant to be excluded: for that, put
+  the rule ("(bias|scale)$", 0.0) first.
+- For text, the teacher reads token vectors without dropout; in the original they have the
+  student's dropout.
+- Options that no released run turns on are left out: ALiBi as a learned matrix, positions in the
+  decoder, attention decoders, a loss on pixels, dropped blocks of a mask.
 """
 
 import dataclasses
@@ -50,13 +50,13 @@ SCOPES = ("frontend", "mask", "encoder", "targets", "predictor", "loss")
 
 @dataclasses.dataclass(frozen=True)
 class MaskOptions:
-    """Which tokens a view hides."""
+    """Which tokens of a view are masked."""
 
     kind: str  # block: `ops.masks.block_mask`, 1-D or on the grid | random: single tokens
-    ratio: float  # of the tokens
+    ratio: float  # share of the tokens that is masked
     adjust: float  # block: added to the share for more centres, since blocks overlap
     block: int  # block: tokens along a side
-    inverse: bool  # block: the blocks are what stays visible
+    inverse: bool  # block: the blocks stay visible
 
     def visible(self, tokens: int) -> int:
         """Returns how many of `tokens` stay visible."""
@@ -65,7 +65,7 @@ class MaskOptions:
         return int(tokens * (1 - self.ratio))
 
     def check(self, tokens: int) -> None:
-        """Raises ConfigError unless an example of `tokens` is masked in part."""
+        """Raises ConfigError unless an example of `tokens` is partly masked."""
         if not 0 < self.visible(tokens) < tokens:
             raise ConfigError(
                 f"config.method.mask.ratio {self.ratio} leaves {self.visible(tokens)} of {tokens} "
@@ -78,8 +78,8 @@ class LossOptions:
     """How far a prediction is from its target: the mean over masked tokens of all views."""
 
     beta: float  # of the smooth L1 loss; 0: squared error
-    scale: float | None  # of a token's sum over D; None: 1 / sqrt(D)
-    # of the class token, which predicts the mean target of all tokens: mean over the views
+    scale: float | None  # factor on a token's sum over D; None: 1 / sqrt(D)
+    # weight of the class token's loss, the mean over views; it predicts the mean target
     cls_weight: float
 
 
@@ -90,7 +90,7 @@ class Options:
     name: str
     encoder: Mapping  # see ssl_jax/nn/build.py
     clones: int  # masks per example, M
-    prenet_depth: int  # blocks, from the first, whose outputs are no targets
+    prenet_depth: int  # the first blocks, whose outputs are not targets
     mask: MaskOptions
     decoder: DecoderOptions
     targets: TargetOptions
@@ -100,13 +100,13 @@ class Options:
     def __post_init__(self) -> None:
         options_lib.choose("config.method.mask.kind", self.mask.kind, ("block", "random"))
         if self.clones < 1:
-            raise ConfigError(f"config.method.clones is {self.clones}: use 1 up, such as 8")
+            raise ConfigError(f"config.method.clones is {self.clones}: use 1 or more, such as 8")
         if self.prenet_depth < 0:
             raise ConfigError(
-                f"config.method.prenet_depth is {self.prenet_depth}: use 0 up, such as 2"
+                f"config.method.prenet_depth is {self.prenet_depth}: use 0 or more, such as 2"
             )
         if self.loss.beta < 0:
-            raise ConfigError(f"config.method.loss.beta is {self.loss.beta}: use 0.0 up")
+            raise ConfigError(f"config.method.loss.beta is {self.loss.beta}: use 0.0 or more")
         if not 0 < self.mask.ratio < 1:
             raise ConfigError(
                 f"config.method.mask.ratio is {self.mask.ratio}: use above 0 and below 1, such as "
@@ -115,7 +115,7 @@ class Options:
         if self.mask.block < 1 or self.mask.adjust < 0:
             raise ConfigError(
                 f"config.method.mask.block is {self.mask.block} and config.method.mask.adjust "
-                f"{self.mask.adjust}: use 1 up, such as 3, and 0.0 up, such as 0.1"
+                f"{self.mask.adjust}: use 1 or more, such as 3, and 0.0 or more, such as 0.1"
             )
 
 
@@ -182,11 +182,11 @@ class Data2Vec2:
         return {"teacher": ema.update(extra["teacher"], _student(params), decay, modes)}
 
     def features(self, params: Tree, batch: Batch) -> Features:
-        """Returns the student's hidden states of the whole example, without prefix tokens."""
+        """Returns the student's hidden states of the unmasked example, without prefix tokens."""
         return encoder_lib.features(self.encoder, params["encoder"], batch)
 
     def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
-        """Returns what each view hides, (B, M, S) or (B, M, rows, columns) bool."""
+        """Returns which tokens of each view are masked, (B, M, S) or (B, M, rows, columns) bool."""
         real = encoder_lib.real(self.encoder, params["encoder"], batch, encoder_lib.weights(batch))
         _, mask = self._mask(streams, real)
         places = encoder_lib.places(self.encoder, real.shape[1])
@@ -254,7 +254,7 @@ class Data2Vec2:
         return Output(loss, num_targets, metrics, extra, sums)
 
     def combine(self, sums: Tree) -> Array:
-        """Returns the loss of a batch from the sums of its parts, where a class token has one."""
+        """Returns the loss of a batch from the sums of its parts, if the class token has a loss."""
         cls = self.options.loss.cls_weight * losses.mean_of(sums["cls"])
         return losses.mean_of(sums["regression"]) + cls
 
@@ -275,7 +275,7 @@ class Data2Vec2:
         return masks.ids_shuffle_of(mask, real), mask
 
     def _noise(self, streams: Streams, x: Array) -> Array:
-        """x (B, S, D) -> what stands in the masked places, (B * M, S, D), new for every view."""
+        """x (B, S, D) -> noise for the masked places, (B * M, S, D), new for every view."""
         o = self.options
         keys = masks.clone_keys(streams.for_examples("noise"), o.clones)
         return o.decoder.noise_std * jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys)

@@ -11,7 +11,7 @@ Where the published code (fairseq) surprises, this file does the following.
   the last label do not count; the original cuts the whole batch to its shortest labels.
 - The feature penalty is the mean square of the convolutions' output over real frames. It is taken
   after the factor on their gradient, so that its own gradient is scaled too, as in the original.
-- Masks are drawn on the device from (seed, example, step). `mask.same_count` cuts all rows of the
+- Masks are drawn on the device from (seed, example, step). `mask.same_count` trims all rows of the
   global batch to the fewest masked frames, where the original compares only the rows of a device.
 - Unmasked frames always pass through the head, at little cost; their `unmasked_accuracy` may fall
   while the model learns, which is normal: what counts is `masked_accuracy`.
@@ -66,10 +66,10 @@ class HeadOptions:
 
 @dataclasses.dataclass(frozen=True)
 class LossOptions:
-    """Factors of the parts of the loss (section II.B: alpha and 1 - alpha)."""
+    """Weights of the parts of the loss (section II.B: alpha and 1 - alpha)."""
 
     masked: float  # of the cross-entropy summed over masked frames
-    unmasked: float  # and over the others; both per frame that has a factor above 0
+    unmasked: float  # of that over unmasked ones; the sum is per frame of a weight above 0
     penalty: float  # of the mean square of the convolutions' output
 
 
@@ -95,18 +95,18 @@ class Options:
         if self.head.width < 1 or self.head.temperature <= 0:
             raise ConfigError(
                 f"{key}.head.width is {self.head.width} and {key}.head.temperature "
-                f"{self.head.temperature}: use 1 up, such as 256, and above 0.0, such as 0.1"
+                f"{self.head.temperature}: use 1 or more, such as 256, and above 0.0, such as 0.1"
             )
         loss = self.loss
         if min(loss.masked, loss.unmasked, loss.penalty) < 0 or not loss.masked + loss.unmasked:
             raise ConfigError(
                 f"{key}.loss.masked is {loss.masked}, {key}.loss.unmasked {loss.unmasked} and "
-                f"{key}.loss.penalty {loss.penalty}: use 0.0 up, one of the first two above it"
+                f"{key}.loss.penalty {loss.penalty}: use 0.0 or more, one of the first two above it"
             )
 
 
 def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: int) -> Method:
-    """Returns the method that config.method describes; its classes are config.method.units."""
+    """Returns the method that config.method describes; config.method.units sets the classes."""
     del num_classes
     options = options_lib.read(Options, config)
     encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
@@ -158,11 +158,11 @@ class Hubert:
         return params, {}
 
     def features(self, params: Tree, batch: Batch) -> Features:
-        """Returns the hidden states of the whole example, nothing masked: layers for k-means."""
+        """Returns the hidden states of the unmasked example: layers for k-means."""
         return encoder_lib.features(self.encoder, params["encoder"], batch)
 
     def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
-        """Returns what an update hides, (B, 1, S) bool."""
+        """Returns which frames an update masks, (B, 1, S) bool."""
         real = encoder_lib.real(self.encoder, params["encoder"], batch, encoder_lib.weights(batch))
         return self._mask(streams, real)[:, None]
 
@@ -244,8 +244,8 @@ class Hubert:
         return self.head.apply({"params": params["head"]}, last)  # type: ignore
 
     def _total(self, cross_entropy: Array, masked: Array, unmasked: Array) -> tuple[Array, Array]:
-        """Returns the weighted sum over all sets (B, K, S), and by how many frames to divide it:
-        those of the first set whose factor is above 0."""
+        """Returns the weighted sum over all sets (B, K, S), and the number of frames by which to
+        divide it: those of the first set whose weight is above 0."""
         total = num_targets = jnp.zeros(())
         for factor, kept in (
             (self.options.loss.masked, masked),

@@ -1,7 +1,7 @@
 """Masked autoencoders: predict the pixels of the masked patches from the few visible ones.
 
 He et al., 2111.06377, for images; Huang et al., 2207.06405 (AudioMAE), for spectrograms, here
-with the plain decoder of MAE. The encoder sees a random quarter of the patches and a class token.
+with the plain decoder of MAE. The encoder reads a random quarter of the patches and a class token.
 A decoder with mask tokens in place of the rest predicts each patch of the normalized input.
 
 Clips of different lengths share a bucket: of a clip with n real patches int(n * (1 - ratio)), at
@@ -58,7 +58,7 @@ class Options:
         d, key = self.decoder, "config.method.decoder"
         for name, value in dataclasses.asdict(d).items():
             if value < 1:
-                raise ConfigError(f"{key}.{name} is {value}: use 1 up")
+                raise ConfigError(f"{key}.{name} is {value}: use 1 or more")
         if d.width % 4 or d.width % d.heads:
             raise ConfigError(
                 f"{key}.width is {d.width}: use a multiple of 4, for its sin-cos positions, and "
@@ -113,11 +113,11 @@ class MAE:
         return {"encoder": encoder, "decoder": decoder["params"]}, {}
 
     def features(self, params: Tree, batch: Batch) -> Features:
-        """Returns the encoder's hidden states of whole examples, without the class token."""
+        """Returns the encoder's hidden states of unmasked examples, without the class token."""
         return encoder_lib.features(self.encoder, params["encoder"], batch)
 
     def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
-        """Returns what an update hides, (B, 1, rows, columns) bool."""
+        """Returns which patches an update masks, (B, 1, rows, columns) bool."""
         real = encoder_lib.real(self.encoder, params["encoder"], batch, batch["weight"])
         _, mask = self._mask(streams, real)
         return mask.reshape(len(real), 1, *encoder_lib.places(self.encoder, real.shape[1]))
@@ -125,7 +125,7 @@ class MAE:
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
     ) -> Output:
-        """Returns the squared error at the masked patches, and deviations that show a collapse."""
+        """Returns the squared error at the masked patches, with collapse diagnostics."""
         o, weight = self.options, batch["weight"]
 
         with jax.named_scope("frontend"):
@@ -177,7 +177,7 @@ class MAE:
         ratio = self.options.mask_ratio
         if size < 2:
             raise ConfigError(
-                f"an example has {size} patch, so that nothing is left to mask: make "
+                f"an example has only {size} patch, so nothing is left to mask: make "
                 f"config.method.encoder.{PATCH[self.options.encoder['kind']]} smaller"
             )
         kept = int(size * (1 - ratio))

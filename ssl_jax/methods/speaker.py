@@ -1,9 +1,9 @@
 """Speaker verification: a frozen encoder of speech, an x-vector, softmax with a margin.
 
 The task of SUPERB (2105.01051, section 3.2): speakers are classified in training, with the additive
-margin of Wang et al. (1801.05599) on the cosine to the right one; then two recordings have the same
-speaker when the cosine of their embeddings is above a threshold. The speakers of the test are not
-those of training. The encoder has its place in the parameters as in pre-training, so that
+margin of Wang et al. (1801.05599) on the cosine to the true one; then two recordings have the same
+speaker if the cosine of their embeddings is above a threshold. The test speakers do not occur in
+training. The encoder has its place in the parameters as in pre-training, so that
 `config.init_from` takes it over by path.
 """
 
@@ -34,14 +34,14 @@ class Options:
     name: str
     encoder: Mapping  # see ssl_jax/nn/build.py
     head: XVectorOptions
-    scale: float  # of the cosines, which are the logits
-    margin: float  # taken off the cosine of the right speaker, in training
+    scale: float  # factor on the cosines, which gives the logits
+    margin: float  # subtracted from the cosine of the true speaker, in training
 
     def __post_init__(self) -> None:
         if self.scale <= 0 or self.margin < 0:
             raise ConfigError(
                 f"config.method.scale is {self.scale} and config.method.margin {self.margin}: use "
-                f"above 0 and 0 up, such as 30.0 and 0.4"
+                f"more than 0, and 0 or more, such as 30.0 and 0.4"
             )
 
 
@@ -100,7 +100,7 @@ class Speaker:
         }, {}
 
     def features(self, params: Tree, batch: Batch) -> Features:
-        """Returns the hidden states of the whole recording."""
+        """Returns the hidden states of the complete recording."""
         return encoder_lib.features(self.encoder, params["encoder"], batch)
 
     def embed(self, params: Tree, batch: Batch) -> Array:
@@ -150,6 +150,6 @@ class Speaker:
 
 
 def _unit(x: Array, axis: int) -> Array:
-    """Returns x with vectors of length 1 along an axis; those of length 0 stay."""
+    """Returns x with vectors of length 1 along an axis; zero vectors stay zero."""
     square = jnp.square(x).sum(axis, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))

@@ -38,7 +38,7 @@ class SpecAugmentOptions:
     time_width: int  # frames, the widest stripe
     freq_masks: int
     freq_width: int  # coefficients, the widest stripe
-    fill_mean: bool  # a stripe is 0, or the mean of the clip's cells
+    fill_mean: bool  # stripes hold the mean of the clip's cells, else 0
 
     @property
     def active(self) -> bool:
@@ -53,20 +53,20 @@ class Options:
     name: str
     encoder: Mapping  # see ssl_jax/nn/build.py
     task: str  # classify: one label | tag: any number of tags | regress: numbers
-    outputs: int  # of tags or numbers; 0: as many tags as config.data has classes, one number
+    outputs: int  # number of tags or values; 0: one tag per class of config.data, or one value
     # tokens (class token included) | frames | cls | tanh: the first token, Linear, tanh (RoBERTa)
     pool: str
     head: heads.HeadOptions
     target_mean: float  # regress: the head learns (target - mean) / std
     target_std: float
     label_smoothing: float  # in training only
-    smoothing_spread: str  # over the other classes | uniform: over all of them
+    smoothing_spread: str  # others: over the other classes | uniform: over all of them
     spec_augment: SpecAugmentOptions
     # {step: options}, in training: of the audio (ops.augment) and, where the encoder reads
-    # log-mel, at a small part of the cost, of the log-mel (ops.spectral)
+    # log-mel, at a fraction of the cost, of the log-mel (ops.spectral)
     augment: Mapping
     spectral: Mapping
-    # in training: of images and their labels, with each other
+    # in training: images and their labels are mixed with each other
     mix: mix_lib.MixOptions
     # true: the encoder runs in evaluation mode and gets no gradient. Name it in
     # config.optim.frozen too, or weight decay will shrink it.
@@ -113,7 +113,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
 
 
 def _outputs(options: Options, num_classes: int) -> int:
-    """Returns the numbers that the head gives; raises ConfigError where there are too few."""
+    """Returns the number of outputs of the head; raises ConfigError without enough classes."""
     if options.task == "regress":
         return options.outputs or 1
     if options.task == "tag":
@@ -145,7 +145,7 @@ def _check(options: Options, encoder: encoder_lib.Encoder) -> None:
         )
     if options.augment and "audio" not in encoder.reads:
         raise ConfigError(
-            "config.method.augment changes audio, which the encoder does not read: empty it"
+            "config.method.augment changes audio, which the encoder does not read: use {}"
         )
     if options.mix.active and "image" not in encoder.reads:
         raise ConfigError(
@@ -164,7 +164,7 @@ class Supervised:
 
     @property
     def head(self) -> heads.Classifier:
-        """Pool, LayerNorm, Linear, as config.method.head says."""
+        """Pool, LayerNorm, dropout, Linear, as set in config.method.head."""
         return heads.Classifier(self.outputs, self.options.head, self.options.pool)
 
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
@@ -179,7 +179,7 @@ class Supervised:
         return encoder_lib.features(self.encoder, params["encoder"], batch)
 
     def predict(self, params: Tree, batch: Batch) -> Array:
-        """Returns (B, outputs): logits, or numbers in the unit of their targets."""
+        """Returns (B, outputs): logits, or values on the scale of their targets."""
         x, valid = self._frontend(params, batch)
         outputs = self._answer(
             params, encoder_lib.encode(self.encoder, params["encoder"], x, valid)
@@ -190,7 +190,7 @@ class Supervised:
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
     ) -> Output:
-        """Returns the mean loss of the rows with a weight whose truth is known."""
+        """Returns the mean loss of the rows that have a weight and a known truth."""
         o, tuned = self.options, params
         if o.frozen:
             tuned = {**params, "encoder": jax.lax.stop_gradient(params["encoder"])}
@@ -237,7 +237,7 @@ class Supervised:
     def _evaluate(
         self, outputs: Array, batch: Batch, shares: Array | None, train: bool
     ) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
-        """outputs (B, K) -> (losses, their weights, metrics); (B,) of classes, (B, K) of others."""
+        """outputs (B, K) -> (losses, their weights, metrics); (B,) for classes, else (B, K)."""
         o, truth, weight = self.options, batch[TRUTH[self.options.task]], batch["weight"]
         if o.task == "classify":
             smoothing = o.label_smoothing if train else 0.0
@@ -247,7 +247,7 @@ class Supervised:
             metrics = {"accuracy": losses.accuracy(outputs, truth, weight)}
             return each, weight * (truth >= 0), metrics
         counted = weight[:, None] * ~jnp.isnan(truth)
-        truth = jnp.nan_to_num(truth)  # the gradient of an unknown number is 0, not 0 * NaN
+        truth = jnp.nan_to_num(truth)  # the gradient of an unknown value is 0, not 0 * NaN
         if o.task == "tag":
             right = (outputs > 0) == (truth > 0.5)
             each = losses.binary_cross_entropy(outputs, truth)
@@ -264,7 +264,7 @@ class Supervised:
         return encoder_lib.frontend(self.encoder, params["encoder"], batch, augment_fn=augment_fn)
 
     def _augment(self, keys: Array, features: Array, lengths: Array) -> Array:
-        """Augments features (B, T, F), lengths (B,) in frames, as the config says."""
+        """Augments features (B, T, F), lengths (B,) in frames, as configured."""
         o = self.options
         features = perturb.spectral_chain(keys, features, lengths, o.spectral)
         if not o.spec_augment.active:

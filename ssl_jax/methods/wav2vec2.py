@@ -1,9 +1,9 @@
-"""wav2vec 2.0: tell the quantized speech at a masked frame from that at other masked frames.
+"""wav2vec 2.0: identify the quantized speech of a masked frame among that of other masked frames.
 
 Baevski et al., 2006.11477, with the details that only its published code gives. The front end's
-frames go two ways: masked through the transformer, and unmasked through a product quantizer that
-learns with it. At a masked frame, the output must be nearer to the frame's own codes than to those
-of other masked frames of the clip; a second term keeps the codes in use.
+frames take two paths: masked through the transformer, and unmasked through a product quantizer that
+is trained with it. At a masked frame, the output must be closer to the frame's own codes than to
+those of other masked frames of the clip; a second term keeps the codes in use.
 """
 
 import dataclasses
@@ -47,10 +47,10 @@ class QuantizerOptions:
     """The codes, and how sharply they are drawn in training."""
 
     groups: int
-    codes: int  # of a group
-    width: int  # of the codes of all groups, and of what is compared
-    dropout: float  # of the frames that are quantized
-    # of update n, from 0: max(start * decay^n, end)
+    codes: int  # per group
+    width: int  # of the codes of all groups together, and of the space of comparison
+    dropout: float  # on the frames that are quantized
+    # the temperature of update n, from 0, is max(start * decay^n, end)
     start: float
     end: float
     decay: float
@@ -61,8 +61,8 @@ class NegativeOptions:
     """The distractors of the contrastive task."""
 
     count: int
-    # masked: other masked frames of the clip, the paper's | all: any other frame of the clip,
-    # easier, as most of them are in the input: a mistake of ports that keep all frames to have
+    # masked: other masked frames of the clip, as in the paper | all: any other frame of the clip,
+    # which is easier, as most of them are visible: a mistake of ports that keep all frames to have
     # static shapes (the paper measured a word error rate 0.1 points higher)
     source: str
 
@@ -77,7 +77,7 @@ class LossOptions:
     # its sum, as in the published code | sum: added once to the sum, where it vanishes: a mistake
     # of ports
     diversity_scale: str
-    penalty: float  # weight of the mean square of what the convolutions give
+    penalty: float  # weight of the mean square of the convolutions' output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,9 @@ class Options:
                 f"{q.width}: use a divisor, such as 1"
             )
         if not 0 <= q.dropout < 1:
-            raise ConfigError(f"{key}.quantizer.dropout is {q.dropout}: use 0.0 up to below 1.0")
+            raise ConfigError(
+                f"{key}.quantizer.dropout is {q.dropout}: use 0.0 or more and below 1.0"
+            )
         if not (0 < q.end <= q.start and 0 < q.decay <= 1):
             raise ConfigError(
                 f"{key}.quantizer.start {q.start}, end {q.end} and decay {q.decay} give no falling "
@@ -149,7 +151,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
 class Wav2Vec2:
     """The three functions of the method over one encoder.
 
-    params: encoder, mask/vector (D,), quantizer, and the Linears to the space of comparison:
+    params: encoder, mask/vector (D,), quantizer, and the Linear layers to the space of comparison:
     predictor (from D) and target (from codes).
     """
 
@@ -164,7 +166,7 @@ class Wav2Vec2:
 
     @property
     def head(self) -> heads.PredictionHead:
-        """A Linear to the space in which outputs and codes are compared."""
+        """A Linear layer to the space in which outputs and codes are compared."""
         return heads.PredictionHead(self.options.quantizer.width)
 
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
@@ -183,7 +185,7 @@ class Wav2Vec2:
         return params, {}
 
     def features(self, params: Tree, batch: Batch) -> Features:
-        """Returns the hidden states of the whole clip."""
+        """Returns the hidden states of the unmasked clip."""
         return encoder_lib.features(self.encoder, params["encoder"], batch)
 
     def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
@@ -287,7 +289,7 @@ class Wav2Vec2:
         return self.head.apply({"params": params}, x)  # type: ignore
 
     def _code_use(self, codes: Quantized, soft: Array, mask: Array) -> dict:
-        """Returns how many codes the masked frames of the batch use, of each group and in all."""
+        """Returns the code perplexities over masked frames of the batch, per group and summed."""
         best = quantize.choose(codes.logits)
         used, one = quantize.perplexity(best, mask), jnp.ones(())
         each = {f"code_perplexity_{i}": (value, one) for i, value in enumerate(used)}
@@ -301,7 +303,7 @@ class Wav2Vec2:
 def _agreement(logits: Array, counted: Array) -> dict:
     """Returns how often the true target is nearest, and the share of negatives that differ from it.
 
-    With one code for all frames no negative is left and the first is 1: the second shows it.
+    With one code for all frames no negative is left and the first is 1; the second reveals it.
     """
     right = logits[..., 0] > logits[..., 1:].max(-1)
     other = jnp.isfinite(logits[..., 1:]).mean(-1)

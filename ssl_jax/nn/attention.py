@@ -1,4 +1,4 @@
-"""Attention in one kernel, on the devices that have one.
+"""Attention as one fused kernel, on devices that have one.
 
 Axes: B examples, T tokens, H heads, E channels of a head.
 """
@@ -13,11 +13,12 @@ from ssl_jax.core.types import Array
 
 
 def has_kernel(head: int, dtype: jnp.dtype, bias: Array | None, dropout: float) -> bool:
-    """Returns whether the device computes such attention in one kernel of cuDNN.
+    """Returns whether the device computes such attention in one cuDNN kernel.
 
-    Written out, a GPU moves the scores (B, H, T, T) through its memory in float32 several times.
-    The kernel takes half precision, heads of up to 128 channels in eights, no dropout of the
-    weights, and a bias only without its gradient, so none here. Its softmax is in float32.
+    Without it, a GPU moves the scores (B, H, T, T) through its memory in float32 several times.
+    The kernel requires half precision, at most 128 channels per head, in multiples of 8, and no
+    dropout of the weights. A bias would get no gradient, so it is excluded here. The softmax is in
+    float32.
     """
     if platform.name() != "gpu":
         return False
@@ -33,7 +34,7 @@ def in_one_kernel(
 ) -> Array:
     """query, key, value (B, T, H, E), valid (B, T) of the keys -> (B, T, H, E)."""
     tokens = query.shape[1]
-    odd = tokens % 2  # the kernel's gradient wants an even number of tokens
+    odd = tokens % 2  # the kernel's gradient needs an even number of tokens
     pad = ((0, 0), (0, odd), (0, 0), (0, 0))
     query, key, value = (jnp.pad(x, pad) for x in (query, key, value))
     valid = jnp.pad(valid, ((0, 0), (0, odd)))
@@ -50,9 +51,9 @@ def in_one_kernel(
 
 @jax.custom_vjp
 def _planned(query: Array, key: Array, value: Array, mask: Array) -> Array:
-    """The same in two compiled functions, forward and backward, which a plan counts as kernels.
+    """The same as two compiled functions, forward and backward, which a plan counts as kernels.
 
-    The backward pass starts from what the cuDNN kernel keeps, and computes the scores again.
+    The backward pass starts from what the cuDNN kernel saves, and recomputes the scores.
     """
     return one_kernel_forward(query, key, value, mask)
 
@@ -78,7 +79,7 @@ def one_kernel_forward(query: Array, key: Array, value: Array, mask: Array) -> A
 def one_kernel_backward(
     query: Array, key: Array, value: Array, mask: Array, gradient: Array
 ) -> tuple[Array, ...]:
-    """Returns the gradients of query, key and value for that of the answer."""
+    """Returns the gradients of query, key and value from that of the output."""
 
     def forward(*given: Array) -> Array:
         return one_kernel_forward(*given, mask)

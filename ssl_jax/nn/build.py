@@ -1,4 +1,4 @@
-"""From the section config.method.encoder to an encoder."""
+"""Builds the encoder that config.method.encoder describes."""
 
 import dataclasses
 import difflib
@@ -27,7 +27,7 @@ class Kind(Protocol):
         """Returns the encoder; raises ValueError, naming the key, on options that clash."""
 
 
-# kind: (module, its options, the preset that is taken when none is named)
+# kind: (module, its options, the preset that is used when none is named)
 KINDS: dict[str, tuple[Kind, type, str]] = {
     "keyword_transformer": (kwt, kwt.KeywordOptions, "kwt1"),
     "waveform": (waveform, waveform.WaveformOptions, "base"),
@@ -50,13 +50,13 @@ def encoder(config: Mapping[str, Any], *, precision: str, sample_rate: int) -> E
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns all options of an encoder, with those that its preset and the defaults give."""
+    """Returns all options of an encoder, including those from its preset and the defaults."""
     _, options, blocks = _read(config)
     return {**vars(blocks), **vars(options)}
 
 
 def origins(config: Mapping[str, Any]) -> dict[str, str]:
-    """Returns, for each option of `settings` that the config does not state, what gave its value:
+    """Returns where the value of each option of `settings` that the config does not set comes from:
     "preset base", for example, or "default of waveform"."""
     module, default = KINDS[config["kind"]][0], KINDS[config["kind"]][2]
     preset = config.get("preset", default)
@@ -68,7 +68,7 @@ def origins(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def listing(config: Mapping[str, Any]) -> str:
-    """Returns every value of a config as text, and marks those that come from the preset or the
+    """Returns every value of a config as text, marking those that come from the preset or the
     defaults of its encoder."""
     method = config["method"]
     given = method.get("encoder")
@@ -80,7 +80,7 @@ def listing(config: Mapping[str, Any]) -> str:
 
 
 def _read(config: Mapping[str, Any]) -> tuple[Kind, Any, TransformerOptions]:
-    """Returns (the module of its kind, the options of the kind, those of its blocks)."""
+    """Returns (the module of its kind, the kind's options, the blocks' options)."""
     given = dict(config)
     kind = given.pop("kind", None)
     if kind not in KINDS:

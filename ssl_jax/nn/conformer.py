@@ -1,8 +1,8 @@
 """Conformer blocks (Gulati et al., 2005.08100) in the form of wav2vec 2.0's Conformer.
 
-Half a feed-forward layer, attention, a convolution, the other half, a LayerNorm. Order comes from
-relative positions in the attention (Transformer-XL, 1901.02860), from rotated inputs of query and
-key (2104.09864), or from the convolutions alone.
+A block is half a feed-forward layer, attention, a convolution, the other half, and a LayerNorm. The
+order of frames comes from relative positions in the attention (Transformer-XL, 1901.02860),
+from rotated inputs of query and key (2104.09864), or from the convolutions alone.
 
 Axes: B examples, T frames, D width, H heads, K taps, L layers.
 """
@@ -34,12 +34,12 @@ class ConformerOptions:
     """The options of a Conformer's blocks beyond those of a Transformer's."""
 
     depthwise_kernel: int = 31
-    # after the depthwise convolution. batch: by running statistics, those of imported weights, in
-    # training too, where they stand still | layer: over channels, for training from scratch
+    # after the depthwise convolution. batch: by the running statistics of imported weights, which
+    # stay fixed in training too | layer: over channels, for training from scratch
     depthwise_norm: str = "layer"
     attention_positions: str = "relative"  # relative | rotary | none
     # padded frames are zeroed before the depthwise convolution, so that padding changes nothing;
-    # false: as in the published code, frames near the end of a padded clip differ
+    # false: as in the published code, where frames near the end of a padded clip differ
     mask_depthwise: bool = True
 
     def __post_init__(self) -> None:
@@ -85,7 +85,7 @@ def rotated(x: Array, heads: int) -> Array:
 
 
 class RelativeAttention(nn.Module):
-    """Self-attention that knows how far two frames are apart; the softmax is in float32."""
+    """Self-attention with relative, rotary or no positions; the softmax is in float32."""
 
     options: TransformerOptions
     positions: str = "relative"
@@ -112,7 +112,7 @@ class RelativeAttention(nn.Module):
         return dense(o.width, o, self.dtype, "out")(y)
 
     def _relative(self, query: Array, key: Array) -> Array:
-        """Returns the scores of queries with keys and with their offsets, (B, H, T, T) float32."""
+        """Returns the scores of queries against keys and offsets, summed, (B, H, T, T) float32."""
         o, shape = self.options, query.shape[2:]
         init = nn.initializers.xavier_uniform()
         to_key, to_offset = (
@@ -132,9 +132,9 @@ def _products(query: Array, key: Array) -> Array:
 
 
 class RunningNorm(nn.Module):
-    """BatchNorm by running statistics, which are parameters without a gradient.
+    """BatchNorm with running statistics, which are parameters without a gradient.
 
-    Name them in config.optim.frozen, as `(mean|var)$`: weight decay would shrink them.
+    Name them in config.optim.frozen, as `(mean|var)$`, or weight decay will shrink them.
     """
 
     eps: float = 1e-5
@@ -175,9 +175,9 @@ class ConvModule(nn.Module):
         return nn.Dropout(o.dropout, deterministic=not train)(x)
 
     def _depthwise(self, x: Array) -> Array:
-        """Convolves each channel with its own taps; as sums of shifted frames, which XLA fuses.
+        """Convolves each channel with its own taps, as a sum of shifted frames, which XLA fuses.
 
-        Grouped convolutions are slow on CPU, and their gradient wrong on some meshes.
+        Grouped convolutions are slow on CPU, and their gradient is wrong on some meshes.
         """
         taps, width = self.conformer.depthwise_kernel, x.shape[-1]
         init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=0, out_axis=())
@@ -205,7 +205,7 @@ class FeedForward(nn.Module):
 
 
 class ConformerBlock(nn.Module):
-    """One layer."""
+    """One layer of a Conformer."""
 
     options: TransformerOptions
     conformer: ConformerOptions

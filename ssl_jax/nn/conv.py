@@ -1,6 +1,6 @@
 """Convolutions over waveforms and over frames.
 
-Axes: B examples, N samples, T frames of the layer at hand, S frames at the end, C channels.
+Axes: B examples, N samples, T frames of any layer, S frames of the last, C channels.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ STRIDES = (5, 2, 2, 2, 2, 2, 2)
 
 
 def receptive_field(kernels: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int]:
-    """Returns (samples that one frame sees, samples between frames) of stacked convolutions."""
+    """Returns (samples that one frame covers, samples between frames) of stacked convolutions."""
     field, hop = 1, 1
     for kernel, stride in zip(kernels, strides, strict=True):
         field += (kernel - 1) * hop
@@ -36,7 +36,7 @@ def receptive_field(kernels: tuple[int, ...], strides: tuple[int, ...]) -> tuple
 def output_lengths(
     samples: Length, kernels: tuple[int, ...] = KERNELS, strides: tuple[int, ...] = STRIDES
 ) -> Length:
-    """Returns the number of frames that see only real samples; integers or an integer array.
+    """Returns the number of frames that cover only real samples; integers or an integer array.
 
     Equals floor((n - kernel) / stride) + 1 applied layer by layer: nested floors compose.
     """
@@ -61,11 +61,11 @@ def scale_gradient(x: Array, factor: float) -> Array:
 def grouped_conv(
     x: Array, kernel: Array, *args: Any, feature_group_count: int = 1, **options: Any
 ) -> Array:
-    """`lax.conv_general_dilated` over channels last, as convolutions that suit the device.
+    """`lax.conv_general_dilated` with channels last, split as suits the device.
 
-    On CPU one for each group: there XLA (0.10) computes the kernel's gradient of a grouped
-    convolution without its matrix products, 10 to 30 times slower than those of its groups. On a
-    GPU one for a few groups at a time, see `merge_groups`. See also `wide_conv`.
+    On CPU, one convolution per group: XLA (jax 0.10) computes the kernel's gradient of a grouped
+    convolution without matrix products there, 10 to 30 times slower than group by group. On a GPU,
+    one for several merged groups: see `merge_groups`. See also `wide_conv`.
     """
 
     def conv(x: Array, kernel: Array, groups: int) -> Array:
@@ -82,9 +82,9 @@ def grouped_conv(
 def wide_conv(x: Array, kernel: Array, groups: int, padding: int) -> Array:
     """A grouped convolution of stride 1 with a kernel of many taps: x (B, S, C) -> (B, S', D).
 
-    kernel (K, C / groups, D); `padding` zeros stand at both ends. On CPU the kernel's gradient is
-    one matrix product over unfolded frames: as a convolution whose window is the whole clip, XLA
-    (0.10) computes it so slowly that a step of HuBERT takes half as long again.
+    kernel (K, C / groups, D); `padding` zeros are added at both ends. On CPU the kernel's gradient
+    is one matrix product over unfolded frames: as a convolution whose window spans the clip, XLA
+    (jax 0.10) computes it so slowly that a step of HuBERT takes 50 % longer.
     """
     x = jnp.pad(x, ((0, 0), (padding, padding), (0, 0)))
 
@@ -101,10 +101,10 @@ def wide_conv(x: Array, kernel: Array, groups: int, padding: int) -> Array:
 def _by_group(
     conv: Callable[[Array, Array, int], Array], x: Array, kernel: Array, groups: int
 ) -> Array:
-    """Returns conv(x, kernel, groups), each device with its examples and, of these, its groups.
+    """Returns conv(x, kernel, groups), computed on each device for its own examples and groups.
 
-    Left to itself, XLA (jax 0.10) cuts the convolution that is the kernel's gradient wrongly on a
-    mesh with a `model` axis: all of it may be lost. Without a mesh nothing is cut.
+    Left to itself, XLA (jax 0.10) partitions the kernel's gradient wrongly on a mesh with a `model`
+    axis, and all of it may be lost. Without a mesh nothing is partitioned.
     """
     if not mesh_lib.spread():
         return conv(x, kernel, groups)
@@ -123,11 +123,12 @@ def _by_group(
 
 
 def merge_groups(kernel: Array, groups: int, blocks: int) -> Array:
-    """Writes a kernel of many groups as one of fewer, with zeros between those that are merged.
+    """Rewrites a kernel of many groups as one of fewer, with zeros between merged groups.
 
     kernel (*K, C / groups, D) -> (*K, C / blocks, D), for `blocks` that divides `groups`. cuDNN
-    computes groups of few channels slower than the many times as many products of merged ones: on
-    an H100 half of a step of data2vec 2.0 on images went to its decoder's groups of 24 channels.
+    computes groups of few channels more slowly than merged ones, which take many times as many
+    products: on an H100, the decoder's groups of 24 channels took half of each step of data2vec 2.0
+    on images.
     """
     *taps, channels, width = kernel.shape
     each = groups // blocks
@@ -137,13 +138,13 @@ def merge_groups(kernel: Array, groups: int, blocks: int) -> Array:
 
 
 def block_count(channels: int, groups: int, least: int = 128) -> int:
-    """Returns into how many blocks, at most, groups merge so that each has `least` channels."""
+    """Returns the most blocks into which groups merge with at least `least` channels in each."""
     fits = [b for b in range(1, groups + 1) if not groups % b and channels // b >= least]
     return max(fits, default=1)
 
 
 def _blocks(x: Array, kernel: Array, groups: int) -> list[tuple[Array, Array]] | None:
-    """Returns (channels, kernel) of the convolutions that make a grouped one; None: leave it."""
+    """Returns (input, kernel) of each convolution that makes up a grouped one; None: no split."""
     device = platform.name()
     if groups == 1 or device not in ("cpu", "gpu"):
         return None
@@ -182,7 +183,7 @@ _unfolding_conv.defvjp(_forward, _backward)
 class ChannelNorm(nn.Module):
     """GroupNorm with one group per channel whose statistics skip padded frames.
 
-    Padding an utterance therefore changes none of its frames, unlike a plain GroupNorm.
+    Padding an utterance therefore changes none of its frames, unlike with a plain GroupNorm.
     """
 
     dtype: jnp.dtype = jnp.float32
@@ -273,8 +274,8 @@ class PositionConvs(nn.Module):
 class WeightNormConv(nn.Module):
     """Positions from context: one wide grouped convolution (wav2vec 2.0, HuBERT).
 
-    params: `kernel` (K, D / groups, D), whose part at each tap is scaled to the norm that `gain`
-    (K, 1, 1) gives (weight norm; the axis is that of the taps), and `bias` (D,).
+    params: `kernel` (K, D / groups, D), whose slice at each tap is scaled to the norm `gain`
+    (K, 1, 1) (weight norm along the axis of the taps), and `bias` (D,).
     """
 
     kernel: int = 128
@@ -288,7 +289,7 @@ class WeightNormConv(nn.Module):
         init = nn.initializers.normal((4 / (self.kernel * width)) ** 0.5)
         kernel = self.param("kernel", init, (self.kernel, width // self.groups, width), jnp.float32)
         norm = jnp.sqrt(jnp.square(kernel).sum((1, 2), keepdims=True))
-        gain = self.param("gain", lambda key: norm)  # the kernel begins as it is
+        gain = self.param("gain", lambda key: norm)  # the kernel starts unscaled
         bias = self.param("bias", nn.initializers.zeros, (width,), jnp.float32)
         y = wide_conv(
             jnp.where(valid[..., None], x, 0).astype(self.dtype),

@@ -19,8 +19,8 @@ class DecoderOptions:
     groups: int
     kernel: int
     residual: bool  # around each convolution whose input and output are equally wide
-    input_dropout: float  # of the visible tokens, before the noise joins them
-    noise_std: float  # of the vectors in the places of masked tokens
+    input_dropout: float  # on the visible tokens, before noise fills the masked places
+    noise_std: float  # of the noise in the masked places
     # linear layers at the end: the first of two is `ratio` times as wide, with a GELU after it
     projection_layers: int
     ratio: float
@@ -30,13 +30,15 @@ class DecoderOptions:
         key = "config.method.decoder"
         for name, least in (("layers", 0), ("dim", 1), ("groups", 1), ("kernel", 1)):
             if getattr(self, name) < least:
-                raise ValueError(f"{key}.{name} is {getattr(self, name)}: use {least} up")
+                raise ValueError(f"{key}.{name} is {getattr(self, name)}: use {least} or more")
         if self.projection_layers not in (1, 2):
             raise ValueError(f"{key}.projection_layers is {self.projection_layers}: use 1 or 2")
         if not 0 <= self.input_dropout < 1:
-            raise ValueError(f"{key}.input_dropout is {self.input_dropout}: use 0.0 up to below 1")
+            raise ValueError(
+                f"{key}.input_dropout is {self.input_dropout}: use 0.0 or more and below 1"
+            )
         if self.noise_std < 0:
-            raise ValueError(f"{key}.noise_std is {self.noise_std}: use 0.0 up, such as 0.01")
+            raise ValueError(f"{key}.noise_std is {self.noise_std}: use 0.0 or more, such as 0.01")
         if self.init not in INITS:
             raise ValueError(f"{key}.init is {self.init!r}: use one of {', '.join(INITS)}")
 
@@ -54,8 +56,8 @@ class ConvDecoder(nn.Module):
     """Convolutions over all places, then one or two linear layers.
 
     A layer is a grouped convolution, LayerNorm over channels without parameters, GELU, and the
-    residual where the widths agree. There are no positions: the visible tokens, which carry
-    theirs, and the zeros around the border have to suffice.
+    residual where the widths agree. No positions are added: those that the visible tokens carry
+    and the zeros around the border have to suffice.
     """
 
     options: DecoderOptions
@@ -68,9 +70,9 @@ class ConvDecoder(nn.Module):
     ) -> Array:
         """x, noise (B, *places, D), mask, valid (B, *places) -> predictions (B, *places, D).
 
-        x holds the encoder's output where `mask` is false; `noise` takes the other places.
+        x holds the encoder's output where `mask` is false; `noise` fills the other places.
         Places that are not valid (padding) are zeroed before every convolution, so that they
-        change nothing elsewhere. The predictions are float32.
+        do not affect real ones. The predictions are float32.
         """
         o = self.options
         places = x.shape[1:-1]

@@ -11,7 +11,7 @@ from ssl_jax.ops.patches import restore, sincos_table
 class PatchDecoder(nn.Module):
     """Predicts every patch from the encoded visible ones, with mask tokens in place of the others.
 
-    Tokens get fixed sin-cos positions of their own; prefix tokens come along at position zero.
+    Patches get fixed sin-cos positions again, of the decoder's width; prefix tokens get none.
     """
 
     outputs: int  # numbers in a patch
@@ -38,7 +38,7 @@ class PatchDecoder(nn.Module):
         """x (B, prefix + V, E) -> patches (B, S, P) float32, raster order, prefix left out.
 
         ids_shuffle (B, S): x[:, prefix + i] belongs at place ids_shuffle[:, i]. visible, valid
-        (B, S): places whose token was encoded; places that are real.
+        (B, S): the places whose token was encoded, and those that are real.
         """
         x = self.embed(x)
         first, tokens = x[:, :prefix], x[:, prefix:]

@@ -1,4 +1,4 @@
-"""What every encoder has, and how its two parts are run, between which a method may mask."""
+"""The interface of encoders, and how to run their two parts, between which a method may mask."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -61,10 +61,10 @@ class Encoder(Protocol):
         """x (B, S, D), valid (B, S) -> Encoded of all tokens, or of those in `ids_keep` (B, V)."""
 
     def apply(self, *arguments: Any, **options: Any) -> Any:
-        """That of linen: runs the module, or `method` of it, with given variables."""
+        """As in linen: runs the module, or its `method`, with given variables."""
 
     def init_with_output(self, *arguments: Any, **options: Any) -> Any:
-        """That of linen: returns (Encoded, variables)."""
+        """As in linen: returns (Encoded, variables)."""
 
 
 def batch_spec(encoder: Encoder) -> dict[str, Spec]:
@@ -73,10 +73,10 @@ def batch_spec(encoder: Encoder) -> dict[str, Spec]:
 
 
 def weights(batch: Batch) -> Array:
-    """Returns the weights (B,) of a batch, 0 for a clip without sound: all its samples equal.
+    """Returns the weights (B,) of a batch; 0 for a clip without sound, whose samples are all equal.
 
-    It has nothing to predict, and the gradient of norms over what does not vary grows with each of
-    them until it is not finite.
+    Such a clip has nothing to predict, and the gradient through norms over constant values grows
+    with each norm until it is not finite.
     """
     weight = batch["weight"]
     if "audio" not in batch:
@@ -88,7 +88,7 @@ def weights(batch: Batch) -> Array:
 
 
 def used_rows(batch: Batch, weight: Array) -> tuple[Array, Array]:
-    """Returns (rows that count, rows of the batch that could): the metric `used_rows`."""
+    """Returns (rows used, rows with a weight in the batch): the metric `used_rows`."""
     return (weight > 0).sum(), (batch["weight"] > 0).sum()
 
 
@@ -117,7 +117,7 @@ def frontend(
 ) -> tuple[Array, Array]:
     """Returns the local tokens x (B, S, D) and which are real, (B, S) bool.
 
-    `augment_fn` is handed on to a front end that takes one, for its spectral features or ids.
+    `augment_fn` is passed to a front end that takes one, for its spectral features or ids.
     """
     arrays = [batch[name] for name in encoder.reads]
     more = () if augment_fn is None else (augment_fn,)
@@ -177,7 +177,7 @@ def encode(
 
 
 def features(encoder: Encoder, params: Tree, batch: Batch) -> Features:
-    """Returns the hidden states of whole examples in evaluation mode, without prefix tokens."""
+    """Returns the hidden states of unmasked examples in evaluation mode, without prefix tokens."""
     x, valid = frontend(encoder, params, batch)
     encoded = encode(encoder, params, x, valid)
     hidden_states = encoded.hidden_states[:, :, encoded.prefix :]

@@ -1,5 +1,4 @@
-"""Heads: from the tokens of an example to one output or one per token, and from a student to its
-predictions."""
+"""Heads: one output per example or per token, and the predictions of a student."""
 
 import dataclasses
 
@@ -19,15 +18,15 @@ class HeadOptions:
     norm: bool  # a LayerNorm
     eps: float  # of that norm
     dropout: float
-    init_std: float  # of the last weights at first; 0: uniform, with bound 1 / sqrt(D)
-    init_scale: float  # factor on the last weights at first (BEiT)
+    init_std: float  # of the initial last weights; 0: uniform, with bound 1 / sqrt(D)
+    init_scale: float  # factor on the initial last weights (BEiT)
 
     def __post_init__(self) -> None:
         key = "config.method.head"
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"{key}.dropout is {self.dropout}: use 0.0 up to below 1.0")
+            raise ValueError(f"{key}.dropout is {self.dropout}: use 0.0 or more and below 1.0")
         if self.init_std < 0:
-            raise ValueError(f"{key}.init_std is {self.init_std}: use 0.0 up, such as 0.02")
+            raise ValueError(f"{key}.init_std is {self.init_std}: use 0.0 or more, such as 0.02")
 
 
 def pool(x: Array, valid: Array, prefix: int, how: str) -> Array:
@@ -40,7 +39,9 @@ def pool(x: Array, valid: Array, prefix: int, how: str) -> Array:
     if how not in POOLS:
         raise ValueError(f"config.method.pool is {how!r}: use one of {', '.join(POOLS)}")
     if how == "cls" and not prefix:
-        raise ValueError("config.method.pool is 'cls', but the encoder has none: use 'frames'")
+        raise ValueError(
+            "config.method.pool is 'cls', but the encoder has no class token: use 'frames'"
+        )
     if how in ("cls", "tanh"):
         return x[:, 0].astype(jnp.float32)
     start = prefix if how == "frames" else 0
@@ -50,9 +51,9 @@ def pool(x: Array, valid: Array, prefix: int, how: str) -> Array:
 
 
 class Classifier(nn.Module):
-    """Pool, LayerNorm, dropout, Linear: logits, or numbers to regress. Computes in float32.
+    """Pool, LayerNorm, dropout, Linear: logits, or regression values. Computes in float32.
 
-    pool `tanh` is RoBERTa's: the first token passes a Linear and a tanh ahead of the rest.
+    pool `tanh` is RoBERTa's: the first token passes a Linear and a tanh before the rest.
     """
 
     outputs: int
@@ -87,7 +88,7 @@ class PredictionHead(nn.Module):
     width: int
     norm: bool = False
     layers: int = 1
-    ratio: int = 2  # of the width between two layers to D
+    ratio: int = 2  # width between two layers, as a multiple of D
     weight_init: str = "torch"
     eps: float = 1e-5
 
@@ -107,9 +108,9 @@ class PredictionHead(nn.Module):
 class FrameClassifier(nn.Module):
     """Dropout and Linear on every frame: logits. Computes in float32.
 
-    It reads the last hidden state or, with `mix`, the sum of all under learned softmax weights that
-    begin equal (SUPERB, 2105.01051). With `projection` a Linear to that width stands before the
-    dropout. Weights begin Xavier-uniform and biases zero.
+    It reads the last hidden state or, with `mix`, the sum of all with learned softmax weights,
+    equal at first (SUPERB, 2105.01051). With `projection`, a Linear to that width precedes the
+    dropout. The classifier's weights start Xavier-uniform and its bias at zero.
     """
 
     outputs: int

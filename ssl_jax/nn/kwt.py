@@ -73,7 +73,7 @@ class KeywordOptions:
         check_share("embed_dropout", self.embed_dropout)
         if self.frames_per_token < 1:
             raise ValueError(
-                f"config.method.encoder.frames_per_token is {self.frames_per_token}: use 1 up"
+                f"config.method.encoder.frames_per_token is {self.frames_per_token}: use 1 or more"
             )
         for key in ("feature_mean", "feature_std"):
             value = getattr(self, key)
@@ -94,7 +94,7 @@ class KeywordOptions:
         return window, hop
 
     def tokens(self, samples: Length, sample_rate: int) -> Length:
-        """Returns how many whole tokens fit into n samples; an int or an integer array."""
+        """Returns how many complete tokens fit into n samples; an int or an integer array."""
         return dsp.frames(samples, *self.samples(sample_rate)) // self.frames_per_token
 
 
@@ -156,7 +156,7 @@ class SpectralFrontEnd(nn.Module):
         return dsp.log_mel(audio, audio_len, **options)
 
     def _normalize(self, features: Array, lengths: Array) -> Array:
-        """features (B, T, F), lengths (B,) in frames -> the same, normalized as asked."""
+        """features (B, T, F), lengths (B,) in frames -> the same, normalized as configured."""
         o = self.options
         if o.feature_norm == "utterance":
             return norms.instance_norm(features, length_mask(lengths, features.shape[1]))

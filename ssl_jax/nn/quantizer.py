@@ -1,4 +1,4 @@
-"""The product quantizer of wav2vec 2.0: a code of each group for every frame."""
+"""The product quantizer of wav2vec 2.0: one code per group for every frame."""
 
 import flax.linen as nn
 import flax.struct
@@ -10,15 +10,15 @@ from ssl_jax.ops import quantize
 
 @flax.struct.dataclass
 class Quantized:
-    """Frames as codes. Axes: B examples, S frames, G groups, V codes, D numbers of all groups."""
+    """Frames as codes. Axes: B examples, S frames, G groups, V codes, D channels of all groups."""
 
-    vectors: Array  # (B, S, D), the chosen codes of all groups, joined
-    ids: Array  # (B, S, G) int32, their numbers
+    vectors: Array  # (B, S, D), the chosen codes of all groups, concatenated
+    ids: Array  # (B, S, G) int32, their indices
     logits: Array  # (B, S, G, V), before any noise
 
 
 class GumbelQuantizer(nn.Module):
-    """Linear to logits of V codes in each of G groups, and one code of each (2006.11477, 2).
+    """Linear to logits of V codes in each of G groups, and one code of each (2006.11477, sec. 2).
 
     params: `logits` (a Linear, weights from N(0, 1)) and `codes` (G, V, D / G), uniform in [0, 1).
     Computes in float32.

@@ -31,7 +31,7 @@ def table_rows(grid: tuple[int, int]) -> int:
 
 
 class RelativePositions(nn.Module):
-    """One table for all layers, zero at first; it gives what is added to attention scores."""
+    """A table of biases for the attention scores of all layers, zero at first."""
 
     grid: tuple[int, int]
     heads: int
@@ -41,7 +41,7 @@ class RelativePositions(nn.Module):
     def __call__(self, ids_keep: Array | None = None) -> Array:
         """ids_keep (B, V), or None for all S patches -> (1 or B, H, T, T), the class token first.
 
-        `ids_keep` names the patches of the input, in their order.
+        `ids_keep` lists the patches of the input, in their order.
         """
         shape = (table_rows(self.grid), self.heads)
         table = self.param("table", nn.initializers.zeros, shape, jnp.float32)

@@ -55,7 +55,7 @@ class SpectrogramOptions:
         if self.num_mels < self.patch[1] or self.num_mels % self.patch[1]:
             near = self.patch[1] * max(1, self.num_mels // self.patch[1])
             raise ValueError(
-                f"config.method.encoder.num_mels {self.num_mels} is no multiple of the "
+                f"config.method.encoder.num_mels {self.num_mels} is not a multiple of the "
                 f"{self.patch[1]} bands of config.method.encoder.patch: use a value such as {near}"
             )
         if self.std is not None and not self.std > 0:
@@ -65,8 +65,8 @@ class SpectrogramOptions:
 class SpectrogramFrontEnd(nn.Module):
     """Samples to tokens: patches of the normalized filterbank, projected.
 
-    A patch is real when all its frames lie within the clip: what does not fill the last patch is
-    dropped (as in BEATs), where AudioMAE fills clips up to 1024 frames that count as real.
+    A patch is real when all its frames lie within the clip: frames that do not fill the last patch
+    are dropped (as in BEATs), whereas AudioMAE pads clips to 1024 frames that all count as real.
     """
 
     options: SpectrogramOptions
@@ -93,7 +93,7 @@ class SpectrogramFrontEnd(nn.Module):
     def patches(self, audio: Array, audio_len: Array) -> Array:
         """audio (B, N), audio_len (B,) -> patches (B, S, P) of the features, float32.
 
-        Raises ValueError when a batch holds no whole patch.
+        Raises ValueError when a batch holds no complete patch.
         """
         o, rate = self.options, self.sample_rate
         rows = self._frames(audio.shape[1]) // o.patch[0]

@@ -53,7 +53,7 @@ class TargetOptions:
 
 @dataclasses.dataclass(frozen=True)
 class EmaOptions:
-    """How the teacher follows: its decay tau rises linearly to `end` in `anneal` updates."""
+    """How the teacher follows the student: tau rises linearly to `end` over `anneal` updates."""
 
     start: float
     end: float

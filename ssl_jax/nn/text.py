@@ -1,7 +1,7 @@
 """The text encoder of data2vec (2202.03555, 2212.07525): RoBERTa's embeddings and blocks.
 
-Axes: B examples, L tokens of a text, V tokens kept, D width. The tokens are whatever the tokenizer
-of config.data gives; a first token that stands for the whole text (BOS) is an ordinary one.
+Axes: B examples, L tokens of a text, V tokens kept, D width. The tokenizer of config.data gives
+the tokens; a first token that stands for the text (BOS) is treated like any other.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ class TextOptions:
         for key, use in (("vocab_size", "the tokenizer's"), ("max_tokens", "such as 512")):
             if getattr(self, key) < 1:
                 raise ValueError(
-                    f"config.method.encoder.{key} is {getattr(self, key)}: use 1 up, {use}"
+                    f"config.method.encoder.{key} is {getattr(self, key)}: use 1 or more, {use}"
                 )
 
 
@@ -76,7 +76,7 @@ class TextFrontEnd(nn.Module):
         table = self.param("embedding", INITS["bert"], shape, jnp.float32)
         if augment_fn is not None:
             tokens = augment_fn(tokens, tokens_len)
-        # looked up in float32: the gradients of all places of a token are summed in it
+        # looked up in float32, in which the gradients of all occurrences of a token are summed
         x = jnp.take(table, tokens, axis=0, mode="fill", fill_value=jnp.nan).astype(self.dtype)
         return x, length_mask(tokens_len, tokens.shape[1])
 
@@ -84,9 +84,9 @@ class TextFrontEnd(nn.Module):
 class TextEncoder(nn.Module):
     """Token vectors, learned positions, LayerNorm, dropout, a stack of blocks.
 
-    `positions` has a row for each of `max_tokens` places. RoBERTa's table begins with two rows
-    more, that of place 0 being its row 2 (its padding index plus 1), and it adds one and the same
-    token-type vector everywhere: positions = table[2:] + token_type[0].
+    `positions` has a row for each of `max_tokens` places. RoBERTa's table has two more rows at
+    its start (place 0 is row 2, its padding index plus 1), and the same token-type vector is added
+    everywhere: positions = table[2:] + token_type[0].
     """
 
     frontend: TextFrontEnd
@@ -164,6 +164,6 @@ class TextEncoder(nn.Module):
 def make(
     options: TextOptions, blocks: TransformerOptions, *, dtype: jnp.dtype, sample_rate: int
 ) -> TextEncoder:
-    """Returns the encoder; text has no use for `sample_rate`."""
+    """Returns the encoder; `sample_rate` is not used."""
     del sample_rate
     return TextEncoder(TextFrontEnd(options, blocks.width, dtype), options, blocks, dtype)

@@ -20,7 +20,7 @@ from ssl_jax.nn import attention, sharding
 
 NORMS = ("pre", "post", "res_post")
 
-# What a layer keeps for the backward pass; everything else is computed again.
+# What a layer saves for the backward pass; everything else is recomputed.
 REMAT: dict[str, Callable | None] = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -52,12 +52,12 @@ class TransformerOptions:
     qkv_bias: bool = True
     key_bias: bool = True  # false: only query and value have the bias of qkv_bias (BEiT)
     out_proj: bool = True  # false: attention returns its heads without a last projection
-    dropout: float = 0.0  # of both residual branches
-    attention_dropout: float = 0.0  # of the attention weights
-    activation_dropout: float = 0.0  # of the hidden layer of the MLP
+    dropout: float = 0.0  # on both residual branches
+    attention_dropout: float = 0.0  # on the attention weights
+    activation_dropout: float = 0.0  # on the hidden layer of the MLP
     drop_path: float = 0.0  # of a branch per example: 0 in the first block, this in the last
     layerdrop: float = 0.0  # of a whole block, one draw per batch
-    layer_scale: float = 0.0  # first value of a learned factor per channel on each branch; 0: none
+    layer_scale: float = 0.0  # initial learned factor per channel on each branch; 0: none
     final_norm: bool | None = None  # after the last block; None: under pre-norm only
     eps: float = 1e-5
     init: str = "bert"
@@ -73,7 +73,9 @@ class TransformerOptions:
                 )
         for key in ("depth", "width", "heads", "mlp_width"):
             if getattr(self, key) < 1:
-                raise ValueError(f"config.method.encoder.{key} is {getattr(self, key)}: use 1 up")
+                raise ValueError(
+                    f"config.method.encoder.{key} is {getattr(self, key)}: use 1 or more"
+                )
         for key in ("dropout", "attention_dropout", "activation_dropout", "drop_path", "layerdrop"):
             check_share(key, getattr(self, key))
         if self.width % self.heads:
@@ -84,11 +86,11 @@ class TransformerOptions:
 
 
 def unrolled(options: TransformerOptions) -> bool:
-    """Returns whether every layer is compiled separately, in place of a loop over one block.
+    """Returns whether every layer is compiled separately, instead of a loop over one block.
 
-    A loop compiles in the time of one layer, and suits a TPU. On CPU it is slower; on a GPU too,
-    which copies parameters and activations in and out at every turn (a fifth of a step of
-    data2vec 2.0 on an H100), so stacks of up to 24 layers are unrolled there.
+    A loop compiles in the time of one layer and suits a TPU. It is slower on CPU, and on a GPU,
+    which copies parameters and activations in and out at every iteration (a fifth of a step of
+    data2vec 2.0 on an H100), so stacks of up to 24 layers are unrolled on a GPU.
     """
     if options.unroll is not None:
         return options.unroll
@@ -99,7 +101,7 @@ def unrolled(options: TransformerOptions) -> bool:
 def check_share(key: str, value: float) -> None:
     """Raises ValueError unless the named encoder option is a probability below 1."""
     if not 0.0 <= value < 1.0:
-        raise ValueError(f"config.method.encoder.{key} is {value}: use 0.0 up to below 1.0")
+        raise ValueError(f"config.method.encoder.{key} is {value}: use 0.0 or more and below 1.0")
 
 
 @flax.struct.dataclass
@@ -128,7 +130,7 @@ def layer_norm(
         dtype=dtype,
         use_bias=affine,
         use_scale=affine,
-        use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits on features far from zero
+        use_fast_variance=False,  # E[x^2] - E[x]^2 loses precision on features far from zero
         name=name,
     )
 
@@ -265,8 +267,8 @@ class Block(nn.Module):
 def over_layers(layer: Callable, options: TransformerOptions, dtype: jnp.dtype) -> Callable:
     """Returns layer(block, x, options of the layer) -> (x, outputs) as a scan over stacked blocks.
 
-    Each layer's parameters are gathered from their shards when it runs, again in its backward
-    pass, and never kept: only one layer's parameters have to fit on a chip at a time.
+    Each layer's parameters are gathered from their shards when it runs, and again in its
+    backward pass, and never kept: only one layer's parameters have to fit on a chip at a time.
     """
     unroll = unrolled(options)
     policy = REMAT[options.remat]
@@ -275,7 +277,7 @@ def over_layers(layer: Callable, options: TransformerOptions, dtype: jnp.dtype) 
         layer = nn.map_variables(layer, "params", trans_in_fn=gather)
         policy = policy or mesh_lib.keeps_shards
     if policy is not None:
-        # Outside a loop the compiler would merge the second computation into the first.
+        # Outside a loop the compiler would merge the recomputation into the first pass.
         layer = nn.remat(layer, policy=policy, prevent_cse=unroll)
     return nn.scan(
         layer,

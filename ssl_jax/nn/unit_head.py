@@ -10,7 +10,7 @@ from ssl_jax.nn.transformer import INITS
 
 
 class UnitHead(nn.Module):
-    """From frames to logits over units: cosine to one vector per unit, divided by temperature.
+    """Logits over units: cosines of frames with one vector per unit, divided by `temperature`.
 
     HuBERT, 2106.07447, section II.E, for several sets of units; a set has a projection of its own
     unless they are `tied`. Computes in float32. params: projection (D -> width, per set), units

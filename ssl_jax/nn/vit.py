@@ -54,7 +54,7 @@ class VisionOptions:
 
     image_size: int = 224
     patch_size: int = 16
-    # sincos: fixed | learned: begins as sincos | relative: a bias on the scores (BEiT) | none
+    # sincos: fixed | learned: starts as sincos | relative: a bias on the scores (BEiT) | none
     positions: str = "sincos"
     class_token: bool = True
     class_std: float = 0.02  # of its initial value
@@ -74,7 +74,7 @@ class VisionOptions:
         if patch < 1 or size < patch or size % patch:
             near = max(patch, 1) * max(1, size // max(patch, 1))
             raise ValueError(
-                f"config.method.encoder.image_size {size} is no multiple of "
+                f"config.method.encoder.image_size {size} is not a multiple of "
                 f"config.method.encoder.patch_size {patch}: use a value such as {near}"
             )
 
@@ -89,10 +89,10 @@ def check_positions(width: int) -> None:
 
 
 def projection(size: int, width: int, weight_init: str, dtype: jnp.dtype) -> nn.Dense:
-    """Returns the linear map from patches of `size` numbers to tokens, with the bias of a conv."""
+    """Returns a linear map from patches of `size` numbers to tokens, with a convolution's bias."""
 
     def bias(key: Array, shape: tuple[int, ...], kind: jnp.dtype = jnp.float32) -> Array:
-        # the originals use a convolution and leave its bias as torch makes it
+        # the originals use a convolution, with torch's initial bias
         return jax.random.uniform(key, shape, kind, -(size**-0.5), size**-0.5)
 
     return nn.Dense(
@@ -186,7 +186,7 @@ class VisionTransformer(nn.Module):
     def encode(self, x: Array, valid: Array, train: bool, ids_keep: Array | None = None) -> Encoded:
         """x (B, S, D), valid (B, S) -> Encoded of prefix + S tokens, or of the V in `ids_keep`.
 
-        ids_keep (B, V) int32; then prefix + V tokens.
+        ids_keep (B, V) int32: the patches to encode, in addition to the prefix.
         """
         bias = self.relative(ids_keep) if self.options.positions == "relative" else None
         if self.options.positions in ("sincos", "learned"):
@@ -203,7 +203,8 @@ class VisionTransformer(nn.Module):
         return self.transformer(x, valid, train, bias, prefix=self.prefix)
 
     def patches(self, *arrays: Array) -> Array:
-        """The arrays of `reads` -> normalized patches (B, S, P): the targets of MAE.
+        """The arrays of `reads` -> normalized patches (B, S, P), which a masked autoencoder
+        reconstructs.
 
         P is in the order of `ops.patches.patchify`.
         """
@@ -216,7 +217,7 @@ class VisionTransformer(nn.Module):
         return jnp.asarray(patches.sincos_table((size // columns, columns), self.width))
 
     def __call__(self, *arrays: Array, train: bool = False) -> Encoded:
-        """The arrays of `reads` -> Encoded of whole examples."""
+        """The arrays of `reads` -> Encoded of complete examples."""
         x, valid = self.frontend(*arrays, train)
         return self.encode(x, valid, train)
 
@@ -224,7 +225,7 @@ class VisionTransformer(nn.Module):
 def make(
     options: VisionOptions, blocks: TransformerOptions, *, dtype: jnp.dtype, sample_rate: int
 ) -> VisionTransformer:
-    """Returns the encoder of square images; `sample_rate` means nothing to it."""
+    """Returns the encoder of square images; `sample_rate` is not used."""
     del sample_rate
     if options.positions in ("sincos", "learned"):
         check_positions(blocks.width)

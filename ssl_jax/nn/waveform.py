@@ -1,6 +1,6 @@
 """The encoder of raw audio: convolutions, positions, blocks.
 
-That of wav2vec 2.0 (2006.11477) and HuBERT (2106.07447), and of data2vec (2202.03555, 2212.07525).
+As in wav2vec 2.0 (2006.11477), HuBERT (2106.07447) and data2vec (2202.03555, 2212.07525).
 """
 
 import dataclasses
@@ -43,13 +43,13 @@ _REGULARIZATION = {
 _BASE = {"depth": 12, "width": 768, "heads": 12, "mlp_width": 3072}
 _LARGE = {"depth": 24, "width": 1024, "heads": 16, "mlp_width": 4096}
 _WAV2VEC2 = {"positions": "weight_norm", "position_kernel": 128}
-# those trained on 60k hours: pre-norm, a norm in every layer of the front end, no dropout
+# models trained on 60k hours: pre-norm, a norm in every layer of the front end, no dropout
 _STABLE = {**_WAV2VEC2, "norm": "pre", "embed_dropout": 0.0}
 _CONFORMER = {"blocks": "conformer", "conv_bias": True, "norm": "pre"}
 PRESETS: dict[str, dict[str, Any]] = {
     "base": {**_BASE, **_REGULARIZATION},
     "large": {**_LARGE, **_REGULARIZATION},
-    # also of HuBERT Base
+    # HuBERT Base too
     "wav2vec2_base": {
         **_BASE,
         **_REGULARIZATION,
@@ -61,7 +61,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "wav2vec2_large": {**_LARGE, **_STABLE, "conv_bias": True},
     "hubert_large": {**_LARGE, **_STABLE},
-    # with the front end of each of wav2vec 2.0's sizes; Base has its LayerNorm ahead of the blocks
+    # with the front end of wav2vec 2.0 of the same size; Base has a LayerNorm before the blocks
     "conformer_base": {
         **_BASE,
         **_REGULARIZATION,
@@ -83,7 +83,7 @@ class WaveformOptions(ConformerOptions):
     The fields of ConformerOptions take effect where `blocks` is 'conformer'.
     """
 
-    # transformer | conformer: with positions in the attention, and none of convolutions
+    # transformer | conformer: with positions in the attention, not from convolutions
     blocks: str = "transformer"
     normalize: bool = True  # each clip to mean 0, variance 1
     conv_channels: int = 512
@@ -101,9 +101,9 @@ class WaveformOptions(ConformerOptions):
     position_groups: int = 16
     mask_each: bool = True  # padded frames zeroed before every position convolution
     # none | fixed: scores fall with the distance of two frames (data2vec 2.0) | learned: times a
-    # factor per head, shared by all blocks, that begins at 1 and counts as 0 below it
+    # factor per head, shared by all blocks, that starts at 1 and is clipped at 0
     alibi: str = "none"
-    input_dropout: float = 0.0  # of the projected frames, before a mask
+    input_dropout: float = 0.0  # on the projected frames, before masking
     embed_dropout: float = 0.1  # before the first block
 
     def __post_init__(self) -> None:
@@ -249,8 +249,8 @@ class WaveformEncoder(nn.Module):
     def encode(self, x: Array, valid: Array, train: bool, ids_keep: Array | None = None) -> Encoded:
         """x (B, S, D), valid (B, S) -> Encoded of T = S frames, or of the V in `ids_keep`.
 
-        ids_keep (B, V) int32. The positions come from the whole clip, in which the frames that
-        are not kept are zeros. Raises ValueError on `ids_keep` where the blocks are a Conformer's.
+        ids_keep (B, V) int32. Positions are computed from the complete clip, in which frames
+        that are not kept are zero. Raises ValueError on `ids_keep` if the blocks are a Conformer's.
         """
         if self.options.blocks == "conformer":
             return self._conform(x, valid, train, ids_keep)
@@ -269,7 +269,7 @@ class WaveformEncoder(nn.Module):
         if ids_keep is not None:
             raise ValueError(
                 "config.method.encoder.blocks is 'conformer', whose convolutions need all frames, "
-                "and config.method shows it some: use 'transformer', or another method"
+                "but config.method encodes only some: use 'transformer', or another method"
             )
         if self.transformer_options.norm != "pre":
             x = self.norm(x)
@@ -277,7 +277,7 @@ class WaveformEncoder(nn.Module):
         return self.transformer(x, valid, train)
 
     def _bias(self, size: int, ids_keep: Array | None) -> Array | None:
-        """Returns what is added to the scores of all blocks, (B or 1, H, T, T), or None."""
+        """Returns the bias of the scores of all blocks, (B or 1, H, T, T), or None."""
         if self.options.alibi == "none":
             return None
         ids = jnp.arange(size)[None] if ids_keep is None else ids_keep
@@ -318,11 +318,11 @@ def _check_conformer(options: WaveformOptions, blocks: TransformerOptions) -> No
             )
     if blocks.norm == "res_post" or options.alibi != "none":
         raise ValueError(
-            f"config.method.encoder.norm is {blocks.norm!r} and alibi {options.alibi!r}: a "
-            f"Conformer has 'pre' or 'post', and 'none'"
+            f"config.method.encoder.norm is {blocks.norm!r} and alibi {options.alibi!r}: for a "
+            f"Conformer use norm 'pre' or 'post', and alibi 'none'"
         )
     if options.attention_positions == "rotary" and blocks.width // blocks.heads % 2:
         raise ValueError(
-            f"config.method.encoder.width {blocks.width} over heads {blocks.heads} is odd, and "
-            f"rotary positions turn pairs: use an even number of each head"
+            f"config.method.encoder.width {blocks.width} over heads {blocks.heads} is odd, but "
+            f"rotary positions rotate pairs of channels: use an even width per head"
         )

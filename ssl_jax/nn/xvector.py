@@ -1,4 +1,4 @@
-"""The x-vector: who speaks, as one vector of a recording (Snyder et al., 2018)."""
+"""The x-vector: a speaker embedding of a recording (Snyder et al., 2018)."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from ssl_jax.nn.transformer import INITS
 
 # kernel size and dilation of each layer, in frames
 LAYERS = ((5, 1), (3, 2), (3, 3), (1, 1), (1, 1))
-# frames that all layers together lose
+# frames lost over all layers
 CONTEXT = sum((size - 1) * step for size, step in LAYERS)
 
 
@@ -23,9 +23,9 @@ class XVectorOptions:
 
 
 class XVector(nn.Module):
-    """From an encoder's hidden states to a speaker embedding, as in SUPERB. In float32.
+    """From an encoder's hidden states to a speaker embedding, as in SUPERB; in float32.
 
-    The sum of all hidden states under learned softmax weights, a Linear layer, five layers over
+    The sum of all hidden states with learned softmax weights, a Linear layer, five layers over
     time without padding, each with a ReLU, mean and deviation over time, two Linear layers with
     ReLUs. Two recordings are compared by the output of the first of these two.
     """
@@ -71,7 +71,7 @@ def _statistics(x: Array, frames: Array) -> Array:
     count = jnp.maximum(frames, 1)[:, None].astype(jnp.float32)
     mean = jnp.where(real, x, 0).sum(1) / count
     square = jnp.where(real, jnp.square(x - mean[:, None]), 0).sum(1)
-    # the root of 0, of a channel that is silent, would have an infinite gradient
+    # the root of 0, the variance of a constant channel, would have an infinite gradient
     variance = square / jnp.maximum(count - 1, 1)
     deviation = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
     return jnp.concatenate([mean, deviation], -1)

@@ -2,7 +2,7 @@
 
 Audio is float in [-1, 1] or int16 and comes back as float32 of the same shape; samples past
 `audio_len` (B,) stay 0. Every function is the identity at zero strength, and a row depends on
-its own key only (`mix` also reads other rows). `prob` is the share of rows that are changed.
+its own key only (`mix` also reads other rows). `prob` is the probability that a row changes.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def _per_row(keys: Array, draw: Callable[[Array], Array]) -> Array:
 
 
 def _named(keys: Array, index: int) -> Array:
-    """Returns the index-th set of keys (B,) of a function that draws several things."""
+    """Returns the index-th set of keys (B,), for functions with several random draws."""
     return jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
 
 
@@ -59,7 +59,7 @@ def spec_augment(
     freq_width: int = 6,
     fill: float | str = 0.0,
 ) -> Array:
-    """Hides stripes of features (B, T, F) (SpecAugment, 1904.08779, without warping).
+    """Masks stripes of features (B, T, F) (SpecAugment, 1904.08779, without warping).
 
     Each of `time_masks` stripes is 0 to `time_width` frames wide, uniformly, and lies within the
     row's `lengths` (B,) real frames; `freq_masks` and `freq_width` do the same over F. `fill` is
@@ -87,7 +87,7 @@ def spec_augment(
 def time_shift(
     keys: Array, audio: Array, audio_len: Array | None = None, *, max_samples: int
 ) -> Array:
-    """Moves each clip by a uniform number of samples in [-max, max]; zeros enter, ends are lost."""
+    """Shifts each clip by a uniform number of samples in [-max, max]; ends are cut, gaps are 0."""
     audio = dsp.to_float(audio)
     real = dsp.valid_samples(audio, audio_len)
     padded = jnp.pad(jnp.where(real, audio, 0), ((0, 0), (max_samples, max_samples)))
@@ -100,7 +100,7 @@ def time_shift(
 
 
 def gain(keys: Array, audio: Array, *, low_db: float, high_db: float) -> Array:
-    """Multiplies each clip by a uniform number of decibels in [low_db, high_db]."""
+    """Amplifies each clip by a gain in dB, uniform in [low_db, high_db]."""
     gain_db = _uniform(keys, low_db, high_db)[:, None]
     return dsp.to_float(audio) * 10 ** (gain_db / 20)
 
@@ -108,7 +108,7 @@ def gain(keys: Array, audio: Array, *, low_db: float, high_db: float) -> Array:
 def _add_at_snr(
     keys: Array, audio: Array, noise: Array, real: Array, snr_db: tuple[float, float], prob: float
 ) -> Array:
-    """Adds noise, scaled to a uniform SNR over the real samples, to a share `prob` of rows."""
+    """Adds noise at a uniform SNR over the real samples, to each row with probability `prob`."""
     snr = 10 ** (_uniform(_named(keys, 100), *snr_db)[:, None] / 10)
     noise = jnp.where(real, noise, 0)
     power, noise_power = _power(audio, real), _power(noise, real)
@@ -121,9 +121,9 @@ def _add_at_snr(
 
 
 def coloured_noise(keys: Array, size: int, tilt: tuple[float, float]) -> Array:
-    """Returns Gaussian noise (B, size) of power 1 / f^a, a uniform in `tilt`: 0 white, 1 pink.
+    """Returns Gaussian noise (B, size) of power 1 / f^a, a uniform in `tilt`: 0 is white, 1 pink.
 
-    Flat below 1/256 of the sample rate, so that inaudible rumble does not take all the power.
+    The spectrum is flat below 1/256 of the sample rate, so that inaudible rumble does not dominate.
     """
     n_fft = 1 << max(1, size - 1).bit_length()
     frequency = np.maximum(np.arange(n_fft // 2 + 1) / n_fft, 1 / 256).astype(np.float32)
@@ -162,11 +162,11 @@ def mix(
     voices: int = 1,
     prob: float = 1.0,
 ) -> Array:
-    """Adds `voices` other rows of the batch (several: babble), their sum at a uniform SNR in dB.
+    """Adds the sum of `voices` other rows of the batch (many: babble) at a uniform SNR in dB.
 
     A row is never mixed with itself; the same other row may be drawn twice. The other rows are
-    those of the global batch, so the result depends on how the batch is made up. One row alone
-    is left as it is.
+    those of the global batch, so the result depends on how the batch is made up. A batch of
+    one row is left unchanged.
     """
     audio = dsp.to_float(audio)
     batch = audio.shape[0]
@@ -184,15 +184,15 @@ def speed(
 ) -> tuple[Array, Array]:
     """Plays each clip `low` to `high` times as fast: -> (audio (B, N), audio_len (B,)).
 
-    Linear interpolation; pitch moves with speed. The shape stays: a faster clip ends in zeros,
-    a slower one loses what no longer fits.
+    Linear interpolation; pitch moves with speed. The shape is kept: a faster clip ends in
+    zeros, a slower one is cut off.
     """
     audio = dsp.to_float(audio)
     batch, size = audio.shape
     if audio_len is None:
         audio_len = jnp.full((batch,), size, jnp.int32)
     change = _uniform(keys, low, high)[:, None] - 1
-    # sample t comes from t + t * change: kept apart, since t * (1 + change) would round t away
+    # sample t is read at t + t * change, in two terms: t * (1 + change) would lose the fraction
     drift = jnp.arange(size) * change
     index = jnp.arange(size) + jnp.floor(drift).astype(jnp.int32)
     share = drift - jnp.floor(drift)
@@ -213,10 +213,10 @@ def random_filter(
     bands: int = 8,
     prob: float = 1.0,
 ) -> Array:
-    """Colours each clip by a random smooth equalizer, as microphones and rooms do.
+    """Filters each clip with a random smooth equalizer, as microphones and rooms do.
 
-    `bands` gains, uniform in [-max_db, max_db], equally spaced on the mel-like axis
-    log(1 + 22 f / nyquist) and linear between; zero phase, applied by one padded FFT.
+    It has `bands` gains, uniform in [-max_db, max_db], equally spaced on the mel-like axis
+    log(1 + 22 f / nyquist) and interpolated linearly; zero phase, applied by one padded FFT.
     """
     audio = dsp.to_float(audio)
     size = audio.shape[1]

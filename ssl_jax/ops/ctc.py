@@ -1,4 +1,4 @@
-"""Connectionist temporal classification (Graves et al. 2006): the loss and the greedy path.
+"""Connectionist temporal classification (Graves et al. 2006): loss and greedy decoding.
 
 Axes: B utterances, S frames, V tokens of which 0 is the blank, L tokens of a transcript.
 """
@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from ssl_jax.core.types import Array
 
 BLANK = 0
-# stands for the logarithm of 0: its sums and differences stay finite, and so do gradients
+# stands for log 0; unlike -inf, it keeps sums, differences and gradients finite
 _NEVER = -1e30
 
 
 def needed_frames(labels: Array, label_len: Array) -> Array:
-    """labels (B, L), label_len (B,) -> (B,): the tokens, and a blank between two equal ones."""
+    """labels (B, L), label_len (B,) -> (B,): the tokens, plus a blank between two equal ones."""
     pairs = jnp.arange(1, labels.shape[1]) < label_len[:, None]
     return label_len + ((labels[:, 1:] == labels[:, :-1]) & pairs).sum(1)
 
@@ -22,9 +22,9 @@ def needed_frames(labels: Array, label_len: Array) -> Array:
 def loss(log_probs: Array, frames: Array, labels: Array, label_len: Array) -> tuple[Array, Array]:
     """Returns (-log p(transcript) (B,) in nats, which rows are feasible (B,) bool).
 
-    log_probs (B, S, V) float32, normalized over V; frames (B,) of them are real; labels (B, L)
-    the first label_len (B,) of them real, none the blank. A row with fewer frames than
-    `needed_frames` has no path: its loss and gradient are 0 (`zero_infinity` of torch).
+    log_probs (B, S, V) float32, normalized over V, of which frames (B,) are real; labels (B, L),
+    of which the first label_len (B,) are real and none is the blank. A row with fewer frames than
+    `needed_frames` has no path: its loss and gradient are 0 (`zero_infinity` in torch).
     """
     feasible = frames >= needed_frames(labels, label_len)
     blank = log_probs[..., BLANK]
@@ -33,7 +33,7 @@ def loss(log_probs: Array, frames: Array, labels: Array, label_len: Array) -> tu
     tokens = jnp.einsum("bsv,blv->bsl", log_probs, chosen, precision="highest")
     spoken = jnp.arange(labels.shape[1]) < label_len[:, None]
     tokens = jnp.where(spoken[:, None], tokens, _NEVER)
-    # from the previous token without a blank between: only where it is another token
+    # the blank between two tokens may be skipped only if they differ
     other = jnp.pad(labels[:, 1:] != labels[:, :-1], ((0, 0), (1, 0)))
 
     def step(state: tuple[Array, ...], frame: tuple[Array, ...]) -> tuple:
@@ -43,7 +43,7 @@ def loss(log_probs: Array, frames: Array, labels: Array, label_len: Array) -> tu
         skipped = jnp.where(other, before[:, :-1], _NEVER)
         to_blank = jnp.logaddexp(on_blank, before) + blank[:, None]
         to_token = jnp.logaddexp(jnp.logaddexp(on_token, on_blank[:, :-1]), skipped) + tokens
-        # the most probable state is subtracted: float32 then keeps the digits in which paths differ
+        # subtract the most probable state: float32 then resolves the differences between paths
         best = jax.lax.stop_gradient(jnp.maximum(to_blank.max(1), to_token.max(1)))
         real = (s < frames)[:, None]
         on_blank = jnp.where(real, to_blank - best[:, None], on_blank)
@@ -67,7 +67,7 @@ def loss(log_probs: Array, frames: Array, labels: Array, label_len: Array) -> tu
 def greedy(log_probs: Array, frames: Array) -> tuple[Array, Array]:
     """Returns the tokens of the best path: (B, S) int32, -1 after the end, and their number (B,).
 
-    The most probable token of each frame; repeats are one, blanks none.
+    The path takes the most probable token of each frame; repeats are merged, blanks dropped.
     """
     path = log_probs.argmax(-1)
     size = path.shape[1]

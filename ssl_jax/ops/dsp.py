@@ -1,7 +1,7 @@
 """Signal processing on device: Kaldi filterbanks, librosa-style log-mel and MFCC, normalization.
 
 Audio is (B, N), float in [-1, 1] or int16 (divided by 32768). Every function is pure, works
-under jit, vmap and grad, and computes in float32. Filters are NumPy constants of the options.
+under jit, vmap and grad, and computes in float32. Filters are NumPy constants.
 """
 
 import functools
@@ -95,7 +95,7 @@ def _dft_matrix(window: int, n_fft: int) -> tuple[np.ndarray, np.ndarray]:
 def power_spectrum(x: Array, n_fft: int, dft: str = "auto") -> Array:
     """Returns |DFT|^2 of real windows x (..., W), zero-padded to n_fft -> (..., n_fft // 2 + 1).
 
-    dft: "rfft", "matmul" (two products with full precision, the fast way on TPU), or "auto".
+    dft: "rfft", "matmul" (two products in full precision, faster on TPU), or "auto".
     """
     if dft == "auto":
         dft = "matmul" if platform.name() == "tpu" else "rfft"
@@ -212,8 +212,8 @@ def fbank(
 ) -> Array:
     """Log-mel energies as Kaldi computes them: audio (B, N) -> (B, T, M). See CONVENTIONS.
 
-    Windows of 25 ms every 10 ms, fully inside the signal; each loses its mean, is pre-emphasized
-    by 0.97 and windowed; filters from 20 Hz to half the rate; natural log, floored at the float32
+    Windows of 25 ms every 10 ms, fully inside the signal; each is centred, pre-emphasized by
+    0.97 and windowed; filters from 20 Hz to half the rate; natural log, floored at the float32
     epsilon; no dither. `scale` multiplies the waveform, `remove_clip_mean` first subtracts the
     mean of the clip; the result is (x - mean) / divisor. `num_frames` pads or cuts T. Frames past
     `audio_len` (B,) samples, and padded ones, are 0 *before* that last step, as in AudioMAE.
@@ -248,7 +248,7 @@ def log_mel(
     """Mel power in dB as librosa computes it: audio (B, N) -> (B, T, M).
 
     Slaney filters of the power spectrum of periodic Hann windows of n_fft samples;
-    10 log10(max(1e-10, p)), cut `top_db` below the loudest cell of each clip (librosa cuts
+    10 log10(max(1e-10, p)), floored `top_db` below the loudest cell of each clip (librosa:
     below the loudest of a batch). With `audio_len` (B,), frames past it do not count as
     loudest, so padding changes nothing. `center` pads n_fft // 2 zeros on both sides.
     """
@@ -271,7 +271,7 @@ def log_mel(
 def mfcc(
     audio: Array, audio_len: Array | None = None, *, n_mfcc: int = 40, **options: Any
 ) -> Array:
-    """Mel-frequency cepstral coefficients as librosa: audio (B, N) -> (B, T, n_mfcc).
+    """Mel-frequency cepstral coefficients as in librosa: audio (B, N) -> (B, T, n_mfcc).
 
     Orthonormal DCT-II of `log_mel`, which takes the other options. The defaults are those of
     data2vec-KWS (2210.01703): 16000 samples -> (98, 40).

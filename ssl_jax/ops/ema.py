@@ -1,7 +1,7 @@
 """The teacher as an exponential moving average of its student; float32, per-leaf modes.
 
 A teacher is a nested dict of the student's leaves: "average" leaves follow slowly, "copy"
-leaves equal the student's, "absent" leaves are not stored and are read from the student.
+leaves are equal to the student's, "absent" leaves are not stored and are read from the student.
 """
 
 import re
@@ -19,10 +19,10 @@ MODES = ("average", "copy", "absent")
 
 
 def modes_of(params: Tree, rules: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Returns the mode of every leaf name by the first rule (regex, mode) found in it.
+    """Returns the mode of every leaf by name: that of the first rule (regex, mode) that matches.
 
-    Raises ValueError on an unknown mode, on a leaf that no rule matches, and on a rule that is the
-    first to match no leaf; the last, for all others, is let pass.
+    Raises ValueError on an unknown mode, on a leaf that no rule matches, and on a rule that is not
+    the first match of any leaf; the last rule, for all other leaves, is not checked.
     """
     unknown = [mode for _, mode in rules if mode not in MODES]
     if unknown:
@@ -42,7 +42,7 @@ def modes_of(params: Tree, rules: Sequence[tuple[str, str]]) -> dict[str, str]:
 
 
 def init(params: Tree, modes: Mapping[str, str]) -> Tree:
-    """Returns the first teacher: a float32 copy of the student without its absent leaves."""
+    """Returns the initial teacher: a float32 copy of the student without its absent leaves."""
     leaves = traverse_util.flatten_dict(params, sep="/")
     kept = {n: jnp.array(x, jnp.float32) for n, x in leaves.items() if modes[n] != "absent"}
     return traverse_util.unflatten_dict(kept, sep="/")

@@ -2,7 +2,7 @@
 
 The algorithm of scikit-learn's MiniBatchKMeans (Sculley, 2010) with `reassignment_ratio=0` and
 `tol=0`, as HuBERT uses it (2106.07447). Rows have weights, 0 for padding, so that shapes stay
-fixed; sums over rows add up, so that a mini-batch may come in parts and from many devices.
+fixed; sums over rows are additive, so a mini-batch may come in parts and from many devices.
 """
 
 import math
@@ -29,8 +29,8 @@ class Sums(NamedTuple):
 class State(NamedTuple):
     """Centres (K, D), the rows assigned to each so far (K,), and when to stop.
 
-    average: exponentially weighted mean of the squared distance of a row; best: its least so
-    far; since: updates since then; updates: all of them; done: bool, nothing changes any more.
+    average: exponentially weighted mean of the squared distance of a row; best: its lowest
+    value so far; since: updates since then; updates: their number; done: true once nothing changes.
     """
 
     centres: Array
@@ -50,7 +50,7 @@ def init(centres: Array) -> State:
 
 
 def assign(x: Array, centres: Array, block: int = BLOCK) -> tuple[Array, Array]:
-    """Returns of every row x (N, D) its nearest centre (N,) int32 and the squared distance (N,).
+    """Returns, for each row of x (N, D), its nearest centre (N,) int32 and squared distance (N,).
 
     Ties go to the first centre. At most `block` rows are compared with all centres at once.
     """
@@ -71,10 +71,10 @@ def _in_blocks(x: Array, block: int) -> Array:
 
 
 def _nearest(x: Array, centres: Array) -> tuple[Array, Array]:
-    # around their mean, so that a common offset costs no digits
+    # centred on their mean, so that a common offset costs no precision
     middle = centres.mean(0)
     offset = centres - middle
-    # |c|^2 - 2 c x in one product, rows last: a minimum over the first axis runs in vectors
+    # |c|^2 - 2 c x in one product, rows last: the minimum over the first axis is vectorized
     norms = jnp.square(offset).sum(1, keepdims=True)
     left = jnp.concatenate([-2 * offset, norms], 1)
     right = jnp.concatenate([x - middle, jnp.ones((x.shape[0], 1))], 1)
@@ -87,7 +87,7 @@ def _nearest(x: Array, centres: Array) -> tuple[Array, Array]:
 
 
 def sums(x: Array, weight: Array, centres: Array, block: int = BLOCK) -> Sums:
-    """Returns what the rows x (N, D) of weight (N,) add to a mini-batch."""
+    """Returns the sums over rows x (N, D) of weight (N,), a part of a mini-batch."""
     x, weight, centres = jnp.asarray(x), jnp.asarray(weight), jnp.asarray(centres)
     count, size = centres.shape
     parts, weights = (_in_blocks(part.astype(jnp.float32), block) for part in (x, weight))
@@ -109,8 +109,8 @@ def sums(x: Array, weight: Array, centres: Array, block: int = BLOCK) -> Sums:
 def by_label(x: Array, label: Array, count: int, scatter: bool | None = None) -> Array:
     """Returns the sums (K, D) of the rows x (N, D) of each label (N,).
 
-    By a product with one-hot rows, or with `scatter` by adding row after row, which costs a CPU
-    less. On a GPU rows come in any order and hence to other bits each time. None: as the platform.
+    Computed as a product with one-hot rows or, with `scatter`, by adding row after row, which is
+    faster on a CPU but not deterministic on a GPU. None: as suits the platform.
     """
 
     def product(x: Array, label: Array) -> Array:
@@ -130,10 +130,10 @@ def empty_sums(centres: Array) -> Sums:
 
 
 def update(state: State, batch: Sums, share: Array | float, patience: int) -> State:
-    """Moves every centre to the mean of all rows that it was ever given.
+    """Moves every centre to the mean of all rows ever assigned to it.
 
     share: rows of a mini-batch over those of the corpus, which sets how far back `average` looks.
-    The state is done when `average` was not the least for `patience` updates. An empty
+    The state is done when `average` has reached no new low for `patience` updates. An empty
     mini-batch changes nothing.
     """
     count = state.counts + batch.counts
@@ -141,7 +141,7 @@ def update(state: State, batch: Sums, share: Array | float, patience: int) -> St
     centres = state.centres + change / jnp.maximum(count, 1)[:, None]
     rows = batch.counts.sum()
     now, rate = batch.inertia / jnp.maximum(rows, 1), jnp.minimum(2.0 * share, 1.0)
-    # the first one is of the seeds, and does not count
+    # the first value is that of the seeds and does not count
     average = jnp.where(state.updates < 2, now, state.average * (1 - rate) + now * rate)
     average = jnp.where(state.updates < 1, jnp.inf, average)
     better = average < state.best
@@ -155,9 +155,9 @@ def update(state: State, batch: Sums, share: Array | float, patience: int) -> St
 def seed(key: Array, x: Array, weight: Array, clusters: int) -> tuple[Array, Array]:
     """Greedy k-means++ (Arthur and Vassilvitskii, 2007): x (N, D) -> centres (K, D), inertia ().
 
-    Each next centre is a row drawn by its squared distance to those before, the best of
-    2 + log(K) draws. Rows of weight 0 are never drawn; with fewer different rows than centres
-    some centres are equal.
+    Each further centre is a row drawn in proportion to its squared distance from those before,
+    the best of 2 + log(K) draws. Rows of weight 0 are never drawn; with fewer distinct rows than
+    centres, some centres are equal.
     """
     trials = 2 + int(math.log(clusters))
     x, weight = jnp.asarray(x), jnp.asarray(weight)
@@ -168,7 +168,7 @@ def seed(key: Array, x: Array, weight: Array, clusters: int) -> tuple[Array, Arr
     norm = jnp.square(centred).sum(1)
 
     def distances(rows: Array) -> Array:
-        """Squared distances (R, N) of all rows to the rows named by (R,)."""
+        """Returns the squared distances (R, N) of all rows from those with indices `rows` (R,)."""
         product = jnp.matmul(centred[rows], centred.T, precision=HIGHEST)
         return weight * jnp.maximum(norm[rows][:, None] - 2 * product + norm, 0)
 
@@ -187,10 +187,10 @@ def seed(key: Array, x: Array, weight: Array, clusters: int) -> tuple[Array, Arr
 
 
 def _draw(key: Array, chance: Array, count: int) -> Array:
-    """Draws `count` places (count,) int32 of chance (N,), with replacement."""
+    """Draws indices (count,) int32 with weights `chance` (N,), with replacement."""
     upto = jnp.cumsum(chance)
     value = jax.random.uniform(key, (count,)) * upto[-1]
-    # below the total, where the last place of any chance is found
+    # below the total, so that the last index of nonzero weight is found
     value = jnp.minimum(value, jnp.nextafter(upto[-1], jnp.zeros(())))
     return jnp.searchsorted(upto, value, side="right").astype(jnp.int32)
 

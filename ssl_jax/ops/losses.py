@@ -1,4 +1,4 @@
-"""Losses and their means; float32, elementwise first so that the caller states the reduction."""
+"""Losses and their means; float32, elementwise, so that the caller chooses the reduction."""
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,12 @@ def smooth_l1(prediction: Array, target: Array, beta: float) -> Array:
 
 
 def masked_mean(values: Array, mask: Array) -> tuple[Array, Array]:
-    """Returns (mean of `values` weighted by `mask`, sum of `mask`); the mean of nothing is 0.
+    """Returns (mean of `values` weighted by `mask`, sum of `mask`); an empty mean is 0.
 
     `mask` is bool or weights >= 0 of the same shape. Values of weight 0 may be NaN.
     """
     if values.shape != mask.shape:
-        raise ValueError(f"values {values.shape} and mask {mask.shape} must have one shape")
+        raise ValueError(f"values {values.shape} and mask {mask.shape} must have the same shape")
     mask = mask.astype(jnp.float32)
     weight = mask.sum()
     total = (jnp.where(mask > 0, values.astype(jnp.float32), 0) * mask).sum()
@@ -32,7 +32,7 @@ def masked_mean(values: Array, mask: Array) -> tuple[Array, Array]:
 
 
 def mean_of(pair: tuple[Array, Array]) -> Array:
-    """Returns sum / count of a (sum, count) pair; the mean of nothing is 0."""
+    """Returns sum / count of a (sum, count) pair; an empty mean is 0."""
     total, count = pair
     return total / jnp.where(count > 0, count, 1)
 
@@ -42,8 +42,8 @@ def cross_entropy(
 ) -> Array:
     """Returns -sum_c q_c log p_c for logits (..., C) and labels (...) int -> (...).
 
-    q keeps 1 - smoothing on the label. spread="uniform" shares `smoothing` over all C classes,
-    "others" over the C - 1 other classes (as data2vec-KWS). A negative label gives 0.
+    q is 1 - smoothing at the label. spread="uniform" divides `smoothing` among all C classes,
+    "others" among the C - 1 other classes (as in data2vec-KWS). A negative label gives 0.
     """
     classes = logits.shape[-1]
     truth = jax.nn.one_hot(labels, classes)
@@ -57,7 +57,7 @@ def cross_entropy(
 
 
 def soft_cross_entropy(logits: Array, targets: Array) -> Array:
-    """Returns -sum_c q_c log p_c for logits (..., C) and shares q of every class (..., C)."""
+    """Returns -sum_c q_c log p_c for logits (..., C) and class probabilities q (..., C)."""
     return -(targets * jax.nn.log_softmax(logits.astype(jnp.float32))).sum(-1)
 
 
@@ -68,7 +68,7 @@ def binary_cross_entropy(logits: Array, targets: Array) -> Array:
 
 
 def accuracy(logits: Array, labels: Array, weight: Array | None = None) -> tuple[Array, Array]:
-    """Returns (sum, count) of right answers of logits (..., C); negative labels do not count."""
+    """Returns (sum, count) of correct predictions from logits (..., C); labels < 0 do not count."""
     real = (labels >= 0).astype(jnp.float32)
     weight = real if weight is None else real * weight
     right = (logits.argmax(-1) == labels).astype(jnp.float32)

@@ -1,7 +1,7 @@
-"""Random masks, drawn per example from keys (B,), so equal on any number of devices.
+"""Random masks, drawn per example from keys (B,), so the same on any number of devices.
 
-A mask is bool (B, T), true where the content is hidden. Counts are exact where a function says
-so, and every shape is static. `ids_shuffle_of` turns a mask into a permutation, visible ids first.
+A mask is bool (B, T), true at the masked tokens. Counts are exact where a docstring says so,
+and every shape is static. `ids_shuffle_of` turns a mask into a permutation, visible ids first.
 """
 
 import math
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core.types import Array
 
-_Grid = tuple[Array, Array, Array, Array]  # mask (H, W), misses in a row, turn, key
+_Grid = tuple[Array, Array, Array, Array]  # mask (H, W), consecutive misses, turn, key
 
 
 def _rank(values: Array) -> Array:
@@ -45,7 +45,7 @@ def span_mask(
     Form of fairseq (static spans; wav2vec 2.0, HuBERT, data2vec): a row of n real frames gets
     int(prob * n / length + u) spans, u ~ U(0, 1) per row, at least `min_spans`, with distinct
     starts in [0, n - length). `same_count` then unmasks at random until every row has the
-    smallest count of the batch (rows of length 0 apart): only here do rows depend on each other.
+    smallest count of the batch (rows of length 0 excepted): only here do rows depend on each other.
     Form of transformers (data2vec-KWS), selected by `shared_u` () in [0, 1): one u for all rows,
     starts in [0, n - length], no more spans than fit; use it with same_count=False.
     """
@@ -76,8 +76,8 @@ def text_mask(keys: Array, lengths: Array, size: int, prob: float, length: int) 
     """Masks spans of `length` words that begin anywhere: keys (B,), lengths (B,) -> (B, size).
 
     Form of fairseq's masked language model: a row of n tokens gets int(prob * n / length + u)
-    spans, u ~ U(0, 1) per row, with distinct starts in [0, n), cut at its end. data2vec takes
-    0.35 and 4 words, BERT 0.15 and 1.
+    spans, u ~ U(0, 1) per row, with distinct starts in [0, n), cut at its end. data2vec uses
+    prob 0.35 and 4 words, BERT 0.15 and 1.
     """
     count_keys, start_keys = _split(keys, 2)
     spans = (prob * lengths / length + _uniform(count_keys, 1)[:, 0]).astype(jnp.int32)
@@ -94,7 +94,7 @@ def _spans(keys: Array, room: Array, spans: Array, places: int, length: int) -> 
 
 
 def _trim(keys: Array, mask: Array, real: Array) -> Array:
-    """Unmasks random cells so that all real rows have the count of the smallest of them."""
+    """Unmasks random cells until all real rows have the smallest of their counts."""
     size = mask.shape[1]
     count = jnp.where(real, mask.sum(1), size).min()
     return mask & (_rank(jnp.where(mask, _uniform(keys, size), 2.0)) < count)
@@ -119,7 +119,7 @@ def random_mask(keys: Array, size: int, count: int) -> tuple[Array, Array]:
 
 
 def random_visible(keys: Array, real: Array, counts: Sequence[int]) -> tuple[Array, Array]:
-    """Hides all but counts[n] of a row's n real tokens: -> (ids_shuffle, mask), (B, T).
+    """Masks all but counts[n] of a row's n real tokens: -> (ids_shuffle, mask), (B, T).
 
     keys (B,), real (B, T), counts (T + 1,). `ids_shuffle` holds the visible ids in random order,
     then padding, then the masked ids. So its first counts[T] ids, which an encoder may gather at
@@ -134,7 +134,7 @@ def random_visible(keys: Array, real: Array, counts: Sequence[int]) -> tuple[Arr
 
 
 def clone_keys(keys: Array, clones: int) -> Array:
-    """keys (B,) of examples -> (B * clones,), sample-major; independent of the number of clones."""
+    """keys (B,) of examples -> (B * clones,), example-major; a key does not depend on `clones`."""
     numbers = jnp.arange(clones)
     each = jax.vmap(lambda key: jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers))
     return each(keys).reshape(-1)
@@ -143,7 +143,7 @@ def clone_keys(keys: Array, clones: int) -> Array:
 def ids_shuffle_of(mask: Array, real: Array | None = None) -> Array:
     """Returns the permutation (B, T) with the visible ids first and the masked ones last.
 
-    Padding, where `real` (B, T) is false, stands between them. Each part stays in order.
+    Padding, where `real` (B, T) is false, comes between them. Each part keeps its order.
     """
     part = mask * 2 if real is None else jnp.where(mask, 2, ~real * 1)
     return jnp.argsort(part, axis=-1, stable=True)
@@ -168,15 +168,15 @@ def block_mask(
     data2vec 2.0 (2212.07525), `compute_block_mask_1d` for shape (T,) and `_2d` for (H, W). With
     p = ratio (1 - ratio if inverse), int(L * (p + adjust) / block^dims) centres are drawn with
     replacement and grown to blocks cut at the border; then random cells are set or unset until
-    int(L * p) are set. If inverse, the blocks are what stays visible.
+    int(L * p) are set. If inverse, the blocks stay visible.
 
-    lengths (B,): rows of which only the first n tokens are real. They alone are masked, by the
-    same rule with n for L, and so keep their share whatever they were padded to.
+    lengths (B,): only the first n tokens of a row are real. They alone are masked, by the same
+    rule with n for L, so that padding does not change their share.
     """
     shape = tuple(shape)
     size = math.prod(shape)
     share = 1 - ratio if inverse else ratio
-    # looked up, since float32 would round some products across a whole number; a row with any
+    # tabulated, since float32 would round some products across a whole number; a row with any
     # token keeps one visible
     least = int(inverse)
     counts = jnp.asarray([max(int(n * share), min(n, least)) for n in range(size + 1)])
@@ -189,7 +189,7 @@ def block_mask(
         chosen = jax.random.randint(centre_key, (centres[-1],), 0, length)
         used = jnp.arange(centres[-1]) < jnp.asarray(centres)[length]
         cells = _grow(chosen, used, shape, block)
-        # set cells first, in random order, then the others: the first `count` stay
+        # set cells first, in random order, then the others: the first `counts` are hit
         noise = jax.random.uniform(fix_key, (size,))
         real = jnp.arange(size) < length
         turn = _rank(jnp.where(real, jnp.where(cells, noise, noise + 1), 3.0))
@@ -200,7 +200,7 @@ def block_mask(
 
 
 def _grow(centres: Array, used: Array, shape: tuple[int, ...], block: int) -> Array:
-    """Returns bool (prod(shape),): the union of blocks around the `used` of flat centres (C,)."""
+    """Returns bool (prod(shape),): the union of the blocks around the `used` flat centres (C,)."""
     hit = used.reshape(-1, *(1,) * len(shape))
     for axis, at in enumerate(jnp.unravel_index(centres, shape)):
         offset = jnp.arange(shape[axis]) - at[:, None]
@@ -219,12 +219,12 @@ def beit_block_mask(
     min_aspect: float = 0.3,
     tries: int = 10,
 ) -> Array:
-    """Masks rectangles until `count` cells are hidden: keys (B,) -> (B, height * width), raster.
+    """Masks rectangles until `count` cells are masked: keys (B,) -> (B, height * width), raster.
 
     BEiT (2106.08254, algorithm 1) as used by data2vec vision: the area is uniform between
     `min_area` and what remains, the aspect log-uniform in [min_aspect, 1 / min_aspect]; a
-    rectangle counts if it hides 1 to `remaining` new cells. A row stops after `tries` misses in
-    a row, so its count may fall short of `count` and rows differ.
+    rectangle counts if it masks 1 to `remaining` new cells. An example stops after `tries`
+    consecutive misses, so its count may fall short of `count`, and counts differ.
     """
     log_aspect = math.log(min_aspect)
 
@@ -239,7 +239,7 @@ def beit_block_mask(
         return mask | (inside & good), jnp.where(good, 0, misses + 1), turn + 1, key
 
     def going(state: _Grid) -> Array:
-        # every accepted rectangle hides a new cell, so this ends within count * tries turns
+        # every accepted rectangle masks a new cell, so this ends within count * tries turns
         return (state[0].sum() < count) & (state[1] < tries)
 
     def draw(key: Array) -> Array:

@@ -1,7 +1,7 @@
 """Mixup (1710.09412) and CutMix (1905.04899) of a batch of labelled images, on the device.
 
-Every image is mixed with the one at its place from the end, as in timm. Partners are rows of the
-global batch, so a result depends on how the batch is made up, but not on the number of devices.
+Image i is mixed with image B - 1 - i, as in timm. Partners are rows of the global batch, so a
+result depends on how the batch is made up, but not on the number of devices.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ class MixOptions:
 
     mixup: float  # both parameters of the Beta distribution of the share, 0 = no mixup
     cutmix: float  # the same for the share that is not cut out, 0 = no CutMix
-    prob: float  # of mixing at all
-    switch_prob: float  # of CutMix, where both are on
+    prob: float  # probability of mixing at all
+    switch_prob: float  # probability of CutMix, where both are on
     mode: str  # one draw for the whole batch | example: one for every image
 
     def __post_init__(self) -> None:
@@ -31,10 +31,12 @@ class MixOptions:
         options_lib.choose(f"{key}.mode", self.mode, MODES)
         for name in ("mixup", "cutmix"):
             if getattr(self, name) < 0:
-                raise ConfigError(f"{key}.{name} is {getattr(self, name)}: use 0 or more, as 0.8")
+                raise ConfigError(
+                    f"{key}.{name} is {getattr(self, name)}: use 0 or more, such as 0.8"
+                )
         for name in ("prob", "switch_prob"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{key}.{name} is {getattr(self, name)}: use 0 to 1, as 0.5")
+                raise ConfigError(f"{key}.{name} is {getattr(self, name)}: use 0 to 1, such as 0.5")
 
     @property
     def active(self) -> bool:
@@ -68,7 +70,7 @@ def mix(
     both = (labels >= 0) & (labels[::-1] >= 0)
     share = jnp.where(both, share, 1.0)
     window = window & both[:, None, None]
-    # inside the window of CutMix the partner shows; elsewhere mixup weighs the two
+    # CutMix takes the partner inside its window; mixup weighs the two images everywhere
     cut = window.any((1, 2))
     weight = jnp.where(cut, 1.0, share)[:, None, None]
     weight = jnp.where(window, 0.0, weight)[..., None]
@@ -98,7 +100,7 @@ def _draw(key: Array, height: int, width: int, options: MixOptions) -> tuple[Arr
         wanted = jax.random.beta(cutmix_key, options.cutmix, options.cutmix)
         box = _window(box_key, height, width, wanted)
         window = box & cut & on
-        # the window is cut at the border: what it really covers counts
+        # the window is cut at the border: the area that it covers counts
         share = jnp.where(cut, 1 - box.mean(), share)
     return jnp.where(on, share, 1.0), window
 

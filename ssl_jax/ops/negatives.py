@@ -1,6 +1,6 @@
 """Contrast with other frames of the same example (wav2vec 2.0, 2006.11477, section 3.2).
 
-Axes: B examples, T frames, K negatives, D numbers, G groups of codes.
+Axes: B examples, T frames, K negatives, D channels, G groups of codes.
 """
 
 import jax
@@ -10,11 +10,11 @@ from ssl_jax.core.types import Array
 
 
 def draw(keys: Array, pool: Array, count: int) -> Array:
-    """Returns for each frame the places of `count` others: keys (B,), pool (B, T) -> (B, T, K).
+    """Returns, for each frame, the places of `count` others: keys (B,), pool (B, T) -> (B, T, K).
 
-    A frame of the pool gets frames of its own row's pool without itself, uniformly and with
-    replacement; rows may have pools of different sizes. Where there is no other, the place is the
-    frame's own, which `logits` leaves out. Other frames get meaningless places.
+    A frame of the pool gets other frames of its row's pool, uniformly and with replacement; the
+    sizes of the pools may differ. Where there is no other, the place is the frame's own, which
+    `logits` excludes. Frames outside of the pool get meaningless places.
     """
     size = pool.shape[1]
     rank = jnp.cumsum(pool, axis=1) - 1
@@ -35,7 +35,7 @@ def logits(
     """Returns cosines over `temperature`, the true target first, then the negatives: (B, T, 1 + K).
 
     context and targets (B, T, D), ids (B, T, G) the codes of a target, places (B, T, K). A
-    negative with the same codes as the true target would be no negative: it gets -inf. All pairs
+    negative with the same codes as the true target does not count: it gets -inf. All pairs
     of a row are compared, which costs less than gathering K vectors for every frame.
     """
     pairs = jnp.einsum("btd,bsd->bts", _unit(context), _unit(targets)) / temperature

@@ -56,7 +56,7 @@ def sincos_table(grid: tuple[int, int], width: int) -> np.ndarray:
 
 
 def restore(x: Array, ids_shuffle: Array) -> Array:
-    """Puts x (B, V, D) back in its places: ids_shuffle (B, S), a permutation -> (B, S, D).
+    """Puts tokens x (B, V, D) back in place: ids_shuffle (B, S), a permutation -> (B, S, D).
 
     x[:, i] goes to place ids_shuffle[:, i]; the other S - V places hold zeros.
     """

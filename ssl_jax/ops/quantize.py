@@ -1,6 +1,6 @@
 """The product quantizer of wav2vec 2.0 (2006.11477, section 2): choices, perplexity, diversity.
 
-Axes: B examples, S frames, G groups, V codes of a group, D numbers of a code. All in float32.
+Axes: B examples, S frames, G groups, V codes of a group, D channels of a code. All in float32.
 """
 
 import math
@@ -18,7 +18,7 @@ def gumbel_noise(keys: Array, shape: tuple[int, ...]) -> Array:
 
 
 def choose(logits: Array, noise: Array | None = None, temperature: Array | float = 1.0) -> Array:
-    """Returns the choice of one code per group as 0 and 1: logits (..., G, V) -> (..., G, V).
+    """Returns one code per group, one-hot: logits (..., G, V) -> (..., G, V).
 
     Without noise: the largest logit, and no gradient. With Gumbel `noise` of the same shape a
     code is drawn from softmax(logits), and the gradient is that of
@@ -49,14 +49,14 @@ def use(shares: Array, mask: Array) -> tuple[Array, Array]:
 def perplexity(shares: Array, mask: Array) -> Array:
     """Returns exp(entropy of the mean) of each group: shares (..., G, V), mask (...) -> (G,).
 
-    The mean is over the frames where `mask` is true, those of the whole batch: from 1, one code
-    for all of them, to V, all codes equally often.
+    The mean is over all frames of the batch where `mask` is true. From 1, a single code, to V,
+    all codes equally often.
     """
     return perplexity_of(*use(shares, mask))
 
 
 def perplexity_of(total: Array, count: Array, eps: float = 1e-7) -> Array:
-    """Returns the perplexity (G,) of what `use` counts; `eps` as in fairseq."""
+    """Returns the perplexity (G,) from the sums of `use`; `eps` as in fairseq."""
     mean = total / jnp.maximum(count, 1)
     return jnp.exp(-(mean * jnp.log(mean + eps)).sum(-1))
 
@@ -68,7 +68,7 @@ def diversity(perplexities: Array, codes: int) -> Array:
 
 
 def gumbel_temperature(start: float, end: float, decay: float) -> Schedule:
-    """Returns n -> max(start * decay^n, end), the temperature of the update after n others."""
+    """Returns n -> max(start * decay^n, end), the temperature of update n, counted from 0."""
     rate = math.log(decay)  # a power of a float32 near 1 would be wrong by a percent
 
     def schedule(step: Array | int) -> Array:

@@ -1,7 +1,7 @@
 """Values that follow the step: learning rates, and the decay of an EMA teacher.
 
 Each function returns a schedule, step -> value, that runs inside jit. Step 0 is the first
-update; after the last step of a schedule its value stays.
+update; after the last step of a schedule its value is constant.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Schedule = Callable[[Array | int], Array | float]
 
 
 def _join(*parts: tuple[int, Schedule]) -> Schedule:
-    """Runs schedules one after the other, each for its number of steps; the last one stays."""
+    """Runs schedules one after the other, each for its number of steps; the last has no end."""
     kept = [(n, part) for n, part in parts[:-1] if n > 0] + [parts[-1]]
     ends = [sum(n for n, _ in kept[: i + 1]) for i in range(len(kept) - 1)]
     return optax.join_schedules([part for _, part in kept], ends)
@@ -79,7 +79,7 @@ def tri_stage(
     start_factor: float,
     end_factor: float,
 ) -> Schedule:
-    """Linear from start_factor * lr to lr, hold, exponential decay to end_factor * lr, then that.
+    """Linear from start_factor * lr to lr, hold, exponential decay to end_factor * lr, constant.
 
     `stages` are the shares of warm-up, hold and decay in `total`; the stages end at the nearest
     steps. As in fairseq, wav2vec 2.0 and data2vec.

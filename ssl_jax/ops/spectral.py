@@ -1,9 +1,9 @@
 """Augmentation of log-mel features on device, drawn per example from keys (B,).
 
 Every function takes `log_mel` (B, T, M) in dB and `lengths` (B,), the real frames, and returns the
-same shape. They imitate another microphone, vocal tract, background or moment at a small part of
-the cost of doing so to samples. Each is the identity at zero strength; a row depends on its own
-key only (`mix` also reads other rows).
+same shape. They imitate another microphone, vocal tract, background or onset, at a small
+fraction of the cost of changing the samples. Each is the identity at zero strength; a row depends
+on its own key only (`mix` also reads other rows).
 """
 
 import jax
@@ -63,7 +63,7 @@ def warp(keys: Array, log_mel: Array, lengths: Array, *, max_share: float) -> Ar
 def equalize(
     keys: Array, log_mel: Array, lengths: Array, *, std_db: float, terms: int = 4
 ) -> Array:
-    """Adds a smooth random curve over the bands: `terms` cosines of normal weight, in dB."""
+    """Adds a smooth random curve over the bands: `terms` cosines of normal weights, in dB."""
     del lengths
     bands = log_mel.shape[2]
     angle = np.pi * (np.arange(bands) + 0.5) / bands
@@ -73,7 +73,7 @@ def equalize(
 
 
 def mix(keys: Array, log_mel: Array, lengths: Array, *, max_share: float) -> Array:
-    """Adds the power of the row before, as a share uniform in [0, max_share] of the sum."""
+    """Adds the power of the previous row, as a share uniform in [0, max_share] of the sum."""
     del lengths
     share = _each(keys, (1, 1), 0.0, max_share)
     own, other = (10 * jnp.log10(jnp.maximum(x, 1e-20)) for x in (1 - share, share))
@@ -90,10 +90,10 @@ def add_floor(
     spread_db: float = 4.0,
     prob: float = 1.0,
 ) -> Array:
-    """Adds noise whose level lies uniformly `below_db` under the mean level of the clip.
+    """Adds noise at a level below the clip's mean by an amount uniform in `below_db`.
 
     It falls or rises over the bands by up to `tilt_db` either way and varies from cell to cell
-    with a standard deviation of `spread_db`. A share `prob` of the rows gets it.
+    with a standard deviation of `spread_db`. Each row gets it with probability `prob`.
     """
     bands = log_mel.shape[2]
 

@@ -6,7 +6,7 @@ from ssl_jax.core.types import Array
 
 
 def token_std(y: Array, mask: Array | None = None, eps: float = 1e-6) -> Array:
-    """Returns mean over D of sqrt(var over tokens + eps) for y (..., D); near 0: a collapse.
+    """Returns mean over D of sqrt(var over tokens + eps) for y (..., D); near 0 is a collapse.
 
     `mask` (...) is true at the tokens that count; all rows of the (global) batch are pooled.
     The variance is unbiased, as in fairseq. Constant tokens give sqrt(eps).
@@ -30,7 +30,7 @@ def instance_variance_ratio(y: Array, mask: Array) -> Array:
     where no position counts.
     """
     real = mask[..., None].astype(jnp.float32)
-    count = real.sum(0)  # (S, 1), examples that have this place
+    count = real.sum(0)  # (S, 1), examples that have this position
     real = real * (count > 1)
     y = jnp.where(real > 0, y.astype(jnp.float32), 0)
     tokens = real.sum()

@@ -251,9 +251,9 @@ def test_tau_at_the_ends_and_the_middle_of_its_rise(config, steps):
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        ("image", {"clones": 0}, r"config.method.clones is 0: use 1 up, such as 8"),
+        ("image", {"clones": 0}, r"config.method.clones is 0: use 1 or more, such as 8"),
         ("image", {"prenet_depth": -1}, r"config.method.prenet_depth is -1: .*such as 2"),
-        ("image", {"loss.beta": -1.0}, r"config.method.loss.beta is -1.0: use 0.0 up"),
+        ("image", {"loss.beta": -1.0}, r"config.method.loss.beta is -1.0: use 0.0 or more"),
         ("image", {"mask.ratio": 0.97}, r"mask.ratio 0.97 leaves 0 of 16 .*such as 0.5"),
         ("image", {"mask.ratio": 0.05, "mask.inverse": False}, r"leaves 16 of 16 tokens visible"),
         ("image", {"mask.ratio": 1.0}, r"config.method.mask.ratio is 1.0: .* such as 0.5"),
@@ -263,7 +263,7 @@ def test_tau_at_the_ends_and_the_middle_of_its_rise(config, steps):
         ("image", {"prenet_depth": 1}, r"the first 1 give no targets: use 1 to 1"),
         ("image", {"decoder.groups": 3}, r"decoder.groups 3 does not divide .*such as 1"),
         ("image", {"decoder.dim": 10}, r"decoder.groups 4 does not divide .*decoder.dim 10"),
-        ("image", {"encoder.image_size": 3}, r"encoder.image_size 3 is no multiple of"),
+        ("image", {"encoder.image_size": 3}, r"encoder.image_size 3 is not a multiple of"),
         ("text", {"loss.cls_weight": 1.0}, r"loss.cls_weight needs a class token"),
         ("text", {"ema.rules": (("blocks", "average"),)}, r"no teacher rule matches"),
     ],

@@ -35,7 +35,7 @@ def test_the_package_goes_before_a_module_of_the_same_name(folder):
 
 @pytest.mark.parametrize("name", ["data2vek", "no_such.method", "", ".data2vec"])
 def test_a_name_of_nothing_is_one_error(name):
-    with pytest.raises(ConfigError, match=r"config\.method\.name is .*or a module of yours"):
+    with pytest.raises(ConfigError, match=r"config\.method\.name is .*or use a module of yours"):
         methods.find(name)
 
 
@@ -67,7 +67,7 @@ def test_a_folder_has_no_module_imported_unless_it_is_named(name, folder):
 
 @pytest.mark.parametrize("name", ["", ".data2vec", "no_such.method", "data2vek"])
 def test_a_name_of_nothing_in_a_folder_is_the_same_error(name):
-    with pytest.raises(ConfigError, match=r"config\.method\.name is .*or a module of yours"):
+    with pytest.raises(ConfigError, match=r"config\.method\.name is .*or use a module of yours"):
         methods.check(name)
 
 

@@ -122,9 +122,9 @@ def test_initial_values_are_those_of_the_original():
         ({"units.classes": ()}, r"units.classes is \(\): use numbers from 2 up"),
         ({"units.classes": (1,)}, r"units.classes is \(1,\)"),
         ({"encoder.kind": "vit"}, "encoder.kind is 'vit': use 'waveform'"),
-        ({"head.temperature": 0.0}, "head.temperature 0.0: use 1 up, such as 256, and above"),
+        ({"head.temperature": 0.0}, "head.temperature 0.0: use 1 or more, such as 256, and above"),
         ({"loss.masked": 0.0}, "loss.masked is 0.0, .* one of the first two above it"),
-        ({"loss.penalty": -1.0}, "loss.penalty -1.0: use 0.0 up"),
+        ({"loss.penalty": -1.0}, "loss.penalty -1.0: use 0.0 or more"),
     ],
 )
 def test_bad_options_are_named(changes, message):

@@ -145,7 +145,7 @@ def test_temperature_and_draws_follow_the_step():
         ({"quantizer.groups": 3}, "quantizer.groups 3 does not divide .*quantizer.width 8"),
         ({"quantizer.groups": 0}, "quantizer.groups is 0: use 1 or more"),
         ({"quantizer.codes": 1}, "quantizer.codes is 1: use 2 or more"),
-        ({"quantizer.dropout": 1.0}, "quantizer.dropout is 1.0: use 0.0 up to below 1.0"),
+        ({"quantizer.dropout": 1.0}, "quantizer.dropout is 1.0: use 0.0 or more and below 1.0"),
         (
             {"quantizer.end": 3.0},
             "quantizer.start 2.0, end 3.0 and decay .* use values such as 2.0",

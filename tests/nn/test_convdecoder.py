@@ -118,8 +118,8 @@ def test_dropout_falls_on_visible_tokens_only():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"layers": -1}, "config.method.decoder.layers is -1: use 0 up"),
-        ({"kernel": 0}, "config.method.decoder.kernel is 0: use 1 up"),
+        ({"layers": -1}, "config.method.decoder.layers is -1: use 0 or more"),
+        ({"kernel": 0}, "config.method.decoder.kernel is 0: use 1 or more"),
         ({"projection_layers": 3}, "config.method.decoder.projection_layers is 3: use 1 or 2"),
         ({"input_dropout": 1.0}, "config.method.decoder.input_dropout is 1.0"),
         ({"noise_std": -1.0}, "config.method.decoder.noise_std is -1.0"),

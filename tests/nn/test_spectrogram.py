@@ -69,8 +69,8 @@ def test_a_patch_is_real_when_all_its_frames_are():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_mels": 40}, r"encoder\.num_mels 40 is no multiple of the 16 bands .* such as 32"),
-        ({"num_mels": 8}, r"encoder\.num_mels 8 is no multiple of the 16 bands .* such as 16"),
+        ({"num_mels": 40}, r"encoder\.num_mels 40 is not a multiple of the 16 bands .* such as 32"),
+        ({"num_mels": 8}, r"encoder\.num_mels 8 is not a multiple of the 16 bands .* such as 16"),
         ({"patch": (16,)}, r"encoder\.patch is \(16,\): use \(frames, mel bands\)"),
         ({"features": "mfcc"}, r"encoder\.features is 'mfcc': use one of beats, audiomae"),
         ({"positions": "learned"}, r"encoder\.positions is 'learned': use one of sincos, none"),

@@ -122,8 +122,8 @@ def test_augment_fn_replaces_ids_and_an_unknown_id_is_not_another_token():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"vocab_size": 0}, "config.method.encoder.vocab_size is 0: use 1 up, the tokenizer's"),
-        ({"max_tokens": 0}, "config.method.encoder.max_tokens is 0: use 1 up, such as 512"),
+        ({"vocab_size": 0}, "encoder.vocab_size is 0: use 1 or more, the tokenizer's"),
+        ({"max_tokens": 0}, "config.method.encoder.max_tokens is 0: use 1 or more, such as 512"),
         ({"embed_dropout": 1.0}, "config.method.encoder.embed_dropout is 1.0"),
     ],
 )

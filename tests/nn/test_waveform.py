@@ -236,7 +236,7 @@ def test_dropout_sits_before_the_first_block():
         ({"conv_norm": "batch"}, "encoder.conv_norm is 'batch': use 'layer' or 'group'"),
         ({"conv_strides": (5, 2)}, "encoder.conv_kernels has 3 layers and .*conv_strides 2"),
         ({"positions": "none"}, "encoder.positions is 'none': use 'stack' or 'weight_norm'"),
-        ({"input_dropout": 1.0}, "encoder.input_dropout is 1.0: use 0.0 up to below 1.0"),
+        ({"input_dropout": 1.0}, "encoder.input_dropout is 1.0: use 0.0 or more and below 1.0"),
         ({"position_groups": 3}, "encoder.position_groups 3 does not divide"),
     ],
 )

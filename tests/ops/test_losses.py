@@ -29,7 +29,7 @@ def test_masked_mean_weighs_and_ignores_what_is_hidden():
     np.testing.assert_allclose([mean, weight], [1.0, 0.5])
     grad = jax.jit(jax.grad(lambda v: losses.masked_mean(v, jnp.zeros(4))[0]))(values)
     np.testing.assert_array_equal(grad, np.zeros(4))
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="the same shape"):
         losses.masked_mean(values[None], jnp.ones(4))
 
 
