@@ -1,9 +1,9 @@
 """Atomic writes: a reader finds the old content of a file or the new, complete either way.
 
-Whatever a process leaves for a later one (state of a run, tables, caches) is written here. A kill
-at any time leaves the file as it was, and at most a temporary file beside it, which the next write
-of that name removes, or `sweep`. Object stores replace objects atomically by themselves. Text is
-UTF-8 on every machine.
+Everything that one process leaves for a later one (run state, tables, caches) is written here. A
+kill at any time leaves the old file intact and at most a temporary file next to it, which the next
+write of that name, or `sweep`, removes. Object stores replace objects atomically by themselves.
+Text is UTF-8 on every machine.
 """
 
 import contextlib
@@ -29,21 +29,21 @@ from ssl_jax.core import paths
 
 TEMPORARY = ".tmp"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Errors of a disk that takes nothing more: there is no room, or it is read-only."""
+"""Errors of a disk that cannot be written to: it is full or read-only."""
 _CODE = re.compile(r"os_error_code='(\d+)'")  # in messages of tensorstore
 _ABSENT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-# a new file that is nobody else's: neither a file nor a link of that name may be there
+# create a new file; fail if a file or link of that name exists
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LEFT = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def write_text(path: paths.Given, text: str) -> None:
-    """Writes a whole text file; raises OSError naming it, and then the old one is untouched."""
+    """Writes a text file; raises OSError naming it, which leaves the old file untouched."""
     write_bytes(path, paths.utf8(text))
 
 
 def write_json(path: paths.Given, content: Any, indent: int | None = 1) -> None:
-    """Writes `content` as a whole JSON file, as `write_text` does; NaN becomes null."""
+    """Writes `content` as a JSON file, as `write_text` does; NaN becomes null."""
     write_text(path, json.dumps(_finite(content), indent=indent, allow_nan=False) + "\n")
 
 
@@ -57,14 +57,14 @@ def _finite(content: Any) -> Any:
 
 
 def write_bytes(path: paths.Given, data: bytes) -> None:
-    """Writes a whole file, as `write_text` does."""
+    """Writes a binary file, as `write_text` does."""
     with writing(path) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
 def writing(path: paths.Given) -> Iterator[IO[bytes]]:
-    """Gives a file to write to, which takes its name when the block ends, and never on an error.
+    """Yields a file to write to, which gets its name when the block ends without an error.
 
     Raises OSError naming `path`.
     """
@@ -79,14 +79,14 @@ def writing(path: paths.Given) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def making(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives another path, for a library that opens files itself; as `writing`, and local only."""
+    """Like `writing`, but yields a path, for a library that opens files itself; local only."""
     with _temporary(path) as (fresh, _):
         yield fresh
 
 
 @contextlib.contextmanager
 def _temporary(target: pathlib.Path) -> Iterator[tuple[pathlib.Path, int]]:
-    """Gives a temporary file and its handle, and renames it when the block ends."""
+    """Yields a temporary file and its handle, and renames it when the block ends."""
     fresh, handle = target, -1
     try:
         sweep(target.parent, target.name)
@@ -108,7 +108,7 @@ def _temporary(target: pathlib.Path) -> Iterator[tuple[pathlib.Path, int]]:
 
 
 def _fresh(target: pathlib.Path) -> tuple[pathlib.Path, int]:
-    """Returns a new temporary file, locked: by that `sweep` knows that its process is alive."""
+    """Returns a new temporary file, locked so that `sweep` knows that its process is alive."""
     while True:
         fresh = target.with_name(f".{target.name}.{secrets.token_hex(8)}{TEMPORARY}")
         handle = os.open(fresh, _NEW, 0o666)
@@ -123,7 +123,7 @@ def _fresh(target: pathlib.Path) -> tuple[pathlib.Path, int]:
 
 
 def _locked(handle: int) -> bool:
-    """Locks a file; False where another process has. True on a file system without locks."""
+    """Locks a file; False if another process holds it. True on a file system without locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -135,12 +135,12 @@ def _locked(handle: int) -> bool:
 
 
 def _is_ours(error: OSError) -> bool:
-    """Returns whether an error concerns the temporary file; errors of writing name no file."""
+    """Returns whether an error concerns the temporary file; write errors name no file."""
     return error.filename is None or str(error.filename).endswith(TEMPORARY)
 
 
 def full(error: BaseException | None) -> str:
-    """Returns why a disk takes nothing more if that caused an error, else ''."""
+    """Returns why the disk cannot be written to if that caused an error, else ''."""
     while error is not None:
         code = error.errno if isinstance(error, OSError) else None
         found = _CODE.search(str(error)) if code is None else None
@@ -152,9 +152,9 @@ def full(error: BaseException | None) -> str:
 
 
 def sweep(folder: pathlib.Path, name: str = "") -> None:
-    """Removes the temporary files that killed processes left, of one name or of every one.
+    """Removes the temporary files that killed processes left behind, for one name or for all.
 
-    Those that a process is writing now are locked, and stay.
+    Files that are still being written are locked, and stay.
     """
     for left in folder.glob(f".{glob.escape(name) or '*'}.*{TEMPORARY}"):
         with contextlib.suppress(OSError):  # gone, a link, or not ours to touch
@@ -167,7 +167,7 @@ def sweep(folder: pathlib.Path, name: str = "") -> None:
 
 
 def _sync(handle: int) -> None:
-    """Waits until what was written is on the disk, where its file system supports that."""
+    """Waits until what was written is on disk, if the file system supports that."""
     try:
         os.fsync(handle)
     except OSError as error:
@@ -176,8 +176,8 @@ def _sync(handle: int) -> None:
 
 
 def _sync_folder(folder: pathlib.Path) -> None:
-    """Makes a new name last; some file systems have no such thing, and need none."""
-    with contextlib.suppress(OSError):  # the file is whole under either name
+    """Makes a rename durable; some file systems neither support nor need this."""
+    with contextlib.suppress(OSError):  # the file is complete under either name
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(handle)
@@ -186,7 +186,7 @@ def _sync_folder(folder: pathlib.Path) -> None:
 
 
 def read_json(path: paths.Given, remedy: str) -> Any:
-    """Returns what a JSON file holds; raises ValueError naming the file and the remedy.
+    """Returns the content of a JSON file; raises ValueError naming the file and the remedy.
 
     An earlier version of this package wrote in place, and a kill could leave a file empty.
     """
@@ -198,7 +198,7 @@ def read_json(path: paths.Given, remedy: str) -> Any:
 
 
 def read_text(path: paths.Given, remedy: str) -> str:
-    """Returns a text file; raises ValueError, as `read_json`, if it is empty or no UTF-8."""
+    """Returns a text file; raises ValueError, as `read_json`, if it is empty or not UTF-8."""
     try:
         text = paths.of(path).read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -209,9 +209,9 @@ def read_text(path: paths.Given, remedy: str) -> str:
 
 
 def read_arrays(path: paths.Given, names: Sequence[str]) -> dict[str, np.ndarray] | None:
-    """Returns the arrays of an .npz file that can be made again, those in `names` among them.
+    """Returns the arrays, `names` among them, of an .npz file that can be rebuilt.
 
-    None where the file is absent, and, with a warning, where it is damaged.
+    Returns None if the file is absent, or, with a warning, if it is damaged.
     """
     try:
         with np.load(path) as kept:
@@ -219,6 +219,6 @@ def read_arrays(path: paths.Given, names: Sequence[str]) -> dict[str, np.ndarray
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        warnings.warn(f"{path} is damaged ({error}): it is made again", stacklevel=2)
+        warnings.warn(f"{path} is damaged ({error}): it will be rebuilt", stacklevel=2)
         return None
     return found

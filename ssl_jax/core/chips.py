@@ -1,11 +1,11 @@
-"""Peak figures of accelerators, and the topologies that can be planned for: one table.
+"""One table of accelerators: their peak figures, and the topologies that can be planned for.
 
-Figures are those of the makers: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x} (v4 also
+Figures are the manufacturers': docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x} (v4 also
 2304.01433, table 4; v4 and v5p with the two cores of a chip as one device), and the data sheets of
-NVIDIA's cards (dense, without sparsity). What one chip sends is half of the stated two-way
-bandwidth. The vector units of TPUs are those of jax-ml.github.io/scaling-book/tpus. The memory is
-what a program can use (of a TPU as its compiler reports, of a card without the driver's share),
-in GiB. The figures of a CPU core are an order of magnitude.
+NVIDIA's cards (dense, without sparsity). Send rates are half of the stated bidirectional
+bandwidth. Vector rates of TPUs are from jax-ml.github.io/scaling-book/tpus. Memory is what a
+program can use (on a TPU as its compiler reports, on a GPU without the driver's share), in GiB.
+The figures of a CPU core are orders of magnitude.
 """
 
 import dataclasses
@@ -19,19 +19,19 @@ GIB, TERA, GIGA = 2**30, 1e12, 1e9
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device. Rates are peaks a second; what a program attains of them is in `Attainable`."""
+    """One device. Rates are peaks per second; what programs attain of them is in `Attainable`."""
 
     name: str
     platform: str  # cpu | gpu | tpu
-    flops: float  # products in bfloat16
-    flops32: float  # products of float32 operands: tf32 on GPU, one pass of bfloat16 on TPU
-    vector: float  # simple float32 operations outside products
+    flops: float  # matrix products in bfloat16
+    flops32: float  # matrix products of float32 operands: tf32 on GPU, one pass of bfloat16 on TPU
+    vector: float  # simple float32 operations outside matrix products
     hbm: float  # bytes
     hbm_rate: float  # bytes / s
     link_rate: float  # bytes / s that it can send to its neighbours (ICI, NVLink)
     network_rate: float  # bytes / s that it can send to another slice or host
-    tile: int  # axes of a product are filled up to multiples of this
-    per_link: int = 0  # chips that link_rate connects; 0: a whole slice
+    tile: int  # axes of a matrix product are padded to multiples of this
+    per_link: int = 0  # chips connected at link_rate; 0: all of a slice
 
 
 # name, platform, bf16, f32, vector (T/s), HBM (GiB), HBM, links, network (GB/s), tile, linked
@@ -77,7 +77,7 @@ _CUBES: tuple[str, ...] = (
 )
 _CUBES += ("8x16x16", "16x16x16")
 SHAPES = {"v4": _CUBES, "v5p": _CUBES, "v5e": _FLAT, "v6e": _FLAT}
-"""The slices that can be asked for; several are written as 2xv5e:16x16."""
+"""The slices that can be requested; several are written as 2xv5e:16x16."""
 
 _NAME = re.compile(r"(?:(\d+)x(?=[a-z]))?([a-z]\w*)(?::([\dx]+))?")
 
@@ -92,20 +92,20 @@ class Topology:
 
     @property
     def name(self) -> str:
-        """The name that `topology` reads."""
+        """The name that `topology` parses."""
         several = f"{self.slices}x" if self.slices > 1 else ""
         return f"{several}{self.chip.name}:{self.shape}"
 
     @property
     def chips(self) -> int:
-        """Chips of all slices."""
+        """The number of chips in all slices."""
         return self.slices * math.prod(int(n) for n in self.shape.split("x"))
 
 
 def topology(name: str) -> Topology:
     """Returns the topology of "v5e:16x16", "2xv5e:16x16" (two slices), "h100:8" or "cpu:8".
 
-    Raises ConfigError with those that exist.
+    Raises ConfigError listing those that exist.
     """
     match = _NAME.fullmatch(name)
     if not match or match[2] not in CHIPS:
@@ -122,7 +122,7 @@ def topology(name: str) -> Topology:
 
 
 def smaller(asked: Topology, chips: int) -> Topology:
-    """Returns `chips` of the same kind. Raises ConfigError where no slice has so many."""
+    """Returns `chips` of the same kind. Raises ConfigError if no slice has that many."""
     if chips < 1:
         raise ConfigError(f"--chips is {chips}: use 1 or more")
     if asked.chip.platform != "tpu":

@@ -7,7 +7,7 @@ from pathlib import Path
 PARTS = ("core", "data", "engine", "methods", "nn", "ops")
 """The packages that decide the numbers of a run; commands, evaluations, stages, planning, reports
 and sweeps do not."""
-SYNTHETIC = "data/synthetic"  # corpora that a program makes ahead of a run, which then reads files
+SYNTHETIC = "data/synthetic"  # corpora that are written to files before a run reads them
 
 
 @functools.cache

@@ -26,10 +26,10 @@ from ssl_jax.core import paths, renamed, values
 Value = Any
 """bool, int, float, str, None, or a tuple of values."""
 
-SECTION = (ConfigDict, Mapping)  # a ConfigDict is no Mapping
+SECTION = (ConfigDict, Mapping)  # a ConfigDict is not a Mapping
 
 
-# where the configs/ of the package are: installed beside it, or the root of a clone
+# where the package's configs/ may be: installed next to it, or at the root of a clone
 ROOTS = tuple(Path(__file__).resolve().parents[1:3])
 
 
@@ -43,7 +43,7 @@ class _Absent:
 
 
 OPTIONS = ("method.encoder", "eval.decode")
-"""Sections that need not have every key, and are checked where they are read: the first has what
+"""Sections that need not have every key, and are checked where they are read: the first holds what
 differs from a preset, the second may lack keys that are newer than the run."""
 
 ABSENT = _Absent()
@@ -51,12 +51,11 @@ ABSENT = _Absent()
 
 
 def load(path: str, overrides: Sequence[str] = (), function: str = "get_config") -> ConfigDict:
-    """Returns the locked config of `configs/x.py` or, with an argument, `configs/x.py:arg`.
+    """Returns the locked config of `configs/x.py`, `configs/x.py:arg`, or a run's config.json.
 
-    Or that of the config.json of a run folder. Another file defines
-    `function(arg=None) -> ConfigDict`. An override is `a.b=value` or `--config.a.b=value`; the key
-    must exist and keep its type, but in OPTIONS it may be new. The last of equal keys wins.
-    Raises ConfigError.
+    A Python file defines `function(arg=None) -> ConfigDict`. An override is `a.b=value` or
+    `--config.a.b=value`; the key must exist and keep its type, except that in OPTIONS it may be
+    new. If a key is given twice, the last value wins. Raises ConfigError.
     """
     if path.endswith(".json"):
         if not paths.of(path).is_file():
@@ -80,7 +79,7 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
 def change(config: ConfigDict, values: Mapping[str, Value]) -> ConfigDict:
     """Returns a locked copy with keys changed to values: {"optim.lr": 1e-3}.
 
-    A key must exist, except in OPTIONS, and its value be of the type it has. Raises ConfigError.
+    A key must exist, except in OPTIONS, and keep its type. Raises ConfigError.
     """
     config = ConfigDict(_plain(config))
     for key, value in values.items():
@@ -89,7 +88,7 @@ def change(config: ConfigDict, values: Mapping[str, Value]) -> ConfigDict:
 
 
 def _locked(config: Mapping[str, Any]) -> ConfigDict:
-    """Returns a copy with plain values, lists as tuples, that takes no new key."""
+    """Returns a locked copy with plain values, and lists as tuples."""
     return ConfigDict(renamed.config(_plain(config))).lock()
 
 
@@ -120,8 +119,8 @@ def _leaf(value: Any, name: str) -> Value:
 def call(path: str, function: str, *given: Any) -> Any:
     """Returns function(*given) of `configs/x.py`, or function(*given, arg) of `configs/x.py:arg`.
 
-    A function that is given something may do without the argument. Raises ConfigError, naming the
-    line where it fails.
+    With something in `given`, the function need not take the argument. Raises ConfigError naming
+    the line where it fails.
     """
     name, _, arg = path.partition(".py:")
     named = f"{name}.py" if arg or path.endswith(".py:") else path
@@ -129,7 +128,7 @@ def call(path: str, function: str, *given: Any) -> Any:
     root = Path.cwd() if paths.is_remote(named) else _root(file.resolve())
     try:
         with _importable(root):
-            # not an import: no cached byte code, no name taken in sys.modules
+            # not an import: no cached bytecode, no entry in sys.modules
             space: dict[str, Any] = {"__name__": file.stem, "__file__": str(file)}
             exec(compile(file.read_bytes(), str(file), "exec"), space)
             found = space.get(function)
@@ -149,17 +148,17 @@ def call(path: str, function: str, *given: Any) -> Any:
 
 
 def shipped(name: str | Path) -> Path | None:
-    """Returns the file of this name, such as configs/x.py, that came with the package."""
+    """Returns the file of this name, such as configs/x.py, shipped with the package."""
     return next((root / name for root in ROOTS if (root / name).is_file()), None)
 
 
 def _beside(file: Path) -> Path:
-    """Returns the file; where there is none, that of the same name which came with the package."""
+    """Returns the file or, if there is none, that of the same name shipped with the package."""
     return file if file.is_file() else shipped(file) or file
 
 
 def _local(path: str) -> Path:
-    """Returns a config file, or the copy of one in an object store."""
+    """Returns a config file, or a local copy of one in an object store."""
     if paths.is_remote(path):
         try:
             return paths.fetched(path)
@@ -202,7 +201,7 @@ def _root(file: Path) -> Path:
 
 @contextlib.contextmanager
 def _importable(root: Path) -> Iterator[None]:
-    """Puts `root` first on the import path, and hides modules `configs` of any other root."""
+    """Puts `root` first on the import path, and hides `configs` modules of any other root."""
 
     def own() -> dict[str, Any]:
         return {n: m for n, m in sys.modules.items() if n.split(".")[0] == "configs"}
@@ -251,7 +250,7 @@ def _set(config: ConfigDict, key: str, new: Callable[[str, Value], Value]) -> No
 def _check_key(
     config: ConfigDict, section: Mapping[str, Any], key: str, parents: Sequence[str], last: str
 ) -> None:
-    """Raises ConfigError unless `section` of `config` has `key`; `last` ends the whole name."""
+    """Raises ConfigError unless `section` of `config` has `key`; `last` ends the full name."""
     if key in section:
         return
     hint = suggest(key, list(section))
@@ -263,7 +262,7 @@ def _check_key(
 
 
 def suggest(key: str, known: Sequence[str]) -> str:
-    """Returns the end of an error about an unknown key or name: the closest, or all there are."""
+    """Returns the end of an error about an unknown key or name: the closest one, or all of them."""
     alike = {name.casefold(): name for name in reversed(known)}
     near = difflib.get_close_matches(key, known, 1) or [
         alike[name] for name in difflib.get_close_matches(key.casefold(), list(alike), 1)
@@ -277,14 +276,14 @@ def suggest(key: str, known: Sequence[str]) -> str:
 
 
 def _parse(text: str, name: str, old: Value) -> Value:
-    """Returns the value of an override, of the type that the key has now."""
+    """Returns the value of an override, as the type that the key has now."""
     try:
         value = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = {"true": True, "false": False, "none": None}.get(text.strip().lower(), text)
     if isinstance(old, str):
         if value is None and text.strip() == "None":
-            raise ConfigError(f"{name} is a text and cannot be None: leave it empty, as {name}=")
+            raise ConfigError(f"{name} is a string and cannot be None: to leave it empty, use {name}=")
         return value if isinstance(value, str) else text
     return _fitted(value, name, old)
 
@@ -294,9 +293,9 @@ def _fitted(value: Any, name: str, old: Value) -> Value:
 
 
 def _fit(name: str, value: Any, old: Value) -> Value:
-    """Returns `value` in the type of `old`: a whole number may become a float, nothing else.
+    """Returns `value` as the type of `old`; only an int may be converted, to a float.
 
-    A tuple is compared item by item where the old one shows what its items are.
+    Tuples are compared item by item where the old one shows what its items are.
     """
     if old is None or (type(value) is type(old) and not isinstance(old, list | tuple)):
         return value
@@ -317,7 +316,7 @@ def _fit(name: str, value: Any, old: Value) -> Value:
 
 
 def _example(value: Any, old: Value) -> str:
-    """Returns a value that works: the one that was meant, as far as it can be guessed."""
+    """Returns a value that works: the intended one, if it can be guessed."""
     if isinstance(old, bool):
         return f"{old}, or {not old}"
     if isinstance(old, tuple):
@@ -337,13 +336,13 @@ def _example_tuple(value: Any, old: tuple) -> str:
     items: tuple = (value,)
     if isinstance(value, str):
         words = (word.strip() for word in value.split(","))
-        # none of an empty word: as a pattern it would match everything
+        # no empty words: as a pattern, one would match everything
         texts = any(type(v) is str for v in old)
         items = tuple(w if texts else values.number(w) for w in words if w)
     single = len(items) == 1 and len({type(v) for v in old}) == 1 and len(old) > 1
     numbers = all(type(v) is float for v in old)
     try:
-        # of several numbers, such as betas, one alone is not enough
+        # one number is not enough for several, such as betas
         return repr(old if single and numbers else _fit("", items, old) or old)
     except ConfigError:
         return repr(old)
@@ -384,7 +383,7 @@ def _text(value: Any) -> str:
 
 
 def to_json(config: Mapping[str, Any]) -> str:
-    """Returns indented JSON with sorted keys; tuples are its lists. Raises ConfigError."""
+    """Returns indented JSON with sorted keys; tuples become lists. Raises ConfigError."""
     return json.dumps(_plain(config), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
@@ -396,8 +395,8 @@ def from_json(text: str, where: str | Path = "config.json") -> ConfigDict:
     try:
         tree = json.loads(text)
     except json.JSONDecodeError as error:
-        what = f"is no JSON: {error}" if text.strip() else "is empty"
-        raise ConfigError(f"{where} {what}; put a copy of it back, or use another run") from error
+        what = f"is not JSON: {error}" if text.strip() else "is empty"
+        raise ConfigError(f"{where} {what}; restore it from a copy, or use another run") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{where} holds {type(tree).__name__}: it should hold one object")
     return _locked(tree)
@@ -408,7 +407,7 @@ def of_file(path: Path) -> ConfigDict:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is no text: {error}; put a copy of it back") from error
+        raise ConfigError(f"{path} is not text: {error}; restore it from a copy") from error
     return from_json(text, path)
 
 
@@ -426,11 +425,10 @@ def steps(
     total: int | None,
     key: str = "duration",
 ) -> int:
-    """Returns a duration in steps, rounded up: a number, or text as below.
+    """Returns a duration, a number of steps or text, in steps, rounded up.
 
-    "100k steps", "200 epochs" of `examples`, "5M examples", "960 hours" of audio, and "10%" of
-    `total` steps where a part is meant. `key` is named in errors: `config.train.duration`.
-    Raises ConfigError.
+    Text is "100k steps", "200 epochs" of `examples`, "5M examples", "960 hours" of audio, or,
+    where a part of a run is meant, "10%" of `total` steps. Raises ConfigError naming `key`.
     """
     number, unit = _duration(duration, key)
     per = {"steps": Fraction(1)}
@@ -452,7 +450,7 @@ def steps(
 
 
 def steps_of(config: ConfigDict, examples: int = 0) -> int:
-    """Returns the steps of a config over so many examples; batches are of the longest bucket.
+    """Returns the steps of a config over `examples`, with batches of the longest bucket.
 
     Raises ConfigError where the duration is in epochs and `examples` is 0.
     """
@@ -489,5 +487,5 @@ def _missing(unit: str) -> str:
         "examples": "config.data.batch_size is not set: set it, or give a number of steps",
         "epochs": "the number of training examples or config.data.batch_size is 0: give steps",
         "hours": "the batches have no length in seconds: give steps, epochs or examples",
-        "%": "a part of the run has no meaning here: give steps, epochs, examples or hours",
+        "%": "a percentage of the run has no meaning here: give steps, epochs, examples or hours",
     }[unit]

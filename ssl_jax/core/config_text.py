@@ -1,4 +1,4 @@
-"""A config as text for people: one line for each key, under the name of its section."""
+"""A config as readable text: one line for each key, under the name of its section."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from ssl_jax.core.config import SECTION
 
 
 def listing(config: Mapping[str, Any], notes: Mapping[str, str]) -> str:
-    """Returns the sections of `config`, indented, a line `key = value` for each key.
+    """Returns the sections of `config`, indented, with a line `key = value` for each key.
 
     notes: dotted key -> a remark printed after the value, such as where it comes from.
     """
@@ -15,7 +15,7 @@ def listing(config: Mapping[str, Any], notes: Mapping[str, str]) -> str:
 
 
 def _lines(section: Mapping[str, Any], notes: Mapping[str, str], prefix: str) -> list[str]:
-    """Returns the lines of one section, its values ahead of its subsections."""
+    """Returns the lines of one section, its values before its subsections."""
     indent = "  " * prefix.count(".")
     values = {key: value for key, value in section.items() if not isinstance(value, SECTION)}
     lines = []

@@ -1,11 +1,11 @@
-"""One process at a time in a folder: a lock that names its holder, and can be found stale.
+"""One process at a time in a folder: a lock that names its holder and can be found stale.
 
-The file `lock` of the folder is locked by the operating system, which releases it when the process
-dies, and it names the holder. Where locks of the system do not work, the name decides: a process of
-this machine holds the lock if it exists and started at that time; one of another machine holds it
-as long as its heartbeats change the time of the file. An object store has no locks and no atomic
-creation: there only the name and the heartbeats, written into the object, count. Of two processes
-that start within a second of each other, one then ends at its next heartbeat.
+The file `lock` in the folder names the holder, and is locked by the operating system, which
+releases it when the process dies. Where system locks do not work, the name decides: a process on
+this machine holds the lock if it exists and started at the recorded time; one on another machine
+holds it as long as its heartbeats update the time of the file. An object store has neither locks
+nor atomic creation, so there only the name and the heartbeats, written into the object, count. If
+two processes start within a second of each other, one of them ends at its next heartbeat.
 """
 
 import _thread
@@ -32,22 +32,22 @@ PATIENCE = 1.0  # seconds to wait for a process that only checks the folder
 BEAT, REMOTE_BEAT = 10.0, 30.0  # seconds between two heartbeats
 STALE = 120.0  # seconds without one after which a process of another machine counts as dead
 TAKEN = 75  # exit status of a process whose folder was taken over: try again
-POLL = 1.0  # seconds between two looks for a heartbeat
+POLL = 1.0  # seconds between two checks for a heartbeat
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _held: dict[str, int] = {}  # folder -> the thread of this process that holds it
 _handles: set[int] = set()
 
 
 class Busy(RuntimeError):
-    """Another process works in the folder."""
+    """Another process is using the folder."""
 
 
 @contextlib.contextmanager
 def hold(folder: paths.Given, keep: bool = False, within: bool = False) -> Iterator[None]:
-    """Keeps other processes, and other threads of this one, out of a folder; makes it. Raises Busy.
+    """Creates a folder, and keeps other processes and other threads out of it; raises Busy.
 
-    keep: leave the empty file `lock` at the end, as a sign that there was work. within: it may be
-    part of the work that this thread holds the folder for, such as the training of a stage.
+    keep: leave the empty file `lock` at the end, to show that work was done. within: this thread
+    may hold the folder already, as it does when a stage trains a model.
     """
     folder = paths.of(folder)
     name, thread = os.fspath(paths.absolute(folder)), threading.get_ident()
@@ -89,7 +89,7 @@ def busy(folder: paths.Given) -> bool:
     if not paths.is_remote(path):
         handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            granted = _flock(handle)  # held for an instant, for which `hold` has patience
+            granted = _flock(handle)  # held for an instant, which `hold` waits out
         finally:
             os.close(handle)
         if granted is not None and (not granted or not about or about["boot"] == _boot()):
@@ -99,7 +99,7 @@ def busy(folder: paths.Given) -> bool:
 
 
 class _File:
-    """The lock of a local folder, or one of a shared file system."""
+    """The lock of a folder on a local or shared file system."""
 
     every = BEAT
 
@@ -143,7 +143,7 @@ class _File:
             return False
 
     def _put(self, data: bytes) -> None:
-        """Writes who holds it; a full disk has room for the lock, if not for the name."""
+        """Writes who holds it; on a full disk the lock works without the name."""
         with contextlib.suppress(OSError):
             os.ftruncate(self.handle, 0)
             os.pwrite(self.handle, data, 0)
@@ -156,7 +156,7 @@ class _File:
         os.utime(self.handle)
 
     def beat(self, ended: threading.Event) -> None:
-        """Sends heartbeats; ends the main thread where another process has taken over."""
+        """Sends heartbeats; ends the main thread if another process has taken over."""
         while not ended.wait(self.every):
             with contextlib.suppress(OSError):  # storage out of reach for a while
                 about = _about(self.path)
@@ -167,7 +167,7 @@ class _File:
                 self._touch()
 
     def _end(self) -> None:
-        """Ends the main thread, or where that ignores Ctrl-C, as in the background, the process."""
+        """Ends the main thread, or the process if it ignores Ctrl-C, as in the background."""
         if callable(signal.getsignal(signal.SIGINT)):
             _thread.interrupt_main()
             return
@@ -175,7 +175,7 @@ class _File:
         os._exit(TAKEN)
 
     def release(self, keep: bool) -> None:
-        """Lets the folder go."""
+        """Releases the folder."""
         if not self.lost:
             self._put(b"")
             if not keep and self._is_there():
@@ -201,7 +201,7 @@ class _Object(_File):
         self.path.write_bytes(json.dumps(self.me | {"at": time.time()}).encode())
 
     def release(self, keep: bool) -> None:
-        """Lets the folder go."""
+        """Releases the folder."""
         if not self.lost:
             with contextlib.suppress(OSError):
                 self.path.write_bytes(b"") if keep else self.path.unlink()
@@ -228,7 +228,7 @@ def _boot() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """Returns when a process of this machine began, in ticks; None if there is none."""
+    """Returns when a process on this machine started, in ticks; None if there is none."""
     try:
         text = pathlib.Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
         return text.rpartition(")")[2].split()[19]
@@ -237,7 +237,7 @@ def _started(pid: int) -> str | None:
 
 
 def _about(path: pathlib.Path) -> dict[str, Any] | None:
-    """Returns the holder that a lock names; None where it is free, or of an earlier version."""
+    """Returns the holder that a lock names; None if it is free, or from an earlier version."""
     try:
         about = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
@@ -247,12 +247,12 @@ def _about(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _alive(about: dict[str, Any] | None) -> bool | None:
-    """Returns whether a holder is alive; None where this machine cannot know."""
+    """Returns whether a holder is alive; None if this machine cannot know."""
     if about is None:
         return False
     if about["boot"] == _boot():
         return _started(int(about["process"])) == about["started"]
-    # this machine has started again since
+    # this machine has been rebooted since
     return False if about["host"] == platform.node() else None
 
 
@@ -265,7 +265,7 @@ def _age(path: pathlib.Path, about: dict[str, Any] | None) -> float:
 
 
 def _wait(folder: pathlib.Path, path: pathlib.Path, about: dict[str, Any] | None) -> None:
-    """Returns when the holder is dead, if need be after STALE seconds; raises Busy if it lives."""
+    """Returns once the holder is dead, after STALE seconds at most; raises Busy if it is alive."""
     alive = _alive(about)
     if alive:
         raise _error(folder)
@@ -274,7 +274,7 @@ def _wait(folder: pathlib.Path, path: pathlib.Path, about: dict[str, Any] | None
         return
     print(
         f"{holder(folder)} held {folder} {max(age, 0):.0f} s ago: waiting up to {STALE:.0f} s for "
-        f"a sign of life",
+        f"its next heartbeat",
         file=sys.stderr,
         flush=True,
     )
@@ -282,7 +282,7 @@ def _wait(folder: pathlib.Path, path: pathlib.Path, about: dict[str, Any] | None
     while time.monotonic() < end:
         time.sleep(POLL)
         if _about(path) is None:
-            return  # it has let go
+            return  # it has been released
         if _sign(path) != before:
             raise _error(folder)
 
@@ -293,13 +293,13 @@ def _sign(path: pathlib.Path) -> object:
 
 def _taken(folder: pathlib.Path) -> str:
     return (
-        f"{holder(folder)} has taken over {folder}, since this process gave no sign of life for "
-        f"{STALE:.0f} s: it ends here, and the other goes on"
+        f"{holder(folder)} has taken over {folder}, since this process sent no heartbeat for "
+        f"{STALE:.0f} s: this one ends here, and the other continues"
     )
 
 
 def _error(folder: pathlib.Path) -> Busy:
-    return Busy(f"{holder(folder)} works in {folder}: wait for it, or end it")
+    return Busy(f"{holder(folder)} is using {folder}: wait for it, or end it")
 
 
 def _flock(handle: int) -> bool | None:
@@ -316,7 +316,7 @@ def _flock(handle: int) -> bool | None:
 
 
 def _forget() -> None:
-    """Releases the locks of a forked child, which would outlive its parent."""
+    """Releases the locks that a forked child inherits, since it may outlive its parent."""
     for handle in _handles:
         os.close(handle)
     _handles.clear()

@@ -42,7 +42,7 @@ def make_mesh(sizes: Mapping[str, int], devices: list | None = None) -> Mesh:
 def _laid_out(devices: list, shape: list[int]) -> np.ndarray:
     """Returns the devices as an array: neighbours by interconnect, TPU slices on axis `slice`.
 
-    The network between slices is a hundred times slower than the links in one, and the axes `fsdp`
+    The network between slices is a hundred times slower than links within one, and the axes `fsdp`
     and `model` communicate the most. Raises ValueError when the axis `slice` is not the number of
     slices.
     """
@@ -87,7 +87,7 @@ def check_batch(mesh: Mesh, size: int) -> None:
     if size % ways:
         near = max(ways, size // ways * ways)
         raise ValueError(
-            f"config.data.batch_size {size} does not divide over the {ways} data ways of the "
+            f"config.data.batch_size {size} does not divide over the {ways} data shards of the "
             f"mesh {dict(mesh.shape)}: use a multiple of {ways}, such as {near}"
         )
 
@@ -112,14 +112,14 @@ def spec_for(name: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh | Abstr
 
 
 def check_rules(names: Sequence[str], rules: Rules) -> None:
-    """Raises ValueError when a rule is the first match of none of the parameters `names`.
+    """Raises ValueError when a rule is never the first match for any of the parameters `names`.
 
-    The last rule, for all others, is not checked.
+    The last rule, which is for all others, is not checked.
     """
     for pattern in tree_lib.idle([pattern for pattern, _ in rules], names):
         raise ValueError(
-            f"the sharding rule ({pattern!r}, {dict(rules)[pattern]}) of the method is the first "
-            f"to match no parameter: take it out, or move it up; one parameter is {names[0]!r}"
+            f"the sharding rule ({pattern!r}, {dict(rules)[pattern]}) of the method is "
+            f"never the first match: remove it, or move it up; one parameter is {names[0]!r}"
         )
 
 
@@ -131,7 +131,7 @@ def tree_sharding(tree: Tree, rules: Rules, mesh: Mesh) -> Tree:
 
 
 def using(mesh: Mesh) -> contextlib.AbstractContextManager:
-    """Within it, code is traced for `mesh`: see `by_example` and `gather`."""
+    """Traces the code of a `with` block for `mesh`: see `by_example` and `gather`."""
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
@@ -147,7 +147,7 @@ def spread() -> bool:
 
 
 def ways() -> int:
-    """Returns over how many devices of the mesh in use the examples of a batch are spread."""
+    """Returns how many devices of the mesh in use the examples of a batch are spread over."""
     return math.prod(size(axis) for axis in BATCH_AXES)
 
 
@@ -185,5 +185,5 @@ def gather(tree: Tree, rules: Rules, dtype: Any = None) -> Tree:
 
 
 def keeps_shards(primitive: Any, *_: Any, **__: Any) -> bool:
-    """The policy of `jax.checkpoint` that keeps all values except gathered parameters."""
+    """A policy for `jax.checkpoint` that keeps all values except gathered parameters."""
     return primitive.name != "sharding_constraint"

@@ -1,4 +1,4 @@
-"""From a section of the config to a frozen dataclass; every wrong key or value is named."""
+"""Reads a section of the config into a frozen dataclass; errors name the wrong key or value."""
 
 import dataclasses
 import types
@@ -37,7 +37,7 @@ def read(cls: type[T], section: Mapping[str, Any] | ConfigDict, key: str = "conf
 
 
 def _value(hint: Any, value: Any, key: str) -> Any:
-    """Returns `value` as the type `hint`; raises ConfigError when it is another."""
+    """Returns `value` as the type `hint`; raises ConfigError when it is of another type."""
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     kinds = tuple(typing.get_origin(kind) or kind for kind in kinds)
     if isinstance(value, Mapping) and dataclasses.is_dataclass(kinds[0]):

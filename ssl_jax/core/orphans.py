@@ -9,20 +9,20 @@ from collections.abc import Mapping
 from multiprocessing import connection
 
 VARIABLE = "SSL_JAX_PARENT"
-POLL = 1.0  # seconds between looks at the number of the parent
+POLL = 1.0  # seconds between checks of the parent's process id
 
 
 def end_worker(*place: int) -> None:
-    """Ends this process of `multiprocessing` with its parent; call it when the process starts.
+    """Makes this `multiprocessing` worker end with its parent; call it when the worker starts.
 
-    The other end of a pipe closes when the parent is gone, even by SIGKILL or os._exit. Shared
-    memory is then freed by the tracker of `multiprocessing`, which waits for the last process.
-    `place`: what grain passes to a worker, not used.
+    The parent's end of a pipe closes when it is gone, even by SIGKILL or os._exit. Shared memory
+    is then freed by the tracker of `multiprocessing`, which waits for the last process. `place` is
+    what grain passes to a worker, and is not used.
     """
     del place
     parent = multiprocessing.parent_process()
     if parent is None:
-        return  # a process of its own
+        return  # not a worker
 
     def watch() -> None:
         connection.wait([parent.sentinel])
@@ -37,7 +37,7 @@ def child_of_this(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def end_command() -> None:
-    """Sends SIGTERM to this process once the one that launched it is gone; so it saves and ends.
+    """Sends SIGTERM to this process once the one that launched it is gone, so that it saves and ends.
 
     Only where VARIABLE is set; it is removed, so that child processes do not inherit it.
     """

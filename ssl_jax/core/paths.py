@@ -1,8 +1,8 @@
 """Paths of the local file system and of object stores, such as gs://bucket/run.
 
-A local path is a pathlib.Path, as fast as ever. Any other is one of etils.epath, whose methods have
-the same names. An object store cannot append to an object or map it into memory. So files that grow
-are kept in memory and written again, and files to be mapped are copied once.
+A local path is a pathlib.Path. Any other is an etils.epath.Path, whose methods have the same names.
+An object store can neither append to an object nor map it into memory, so files that grow are kept
+in memory and rewritten, and files to be mapped are copied once.
 """
 
 import errno
@@ -23,11 +23,11 @@ from ssl_jax.core.progress import Progress
 
 Given = str | os.PathLike
 Path = pathlib.Path
-"""Or, where it is of an object store, an epath.Path, which is used in the same way."""
+"""Or, for an object store, an epath.Path, which is used in the same way."""
 
 WRITE_EVERY = 30.0
-"""Seconds between two writes of an object that grows; a store takes one a second at most."""
-_BYTE = re.compile(rb"\\x([89a-f][0-9a-f])")  # one that is no UTF-8, see `shown`
+"""Seconds between two writes of an object that grows; a store accepts at most one per second."""
+_BYTE = re.compile(rb"\\x([89a-f][0-9a-f])")  # one that is not UTF-8, see `shown`
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://")
 _MANGLED = re.compile(r"[a-z][a-z0-9+.-]+:/[^/]")
 # the name of a scheme in fsspec, and the extra of setup.py that brings it
@@ -35,15 +35,15 @@ _SCHEMES = {"gs": ("gcs", "gcs"), "s3": ("s3", ""), "az": ("az", "")}
 
 
 def is_remote(path: Given) -> bool:
-    """Says whether a path is that of an object store."""
+    """Returns whether a path is in an object store."""
     return bool(_URL.match(os.fspath(path)))
 
 
 def of(path: Given) -> Path:
     """Returns a path to work with: pathlib's for a local one, etils.epath's for an object store's.
 
-    Raises ValueError for a scheme that is not known or a URL that went through pathlib, and
-    ImportError where the package that speaks to the store is missing.
+    Raises ValueError for an unknown scheme or a URL that went through pathlib, and ImportError if
+    the package for the store is missing.
     """
     text = os.fspath(path)
     found = _URL.match(text)
@@ -58,14 +58,14 @@ def of(path: Given) -> Path:
 
 
 def _check(text: str, scheme: str) -> None:
-    """Raises an error unless the store of a scheme can be reached from here."""
+    """Raises an error unless the scheme is known and the package for its store is installed."""
     import fsspec
 
     if scheme not in _SCHEMES:
         known = ", ".join(f"{name}://" for name in _SCHEMES)
         raise ValueError(f"{text}: use a local path, or one of {known}")
     name, extra = _SCHEMES[scheme]
-    # others write the same objects, so a listing is never remembered
+    # others write the same objects, so listings are never cached
     fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
     try:
         fsspec.get_filesystem_class(name)
@@ -80,7 +80,7 @@ def absolute(path: Given) -> Path:
 
 
 def expanded(path: Given) -> Path:
-    """Returns a path with ~ put in full; raises ValueError where there is no home folder."""
+    """Returns a path with ~ expanded; raises ValueError if there is no home folder."""
     if is_remote(path):
         return of(path)
     try:
@@ -96,7 +96,7 @@ def local(path: Given, name: str) -> pathlib.Path:
     """Returns a local path; raises ValueError for another, naming the flag or key it came from."""
     if is_remote(path):
         raise ValueError(
-            f"{name} is {os.fspath(path)}, and this needs a local folder: write there, then copy "
+            f"{name} is {os.fspath(path)}, but it must be a local folder: write to one, then copy "
             f"it with `gcloud storage cp -r`"
         )
     return of(path)
@@ -108,7 +108,7 @@ def join(root: Given, name: str) -> str:
 
 
 def shown(name: Given) -> str:
-    r"""Returns the name of a local file as text: a byte that is no UTF-8 stands as \xe0.
+    r"""Returns the name of a local file as text: a byte that is not UTF-8 becomes \xe0.
 
     The same text on every machine, whatever its locale; `on_disk` finds the file again.
     """
@@ -119,10 +119,10 @@ def shown(name: Given) -> str:
 
 
 def on_disk(path: str) -> str:
-    """Returns the path of a file as the disk has it, given as text; the path itself if none is.
+    """Returns the path of a file on disk from its path as text; that itself if there is none.
 
-    An accent may stand apart from its letter there, as on a Mac, or joined to it, and a byte that
-    is no UTF-8 may be written as `shown` has it.
+    On disk an accent may be a character of its own, as on a Mac, or part of its letter. In the
+    text a byte that is not UTF-8 may be written as `shown` writes it.
     """
     if (path.isascii() and "\\x" not in path) or is_remote(path) or os.path.lexists(path):
         return path
@@ -151,13 +151,13 @@ def _on_disk(folder: str, part: str) -> str:
 
 @functools.lru_cache(maxsize=16)
 def _composed_names(folder: str, changed: int) -> dict[str, str]:
-    """Returns the names in a folder by their composed text; `changed` is when it last did."""
+    """Returns the names in a folder by their composed text; `changed` is when it last changed."""
     del changed
     return {unicodedata.normalize("NFC", shown(n)): n for n in sorted(os.listdir(folder))}
 
 
 def files_below(root: Given) -> dict[str, str]:
-    """Returns the files below the folder of an object store: relative name -> what changes with it.
+    """Returns the files below a folder of an object store: relative name -> `state`.
 
     One listing, whatever the number of folders. Sorted by name.
     """
@@ -170,14 +170,14 @@ def files_below(root: Given) -> dict[str, str]:
 
 
 def _state(about: dict[str, Any]) -> str:
-    """Returns what changes when an object does: its size, and its version in the store."""
+    """Returns text that changes when an object does: its size and its version in the store."""
     keys = ("generation", "etag", "ETag", "mtime", "created", "updated")
     version = (about.get(key) for key in keys)
     return f"{about['size']}:" + ":".join(str(value) for value in version if value is not None)
 
 
 def state(path: Given) -> str:
-    """Returns what changes when a file of an object store does; raises OSError without it."""
+    """Returns text that changes when a file in an object store does; raises OSError if absent."""
     import fsspec
 
     store, name = fsspec.core.url_to_fs(os.fspath(of(path)))
@@ -193,7 +193,7 @@ def read(path: Given, start: int | None = None, size: int | None = None) -> byte
 
 
 def append(path: Path, text: str) -> None:
-    """Adds to the end of a file that seldom grows; of an object, by writing it again."""
+    """Appends to a file that seldom grows; an object is rewritten."""
     if is_remote(path):
         before = path.read_bytes() if path.exists() else b""
         path.write_bytes(before + utf8(text))
@@ -203,7 +203,7 @@ def append(path: Path, text: str) -> None:
 
 
 def utf8(text: str) -> bytes:
-    r"""Returns text as UTF-8 on every machine, half of a surrogate pair as \udcxx.
+    r"""Returns text as UTF-8 on every machine, with half of a surrogate pair as \udcxx.
 
     JSON reads that back as it was.
     """
@@ -211,7 +211,7 @@ def utf8(text: str) -> bytes:
 
 
 def _end_before(file: IO[bytes]) -> bytes:
-    """Returns the end of a last line that was cut off, so that the next is a line of its own."""
+    """Returns the newline that a last line lacks if it was cut off, else nothing."""
     size = file.seek(0, os.SEEK_END)
     if not size:
         return b""
@@ -228,10 +228,10 @@ def _whole(file: IO[bytes], data: bytes) -> None:
 class Lines:
     """A text file that grows by lines, which others may read at any time.
 
-    `before` are the lines that it holds. Locally every line is written at once; of one that a full
-    disk has no room for, nothing is kept back for later. An object cannot grow: its lines are
-    kept, and all written again on `flush`, on `close`, and by the first line that comes
-    WRITE_EVERY seconds after the last time.
+    `before` are the lines that it already holds. A local file gets every line at once; one that a
+    full disk has no room for is not kept for later. An object cannot grow: its lines are kept, and
+    all are rewritten on `flush`, on `close`, and by the first line that is added WRITE_EVERY
+    seconds after the last write.
     """
 
     def __init__(self, path: Path, before: Sequence[str] = ()):
@@ -244,7 +244,7 @@ class Lines:
             _whole(self._file, _end_before(self._file))
 
     def add(self, line: str) -> None:
-        """Adds a line, given without its end. Raises OSError where it cannot be written whole."""
+        """Adds a line, given without its newline. Raises OSError if it cannot be written in full."""
         if self._file is not None:
             _whole(self._file, utf8(line + "\n"))
             return
@@ -268,14 +268,14 @@ class Lines:
 def cache() -> pathlib.Path:
     """Returns where copies and indices are kept: $SSL_JAX_CACHE, or ~/.cache/ssl_jax.
 
-    A user without a home folder that can be written has one in the folder of temporary files.
-    Raises OSError where that is somebody else's.
+    For a user without a writable home folder it is in the folder of temporary files. Raises
+    OSError if that one belongs to somebody else.
     """
     given = os.environ.get("SSL_JAX_CACHE")
     if not given:
         return _in_home() or _temporary()
     if is_remote(given):
-        raise ValueError(f"SSL_JAX_CACHE is {given}: files are mapped from it, use a local folder")
+        raise ValueError(f"SSL_JAX_CACHE is {given}: files are mapped from it: use a local folder")
     return expanded(given)
 
 
@@ -301,7 +301,7 @@ def _temporary() -> pathlib.Path:
 
 
 def scratch(folder: Path) -> pathlib.Path:
-    """Returns where what is computed from a run is kept: its folder, or one in the cache."""
+    """Returns the folder for what is computed from a run: its own, or one in the cache."""
     if not is_remote(folder):
         return of(folder)
     return cache() / "runs" / hashlib.sha256(os.fspath(folder).encode()).hexdigest()[:24]
@@ -311,7 +311,7 @@ def fetched(path: Given) -> pathlib.Path:
     """Returns a local copy of a file or folder of an object store, and a local path as it is.
 
     The copy is made once, in the cache folder, and again when the original changes. Raises OSError
-    for a path that is not there, and before a copy that the disk has no room for.
+    if the path does not exist, or if the disk has no room for a copy.
     """
     if not is_remote(path):
         return of(path)
@@ -329,7 +329,7 @@ def fetched(path: Given) -> pathlib.Path:
     free = shutil.disk_usage(target.parent).free
     if size > free:
         raise OSError(
-            f"{source} has {size / 1e9:.1f} GB and {cache()} room for {free / 1e9:.1f} GB: set "
+            f"{source} has {size / 1e9:.1f} GB, {cache()} only room for {free / 1e9:.1f} GB: set "
             "SSL_JAX_CACHE to a larger disk, or mount the bucket (gcsfuse) and give that path"
         )
     with tempfile.TemporaryDirectory(dir=target.parent) as part:
@@ -359,7 +359,7 @@ def put(source: pathlib.Path, target: Path) -> None:
 
 
 def move(source: Path, target: Path) -> None:
-    """Gives a folder another name; in an object store by copying what is below it."""
+    """Renames a folder; in an object store, by copying what is in it."""
     if not is_remote(source):
         source.replace(target)
         return

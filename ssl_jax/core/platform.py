@@ -1,4 +1,4 @@
-"""The platform that a program is traced for: that of the devices, or of planned ones."""
+"""The platform that a program is traced for: that of the devices, or a planned one."""
 
 import contextlib
 
@@ -10,7 +10,7 @@ _PLANNED = jax.make_user_context(default_value=None)
 
 
 def name() -> str:
-    """Returns cpu, gpu or tpu; code that computes in another way on one of them asks here."""
+    """Returns cpu, gpu or tpu, for code that depends on the platform."""
     return _PLANNED.value or jax.default_backend()
 
 

@@ -15,7 +15,7 @@ _TERMINAL, _PLAIN = 0.2, 10.0  # seconds between two updates
 
 
 def show(text: str, out: TextIO) -> None:
-    """Prints, unless the stream is gone: a closed pipe or a full disk under it ends no run."""
+    """Prints to a stream; if its pipe is closed or its disk is full, the run continues."""
     with contextlib.suppress(OSError, ValueError):
         print(text, end="", file=out, flush=True)
 
@@ -59,7 +59,7 @@ class Line:
 class Progress:
     """Counts work: `name: 5/10 (50%)  2.0/s  3s left`. Work that ends quickly shows nothing.
 
-    total: None where it is not known. done: what an earlier run has finished already.
+    total: None where it is not known. done: the count that an earlier run reached.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ def along(items: Sequence[T], name: str) -> Iterator[T]:
 
 
 def clock_text(seconds: float) -> str:
-    """Returns a duration for people: 42s, 3m05s, 2h07m."""
+    """Returns a duration as text: 42s, 3m05s, 2h07m."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds}s"
@@ -126,8 +126,8 @@ def clock_text(seconds: float) -> str:
 def fitted(text: str, width: int) -> str:
     """Returns a line that fits a terminal of `width` columns, its last column left free.
 
-    Parts between two spaces are dropped from the last but one on, since the first counts the work
-    and the last is the time left; if these are too long still, their end stays.
+    Parts, separated by two spaces, are dropped from the second to last on, since the first counts
+    the work and the last is the time left; if these are still too long, their end stays.
     """
     parts = text.split("  ")
     while len("  ".join(parts)) >= width and len(parts) > 2:

@@ -1,4 +1,4 @@
-"""What this process works on, and when it last made progress: for the watchdog and its message."""
+"""What this process is working on, and when it last made progress: for the watchdog and its message."""
 
 import threading
 import time
@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
-SHOWN = 3  # at most so many in a message
+SHOWN = 3  # at most this many in a message
 _last = (time.monotonic(), "its start")
 _open: dict[int, tuple[float, str | Callable[[], str]]] = {}  # by thread: (start, work)
 
 
 def beat(what: str) -> None:
-    """Notes progress, and what is waited for next."""
+    """Notes progress, and what the process waits for next."""
     global _last
     _last = (time.monotonic(), what)
 
@@ -57,6 +57,6 @@ class During:
 
 
 def at_work() -> str:
-    """Returns the work of the threads, the longest first; "" where there is none."""
+    """Returns what the threads are doing, the longest first; "" if there is nothing."""
     found = sorted(_open.copy().values(), key=lambda item: item[0])[:SHOWN]
     return "; ".join(what if isinstance(what, str) else what() for _, what in found)

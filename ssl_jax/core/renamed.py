@@ -1,4 +1,4 @@
-"""Names of the previous version, which users' files may still hold: read, with a warning."""
+"""Names of the previous version in users' files: accepted, with a warning."""
 
 import warnings
 from typing import Any
@@ -29,4 +29,4 @@ def config(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _warn(name: str) -> None:
-    warnings.warn(f"the metric {name} is named {METRICS[name]} now", stacklevel=3)
+    warnings.warn(f"the metric {name} is now named {METRICS[name]}", stacklevel=3)

@@ -1,7 +1,7 @@
 """Files that grow by rows while a run runs: metrics.jsonl, skipped.jsonl, environment.jsonl.
 
 A row is a JSON object on a line of its own. A last line that a kill cut off counts as absent. A
-damaged row is lost, and no other.
+damaged row is lost, and only that row.
 """
 
 import json
@@ -19,7 +19,7 @@ _LISTED = 5  # numbers of damaged rows that a message lists
 
 
 class Found(NamedTuple):
-    """The good rows and their lines; the damaged lines by number, from 1; whether all have ends."""
+    """The good rows and their lines; the damaged lines by number, from 1; whether the last one ends."""
 
     rows: list[Row]
     lines: list[bytes]
@@ -54,7 +54,7 @@ def _row(line: bytes, needs: Needs) -> Row | None:
 def read(path: paths.Given, needs: Needs, notify: Notify) -> list[Row]:
     """Returns the good rows of a file that another process may be writing; reports damaged ones.
 
-    `mend` is for the process that goes on writing it.
+    `mend` is for the process that continues the file.
     """
     found = parse(paths.of(path).read_bytes(), needs)
     if found.damaged:
@@ -63,9 +63,9 @@ def read(path: paths.Given, needs: Needs, notify: Notify) -> list[Row]:
 
 
 def mend(path: paths.Given, needs: Needs, notify: Notify) -> list[Row]:
-    """Returns the good rows, and leaves no others in the file; [] where there is no file.
+    """Returns the good rows, and removes all others from the file; [] if there is no file.
 
-    Damaged ones move to a file beside it, with a notice; a line cut off is dropped.
+    Damaged rows move to a file next to it, with a notice; a last line cut off is dropped.
     """
     path = paths.of(path)
     if not path.exists():

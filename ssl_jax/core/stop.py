@@ -1,9 +1,9 @@
-"""SIGTERM: the request to end, which long work checks between two batches.
+"""SIGTERM: the request to end, which long work checks for between batches.
 
-While there is nothing to save yet, `Stopped` is raised in the main thread at once. Where that does
-not return to Python (a program is compiled, storage does not answer), a thread ends the process
-after PATIENCE seconds. From `keep` on the request is only noted, and `asked` returns it. On many
-hosts jax takes the signal, and all agree on the check after which to end.
+While there is nothing to save yet, `Stopped` is raised in the main thread at once. If that thread
+does not return to Python (a program is compiled, storage does not respond), another one ends the
+process after PATIENCE seconds. After `keep` the request is only noted, and `asked` returns it. With
+many hosts jax handles the signal, and all of them agree on the check after which to end.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ class _State:
     many = False
     noted = False
     keeps = False
-    looks = 0  # checks of this host: as many on all of them
+    looks = 0  # checks by this host; the number is the same on all of them
     agreed = False
 
 
@@ -68,7 +68,7 @@ def listening() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _handled() -> Iterator[None]:
-    """Handles SIGTERM, and starts the thread for when Python cannot."""
+    """Handles SIGTERM, and starts the thread for when the handler cannot run."""
     pipe, ended = socket.socketpair(), threading.Event()
     for end in pipe:
         end.setblocking(False)
@@ -92,12 +92,12 @@ def _ask(number: int, frame: FrameType | None) -> None:
     del number, frame
     again, _state.noted = _state.noted, True
     if not _state.keeps and not again:
-        os.write(2, _NOTHING)  # a handler must not print: it may stand inside another print
+        os.write(2, _NOTHING)  # a handler must not print: it may interrupt another print
         raise Stopped
 
 
 def _end_late(pipe: socket.socket, ended: threading.Event) -> None:
-    """Ends the process when SIGTERM came and there is nothing to save, if nobody else does."""
+    """Ends the process after SIGTERM if there is nothing to save and nothing else ends it."""
     with pipe:
         while signals := pipe.recv(64):
             if signal.SIGTERM in signals and not ended.wait(PATIENCE) and not _state.keeps:
@@ -117,7 +117,7 @@ def noted() -> bool:
 
 
 def asked() -> bool:
-    """Returns whether to end here; with many hosts each has to call it, in the same order."""
+    """Returns whether to end here; with many hosts each must call it, in the same order."""
     if not _state.many:
         return _state.noted
     if not _state.agreed:
@@ -127,14 +127,14 @@ def asked() -> bool:
 
 
 def check(what: str = "") -> None:
-    """Raises Stopped where `asked`; notes progress for the watchdog, and what comes next."""
+    """Raises Stopped if `asked`; notes progress for the watchdog, and what comes next."""
     pulse.beat(what or pulse.last()[1])
     if asked():
         raise Stopped
 
 
 def between(batches: Iterable[T]) -> Iterator[T]:
-    """Yields batches of work such as an evaluation; raises Stopped between two where `asked`."""
+    """Yields the batches of an evaluation or other work; raises Stopped between two if `asked`."""
     source = iter(batches)
     try:
         for batch in source:

@@ -1,6 +1,6 @@
 """The algebra of sweeps: product, zip, chain and sample over dotted names of a config.
 
-A config file may define `sweep`. It is handed this module, since configs import nothing from
+A config file may define `sweep`. It receives this module, since configs import nothing from
 ssl_jax, and returns the points of the sweep:
 
     def sweep(s):
@@ -37,7 +37,7 @@ class Range:
     whole: bool = False
 
     def at(self, share: float) -> float | int:
-        """Returns the number that lies at a share of the range, in [0, 1)."""
+        """Returns the number at `share`, in [0, 1), of the range."""
         if self.whole:
             return int(self.low) + math.floor(share * (self.high - self.low + 1))
         if self.log:
@@ -48,7 +48,7 @@ class Range:
 
 
 def uniform(low: float, high: float) -> Range:
-    """Returns the numbers from low to high, for `sample`; drawn to four digits."""
+    """Returns the numbers from low to high, for `sample`; rounded to four digits."""
     return _checked(Range(low, high))
 
 
@@ -83,7 +83,7 @@ def zip(*parts: Part) -> list[Point]:
     _no_name_twice(axes, "zip")
     if len({len(axis) for axis in axes}) > 1:
         sizes = ", ".join(f"{_names(axis)} has {len(axis)}" for axis in axes)
-        raise ConfigError(f"zip needs as many values of each: {sizes}; product combines all")
+        raise ConfigError(f"zip needs equally many values of each: {sizes}; product combines all")
     return [_merged(points) for points in builtins.zip(*axes, strict=True)]
 
 
@@ -93,7 +93,7 @@ def chain(*parts: Part) -> list[Point]:
 
 
 def sample(count: int, part: Part, seed: int = 0) -> list[Point]:
-    """Returns `count` points drawn by `seed`; the first ones stay when `count` grows.
+    """Returns `count` points drawn by `seed`; the first ones stay the same when `count` grows.
 
     For a mapping with a range (`uniform`, ...), each name is drawn on its own. Anything else is
     finite, and no point of it is drawn twice.
@@ -104,7 +104,7 @@ def sample(count: int, part: Part, seed: int = 0) -> list[Point]:
         return [{name: _drawn(part, name, seed, i) for name in part} for i in range(count)]
     points = product(part)
     if count > len(points):
-        raise ConfigError(f"sample({count}, ...) of {len(points)} points: draw at most as many")
+        raise ConfigError(f"sample({count}, ...) of {len(points)} points: draw at most that many")
     return sorted(points, key=lambda point: _digest(seed, point))[:count]
 
 
@@ -122,7 +122,7 @@ def _digest(seed: int, point: Point) -> str:
 
 
 def _axes(part: Part) -> list[list[Point]]:
-    """Returns the axes of a part: one a name, or the one that another function made."""
+    """Returns the axes of a part: one per name, or the one that another function made."""
     if isinstance(part, Mapping):
         return [[{n: v} for v in _values(n, values)] for n, values in part.items()]
     points = list(part)

@@ -10,7 +10,7 @@ _installed: dict[str, Callable] = {}  # "hook": the one of `hush`
 def forgive() -> None:
     r"""Lets standard output show a character that its encoding lacks as an escape, such as \u2019.
 
-    The error stream does so by itself. Without it a printed file name could end a run.
+    The error stream does so by itself. Without this, printing a file name could end a run.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

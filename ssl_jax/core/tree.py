@@ -25,9 +25,9 @@ def map_named(fn: Callable, tree: Tree, *rest: Tree) -> Tree:
 
 
 def idle(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
-    """Returns the regexes of ordered rules that are the first match of none of the names.
+    """Returns the regexes of ordered rules that are never the first match for any of the names.
 
-    The last rule, for all others, is not checked.
+    The last rule, which is for all others, is not checked.
     """
     firsts = {next((p for p in patterns if re.search(p, name)), None) for name in names}
     return [p for p in patterns[:-1] if p not in firsts]

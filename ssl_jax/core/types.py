@@ -54,8 +54,8 @@ class Output:
 
     `loss` is a mean over `weight` terms (masked tokens, examples); micro-batches are combined
     as sum(weight * gradient) / sum(weight), so accumulation equals one large batch. A loss that
-    is no such mean has `sums`, a tree of float32 arrays that are sums over rows, and a method
-    that says how to `combine` them. `metrics` holds (sum, count) pairs.
+    is not such a mean has `sums`, a tree of float32 arrays that are sums over rows, and a method
+    that defines how to `combine` them. `metrics` holds (sum, count) pairs.
     """
 
     loss: Array
@@ -78,7 +78,7 @@ class Features:
 
     @property
     def token_rate(self) -> float:
-        """Tokens per second: those of a step times the steps."""
+        """Tokens per second: tokens per step times steps per second."""
         return self.rate * math.prod(self.grid[1:])
 
 
@@ -94,18 +94,17 @@ class Method:
     init(key, batch) -> (params, extra); `batch` may be abstract.
     loss(params, extra, batch, streams, train) -> Output
     features(params, batch) -> Features, deterministic.
-    predict(params, batch) -> (B, K), the answers of a method that learns from labels; else None.
+    predict(params, batch) -> (B, K), the predictions of a method that learns from labels; else None.
     emissions(params, batch) -> (log-probabilities (B, S, V) float32, frames (B,) int32) of a method
-    that transcribes; else None. frames(samples (n,)) -> (n,): how many these are.
-    embed(params, batch) -> (B, W): vectors that are near where the speaker is the same; else None.
+    that transcribes; else None. frames(samples (n,)) -> (n,): how many frames these are.
+    embed(params, batch) -> (B, W): vectors that are close for the same speaker; else None.
     masks(params, batch, streams) -> (B, M, S) bool, or (B, M, rows, columns) of patches in a grid:
-    what an update hides of each of M views of an example; None for a method that hides nothing.
+    what an update masks in each of M views of an example; None for a method that masks nothing.
     update(params, extra, step) -> extra, after each optimizer step; `step` counts from 1.
-    combine(sums) -> the loss of a batch from its `Output.sums`, where terms with other
-    denominators, or what a batch has in common (how evenly it uses codes), make it more than one
-    mean: with it accumulation is exact. couples: what else couples the rows of a batch (batch
-    statistics, negatives of other rows), each with the change that would do without: accumulation
-    is then refused.
+    combine(sums) -> the loss of a batch from its `Output.sums`, for a loss that is not one mean:
+    its terms have different denominators, or depend on the batch (how evenly it uses codes). It
+    makes accumulation exact. couples: what else couples the rows of a batch (batch statistics,
+    negatives from other rows), each with the change that avoids it: accumulation is then refused.
     batch: the arrays the method reads. rules: sharding of params (a teacher's path contains
     its student's, so it inherits the rule). scopes: the named scopes of its loss, in order.
     """

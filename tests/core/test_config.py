@@ -324,7 +324,7 @@ def test_a_rounding_error_adds_no_step():
         ("5 epcohs", {}, "did you mean 'epochs'"),
         ("5 parsecs", {}, "use one of"),
         ("101%", {}, "at most '100%'"),
-        ("10%", {"total": None}, "a part of the run has no meaning"),
+        ("10%", {"total": None}, "a percentage of the run has no meaning"),
         ("1 epoch", {"examples": 0}, "number of training examples"),
         ("1 epoch", {"batch_size": 0}, "batch_size is 0"),
         ("5 examples", {"batch_size": 0}, r"config\.data\.batch_size is not set"),
@@ -460,7 +460,7 @@ def test_numbers_of_numpy_are_plain_ones():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("", "is empty"), ('{"a": ', "is no JSON"), ("\x00", "is no JSON")]
+    ("text", "told"), [("", "is empty"), ('{"a": ', "is not JSON"), ("\x00", "is not JSON")]
 )
 def test_a_broken_config_is_named_with_its_folder(tmp_path, text, told):
     file = tmp_path / "config.json"
@@ -468,5 +468,5 @@ def test_a_broken_config_is_named_with_its_folder(tmp_path, text, told):
     with pytest.raises(ConfigError, match=rf"{file} {told}"):
         config_lib.load(str(file))
     file.write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match=f"{file} is no text"):
+    with pytest.raises(ConfigError, match=f"{file} is not text"):
         config_lib.of_file(file)

@@ -90,7 +90,7 @@ def test_a_damaged_cache_is_made_again(tmp_path, damage):
     middle = len(data) // 2
     flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
     index.write_bytes({"empty": b"", "cut": data[:300], "flipped": flipped, "other": b"x"}[damage])
-    with pytest.warns(UserWarning, match=r"a\.npz is damaged .*: it is made again"):
+    with pytest.warns(UserWarning, match=r"a\.npz is damaged .*: it will be rebuilt"):
         assert atomic.read_arrays(index, ("samples",)) is None
     files.save_index(index, samples=np.arange(1000))
     assert atomic.read_arrays(index, ("samples",))["samples"].tolist() == list(range(1000))

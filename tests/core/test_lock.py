@@ -51,7 +51,7 @@ def test_another_thread_is_kept_out_and_the_same_one_is_not(folder, monkeypatch)
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
-    assert f"process {os.getpid()} on {lock.platform.node()} works in {folder}" in told[0]
+    assert f"process {os.getpid()} on {lock.platform.node()} is using {folder}" in told[0]
     assert not lock.busy(folder) and not (folder / lock.FILE).exists()
     with lock.hold(folder, keep=True):
         told.clear()
@@ -104,7 +104,7 @@ def test_a_process_of_another_machine_is_dead_when_it_beats_no_more(folder, monk
         leave(folder, **elsewhere, beat=next(beats))
 
     monkeypatch.setattr(lock.time, "sleep", beat)
-    with pytest.raises(lock.Busy, match="process 17 on node3 works in"), lock.hold(folder):
+    with pytest.raises(lock.Busy, match="process 17 on node3 is using"), lock.hold(folder):
         raise AssertionError
     monkeypatch.setattr(lock.time, "sleep", lambda s: (folder / lock.FILE).write_bytes(b""))
     with lock.hold(folder):  # it was released

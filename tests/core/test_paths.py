@@ -26,7 +26,7 @@ def test_a_path_that_cannot_work_says_what_would(bucket, monkeypatch):
         paths.of(pathlib.Path("gs://bucket/run"))
     with pytest.raises(ValueError, match=r"use a local path, or one of gs://, s3://, az://"):
         paths.of("ftp://bucket/run")
-    with pytest.raises(ValueError, match=r"--workdir is gs://b/x, and this needs a local folder"):
+    with pytest.raises(ValueError, match=r"--workdir is gs://b/x, but it must be a local folder"):
         paths.local("gs://b/x", "--workdir")
 
     def absent(name):

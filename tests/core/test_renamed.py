@@ -8,7 +8,7 @@ from ssl_jax.engine import log
 
 
 def test_a_metric_keeps_its_prefix_and_warns():
-    with pytest.warns(UserWarning, match="target_own_share is named instance_variance_ratio now"):
+    with pytest.warns(UserWarning, match="target_own_share is now named instance_variance_ratio"):
         assert renamed.metric("valid/target_own_share") == "valid/instance_variance_ratio"
     assert renamed.metric("valid/loss") == "valid/loss" and renamed.metric("loss") == "loss"
 

@@ -74,7 +74,7 @@ def test_sample_of_a_finite_part_draws_no_point_twice():
         (lambda: s.product({"name": ()}), "name has no value"),
         (lambda: s.product({"lr": s.uniform(0, 1)}), "lr has a range, which only sample"),
         (lambda: s.product([1, 2]), "a part of a sweep is"),
-        (lambda: s.sample(5, {"a": (1, 2)}), "of 2 points: draw at most as many"),
+        (lambda: s.sample(5, {"a": (1, 2)}), "of 2 points: draw at most that many"),
         (lambda: s.sample(0, LR), "at least 1"),
         (lambda: s.log_uniform(0, 1), "above 0"),
         (lambda: s.uniform(1, 1), "is empty"),

@@ -54,7 +54,7 @@ def test_a_folder_is_held_by_one(tmp_path, monkeypatch):
     with lock.hold(tmp_path):
         assert run_folders.busy(tmp_path)
         with (
-            pytest.raises(run_folders.Busy, match=r"process \d+ on .* works in .*: wait for it"),
+            pytest.raises(run_folders.Busy, match=r"process \d+ on .* is using .*: wait for it"),
             lock.hold(tmp_path),
         ):
             raise AssertionError
