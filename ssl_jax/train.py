@@ -1,12 +1,12 @@
 """Trains one model: python -m ssl_jax.train --config configs/x.py --workdir runs/x
 
 Keys are changed with --config.optim.lr=1e-3; --print in place of --workdir prints every value.
-The same command goes on from the newest checkpoint of the run folder, which holds config.json,
-signature.txt, code.txt, classes.json, parameters.txt, data-*.npz (what its data were),
+The same command resumes from the newest checkpoint of the run folder, which holds config.json,
+signature.txt, code.txt, classes.json, parameters.txt, data-*.npz (fingerprints of its data),
 evaluating.txt (the step of an evaluation that was cut off), multiple.txt (what its batch sizes are
 a multiple of), environment.jsonl, metrics.jsonl, report.html, skipped.jsonl (files that could not
-be used) and checkpoints/. If the data are not those it began with, it goes on with
---accept_data_change only.
+be used) and checkpoints/. If its data have changed since it began, it resumes only with
+--accept_data_change.
 """
 
 import argparse
@@ -37,13 +37,13 @@ def run(
     source: str = "",
     accept_data_change: bool = False,
 ) -> dict[str, float]:
-    """Trains `config` in `workdir`, or goes on there, and returns the last value of each metric.
+    """Trains `config` in `workdir`, or resumes there, and returns the last value of each metric.
 
-    `watchers` are hooks beside those of config.eval: (fn(step, state) -> metrics or None, every so
-    many steps). `source` is the config file that `config` comes from, as given to --config: the
-    report marks what differs from it. `accept_data_change` lets a run go on with other data than
-    it began with. Raises ValueError and its kin on a config or data that cannot be used,
-    NotFiniteError, CollapseError, and Stopped (status 0) after SIGTERM.
+    `watchers` are hooks in addition to those of config.eval: (fn(step, state) -> metrics or None,
+    steps between calls). `source` is the config file that `config` comes from, as given to
+    --config: the report marks what differs from it. `accept_data_change` lets a run resume with
+    other data than it began with. Raises ValueError, or a subclass, on a config or data that cannot
+    be used, NotFiniteError, CollapseError, and Stopped (status 0) after SIGTERM.
     """
     workdir = paths.of(workdir)
     with contextlib.ExitStack() as opened:  # closed in the reverse order, however the run ends
@@ -84,7 +84,7 @@ def run(
             done = loop.fit(state, compiled, rows, mesh, options, checkpoints, logger, asked)
             if done.stopped:
                 raise stop.Stopped
-    # past the end of the last save, which may have failed
+    # only now has the last save ended, which may fail
     log.notify(
         f"{total} steps are done. Start another run from this one: config.init_from={workdir}"
     )
@@ -106,9 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m ssl_jax.train", description=__doc__)
     parser.add_argument("--config", required=True, help="configs/x.py, or configs/x.py:argument")
     folder = parser.add_mutually_exclusive_group(required=True)
-    folder.add_argument("--workdir", help="the run folder, new or to go on in")
-    folder.add_argument("--print", action="store_true", help="print every value, start nothing")
-    parser.add_argument("--profile", default="", help="trace these steps, 100:110 for one")
+    folder.add_argument("--workdir", help="the run folder, new or to resume")
+    folder.add_argument("--print", action="store_true", help="print every value and exit")
+    parser.add_argument("--profile", default="", help="trace these steps, such as 100:110")
     parser.add_argument("--method", default="", help="the module that a .json config may import")
     parser.add_argument(
         manifest.FLAG, action="store_true", help="go on with data that changed since the run began"

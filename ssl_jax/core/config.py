@@ -283,7 +283,7 @@ def _parse(text: str, name: str, old: Value) -> Value:
         value = {"true": True, "false": False, "none": None}.get(text.strip().lower(), text)
     if isinstance(old, str):
         if value is None and text.strip() == "None":
-            raise ConfigError(f"{name} is a string and cannot be None: to leave it empty, use {name}=")
+            raise ConfigError(f"{name} is a string and cannot be None: leave it empty, as {name}=")
         return value if isinstance(value, str) else text
     return _fitted(value, name, old)
 

@@ -37,7 +37,7 @@ def child_of_this(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def end_command() -> None:
-    """Sends SIGTERM to this process once the one that launched it is gone, so that it saves and ends.
+    """Sends SIGTERM to this process when the one that launched it is gone; it then saves and ends.
 
     Only where VARIABLE is set; it is removed, so that child processes do not inherit it.
     """

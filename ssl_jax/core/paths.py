@@ -244,7 +244,7 @@ class Lines:
             _whole(self._file, _end_before(self._file))
 
     def add(self, line: str) -> None:
-        """Adds a line, given without its newline. Raises OSError if it cannot be written in full."""
+        """Adds a line, given without its newline. Raises OSError if not all of it fits."""
         if self._file is not None:
             _whole(self._file, utf8(line + "\n"))
             return

@@ -1,4 +1,4 @@
-"""What this process is working on, and when it last made progress: for the watchdog and its message."""
+"""What this process is working on, and when it last made progress: for the watchdog's message."""
 
 import threading
 import time

@@ -19,7 +19,7 @@ _LISTED = 5  # numbers of damaged rows that a message lists
 
 
 class Found(NamedTuple):
-    """The good rows and their lines; the damaged lines by number, from 1; whether the last one ends."""
+    """Good rows and their lines; damaged lines by number, from 1; whether the last line ends."""
 
     rows: list[Row]
     lines: list[bytes]

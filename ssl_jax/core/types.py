@@ -94,7 +94,7 @@ class Method:
     init(key, batch) -> (params, extra); `batch` may be abstract.
     loss(params, extra, batch, streams, train) -> Output
     features(params, batch) -> Features, deterministic.
-    predict(params, batch) -> (B, K), the predictions of a method that learns from labels; else None.
+    predict(params, batch) -> (B, K), predictions of a method that learns from labels; else None.
     emissions(params, batch) -> (log-probabilities (B, S, V) float32, frames (B,) int32) of a method
     that transcribes; else None. frames(samples (n,)) -> (n,): how many frames these are.
     embed(params, batch) -> (B, W): vectors that are close for the same speaker; else None.

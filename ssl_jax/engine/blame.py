@@ -1,4 +1,4 @@
-"""What in the data explains an error of the guard: looked for on the host, once it has happened."""
+"""Finds what in the data explains an error of the guard; runs on the host, after the error."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +19,7 @@ Frames = Callable[[Any], Any]
 
 @contextlib.contextmanager
 def explained(corpus: Corpus, plan: BatchSchedule, frames: Frames | None) -> Iterator[None]:
-    """Adds to an error of the guard what in its batch explains it."""
+    """Adds what explains an error of the guard in its batch to the error."""
     try:
         yield
     except hooks.NotFiniteError as error:
@@ -28,16 +28,16 @@ def explained(corpus: Corpus, plan: BatchSchedule, frames: Frames | None) -> Ite
         raise
     except hooks.CollapseError as error:
         found = nothing_to_tell_apart(corpus, plan, error.step, frames)
-        why = "Any encoder has one output for such data, so it is no collapse, though it looks so"
+        why = "Any encoder has one output for such data, so this only looks like a collapse"
         error.args = (f"{found}. {why}: {error}" if found else str(error),)
         raise
 
 
 def bad_targets(corpus: Corpus, plan: BatchSchedule, steps: Iterable[int]) -> str:
     """Names the rows in the batches of `steps`, counted from 1, whose targets cannot be learned:
-    infinite, out of range, or far off all others; "" where there are none.
+    infinite, out of range, or far from all others; "" if there are none.
 
-    Those that are NaN, which stands for what is not known, come last.
+    Those that are NaN, which means unknown, come last.
     """
     found: dict[str, bool] = {}
     for step in steps:
@@ -52,14 +52,14 @@ def bad_targets(corpus: Corpus, plan: BatchSchedule, steps: Iterable[int]) -> st
         return ""
     named = sorted(found, key=lambda text: found[text])
     more = f", and {len(named) - NAMED} more" if len(named) > NAMED else ""
-    note = " (a method leaves out what is nan, not known)" if found[named[0]] else ""
+    note = " (nan means unknown: methods skip it)" if found[named[0]] else ""
     return f"Rows whose target cannot be learned: {'; '.join(named[:NAMED])}{more}{note}"
 
 
 def _bad(name: str, values: Any, ids: np.ndarray, classes: int) -> np.ndarray:
     """Returns which of the rows `ids` (b,) of a target cannot be learned, (b,) bool."""
     rows = np.asarray(values[ids]).reshape(len(ids), -1)
-    if rows.dtype.kind in "iu":  # of no class or behind the end: -1
+    if rows.dtype.kind in "iu":  # -1: without a class, or past the end
         known = classes > 0 and not name.endswith("_len")
         outside = (rows < -1) | (rows >= classes)
         return np.asarray((outside & known).any(1))
@@ -74,28 +74,28 @@ def _bad(name: str, values: Any, ids: np.ndarray, classes: int) -> np.ndarray:
 def nothing_to_tell_apart(
     corpus: Corpus, plan: BatchSchedule, step: int, frames: Frames | None
 ) -> str:
-    """Says why any encoder gives one output for the batch of a step: its examples are all the
-    same, or shorter than a frame; "" where they are not."""
+    """Returns why any encoder gives one output for the batch of a step: its examples are all the
+    same, or shorter than a frame; "" if they are not."""
     draw = plan[step - 1]
     ids = np.unique(draw.ids[draw.weight > 0])
     first = corpus.where(int(ids[0]))
     if frames is not None and not np.asarray(frames(corpus.lengths[ids])).any():
         return (
-            f"no example of the batch has a whole frame ({first} has {corpus.lengths[ids[0]]} "
+            f"no example of the batch has a complete frame ({first} has {corpus.lengths[ids[0]]} "
             f"samples): use longer recordings, and raise config.data.min_seconds to leave these out"
         )
     if len(ids) == 1:
-        return f"the batch holds one example only ({first}): add others to config.data.train"
+        return f"the batch holds only one example ({first}): add others to config.data.train"
     if _all_same(corpus, ids, plan.buckets[draw.bucket]):
         return (
             f"the {len(ids)} examples of the batch are the same ({first} and "
-            f"{corpus.where(int(ids[1]))}, for two): take copies out of config.data.train"
+            f"{corpus.where(int(ids[1]))}, for two): remove copies from config.data.train"
         )
     return ""
 
 
 def _all_same(corpus: Corpus, ids: np.ndarray, seconds: float) -> bool:
-    """Says whether the rows `ids`, read without augmentation, are equal as far as a bucket goes."""
+    """Returns whether the rows `ids`, read without augmentation, are equal within a bucket."""
     shapes = corpus.shapes(seconds)
     keys = corpus.keys(ids, np.zeros(len(ids), np.int64), seconds, None)
     one: dict[str, np.ndarray] = {}
@@ -105,7 +105,7 @@ def _all_same(corpus: Corpus, ids: np.ndarray, seconds: float) -> bool:
             corpus.refuse(i)
             corpus.fill(i, key, arrays, 0)
         except BadFile:
-            continue  # it had no part in the batch
+            continue  # it was not in the batch
         one = one or arrays
         if any((arrays[name] != x).any() for name, x in one.items()):
             return False

@@ -7,7 +7,7 @@ A checkpoint is a folder <workdir>/checkpoints/<step> with the items `params`, `
 fields of TrainState), `about` (config, signature, shapes), `sums` (a checksum of each array),
 `metrics` where there are any, and `digests` (of every file of the others). It is written under a
 temporary name and renamed when complete, so a killed process leaves no partial one. Damage by
-storage is noticed when a checkpoint is read (`engine.integrity`): a run then goes on from the one
+storage is noticed when a checkpoint is read (`engine.integrity`): a run then resumes from the one
 before.
 """
 
@@ -94,7 +94,7 @@ class Checkpoints:
         """Saves a state while training goes on; does nothing where `step` is saved already.
 
         `metric` is the value of config.checkpoint.best_metric at this step. The caller may donate
-        the arrays. Raises SaveError, also for the save before, which is waited for. Every host has
+        the arrays. Waits for the previous save, and raises SaveError for either. Every host has
         to call it.
         """
         self.wait()
@@ -104,12 +104,12 @@ class Checkpoints:
             "config": config_lib.to_json(self.config),
             "signature": config_lib.sign(self.config),
             "arrays": _shapes(state),
-            integrity.DIGESTS: "sha256",  # without which it is not to be read
+            integrity.DIGESTS: "sha256",  # it must not be read without them
         }
         metric = math.nan if metric is None else float(metric)
         finite = math.isfinite(metric)
         metrics = {"best": metric} if finite else None
-        state = jax.tree.map(jnp.asarray, state)  # one that lies on the host may be saved too
+        state = jax.tree.map(jnp.asarray, state)  # the state may also be on the host
         if self._copies is None:
             self._copies = hosts.all_of(snapshot.fits(state))
         if self._copies:
@@ -149,7 +149,7 @@ class Checkpoints:
             force=True,
         )
         if ours:
-            snapshot.free(state)  # the room on the devices is needed sooner than all is written
+            snapshot.free(state)  # the devices need the room before all is written
 
     def restore(self, state: TrainState, shardings: TrainState) -> TrainState:
         """Returns the newest state, laid out by `shardings`, whatever mesh it was saved from.
@@ -183,7 +183,7 @@ class Checkpoints:
         folder = self.folder / str(step)
         found, reason = None, ""
         try:
-            integrity.check_files(folder, "about")  # by every host: each decides by it
+            integrity.check_files(folder, "about")  # on every host, since each decides by it
             about = integrity.about(folder)
             check_same_config(config_lib.from_json(about["config"]), self.config, self.folder)
             check_same_arrays(about["arrays"], _shapes(state), folder)
@@ -244,7 +244,7 @@ class Checkpoints:
             yield
         except Exception as error:  # the layers of storage raise many types
             if isinstance(error, jax.errors.JaxRuntimeError):
-                raise  # of the step before, or of another host
+                raise  # from the step before, or from another host
             kept = sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdigit())
             why = atomic.full(error) or integrity.first_line(error)
             raise SaveError(
@@ -288,7 +288,7 @@ def check_same_config(old: ConfigDict, new: ConfigDict, folder: str | Path) -> N
         lines = [f"  config.{key}: {a!r} before, {b!r} now" for key, (a, b) in changed.items()]
         raise ValueError(
             f"the run in {folder} was made with another config:\n" + "\n".join(lines) + "\n"
-            "set these back to resume it, or give a new --workdir (config.init_from starts a "
+            "change these back to resume it, or give a new --workdir (config.init_from starts a "
             "new run from its parameters)"
         )
 
@@ -310,8 +310,8 @@ def check_same_arrays(old: dict[str, list], new: dict[str, list], folder: str | 
 def restore_params(run_dir: str | Path, step: int | str | None = None) -> Tree:
     """Returns the parameters of a run as numpy arrays, on any machine.
 
-    `step` is a number, "best", or None for the newest. Raises FileNotFoundError naming the steps
-    there are.
+    `step` is a number, "best", or None for the newest. Raises FileNotFoundError listing
+    the existing steps.
     """
     return _read_part(_step_folder(run_dir, step), "params", "params")
 
@@ -339,7 +339,7 @@ def best_step(run_dir: str | Path) -> int:
 def _step_folder(run_dir: str | Path, step: int | str | None) -> Path:
     folder = paths.absolute(run_dir) / "checkpoints"
     if not folder.is_dir():
-        raise FileNotFoundError(f"{run_dir} is no run folder: it has no checkpoints/")
+        raise FileNotFoundError(f"{run_dir} is not a run folder: it has no checkpoints/")
     manager = storage.manager(folder, None)
     try:
         steps = sorted(manager.all_steps())
@@ -428,6 +428,6 @@ def load_init(
 
 
 def _like(value: np.ndarray, x: jax.Array) -> jax.Array:
-    """Lays a value out as the array it replaces; works on any number of hosts."""
+    """Lays out a value like the array that it replaces; works on any number of hosts."""
     value = np.array(value, x.dtype)  # a copy: the state is donated, the teacher is not
     return jax.make_array_from_callback(x.shape, x.sharding, lambda index: value[index])

@@ -1,7 +1,7 @@
 """Where a run ran, how it was started and how it ended: environment.jsonl of its folder.
 
-A run that was cut off and went on has a row for each of its starts; one that was killed outright
-has no row for its end.
+A run that was interrupted and resumed has a row for each of its starts; one that was killed
+outright has no row for its end.
 """
 
 import importlib.metadata
@@ -25,7 +25,7 @@ from ssl_jax.engine import log
 FILE = "environment.jsonl"
 _ROW: rows_lib.Needs = {"event": str, "time": (int, float)}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
-# the folder of a person, on any system; the names are those below which there is one for each
+# a user's home folder, on any system
 _PEOPLE = re.compile(
     r"(?<![\w.])(?:/(?:home|Users)/[^/\s\"'<&]+|[A-Z]:\\Users\\[^\\\s\"'<&]+|/root(?=[/\s\"'<&]|$))"
 )
@@ -52,7 +52,7 @@ def began(workdir: Path, **more: Any) -> None:
 
 
 def ended(workdir: Path, how: str) -> None:
-    """Adds the row of an end: "done", or what ended the run before that."""
+    """Adds the row of an end: "done", or what ended the run early."""
     _append(workdir, {"event": "end", "how": without_people(how)})
 
 
@@ -63,10 +63,10 @@ def read(workdir: Path) -> list[dict[str, Any]]:
 
 
 def seconds(rows: list[dict[str, Any]], last: float) -> float:
-    """Returns how long a run ran, from its rows; `last` is the time of its last sign of life.
+    """Returns how long a run ran, from its rows; `last` is when it last showed progress.
 
     The start of a run that was killed has no end: if another start follows, it counts as nothing,
-    since the time of its end is not known; the last one counts up to `last`.
+    since its end is not known; if it is the last, it counts up to `last`.
     """
     total, since = 0.0, None
     for row in rows:
@@ -78,13 +78,13 @@ def seconds(rows: list[dict[str, Any]], last: float) -> float:
 
 
 def command() -> str:
-    """Returns the command line of this process, without the folder of the person who typed it."""
+    """Returns the command line of this process, without the home folder of the user."""
     given = [word if re.fullmatch(r"[\w./:=,+-]+", word) else repr(word) for word in sys.orig_argv]
     return without_people(" ".join(["python", *given[1:]]))
 
 
 def without_people(text: str) -> str:
-    """Returns a text with "~" for the home folder of whoever it names."""
+    """Returns a text with "~" in place of every home folder."""
     home = os.path.expanduser("~")  # "~" itself where there is none
     if len(home) > 1:
         text = re.sub(r"(?<![\w.])" + re.escape(home) + r"(?![\w.-])", "~", text)
@@ -106,7 +106,7 @@ def commit() -> str:
 
     try:
         if Path(git("rev-parse", "--show-toplevel") or "/") != root.resolve():
-            return ""  # installed, perhaps below the repository of something else
+            return ""  # installed, perhaps inside another repository
         return git("rev-parse", "--short=12", "HEAD") + "+" * bool(git("status", "--porcelain"))
     except OSError:  # no git on this machine
         return ""
@@ -121,4 +121,4 @@ def _append(workdir: Path, row: Mapping[str, Any]) -> None:
             rows_lib.mend(workdir / FILE, _ROW, log.notify)
         paths.append(workdir / FILE, line)
     except OSError as error:  # no reason to end the run
-        log.notify(f"{workdir / FILE} is not written: {error}")
+        log.notify(f"{workdir / FILE} cannot be written: {error}")

@@ -1,8 +1,8 @@
 """Floating-point operations of a traced program: its products and convolutions, exactly.
 
 A multiplication and its addition count as 2. The body of a scan counts as often as it runs, and
-recomputation in the backward pass counts again. Of a convolution only taps that fall on
-real numbers count, not those on padding or on the holes of a dilated input. Everything else
+recomputation in the backward pass counts again. In a convolution only taps that fall on
+real values count, not those on padding or on the holes of a dilated input. Everything else
 (norms, softmax, the optimizer) counts as nothing: it costs memory traffic, see `roofline`.
 """
 
@@ -49,14 +49,14 @@ def walk(jaxpr: Jaxpr, times: float = 1.0) -> Iterator[tuple[Equation, float]]:
     """Yields (equation, how often it runs) of a program and of all programs inside.
 
     Of the branches of a `cond` the costliest counts; a `while` of unknown length counts once; what
-    every device does for itself (`shard_map`) counts for each.
+    each device computes for itself (`shard_map`) counts for every device.
     """
     for eqn in jaxpr.eqns:
         yield eqn, times
         inner = [_open(x) for x in core.jaxprs_in_params(eqn.params)]
         if eqn.primitive.name == "scan":
             yield from walk(inner[0], times * eqn.params["length"])
-        elif eqn.primitive.name == "shard_map":  # of one device's part
+        elif eqn.primitive.name == "shard_map":  # its body is one device's part
             yield from walk(inner[0], times * eqn.params["mesh"].size)
         elif eqn.primitive.name == "cond":
             yield from walk(max(inner, key=_total), times)
@@ -66,7 +66,7 @@ def walk(jaxpr: Jaxpr, times: float = 1.0) -> Iterator[tuple[Equation, float]]:
 
 
 def scanned(eqn: Equation) -> tuple[int, int]:
-    """Returns how many constants a scan has, and how many values its turns hand on.
+    """Returns how many constants a scan has, and how many values its iterations carry.
 
     Found by their ranks, since stacked values lose an axis inside; the names of the equation's
     parameters depend on the version of JAX.
@@ -82,7 +82,7 @@ def scanned(eqn: Equation) -> tuple[int, int]:
 
 
 def equation_flops(eqn: Equation) -> float:
-    """Returns the operations of one equation, those of programs inside it left out."""
+    """Returns the operations of one equation, without those of programs inside it."""
     if eqn.primitive.name == "dot_general":
         return dot_flops(eqn)
     if eqn.primitive.name == "conv_general_dilated":
@@ -103,14 +103,14 @@ def attention_flops(eqn: Equation) -> float:
 
 
 def dot_flops(eqn: Equation) -> float:
-    """Returns 2 * (numbers that come out) * (length of the contracted axes)."""
+    """Returns 2 * (size of the output) * (length of the contracted axes)."""
     (contracted, _), _ = eqn.params["dimension_numbers"]
     left = eqn.invars[0].aval.shape
     return 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
 
 
 def conv_flops(eqn: Equation) -> float:
-    """Returns 2 * (taps that fall on real numbers) * (channels of each tap), over all outputs."""
+    """Returns 2 * (taps that fall on real values) * (channels of each tap), over all outputs."""
     p = eqn.params
     numbers = p["dimension_numbers"]
     left, right = (v.aval.shape for v in eqn.invars)
@@ -132,7 +132,7 @@ def conv_flops(eqn: Equation) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def _taps(size: int, taps: int, places: int, stride: int, pad: int, holes: int, spread: int) -> int:
-    """Returns how many (output, tap) pairs of one axis fall on a real number of the input."""
+    """Returns how many (output, tap) pairs of one axis fall on a real value of the input."""
     total, few, many = 0, min(taps, places), max(taps, places)
     steps = (spread, stride) if taps <= places else (stride, spread)
     for i in range(few):

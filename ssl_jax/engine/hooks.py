@@ -16,8 +16,8 @@ from ssl_jax.engine import hosts, prefetch
 
 HookFn = Callable[[int, TrainState], Mapping[str, float] | None]
 Hook = tuple[HookFn, int]
-"""(fn, every): fn(step, state) runs after each `every` steps and after the last; what it returns
-is logged under the names it gives."""
+"""(fn, every): fn(step, state) runs after each `every` steps and after the last; the metrics that
+it returns are logged under their names."""
 
 CEILING = 1000
 PARTS = {"target": "the targets", "prediction": "the predictions", "frontend": "the front end"}
@@ -26,7 +26,7 @@ PARTS = {"target": "the targets", "prediction": "the predictions", "frontend": "
 class NotFiniteError(FloatingPointError):
     """The loss, or the norm of the gradient or the parameters, became infinite or NaN.
 
-    steps: those in one of which it happened, counted from 1.
+    steps: it happened in one of these, counted from 1.
     """
 
     steps = range(0)
@@ -52,8 +52,8 @@ def not_finite(bad: int, last_good: str) -> NotFiniteError:
 def check_ceiling(step: int, loss: float, before: list[float], every: int = 1) -> None:
     """Raises NotFiniteError when a mean loss is CEILING times the median of those `before`.
 
-    It is of the `every` steps up to `step`. The median counts as 1 at least, so that a loss near 0
-    may jump.
+    The mean is over the `every` steps up to `step`. The median counts as at least 1, so that a
+    loss near 0 may jump.
     """
     limit = CEILING * max(1.0, float(np.median(before))) if before else math.inf
     if loss > limit:
@@ -70,8 +70,8 @@ def check_ceiling(step: int, loss: float, before: list[float], every: int = 1) -
 def check_floors(step: int, metrics: Mapping[str, float], floors: Mapping[str, float]) -> None:
     """Raises CollapseError when a metric is below its floor, ValueError for an unknown metric.
 
-    Keys of `floors` are metric names, `target_std` for one; the first word names the part of the
-    model.
+    Keys of `floors` are names of metrics such as `target_std`, whose first word names the part of
+    the model.
     """
     for name, floor in floors.items():
         if name not in metrics:
@@ -97,7 +97,7 @@ def validation(
     mesh: Mesh,
     split: str = "valid",
 ) -> HookFn:
-    """Returns a hook giving the method's metrics over all `batches()`, named <split>/<metric>.
+    """Returns a hook that gives the method's metrics over all `batches()`, named <split>/<metric>.
 
     `evaluate` is a jitted (state, batch) -> metrics of (sum, count).
     """
@@ -123,7 +123,7 @@ def means(pairs: Mapping[str, tuple], prefix: str = "") -> dict[str, float]:
 
 
 class PendingEvaluation:
-    """The step whose evaluation has begun and not ended; a run that goes on from it repeats it.
+    """The step whose evaluation has begun and not ended; a run that resumes from it repeats it.
 
     It is kept by the first process, in evaluating.txt of the run folder.
     """
@@ -142,6 +142,6 @@ class PendingEvaluation:
             atomic.write_text(self._file, f"{step}\n")
 
     def end(self) -> None:
-        """Notes that it has ended, and its numbers are written."""
+        """Notes that it has ended, and its metrics are written."""
         if hosts.is_first() and self._file.exists():
             self._file.unlink()

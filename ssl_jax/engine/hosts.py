@@ -23,8 +23,8 @@ from ssl_jax.core import config as config_lib
 HEARTBEAT = 100
 """Seconds without a message after which a host counts as lost."""
 LOST = (
-    "another host was lost, or a message between hosts (above); start the same command again, on "
-    "any number of hosts: it goes on from the newest checkpoint"
+    "another host, or a message between hosts, was lost (see above); start the same command again, "
+    "on any number of hosts: it goes on from the newest checkpoint"
 )
 FORESEEN = (ValueError, OSError, ImportError, ArithmeticError, RuntimeError)
 _ENVIRONMENT = {
@@ -108,11 +108,11 @@ def connect(
     process: str | int | None = None,
     heartbeat: int = HEARTBEAT,
 ) -> None:
-    """Joins the processes of a run; call it before anything else of jax.
+    """Joins the processes of a run; call it before any other use of jax.
 
     Without arguments the environment decides: the variables JAX_COORDINATOR_ADDRESS,
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID, else what JAX knows of TPU pods, GKE, Slurm and Open MPI;
-    where there is none, this process is alone. Raises ConfigError where only some of the three are
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID, else what JAX finds on TPU pods, GKE, Slurm and Open MPI;
+    if that is nothing, this process is alone. Raises ConfigError if only some of the three are
     given.
     """
     if jax.distributed.is_initialized():
@@ -127,12 +127,12 @@ def connect(
         address, count, index = _checked(given)
         if count > 1:
             jax.distributed.initialize(address, count, index, heartbeat_timeout_seconds=heartbeat)
-    elif os.environ.get("SLURM_NTASKS") != "1":  # which would leave one GPU to the only task
+    elif os.environ.get("SLURM_NTASKS") != "1":  # where the only task would get one GPU
         _detect(heartbeat)
 
 
 def _checked(given: Mapping[str, str]) -> tuple[str, int, int]:
-    """Returns (address, processes, process); raises ConfigError where they do not fit together."""
+    """Returns (address, processes, process); raises ConfigError if they do not agree."""
     use = "give --coordinator=10.0.0.1:8476 --processes=2 --process=0 (1 on the other host)"
     missing = [f"--{name} (or ${_ENVIRONMENT[name]})" for name in _ENVIRONMENT if name not in given]
     if missing:
@@ -157,7 +157,7 @@ def _detect(heartbeat: int) -> None:
         if "coordinator_address" not in str(error):
             raise
     except RuntimeError as error:
-        # a session in which jax was used already, such as a notebook, is alone
+        # a process that has used jax already, such as a notebook, is alone
         if "before any JAX calls" not in str(error).replace("\n", " "):
             raise
 

@@ -2,8 +2,8 @@
 
 The item `sums` holds a checksum of the bits of each array, taken on the devices before anything is
 written. The item `digests`, written last, holds the SHA-256 of every file of the other items; a
-checkpoint saved with it is not read without it: `about` has it under "digests". Checkpoints of
-earlier versions have the checksums alone, or neither.
+checkpoint saved with it, as `about` records under "digests", is not read without it. Checkpoints of
+earlier versions have only the checksums, or neither.
 """
 
 import contextlib
@@ -105,7 +105,7 @@ def _digest(path: Path) -> str:
 
 
 def _sealed(found: dict[str, str]) -> bytes:
-    """Returns the content of the item: the digests, and that of their own text."""
+    """Returns the content of the item: the digests, and the digest of their own text."""
     own = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
     return json.dumps({"files": found, "sha256": own}, sort_keys=True).encode()
 
@@ -187,7 +187,7 @@ def check_arrays(folder: Path, state: Tree) -> None:
 
 
 def _has_checksums(folder: Path) -> bool:
-    """Says whether a checkpoint was saved with checksums, by what orbax wrote of its items."""
+    """Returns whether a checkpoint was saved with checksums, by what orbax wrote about it."""
     with reading(folder):
         written = json.loads((folder / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))
         return CHECKSUMS in (written.get("item_handlers") or {})

@@ -1,4 +1,4 @@
-"""Numbers of a config that are out of range: counts below their minimum, seeds over 64 bits."""
+"""Finds numbers of a config out of range: counts below their minimum, seeds over 64 bits."""
 
 from ml_collections import ConfigDict
 
@@ -31,7 +31,7 @@ _SEED = 1 << 63
 
 
 def check(config: ConfigDict) -> None:
-    """Raises ConfigError naming the first key whose number is out of range, and one that works."""
+    """Raises ConfigError naming the first key that is out of range, and a value that works."""
     flat = config_lib.flatten(config)
     for key, (least, use) in LEAST.items():
         value = flat.get(key)
@@ -47,7 +47,7 @@ def check(config: ConfigDict) -> None:
 
 
 def _any_steps(duration: int | str, key: str) -> int:
-    """Returns 0 for a duration of nothing, whatever the unit."""
+    """Returns 0 for an empty duration, whatever its unit."""
     return config_lib.steps(
         duration, batch_size=1, examples=1, seconds_per_step=1.0, total=100, key=key
     )

@@ -30,7 +30,7 @@ class Logger:
     """
 
     def __init__(self, workdir: str | Path, config: ConfigDict, start: int = 0):
-        """Opens the run folder at step `start`; rows past it, of a run cut off, are dropped."""
+        """Opens the run folder at step `start`; later rows of an interrupted run are dropped."""
         self.path = paths.of(workdir) / "metrics.jsonl"
         self.latest: dict[str, float] = {}
         self._writers: list[Callable[[int, Mapping[str, float]], None]] = []
@@ -59,23 +59,23 @@ class Logger:
             self._file.add(json.dumps(row))
         except OSError as error:
             raise OSError(f"cannot write to {self.path}: {error}. {_GO_ON}") from error
-        for writer in list(self._writers):  # one that fails leaves it
+        for writer in list(self._writers):  # a copy, since one that fails is removed
             writer(step, metrics)
 
     def _optional(self, name: str, write: Callable[[int, Mapping[str, float]], None]) -> None:
-        """Adds a writer that the run goes on without: its first error is printed, and ends it."""
+        """Adds a writer that the run can do without: its first error is printed, and removes it."""
 
         def safely(step: int, metrics: Mapping[str, float]) -> None:
             try:
                 write(step, metrics)
             except Exception as error:
-                notify(f"{name} gets no more rows: {_one_line(error)}. metrics.jsonl goes on")
+                notify(f"{name} gets no more rows: {_one_line(error)}. metrics.jsonl continues")
                 self._writers.remove(safely)
 
         self._writers.append(safely)
 
     def flush(self) -> None:
-        """Makes every row visible, which in an object store takes a moment of its own."""
+        """Makes every row visible; in an object store, rows are not until then."""
         if self._file is not None:
             self._file.flush()
 
@@ -91,7 +91,7 @@ class Logger:
             try:
                 close()
             except Exception as error:
-                notify(f"the last rows are in metrics.jsonl alone: {_one_line(error)}")
+                notify(f"the last rows are only in metrics.jsonl: {_one_line(error)}")
 
     def _open_tensorboard(self, start: int) -> None:
         try:
@@ -99,7 +99,7 @@ class Logger:
         except ImportError as e:
             raise ImportError(_missing("tensorboard", "tensorboardX", "False")) from e
         except OSError as error:
-            notify(f"TensorBoard gets no rows: {_one_line(error)}. metrics.jsonl goes on")
+            notify(f"TensorBoard gets no rows: {_one_line(error)}. metrics.jsonl continues")
             return
         self._closers.append(board.close)
         self._optional("TensorBoard", board.write)
@@ -117,7 +117,7 @@ class Logger:
 
 
 class _Board:
-    """An event file of TensorBoard in `folder`, written at once by the thread that calls.
+    """An event file of TensorBoard in `folder`, written at once by the calling thread.
 
     The writer of tensorboardX has a thread and a queue: on a full disk the thread dies, and the
     tenth row after that waits forever. Rows of other files there past step `start` are purged.
@@ -159,7 +159,7 @@ def _missing(key: str, package: str, off: str) -> str:
 
 def read(path: str | Path) -> list[dict[str, Any]]:
     """Returns the rows of a metrics.jsonl, without a last line cut off by a crash and without
-    damaged rows, whose numbers are printed."""
+    damaged rows, which are reported by number."""
     found = rows_lib.read(path, _ROW, notify)
     return [{renamed.metric(name): value for name, value in row.items()} for row in found]
 
@@ -167,7 +167,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
 def truncate(path: str | Path, step: int) -> list[dict[str, Any]]:
     """Drops the rows past `step`, in one atomic replacement; returns those that stay.
 
-    Damaged rows go to a file of their own, whatever their step was.
+    Damaged rows go to a file of their own, whatever their step.
     """
     found = rows_lib.mend(path, _ROW, notify)
     rows = [row for row in found if row["step"] <= step]
@@ -228,7 +228,7 @@ class Progress:
 
     def rates(self) -> dict[str, float]:
         """Returns examples, hours of audio and operations per second since the start or the
-        restart, and where the peak is known the share of it; nothing before the first step."""
+        restart, and the share of the peak if that is known; {} before the first step."""
         if not self._examples:
             return {}
         spent = max(self._clock() - self._since, 1e-9)

@@ -32,7 +32,7 @@ DISPATCHED = 4  # steps dispatched ahead of the device: enough to hide the host,
 class Options:
     """The loop's durations, in steps, and its guards.
 
-    floors: least values of metrics, watched after `guard_after` steps. best_metric: a name as in
+    floors: least values of metrics, checked after `guard_after` steps. best_metric: a name as in
     metrics.jsonl. sample_rate: for the hours of audio per second. peak: FLOP/s of all devices, 0
     where it is not known. profile: "100:110", the steps to trace; their time is reported by
     `scopes`, those of the method. stall_seconds: the longest time without progress, after which the
@@ -114,8 +114,8 @@ def fit(
     `state` is donated. Nothing in the loop waits for a number that the device has not computed
     yet, and an implicit transfer between host and device is an error (jax.transfer_guard); only
     hooks and saving may transfer. A checkpoint that is due is saved before the evaluation of its
-    step, unless it is to hold a score of it; an evaluation that was cut off is repeated when the
-    run goes on. Raises NotFiniteError and CollapseError, and Stopped where SIGTERM came before the
+    step, unless it is to hold its score; an evaluation that was cut off is repeated when the
+    run resumes. Raises NotFiniteError and CollapseError, and Stopped where SIGTERM came before the
     first step; a state whose loss is not finite is never saved.
     """
     start = int(jax.device_get(state.step))
@@ -176,7 +176,7 @@ class _Run:
         self.profile = profile_lib.Profile(options.profile, folder, options.scopes, options.total)
         self.watch = Watchdog(options.stall_seconds, checkpoints.folder, out)
         self.pending_evaluation = hooks_lib.PendingEvaluation(folder)
-        self.losses: list[float] = []  # of the intervals before
+        self.losses: list[float] = []  # of previous intervals
         self.totals = step.zeros()
         self.pending: tuple[int, Any] | None = None
         self.running: collections.deque[_Given] = collections.deque()
@@ -195,7 +195,7 @@ class _Run:
             return None
 
     def advance(self, done: int, state: TrainState, device_batch: DeviceBatch) -> TrainState:
-        """Dispatches step number `done`; writes the metrics of the interval before."""
+        """Dispatches step number `done`; writes the metrics of the previous interval."""
         shapes = tuple(sorted((k, v.shape) for k, v in device_batch.batch.items()))
         new = "" if shapes in self.flops else " (to be compiled first)"
         pulse.beat(f"step {done}{new}, or one of the {DISPATCHED} before it")
@@ -263,7 +263,7 @@ class _Run:
         return bad == NEVER
 
     def catch_up(self, start: int, state: TrainState) -> None:
-        """Makes the evaluation of the step that the run goes on from, if it was cut off there."""
+        """Runs the evaluation of the step that the run resumes from, if it was cut off there."""
         if self.pending_evaluation.step() != start:
             return
         pulse.beat(f"the evaluation after step {start}, which was cut off")
@@ -271,7 +271,7 @@ class _Run:
             self._evaluate(start, state, self._due(start))
 
     def look_around(self, done: int, state: TrainState, stopped: bool) -> bool:
-        """Saves after step `done` where it is time to, and runs the hooks that are due.
+        """Saves after step `done` if a save is due, and runs the hooks that are due.
 
         Returns whether the run ends here: because it is `stopped`, or was in an evaluation.
         """
@@ -307,7 +307,7 @@ class _Run:
         return False
 
     def save_now(self, done: int, state: TrainState) -> None:
-        """Saves the state after step `done`, all of whose work is done, as the run ends there."""
+        """Saves the state after step `done`, whose other work is done: the run ends there."""
         healthy = self.drain() and self._check(jax.device_get(self.totals))
         with jax.transfer_guard("allow"):
             if healthy:

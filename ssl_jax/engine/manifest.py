@@ -1,4 +1,4 @@
-"""Whether a run goes on with the data that it began with.
+"""Checks that a run resumes with the data that it began with.
 
 The fingerprint of each split is in the run folder, as data-train.npz and so on.
 """
@@ -24,21 +24,21 @@ def check(
 ) -> None:
     """Compares the data of a run that resumes with those of its start, and keeps fingerprints.
 
-    Raises DataError on every host, naming what changed, unless that is accepted. Data that were
-    moved and are the same have not changed. Process 0 compares for all.
+    Raises DataError on every host, naming what changed, unless that is accepted. Data that
+    only moved have not changed. Process 0 compares for all.
     """
     changes = ""
     if hosts.is_first():
         now = {name: fingerprint.of(split.corpus) for name, split in opened.items()}
         changes = _changes(config, workdir, now) if resumes else ""
         if changes and accept:
-            log.notify(f"goes on although {changes} ({FLAG})")
+            log.notify(f"continuing although {changes} ({FLAG})")
             changes = ""
         for name, facts in now.items() if not changes else ():
             facts.save(_file(workdir, name))
     if hosts.of_first(int(bool(changes))):
         changes = changes or "the data are not those that the run began with (see process 0)"
-        raise DataError(f"{changes}. Put the data back, or go on with them as they are by {FLAG}")
+        raise DataError(f"{changes}. Put the data back, or continue with them as they are: {FLAG}")
 
 
 def check_complete(workdir: Path, accept: bool) -> None:
@@ -57,12 +57,12 @@ def check_complete(workdir: Path, accept: bool) -> None:
             if gone:
                 log.notify(f"{gone} files of config.data.{name} of {workdir} no longer exist")
     if changes and accept:
-        log.notify(f"uses {workdir} although {'; '.join(changes)} ({FLAG})")
+        log.notify(f"using {workdir} although {'; '.join(changes)} ({FLAG})")
         changes = []
     if hosts.of_first(int(bool(changes))):
         text = "; ".join(changes) or f"the data of {workdir} have changed (see process 0)"
         raise DataError(
-            f"{text}. Put the data back, use the run as it is by {FLAG}, or remove {workdir} to "
+            f"{text}. Put the data back, use the run as it is with {FLAG}, or remove {workdir} to "
             f"train it again"
         )
 

@@ -30,7 +30,7 @@ KEYS = (
 )
 NEWER = ("eps_inside", "lr_rules")  # keys that older runs lack
 OPTIMIZERS = ("adamw", "adam_l2", "sgd", "lars", "lamb")
-# schedule: what it reads of warmup and end_lr; the other, if set, would have no effect
+# schedule: which of warmup and end_lr it reads; setting the other is an error
 SCHEDULES = {
     "cosine": ("warmup", "end_lr"),
     "linear": ("warmup", "end_lr"),
@@ -43,7 +43,7 @@ LARS_TRUST = 0.001  # You et al. 2017
 
 STACKED = r"(^|/)blocks/"
 BLOCKS = r"^encoder/blocks/"
-# what stands before the first block: front end, positions, class and mask tokens, first norm;
+# what comes before the first block: front end, positions, class and mask tokens, first norm;
 # relative positions act in all blocks and have the full rate, as in BEiT
 EMBEDDING = r"^encoder/(?!blocks/|final_norm|relative/)|^mask"
 
@@ -56,7 +56,7 @@ def make(
     `params` may be abstract, `to_steps` turns a duration into steps, `depth` is the number of
     blocks. In order: frozen parameters get no gradient; the global norm is clipped; the named
     optimizer works on each leaf in float32; layer factors and the learning rate scale the
-    result. Frozen leaves have no state. The `frozen_first` leaves stand still, with empty
+    result. Frozen leaves have no state. The `frozen_first` leaves do not move, with empty
     moments, for the first `freeze_until` updates, and then start like new ones.
 
     adamw and lamb decay weights apart from the gradient; adam_l2, sgd and lars add the decay to
@@ -132,8 +132,8 @@ def make_schedule(config: ConfigDict, *, total_steps: int, to_steps: ToSteps) ->
 def decay_rates(config: ConfigDict, names: Sequence[str]) -> dict[str, float]:
     """Returns weight_decay times the factor of the first of decay_rules found in each name.
 
-    Raises ConfigError, naming the parameter, where none is found, and the rule that is the first
-    to be found in no name.
+    Raises ConfigError naming the parameter in which none is found, or a rule that is never the
+    first to be found.
     """
     rates = {}
     for name in names:
@@ -146,8 +146,8 @@ def decay_rates(config: ConfigDict, names: Sequence[str]) -> dict[str, float]:
         rates[name] = config.weight_decay * found[0]
     for pattern in tree_lib.idle([pattern for pattern, _ in config.decay_rules], names):
         raise ConfigError(
-            f"config.optim.decay_rules: {pattern!r} is the first to match no parameter: take it "
-            f"out, or move it up; {suggest(pattern, names)}"
+            f"config.optim.decay_rules: {pattern!r} is never the first match: remove it, or move "
+            f"it up; {suggest(pattern, names)}"
         )
     return rates
 
@@ -160,8 +160,8 @@ def rate_factors(config: ConfigDict, params: Tree, depth: int) -> dict[str, floa
 
 
 def group_factors(config: ConfigDict, names: Sequence[str]) -> dict[str, float]:
-    """Returns the factor of the learning rate, and with it of the decay, of each parameter whose
-    name has one of lr_rules in it: that of the first. Raises ConfigError as `decay_rates` does."""
+    """Returns the factor of the learning rate, and thus of the decay, of each parameter in whose
+    name one of lr_rules is found: that of the first. Raises ConfigError as `decay_rates` does."""
     rules = [(str(pattern), float(factor)) for pattern, factor in config.get("lr_rules", ())]
     for pattern, factor in rules:
         if not factor > 0:
@@ -174,8 +174,8 @@ def group_factors(config: ConfigDict, names: Sequence[str]) -> dict[str, float]:
     }
     for pattern in tree_lib.idle([*(pattern for pattern, _ in rules), ".*"], names):
         raise ConfigError(
-            f"config.optim.lr_rules: {pattern!r} is the first to match no parameter: take it out, "
-            f"or move it up; {suggest(pattern, names)}"
+            f"config.optim.lr_rules: {pattern!r} is never the first match: remove it, or move it "
+            f"up; {suggest(pattern, names)}"
         )
     return {name: factor for name, factor in found.items() if factor != 1}
 
@@ -183,9 +183,9 @@ def group_factors(config: ConfigDict, names: Sequence[str]) -> dict[str, float]:
 def layer_factors(config: ConfigDict, params: Tree, depth: int) -> dict[str, float | np.ndarray]:
     """Returns the factor of the learning rate of each parameter that is not at full rate.
 
-    As in BEiT: with L blocks, all that stands before them gets layer_decay^(L + 1), block i,
+    As in BEiT: with L blocks, all that comes before them gets layer_decay^(L + 1), block i,
     counted from 0, layer_decay^(L - i), and what follows (final norm, heads) 1. Without
-    layer_decay_embedding, as in data2vec 2.0, what stands before gets 1 too. A leaf of the
+    layer_decay_embedding, as in data2vec 2.0, what comes before gets 1 too. A leaf of the
     stacked blocks (L, ...) has a vector over its first axis. Raises ConfigError.
     """
     base = config.layer_decay
@@ -234,7 +234,7 @@ def _scale_by_adam(
 ) -> optax.GradientTransformation:
     """Returns Adam; `inside` adds eps before the bias of the second moment is corrected.
 
-    So does fairseq's. Early in a run its eps is then 1 / sqrt(1 - second^n) times as large as that
+    As in fairseq. Early in a run its eps is then 1 / sqrt(1 - second^n) times as large as that
     of torch and of the paper, 7 times in the first update with 0.98.
     """
     adam = optax.scale_by_adam(first, second, eps)
@@ -291,7 +291,7 @@ def _scale_by_trust(coefficient: float) -> optax.GradientTransformation:
 
 
 def _only(names: frozenset[str], tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Applies `tx` to the named leaves; the others pass, and have no state."""
+    """Applies `tx` to the named leaves; the others pass through, and have no state."""
     return optax.masked(tx, lambda tree: tree_lib.map_named(lambda name, _: name in names, tree))
 
 
@@ -336,7 +336,7 @@ def _search(pattern: str, name: str, key: str) -> bool:
         return re.search(pattern, name) is not None
     except re.error as error:
         raise ConfigError(
-            f"config.optim.{key}: {pattern!r} is no regex ({error}): use one such as 'bias$'"
+            f"config.optim.{key}: {pattern!r} is not a regex ({error}): use one such as 'bias$'"
         ) from error
 
 
@@ -356,7 +356,7 @@ def _check(config: ConfigDict) -> None:
     _choose("name", config.name, OPTIMIZERS)
     if config.get("eps_inside", False) and config.name in ("sgd", "lars"):
         raise ConfigError(
-            f"config.optim.eps_inside is True, and config.optim.name {config.name!r} has no eps: "
+            f"config.optim.eps_inside is True, but config.optim.name {config.name!r} has no eps: "
             f"set it to False, or the name to 'adamw'"
         )
     ranges = (

@@ -16,16 +16,16 @@ class Profile:
     """Traces steps first to last of `spec` = "first:last" into <workdir>/profile ("" = never).
 
     `scopes` are those of the method. After the last step the first process writes scopes.json
-    and scopes.txt beside the folder: where the time of its devices went.
+    and scopes.txt next to that folder: where the time of its devices went.
     """
 
     def __init__(self, spec: str, workdir: str | Path, scopes: Sequence[str], total: int):
-        """Raises ValueError for a range that is none, or does not end by step `total`."""
+        """Raises ValueError for an invalid range, or one that does not end by step `total`."""
         self.first, self.last = parse_range(spec) if spec else (-1, -1)
         if self.last > total:
             raise ValueError(
                 f"config.log.profile is {spec!r}, and the run ends after step {total}: "
-                f'use such as "{max(1, total - 2)}:{total}"'
+                f'use one such as "{max(1, total - 2)}:{total}"'
             )
         self.folder, self.scopes = paths.of(workdir) / "profile", tuple(scopes)
         # the profiler writes local files; those of an object store are copied there at the end
@@ -34,14 +34,14 @@ class Profile:
         self._calls: dict[Hashable, tuple] = {}
 
     def before(self, step: int, running: Sequence[jax.Array] = ()) -> None:
-        """Starts the trace when `step` is the first to be traced and `running` is computed.
+        """Starts the trace if `step` is the first to be traced, once `running` is computed.
 
-        Without the wait it would begin within a step.
+        Without that wait it would begin within a step.
         """
         if step == self.first:
             jax.block_until_ready(list(running))
             options = jax.profiler.ProfileOptions()
-            options.python_tracer_level = 0  # tracing calls would slow the loop that it shows
+            options.python_tracer_level = 0  # tracing Python calls would slow the loop
             jax.profiler.start_trace(str(self._local), profiler_options=options)
             self._on = True
 

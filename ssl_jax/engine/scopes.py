@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 OWN = ("optimizer", "update")
 """The scopes of the engine, in addition to those of the method."""
 WAIT, STEP = "data wait", "train"
-"""What the host marks in a trace: that it waits for a batch, and a step."""
+"""What the host marks in a trace: waiting for a batch, and a step."""
 OTHER, OUTSIDE, IDLE = "other", "other programs", "idle"
-"""Time in no scope, in programs that are no step, and in nothing."""
+"""Time in no scope, in programs other than the step, and in nothing."""
 
 # these only contain other operations, which the trace shows too
 _CONTAINERS = ("while", "conditional", "call")
@@ -48,8 +48,8 @@ class Table(NamedTuple):
 class Op(NamedTuple):
     """An operation in a trace: its device, program, name, and when it ran in nanoseconds.
 
-    path: its scope, if the trace has it. alone: nothing that it contains
-    is shown beside it, as on the streams of a GPU.
+    path: its scope, if the trace has it. alone: what it contains is not
+    shown separately, as on the streams of a GPU.
     """
 
     device: str
@@ -74,10 +74,10 @@ def attribute(data: Any, programs: Sequence[str], scopes: Sequence[str]) -> Tabl
     own = [op for op in ops if op.program[0] in modules]
     if not steps or not own:
         raise ValueError(
-            "the trace shows no operation of a step: this backend does not report them: "
+            "the trace shows no operation of a step: this backend does not report them; "
             "open the trace in xprof"
         )
-    alone = all(op.alone for op in own)  # of one platform
+    alone = all(op.alone for op in own)  # all are of one platform
     label = _labeller(own, [labels(text, known, alone) for text in programs], known)
     waits = [*_marks(data, WAIT)]
     first = min(start for start, _ in (*steps, *waits))
@@ -100,7 +100,7 @@ def attribute(data: Any, programs: Sequence[str], scopes: Sequence[str]) -> Tabl
 
 
 def as_text(table: Table) -> str:
-    """Returns the table for people, in milliseconds and as shares of a step."""
+    """Returns the table as text, in milliseconds and as shares of a step."""
     rows: list[tuple[str, ...]] = [("ms per step", "forward", "backward", "both", "share")]
     for name, ways in table.scopes.items():
         if any(ways.values()):
@@ -119,10 +119,10 @@ def _both(value: float, table: Table) -> tuple[str, str]:
 
 
 def labels(text: str, known: Sequence[str], alone: bool = False) -> dict[str, Label | None]:
-    """Returns operation -> where its time counts, of the text of a compiled program.
+    """Returns operation -> where its time counts, from the text of a compiled program.
 
-    None for an operation that only contains others, unless these are not shown beside it (`alone`);
-    ("other", way) for one of no scope in `known`.
+    None for an operation that only contains others, unless these are not shown separately
+    (`alone`); ("other", way) for one in no scope of `known`.
     """
     paths, called, opcodes = {}, {}, {}
     inside: dict[str, list[str]] = {}
@@ -155,7 +155,7 @@ def labels(text: str, known: Sequence[str], alone: bool = False) -> dict[str, La
 def scope_of(path: str, known: Sequence[str]) -> Label:
     """Returns the outermost known scope of a path such as "jit(run)/transpose(jvp(encoder))/dot".
 
-    What is transposed is backward, with what is computed again there.
+    What is transposed is backward, as is what is recomputed there.
     """
     way = "backward" if "transpose(" in path else "forward"
     names = (part.rstrip(")").rpartition("(")[2] for part in path.split("/"))
@@ -167,10 +167,10 @@ def _labeller(
 ) -> Callable[[Op], Label | None]:
     """Returns label(op), by the labels of the program that ran it, else by its own path.
 
-    The programs of a trace and their texts have the order of their first use in common.
+    The programs of a trace and their texts are matched by the order of their first use.
     """
     ids = list(dict.fromkeys(op.program for op in sorted(ops, key=lambda op: op.start)))
-    if len(ids) != len(found):  # a backend that does not distinguish programs: the first that knows
+    if len(ids) != len(found):  # a backend that does not tell programs apart: the first label
         merged = dict(collections.ChainMap(*map(dict, found)))
         return lambda op: merged.get(op.name, scope_of(op.path, known))
     by_id = dict(zip(ids, found, strict=True))
@@ -210,7 +210,7 @@ def _ops(data: Any) -> Iterator[Op]:
 def _tpu_ops(plane: Any) -> Iterator[Op]:
     """Yields the operations of a TPU: named by their instruction, below runs of `module(id)`.
 
-    Copies that run beside them, sparse cores and the like have lines and planes of other names.
+    Copies that run meanwhile, sparse cores and the like have lines and planes of other names.
     """
     lines = {line.name: list(line.events) for line in plane.lines}
     runs = sorted((e.start_ns, e.name) for e in lines.get("XLA Modules", ()))
@@ -226,7 +226,7 @@ def _shares(
 ) -> Mapping[Any, float]:
     """Returns label -> time within [first, last]; what runs at once shares it in equal parts.
 
-    Time in which only WAIT runs is WAIT's, and IDLE's where nothing does.
+    Time in which only WAIT runs counts as WAIT, and time in which nothing runs as IDLE.
     """
     edges = []
     for start, stop, label in spans:

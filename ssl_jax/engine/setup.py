@@ -50,7 +50,7 @@ def use_compilation_cache() -> None:
 
     JAX's own $JAX_COMPILATION_CACHE_DIR comes first; it may name an object store. So does
     $JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS, by default half a second. Where nothing can be
-    written, a line on the error stream says why, and programs are compiled anew.
+    written, a line on the error stream gives the reason, and programs are compiled anew.
     """
     named = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.environ.get("SSL_JAX_CACHE")
     least: float | str = os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", 0.5)
@@ -115,10 +115,10 @@ def begin(
 
 
 def check_encoder(config: ConfigDict) -> None:
-    """Raises ConfigError where the parameters of config.init_from are of another function.
+    """Raises ConfigError if the encoder of config.init_from computes another function.
 
-    Their shapes are compared where they are read; this is what no shape shows, such as whether
-    clips are normalized.
+    Shapes are compared when parameters are read; this checks what shapes do not show, such as
+    whether clips are normalized.
     """
     path = paths.of(config.init_from) / "config.json"
     if not path.is_file():
@@ -128,13 +128,13 @@ def check_encoder(config: ConfigDict) -> None:
     if not here or not there or here.get("kind") != there.get("kind"):
         return
     own, other = build.settings(here), build.settings(there)
-    # a norm of each channel over time, without a bias ahead of it, forgets gain and offset
+    # a norm of each channel over time, without a bias before it, cancels gain and offset
     forgets = own.get("conv_norm") == "group" and not own["conv_bias"]
     for key in SAME:
         if own.get(key) != other.get(key) and not (forgets and key == "normalize"):
             raise config_lib.ConfigError(
-                f"config.method.encoder.{key} is {own.get(key)!r}, and config.init_from "
-                f"{config.init_from} was trained with {other.get(key)!r}: set it to that"
+                f"config.method.encoder.{key} is {own.get(key)!r}, but config.init_from "
+                f"{config.init_from} was trained with {other.get(key)!r}: use that"
             )
 
 
@@ -160,9 +160,9 @@ def write_folder(
         atomic.write_text(workdir / name, text)
     known = workdir / "code.txt"
     lines = known.read_text(encoding="utf-8").splitlines() if known.exists() else []
-    lines = [line for line in lines if line.strip()]  # none of one that was cut short
+    lines = [line for line in lines if line.strip()]  # without one that was cut short
     if not lines or lines[-1].split()[0] != code.version():
         step = int(jax.device_get(state.step))
         if lines:
-            log.notify(f"begun by code {lines[0].split()[0]}, goes on with {code.version()}")
+            log.notify(f"begun with code {lines[0].split()[0]}, continued with {code.version()}")
         atomic.write_text(known, "\n".join([*lines, f"{code.version()} {step}"]) + "\n")

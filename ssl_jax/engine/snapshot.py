@@ -18,10 +18,10 @@ FULL = 0.95
 
 
 def fits(tree: Tree) -> bool:
-    """Returns whether every device of this host has room for a second `tree` beside a step.
+    """Returns whether every device of this host has room for a second `tree` during a step.
 
     What a step needs is the peak so far, so call it after some steps, and before there is a copy. A
-    device without statistics of its memory, such as a CPU, counts as one with room.
+    device without memory statistics, such as a CPU, counts as having room.
     """
     leaves = jax.tree.leaves(tree)
     size = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)

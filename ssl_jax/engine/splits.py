@@ -63,8 +63,8 @@ class Split:
             yield {name: rows[name] for name in names}
 
     def in_order(self, multiple: int, names: Iterable[str], mesh: Mesh) -> Callable[[], Rows]:
-        """Returns a function giving every row once over all hosts, in batches that are multiples
-        of `multiple`."""
+        """Returns a function that yields every row once over all hosts, in batches of a multiple of
+        `multiple`."""
         data = self.config.data
         plan = corpus_lib.make_schedule(self.corpus, data, seed=0, shuffle=False, multiple=multiple)
         return lambda: self.rows(plan, names, mesh)
@@ -93,7 +93,7 @@ def open_split(
 
 def open_train(config: ConfigDict, workdir: Path, mesh: Mesh) -> tuple[Split, BatchSchedule, int]:
     """Returns (training split, schedule of its batches, what their sizes are a multiple of)."""
-    stop.check("config.data.train, to be opened")
+    stop.check("config.data.train to open")
     train = open_split(config, workdir, "train")
     multiple = multiple_of_run(config, mesh, workdir)
     plan = corpus_lib.make_schedule(train.corpus, config.data, seed=config.seed, multiple=multiple)
@@ -105,7 +105,7 @@ def open_others(config: ConfigDict, workdir: Path, train: Split) -> dict[str, Sp
 
     Raises DataError where one file is in two of them, naming both rows.
     """
-    stop.check("config.data.valid and config.data.test, to be opened")
+    stop.check("config.data.valid and config.data.test to open")
     opened = {"train": train}
     for name, wanted in (("valid", True), ("test", config.eval.test)):
         if len(config.data[name]) and wanted:
@@ -154,7 +154,7 @@ def without_short(split: Split, method: Method) -> Split:
     refused = {
         int(i): f"{spoken.lengths[i]} tokens of its transcript, repeats included, need "
         f"{spoken.needed[i]} frames, and the encoder of config.method makes {frames[i]} of it: "
-        f"mend the transcript, or set config.data.on_bad='skip'"
+        f"fix the transcript, or set config.data.on_bad='skip'"
         for i in short
     }
     corpus = dataclasses.replace(corpus, refused={**refused, **corpus.refused})
@@ -202,7 +202,7 @@ def _check_units(config: ConfigDict, corpus: Corpus, name: str) -> None:
 
 
 def _check_crop(corpus: Corpus, name: str) -> None:
-    """Raises ConfigError when every example would be silence for the most part."""
+    """Raises ConfigError when every example would be mostly silence."""
     longest, crop = float(corpus.seconds.max()), max(corpus.buckets, default=0.0)
     if name == "train" and longest > 0 and crop > 2 * longest:
         raise config_lib.ConfigError(
@@ -239,7 +239,7 @@ def durations(config: ConfigDict, plan: BatchSchedule) -> Callable[..., int]:
 
     whole = convert(config.train.duration, "config.train.duration", None)
     if not whole:
-        raise config_lib.ConfigError("config.train.duration is 0: use such as '10k steps'")
+        raise config_lib.ConfigError("config.train.duration is 0: use a value such as '10k steps'")
     return lambda text, key="a duration of config.optim": convert(text, key, whole)
 
 
@@ -251,12 +251,12 @@ def batch_multiple(config: ConfigDict, mesh: Mesh) -> int:
 def multiple_of_run(config: ConfigDict, mesh: Mesh, workdir: Path) -> int:
     """Returns what the size of every training batch is a multiple of, as when the run began.
 
-    So batches of shorter buckets hold the same rows on whatever devices the run goes on. Where
+    So batches of shorter buckets hold the same rows on whatever devices the run resumes. Where
     it does not divide over these devices, a line on the error stream notes that the batches
     change. Call `keep_multiple` once it is known that the run may go on.
     """
     found, file = batch_multiple(config, mesh), workdir / "multiple.txt"
-    known = hosts.is_first() and file.exists()  # read by one, who writes it
+    known = hosts.is_first() and file.exists()  # read by process 0, which writes it
     begun = hosts.of_first(_multiple(file, found) if known else 0)
     if begun and begun % _parts(config, mesh) == 0:
         return begun
@@ -277,7 +277,7 @@ def _multiple(file: Path, found: int) -> int:
     )
     text = atomic.read_text(file, remedy).strip()
     if not text.isdigit() or not int(text):
-        raise ValueError(f"{file} holds {text[:20]!r} and no number above 0: {remedy}")
+        raise ValueError(f"{file} holds {text[:20]!r}, not a number above 0: {remedy}")
     return int(text)
 
 

@@ -310,7 +310,7 @@ def compile_step(step: StepFn, mesh: Mesh, shardings: TrainState, shapes: tuple)
     )
 
     def flops(state: TrainState, totals: Tree, batch: Batch) -> float:
-        # a call has traced it before: this takes no time
+        # a call has traced it already, so this takes no time
         return flops_lib.count(compiled.trace(state, totals, batch).jaxpr)
 
     return TrainStep(compiled, jax.jit(zeros, out_shardings=whole), flops)

@@ -23,7 +23,7 @@ _LOOP_GONE = "Event loop is closed"
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's manager, without the preemption check, which must not run beside the loop.
+    """Orbax's manager, without its preemption check, which must not compete with the loop's.
 
     Each host may report the step that it has reached only once, in order; `stop.asked` does so.
     """
@@ -34,22 +34,22 @@ class _Manager(ocp.CheckpointManager):
         return False
 
     def metrics(self, step: int) -> dict[str, float] | None:
-        """Returns the metrics of a checkpoint, None without, or where they are damaged."""
+        """Returns the metrics of a checkpoint, None if there are none or they are damaged."""
         reported: set[int] = self.__dict__.setdefault("_reported", set())
         try:
             return metrics(paths.of(self.directory / str(step)))
         except integrity.CorruptCheckpoint as error:
             if step not in reported:
-                log.notify(f"{error}; it does not count for the best")
+                log.notify(f"{error}; it cannot be the best checkpoint")
             reported.add(step)
             return None
 
 
 def manager(folder: Path, options: ConfigDict | None) -> ocp.CheckpointManager:
-    """Opens a folder of checkpoints; without options for reading only."""
+    """Opens a folder of checkpoints; without options, for reading only."""
     many = jax.process_count() > 1
     # with named processes the hosts wait for each other by messages; otherwise by a program on
-    # their devices, which a thread beside the loop could not place among the steps
+    # their devices, which a background thread could not order among the steps
     everyone = set(range(jax.process_count())) if many else None
     settings = functools.partial(
         ocp.CheckpointManagerOptions,
@@ -127,7 +127,7 @@ def best(manager: ocp.CheckpointManager, mode: str) -> tuple[int, float] | None:
 
 @functools.cache
 def silence_echoes() -> None:
-    """Silences what is logged beside the error that a failed save raises, from now on.
+    """Silences what is logged in addition to the error of a failed save, from now on.
 
     A save writes hundreds of arrays at a time. On a full disk each of them fails, and each failure
     is logged by orbax, by asyncio, and as a traceback of a thread whose event loop is gone. Nothing
@@ -146,6 +146,6 @@ def silence_echoes() -> None:
 
 
 def _is_no_echo(record: logging.LogRecord) -> bool:
-    """Says whether a line is more than the echo of an error that a save raises."""
+    """Returns whether a record is more than the echo of an error that a save raises."""
     error = record.exc_info[1] if record.exc_info else None
     return record.levelno < logging.ERROR or _UNDER_WAY not in f"{record.getMessage()} {error}"

@@ -1,6 +1,6 @@
-"""A watchdog beside a run: ends a process that makes no progress, naming what it waits for.
+"""A watchdog for a run: ends a process that makes no progress, naming what it waits for.
 
-A step that waits for a lost host, or a file system that no longer answers, blocks below Python,
+A step that waits for a lost host, or a file system that no longer responds, blocks below Python,
 where no exception can be raised; only another thread can notice. Progress is noted in `core.pulse`.
 """
 
@@ -19,13 +19,13 @@ STALLED = 75
 """Exit status: try again (EX_TEMPFAIL)."""
 _ADVICE = (
     "A host may be lost, a message between hosts stuck, or storage out of reach. The same command "
-    "goes on from the newest checkpoint in {}. If this work does take so long, set "
+    "goes on from the newest checkpoint in {}. If this work really takes that long, set "
     "config.guard.stall_seconds higher (0: wait for ever)"
 )
 
 
 class Watchdog:
-    """Ends the process with status STALLED when nothing moved for `seconds` (0: never).
+    """Ends the process with status STALLED when nothing has moved for `seconds` (0: never).
 
     `checkpoints` is the folder that the message names. Nested inside an active watchdog it does
     nothing. `leave` is for tests.

@@ -80,7 +80,7 @@ def test_other_data_stop_the_run_until_they_are_accepted(top, capsys):
         name: data for name, data in before.items() if name != "environment.jsonl"
     }
     train.run(load(top / "tones"), top / "run", accept_data_change=True)
-    assert "goes on although config.data.train is not what" in capsys.readouterr().err
+    assert "continuing although config.data.train is not what" in capsys.readouterr().err
     train.run(load(top / "tones"), top / "run")
 
 

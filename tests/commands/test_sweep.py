@@ -259,7 +259,7 @@ def test_a_sweep_in_an_object_store(bucket, trained, monkeypatch, tmp_path, caps
     assert (tmp_path / "xpk.sh").read_text().count("--workdir gs://bucket/sweep") == 7
     monkeypatch.setenv("SSL_JAX_RUNS", f"nowhere:gs://bucket:{tmp_path}")
     assert run_folders.find(found[3].signature[:8]) == found[3].folder
-    with pytest.raises(SystemExit, match=r"--workdir is gs://bucket/sweep, and this needs a local"):
+    with pytest.raises(SystemExit, match=r"--workdir is gs://bucket/sweep, but it must be a local"):
         sweep.main([*line, "--launch", "local"])
 
 

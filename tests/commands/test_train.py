@@ -115,9 +115,7 @@ def test_the_watchdog_covers_the_opening_of_the_data(tmp_path, corpus, quick, mo
         train.run(load(corpus, **{"guard.stall_seconds": 0.4}), tmp_path)
     assert left == [watchdog.STALLED]
     told = capfd.readouterr().err
-    assert (
-        "for 0.4 s; waiting for config.data.train, to be opened (the header of far/a.wav)" in told
-    )
+    assert "for 0.4 s; waiting for config.data.train to open (the header of far/a.wav)" in told
 
 
 def test_sigterm_while_the_data_are_opened_ends_with_success(tmp_path, corpus, quick, monkeypatch):

@@ -140,7 +140,7 @@ def test_parameters_are_read_without_the_run(tmp_path, mesh, started):
     assert toy.bits(params) == toy.bits(state.params)
     with pytest.raises(FileNotFoundError, match=r"no checkpoint 3: it has \[5\]"):
         checkpoint.restore_params(tmp_path, 3)
-    with pytest.raises(FileNotFoundError, match=r"is no run folder"):
+    with pytest.raises(FileNotFoundError, match=r"is not a run folder"):
         checkpoint.restore_params(tmp_path / "nowhere")
 
 

@@ -153,7 +153,7 @@ def test_metrics_that_storage_changed_are_damage(run, started, capfd):
     capfd.readouterr()
     assert int(resume(run, started).step) == 3
     told = capfd.readouterr().err
-    assert told.count("it does not count for the best") == 1 and "going on from step 3" in told
+    assert told.count("it cannot be the best checkpoint") == 1 and "going on from step 3" in told
     oldest = run / "checkpoints" / "3" / "metrics" / "metrics"
     oldest.write_text("0.9}")  # not JSON
     checkpoints = Checkpoints(run, toy.make_config(**BEST))

@@ -194,9 +194,9 @@ def test_a_group_has_its_own_rate_beside_that_of_its_layer():
 @pytest.mark.parametrize(
     ("rules", "words"),
     [
-        ((("^decoder/", 10.0),), r"lr_rules: '\^decoder/' is the first to match no parameter"),
+        ((("^decoder/", 10.0),), r"lr_rules: '\^decoder/' is never the first match"),
         ((("bias", 0.0),), r"lr_rules: the factor of 'bias' is 0.0: use one above 0"),
-        ((("(", 2.0),), r"lr_rules: '\(' is no regex"),
+        ((("(", 2.0),), r"lr_rules: '\(' is not a regex"),
     ],
 )
 def test_a_group_that_cannot_be_is_an_error(rules, words):

@@ -96,11 +96,11 @@ def test_every_schedule_by_name(changes, points):
         ({"frozen": ("frontent/kernel",)}, r"config\.optim\.frozen: no parameter matches"),
         ({"frozen_first": ("nothing",)}, r"config\.optim\.frozen_first: no parameter matches"),
         ({"frozen": (".",)}, r"matches every parameter"),
-        ({"frozen": ("(",)}, r"config\.optim\.frozen: '\(' is no regex"),
-        ({"decay_rules": (("[", 1.0),)}, r"config\.optim\.decay_rules: '\[' is no regex"),
+        ({"frozen": ("(",)}, r"config\.optim\.frozen: '\(' is not a regex"),
+        ({"decay_rules": (("[", 1.0),)}, r"config\.optim\.decay_rules: '\[' is not a regex"),
         (
             {"decay_rules": (("kernell$", 0.0), (".*", 1.0))},
-            r"config\.optim\.decay_rules: 'kernell\$' is the first to match no parameter",
+            r"config\.optim\.decay_rules: 'kernell\$' is never the first match",
         ),
         (  # without effect after one that matches all of its parameters
             {"decay_rules": (("bias", 0.0), ("mlp/bias$", 1.0), (".*", 1.0))},

@@ -228,5 +228,5 @@ def test_a_profile_range_is_checked(spec, tmp_path):
     with pytest.raises(ValueError, match=r"config.log.profile is .*100:110"):
         profile.parse_range(spec)
     assert profile.parse_range("100:110") == (100, 110)
-    with pytest.raises(ValueError, match=r'ends after step 20: use such as "18:20"'):
+    with pytest.raises(ValueError, match=r'ends after step 20: use one such as "18:20"'):
         profile.Profile("10:21", tmp_path, (), 20)
