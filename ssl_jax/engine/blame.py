@@ -19,7 +19,7 @@ Frames = Callable[[Any], Any]
 
 @contextlib.contextmanager
 def explained(corpus: Corpus, plan: BatchSchedule, frames: Frames | None) -> Iterator[None]:
-    """Adds what explains an error of the guard in its batch to the error."""
+    """Adds to an error of the guard what explains it in the data of its batch."""
     try:
         yield
     except hooks.NotFiniteError as error:

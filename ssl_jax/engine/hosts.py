@@ -127,7 +127,7 @@ def connect(
         address, count, index = _checked(given)
         if count > 1:
             jax.distributed.initialize(address, count, index, heartbeat_timeout_seconds=heartbeat)
-    elif os.environ.get("SLURM_NTASKS") != "1":  # where the only task would get one GPU
+    elif os.environ.get("SLURM_NTASKS") != "1":  # detection would give the only task one GPU
         _detect(heartbeat)
 
 

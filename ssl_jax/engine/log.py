@@ -75,7 +75,7 @@ class Logger:
         self._writers.append(safely)
 
     def flush(self) -> None:
-        """Makes every row visible; in an object store, rows are not until then."""
+        """Makes every row visible to readers; an object store shows no row before that."""
         if self._file is not None:
             self._file.flush()
 

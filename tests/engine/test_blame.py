@@ -39,7 +39,7 @@ def tones(*hz, samples=1200):
     [
         ({"score": np.inf}, r"2\.wav, row 4\D.*: its target is \[inf\]$"),
         ({"score": 5e8}, r"2\.wav, row 4\D.*: its target is \[500000000.0\]$"),
-        ({"score": np.nan}, r"2\.wav, row 4\D.*: its target is \[nan\] \(a method leaves out"),
+        ({"score": np.nan}, r"2\.wav, row 4\D.*: its target is \[nan\] \(nan means unknown"),
         ({"label": 7}, r"2\.wav, row 4\D.*: its label is 7$"),
         ({"transcript": 2}, r"2\.wav, row 4\D.*: its transcript is \[0, 2\]$"),
     ],
