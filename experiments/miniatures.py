@@ -1,4 +1,4 @@
-"""One number of each miniature, for the table of methods in the README."""
+"""One number per miniature, for the table of methods in the README."""
 
 from collections.abc import Mapping, Sequence
 

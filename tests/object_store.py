@@ -1,4 +1,4 @@
-"""An object store in memory, for etils.epath and fsspec: what it cannot do, a real one cannot."""
+"""An in-memory object store for etils.epath and fsspec, as limited as a real one."""
 
 import io
 from typing import Any, ClassVar
@@ -9,7 +9,7 @@ from fsspec.registry import _registry
 
 
 class ObjectStore(fsspec.AbstractFileSystem):
-    """Objects by name, written whole; no folders, nothing is appended to, mapped or renamed.
+    """Objects by name, written in full; without folders, appending, memory maps or renaming.
 
     `objects`: name -> (bytes, generation). `asked`: the names read and written, in order.
     """
@@ -24,7 +24,7 @@ class ObjectStore(fsspec.AbstractFileSystem):
         return str(path).split("://")[-1].strip("/")
 
     def info(self, path: str, **options: Any) -> dict[str, Any]:
-        """Describes an object, or what looks like a folder."""
+        """Describes an object, or a prefix that looks like a folder."""
         name = self._strip_protocol(path)
         if name in self.objects:
             data, generation = self.objects[name]
@@ -35,7 +35,7 @@ class ObjectStore(fsspec.AbstractFileSystem):
         raise FileNotFoundError(path)
 
     def ls(self, path: str, detail: bool = True, **options: Any) -> list:
-        """Lists what lies right below a name."""
+        """Lists the names directly below a name."""
         name = self._strip_protocol(path)
         inside = [n for n in self.objects if n.startswith(name + "/")]
         if not inside and name not in self.objects:
@@ -59,7 +59,7 @@ class ObjectStore(fsspec.AbstractFileSystem):
         self.objects[self._strip_protocol(path2)] = self.objects[self._strip_protocol(path1)]
 
     def mv(self, path1: str, path2: str, **options: Any) -> None:
-        """Refuses, as objects have no other name."""
+        """Fails, since objects cannot be renamed."""
         raise NotImplementedError(f"an object cannot be renamed: {path1}")
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> io.BytesIO:
@@ -87,11 +87,11 @@ class _Written(io.BytesIO):
 
 
 def install(monkeypatch: Any) -> type[ObjectStore]:
-    """Lets gs:// mean an empty store of its own until the test ends."""
+    """Makes gs:// refer to a new empty store until the test ends."""
     own = type("OwnStore", (ObjectStore,), {"objects": {}, "asked": []})
     for name in ("gs", "gcs"):
         monkeypatch.setitem(_registry, name, own)
-    # epath keeps the file system that it found first
+    # epath caches the first file system that it finds
     one = lambda self, name: own()  # noqa: E731
     monkeypatch.setattr(type(backend.fsspec_backend), "_get_filesystem", one)
     return own

@@ -1,4 +1,4 @@
-"""Checks of a page without a browser: is it well formed, whole, and alone?"""
+"""Checks of a page without a browser: is it well formed, complete and self-contained?"""
 
 import html.parser
 import re
@@ -10,7 +10,7 @@ VOID = {"meta", "link", "img", "input", "br", "hr"}
 class Page(html.parser.HTMLParser):
     """A parsed page. Fails on tags that do not nest, and on ids that are not unique.
 
-    tags: [(tag, {attribute: value})] in order; words: its texts, in order, styles left out.
+    tags: [(tag, {attribute: value})] in order; words: its texts, in order, without styles.
     """
 
     def __init__(self, content: str):
@@ -41,7 +41,7 @@ class Page(html.parser.HTMLParser):
             self.words.append(data.strip())
 
     def count(self, tag: str, **attributes: str) -> int:
-        """Counts tags by attributes; `class_` stands for one of the words of class."""
+        """Counts tags by attributes; `class_` matches one of the class names."""
         kind = attributes.pop("class_", "")
         return sum(
             t == tag
@@ -56,7 +56,7 @@ class Page(html.parser.HTMLParser):
 
 
 def check(content: str | Path) -> Page:
-    """Parses a page and fails if it is not well formed or would ask the network for anything."""
+    """Parses a page and fails if it is not well formed or would load anything from the network."""
     content = content.read_text() if isinstance(content, Path) else content
     page = Page(content)
     assert content.startswith("<!doctype html>")

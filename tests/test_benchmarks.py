@@ -1,4 +1,4 @@
-"""The benchmarks of the loop and of start-up run, measure what they say and hold their floors."""
+"""The benchmarks run, measure what they claim, and meet their limits."""
 
 import functools
 import importlib
@@ -110,7 +110,7 @@ def test_speech_systems_step_in_torch(system):
     )
     step = step_vs_torch.theirs(system, config, batch, compiled=False)
     first = step()
-    # of 100 units, or of a frame among 100 others, and the diversity or penalty beside it
+    # of 100 units, or of a frame among 100 others, plus the diversity term or penalty
     assert 4.0 < first < 8.0, first
     assert np.isfinite(step())
 
@@ -127,8 +127,8 @@ def test_both_loops_run_the_same_steps(monkeypatch):
     assert bench.bare() > 0
     assert int(bench.state.step) == before + 21
     assert bench.engine() > 0
-    # a loaded machine may be slow, but the engine is never a multiple of the bare loop
-    monkeypatch.setattr(loop, "Bench", lambda rows, steps: bench)  # which is compiled
+    # a loaded machine may be slow, but the engine never takes a multiple of the bare loop's time
+    monkeypatch.setattr(loop, "Bench", lambda rows, steps: bench)  # already compiled
     report = loop.measure(rows=8, steps=20, rounds=3)
     assert report["ratio"] > 0.7, report
 
@@ -136,13 +136,13 @@ def test_both_loops_run_the_same_steps(monkeypatch):
 @pytest.mark.slow
 def test_warm_cache_compiles_less_and_depth_does_not_matter(monkeypatch):
     for name in ("XLA_FLAGS", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
-        monkeypatch.delenv(name, raising=False)  # compiled and kept as by users
+        monkeypatch.delenv(name, raising=False)  # compiled and cached as for users
     report = startup.measure(depths=(2, 8))
     seconds = report["seconds"]
     for depth in ("2", "8"):
         assert seconds[depth]["warm"]["compile"] < 0.7 * seconds[depth]["cold"]["compile"]
         assert seconds[depth]["cold"]["first_step"] > seconds[depth]["cold"]["import"] > 0
-    # four times as deep; an unrolled stack would take about that much longer
+    # four times as deep; an unrolled stack would take about four times as long
     assert report["compile_ratio_deepest_to_shallowest"] < 1.7, json.dumps(report)
     assert startup.table(report).count("\n") == 3
 
@@ -160,7 +160,7 @@ def test_a_run_in_a_process_of_its_own_answers_and_its_end_is_told():
 
 
 def _counter(steps):
-    """A run that counts its calls and fails after one more than `steps`."""
+    """A run that counts its calls and fails after `steps` + 1 of them."""
     calls = iter(range(1, steps + 2))
     return lambda: float(next(calls))
 

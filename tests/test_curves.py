@@ -1,4 +1,4 @@
-"""Reference curves: bands over seeds, and a run laid over them."""
+"""Reference curves: bands over seeds, and a run compared with them."""
 
 import json
 

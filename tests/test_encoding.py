@@ -8,19 +8,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("ssl_jax", "configs", "experiments")
-# calls that read or write text unless a mode says otherwise, and the place of that mode
+# calls that read or write text unless their mode is binary, and the position of the mode
 MODE_AT = {"open": 0, "fdopen": 1, "NamedTemporaryFile": 0, "TemporaryFile": 0}
 BINARY = {"NamedTemporaryFile", "TemporaryFile"}  # by default
-# modules whose `open` reads no text, or takes text for a name
+# modules whose `open` does not read text, or takes text as a name
 OTHER_OPEN = {"Image", "wave", "zipfile", "av", "webbrowser", "os", "soundfile", "sf"}
 ALWAYS = {"read_text", "write_text", "TextIOWrapper", "loadtxt", "savetxt", "genfromtxt"}
 ALWAYS |= {"getoutput", "getstatusoutput"}
 ENCODING_AT = {"read_text": 0, "write_text": 1}
-OWN = {"paths", "atomic"}  # whose write_text has one encoding
+OWN = {"paths", "atomic"}  # their write_text has a fixed encoding
 
 
 def faults(source: str) -> Iterator[tuple[int, str]]:
-    """Yields (line, name) of the calls in a file that leave the encoding to the locale."""
+    """Yields (line, name) of the calls in a file that use the encoding of the locale."""
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue

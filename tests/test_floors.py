@@ -35,7 +35,7 @@ def module_name(path: Path, root: Path) -> str:
 def package(module: str) -> str:
     """Returns the floor's name of a dotted module of ssl_jax.
 
-    Raises ValueError for a package that stands on no floor.
+    Raises ValueError for a package without a floor.
     """
     parts = module.split(".")
     name = parts[1] if len(parts) > 1 else "__init__"
@@ -51,10 +51,10 @@ def _from_targets(node: ast.ImportFrom, module: str) -> Iterator[str]:
     if node.level:
         above = module.split(".")[: -node.level]
         base = ".".join(above + ([node.module] if node.module else []))
-    # `from ssl_jax.core import tree` names a module, `from ssl_jax.core.tree import count` not;
-    # the longer name stands for both, since only its first parts decide the floor
+    # `from ssl_jax.core import tree` names a module, `from ssl_jax.core.tree import count` doesn't;
+    # the longer name is used for both, since only its first parts decide the floor
     for alias in node.names:
-        # what `from ssl_jax import load` names is in ssl_jax/__init__.py
+        # `from ssl_jax import load` names an object in ssl_jax/__init__.py
         face = base == "ssl_jax" and alias.name not in FLOORS
         yield base if face else f"{base}.{alias.name}"
 
@@ -90,7 +90,7 @@ def _imports(source: str, module: str, top_only: bool) -> Iterator[tuple[int, st
 
 
 def bad_edges(source: str, module: str) -> list[str]:
-    """Returns one line per import of `module` that goes up, sideways, or where it never may."""
+    """Returns a line per import of `module` that goes up, sideways, or to a forbidden package."""
     found = []
     outside = not module.startswith("ssl_jax.")
     for line, target in imports(source, module):

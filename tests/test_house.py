@@ -1,4 +1,4 @@
-"""The rules of the house that a linter does not know: sizes, docstrings, dependencies, tables."""
+"""The house rules that a linter does not check: sizes, docstrings, dependencies, tables."""
 
 import ast
 import functools
@@ -17,7 +17,7 @@ PUBLISHED = ("ssl_jax", "configs", "experiments")
 TEXT = {".py", ".md", ".sh", ".yml", ".yaml", ".toml", ".ini", ".cfg", ".json", ".ipynb", ".tsv"}
 # sizes to aim for are 400 and 40; these are the limits
 FILE_LINES, FUNCTION_LINES = 500, 60
-# folders that only some machines have; the names are joined so that this file passes itself
+# folders that only some machines have; the names are joined so that this file passes too
 MACHINE_PATH = re.compile(
     "(?<![.\\w])/(" + "|".join(("work", "root", "home", "Users", "mnt")) + ")/\\w"
 )
@@ -30,7 +30,7 @@ def code_files(folders: tuple[str, ...] = CODE) -> list[Path]:
 
 
 def name(path: Path) -> str:
-    """Returns a path as seen from the root of the repository."""
+    """Returns a path relative to the root of the repository."""
     return path.relative_to(ROOT).as_posix()
 
 
@@ -54,7 +54,7 @@ def undocumented(source: str) -> list[str]:
                 continue
             if node.name.startswith("_"):
                 continue
-            # linen calls `setup` and `__call__`; the class's docstring says what they do
+            # linen calls `setup` and `__call__`; the docstring of the class describes them
             if not ast.get_docstring(node) and node.name != "setup":
                 missing.append(prefix + node.name)
             if isinstance(node, ast.ClassDef):
@@ -83,7 +83,7 @@ def _is_ellipsis(node: ast.expr) -> bool:
 
 
 def block(text: str, table: str) -> str:
-    """Returns what stands between the markers of a generated table.
+    """Returns the text between the markers of a generated table.
 
     The markers are `<!-- table:NAME -->` and `<!-- end:NAME -->`, each on a line of its own.
     Raises ValueError when there is not exactly one such pair.
@@ -95,7 +95,7 @@ def block(text: str, table: str) -> str:
 
 
 def check_table(path: Path, table: str, generate: Callable[[], str]) -> None:
-    """Fails unless the table in a text file is what its generator makes of the results."""
+    """Fails unless the table in a text file equals the output of its generator."""
     here, made = block(path.read_text(), table), generate().strip("\n")
     assert here == made, f"{path.name}: table:{table} is stale; it should read\n{made}"
 
@@ -123,7 +123,7 @@ def third_party(folder: str) -> dict[str, str]:
     """Returns top-level imported name -> first file that imports it, the library's own left out."""
     found: dict[str, str] = {}
     own = {"ssl_jax", "configs", "experiments"}
-    # scripts import their neighbours by name
+    # scripts import files of their folder by name
     own |= {p.stem for top in ("tests", "experiments") for p in (ROOT / top).rglob("*.py")}
     own |= {p.parent.name for p in (ROOT / "experiments").rglob("*.py")}
     for path in sorted((ROOT / folder).rglob("*.py")):
@@ -177,7 +177,7 @@ def test_no_path_of_one_machine():
 
 
 def test_test_files_have_different_names():
-    # helpers too: pytest imports both by their last name alone
+    # also helpers: pytest imports both by their base name alone
     stems = [p.stem for p in (ROOT / "tests").rglob("*.py") if p.stem != "conftest"]
     assert len(stems) == len(set(stems))
     assert not list((ROOT / "tests").rglob("__init__.py"))
@@ -195,7 +195,7 @@ def test_no_registries_and_no_utils():
     assert not [name(p) for p in code_files() if p.stem in ("utils", "util", "helpers", "misc")]
 
 
-# imports that are not the name of their distribution and may not be installed
+# imports that differ from the name of their distribution and may not be installed
 UNLIKE = {"faiss": "faiss-cpu"}
 
 
@@ -216,7 +216,7 @@ def test_every_import_is_declared_in_setup(folder, extras):
     distributions = metadata.packages_distributions()
     bad = {}
     for top, path in third_party(folder).items():
-        # an import that is not installed here goes by its own name, or by the one given above
+        # an import that is not installed here is known by its own name or by the one given above
         found = distributions.get(top, [UNLIKE.get(top, top)])
         owners = {d.lower().replace("_", "-") for d in found}
         if not owners & allowed:
@@ -224,7 +224,7 @@ def test_every_import_is_declared_in_setup(folder, extras):
     assert not bad, f"imported, but in no extra of setup.py among {extras}: {bad}"
 
 
-# packages that other packages or commands load, and no file here imports
+# packages loaded by other packages or commands but imported by no file here
 LOADED = {
     "importlib-resources": "tensorflow-datasets reads its metadata with it",
     "ipykernel": "nbclient runs notebooks in it",
@@ -284,7 +284,7 @@ print(count)
 
 
 def test_every_folder_is_a_package():
-    """Setup finds a folder only by its `__init__.py`; without one it is missing when installed."""
+    """Setup finds a folder only by its `__init__.py`; without one it would not be installed."""
     folders = {p.parent for p in (ROOT / "ssl_jax").rglob("*.py")}
     assert not [name(f) for f in folders if not (f / "__init__.py").exists()]
 

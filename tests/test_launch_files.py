@@ -1,6 +1,6 @@
-"""The launch files and docs/pod.md: they parse, and call what there is, with flags that it has.
+"""The launch files and docs/pod.md: they parse, and call existing programs with existing flags.
 
-The programs of clouds and clusters are stood in for by one that notes how it was called.
+The programs of clouds and clusters are replaced by one that records its calls.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ SET = {"PROJECT": "my-project", "ZONE": "zone-b", "BUCKET": "my-bucket", "IMAGE"
 
 @pytest.fixture
 def calls(tmp_path, monkeypatch):
-    """Puts stand-ins of PROGRAMS first on the path; returns calls() -> what they were given."""
+    """Puts replacements of PROGRAMS first on the path; returns calls() -> their arguments."""
     log = tmp_path / "calls"
     for program in PROGRAMS:
         file = tmp_path / "bin" / program
@@ -52,7 +52,7 @@ def calls(tmp_path, monkeypatch):
 
 
 def run(script, *arguments):
-    """Runs a script to its end; returns (status, what it printed)."""
+    """Runs a script to its end; returns (status, output)."""
     command = ["bash", str(LAUNCH / script), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
     return done.returncode, done.stdout + done.stderr
@@ -60,7 +60,7 @@ def run(script, *arguments):
 
 @functools.cache
 def flags(module, *sub):
-    """Returns the flags that a command knows, from what it says for --help."""
+    """Returns the flags of a command, from the output of --help."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as end:
         importlib.import_module(module).main([*sub, "--help"])
@@ -69,7 +69,7 @@ def flags(module, *sub):
 
 
 def check_python(words):
-    """Fails unless `python -m ssl_jax.x ...` names a module, flags and a config that there are."""
+    """Fails unless `python -m ssl_jax.x ...` names an existing module, flags and config."""
     assert words[:2] == ["python", "-m"], words
     module, rest = words[2], words[3:]
     sub = rest[:1] if module == "ssl_jax.convert" else []
@@ -86,7 +86,7 @@ def check_python(words):
 
 
 def train_of(line):
-    """Returns the train command that a line for run.sh stands for."""
+    """Returns the train command that a line for run.sh runs."""
     words = shlex.split(line)
     at = next(i for i, word in enumerate(words) if word.endswith("run.sh"))
     stop = next((i for i, word in enumerate(words) if word in (">", ";")), len(words))
@@ -109,10 +109,10 @@ def test_a_script_parses_stops_at_errors_and_quotes(script):
 
 
 def unquoted(text):
-    """Returns the variables of a script that stand outside of quotes."""
+    """Returns the variables of a script that are not quoted."""
     text = re.sub(r"(?m)^\s*#.*$", "", text)
     text = re.sub(r"'[^']*'", "''", text)
-    # what stands in double quotes, and assignments and tests, where the shell makes no words
+    # double quotes, assignments and tests, in which the shell splits no words
     text = re.sub(r'"(?:\\.|[^"\\])*"', '""', text)
     text = re.sub(r"(?m)^\s*(?:local )?\w+=\S*$", "", text)
     return re.findall(r"\$\{?\w+", text)
@@ -241,7 +241,7 @@ def test_a_config_takes_its_data_from_shards():
 
 
 def lines_of_the_page():
-    """Returns the commands of docs/pod.md, each as words, pipes and conjunctions cut."""
+    """Returns the commands of docs/pod.md, each as words, without pipes and conjunctions."""
     rows = re.findall(r"(?m)^    (\S.*)$", PAGE.read_text())
     found = []
     for row in rows:

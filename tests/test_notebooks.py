@@ -1,4 +1,4 @@
-"""The notebooks: in order as they are kept, and running from the first cell to the last, small."""
+"""The notebooks: the stored files are in order, and all cells run, at small size."""
 
 import ast
 import importlib.util
@@ -17,7 +17,7 @@ from experiments import notebooks as experiment
 ROOT = Path(__file__).resolve().parents[1]
 KILOBYTES = 300
 LOG_LINES = 12
-# the parameters with which a notebook runs here, and how many pictures it shows
+# the parameters with which a notebook runs here, and the number of images it shows
 TOYS = {
     "features": ({"CLIPS": {"train": 12, "valid": 2, "test": 6}, "STEPS": 4, "CLUSTERS": 8}, 3),
     "own_method": ({"CLIPS": {"train": 60, "valid": 20, "test": 20}, "STEPS": 8}, 2),
@@ -31,7 +31,7 @@ TOYS = {
 
 
 def _module(path):
-    """Returns the module of a file that no import finds."""
+    """Returns a file as a module that import would not find."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -44,7 +44,7 @@ PATHS = experiment.names()
 
 @pytest.fixture(params=PATHS, ids=lambda path: path.stem)
 def notebook(request):
-    """Every notebook as it is kept."""
+    """Every notebook as stored."""
     return nbformat.read(request.param, as_version=4)
 
 
@@ -180,7 +180,7 @@ def test_what_was_imported_before_it_was_renewed_asks_for_a_restart(monkeypatch)
 def test_a_notebook_runs_from_its_first_cell_to_its_last(name, tmp_path):
     parameters, pictures = TOYS[name]
     path = ROOT / "notebooks" / f"{name}.ipynb"
-    writes = name != "plan"  # which trains nothing
+    writes = name != "plan"  # it trains nothing
     place = {"RUNS": str(tmp_path)} if writes else {}
     found = experiment.run(path, parameters | place, timeout=600)
     shown = [o for o in outputs(found) if "image/png" in o.get("data", {})]

@@ -1,4 +1,4 @@
-"""The experiment on scaling: what it makes of a compiled step, and its picture."""
+"""The scaling experiment: the numbers it derives from a compiled step, and its figure."""
 
 import json
 
@@ -18,7 +18,7 @@ def row(sent, between=0.0):
 
 def test_efficiency_is_the_share_of_computing():
     v5e = chips.topology("2xv5e:2x2")
-    assert scaling.efficiency(row(200e9), v5e) == pytest.approx(0.5)  # a second of each
+    assert scaling.efficiency(row(200e9), v5e) == pytest.approx(0.5)  # one second each
     assert scaling.efficiency(row(203.1e9, 3.1e9), v5e) == pytest.approx(1 / 3)
 
 

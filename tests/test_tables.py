@@ -1,4 +1,4 @@
-"""Every number in a README comes from a results file, by the generator of its table."""
+"""Every number in a README is generated from a results file."""
 
 import pytest
 from test_house import check_table

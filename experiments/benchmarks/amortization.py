@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.amortization [--rows 2] [--depth 4] [--rounds 5]
 
 Times the full training step on images of 196 patches, 39 visible, at Base width with few blocks:
-seconds per image and mask for M = 1, 2, 4, 8 and 16 masks, relative to M = 1, next to the
+seconds per image and mask for M = 1, 2, 4, 8 and 16 masks, relative to M = 1, compared with the
 prediction from the FLOPs of the step (ssl_jax/engine/flops.py). The five take turns, and medians
 are reported. The time of the optimizer does not depend on M, and the prediction excludes it.
 """

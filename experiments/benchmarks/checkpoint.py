@@ -7,7 +7,7 @@ The state is that of a system of step_vs_torch.py at Base width; data2vec 2.0 ha
 because it includes a teacher. "blocked" is the time in `Checkpoints.save` after the previous step
 has ended, during which the loop waits; as a share of a step, it should be at most 5 %. Copying and
 writing in the background slow the following steps: "step beside" is the first of them, and "extra"
-the total time, including the save, by which the loop is behind one without a save when everything
+the total time, including the save, by which the loop lags behind one without a save once everything
 is written.
 """
 

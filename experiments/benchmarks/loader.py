@@ -3,7 +3,7 @@
     python experiments/benchmarks/loader.py [--folder F] [--out experiments/benchmarks/loader.json]
 
 Both read the same files in the same run, decode, crop and pad to int16 batches of one shape, and
-read two batches ahead per worker; each gets one, then two workers (ours are threads, as decoding
+read two batches ahead per worker; each has one, then two workers (ours are threads, as decoding
 runs outside the interpreter lock). Rounds alternate, and the median is reported. Without --folder
 the files are generated: FLAC, 10 to 15 s of a tone with a noisy envelope.
 """

@@ -47,7 +47,7 @@ def small_config(depth: int = ENCODER["depth"]) -> ConfigDict:
 
 
 def make_batches(count: int, rows: int, samples: int) -> list[dict[str, np.ndarray]]:
-    """Returns a few host batches of noise, as the loader would give them."""
+    """Returns a few host batches of noise, as the loader would yield them."""
     rng = np.random.default_rng(0)
     return [
         {

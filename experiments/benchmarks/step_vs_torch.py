@@ -93,13 +93,13 @@ def base_config(system: str, depth: int, clones: int) -> ConfigDict:
 
 
 def make_batch(system: str, rows: int) -> dict[str, np.ndarray]:
-    """Returns a host batch of noise, as the loader would give it."""
+    """Returns a host batch of noise, as the loader would yield it."""
     rng = np.random.default_rng(0)
     batch = {"id": np.arange(rows, dtype=np.uint32), "weight": np.ones(rows, np.float32)}
     if system.endswith("audio"):
         audio = rng.integers(-3000, 3000, (rows, SECONDS * RATE)).astype(np.int16)
         batch |= {"audio": audio, "audio_len": np.full(rows, SECONDS * RATE, np.int32)}
-        if system == "hubert_audio":  # 100 clusters of MFCC, 100 labels a second
+        if system == "hubert_audio":  # 100 clusters of MFCC, 100 labels per second
             batch["units"] = rng.integers(0, 100, (rows, 1, SECONDS * 100)).astype(np.int32)
         return batch
     return batch | {"image": rng.integers(0, 256, (rows, IMAGE, IMAGE, 3), dtype=np.uint8)}

@@ -167,7 +167,7 @@ class Hubert(nn.Module):
     def forward(self, audio: Tensor, mask: Tensor, ids_masked: Tensor, units: Tensor) -> Tensor:
         """audio (B, N), mask (B, S) bool, ids_masked (B, H) and units (B, H) there -> loss."""
         raw = self.model.feature_extractor(audio).transpose(1, 2)
-        raw = torch.lerp(raw.detach(), raw, 0.1)  # its gradient times 0.1
+        raw = torch.lerp(raw.detach(), raw, 0.1)  # scales the gradient by 0.1
         x = self.model.feature_projection(raw)
         x = torch.where(mask[..., None], self.model.masked_spec_embed.to(x.dtype), x)
         y = self.model.encoder(x).last_hidden_state

@@ -19,7 +19,7 @@ def seconds_per_step(configs: Mapping[str, ConfigDict], rounds: int) -> dict[str
 
 
 def _noise(config: ConfigDict) -> dict[str, np.ndarray]:
-    """Returns a batch of images as the loader would give it."""
+    """Returns a batch of images as the loader would yield it."""
     rng, rows, side = np.random.default_rng(0), config.data.batch_size, config.data.image_size
     made = {"id": np.arange(rows, dtype=np.uint32), "weight": np.ones(rows, np.float32)}
     return {**made, "image": rng.integers(0, 256, (rows, side, side, 3)).astype(np.uint8)}
@@ -31,6 +31,6 @@ def flops_per_step(config: ConfigDict) -> float:
 
 
 def to_json(config: ConfigDict) -> dict[str, object]:
-    """Returns what a timing depends on, for the signature of its stage."""
+    """Returns everything a timing depends on, for the signature of its stage."""
     flat = config_lib.flatten(config)
     return {k: v for k, v in flat.items() if k.startswith("method.") or k == "data.batch_size"}

@@ -13,7 +13,7 @@ from ssl_jax.evals import compare, ridge
 from ssl_jax.evals.pool import Pooled
 from ssl_jax.stages import embed
 
-Sources = Mapping[str, Mapping[str, Any]]  # split -> the one source of it
+Sources = Mapping[str, Mapping[str, Any]]  # split -> its only source
 Scores = dict[str, dict[str, float]]  # features -> {task: accuracy}
 
 

@@ -2,7 +2,7 @@
 
     python -m ssl_jax.pipeline experiments/data2vec2/program.py --data=PATH [--option=value ...]
 
-PATH is a folder with train.tar and test.tar of images, class/name.jpg inside, as of CIFAR-10.
+PATH is a folder with train.tar and test.tar of images named class/name.jpg, for example CIFAR-10.
 Pre-trains encoders of the same size with three methods without labels, probes them during
 training, times a step of each in turns, and writes results.json and results.png next to this file.
 """

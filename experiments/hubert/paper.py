@@ -19,7 +19,7 @@ from ssl_jax.stages.graph import Stage
 OPTIONS: dict[str, Any] = {
     "size": "base",
     "path": "",  # of the corpus; "": the path in the configs
-    "librilight": "",  # the same for large and xlarge, a fairseq manifest
+    "librilight": "",  # the same for large and xlarge: a fairseq manifest
     "share": 0.1,  # of the utterances, for clustering
     "window": 20.0,  # seconds per window for clusters and labels
     "batch": 16,  # windows

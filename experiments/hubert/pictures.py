@@ -49,7 +49,7 @@ def draw(
 
 
 def units(ax: Axes, labels: Mapping[str, pathlib.Path], data: Any) -> None:
-    """Draws the start of an utterance: log-mel, its phones above, and below the units per store."""
+    """Draws the start of an utterance: log-mel, phones above it, and the units per store below."""
     found = corpus.open_split(data, "valid")
     log_mel = np.asarray(dsp.log_mel(found.read(0)[None], sample_rate=found.sample_rate)[0])
     log_mel = log_mel[: round(100 * _SHOWN)]

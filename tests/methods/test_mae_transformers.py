@@ -113,7 +113,7 @@ def method_of(config):
 
 
 def model_of(torch, transformers, kind):
-    """A model moved off its special initial values, with positions, which its config sets to zero."""
+    """A model off its special initial values, with positions, which its config sets to zero."""
     # the original's eps, which is not the default of transformers
     config = transformers.ViTMAEConfig(**KINDS[kind], layer_norm_eps=1e-6)
     model = transformers.ViTMAEForPreTraining(config).train()

@@ -1,4 +1,4 @@
-"""Attention in one kernel is the attention that is written out."""
+"""Attention in one kernel equals the attention written out."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def test_one_kernel_gives_the_attention_and_gradients_that_are_written_out(token
     params = init(jax.random.key(1))
 
     def grad(params, x):
-        def loss(params, x):  # anew, and so traced anew
+        def loss(params, x):  # a new function, so it is traced again
             y = module.apply(params, x, valid, None, False)
             return jnp.sin(jnp.where(valid[..., None], y, 0)).sum(), y
 
@@ -28,7 +28,7 @@ def test_one_kernel_gives_the_attention_and_gradients_that_are_written_out(token
     want, y = grad(params, x)
     called = []
 
-    def in_one_kernel(*given):  # as XLA computes it, where there is no cuDNN
+    def in_one_kernel(*given):  # as XLA computes it without cuDNN
         called.append(1)
         return inner(*given, implementation="xla")
 

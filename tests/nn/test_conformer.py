@@ -1,6 +1,6 @@
 """Conformer blocks: offsets and rotations against loops, padding, and what is refused.
 
-Numbers of whole encoders are compared with transformers in tests/hub.
+Complete encoders are compared with transformers in tests/hub.
 """
 
 import flax.linen as nn
@@ -37,7 +37,7 @@ def test_presets_have_the_front_end_and_the_norm_of_the_published_sizes():
     keys = ("norm", "conv_norm", "conv_bias", "normalize", "grad_mult")
     assert [base[key] for key in keys] == ["post", "group", False, False, 0.1]
     assert [large[key] for key in keys] == ["pre", "layer", True, True, 1.0]
-    # but for the blocks and their positions, Base is that of wav2vec 2.0
+    # except for the blocks and their positions, Base is that of wav2vec 2.0
     plain = build.settings({"kind": "waveform", "preset": "wav2vec2_base"})
     other = {key for key in plain if plain[key] != base[key]}
     assert other == {"blocks", "positions", "position_kernel"}

@@ -12,7 +12,7 @@ KERNELS, STRIDES = (4, 3, 2), (2, 2, 1)
 
 
 def random_params(init, *args):
-    """Random values in every leaf of the parameters of a module."""
+    """Random values for every parameter of a module."""
     shapes = jax.eval_shape(init, jax.random.key(0), *args)
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda a: 0.5 * rng.standard_normal(a.shape, np.float32), shapes)

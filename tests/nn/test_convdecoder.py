@@ -31,7 +31,7 @@ def make(places, valid=None, **changes):
 
 
 def conv_at(x, kernel, at, pad):
-    """The sum over the taps around one place, each read alone; zeros outside."""
+    """The sum over the taps around one position, one at a time; zeros outside."""
     groups = 2
     size_in, size_out = kernel.shape[-2], kernel.shape[-1] // groups
     out = np.zeros(kernel.shape[-1])

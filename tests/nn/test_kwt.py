@@ -52,7 +52,7 @@ def test_published_parameter_counts(preset, published):
         tokens = jnp.zeros((2, 99, encoder.width))
         return body, head.init(key, tokens, jnp.ones((2, 99), bool))
 
-    # the published model also holds the vector that replaces masked frames
+    # the published model also has the vector that replaces masked frames
     mask_vector = encoder.width
     assert tree.count(jax.eval_shape(init, jax.random.key(0))) + mask_vector == published
 
@@ -128,8 +128,8 @@ def test_padding_changes_no_valid_token(feature, norm, frames):
     tokens = 1 + 38 // frames
     assert short.valid.sum(1).tolist() == long.valid.sum(1).tolist() == [tokens, tokens]
     short, long = (np.asarray(x.hidden_states)[:, :, :tokens] for x in (short, long))
-    # sums over more frames round otherwise, by what the largest values (near 4) allow; padding
-    # that counted would show in the second digit
+    # sums over more frames round differently, on the scale of the largest values (near 4); padding
+    # with an influence would show in the second digit
     np.testing.assert_allclose(short, long, atol=1e-5 * abs(short).max())
 
 

@@ -1,6 +1,6 @@
 """Hidden states and gradients of transformers' Data2VecVision, Data2VecText and RoBERTa models.
 
-Weights are random; what is compared includes the relative positions, layer scale and missing key
+Weights are random; the comparison includes the relative positions, layer scale and missing key
 bias of BEiT, and the padding of texts.
 """
 
@@ -100,7 +100,7 @@ def from_text(weights, layers, token_type=True):
 
 
 def randomized(torch, model):
-    """Moves every weight off its special initial value and returns them as arrays."""
+    """Moves every weight off its special initial value and returns all as arrays."""
     torch.manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():

@@ -59,7 +59,7 @@ def block(weights, name):
 
 
 def convolutions(weights, layers, normed):
-    """The feature extractor; `normed` says which layers are followed by a norm."""
+    """The feature extractor; `normed` lists the layers that are followed by a norm."""
     name = "feature_extractor.conv_layers.{}"
     tree = {f"conv{i}": convolution(weights, name.format(i) + ".conv") for i in range(layers)}
     for i in normed:
@@ -110,7 +110,7 @@ def encoder_of(config):
 
 
 def randomized(torch, model):
-    """Moves every weight off its special initial value and returns them as arrays."""
+    """Moves every weight off its special initial value and returns all as arrays."""
     torch.manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():

@@ -1,4 +1,4 @@
-"""Blocks against the formulas written out, and the stack's promises."""
+"""Blocks against the formulas written out, and the guarantees of the stack."""
 
 import dataclasses
 import functools
@@ -195,7 +195,7 @@ def test_remat_recomputes_but_gives_the_same_gradients(remat, unroll):
         return text.count("dot_general"), jax.jit(jax.grad(loss))(params)
 
     (products, plain), (more, again) = gradient(o), gradient(dataclasses.replace(o, remat=remat))
-    # `dots` keeps every product, so only the others multiply again
+    # `dots` keeps every product, so only the other policies recompute products
     assert more == products if remat == "dots" else more > products
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, again)
 

@@ -52,7 +52,7 @@ def test_published_parameter_count_without_allocating(preset, millions):
     shapes = jax.eval_shape(
         lambda k: encoder.init(k, jnp.zeros((2, 16000), jnp.int16), lengths), jax.random.key(0)
     )["params"]
-    mask_vector = encoder.width  # part of the published count, of the method here
+    mask_vector = encoder.width  # part of the published count; here it belongs to the method
     if millions:
         assert tree.count(shapes) + mask_vector == millions
     else:
@@ -71,7 +71,7 @@ def test_published_parameter_count_without_allocating(preset, millions):
     ],
 )
 def test_published_sizes_of_wav2vec2_and_hubert(preset, count):
-    """The models of transformers with the same layout, which hold a mask vector too."""
+    """The models of transformers with the same layout, which also contain a mask vector."""
     encoder = build.encoder(
         {"kind": "waveform", "preset": preset}, precision="float32", sample_rate=16000
     )
@@ -105,7 +105,7 @@ def test_the_wide_position_convolution_has_one_gain_per_tap():
 
 
 def test_sown_stages_of_the_front_end():
-    """The penalty reads the raw stage: its gradient has the factor of the convolutions too."""
+    """The penalty reads the raw stage: its gradient also has the factor of the convolutions."""
     batch = {"audio": clip(400), "audio_len": jnp.array([400, 310])}
 
     def stages(factor, gain):
@@ -255,7 +255,7 @@ KEEP = jnp.array([[7, 0, 3, 12], [1, 2, 9, 14]])
 
 
 def scattered(x, keep=KEEP, size=19):
-    """Zeros except at the places `keep`."""
+    """Zeros except at positions `keep`."""
     at = np.zeros((2, size, 1), bool)
     at[np.arange(2)[:, None], keep] = True
     return np.where(at, x, 0)
@@ -263,7 +263,7 @@ def scattered(x, keep=KEEP, size=19):
 
 @pytest.mark.parametrize("kind", ["none", "fixed", "learned"])
 def test_kept_frames_are_those_of_the_clip_with_zeros_elsewhere(kind):
-    """All frames, the others only seen as zeros by positions, and not at all by attention."""
+    """Positions see the other frames as zeros, and attention does not see them at all."""
     encoder = make(alibi=kind)
     params = {k: v for k, v in params_of(encoder).items() if k != "frontend"}
     x = np.random.default_rng(2).standard_normal((2, 19, 8)).astype(np.float32)
@@ -275,7 +275,7 @@ def test_kept_frames_are_those_of_the_clip_with_zeros_elsewhere(kind):
     )
     kept = run(x, valid, KEEP)
     assert kept.hidden_states.shape == (3, 2, 4, 8)
-    # with the others marked as padding they are neither seen nor anything but zeros
+    # with the others marked as padding, they are zeros and are not attended to
     seen = jnp.asarray(scattered(np.ones_like(x))[..., 0] > 0)
     loose = make(alibi=kind, mask_each=False)
     args = {"params": params}, jnp.asarray(scattered(x)), seen, False
@@ -284,7 +284,7 @@ def test_kept_frames_are_those_of_the_clip_with_zeros_elsewhere(kind):
         np.testing.assert_allclose(
             kept.hidden_states[:, row], whole.hidden_states[:, row, KEEP[row]], atol=2e-5
         )
-    # what is not kept has no influence, and the order of what is does not matter
+    # frames that are not kept have no influence, and the order of the kept ones does not matter
     other = run(np.where(scattered(np.ones_like(x)) > 0, x, 99.0), valid, KEEP)
     np.testing.assert_array_equal(other.hidden_states, kept.hidden_states)
     turned = run(x, valid, KEEP[:, ::-1])

@@ -107,9 +107,9 @@ def test_spec_augment_hides_whole_stripes_of_the_stated_widths():
     assert hidden[:, 0].any() and hidden[:, 97].any()
     tight = spec_augment(keys_of(rows), x[:, :24], time_masks=1, freq_masks=0, time_width=24)
     full = (np.asarray(tight)[..., 0] == 0).all(1).mean()
-    assert abs(full - 1 / 25) < 5 * np.sqrt(0.04 / rows)  # the widest still lies within
+    assert abs(full - 1 / 25) < 5 * np.sqrt(0.04 / rows)  # the widest still fits
     both = np.asarray(spec_augment(keys_of(rows), x))
-    assert ((both == 0).all(1).sum(1)).max() > 6  # two frequency stripes can lie apart
+    assert ((both == 0).all(1).sum(1)).max() > 6  # two frequency stripes can be disjoint
 
 
 def test_spec_augment_stays_within_the_length_and_fills_with_the_mean():
@@ -185,7 +185,7 @@ def test_mix_adds_other_rows_at_the_stated_ratio(voices):
         n = int(LENGTHS[row])
         weights = np.linalg.lstsq(np.asarray(x, np.float64)[:, :n].T, added[row, :n], rcond=None)[0]
         rest = added[row, :n] - np.asarray(x, np.float64)[:, :n].T @ weights
-        assert abs(rest).max() < 1e-5  # nothing but rows of the batch
+        assert abs(rest).max() < 1e-5  # only rows of the batch
         assert abs(weights[row]) < 1e-4  # and never the row itself
     alone = mix(keys_of(1), x[:1], snr_db=(3, 3))
     np.testing.assert_array_equal(alone, x[:1])

@@ -1,4 +1,4 @@
-"""The loss of CTC against the sum over all paths, and its best path against a plain loop."""
+"""The CTC loss against the sum over all paths, and the best path against a plain loop."""
 
 import itertools
 
@@ -9,7 +9,7 @@ import pytest
 
 from ssl_jax.ops import ctc
 
-# frames, transcript: with a repeat, too long, empty, of one unit, as long as it can be
+# frames, transcript: with a repeat, too long, empty, of one unit, of the maximum length
 ROWS = [(5, (1, 2)), (4, (2, 2)), (2, (2, 2)), (4, ()), (2, (1,)), (5, (1, 2, 1, 1))]
 UNITS = 3
 

@@ -1,4 +1,4 @@
-"""The loss of CTC and its gradient against torch.nn.functional.ctc_loss."""
+"""The CTC loss and its gradient against torch.nn.functional.ctc_loss."""
 
 import jax
 import numpy as np

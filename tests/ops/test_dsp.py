@@ -22,7 +22,7 @@ def noise(batch: int, size: int, seed: int = 0) -> np.ndarray:
 
 
 def kaldi_by_hand(x: np.ndarray, window: np.ndarray, num_mels: int) -> np.ndarray:
-    """Section by section in float64 loops: the definition, not the implementation."""
+    """Float64 loops that follow the definition step by step, not the implementation."""
     mel = lambda f: 1127 * np.log(1 + f / 700)  # noqa: E731
     low, step = mel(20), (mel(8000) - mel(20)) / (num_mels + 1)
     rows = []
@@ -178,8 +178,8 @@ def test_log_mel_without_a_limit_equals_librosa():
 def test_mfcc_of_a_clip_does_not_depend_on_padding():
     x = np.zeros((2, 8000), np.float32)
     x[:, :4000] = noise(2, 4000)
-    x[:, :2000] *= 1e-3  # cut at 80 dB below the loudest, so it tells what was the loudest
-    x[0, 3900:4300] = 50 * noise(1, 400)  # louder, and past the length of row 0
+    x[:, :2000] *= 1e-3  # clipped at 80 dB below the maximum, so it reveals the maximum
+    x[0, 3900:4300] = 50 * noise(1, 400)  # louder, and beyond the length of row 0
     mfcc = jax.jit(dsp.mfcc)
     got, alone = np.asarray(mfcc(x, np.array([3900, 4000]))), mfcc(x[:1, :3900])
     np.testing.assert_allclose(got[0, : alone.shape[1]], alone[0], atol=1e-3)

@@ -80,7 +80,7 @@ def test_updates_equal_those_of_scikit_learn():
 
 
 def test_it_stops_when_the_average_no_longer_falls():
-    """The rule of scikit-learn, in Python: the first batch is skipped, the second begins."""
+    """The rule of scikit-learn, in Python: it skips the first batch and begins with the second."""
     centres = jnp.zeros((1, 1))
     state = kmeans.init(centres)
     inertias = [9.0, 5.0, 4.0, 6.0, 6.0, 6.0, 1.0]
@@ -114,7 +114,7 @@ def test_seeds_are_rows_far_apart_and_never_padding():
     assert all(np.any(np.all(np.isclose(x[:300], c), 1)) for c in np.asarray(centres))
     _, distance = kmeans.assign(x[:300], centres)
     np.testing.assert_allclose(distance.sum(), inertia, rtol=1e-3)
-    # one seed in each of the five groups: no row is as far as the groups are from each other
+    # one centre in each of the five groups: no row is as far away as the groups are from each other
     assert distance.max() < 60
 
 

@@ -222,7 +222,7 @@ def test_ids_shuffle_of_puts_visible_ids_first_in_order():
 
 
 def block_oracle(rng, rows, shape, ratio, adjust, block, inverse) -> tuple[np.ndarray, np.ndarray]:
-    """Section 4.3 (a), one row at a time; also returns the cells covered before the fix."""
+    """Section 4.3 (a), one row at a time; also returns the cells covered before the correction."""
     share, size = (1 - ratio if inverse else ratio), int(np.prod(shape))
     masked, grown = np.zeros((rows, size), bool), np.zeros(rows)
     offsets = np.array(list(np.ndindex(*(block,) * len(shape)))) - block // 2
@@ -278,14 +278,14 @@ def test_block_mask_of_padded_rows_keeps_the_share_of_what_is_real(inverse):
     real = np.arange(size) < lengths[:, None]
     assert not (got & ~real).any()
     if inverse:
-        # int(n * (1 - 0.55)) visible, 26 for 60 in float64, but one where there is a token
+        # int(n * (1 - 0.55)) visible (26 for 60 in float64), but at least one if there is a token
         np.testing.assert_array_equal(real.sum(1) - got.sum(1), [26, 26, 18, 18, 3, 1, 0])
     else:
         np.testing.assert_array_equal(got.sum(1), [33, 33, 22, 22, 3, 0, 0])
     assert (got[0] != got[1]).any()
     whole = np.asarray(block_mask(keys_of(7), (size,), ratio, 0.1, 4, inverse, None))
     np.testing.assert_array_equal(whole[:2], got[:2])
-    # visible ids, then padding, then masked ids: what is gathered hides nothing that is masked
+    # visible ids, then padding, then masked ids: no masked token is among the gathered ones
     order = np.asarray(ids_shuffle_of(got, real))
     visible = int((~whole[0]).sum())
     for ids, row, kept in zip(order, got, real, strict=True):
@@ -300,7 +300,7 @@ def test_clones_of_an_example_have_keys_of_their_own():
     few, many = (np.asarray(jax.random.key_data(k)) for k in (few, many))
     data = many.reshape(3, 4, -1)
     assert len(np.unique(data.reshape(12, -1), axis=0)) == 12
-    # those of a clone do not depend on how many there are
+    # the masks of a clone do not depend on the number of clones
     np.testing.assert_array_equal(data[:, :2], few.reshape(3, 2, -1))
 
 

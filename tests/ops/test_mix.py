@@ -18,7 +18,7 @@ NOTHING = common.supervised().mix.to_dict()
 
 @functools.cache
 def compiled(options):
-    """The draws of a Beta distribution take seconds to compile: once for each options."""
+    """The draws of a Beta distribution take seconds to compile: once per set of options."""
     return jax.jit(functools.partial(mix, options=options), static_argnums=3)
 
 
@@ -30,7 +30,7 @@ def run(seed=0, labels=LABELS, smoothing=0.0, **options):
 
 
 def partner_shares(targets):
-    """Returns the share (B,) of each row's own label, where it is not its partner's too."""
+    """Returns the share (B,) of each row's own label, where its partner's differs."""
     return np.array([targets[i, LABELS[i]] for i in range(1, 5)])
 
 

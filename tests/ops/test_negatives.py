@@ -1,4 +1,4 @@
-"""Negatives: where they come from, how often, and what is made of them."""
+"""Negatives: where they come from, how often, and the logits computed from them."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def keys_of(count):
 
 
 def pools():
-    """Rows of 12 frames with 0, 1, 2, 5 and 12 of them in the pool, and the row of 5 again."""
+    """Rows of 12 frames with 0, 1, 2, 5 and 12 of them in the pool, and the row with 5 again."""
     pool = np.zeros((6, 12), bool)
     pool[1, 4] = True
     pool[2, [3, 11]] = True

@@ -1,4 +1,4 @@
-"""A chain of augmentations: the order is fixed, an empty one changes nothing."""
+"""A chain of augmentations: the order is fixed, and an empty chain changes nothing."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""The arithmetic of the product quantizer: draws, straight-through gradient, spread, schedule."""
+"""The product quantizer: draws, straight-through gradient, perplexities, schedule."""
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +72,7 @@ def test_perplexity_counts_the_codes_in_use():
 
 def test_diversity_of_the_published_codebook():
     assert quantize.diversity(jnp.array([320.0, 320.0]), 320) == 0
-    # collapsed to one code of each group, as reported of ports
+    # collapsed to one code per group, as reported for ports
     np.testing.assert_allclose(quantize.diversity(jnp.ones(2), 320), 638 / 640, rtol=1e-6)
 
 

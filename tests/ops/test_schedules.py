@@ -1,4 +1,4 @@
-"""Schedules: endpoints worked out by hand, the shapes between, and running under jit."""
+"""Schedules: endpoints computed by hand, the shapes in between, and running under jit."""
 
 import math
 
@@ -67,7 +67,7 @@ def test_inverse_sqrt():
         schedules.inverse_sqrt(2e-3, 4000),
         {0: 0.0, 1000: 5e-4, 4000: 2e-3, 16_000: 1e-3, 400_000: 2e-4},
     )
-    # the branch of the warm-up must not make a NaN of the other
+    # the warm-up branch must not turn the other into NaN
     assert np.isfinite(jax.grad(lambda n: schedules.inverse_sqrt(1.0, 10)(n))(1.0))
 
 
@@ -145,7 +145,7 @@ def test_ema_decay_of_data2vec():
 
 
 def test_ema_decay_ends_exactly():
-    # a decay of 1 freezes the teacher: nearly 1 would not
+    # a decay of 1 freezes the teacher; a value just below would not
     decay = jax.jit(schedules.ema_decay(0.9997, 1.0, 1000))
     assert float(decay(1000)) == float(decay(5000)) == 1.0
     for length in (10, 49):  # in float32, 1 - length * (1 / length) is not 0 for these

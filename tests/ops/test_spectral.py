@@ -1,4 +1,4 @@
-"""Augmentation of log-mel levels: identities, what moves, and that rows are independent."""
+"""Augmentation of log-mels: identities, what changes, and that rows are independent."""
 
 import functools
 
@@ -102,7 +102,7 @@ def test_equalize_adds_one_curve_to_all_frames(level):
 def test_mix_adds_power():
     level = np.zeros((B, T, M), np.float32)
     mixed = _run("mix", level, {"max_share": 0.5})
-    np.testing.assert_allclose(mixed, 0.0, atol=1e-4)  # equal levels: shares add up to one
+    np.testing.assert_allclose(mixed, 0.0, atol=1e-4)  # equal log-mels: shares add up to one
     loud = level.copy()
     loud[0] = 30
     assert float(_run("mix", loud, {"max_share": 0.5})[1].min()) > 1.0

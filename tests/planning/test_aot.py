@@ -1,4 +1,4 @@
-"""The step of a config is built from the config alone, as the train command would build it."""
+"""The step is built from the config alone, as the train command would build it."""
 
 import importlib.util
 import json
@@ -51,11 +51,11 @@ def test_shapes_come_from_the_config(root):
 @pytest.mark.parametrize(
     ("name", "overrides", "by_hand"),
     [
-        # worked out from the papers' settings: three forward passes of what is trained and one of
+        # computed from the papers' settings: three forward passes of the trained part and one of
         # the teacher, 24 T D^2 + 4 T^2 D a block, without norms, softmax and the optimizer
         ("mae/image.py:base", (), 59.0),
         pytest.param("data2vec/image.py:base", (), 140.7, marks=pytest.mark.slow),
-        # 16 masks an image
+        # 16 masks per image
         pytest.param("data2vec2/image.py:base", (), 413.4, marks=pytest.mark.slow),
         pytest.param(
             "data2vec2/audio.py:base",
@@ -105,7 +105,7 @@ def test_names_of_topologies():
 
 
 def test_a_mesh_or_batch_that_does_not_fit_is_named(root):
-    devices = np.array(jax.devices() * 8)  # stand for eight
+    devices = np.array(jax.devices() * 8)  # in place of eight
     toy = "mae/image.py:toy"
     with pytest.raises(ValueError, match=r"config\.mesh .*does not divide 8 devices"):
         plan.program(load(root, toy, "config.mesh.fsdp=3"), "h100:8", devices)
@@ -131,8 +131,8 @@ for overrides in json.loads(sys.argv[3]):
 
 
 def compiled(root, name, topology, devices, *overrides):
-    """Returns what is found of a config under each of the lists of overrides."""
-    # libtpu ends the process at a flag of the CPU compiler, which conftest sets
+    """Returns the findings for a config under each of the lists of overrides."""
+    # libtpu ends the process if it finds the flag of the CPU compiler that conftest sets
     flags = os.environ["XLA_FLAGS"] if topology.startswith("cpu") else ""
     config = str(root / "configs" / name)
     done = subprocess.run(
@@ -157,7 +157,7 @@ def test_shards_are_gathered_and_gradients_summed_on_eight_devices(root):
     batch = "config.data.batch_size=8"
     overrides = [batch], [batch, "config.mesh.fsdp=8"]
     whole, sharded = compiled(root, "mae/image.py:toy", "cpu:8", 8, *overrides)
-    # every chip sums the gradient of each parameter, once
+    # every chip reduces the gradient of each parameter, once
     assert whole["sent"]["all-reduce"]["bytes"] >= whole["held"]["parameters"]
     assert whole["sent"]["all-reduce"]["bytes"] < 1.5 * whole["held"]["parameters"]
     assert "all-gather" not in whole["sent"]
@@ -165,7 +165,7 @@ def test_shards_are_gathered_and_gradients_summed_on_eight_devices(root):
     assert sharded["held"]["parameters"] < 0.6 * whole["held"]["parameters"]
     assert sharded["flops"] == whole["flops"]
     for found in (whole, sharded):
-        # an all-reduce stands for the reduce-scatter that this compiler does not know
+        # an all-reduce in place of reduce-scatter, which this compiler lacks
         sent, rules = (
             sum(row["sent"] for row in found[name].values()) for name in ("sent", "expected")
         )

@@ -5,8 +5,8 @@ import pytest
 from ssl_jax.planning import collectives
 from ssl_jax.planning.collectives import Collective
 
-# as XLA writes it for CPU (a stated length of the loop) and for TPU (a counted one, layouts with
-# parentheses, an asynchronous start), cut to what matters
+# as XLA writes it for CPU (the loop states its length) and for TPU (it is counted, layouts with
+# parentheses, an asynchronous start), reduced to what matters
 TEXT = """\
 HloModule jit_f, is_scheduled=true, num_partitions=8
 

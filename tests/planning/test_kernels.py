@@ -1,4 +1,4 @@
-"""The model of what a program moves through memory, against counts by hand."""
+"""The model of a program's memory traffic, against counts by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def test_what_stands_between_products_is_read_and_written_once():
     x, w, h = 8 * 64 * 4, 64 * 256 * 4, 8 * 256 * 4
     assert moved(found, "dot") == (x + w + h) + (h + w + x)
     assert moved(found, "fused") == h + h
-    assert found.peak() == 2 * h  # both hidden layers at once, then one and the answer
+    assert found.peak() == 2 * h  # both hidden layers at once, then one and the output
 
 
 def test_a_new_state_lies_where_the_old_one_did_and_gradients_may_be_sharded():
@@ -42,7 +42,7 @@ def test_a_new_state_lies_where_the_old_one_did_and_gradients_may_be_sharded():
 
     found = flow(step, shape(64, 256), shape(8, 64))
     kernel, hidden = 64 * 256 * 4, 8 * 256 * 4
-    assert found.peak() == pytest.approx(2 * kernel, abs=hidden)  # the gradient and the new one
+    assert found.peak() == pytest.approx(2 * kernel, abs=hidden)  # the gradient and the new value
     assert found.peak(1) == pytest.approx(kernel + hidden, abs=64)
     assert found.peak(1, {(64, 256): 1 / 4}) == pytest.approx(kernel / 4 + hidden, abs=64)
 
@@ -70,10 +70,10 @@ def test_cheap_things_are_computed_again_and_costly_ones_kept():
 
         return fn
 
-    # y goes into a product, so it lies in memory; it is read for the last factor
+    # y is an operand of a product, so it is in memory; it is read for the last factor
     size = 64 * 64 * 4
     cheap = flow(lambda x, w: (x @ w) * (x + 1.0), shape(64, 64), shape(64, 64))
-    assert moved(cheap, "fused") == 3 * size  # the product, x, and the answer
+    assert moved(cheap, "fused") == 3 * size  # the product, x, and the output
     kept = flow(twice(jnp.tanh), shape(64, 64), shape(64, 64))
     assert moved(kept, "fused") == 2 * size + 3 * size
 
@@ -82,7 +82,7 @@ def test_cheap_things_are_computed_again_and_costly_ones_kept():
         return jnp.where(mask, jnp.where(mask, x, 0) @ w, 0)
 
     drawn = flow(noisy, shape(64, 64), shape(64, 64), jax.eval_shape(lambda: jax.random.key(0)))
-    # the mask of one byte is kept, not the bits of four, and not drawn again
+    # the one-byte mask is kept, not the four-byte random bits, and is not drawn again
     assert moved(drawn, "fused") == pytest.approx(2 * size + 64 * 64 + 2 * size + 64 * 64, abs=64)
 
 
@@ -96,7 +96,7 @@ def test_a_loop_moves_its_stacks_and_an_unrolled_one_is_no_loop():
     looped, unrolled = run(1), run(5)
     for found in (looped, unrolled):
         assert sum(k.flops * k.times for k in found.kernels) == 5 * 2 * 8 * 64 * 64
-    # a product takes its weights as a copy out of the stack
+    # a product reads its weights as a copy from the stack
     copies = moved(looped, "dot") - moved(unrolled, "dot")
     assert copies == 5 * 2 * 64 * 64 * 4
 

@@ -1,4 +1,4 @@
-"""The same updates on fewer chips: what is proposed, and that they are the same."""
+"""The same updates on fewer chips: what is proposed, and that the updates are equal."""
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def test_a_batch_that_does_not_divide_changes_rate_decay_and_length(root):
     assert found["method.ema.anneal"] == round(75_000 / k)
     assert found["train.duration"] == f"{round(400_000 / k)} steps"
     assert found["optim.warmup"] == f"{round(8_000 / k)} steps"
-    # the teacher forgets as much over the same examples
+    # the teacher decays as much over the same examples
     assert found["method.ema.end"] ** (50 * 96) == pytest.approx(0.99999 ** (50 * 100))
     sgd = config_lib.change(speech, {"optim.name": "sgd"})
     assert rescale.for_chips(sgd, 10, lambda c: True)["optim.lr"] == pytest.approx(7.5e-4 * k)
@@ -82,7 +82,7 @@ def test_the_length_of_a_run(root):
 
 @pytest.mark.slow
 def test_the_updates_are_equal(root):
-    """Four micro-batches on one chip make the update of the whole batch, the teacher's too."""
+    """Four micro-batches on one chip give the update of the full batch, also for the teacher."""
     config = load(root, "data2vec2/image.py:toy", "config.optim.name=sgd", "config.optim.lr=0.1")
     changes = rescale.for_chips(config, 1, rows_a_chip(1, 1))
     assert changes == {"train.accumulate": 4}

@@ -1,4 +1,4 @@
-"""What the compiler writes down before machine code is read; else the compiled step is asked."""
+"""The compiler's dump from before machine code is read if possible, else the compiled step."""
 
 import pytest
 
@@ -26,7 +26,7 @@ ENTRY %main (a: f32[32]) -> f32[32] {
 
 
 class Program:
-    """A program that compiles for long, or not at all."""
+    """A program that takes long to compile, or fails to."""
 
     def __init__(self, error=None):
         self.error = error

@@ -1,4 +1,4 @@
-"""What a run of data2vec leaves in its folder, with numbers that are made up."""
+"""The files in the run folder of a data2vec run, with made-up numbers."""
 
 import json
 
@@ -10,7 +10,7 @@ HOME = "/".join(["", "home", "ann"])
 
 
 def make_folder(folder, root, steps=100):
-    """Writes what a run of data2vec leaves, with numbers that are made up."""
+    """Writes the files of a data2vec run, with made-up numbers."""
     folder.mkdir()
     config = config_lib.load(str(root / "configs/data2vec/kws.py:toy"))
     changed = config_lib.override(config, ["optim.lr=0.5", f"data.train.sc.path={HOME}/clips"])
@@ -69,7 +69,7 @@ def add_evaluation(folder):
 
 
 def add_examples(folder):
-    """Writes examples.npz: a sound, a text and an image."""
+    """Writes examples.npz: an audio clip, a text and an image."""
     mask = np.zeros((2, 10), bool)
     mask[0, 2:5] = True
     about = [
@@ -83,7 +83,7 @@ def add_examples(folder):
 
 
 def add_scopes(folder):
-    """Writes scopes.json, of steps whose time was traced."""
+    """Writes scopes.json, the result of tracing some steps."""
     scopes = {"encoder": {"forward": 2.0, "backward": 5.0}, "mask": {"forward": 1.0}}
     about = {"first": 5, "last": 9, "scopes": scopes, "data_wait": 0.5, "idle": 1.5, "step": 10.0}
     (folder / "scopes.json").write_text(json.dumps(about))

@@ -1,4 +1,4 @@
-"""Figures, read back from the axes on which they were drawn."""
+"""Figures, checked by reading back the axes they were drawn on."""
 
 import matplotlib
 
@@ -12,7 +12,7 @@ from ssl_jax.reports import figures
 
 @pytest.fixture
 def ax():
-    """Axes of a figure that is closed again."""
+    """Axes of a figure that is closed after the test."""
     figure, ax = plt.subplots()
     yield ax
     plt.close(figure)

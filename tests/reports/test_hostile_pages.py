@@ -1,4 +1,4 @@
-"""Pages of folders that others made: whatever their files say is text, never a tag."""
+"""Pages of other people's folders: whatever their files contain is text, never a tag."""
 
 import json
 
@@ -16,7 +16,7 @@ STATES = ("metrics.jsonl", "environment.jsonl", "scopes.json", "evaluation.json"
 
 
 def names(content):
-    """Returns what a page is made of: the names of its tags and of their attributes."""
+    """Returns the structure of a page: the names of its tags and of their attributes."""
     page = page_checks.check(content)
     return {tag for tag, _ in page.tags} | {name for _, own in page.tags for name in own}
 
@@ -58,7 +58,7 @@ def folder(tmp_path, root):
 
 @pytest.mark.parametrize("name", STATES)
 def test_no_value_and_no_key_of_a_file_becomes_a_tag(name, folder, monkeypatch):
-    monkeypatch.setattr(run_report.examples_lib, "read", lambda folder: [])  # the next test's
+    monkeypatch.setattr(run_report.examples_lib, "read", lambda folder: [])  # of the next test
     file, usual = folder / name, names(run_report.page(folder))
     kept = file.read_text()
     rows = [json.loads(line) for line in kept.splitlines()] if name.endswith("l") else None
@@ -71,7 +71,7 @@ def test_no_value_and_no_key_of_a_file_becomes_a_tag(name, folder, monkeypatch):
         try:
             content = run_report.page(folder)
         except (ValueError, TypeError, KeyError, AttributeError, IndexError):
-            continue  # no number, no page
+            continue  # not a number, so no page
         assert "<evil" not in content and "<script" not in content
         assert names(content) <= usual | {"open", "pre"}, path
         content.encode("utf-8")

@@ -1,4 +1,4 @@
-"""Pages and plots: well formed, alone, and true to their numbers."""
+"""Pages and plots: well formed, self-contained, and faithful to their numbers."""
 
 import base64
 import io
@@ -58,7 +58,7 @@ def test_a_line_is_where_its_numbers_are_and_breaks_where_there_is_none():
     line = plots.Line("a", [0, 1, 2, 3, 4, 5], [1.0, 3.0, np.nan, 2.0, 1.0, np.inf])
     first, second = points(plots.lines([line], "t"))
     assert len(first) == len(second) == 2
-    # x is even, larger values are higher up, equal ones are as high
+    # x is evenly spaced, larger values are higher, equal ones are level
     assert np.allclose(np.diff([*first[:, 0], *second[:, 0]]), np.array([1, 2, 1]) * 71.6, atol=0.2)
     assert second[1, 1] == first[0, 1] > second[0, 1] > first[1, 1]
     assert second[0, 1] == pytest.approx((first[0, 1] + first[1, 1]) / 2, abs=0.1)
@@ -153,7 +153,7 @@ def test_parallel_coordinates():
     dashed, worst, best = points(svg, "curve")
     assert len(dashed) == 2 and svg.count('class="none"') == 1
     assert len(worst) == len(best) == 3
-    # a logarithmic axis, since it spans 100 times: 1e-3 is in the middle
+    # a logarithmic axis, since it spans a factor of 100: 1e-3 is in the middle
     assert dashed[0, 1] == pytest.approx((worst[0, 1] + best[0, 1]) / 2, abs=0.1)
     assert worst[1, 1] == dashed[1, 1] != best[1, 1]
     assert "var(--high) 100%" in svg and "var(--high) 0%" in svg

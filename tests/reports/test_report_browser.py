@@ -1,7 +1,7 @@
-"""A report in a real browser: it is drawn, readable in light and dark, and asks for nothing.
+"""A report in a real browser: it is drawn, is readable in light and dark, and loads nothing else.
 
 Skipped without one: pip install 'ssl_jax[browser]', and apt install chromium or
-`playwright install chromium`. What is in the page is checked without a browser elsewhere.
+`playwright install chromium`. The content of pages is checked elsewhere, without a browser.
 """
 
 import shutil
@@ -15,7 +15,7 @@ from ssl_jax.reports import html, plots, run_report
 pytestmark = pytest.mark.slow
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# of every text, its colour and that of the paper behind it: (luminance + 0.05) ratios
+# for every text, the contrast of its colour and the background: (luminance + 0.05) ratios
 CONTRAST = """() => {
   const light = text => {
     const part = document.createElement('canvas').getContext('2d');
@@ -59,7 +59,7 @@ def report(tmp_path_factory, root):
 
 
 def opened(browser, path, scheme, width=1200):
-    """Returns (page, what it said or asked for beside itself)."""
+    """Returns (page, its console messages and any other requests)."""
     page, told = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 800}), []
     page.on("console", lambda message: told.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: told.append(f"error: {error}"))

@@ -1,5 +1,5 @@
-"""The report of a run: made from its files alone, even of an interrupted run, well formed, and
-without the path of anyone's home."""
+"""The report of a run: made from its files alone, even for an interrupted run, well formed, and
+without the path of anyone's home folder."""
 
 import json
 import shutil
@@ -36,12 +36,12 @@ def test_a_report_shows_what_the_folder_holds(folder):
     words = " ".join(page.words)
     for text in ("step 100 of 100", "loss", "target std", "RankMe", "random encoder 0 ridge"):
         assert text.replace(" 0 ", " ") in words, text
-    # two rows of layers, curves with a twin each, pictures
+    # two rows of layers, curves with a twin each, images
     assert page.count("svg") >= 10 and page.count("image") == 2 + 2
     assert page.count("span", class_="masked") == 1
     assert "encoder 2.000 5.000 7.000 70.0%" in words
     assert "idle – – 1.500 15.0%" in words
-    # both keys that differ are marked, in the list of all keys too
+    # both keys that differ are marked, also in the list of all keys
     assert "2 keys differ from configs/data2vec/kws.py:toy" in words
     assert page.count("tr", class_="mark") == 2
     assert "encoder/a<b 10" in words.replace("  ", " ")
@@ -108,7 +108,7 @@ def test_a_command_and_an_error_have_no_home():
 
 
 class Tones(base.Corpus):
-    """Eight clips of half a second to one; the first cannot be read."""
+    """Eight clips of half a second to one second; the first cannot be read."""
 
     buckets = (1.0,)
 
@@ -170,7 +170,7 @@ def test_masks_cover_the_masked_parts():
     path = examples._covered(mask, image, (100, 40))
     assert path == "M0.0 0.0h100.0v20.0h-100.0zM50.0 20.0h50.0v20.0h-50.0z"
     sound = image._replace(seconds=0.5, rate=4.0)
-    # ten tokens a batch, two of them in this clip, the second of which extends past its end
+    # ten tokens per batch, two of them in this clip, the second of which extends past its end
     found = examples._covered(np.array([False, True, True, False]), sound, (100, 40))
     assert found == "M50.0 0.0h50.0v40.0h-50.0z"
     # the grid of a spectrogram: rows are times, columns frequencies from low to high

@@ -1,4 +1,4 @@
-"""Stages: what is complete is skipped, what changed is done again, a kill loses nothing else."""
+"""Stages: complete ones are skipped, changed ones run again, and a kill loses only one stage."""
 
 import pytest
 
@@ -73,4 +73,4 @@ def test_on_many_hosts_the_first_keeps_the_books_and_does_what_needs_no_device(
     assert len(calls) == (2 if first else 1)
     assert (
         asked == [False, True, False, True, True] * 2
-    )  # all hosts ask the same, in the same order
+    )  # all hosts make the same checks, in the same order

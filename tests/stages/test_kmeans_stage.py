@@ -1,4 +1,4 @@
-"""The k-means and label stages on MFCC of a small corpus: resume, layers, whole recordings."""
+"""The k-means and label stages on MFCC of a small corpus: resuming, layers, full recordings."""
 
 import dataclasses
 import os
@@ -39,7 +39,7 @@ def open_split(folder, **data):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Twelve recordings of tones that change their pitch, of 0.4 to 0.8 s."""
+    """Twelve recordings of 0.4 to 0.8 s, with tones of changing pitch."""
     folder, rng = tmp_path_factory.mktemp("tones"), np.random.default_rng(0)
     for i in range(12):
         n = int(RATE * rng.uniform(0.4, 0.8))
@@ -51,7 +51,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def frames(corpus):
-    """The MFCC of whole recordings, one after another by their names."""
+    """The MFCC of full recordings, concatenated in the order of their names."""
     found = open_split(corpus).corpus
     clips = [found.read(i) for i in range(len(found))]
     audio = np.stack([np.pad(clip, (0, 13_000 - len(clip))) for clip in clips])
@@ -90,7 +90,7 @@ def test_frames_are_near_their_centres_as_with_scikit_learn(book, frames):
     theirs = MiniBatchKMeans(
         6, n_init=3, batch_size=150, max_iter=8, reassignment_ratio=0, random_state=0
     ).fit(x)
-    # six clusters of few frames have many local optima; tests/ops holds a larger one to 2 %
+    # six clusters of few frames have many local optima; tests/ops checks a larger case to 2 %
     ours = float(ops.assign(x, book.centres[0])[1].sum())
     assert ours < 1.05 * theirs.inertia_
 
@@ -145,7 +145,7 @@ def test_labels_are_those_of_whole_recordings(book, corpus, frames, tmp_path):
         want, _ = ops.assign(x, book.centres[0])
         found = store.row(split.corpus.key(i))
         assert len(found) == len(want)
-        # heard in windows; a frame between two centres may fall to either
+        # read in windows; a frame between two centres may be assigned to either
         assert (found == np.asarray(want)).mean() > 0.97
 
 
@@ -239,7 +239,7 @@ def test_eight_devices_find_what_one_finds(corpus, root, tmp_path):
 
 @pytest.mark.slow
 def test_replaced_files_give_new_features_clusters_and_labels(tmp_path, monkeypatch):
-    """Of the same names, lengths and times."""
+    """The files keep their names, lengths and times."""
     monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "tones"
     folder.mkdir()

@@ -11,7 +11,7 @@ from ssl_jax.sweeps import diff
 
 
 def make(folder, lr, accuracy, **more):
-    """Writes a run folder; returns it."""
+    """Writes and returns a run folder."""
     folder.mkdir(parents=True)
     config = {"seed": 0, "optim": {"lr": lr, "betas": [0.9, 0.99]}, **more}
     (folder / "config.json").write_text(json.dumps(config))

@@ -1,4 +1,4 @@
-"""Launching a sweep: so many at a time, each once, whatever becomes of one; clusters too."""
+"""Launching a sweep: a limited number at a time, each once, despite failures; clusters too."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def get_config(arg=None):
 def sweep(s):
     return s.product({"seed": range(5)})
 """
-# what stands for a run: notes its device, and when it was at work
+# in place of a run: records its device and the times of its work
 WORK = """
 import os, pathlib, sys, time
 from ssl_jax.sweeps import run_folders
@@ -54,12 +54,12 @@ def found(tmp_path):
 
 @pytest.fixture
 def here(root, monkeypatch):
-    """Lets the processes find this package."""
+    """Makes this package importable in the processes."""
     monkeypatch.setenv("PYTHONPATH", str(root))
 
 
 def command(how=None):
-    """Returns the command of a run: {index: how it ends}, by default well."""
+    """Returns the command of a run, which by default succeeds: {index: how it ends}."""
     return lambda run: [
         *(sys.executable, "-c", WORK),
         *(str(run.folder), (how or {}).get(run.index, "works")),
@@ -67,7 +67,7 @@ def command(how=None):
 
 
 def times(found):
-    """Returns [(start, end)] of every time that a run worked."""
+    """Returns [(start, end)] of every period in which a run worked."""
     texts = [(run.folder / "seconds.txt") for run in found]
     lines = [line.split() for t in texts if t.exists() for line in t.read_text().splitlines()]
     return [(float(start), float(end)) for start, end in lines]
@@ -207,7 +207,7 @@ def test_xpk_writes_a_workload_for_each_run_to_do_and_submits_where_it_can(
     clusters.xpk(found, one, said.append, tmp_path / "root", options)
     subprocess.run(["/bin/sh", str(path)], check=True, env=os.environ)
     asked = [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
-    # submitted by this package and by its script, to the same effect
+    # submitting by this package and by its script has the same effect
     assert asked[:4] == asked[4:]
     assert asked[1] == [
         *("workload", "create", f"--workload=ssl-2-{found[2].label}", "--cluster=my-pods"),

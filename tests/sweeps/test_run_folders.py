@@ -1,4 +1,4 @@
-"""Run folders: work done once, states, locks, and finding a run by its signature."""
+"""Run folders: work is done once, states, locks, and finding a run by its signature."""
 
 import json
 
@@ -10,7 +10,7 @@ from ssl_jax.sweeps import run_folders
 
 
 def folder_of(root, name, seed, code="aaaa00001111"):
-    """Writes what a run folder says of itself."""
+    """Writes the files by which a run folder identifies itself."""
     config = config_lib.from_json(json.dumps({"seed": seed}))
     folder = root / name
     folder.mkdir(parents=True)
@@ -68,7 +68,7 @@ def test_a_run_is_found_by_the_beginning_of_its_signature(tmp_path, monkeypatch)
     monkeypatch.setenv("SSL_JAX_RUNS", f"{places[0]}:{places[1]}")
     signs = [folder_of(places[i % 2], f"kws/{i}", seed=i) for i in range(4)]
     (places[0] / "kws/0/checkpoints/4").mkdir(parents=True)
-    (places[0] / "kws/0/checkpoints/config.json").write_text("{}")  # of no run
+    (places[0] / "kws/0/checkpoints/config.json").write_text("{}")  # belongs to no run
     assert len(list(run_folders.walk(places[0]))) == 2
     for i, sign in enumerate(signs):
         assert run_folders.find(sign[:9]) == places[i % 2] / f"kws/{i}"

@@ -30,7 +30,7 @@ ACCURACY = {1.0: (0.5, 0.6, 0.7), 2.0: (0.9, 0.8, 0.85), 3.0: (0.1, 0.2, 0.3)}
 
 @pytest.fixture
 def begun(tmp_path):
-    """Returns (root, runs) of a sweep whose runs are done but one that failed and one stopped."""
+    """Returns (root, runs) of a sweep: one run failed, one stopped and the others are done."""
     (tmp_path / "tiny.py").write_text(FILE)
     root = tmp_path / "root"
     found = sweep.read(str(tmp_path / "tiny.py"), [], root)
@@ -179,7 +179,7 @@ def test_the_time_left_is_that_of_the_pace(begun):
 def test_a_score_over_nothing_is_none_and_ranks_last(begun):
     root, found = begun
     for run in found:
-        if run.values["optim.lr"] == 2.0:  # the best but for its last evaluation
+        if run.values["optim.lr"] == 2.0:  # the best except for its last evaluation
             with (run.folder / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps({"step": 3, "time": 104.0, "valid/accuracy": None}) + "\n")
     rows, _, metric = report.write(root, found, "valid/accuracy")

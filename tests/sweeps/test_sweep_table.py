@@ -1,4 +1,4 @@
-"""The runs of a config file's sweep(): signatures, folders, and errors of a wrong one."""
+"""The runs of a config file's sweep(): signatures, folders, and the errors of an invalid one."""
 
 import pytest
 
