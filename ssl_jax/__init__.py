@@ -17,10 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ssl_jax.core import moved
+
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 __all__ = ["Clip", "Clips", "Model", "load"]
+
+moved.install()
 
 Waveform = Any
 """float in [-1, 1] or int16, (n,) or (channels, n); channels are averaged."""

@@ -34,6 +34,9 @@ class Utterance(NamedTuple):
     hypothesis: str
 
 
+Spoken = Utterance  # its name in the version before this one
+
+
 def search_of(config: ConfigDict, vocabulary: Sequence[str]) -> Search | None:
     """Returns the beam search that config.eval.decode asks for; None for the best path."""
     options = options_lib.read(decode.Options, config.eval.get("decode", {}), "config.eval.decode")

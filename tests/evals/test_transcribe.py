@@ -3,7 +3,7 @@
 import pytest
 
 from ssl_jax.data import transcripts
-from ssl_jax.evals import lexicon, ngram
+from ssl_jax.evals import lexicon, ngram, transcribe
 from ssl_jax.evals.transcribe import Utterance, rate, report
 
 
@@ -34,3 +34,7 @@ def test_evaluations_of_earlier_versions_are_still_shown():
     old = {"where": "a.wav", "rate": 0.5, "said": "two words", "heard": "two birds"}
     pages = [report({"results": [{"split": "test", "worst": [bad]}]}) for bad in (new, old)]
     assert pages[0] == pages[1] and "WORDS" in pages[0] and "BIRDS" in pages[0]
+
+
+def test_the_name_of_the_version_before_is_still_known():
+    assert transcribe.Spoken is transcribe.Utterance
