@@ -64,7 +64,7 @@ def test_first_weights_out_of_the_branches_shrink_with_depth():
         (
             "image",
             {"mask.count": 16},
-            "mask.count is 16 of 16 patches .* use a value such as 10",
+            "mask.count is 16 of 16 patches, .* use a value such as 10",
         ),
         ("image", {"mask.count": 0}, "mask.count is 0 of 16 patches"),
         ("image", {"mask.keep": 0.1}, "mask.random and config.method.mask.keep are for text"),

@@ -148,7 +148,7 @@ def test_running_statistics_are_used_and_get_no_gradient():
         ({"depthwise_kernel": 4}, "depthwise_kernel is 4: use an odd number"),
         ({"layer_scale": 0.1}, "layer_scale is 0.1, which a Conformer does not have"),
         ({"alibi": "fixed"}, "alibi 'fixed'"),
-        ({"attention_positions": "rotary", "width": 6}, "use an even number"),
+        ({"attention_positions": "rotary", "width": 6}, "use an even width per head"),
     ],
 )
 def test_options_that_clash_are_named(options, message):
