@@ -72,7 +72,7 @@ def test_other_data_stop_the_run_until_they_are_accepted(top, capsys):
         with pytest.raises(
             ValueError,
             match=rf"^config.data.train is not what .*run began with: 1 of \d+ files have "
-            rf"changed, the first is sc/{TAKE} .* by --accept_data_change$",
+            rf"changed, the first is sc/{TAKE} .*: --accept_data_change$",
         ):
             train.run(load(top / "tones"), top / "run")
     after = {p.name: p.read_bytes() for p in (top / "run").glob("*") if p.is_file()}

@@ -112,7 +112,7 @@ def test_tensorboard_without_room_ends_no_run(tmp_path, monkeypatch, capsys):
     assert len(log.read(tmp_path / "metrics.jsonl")) == 20
     first, last = capsys.readouterr().err.splitlines()
     assert first.startswith("TensorBoard gets no more rows: OSError: [Errno 28]")
-    assert last.startswith("the last rows are in metrics.jsonl alone: OSError")
+    assert last.startswith("the last rows are only in metrics.jsonl: OSError")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "tensorboard").write_text("a file in the place of the folder")
     toy.open_logger(tmp_path / "other", **{"log.tensorboard": True}).write(1, {"train/loss": 1.0})
