@@ -210,7 +210,7 @@ def test_a_run_of_another_version_is_named(run, tmp_path):
         ssl_jax.load(old)
 
 
-def test_what_is_no_run_is_said(run, tmp_path):
+def test_what_is_no_run_is_refused(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="no run folder"):
         ssl_jax.load(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"step 3.*\[2, 4\]"):

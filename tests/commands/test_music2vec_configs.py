@@ -26,7 +26,7 @@ def test_every_run_of_the_sweep_loads_and_differs(root, monkeypatch):
     assert len(seen) == len(runs) == 7
 
 
-def test_five_and_thirty_seconds_hear_as_much_a_step(root):
+def test_five_and_thirty_seconds_have_equal_audio_per_step(root):
     long, short = (config_lib.load(f"{root}/{PATH}:{arg}") for arg in ("base", "crop5s"))
     assert long.data.buckets == (30.0,) and short.data.buckets == (5.0,)
     seconds = [c.data.buckets[0] * c.data.batch_size for c in (long, short)]

@@ -123,7 +123,7 @@ def test_evaluation_is_one_epoch_in_order_filled_with_weight_zero():
         plan[3]
 
 
-def test_seconds_per_step_counts_what_is_heard():
+def test_seconds_per_step_counts_cropped_lengths():
     plan = BatchSchedule(np.array([1.0, 2.0, 3.0, 8.0]), buckets=(4.0,), batch_size=2)
     assert plan.seconds_per_step == pytest.approx((1 + 2 + 3 + 4) / 2)
     assert plan.examples_per_epoch == 4

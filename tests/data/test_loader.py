@@ -171,7 +171,7 @@ def test_bad_files_are_skipped_counted_and_leave_the_rest_alone(opened, tmp_path
         assert [r for w, r in found.items() if place in w and reason in r], (place, found)
 
 
-def test_clipped_rows_are_used_and_told_of_once(opened, tmp_path, tone):
+def test_clipped_rows_are_used_and_counted_once(opened, tmp_path, tone):
     loud = np.clip(5 * tone(0.3, 44100).astype(int), -32768, 32767).astype(np.int16)
     soundfile.write(tmp_path / "c0" / "00.flac", loud, 44100)
     corpus, plan = opened(buckets=(0.5,))

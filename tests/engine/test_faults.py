@@ -87,7 +87,7 @@ DAMAGES = (truncate, flip_a_bit, lose_the_index, cut_the_text, change_a_number)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_told_of_and_the_one_before_is_used(damage, tmp_path, large, capfd):
+def test_a_damaged_checkpoint_is_logged_and_the_one_before_is_used(damage, tmp_path, large, capfd):
     state, shardings = large
     with_step = functools.partial(jnp.full_like, state.step)
     first = Checkpoints(tmp_path, toy.make_config())

@@ -76,7 +76,7 @@ def test_wrong_flags_are_one_line(joined, changes, expected):
     assert not joined
 
 
-def test_hosts_that_differ_are_told_where(monkeypatch):
+def test_hosts_that_differ_raise_an_error_with_the_differences(monkeypatch):
     config = config_lib.load("configs/supervised/kws.py:toy")
     mine = hosts._identity(config, hosts.__file__)
     changed = config_lib.override(config, ["optim.lr=0.5", "data.threads=7"])

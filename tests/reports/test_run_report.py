@@ -179,7 +179,7 @@ def test_masks_cover_the_masked_parts():
     )
 
 
-def test_a_speed_that_is_none_is_left_out_and_told():
+def test_an_impossible_speed_is_left_out_and_reported():
     steps = np.arange(6)
     found = {"train/examples_per_second": (steps, np.array([900.0, 8, 9, 10, 11, 0]))}
     drawn = metrics.speed(found)

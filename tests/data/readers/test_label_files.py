@@ -86,7 +86,7 @@ def test_a_column_of_splits_and_other_names_of_columns(recordings, tmp_path):
     assert found.splits[:6] == ["train", "train", "valid", "valid", "test", "test"]
 
 
-def test_rows_without_a_label_or_a_header_are_left_out_and_told(recordings, tmp_path):
+def test_rows_without_a_label_or_a_header_are_left_out_and_noted(recordings, tmp_path):
     every = names(recordings)
     (recordings / every[3]).write_bytes(b"no sound")
     rows = [(name, "" if i in (1, 2) else "ab"[i % 2]) for i, name in enumerate(every)]

@@ -141,7 +141,7 @@ def test_exif_that_cannot_be_read_leaves_the_picture_as_it_is():
     np.testing.assert_array_equal(found, COLOUR)
 
 
-def test_arrays_with_channels_first_are_told_so():
+def test_arrays_with_channels_first_are_refused():
     with pytest.raises(Unreadable, match=r"channels come first: np.moveaxis\(image, 0, -1\)"):
         pixels.from_array(COLOUR.transpose(2, 0, 1))
     for shape in ((3,), (4, 4, 2), (0, 4, 3), (1, 4, 4, 3)):
