@@ -134,7 +134,7 @@ def check_encoder(config: ConfigDict) -> None:
         if own.get(key) != other.get(key) and not (forgets and key == "normalize"):
             raise config_lib.ConfigError(
                 f"config.method.encoder.{key} is {own.get(key)!r}, but config.init_from "
-                f"{config.init_from} was trained with {other.get(key)!r}: use that"
+                f"{config.init_from} was trained with {other.get(key)!r}: set it to that"
             )
 
 
