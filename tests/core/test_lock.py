@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -114,10 +115,16 @@ def test_a_process_of_another_machine_is_dead_when_it_beats_no_more(folder, monk
 def test_one_that_was_taken_over_ends_and_leaves_the_lock_of_the_other(folder, monkeypatch):
     for kind in (lock._File, lock._Object):
         monkeypatch.setattr(kind, "every", 0.02)
-    with pytest.raises(lock.Busy, match="process 17 on node3 has taken over"), lock.hold(folder):
-        leave(folder, host="node3", process=17)
-        for _ in range(500):
-            time.sleep(0.01)
+    # tests that run in the background ignore Ctrl-C
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        taken = pytest.raises(lock.Busy, match="process 17 on node3 has taken over")
+        with taken, lock.hold(folder):
+            leave(folder, host="node3", process=17)
+            for _ in range(500):
+                time.sleep(0.01)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert lock.holder(folder) == "process 17 on node3"
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import io
 import os
+import select
 import struct
 import termios
 
@@ -77,8 +78,15 @@ def terminal():
     """A terminal of 40 columns: (stream to write to, function that reads its screen)."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+
+    def shown():
+        data = b""
+        while select.select([ours], [], [], 0.2)[0]:  # it may arrive in several parts
+            data += os.read(ours, 10_000)
+        return data.decode()
+
     with os.fdopen(theirs, "w") as out:
-        yield out, lambda: os.read(ours, 10_000).decode()
+        yield out, shown
     os.close(ours)
 
 
