@@ -1,6 +1,7 @@
 """From a pre-trained toy to word error rates, by command line; tones spell the words."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -19,8 +20,10 @@ TEXTS = ("AB C", "CAB", "B A", "ACC", "BC AB", "C B")
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Writes each text as tones of 80 ms with gaps; returns the folder of its table."""
-    folder = tmp_path_factory.mktemp("spoken")
+    """Writes each text as tones of 80 ms with gaps, a folder with a table for each split."""
+    top = tmp_path_factory.mktemp("spoken")
+    folder = top / "train"
+    folder.mkdir()
     draw = np.random.default_rng(0)
     t = np.arange(int(0.08 * RATE)) / RATE
     lines = ["path\ttext"]
@@ -32,14 +35,16 @@ def corpus(tmp_path_factory):
         soundfile.write(folder / f"{i}.wav", x + 0.003 * draw.standard_normal(len(x)), RATE)
         lines.append(f"{i}.wav\t{text}")
     (folder / "index.tsv").write_text("\n".join(lines) + "\n")
-    return folder
+    for split in ("valid", "test"):  # files of their own: no row may be in two splits
+        shutil.copytree(folder, top / split)
+    return top
 
 
 def configured(root, name, corpus, *overrides, transcript=True):
     config = config_lib.load(str(root / "configs" / f"{name}.py:toy")).unlock()
-    source = {"kind": "table", "path": str(corpus)}
     for split in ("train", "valid", "test"):
-        own = source | ({"transcript": "text"} if transcript else {})
+        own = {"kind": "table", "path": str(corpus / split)}
+        own |= {"transcript": "text"} if transcript else {}
         config.data[split] = type(config)({"mine": own})
     config.data.buckets = (0.6,)
     return config_lib.override(config, overrides)
@@ -49,7 +54,7 @@ def test_a_table_of_ones_own_is_read_by_its_splits(root, corpus, tmp_path):
     lines = ["path\ttext\tsplit"]
     for i, text in enumerate(TEXTS):
         split = ("train", "train", "valid")[i % 3] if i < 5 else "test"
-        lines.append(f"{corpus / str(i)}.wav\t{text}\t{split}")
+        lines.append(f"{corpus / 'train' / str(i)}.wav\t{text}\t{split}")
     (tmp_path / "index.tsv").write_text("\n".join(lines) + "\n")
     path = f"data.train.own.path={tmp_path / 'index.tsv'}"
     config = config_lib.load(f"{root}/configs/ctc/speech.py:own", [path])
@@ -83,7 +88,9 @@ def test_from_a_pretrained_toy_to_no_word_errors(root, corpus, tmp_path, capsys)
     assert [row["wer"] for row in result["results"]] == [0, 0]
     assert result["results"][0]["worst"] == []
     model = ssl_jax.load(folder)
-    heard = [soundfile.read(corpus / f"{i}.wav", dtype="int16")[0] for i in range(len(TEXTS))]
+    heard = [
+        soundfile.read(corpus / "train" / f"{i}.wav", dtype="int16")[0] for i in range(len(TEXTS))
+    ]
     assert model.transcribe(heard, RATE) == list(TEXTS)
     assert model.transcribe(heard[0], RATE) == TEXTS[0]
     long = np.concatenate(heard)  # read in windows of 0.6 s, whose frames are joined
@@ -111,7 +118,7 @@ def test_an_untrained_head_is_shown_with_its_worst_rows(root, corpus, tmp_path, 
 def test_too_few_frames_are_refused_before_the_first_step_or_skipped(root, corpus, tmp_path):
     config = configured(root, "ctc/speech", corpus, "method.encoder.conv_strides=(50,8,8)")
     with pytest.raises(
-        BadFile, match=r"row 2 of index.tsv: 5 units.*need 5 frames.*makes 2 .*'skip'"
+        BadFile, match=r"row 2 of index.tsv: 5 tokens.*need 5 frames.*makes 2 .*'skip'"
     ):
         train.run(config, tmp_path / "a")
     skip = ("data.on_bad=skip", "data.max_bad_share=1.0", "method.encoder.conv_strides=(20,8,8)")
