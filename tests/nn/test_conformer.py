@@ -116,7 +116,7 @@ def test_padding_changes_nothing_where_it_is_masked(masked):
     assert real == alone.valid.sum() > 2
     off = np.abs(padded.hidden_states[:, :, :real] - alone.hidden_states).max()
     assert bool(off < 1e-4) is masked
-    assert set(params["params"]) == {"frontend", "blocks", "final_norm"}
+    assert set(params["params"]) == {"frontend", "blocks", "norm"}
 
 
 @pytest.mark.slow
