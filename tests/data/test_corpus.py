@@ -144,7 +144,7 @@ def test_an_hour_is_read_in_bounded_memory(tmp_path, data_config):
     assert len(crop) == 160_000 and peak < 8e6
 
 
-def test_make_plan_follows_the_config(words, data_config):
+def test_make_schedule_follows_the_config(words, data_config):
     config = data_config({"w": words}, batch_size=3)
     plan = make_schedule(open_split(config, "train"), config, seed=4)
     assert plan.batch_sizes == (3,) and plan.steps_per_epoch == 7 and plan.seed == 4

@@ -5,7 +5,7 @@ import pytest
 
 PROGRAM = """
 import sys, time
-from ssl_jax.data.corpus import make_plan, open_split
+from ssl_jax.data.corpus import make_schedule, open_split
 
 config = dict(
     train={"x": dict(kind="fairseq_tsv", path=sys.argv[1], rate=16000)},
@@ -16,7 +16,7 @@ config = dict(
 begin = time.perf_counter()
 corpus = open_split(config, "train")
 opened = time.perf_counter() - begin
-plan = make_plan(corpus, config, seed=0)
+plan = make_schedule(corpus, config, seed=0)
 plan[987_654_321]
 started = time.perf_counter() - begin
 # of this program alone: ru_maxrss would keep the peak of the process that started it
