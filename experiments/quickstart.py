@@ -12,6 +12,7 @@ import pathlib
 
 from kws import protocol
 
+from experiments.kws import claims
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.progress import Progress
 from ssl_jax.data.synthetic import keywords
@@ -87,7 +88,9 @@ def _report(pipe: Pipe, found: dict, starts: list) -> None:
     o, runs = pipe.options, found.pop("runs")
     group = f"{o['labels_per_class']} labels per word"
     text = protocol.summary({group: found}, "test accuracy")
-    figures.write_results(pipe.root / "results.json", found | {"options": o} | pipe.machine())
+    results = found | {"options": o} | pipe.machine()
+    made = {"claims": claims.quickstart(results)}
+    figures.write_results(pipe.root / "results.json", results | made)
     picture = pipe.root / "report.png"
     folders = [pipe.folder(s) for s in starts]
     protocol.draw(picture, "data2vec on synthesized keywords", {group: found}, folders, runs)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import miniatures, results
+from experiments import claims, miniatures, results
 from ssl_jax.core import atomic
 from ssl_jax.evals import table
 
@@ -381,6 +381,11 @@ def _compiled(found: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def all_claims() -> str:
+    """Returns the table of the claims of all experiments, with gains and verdicts."""
+    return markdown(claims.rows(claims.published()))
+
+
 def once_run(file: str, make: Callable[[], str]) -> Callable[[], str]:
     """Returns a maker of a table that says "Not run yet." while its results file is missing."""
     return lambda: make() if (results.HERE / file).exists() else "Not run yet.\n"
@@ -401,6 +406,7 @@ TABLES = {
     },
     "../docs/faults.md": {"checkpoint": once_run("benchmarks/checkpoint.json", checkpoint)},
     "../docs/metrics.md": {"curves": curves},
+    "../docs/claims.md": {"claims": all_claims},
     "data2vec2/README.md": {
         "levels": time_to_accuracy,
         "image_probes": image_probes,

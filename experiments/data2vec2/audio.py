@@ -17,6 +17,7 @@ import frozen_probe
 from figures import draw
 from ml_collections import ConfigDict
 
+from experiments.data2vec2 import claims
 from ssl_jax.core import config as config_lib
 from ssl_jax.evals import table
 from ssl_jax.pipeline import Pipe
@@ -148,9 +149,9 @@ def _write(pipe: Pipe, found: Mapping[str, Any], runs: Sequence[pathlib.Path]) -
     out = pathlib.Path(pipe.options["out"]) if pipe.options["out"] else HERE
     options = {k: v for k, v in pipe.options.items() if k not in ("fsdd", "esc10", "out")}
     options["speech"] = bool(options["speech"])
-    figures.write_results(
-        out / "results_audio.json", {**found, "options": options, "machine": pipe.machine()}
-    )
+    results = {**found, "options": options, "machine": pipe.machine()}
+    results["claims"] = claims.audio(results)
+    figures.write_results(out / "results_audio.json", results)
     draw(out / "results_audio.png", found, runs)
     rows = [
         {"features": name} | {task: table.cell(values) for task, values in tasks.items()}

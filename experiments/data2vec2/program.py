@@ -17,6 +17,7 @@ import pictures
 import time_to_accuracy
 from ml_collections import ConfigDict
 
+from experiments.data2vec2 import claims
 from ssl_jax import evaluate
 from ssl_jax.core import config as config_lib
 from ssl_jax.evals import table
@@ -197,6 +198,7 @@ def _write(pipe: Pipe, found: Mapping[str, Any]) -> None:
     out = pathlib.Path(pipe.options["out"]) if pipe.options["out"] else HERE
     options = {k: v for k, v in pipe.options.items() if k not in ("data", "out")}
     results = {**found, "options": options, "machine": pipe.machine()}
+    results["claims"] = claims.images(results)
     figures.write_results(out / "results.json", results)
     pictures.draw(out / "results.png", results)
     for accuracy, methods in found["levels"].items():

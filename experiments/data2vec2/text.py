@@ -19,6 +19,7 @@ import text_blocks
 from figures import bars
 from ml_collections import ConfigDict
 
+from experiments.data2vec2 import claims
 from ssl_jax.core import config as config_lib
 from ssl_jax.evals import table
 from ssl_jax.pipeline import Pipe
@@ -121,9 +122,9 @@ def _write(pipe: Pipe, found: Mapping[str, Any], runs: Sequence[pathlib.Path]) -
     """Writes results_text.json and results_text.png, and prints the scores."""
     out = pathlib.Path(pipe.options["out"]) if pipe.options["out"] else HERE
     options = {k: v for k, v in pipe.options.items() if k not in ("site", "out")}
-    figures.write_results(
-        out / "results_text.json", {**found, "options": options, "machine": pipe.machine()}
-    )
+    results = {**found, "options": options, "machine": pipe.machine()}
+    results["claims"] = claims.text(results)
+    figures.write_results(out / "results_text.json", results)
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
     bars(axes[0], found["probes"], "Which package a block of 126 bytes is from")
     figures.curves(axes[1], {"masked bytes": runs}, "train/loss", "Pre-training on text", "loss")

@@ -20,6 +20,7 @@ import steps
 from ml_collections import ConfigDict
 
 from experiments import curves
+from experiments.hubert import claims
 from ssl_jax.core import config as config_lib
 from ssl_jax.pipeline import Pipe
 from ssl_jax.reports import figures
@@ -230,6 +231,7 @@ def _write(pipe: Pipe, data: ConfigDict, found: Found) -> None:
     end = "" if used["speech"] or used["fsdd"] else "_synthesized"
     results = {"units": found.units, "chosen": found.chosen, "recognition": found.recognition}
     results |= {"options": used, "machine": pipe.machine()}
+    results["claims"] = claims.chain(results)
     figures.write_results(out / f"results{end}.json", results)
     kept = {}
     for name, stages in found.runs.items():

@@ -14,6 +14,7 @@ from typing import Any
 import protocol
 from ml_collections import ConfigDict
 
+from experiments.kws import claims
 from ssl_jax.core import config as config_lib
 from ssl_jax.data.readers import sources
 from ssl_jax.pipeline import Pipe
@@ -61,7 +62,8 @@ def _write(pipe: Pipe, by_share: dict, by_speaker: dict, starts: list) -> None:
     )
     used = {k: v for k, v in o.items() if k not in ("data", "out")}
     results = {"shares": groups, "speakers": left_out, "options": used} | pipe.machine()
-    figures.write_results(out / "results.json", results)
+    made = {"claims": claims.shares(results)}
+    figures.write_results(out / "results.json", results | made)
     folders = [pipe.folder(s) for s in starts]
     protocol.draw(out / "results.png", "data2vec on spoken digits", groups, folders, runs)
     print(protocol.summary(groups, "labels"))

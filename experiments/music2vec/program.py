@@ -17,6 +17,7 @@ import pictures
 import probes
 from ml_collections import ConfigDict
 
+from experiments.music2vec import claims
 from ssl_jax.core import atomic
 from ssl_jax.core import config as config_lib
 from ssl_jax.data.synthetic import music
@@ -171,7 +172,9 @@ def _write(pipe: Pipe, found: Mapping[str, Any], runs: Sequence[pathlib.Path]) -
     out = pathlib.Path(pipe.options["out"]) if pipe.options["out"] else HERE
     options = {k: v for k, v in pipe.options.items() if k not in ("real", "corpus", "out")}
     options["recordings"] = len(MUSIC) if pipe.options["real"] else 0
-    figures.write_results(out / "results.json", {**found, "options": options} | pipe.machine())
+    results = {**found, "options": options} | pipe.machine()
+    results["claims"] = claims.probes(results)
+    figures.write_results(out / "results.json", results)
     pictures.draw(out / "results.png", found, runs)
     rows = [
         {"features": name} | {t: table.cell(tasks[t][s]) for t, s in probes.SHOWN.items()}

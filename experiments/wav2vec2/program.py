@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from ml_collections import ConfigDict
 
+from experiments.wav2vec2 import claims
 from ssl_jax.core import config as config_lib
 from ssl_jax.evals import table
 from ssl_jax.pipeline import Pipe
@@ -68,6 +69,7 @@ def main(pipe: Pipe) -> None:
     used = {k: v for k, v in o.items() if k not in ("data", "out")}
     codes = 2 * QUANTIZER["codes"]
     results = {"arms": found, "codes": codes, "options": used, "machine": pipe.machine()}
+    results["claims"] = claims.codes(results)
     figures.write_results(out / "results.json", results)
     _draw(out / "results.png", runs, codes)
     rows = [
