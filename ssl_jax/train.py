@@ -5,8 +5,8 @@ The same command resumes from the newest checkpoint of the run folder, which hol
 signature.txt, code.txt, classes.json, parameters.txt, data-*.npz (fingerprints of its data),
 evaluating.txt (the step of an evaluation that was cut off), multiple.txt (what its batch sizes are
 a multiple of), environment.jsonl, metrics.jsonl, report.html, skipped.jsonl (files that could not
-be used) and checkpoints/. If its data have changed since it began, it resumes only with
---accept_data_change.
+be used) and checkpoints/. With a longer config.train.duration it goes on to that; its data may lie
+elsewhere. If their content has changed since it began, it resumes only with --accept_data_change.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import paths, stop
 from ssl_jax.core.types import Method
-from ssl_jax.engine import blame, hooks, hosts, log, loop, manifest, optim, setup, splits
+from ssl_jax.engine import blame, hooks, hosts, log, longer, loop, manifest, optim, setup, splits
 from ssl_jax.engine import step as step_lib
 from ssl_jax.engine.checkpoint import Checkpoints
 from ssl_jax.nn import build
@@ -65,10 +65,11 @@ def run(
         checkpoints = Checkpoints(workdir, config)
         opened.callback(checkpoints.close)
         state, shardings = setup.begin(config, method, tx, mesh, shapes, checkpoints)
-        found = splits.open_others(config, workdir, train)
-        resumes = checkpoints.latest() is not None
-        manifest.check(config, workdir, found, resumes, accept_data_change)
         first = int(jax.device_get(state.step))
+        found = splits.open_others(config, workdir, train)
+        if resumes := checkpoints.latest() is not None:
+            longer.check(config, checkpoints.folder / str(first), plan, first, schedule)
+        manifest.check(config, workdir, found, resumes, accept_data_change)
         setup.write_folder(workdir, config, corpus.classes, state)
         splits.keep_multiple(workdir, multiple)
         logger = opened.enter_context(contextlib.closing(log.Logger(workdir, config.log, first)))

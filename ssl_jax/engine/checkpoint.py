@@ -50,6 +50,8 @@ FREE_TO_CHANGE = (
 """Keys that may differ on resume because they cannot change the numbers of a run."""
 MOVED = re.compile(r"data\.(train|valid|test)\.[^.]+\.path|data\.units\.(train|valid|test)")
 """Keys that may differ on resume where the data are the same; see engine/manifest.py."""
+LONGER = "train.duration"
+"""The key that may grow on resume; see engine/longer.py."""
 
 NEWER = {"optim.eps_inside": False, "optim.lr_rules": ()}
 """Keys that older runs lack, and the values that these runs had."""
@@ -282,6 +284,7 @@ def check_same_config(old: ConfigDict, new: ConfigDict, folder: str | Path) -> N
         for key, values in config_lib.diff(old, new).items()
         if not key.startswith(FREE_TO_CHANGE)
         and not MOVED.fullmatch(key)
+        and key != LONGER
         and values != (config_lib.ABSENT, NEWER.get(key, config_lib.ABSENT))
     }
     if changed:

@@ -143,26 +143,29 @@ def write_folder(
 ) -> None:
     """Writes config.json, signature.txt, classes.json and parameters.txt, and prints the last.
 
-    code.txt gets a line, "<version of the code> <step>", where the code has changed.
+    A run that resumes keeps its signature: it is the same run where it is longer, or its data lie
+    elsewhere. code.txt gets a line, "<version of the code> <step>", where the code has changed.
     """
     table = log.parameter_table(state.params)
     log.notify(table)
     if jax.process_index() != 0:
         return
     workdir.mkdir(parents=True, exist_ok=True)
+    step = int(jax.device_get(state.step))
     texts = {
         "config.json": config_lib.to_json(config),
         "signature.txt": config_lib.sign(config) + "\n",
         "classes.json": json.dumps(list(classes), ensure_ascii=False) + "\n",
         "parameters.txt": table + "\n",
     }
+    if step and (workdir / "signature.txt").is_file():
+        del texts["signature.txt"]
     for name, text in texts.items():
         atomic.write_text(workdir / name, text)
     known = workdir / "code.txt"
     lines = known.read_text(encoding="utf-8").splitlines() if known.exists() else []
     lines = [line for line in lines if line.strip()]  # without one that was cut short
     if not lines or lines[-1].split()[0] != code.version():
-        step = int(jax.device_get(state.step))
         if lines:
             log.notify(f"begun with code {lines[0].split()[0]}, continued with {code.version()}")
         atomic.write_text(known, "\n".join([*lines, f"{code.version()} {step}"]) + "\n")

@@ -59,8 +59,10 @@ def spoil(file):
 
 
 def test_data_that_lie_elsewhere_are_the_same(top):
+    sign = (top / "run" / "signature.txt").read_text()
     (top / "tones").rename(top / "moved")
     train.run(load(top / "moved"), top / "run")
+    assert (top / "run" / "signature.txt").read_text() == sign  # the same run
     kept = config_lib.from_json((top / "run" / "config.json").read_text(encoding="utf-8"))
     assert kept.data.train.sc.path == str(top / "moved")
 

@@ -86,15 +86,49 @@ def test_the_report_of_a_run_is_of_every_start_and_end(
     assert second["changed"]["data.train.sc.path"] == "'data/speech_commands_v2'"
 
 
-def test_a_longer_run_is_another_run_and_the_same_one_resumes(tmp_path, corpus, quick):
+def test_the_same_run_resumes_and_has_nothing_left_to_do(tmp_path, corpus, quick):
     watched = []
     watch = [(lambda step, state: watched.append(step), 2)]
     train.run(load(corpus), tmp_path, watch)
     again = train.run(load(corpus, **{"log.every": "2 steps"}), tmp_path, watch)
     assert watched == [2, 4] and again["valid/loss"] > 0
-    with pytest.raises(ValueError, match=r"config.train.duration: '4 steps' before, '6 steps' now"):
-        train.run(load(corpus, **{"train.duration": "6 steps"}), tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["train"]["duration"] == "4 steps"
+
+
+def test_a_run_that_is_made_longer_is_that_of_the_whole_length(tmp_path, corpus, quick, capsys):
+    """With a rate that does not end with the run, to the bit, under the signature that it had."""
+
+    def length(steps):
+        return load(corpus, **{"train.duration": steps, "optim.schedule": "constant"})
+
+    train.run(length("4 steps"), tmp_path / "a")
+    sign = (tmp_path / "a" / "signature.txt").read_text()
+    assert "made longer" not in capsys.readouterr().err
+    found = train.run(length("6 steps"), tmp_path / "a")
+    told = capsys.readouterr().err
+    assert "the run is made longer: 4 steps before, 6 now. The steps done are those of a" in told
+    assert (
+        (tmp_path / "a" / "signature.txt").read_text()
+        == sign
+        == config_lib.sign(length("4 steps")) + "\n"
+    )
+    kept = config_lib.of_file(tmp_path / "a" / "config.json")
+    assert kept.train.duration == "6 steps"
+    assert found == train.run(length("6 steps"), tmp_path / "b") | {
+        k: v for k, v in found.items() if k.endswith("_per_second")
+    }
+    with pytest.raises(
+        ValueError, match=r"'5 steps', 5 steps, and the run in .*a has 6: a run can "
+    ):
+        train.run(length("5 steps"), tmp_path / "a")
+
+
+def test_what_becomes_of_a_rate_that_ends_with_the_run_is_said(tmp_path, corpus, quick, capsys):
+    cosine = {"optim.schedule": "cosine", "optim.warmup": "0 steps", "optim.lr": 0.5}
+    train.run(load(corpus, **cosine), tmp_path)
+    train.run(load(corpus, **cosine, **{"train.duration": "8 steps"}), tmp_path)
+    told = capsys.readouterr().err
+    assert "schedule 'cosine' ends with the run: after step 4 it goes from 0.0732 to 0.25, " in told
+    assert "so the result is not that of a run planned with 8" in told
 
 
 def test_the_watchdog_covers_the_opening_of_the_data(tmp_path, corpus, quick, monkeypatch, capfd):
