@@ -116,6 +116,10 @@ def image_data() -> ConfigDict:
             # applied in the order listed there
             "transforms": ConfigDict({"random_resized_crop": {"scale": (0.2, 1.0)}, "flip": {}}),
             "eval_transforms": ConfigDict({"center_crop": {"share": 0.875}}),
+            # more than 1: `image` has an axis of views, each with random numbers of its own;
+            # view_transforms: {"view2": {name: options}} in place of `transforms` for that view
+            "views": 1,
+            "view_transforms": ConfigDict({}),
             # images with a shorter side, or with more megapixels, are invalid
             "min_side": 8,
             "max_megapixels": 64,

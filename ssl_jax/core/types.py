@@ -16,10 +16,11 @@ Batch = dict[str, Array]
 """A flat dict of arrays, example axis first.
 
 Reserved keys: id (B,) uint32, weight (B,) float32 (0 for padding and skipped rows),
-audio (B, N) int16, audio_len (B,) int32 in samples, image (B, H, W, 3) uint8, tokens (B, L) int32,
-tokens_len (B,) int32; units (B, K, U) int32, frame labels of K sets (-1: none); label (B,) int32
-(-1: none), tags (B, C) float32 of 0 and 1, target (B, K) float32 (NaN: none); transcript (B, L)
-int32 (-1: padding), transcript_len (B,) int32.
+audio (B, N) int16, audio_len (B,) int32 in samples, image (B, H, W, 3) uint8, or
+(B, V, H, W, 3) where config.data.views is V > 1, tokens (B, L) int32, tokens_len (B,) int32;
+units (B, K, U) int32, frame labels of K sets (-1: none); label (B,) int32 (-1: none), tags (B, C)
+float32 of 0 and 1, target (B, K) float32 (NaN: none); transcript (B, L) int32 (-1: padding),
+transcript_len (B,) int32.
 """
 
 Rules = tuple[tuple[str, tuple[str | None, ...]], ...]

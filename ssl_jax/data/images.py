@@ -22,11 +22,12 @@ _PIXEL = 4
 
 @dataclasses.dataclass(frozen=True)
 class ImageCorpus(Corpus):
-    """Images; `train_steps` and `eval_steps` are what `transforms.build` returns.
+    """Images, each in one or several views.
 
-    min_side: the shortest side in pixels that is allowed. max_megapixels: the largest image that is
-    decoded at full size. keep_bytes: bytes of decoded images that are kept in memory, so that small
-    corpora are decoded once.
+    train_steps: for each view what `transforms.build` returns; eval_steps: those of all views,
+    which are then equal. min_side: the shortest side in pixels that is allowed. max_megapixels:
+    the largest image that is decoded at full size. keep_bytes: bytes of decoded images that are
+    kept in memory, so that small corpora are decoded once.
     """
 
     size: int
@@ -43,9 +44,15 @@ class ImageCorpus(Corpus):
         return {**self.__dict__, "_kept": {}, "_used": [0]}
 
     def shapes(self, seconds: float) -> Shapes:
-        """Returns image (H, W, 3) uint8."""
+        """Returns image (H, W, 3) uint8, or (views, H, W, 3) if there are several."""
         del seconds
-        return {"image": ((self.size, self.size, 3), "uint8")}
+        views = (self.views,) if self.views > 1 else ()
+        return {"image": ((*views, self.size, self.size, 3), "uint8")}
+
+    @property
+    def views(self) -> int:
+        """The number of views of an image."""
+        return len(self.train_steps)
 
     def keys(
         self, ids: np.ndarray, epoch: np.ndarray, seconds: float, seed: int | None
@@ -60,8 +67,14 @@ class ImageCorpus(Corpus):
         """Decodes image i and transforms it into image[row]. Raises BadFile."""
         image = self.read(i)
         try:
-            steps = self.eval_steps if key < 0 else self.train_steps
-            arrays["image"][row] = transforms.apply(steps, image, max(key, 0), self.size)
+            if key < 0:
+                arrays["image"][row] = transforms.apply(self.eval_steps, image, 0, self.size)
+                return
+            views = [
+                transforms.apply(steps, image, _of_view(key, view), self.size)
+                for view, steps in enumerate(self.train_steps)
+            ]
+            arrays["image"][row] = views[0] if len(views) == 1 else np.stack(views)
         except Unreadable as e:
             raise BadFile(self.where(i), str(e)) from e
 
@@ -91,6 +104,11 @@ class ImageCorpus(Corpus):
         return image
 
 
+def _of_view(key: int, view: int) -> int:
+    """Returns the key of a view's random numbers, from that of its row."""
+    return int(hashing.mix(key, view)) if view else key
+
+
 def encoded(source: Source, i: int, max_megapixels: float = pixels.MAX_MEGAPIXELS) -> bytes:
     """Returns the bytes of an image file: its own, or a PNG of pixels. Raises BadFile."""
     try:
@@ -110,6 +128,28 @@ def open_sources(config: Mapping[str, Any], named: Mapping[str, Any]) -> list[So
     return [open_items(name, options, "image") for name, options in named.items()]
 
 
+def _view_steps(config: Mapping[str, Any]) -> tuple:
+    """Returns the training transforms of each view; raises DataError on sections that clash."""
+    # Older runs have neither key.
+    views, own = config.get("views", 1), config.get("view_transforms", {})
+    if type(views) is not int or views < 1:
+        raise DataError(f"config.data.views is {views!r}: use a whole number, such as 1 or 2")
+    names = [f"view{i + 1}" for i in range(views)]
+    for name in own:
+        if name not in names:
+            raise DataError(
+                f"config.data.view_transforms.{name} belongs to no view: with "
+                f"config.data.views={views} use {', '.join(names)}"
+            )
+    common = transforms.build(config["transforms"], "config.data.transforms")
+    return tuple(
+        transforms.build(own[name], f"config.data.view_transforms.{name}")
+        if name in own
+        else common
+        for name in names
+    )
+
+
 def build(config: Mapping[str, Any], shared: Mapping[str, Any], split: str) -> ImageCorpus:
     """Returns the corpus under config.data; shared: the fields that all corpora have."""
     del split
@@ -126,7 +166,7 @@ def build(config: Mapping[str, Any], shared: Mapping[str, Any], split: str) -> I
     return ImageCorpus(
         **shared,
         size=int(config["image_size"]),
-        train_steps=transforms.build(config["transforms"], "config.data.transforms"),
+        train_steps=_view_steps(config),
         eval_steps=transforms.build(config["eval_transforms"], "config.data.eval_transforms"),
         min_side=int(config["min_side"]),
         max_megapixels=largest,

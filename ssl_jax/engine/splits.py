@@ -130,6 +130,8 @@ def batch_shapes(
     given, size = corpus.specs(plan.buckets[-1]), plan.batch_sizes[-1]
     for name, spec in method.batch.items():
         shape = given[name][0]
+        if name == "image":
+            _check_views(spec.shape, shape)
         same = len(shape) == len(spec.shape)
         if not same or any(n not in (None, m) for n, m in zip(spec.shape, shape, strict=True)):
             raise config_lib.ConfigError(
@@ -140,6 +142,16 @@ def batch_shapes(
         name: jax.ShapeDtypeStruct((size, *given[name][0]), spec.dtype)
         for name, spec in method.batch.items()
     }
+
+
+def _check_views(read: tuple[int | None, ...], given: tuple[int, ...]) -> None:
+    """Raises ConfigError unless the data give as many views of an image as the method reads."""
+    wanted, found = (shape[0] if len(shape) == 4 else 1 for shape in (read, given))
+    if wanted != found:
+        raise config_lib.ConfigError(
+            f"config.data.views is {found}, and the method of config.method takes {wanted} of an "
+            f"image: set config.data.views={wanted}"
+        )
 
 
 def without_short(split: Split, method: Method) -> Split:
@@ -214,7 +226,7 @@ def _check_crop(corpus: Corpus, name: str) -> None:
 def _sized_by(name: str, shape: tuple[int | None, ...]) -> str:
     """Returns the key that sets the shape of an array that the method reads."""
     if name == "image":
-        return f"set config.data.image_size={shape[0]}, or config.method.encoder.image_size"
+        return f"set config.data.image_size={shape[-2]}, or config.method.encoder.image_size"
     if name == "tokens":
         return f"set config.data.block_tokens={shape[0]}, or config.method.encoder.max_tokens"
     return f"config.data.{name}s and config.method must agree"

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax.core.types import Array, Batch, Features, Method, Tree
 from ssl_jax.evals.pool import FeaturesFn, windowed
 from ssl_jax.ops import dsp
+from ssl_jax.ops.patches import first_view
 
 PIXELS = 8  # images are averaged to a grid of this many rows and columns
 COUNTERS = 1021  # token counters, which larger vocabularies share
@@ -131,8 +132,11 @@ def log_mel(batch: Batch, rate: int) -> tuple[Array, Array]:
 
 
 def pixels(batch: Batch) -> Array:
-    """image (B, H, W, 3) uint8 -> the means of PIXELS x PIXELS areas (B, F), in [0, 1]."""
-    image = batch["image"].astype(jnp.float32) / 255
+    """image (B, H, W, 3) uint8 -> the means of PIXELS x PIXELS areas (B, F), in [0, 1].
+
+    Of several views of an image it takes the first.
+    """
+    image = first_view(batch["image"]).astype(jnp.float32) / 255
     for axis in (1, 2):
         size = image.shape[axis]
         parts = min(PIXELS, size)

@@ -15,6 +15,11 @@ def normalize_image(image: Array) -> Array:
     return image.astype(jnp.float32) * scale - np.asarray(MEAN, np.float32) / np.asarray(STD)
 
 
+def first_view(image: Array) -> Array:
+    """image (B, H, W, 3), or (B, V, H, W, 3) of V views -> (B, H, W, 3)."""
+    return image[:, 0] if image.ndim == 5 else image
+
+
 def patchify(x: Array, patch: tuple[int, int]) -> Array:
     """Cuts x (B, H, W, C) into patches (B, S, ph * pw * C), both in raster order.
 

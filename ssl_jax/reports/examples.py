@@ -23,6 +23,7 @@ from ssl_jax.data.base import Corpus
 from ssl_jax.data.errors import BadFile
 from ssl_jax.data.tokenizers import open_tokenizer
 from ssl_jax.ops import dsp
+from ssl_jax.ops.patches import first_view
 from ssl_jax.reports import html
 
 FILE = "examples.npz"
@@ -71,8 +72,8 @@ def write(workdir: Path, config: ConfigDict, method: Method, params: Tree, corpu
             audio = own["audio"][: own["audio_len"]]
             stored[f"picture{i}"] = _spectrogram(audio, config.data.sample_rate)
         else:
-            step = -(-max(own["image"].shape[:2]) // SIDE)
-            stored[f"picture{i}"] = own["image"][::step, ::step]
+            step = -(-max(own["image"].shape[-3:-1]) // SIDE)
+            stored[f"picture{i}"] = first_view(own["image"][None])[0, ::step, ::step]
         stored[f"mask{i}"] = mask
         about.append(example)
     file = io.BytesIO()

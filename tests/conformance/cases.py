@@ -221,6 +221,9 @@ def _runs(rows: int, sets: int, size: int, noise: np.random.Generator) -> np.nda
 
 def _pictures(rows: int, shape: tuple, noise: np.random.Generator) -> np.ndarray:
     """Returns waves whose colour, direction and frequency differ by row, with some noise."""
+    if len(shape) == 4:  # views: the same waves, with noise of their own
+        waves = [_pictures(rows, shape[1:], np.random.default_rng(0)) for _ in range(shape[0])]
+        return (np.stack(waves, 1) + noise.normal(0, 10, (rows, *shape))).clip(0, 255)
     height, width, channels = shape
     y, x = np.mgrid[:height, :width]
     angle = np.arange(rows)[:, None, None] + noise.uniform(0, 0.5)

@@ -18,6 +18,8 @@ from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import platform, tree
 from ssl_jax.engine import step
+from ssl_jax.nn import batch_norm
+from ssl_jax.ops import contrast, losses
 from ssl_jax.planning import aot
 
 ROWS, STEPS = 8, 3
@@ -144,7 +146,37 @@ def memory(path: str) -> dict[str, int]:
     }
 
 
+def coupled(path: str) -> dict[str, float]:
+    """Returns the largest differences between one device and eight of rows that depend on all.
+
+    A norm over the whole batch, whose last rows are padding, and a contrast with all other rows.
+    """
+    del path
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((16, 12)).astype(np.float32)
+    weight = (np.arange(16) < 13).astype(np.float32)
+    norm = batch_norm.BatchNorm()
+    given = norm.init(jax.random.key(0), x, weight > 0, True)
+    kernel = draw.standard_normal((12, 12)).astype(np.float32)
+
+    def loss(kernel, x, weight):
+        y, moved = norm.apply(given, x @ kernel, weight > 0, True, mutable=[batch_norm.STATISTICS])
+        rows = contrast.batch_info_nce(contrast.batch_logits(y, x[:, ::-1], weight, 0.2))
+        return losses.masked_mean(rows, weight)[0], moved
+
+    found = []
+    for devices in (jax.devices()[:1], jax.devices()):
+        mesh = mesh_lib.make_mesh({"data": -1}, devices)
+        rows = jax.device_put((x, weight), mesh_lib.batch_sharding(mesh))
+        with mesh_lib.using(mesh):
+            found.append(jax.jit(jax.value_and_grad(loss, has_aux=True))(kernel, *rows))
+    (one, slope), (other, there) = jax.device_get(found)
+    apart = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), (*one, slope), (*other, there))
+    return dict(zip(("loss", "statistics", "gradient"), apart, strict=True))
+
+
 JOBS = {
+    "coupled": coupled,
     "tpu": compile_for_tpu,
     "compare": compare,
     "gradients": compare_gradients,

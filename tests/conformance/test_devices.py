@@ -98,6 +98,13 @@ def test_one_device_equals_eight(path, eight):
 
 
 @pytest.mark.slow
+def test_statistics_and_negatives_are_those_of_the_batch_on_all_devices(eight):
+    found = eight.ask("", "coupled")
+    assert found["loss"] < 1e-5 and found["gradient"] < 1e-5, found
+    assert max(found["statistics"]["statistics"].values()) < 1e-5, found
+
+
+@pytest.mark.slow
 def test_a_device_holds_one_block_whole_at_a_time(eight):
     found = eight.ask("configs/mae/image.py", "memory")
     assert found["state"] < 0.6 * found["blocks"]  # three copies, each in eight shards

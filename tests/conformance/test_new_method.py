@@ -7,7 +7,10 @@ import cases
 import numpy as np
 import pytest
 import soundfile
+from ml_collections import ConfigDict
+from PIL import Image
 
+from configs import common
 from ssl_jax import methods, train
 from ssl_jax.core import config as config_lib
 
@@ -122,3 +125,101 @@ def test_a_new_method_is_one_file_and_one_config(config, tmp_path):
     assert any("valid/squared_error" in row for row in rows)
     assert (workdir / "checkpoints" / "40").is_dir()
     assert (workdir / "signature.txt").read_text().strip() == config_lib.sign(config)
+
+
+PAIRS = '''
+    """Draws two views of an image together and other images apart."""
+
+    import jax
+    import jax.numpy as jnp
+
+    from ssl_jax.core.types import Features, Method, Output, Spec
+    from ssl_jax.ops import contrast, losses
+
+    SIZE = 8
+    BATCH = {
+        "id": Spec((), "uint32"),
+        "weight": Spec((), "float32"),
+        "image": Spec((2, SIZE, SIZE, 3), "uint8"),
+    }
+
+
+    def make(config, *, precision, sample_rate, num_classes):
+        def init(key, batch):
+            kernel = 0.1 * jax.random.normal(key, (SIZE * SIZE * 3, config.width))
+            return {"encoder": {"kernel": kernel}}, {}
+
+        def encode(params, image):
+            x = image.reshape(len(image), -1) / 128.0 - 1
+            return x @ params["encoder"]["kernel"]
+
+        def loss(params, extra, batch, streams, train):
+            first, second = (encode(params, batch["image"][:, i]) for i in (0, 1))
+            logits = contrast.batch_logits(first, second, batch["weight"], 0.2)
+            mean, count = losses.masked_mean(contrast.batch_info_nce(logits), batch["weight"])
+            return Output(mean, count, {"apart": (first.std(0).mean(), jnp.ones(()))}, extra)
+
+        def features(params, batch):
+            x = encode(params, batch["image"][:, 0])[None, :, None]
+            return Features(x, jnp.ones(x.shape[1:3], bool), 0.0, (1, 1))
+
+        couples = {"the negatives of an image are the other images of its batch": ""}
+        return Method(init, loss, features, BATCH, ((".*", ()),), ("loss",), couples=couples)
+'''
+
+
+@pytest.fixture
+def pairs(tmp_path, monkeypatch):
+    """Writes a method of two views and sixteen images; returns its config."""
+    folder = tmp_path / "methods"
+    folder.mkdir()
+    (folder / "pairs.py").write_text(textwrap.dedent(PAIRS).lstrip())
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(folder)])
+    (tmp_path / "images").mkdir()
+    draw = np.random.default_rng(0)
+    for i in range(16):
+        image = draw.integers(0, 256, (2, 2, 3)).astype(np.uint8).repeat(6, 0).repeat(6, 1)
+        Image.fromarray(image).save(tmp_path / "images" / f"{i}.png")
+    config = common.base()
+    config.method = ConfigDict({"name": "pairs", "width": 8})
+    config.data = common.image_data()
+    for split, part in (("train", (0.0, 0.5)), ("valid", (0.5, 1.0))):
+        source = {"kind": "image_folder", "path": str(tmp_path / "images"), "part": part}
+        config.data[split].images = ConfigDict(source)
+    config.data.update({"image_size": 8, "views": 2, "batch_size": 8})
+    config.data.view_transforms.view2 = {"random_resized_crop": {}, "grayscale": {}}
+    config.optim.lr = 0.03
+    config.train.duration = config.eval.every = config.checkpoint.every = "20 steps"
+    config.log.every = "5 steps"
+    return config
+
+
+def test_a_new_method_may_read_two_views_and_couple_rows(pairs, tmp_path):
+    workdir = tmp_path / "run"
+    train.run(pairs, workdir)
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    losses = {r["step"]: r["train/loss"] for r in rows if "train/loss" in r}
+    assert losses[20] < 0.8 * losses[5]
+    pairs.train.accumulate = 2
+    with pytest.raises(
+        config_lib.ConfigError,
+        match=r"accumulate is 2, but the negatives of an image are the other",
+    ):
+        train.run(pairs, tmp_path / "parts")
+    pairs.train.accumulate = pairs.data.views = 1
+    pairs.data.view_transforms = ConfigDict({})
+    with pytest.raises(
+        config_lib.ConfigError,
+        match=r"config.data.views is 1, .* takes 2 .*: set config.data.views=2",
+    ):
+        train.run(pairs, tmp_path / "one_view")
+
+
+def test_a_method_of_one_view_refuses_two(pairs, tmp_path):
+    pairs.method = common.mae()
+    pairs.method.encoder = ConfigDict({"kind": "vit", "image_size": 8, "patch_size": 4})
+    with pytest.raises(
+        config_lib.ConfigError,
+        match=r"config.data.views is 2, .* takes 1 .*: set config.data.views=1",
+    ):
+        train.run(pairs, tmp_path / "run")

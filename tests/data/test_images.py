@@ -208,6 +208,35 @@ def test_augmentation_follows_seed_id_and_epoch(archive, image_config):
     assert sum(v in other[i] for i in first for v in first[i]) < 9
 
 
+def test_views_draw_for_themselves_and_the_first_is_that_of_a_single_one(archive, image_config):
+    one = collect(image_config(tar_source(archive)))
+    two = collect(image_config(tar_source(archive), views=2))
+    for a, b in zip(one, two, strict=True):
+        assert b["image"].shape == (4, 2, 8, 8, 3)
+        np.testing.assert_array_equal(b["image"][:, 0], a["image"])
+    same = [np.array_equal(*image) for b in two for image in b["image"]]
+    assert np.mean(same) < 0.1
+    assert_equal(two, collect(image_config(tar_source(archive), views=2), threads=3))
+
+
+def test_a_view_may_have_transforms_of_its_own(archive, image_config):
+    inverted = {"random_resized_crop": {}, "flip": {}, "solarize": {"threshold": 0, "prob": 1.0}}
+    options = {"views": 2, "transforms": {"random_resized_crop": {}, "flip": {}}}
+    plain = collect(image_config(tar_source(archive), **options))
+    own = collect(image_config(tar_source(archive), **options, view_transforms={"view2": inverted}))
+    for a, b in zip(plain, own, strict=True):
+        np.testing.assert_array_equal(b["image"][:, 0], a["image"][:, 0])
+        np.testing.assert_array_equal(b["image"][:, 1], 255 - a["image"][:, 1])
+
+
+def test_views_are_equal_in_evaluation(archive, image_config):
+    one, two = (
+        collect(image_config(tar_source(archive), views=n), 0, None, shuffle=False) for n in (1, 2)
+    )
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(b["image"], np.stack([a["image"]] * 2, 1))
+
+
 def test_evaluation_takes_the_middle(archive, image_config):
     config = image_config(tar_source(archive))
     rows = collect(config, 0, None, shuffle=False)
@@ -286,6 +315,17 @@ def test_config_errors(archive, image_config):
         (good, {"image_size": 0}, "config.data.image_size is 0"),
         (good, {"transforms": {"flip": {}}}, "config.data.transforms has no crop: name exactly"),
         (good, {"eval_transforms": {"rotate": {}}}, "config.data.eval_transforms.rotate does not"),
+        (good, {"views": 0}, "config.data.views is 0: use a whole number, such as 1 or 2"),
+        (
+            good,
+            {"views": 2, "view_transforms": {"view3": {"random_crop": {}}}},
+            "view_transforms.view3 belongs to no view: with config.data.views=2 use view1, view2",
+        ),
+        (
+            good,
+            {"views": 2, "view_transforms": {"view2": {"flip": {}}}},
+            "config.data.view_transforms.view2 has no crop",
+        ),
     ]
     for train, options, message in cases:
         with pytest.raises(DataError, match=message):
