@@ -26,13 +26,12 @@ def batch_logits(
     keys: Array,
     weight: Array,
     temperature: float,
-    queue: Array | None = None,
-    queue_weight: Array | None = None,
+    queue: tuple[Array, Array] | None = None,
 ) -> Array:
     """Returns cosines over `temperature`: (B, B + K), the key of row i at column i.
 
-    queries and keys (B, D); weight (B,): keys of rows of weight 0 are no negatives. queue (K, D):
-    further negatives, of which those of queue_weight (K,) 0 do not count. Raises ConfigError for
+    queries and keys (B, D); weight (B,): keys of rows of weight 0 are no negatives. queue: further
+    negatives (K, D) and their weights (K,), of which those of weight 0 do not count. Raises ConfigError for
     one row without a queue, which has no negatives.
     """
     if len(keys) < 2 and queue is None:
@@ -42,8 +41,8 @@ def batch_logits(
         )
     counted = weight > 0
     if queue is not None:
-        keys = jnp.concatenate([keys, queue.astype(keys.dtype)])
-        counted = jnp.concatenate([counted, queue_weight > 0])
+        keys = jnp.concatenate([keys, queue[0].astype(keys.dtype)])
+        counted = jnp.concatenate([counted, queue[1] > 0])
     pairs = jnp.einsum("id,jd->ij", unit(queries), unit(keys)) / temperature
     return jnp.where(counted, pairs, _LOWEST)
 

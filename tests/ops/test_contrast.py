@@ -20,8 +20,8 @@ def by_hand(q, keys, i, temperature):
 
 
 @jax.jit
-def losses(q, k, weight, queue=None, queue_weight=None):
-    return contrast.batch_info_nce(contrast.batch_logits(q, k, weight, 0.2, queue, queue_weight))
+def losses(q, k, weight, queue=None):
+    return contrast.batch_info_nce(contrast.batch_logits(q, k, weight, 0.2, queue))
 
 
 def test_the_key_of_the_own_row_is_the_positive():
@@ -37,7 +37,7 @@ def test_rows_of_weight_zero_are_no_negatives():
 
 
 def test_a_queue_adds_negatives_that_count():
-    found = losses(Q, K, np.ones(4), QUEUE, np.array([1.0, 0, 1]))
+    found = losses(Q, K, np.ones(4), (QUEUE, np.array([1.0, 0, 1])))
     keys = np.concatenate([K, QUEUE[[0, 2]]])
     np.testing.assert_allclose(found, [by_hand(Q[i], keys, i, 0.2) for i in range(4)], rtol=1e-5)
 
@@ -45,7 +45,8 @@ def test_a_queue_adds_negatives_that_count():
 def test_a_batch_of_one_has_no_negatives_but_those_of_a_queue():
     with pytest.raises(ConfigError, match=r"config.data.batch_size is 1, .*: use 2 or more"):
         contrast.batch_logits(Q[:1], K[:1], np.ones(1), 0.2)
-    assert contrast.batch_logits(Q[:1], K[:1], np.ones(1), 0.2, QUEUE, np.ones(3)).shape == (1, 4)
+    queue = (QUEUE, np.ones(3))
+    assert contrast.batch_logits(Q[:1], K[:1], np.ones(1), 0.2, queue).shape == (1, 4)
 
 
 def test_padding_alone_and_zero_vectors_are_finite():
