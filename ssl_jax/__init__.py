@@ -1,7 +1,7 @@
 """Self-supervised learning by masked prediction in JAX, for speech, music, images and video.
 
     model = ssl_jax.load("runs/quickstart/...")
-    found = model.features(waveform, rate)  # or an image or a text, if the run reads those
+    found = model.features("a.wav")  # or an array with its rate; or an image or a text
     found.hidden_states[-1]  # (T, D), the output of the last block
     found.times  # (T,), seconds
 
@@ -10,6 +10,7 @@ Importing this package imports neither jax nor anything that needs it; `load` do
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,15 +23,17 @@ from ssl_jax.core import moved
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
+    from ssl_jax.data import inputs
+
 __all__ = ["Clip", "Clips", "Model", "load"]
 
 moved.install()
 
 Waveform = Any
-"""float in [-1, 1] or int16, (n,) or (channels, n); channels are averaged."""
+"""A sound file; or float in [-1, 1] or int16, (n,), (n, channels) or (channels, n)."""
 Example = Any
 """A Waveform; an image, as (H, W, 3) uint8, uint16 or float in 0..1, a Pillow image or a file; or a
-text."""
+text, or the Path of a text file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,11 @@ class Clip:
 
     hidden_states: list[np.ndarray]
     times: np.ndarray | None
+
+    def __repr__(self) -> str:
+        frames, width = self.hidden_states[-1].shape
+        last = "" if self.times is None or not frames else f", up to {self.times[-1]:.3f} s"
+        return f"Clip({len(self.hidden_states)} hidden states of {frames} x {width}{last})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +68,10 @@ class Clips(Sequence):
     def times(self) -> list[np.ndarray | None]:
         """The frame times of each recording."""
         return [clip.times for clip in self.clips]
+
+    def __repr__(self) -> str:
+        shown = [repr(clip) for clip in self.clips[:3]] + ["..."] * (len(self) > 3)
+        return f"Clips({len(self)}: {', '.join(shown)})"
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -155,6 +167,7 @@ class Model:
         self.config, self.step, self.classes = config, step, classes
         self.sample_rate = int(config.data.sample_rate)
         self._precision = precision
+        self._told: set[str] = set()
         self.method = methods.find(config.method.name).make(
             config.method,
             precision=precision,
@@ -179,19 +192,21 @@ class Model:
         self._listener: Any = None
 
     def __repr__(self) -> str:
-        return f"ssl_jax.Model({self.config.method.name}, step {self.step})"
+        what = f"audio at {self.sample_rate} Hz" if self.modality == "audio" else self.modality
+        return f"Model({self.config.method.name} of {what}, step {self.step})"
 
     def features(self, example: Example | list[Example], rate: int | None = None) -> Any:
-        """Returns the Clip of a waveform, an image or a text, or the Clips of a list of them.
+        """Returns the Clip of a sound, an image or a text, or the Clips of a list of them.
 
-        rate: the sampling rate of waveforms, which are resampled to the model's. Images are
+        rate: the sampling rate of waveforms, which are resampled to the model's; a file has its
+        own. Channels are averaged. Floats are not rounded; int16 is read as in training. Images are
         cropped and scaled as in the run's evaluation. A text gets <s> and </s> around it; one
         longer than the model's context is split into blocks that do not attend to each other. The
         result does not depend on what is batched together. Raises ValueError for an example that
         is empty, too short for one frame, or not of the kind that the run reads.
         """
         if self.modality == "audio":
-            audio = [self._mono16(w, rate) for w in _listed(example)]
+            audio = [self._waveform(w, rate) for w in _listed(example)]
             clips = [
                 Clip(list(hidden), self._extractor.times(hidden.shape[1]))
                 for hidden in self._extractor.run(audio)
@@ -204,7 +219,7 @@ class Model:
             clips = [Clip(list(np.concatenate(parts, 1)), None) for parts in joined]
         return Clips(tuple(clips)) if isinstance(example, list | tuple) else clips[0]
 
-    def stream(self, source: Waveform | str | Path, rate: int | None = None) -> Iterator[Clip]:
+    def stream(self, source: Waveform, rate: int | None = None) -> Iterator[Clip]:
         """Yields the features of one long recording in consecutive parts, in bounded memory.
 
         source: an audio file, read as needed, or a waveform with its rate. The parts joined equal
@@ -214,7 +229,7 @@ class Model:
 
         if self.modality != "audio":
             raise ValueError(f"a run on {self.modality}s has no time axis to stream: use features")
-        blocks = inputs.blocks(source, rate, self.sample_rate)
+        blocks = inputs.blocks(self._sound(source, rate), self.sample_rate)
         for hidden, times in self._extractor.stream(blocks):
             yield Clip(list(hidden), times)
 
@@ -231,7 +246,7 @@ class Model:
             )
         items = _listed(example)
         if self.modality == "audio":
-            audio = [self._mono16(w, rate) for w in items]
+            audio = [self._waveform(w, rate) for w in items]
             pieces: Any = [[w.samples for w in self._extractor.windows([a])] for a in audio]
         else:
             pieces = [self._rows(item, rate) for item in items]
@@ -244,7 +259,7 @@ class Model:
         named = [dict(zip(self.classes, c.mean(0).tolist(), strict=True)) for c in clips]
         return named if isinstance(example, list | tuple) else named[0]
 
-    def transcribe(self, waveform: Waveform | list[Waveform], rate: int) -> Any:
+    def transcribe(self, waveform: Waveform | list[Waveform], rate: int | None = None) -> Any:
         """Returns the transcript of a waveform by a run of configs/ctc, or those of a list.
 
         `config.eval.decode` sets the decoder: the best path, or a beam search with its language
@@ -258,16 +273,31 @@ class Model:
             )
         self._listener = self._listener or _listener(self)
         extract, read = self._listener
-        found = extract.run([self._mono16(w, rate) for w in _listed(waveform)])
+        found = extract.run([self._waveform(w, rate) for w in _listed(waveform)])
         texts = [read(log_probs[0]) for log_probs in found]
         return texts if isinstance(waveform, list | tuple) else texts[0]
 
-    def _mono16(self, waveform: Waveform, rate: int | None) -> np.ndarray:
+    def _waveform(self, source: Waveform, rate: int | None) -> np.ndarray:
         from ssl_jax.data import inputs
 
-        if isinstance(waveform, str):
-            raise ValueError("this run reads audio: pass a waveform and its rate, not a text")
-        return inputs.mono16(waveform, rate or 0, self.sample_rate)
+        return inputs.waveform(self._sound(source, rate), self.sample_rate)
+
+    def _sound(self, source: Waveform, rate: int | None) -> "inputs.Sound":
+        """Opens a sound; says once what is done to its channels and its rate."""
+        from ssl_jax.data import inputs
+        from ssl_jax.engine import log
+
+        if isinstance(source, str) and not os.path.isfile(os.path.expanduser(source)):
+            raise ValueError(
+                f"this run reads audio, and {source!r:.80} is not a file: pass a sound file, or a "
+                f"waveform and its rate"
+            )
+        sound = inputs.open_sound(source, rate)
+        note = sound.note(self.sample_rate)
+        if note and note not in self._told:
+            self._told.add(note)
+            log.notify(f"{note} (said once)")
+        return sound
 
     def _rows(self, item: Example, rate: int | None) -> list[dict[str, np.ndarray]]:
         """Returns the model's inputs: one row for an image, one per block for a text."""
@@ -276,7 +306,9 @@ class Model:
         if rate is not None:
             raise ValueError(f"this run reads {self.modality}s, which have no rate: leave it out")
         if self.modality == "image":
-            return [inputs.image_row(item, self.config.data)]
+            # that of the encoder, as weights of others may come with the data of another size
+            size = self.method.batch["image"].shape[0]
+            return [inputs.image_row(item, {**self.config.data, "image_size": size})]
         return inputs.token_rows(item, self.config.data)
 
 

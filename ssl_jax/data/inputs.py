@@ -2,9 +2,9 @@
 
 import functools
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soxr
@@ -15,6 +15,8 @@ from ssl_jax.data.errors import Unreadable
 from ssl_jax.data.readers import audio, pixels
 
 Row = dict[str, np.ndarray]
+# more columns than this are no channels but a matrix of something else
+CHANNELS = 64
 _tokenizer = functools.cache(tokenizers.open_tokenizer)
 
 
@@ -39,12 +41,13 @@ def image_row(image: Any, config: Mapping[str, Any]) -> Row:
         raise ValueError(f"{where}: {error}") from error
 
 
-def token_rows(text: str, config: Mapping[str, Any]) -> list[Row]:
+def token_rows(text: str | Path, config: Mapping[str, Any]) -> list[Row]:
     """Returns `<s> text </s>` as blocks {tokens (L,) int32, tokens_len ()}, each with its own <s>.
 
-    A block has config.data.block_tokens tokens; a text that fits is one block. Raises ValueError
-    for an empty text and for anything that is not text.
+    text: a Path is that of a UTF-8 file. A block has config.data.block_tokens tokens; a text that
+    fits is one block. Raises ValueError for an empty text and for anything that is not text.
     """
+    text = paths.expanded(text).read_text(encoding="utf-8") if isinstance(text, Path) else text
     if not isinstance(text, str) or not text:
         raise ValueError(f"pass text that is not empty, or a list of texts: not {text!r:.40}")
     tokenizer, length = _tokenizer(config["tokenizer"]), config["block_tokens"]
@@ -59,31 +62,103 @@ def token_rows(text: str, config: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def mono16(waveform: Any, rate: int, target: int) -> np.ndarray:
-    """Averages channels and resamples: int16 (n,) at the target rate, as the loader yields it."""
-    _check_rate(rate)
-    x = _mono(np.asarray(waveform))
-    if x.dtype == np.int16 and rate == target:
-        return x
-    x = x.astype(np.float32) / 32768 if x.dtype == np.int16 else x.astype(np.float32)
-    return audio.to_int16(x if rate == target else soxr.resample(x, rate, target))
+class Sound(NamedTuple):
+    """An opened sound: mono float32 blocks of about ten seconds, their rate, and its channels.
+
+    form: what makes a model's input of float samples, which for an int16 array is int16, as in
+    training, and else float32 that was never rounded.
+    """
+
+    parts: Iterator[np.ndarray]
+    rate: int
+    channels: int
+    form: Callable[[np.ndarray], np.ndarray]
+
+    def note(self, target: int) -> str:
+        """Returns what is done to the channels and the rate, "" if nothing."""
+        parts = [f"{self.channels} channels are averaged"] if self.channels > 1 else []
+        if self.rate != target:
+            parts.append(f"{self.rate} Hz is resampled to the model's {target} Hz")
+        return " and ".join(parts)
 
 
-def _check_rate(rate: int | None) -> None:
+def open_sound(source: Any, rate: int | None = None) -> Sound:
+    """Opens a sound file, or a waveform as (n,), (n, channels) or (channels, n), float or int16.
+
+    Raises ValueError for an invalid waveform, and for a file that training would not read. Samples
+    beyond full scale are clipped, as in training.
+    """
+    if isinstance(source, str | Path):
+        parts, own, channels = _file(source)
+        if rate and rate != own:
+            raise ValueError(f"rate is {rate}, but {source} has {own} Hz: leave it out for a file")
+        return Sound(parts, own, channels, _limited)
+    size = 10 * _checked(rate)
+    x = np.asarray(source)
+    mono, channels = _mono(x)
+    scale = np.float32(32768 if mono.dtype == np.int16 else 1)
+    pieces = (mono[i : i + size].astype(np.float32) / scale for i in range(0, len(mono), size))
+    return Sound(pieces, size // 10, channels, audio.to_int16 if x.dtype == np.int16 else _limited)
+
+
+def waveform(sound: Sound, target: int) -> np.ndarray:
+    """Returns the complete sound (n,) at `target` Hz, int16 or float32 in [-1, 1]."""
+    x = np.concatenate(list(sound.parts))
+    return sound.form(x if sound.rate == target else soxr.resample(x, sound.rate, target))
+
+
+def blocks(sound: Sound, target: int) -> Iterator[np.ndarray]:
+    """Yields the sound in blocks at `target` Hz; joined, they are `waveform`, up to resampling."""
+    if sound.rate == target:
+        yield from map(sound.form, sound.parts)
+        return
+    filter_ = soxr.ResampleStream(sound.rate, target, 1, dtype="float32")
+    for part in sound.parts:
+        yield sound.form(filter_.resample_chunk(part))
+    yield sound.form(filter_.resample_chunk(np.zeros(0, np.float32), last=True))
+
+
+def _file(path: str | Path) -> tuple[Iterator[np.ndarray], int, int]:
+    """Returns (mono float32 blocks of a sound file, its rate, its channels)."""
+    file = str(paths.expanded(path))
+    try:
+        channels = audio.channels(file)
+        found = audio.blocks(file, 10)
+        first, own = next(found, (np.zeros(0, np.float32), 0))
+        if not len(first):
+            raise Unreadable("empty: no samples can be decoded")
+    except Unreadable as error:
+        raise ValueError(f"{path}: {error}") from error
+    return _named(path, itertools.chain([first], (x for x, _ in found))), own, channels
+
+
+def _named(path: str | Path, parts: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yields the parts of a file; an error while decoding them names the file."""
+    try:
+        yield from parts
+    except Unreadable as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _checked(rate: int | None) -> int:
     try:
         audio.check_rate(rate or 0)
     except Unreadable as error:
         raise ValueError(
             f"rate is {rate}: pass the samples per second of the waveform, such as 16000"
         ) from error
+    return int(rate or 0)
 
 
-def _mono(x: np.ndarray) -> np.ndarray:
-    """Checks a waveform and averages its channels: (n,) or (channels, n) -> (n,)."""
+def _mono(x: np.ndarray) -> tuple[np.ndarray, int]:
+    """Checks a waveform and averages its channels -> (n,), and how many it has.
+
+    The shorter axis of (n, channels) or (channels, n) has the channels.
+    """
     if not x.size:
         raise ValueError("audio is empty: it has 0 samples")
-    if x.ndim > 2 or x.ndim == 0 or (x.ndim == 2 and x.shape[0] > x.shape[1]):
-        raise ValueError(f"audio has shape {x.shape}: pass (n,) or (channels, n)")
+    if x.ndim > 2 or x.ndim == 0 or (x.ndim == 2 and min(x.shape) > CHANNELS):
+        raise ValueError(f"audio has shape {x.shape}: pass (n,), (n, channels) or (channels, n)")
     if x.dtype != np.int16:
         if not np.issubdtype(x.dtype, np.floating):
             raise ValueError(f"audio is {x.dtype}: pass float in [-1, 1] or int16")
@@ -91,41 +166,13 @@ def _mono(x: np.ndarray) -> np.ndarray:
         if fault:
             raise ValueError(f"audio: {fault}: pass finite float in [-1, 1], or int16")
     if x.ndim == 1:
-        return x
-    if len(x) == 1:
-        return x[0]
-    mean = x.mean(0, dtype=np.float32)
-    return mean / 32768 if x.dtype == np.int16 else mean
+        return x, 1
+    axis = int(np.argmin(x.shape))
+    if x.shape[axis] == 1:
+        return x.reshape(-1), 1
+    mean = x.mean(axis, dtype=np.float32)
+    return (mean / 32768 if x.dtype == np.int16 else mean), x.shape[axis]
 
 
-def blocks(source: Any, rate: int | None, target: int) -> Iterator[np.ndarray]:
-    """Yields a sound file or a waveform as int16 blocks of about ten seconds at `target` Hz.
-
-    Raises ValueError for an invalid waveform, and for a file that training would not read.
-    """
-    if isinstance(source, str | Path):
-        found = audio.blocks(str(paths.expanded(source)), 10)
-        try:
-            first, own = next(found, (np.zeros(0, np.float32), 0))
-            if not len(first):
-                raise Unreadable("empty: no samples can be decoded")
-            yield from _resampled(itertools.chain([first], (x for x, _ in found)), own, target)
-        except Unreadable as error:
-            raise ValueError(f"{source}: {error}") from error
-        return
-    _check_rate(rate)
-    x, size = _mono(np.asarray(source)), 10 * int(rate or 0)
-    scale = np.float32(32768 if x.dtype == np.int16 else 1)
-    parts = (x[i : i + size].astype(np.float32) / scale for i in range(0, len(x), size))
-    yield from _resampled(parts, size // 10, target)
-
-
-def _resampled(parts: Iterator[np.ndarray], rate: int, target: int) -> Iterator[np.ndarray]:
-    """Resamples consecutive mono parts from `rate` to int16 parts at `target` Hz."""
-    if rate == target:
-        yield from map(audio.to_int16, parts)
-        return
-    filter_ = soxr.ResampleStream(rate, target, 1, dtype="float32")
-    for part in parts:
-        yield audio.to_int16(filter_.resample_chunk(part))
-    yield audio.to_int16(filter_.resample_chunk(np.zeros(0, np.float32), last=True))
+def _limited(x: np.ndarray) -> np.ndarray:
+    return np.clip(x, -1.0, 1.0)

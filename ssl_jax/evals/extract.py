@@ -4,7 +4,7 @@ A clip longer than the window is cut into overlapping windows of that length. On
 middle of a window are kept, so each has at least the overlap as context on either side, except at
 the ends of the clip. Windows start on the frame grid, so frame n of the result is centred where it
 would be in one pass over the whole clip. Rows are zero-padded to one of four lengths and run one or
-`batch` at a time: at most eight compilations.
+`batch` at a time: at most eight compilations for int16, and as many for float32.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from ssl_jax.evals.pool import FeaturesFn
 
 
 class Window(NamedTuple):
-    """A window of a clip: its samples (n,) int16, and which of its frames are kept."""
+    """A window of a clip: its samples (n,), and which of its frames are kept."""
 
     samples: np.ndarray
     first: int
@@ -29,7 +29,7 @@ class Window(NamedTuple):
 
 
 class Extractor:
-    """Runs a model over int16 mono clips at its own sample rate.
+    """Runs a model over mono clips at its own sample rate, int16 or float32 in [-1, 1].
 
     features(params, batch) -> Features. window_s: the longest window in seconds, normally the
     longest clip of training. overlap_s: context on each side of the frames kept (None: an eighth
@@ -68,7 +68,7 @@ class Extractor:
         return (self.field / 2 + self.hop * np.arange(count)) / self.sample_rate
 
     def windows(self, blocks: Iterable[np.ndarray]) -> Iterator[Window]:
-        """Cuts a clip, given as consecutive int16 blocks, into windows; holds about one of them.
+        """Cuts a clip, given as consecutive blocks, into windows; holds about one of them.
 
         Raises ValueError when the clip is shorter than one frame.
         """
@@ -88,7 +88,7 @@ class Extractor:
         yield Window(buffer, first or 0, None)
 
     def run(self, clips: Iterable[np.ndarray]) -> list[np.ndarray]:
-        """Returns the hidden states (L + 1, T, D) float32 of every int16 clip (n,)."""
+        """Returns the hidden states (L + 1, T, D) float32 of every clip (n,)."""
         windows = [(i, w) for i, clip in enumerate(clips) for w in self.windows([clip])]
         parts: list[list[np.ndarray]] = [[] for _ in {i for i, _ in windows}]
         progress = Progress("features: window", len(windows))
@@ -111,13 +111,13 @@ class Extractor:
             done += count
 
     def batches(self, rows: Sequence[np.ndarray]) -> Iterator[tuple[list[int], Batch]]:
-        """Groups int16 rows (n,), at most a window long, into padded batches of similar length.
+        """Groups rows (n,), at most a window long, into padded batches of similar length and type.
 
         Yields (positions in `rows`, batch); a batch may end with spare rows.
         """
-        lengths = [next(n for n in self.lengths if n >= len(row)) for row in rows]
-        for length in self.lengths:
-            like = (i for i, n in enumerate(lengths) if n == length)
+        kinds = [(next(n for n in self.lengths if n >= len(r)), r.dtype.str) for r in rows]
+        for length, kind in sorted(set(kinds)):
+            like = (i for i, own in enumerate(kinds) if own == (length, kind))
             for group in _grouped(like, self.batch):
                 size = 1 if len(group) == 1 else self.batch
                 # spare rows repeat the first, since norms may not handle empty rows
@@ -181,7 +181,7 @@ def _counted(features: FeaturesFn) -> Callable[[Tree, Batch], tuple[Array, Array
 
 
 def audio_batch(audio: np.ndarray, lengths: np.ndarray | Array) -> Batch:
-    """Returns an unlabelled batch of audio (B, N) int16 with real lengths (B,)."""
+    """Returns an unlabelled batch of audio (B, N) with real lengths (B,)."""
     arrays: dict[str, Any] = {"audio": audio, "audio_len": lengths}
     return {**_unlabelled(len(lengths)), **arrays}
 

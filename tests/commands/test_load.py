@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -109,12 +110,51 @@ def test_int16_float_and_channels_are_the_same_sound(model):
         audio / 32768,
         audio[None],
         np.stack([audio, audio]),
+        np.stack([audio, audio], 1),
         np.stack([audio / 32768] * 2),
+        np.stack([audio / 32768] * 2, 1),
     ):
         np.testing.assert_array_equal(model.features(same, RATE).hidden_states[-1], want)
     silence = np.stack([audio, np.zeros_like(audio)])
     half = model.features(silence / 32768 * 2, RATE).hidden_states[-1]
     np.testing.assert_allclose(half, want, atol=1e-5)
+
+
+def test_floats_are_not_rounded_in_arrays_files_or_streams(model, tmp_path):
+    quiet = 0.01 * noise(0.3)  # sixteen bits are too few for it
+    batch = audio_batch(quiet[None], np.array([len(quiet)], np.int32))
+    want = np.asarray(_features(model, batch).hidden_states[-1, 0])
+    np.testing.assert_allclose(model.features(quiet, RATE).hidden_states[-1], want, atol=1e-5)
+    path = tmp_path / "quiet.wav"
+    soundfile.write(path, quiet, RATE, subtype="FLOAT")
+    for file in (path, str(path)):
+        np.testing.assert_allclose(model.features(file).hidden_states[-1], want, atol=1e-5)
+    (part,) = model.stream(path)
+    np.testing.assert_allclose(part.hidden_states[-1], want, atol=1e-5)
+    rounded = (quiet * 32768).round().astype(np.int16)
+    both = model.features([rounded, quiet], RATE)  # int16 and float in one list
+    np.testing.assert_allclose(both[1].hidden_states[-1], want, atol=1e-5)
+    assert np.abs(both[0].hidden_states[-1] - want).max() > 1e-3
+    with pytest.raises(ValueError, match=r"rate is 8000, but .*quiet.wav has 16000 Hz: leave"):
+        model.features(path, 8000)
+
+
+def test_what_was_done_to_a_sound_is_said_once(run, capsys):
+    model = ssl_jax.load(run)
+    stereo = np.stack([noise(0.2), noise(0.2, 1)])
+    model.features(noise(0.1), RATE)
+    assert capsys.readouterr().err == ""
+    for _ in range(2):
+        model.features(stereo, 8000)
+    told = "2 channels are averaged and 8000 Hz is resampled to the model's 16000 Hz"
+    assert capsys.readouterr().err.count(told) == 1
+
+
+def test_a_repr_is_short(model):
+    found = model.features([noise(0.4)] * 9, RATE)
+    assert repr(found[0]) == "Clip(3 hidden states of 19 x 16, up to 0.380 s)"
+    assert repr(found).startswith("Clips(9: Clip(3 ") and len(repr(found)) < 200
+    assert repr(model) == "Model(data2vec of audio at 16000 Hz, step 4)"
 
 
 def test_another_rate_is_resampled(model):
@@ -225,14 +265,15 @@ def test_what_is_no_run_is_refused(run, tmp_path):
     [
         (np.zeros(0, np.float32), RATE, "empty"),
         (np.zeros(100, np.float32), RATE, "shorter than one frame"),
-        (np.zeros((8000, 2), np.float32), RATE, r"\(channels, n\)"),
+        (np.zeros((80, 8000), np.float32), RATE, r"\(80, 8000\): pass \(n,\), \(n, channels\)"),
         (np.zeros(8000, np.int32), RATE, "int32"),
         (np.full(8000, 20000.0), RATE, "reaches 20000"),
         (np.full(8000, np.nan), RATE, "finite"),
         (np.zeros(8000, np.float32), 0, "rate is 0"),
         ([0.0, 0.1], RATE, "not a list of numbers"),
         ([], RATE, "pass one example"),
-        ("a text", None, "reads audio"),
+        ("a text", None, "reads audio, and 'a text' is not a file"),
+        (Path("gone.wav"), None, "gone.wav: No such file"),
         (np.zeros(8000, np.float32), None, "rate is"),
     ],
 )
@@ -280,6 +321,11 @@ def test_images_of_any_kind_are_one_image(root, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
     PIL.Image.fromarray(pixels).save(tmp_path / "a.png")
     found = model.features(pixels)
+    with model.config.unlocked():  # as with weights of others and the data of a recipe
+        model.config.data.image_size = 2 * size
+    np.testing.assert_array_equal(model.features(pixels).hidden_states, found.hidden_states)
+    with model.config.unlocked():
+        model.config.data.image_size = size
     shown = {"image": np.zeros((1, size, size, 3), np.uint8)}
     (tmp_path / "pictures").mkdir()
     PIL.Image.fromarray(pixels).save(tmp_path / "pictures" / "a.png")
@@ -327,6 +373,10 @@ def test_texts_have_a_vector_a_token(root, tmp_path):
     batch = {"tokens": tokens, "tokens_len": np.array([7]), "weight": np.ones(1)}
     want = _features(model, batch | {"id": np.zeros(1, np.uint32)})
     np.testing.assert_allclose(alone.hidden_states, want.hidden_states[:, 0, :7], atol=1e-5)
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    np.testing.assert_array_equal(
+        model.features(tmp_path / "a.txt").hidden_states, alone.hidden_states
+    )
     for bad in ("", 3, b"bytes"):
         with pytest.raises(ValueError, match="not empty"):
             model.features(bad)

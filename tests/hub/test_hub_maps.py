@@ -317,3 +317,10 @@ def test_the_command_imports_goes_on_and_exports(tmp_path, capsys):
     damaged.write_bytes(content)
     assert convert.main([*export, "--family", "hubert"]) == 1
     assert f"{params.parent} is damaged: " in capsys.readouterr().err
+
+
+def test_the_data_of_a_recipe_take_the_image_size_of_the_weights():
+    found = Source({"model_type": "vit_mae", "image_size": 384}, {}, "a file")
+    family = families.by_type("vit_mae", "a file")
+    config = weights._config(family, found, "configs/mae/image.py:mini", ())
+    assert config.data.image_size == config.method.encoder.image_size == 384

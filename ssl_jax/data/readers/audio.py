@@ -81,6 +81,15 @@ def header(file: str | IO[bytes]) -> tuple[int, int]:
         return 0, 0
 
 
+def channels(file: str | IO[bytes]) -> int:
+    """Returns the number of channels of a sound file; raises Unreadable as `read` does."""
+    with _opened(file) as sound:
+        if isinstance(sound, Sound):
+            return sound.file.channels
+        with contextlib.closing(ffmpeg.opened(file)) as f:
+            return next((part.shape[1] for part, _ in ffmpeg.blocks(f, sound)), 1)
+
+
 @contextlib.contextmanager
 def _opened(file: str | IO[bytes], stop: int | None = None) -> Iterator[Sound | str]:
     """Opens a file with libsndfile, with its true length in the header; see `containers.look`.

@@ -88,7 +88,7 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path, value):
     assert len(audio.read(path, 0, 300)[0]) == 300
     for rate in (16000, 8000):
         with pytest.raises(ValueError, match=r"a.wav: .* samples are not finite"):
-            list(inputs.blocks(path, None, rate))
+            list(inputs.blocks(inputs.open_sound(path), rate))
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])

@@ -53,7 +53,7 @@ def test_a_container_shorter_than_its_header_says_is_named(tmp_path, write, name
         with pytest.raises(Unreadable, match=r"cut off: its header states \d+ bytes of sound, and"):
             audio.read(str(path), *part)
     with pytest.raises(ValueError, match=rf"{name}: cut off"):
-        list(inputs.blocks(path, None, RATE))
+        list(inputs.blocks(inputs.open_sound(path), RATE))
     (tmp_path / name).unlink()
     soundfile.write(path, samples[:0], RATE, format=form, subtype=subtype)
     assert audio.header(str(path)) == (0, RATE)  # zero is not unknown
@@ -175,7 +175,7 @@ def test_impossible_rates_are_named(tmp_path, write, rate):
     with pytest.raises(Unreadable, match=f"sampling rate of {rate} Hz is impossible"):
         audio.read(file)
     with pytest.raises(ValueError, match=rf"rate is {rate}: .*such as 16000"):
-        inputs.mono16(np.zeros(100, np.float32), rate, RATE)
+        inputs.open_sound(np.zeros(100, np.float32), rate)
 
 
 def test_a_table_that_gives_a_rate_of_none_is_a_bad_row(tmp_path, write, data_config):
@@ -197,15 +197,17 @@ def test_floats_on_another_scale_are_refused_by_files_streams_and_arrays_alike(
     with pytest.raises(Unreadable, match=r"reaches .*, and floats have full scale 1.0"):
         audio.read(path)
     with pytest.raises(ValueError, match=r"a.wav: reaches .*, and floats have full scale 1.0"):
-        list(inputs.blocks(path, None, RATE))
+        list(inputs.blocks(inputs.open_sound(path), RATE))
     with pytest.raises(ValueError, match=r"reaches .*, and floats have full scale 1.0"):
-        inputs.mono16(x, RATE, RATE)
+        inputs.open_sound(x, RATE)
     loud = x / peak * 1.5  # merely too loud
     soundfile.write(path, loud, RATE, subtype="FLOAT")
     found = audio.read(path)[0]
     assert found.max() == 32767 and audio.clipped(found) > 1000
-    np.testing.assert_array_equal(np.concatenate(list(inputs.blocks(path, None, RATE))), found)
-    np.testing.assert_array_equal(inputs.mono16(loud, RATE, RATE), found)
+    for sound in (inputs.open_sound(path), inputs.open_sound(loud, RATE)):
+        heard = inputs.waveform(sound, RATE)
+        assert heard.dtype == np.float32 and heard.max() == 1
+        np.testing.assert_array_equal(audio.to_int16(heard), found)
 
 
 def test_nearly_silent_recordings_are_named(tmp_path, tone):
@@ -284,8 +286,8 @@ def test_other_formats_are_read_by_the_extra(tmp_path, name, form, codec, rate):
     assert abs(np.abs(whole.astype(int)).max() - np.abs(x).max()) < 900
     part = source.read(0, 2.25, 2.75)[0]
     np.testing.assert_array_equal(part, whole[round(2.25 * rate) : round(2.75 * rate)])
-    joined = np.concatenate(list(inputs.blocks(tmp_path / name, None, rate)))
-    np.testing.assert_array_equal(joined, whole)
+    joined = np.concatenate(list(inputs.blocks(inputs.open_sound(tmp_path / name), rate)))
+    np.testing.assert_array_equal(audio.to_int16(joined), whole)
 
 
 def test_a_file_that_needs_the_extra_is_one_error_without_it(tmp_path, monkeypatch):
