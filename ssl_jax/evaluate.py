@@ -15,10 +15,12 @@ columns path and label (ssl_jax/data/readers/label_files.py). --baselines libros
 tonnetz, onset strength and tempo to the baselines; protocols of music do so by default, and
 --baselines '' leaves them out. `mlp` also predicts tags and numbers, where config.data has them in
 place of labels. A protocol brings its own data and the options of its probe; one with a section
-`units` has no probe: it measures how well the clusters of each layer match phones. A run of
+`units` has no probe: it measures how well the clusters of each layer match phones. For a run with a
+head (configs/supervised) the scores of the head on validation and test come first. A run of
 configs/ctc is evaluated by its transcripts of validation and test: error rates, and the worst
 recordings aligned with their references; a run of configs/superb/verification.py by its trials.
-Prints a table and writes RUN/evaluation.json.
+Without --step, heads and transcripts are those of the last and of the best checkpoint. Prints a
+table and writes RUN/evaluation.json.
 """
 
 import argparse
@@ -40,11 +42,11 @@ from ssl_jax.core.mesh import make_mesh
 from ssl_jax.engine import hosts as hosts_lib
 from ssl_jax.engine import setup as start_lib
 from ssl_jax.engine import splits as splits_lib
-from ssl_jax.evals import compare
+from ssl_jax.evals import compare, split_scores
 from ssl_jax.evals import unit_quality as units_lib
 from ssl_jax.evals.baselines import Encoder
 from ssl_jax.reports import run_report
-from ssl_jax.stages import decode, embed
+from ssl_jax.stages import decode, embed, head
 from ssl_jax.stages import probes as probes_stage
 from ssl_jax.stages import unit_quality as units_stage
 from ssl_jax.sweeps import diff
@@ -86,13 +88,16 @@ def run(
     task = None if protocol or labels else _task(model)
     if baselines and ("units" in given or task is not None):
         raise ValueError("--baselines is for probes, and this evaluation has none: leave it out")
+    judged = head.checkpoints(folder, model.config, model.step, model.params, step)
     if task is not None:
-        rows = task(model.method, model.params, config, model.classes, mesh, scratch)
+        about = (config, model.classes, mesh, scratch)
+        rows = head.each(judged, lambda params: task(model.method, params, *about))
         return _written(folder, {**_about(model, config, start), "results": rows})
     more = given.get("baselines", ()) if baselines is None else baselines
     embed.check_baselines(more, config.data.get("modality", "audio"))
     corpora = embed.open_splits(config, scratch, mesh.size)
     collapse: dict[str, dict[str, float]] = {}
+    own = [] if given else head.rows(judged, model.method, corpora, model.classes, mesh)
     if "units" in given:
         rows = _units(model, corpora, given, mesh, scratch)
     else:
@@ -105,7 +110,7 @@ def run(
         "clips": {name: len(split.corpus) for name, split in corpora.items()},
         "results": rows,
         "health": collapse,
-    }
+    } | ({"head": own} if own else {})
     return _written(folder, {**_about(model, config, start), **result})
 
 
@@ -198,6 +203,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _print_tables(result: dict[str, Any], folder: str) -> None:
     """Prints the tables, and where they are kept."""
+    if result.get("head"):
+        print(split_scores.report(result["head"]) + "\n")
     print(run_report.reporter(result)(result))
     print(f"\nwritten to {paths.of(folder) / 'evaluation.json'}")
 

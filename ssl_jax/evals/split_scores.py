@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax.core import stop
 from ssl_jax.core.mesh import batch_sharding
 from ssl_jax.core.types import Array, Batch, Method, TrainState, Tree
-from ssl_jax.evals import scores, transcribe
+from ssl_jax.evals import scores, table, transcribe
 
 Batches = Callable[[], Iterable[Mapping[str, Any]]]
 
@@ -25,7 +25,10 @@ SCORES: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], Any]]] = {
     "pearson": ("target", scores.pearson),
     "spearman": ("target", scores.spearman),
     "r2": ("target", lambda outputs, truth: np.mean(scores.r2(outputs, truth))),
+    "accuracy": ("label", lambda outputs, truth: np.mean(outputs.argmax(-1) == truth)),
 }
+FIRST = {"label": "accuracy", "tags": "average_precision", "target": "r2"}
+"""The score that a head is first judged by, for the batch array with its labels."""
 
 
 def make(
@@ -82,12 +85,16 @@ class SplitScores:
         """Returns the scores by name; transfers are intended here, so the guard is lifted."""
         del step
         with jax.transfer_guard("allow"):
-            batches = stop.between(self.batches())
-            parts = [self._rows(state.params, batch) for batch in batches]
+            found, _ = self.of(state.params)
+        return {f"{self.split}/{name}": value for name, value in found.items()}
+
+    def of(self, params: Tree) -> tuple[dict[str, float], int]:
+        """Returns the scores of parameters by name, NaN over no rows, and the number of rows."""
+        parts = [self._rows(params, batch) for batch in stop.between(self.batches())]
         if not sum(len(truth) for _, truth in parts):  # no row, or none with a label
-            return {f"{self.split}/{name}": math.nan for name in self.names}
+            return dict.fromkeys(self.names, math.nan), 0
         outputs, truth = (np.concatenate(x) for x in zip(*parts, strict=True))
-        return {f"{self.split}/{n}": float(SCORES[n][1](outputs, truth)) for n in self.names}
+        return {name: float(SCORES[name][1](outputs, truth)) for name in self.names}, len(truth)
 
     def _rows(self, params: Tree, batch: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """Returns outputs (n, K) and labels of the rows of a batch that count."""
@@ -100,3 +107,19 @@ class SplitScores:
         if self.truth == "label":
             real = real & (truth >= 0)
         return outputs[real], truth[real]
+
+
+def shown(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Returns the rows of `stages.head` as text cells."""
+    return [
+        {k: table.cell(v) if isinstance(v, float) else str(v) for k, v in row.items()}
+        for row in rows
+    ]
+
+
+def report(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the rows of `stages.head` as a table under a heading."""
+    note = ""
+    if any("best" in row["checkpoint"] for row in rows):
+        note = "\nbest was chosen by its validation score, which is too good for that reason"
+    return f"the head of the run\n{table.text_table(shown(rows))}{note}"

@@ -22,7 +22,13 @@ from ssl_jax.core.progress import clock_text
 from ssl_jax.core.types import Method, Tree
 from ssl_jax.data.base import Corpus
 from ssl_jax.engine import environment, log
-from ssl_jax.evals import compare, speaker_verification, transcribe, unit_quality
+from ssl_jax.evals import (
+    compare,
+    speaker_verification,
+    split_scores,
+    transcribe,
+    unit_quality,
+)
 from ssl_jax.reports import examples as examples_lib
 from ssl_jax.reports import html, metrics, plots
 
@@ -169,7 +175,9 @@ def _examples(folder: Path) -> str:
 
 def _probes(found: metrics.Series, evaluation: Mapping[str, Any]) -> str:
     parts = [metrics.probes(found)]
-    results = evaluation.get("results", [])
+    results, judged = evaluation.get("results", []), evaluation.get("head", [])
+    if judged:
+        parts.append(f"<h3>The head of the run</h3>{html.table(split_scores.shown(judged))}")
     if results:
         parts.append(f"<p>Evaluated at step {html.text(evaluation.get('step', '?'))}.</p>")
         if "probe" in results[0]:

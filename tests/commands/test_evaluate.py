@@ -7,6 +7,7 @@ import pytest
 import soundfile
 from run_folder import NAMES, RATE, make_run
 
+import ssl_jax
 from ssl_jax import evaluate
 from ssl_jax.core import config as config_lib
 from ssl_jax.evals import compare, librosa_features, linear_probe
@@ -35,9 +36,13 @@ def write_corpus(folder):
 
 
 @pytest.fixture(scope="module")
-def run(root, tmp_path_factory):
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "tones")
+
+
+@pytest.fixture(scope="module")
+def run(root, corpus, tmp_path_factory):
     """The folder of an untrained run over a corpus of three easy classes."""
-    corpus = write_corpus(tmp_path_factory.mktemp("corpus") / "tones")
     texts = [f"data.{split}.sc.path={corpus}" for split in TAKES]
     texts += ["data.batch_size=12", "data.train.sc.part=(0.0, 1.0)"]
     folder = tmp_path_factory.mktemp("run")
@@ -158,3 +163,36 @@ def test_command_prints_the_tables_and_one_line_for_an_error(run, result, capsys
     ):
         with pytest.raises(SystemExit, match=f"error: .*{text}"):
             evaluate.main(arguments)
+
+
+def test_a_head_is_judged_at_its_last_and_its_best_checkpoint(
+    root, corpus, tmp_path, monkeypatch, capsys
+):
+    texts = [f"data.{split}.sc.path={corpus}" for split in TAKES]
+    texts += ["data.batch_size=12", "checkpoint.best_metric=valid/accuracy"]
+    texts += [f"data.classes={tuple(sorted(NAMES))!r}"]
+    folder = make_run(
+        f"{root}/configs/supervised/kws.py:toy", tmp_path, (3, 4), texts, scores=(0.9, 0.1)
+    )
+    (folder / "classes.json").write_text(json.dumps(sorted(NAMES)))
+    monkeypatch.setattr(evaluate.probes_stage, "run_probes", lambda *given: ([], {}))
+    evaluate.main(["--run", str(folder)])
+    printed = capsys.readouterr().out
+    rows = json.loads((folder / "evaluation.json").read_text())["head"]
+    assert [(r["checkpoint"], r["step"], r["split"], r["examples"]) for r in rows] == [
+        (name, step, split, 3 * TAKES[split])
+        for name, step in (("last", 4), ("best", 3))
+        for split in ("valid", "test")
+    ]
+    assert "the head of the run" in printed and f"{rows[1]['accuracy']:.3f}" in printed
+    assert "best was chosen by its validation score" in printed
+    model = ssl_jax.load(folder, "best")
+    clips = [soundfile.read(p, dtype="int16")[0] for p in sorted(corpus.glob("*/test*.wav"))]
+    heard = [max(p, key=p.get) for p in model.predict(clips, RATE)]
+    told = [p.parent.name for p in sorted(corpus.glob("*/test*.wav"))]
+    right = np.mean([a == b for a, b in zip(heard, told, strict=True)])
+    assert rows[3]["accuracy"] == pytest.approx(right)
+    result = evaluate.run(folder, step=4)
+    assert [row["checkpoint"] for row in result["head"]] == ["asked for"] * 2
+    page = (folder / "report.html").read_text()
+    assert "The head of the run" in page and f"{rows[1]['accuracy']:.3f}" in page
