@@ -19,6 +19,8 @@ Hook = tuple[HookFn, int]
 """(fn, every): fn(step, state) runs after each `every` steps and after the last; the metrics that
 it returns are logged under their names."""
 
+OF_TRAINING = ("ema_decay", "temperature", "used_rows")
+"""Metrics of a training step, which mean nothing in an evaluation: it is drawn as for step 0."""
 CEILING = 1000
 PARTS = {"target": "the targets", "prediction": "the predictions", "frontend": "the front end"}
 
@@ -99,7 +101,8 @@ def validation(
 ) -> HookFn:
     """Returns a hook that gives the method's metrics over all `batches()`, named <split>/<metric>.
 
-    `evaluate` is a jitted (state, batch) -> metrics of (sum, count).
+    Those of OF_TRAINING are left out. `evaluate` is a jitted (state, batch) -> metrics of
+    (sum, count).
     """
     sharding = mesh_lib.batch_sharding(mesh)
     add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
@@ -112,7 +115,8 @@ def validation(
             total = metrics if total is None else add(total, metrics)
         if total is None:
             raise ValueError(f"config.data.{split} gives no batch: name a source with rows in it")
-        return means(jax.device_get(total), f"{split}/")
+        told = {k: v for k, v in jax.device_get(total).items() if k not in OF_TRAINING}
+        return means(told, f"{split}/")
 
     return hook
 

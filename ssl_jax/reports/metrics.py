@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.reports import html, plots
+from ssl_jax.reports import html, meanings, plots
 
 Row = Mapping[str, Any]
 Series = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -29,6 +29,13 @@ COLLAPSE = (
 FIRST = ("loss", "accuracy")  # the first plots
 PEAK = 3.0  # times the median speed: anything faster is an artifact of timing
 SHOWN = 6  # evaluations that a plot by layer shows, a line each
+_LAYERED = {
+    "std": "Spread of a layer's mean over clips; near 0, all clips look alike to it.",
+    "rankme": "Dimensions that a layer uses, at most its width; 1 is a collapse.",
+    "teacher_cosine": "How alike a layer is in student and teacher; 1 is equal.",
+    "ridge/accuracy": "What a linear probe reads from each layer.",
+    "knn/accuracy": "What the nearest neighbours in each layer tell.",
+}
 _LAYER = re.compile(r"monitor/(?P<what>.+?)[/_]layer(?P<layer>\d+)")
 
 
@@ -45,15 +52,20 @@ def series(rows: Sequence[Row]) -> Series:
     return {name: (np.array(s), np.array(v)) for name, (s, v) in found.items()}
 
 
-def curves(found: Series, bands: Bands | None = None) -> str:
-    """Returns a plot for each metric that is not a collapse diagnostic, with a line per split."""
+def curves(found: Series, bands: Bands | None = None, validation: str = "") -> str:
+    """Returns a plot for each metric that is not a collapse diagnostic, with a line per split.
+
+    validation: why the loss of validation differs from that of training, told where both are.
+    """
     names = [n for n in _groups(found) if not is_diagnostic(n) and n not in SPEED]
     evaluated = {name.partition("/")[2] for name in found if not name.startswith("train/")}
     places = {name: FIRST.index(name) if name in FIRST else len(FIRST) for name in names}
     names.sort(key=lambda name: (places[name], name not in evaluated, name))
     if not names:
         return '<p class="soft">No steps have been logged yet.</p>'
-    figures = [_plot(found, name, bands or {}) for name in names]
+    both = {"train/loss", "valid/loss"} <= set(found)
+    notes = {"loss": validation} if both else {}
+    figures = [_plot(found, name, bands or {}, notes.get(name, "")) for name in names]
     return f"<p>{html.LOG_SWITCH}</p>{html.grid(figures)}"
 
 
@@ -87,7 +99,8 @@ def probes(found: Series) -> str:
     if named:
         lines = [plots.Line(name, *found[f"monitor/{name}/accuracy"]) for name in sorted(named)]
         title = ", ".join(sorted(named))
-        figures.append(plots.lines(lines, f"validation accuracy: {title}"))
+        note = "Accuracy of a probe of the best layer, while the model trains."
+        figures.append(plots.lines(lines, f"validation accuracy: {title}", note=note))
     layers = _by_layer(found)
     figures += [
         _layers_plot(what, layers[what]) for what in sorted(layers) if what.endswith("/accuracy")
@@ -105,7 +118,9 @@ def speed(found: Series) -> str:
         # earlier versions counted steps right after a pause that were dispatched but not finished
         usual = values <= PEAK * np.nanmedian(values[values > 0])
         left = int((~usual).sum())
-        note = f"intervals right after a pause that were left out: {left}" if left else ""
+        note = meanings.of(name)
+        if left:
+            note += f" Intervals right after a pause that were left out: {left}."
         line = plots.Line(name, steps, np.where(usual, values, np.nan))
         figures.append(plots.lines([line], _title(name), note=note))
     return html.grid(figures) if figures else '<p class="soft">No steps have been timed yet.</p>'
@@ -136,7 +151,7 @@ def _groups(found: Series) -> dict[str, list[str]]:
     return groups
 
 
-def _plot(found: Series, name: str, bands: Bands) -> str:
+def _plot(found: Series, name: str, bands: Bands, more: str = "") -> str:
     lines = [
         plots.Line(split, *found[f"{split}/{name}"], colour=SPLITS.index(split))
         for split in _groups(found)[name]
@@ -151,7 +166,8 @@ def _plot(found: Series, name: str, bands: Bands) -> str:
                 lines.append(plots.Line(label, band["step"], band["mean"], **edges))  # type: ignore
                 colour += 1
     alone = "" if len(lines) > 1 else f", {lines[0].name}"
-    return plots.lines(lines, _title(name) + alone, log_switch=True)
+    note = " ".join(filter(None, [meanings.of(name), more]))
+    return plots.lines(lines, _title(name) + alone, log_switch=True, note=note)
 
 
 def _title(name: str) -> str:
@@ -177,7 +193,8 @@ def _layers_plot(what: str, layers: Mapping[int, tuple[np.ndarray, np.ndarray]])
         values = [layers[n][1][i] if i < len(layers[n][1]) else np.nan for n in order]
         share = place / max(len(chosen) - 1, 1)
         lines.append(plots.Line(f"step {steps[i]}", order, values, share=share))
-    return plots.lines(lines, f"{_names(what)} by layer", xlabel="layer")
+    title = f"{_names(what)} by layer"
+    return plots.lines(lines, title, xlabel="layer", note=_LAYERED.get(what, ""))
 
 
 def _evaluated_plot(what: str, evaluated: Mapping[str, Mapping[str, float]]) -> str:
@@ -186,7 +203,8 @@ def _evaluated_plot(what: str, evaluated: Mapping[str, Mapping[str, float]]) -> 
         own = {int(k.rpartition("layer")[2]): v for k, v in values.items() if k.startswith(what)}
         order = sorted(own)
         lines.append(plots.Line(name, order, [own[n] for n in order]))
-    return plots.lines(lines, f"{_names(what)} by layer (ssl_jax.evaluate)", xlabel="layer")
+    title = f"{_names(what)} by layer (ssl_jax.evaluate)"
+    return plots.lines(lines, title, xlabel="layer", note=_LAYERED.get(what, ""))
 
 
 def _names(what: str) -> str:

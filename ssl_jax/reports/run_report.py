@@ -30,7 +30,7 @@ from ssl_jax.evals import (
     unit_quality,
 )
 from ssl_jax.reports import examples as examples_lib
-from ssl_jax.reports import html, metrics, plots
+from ssl_jax.reports import html, meanings, metrics, plots
 
 FILE = "report.html"
 EVERY = 60.0  # seconds between two reports if there is no evaluation
@@ -127,7 +127,7 @@ def page(folder: Path, bands: metrics.Bands | None = None) -> str:
     found, story = metrics.series(rows), environment.read(folder)
     evaluation = _json(folder / "evaluation.json")
     sections = {
-        "Curves": metrics.curves(found, bands),
+        "Curves": metrics.curves(found, bands, meanings.of_validation(config)),
         "Collapse": metrics.collapse(found, evaluation.get("health", {})),
         "Examples and masks": _examples(folder),
         "Probes": _probes(found, evaluation),
@@ -154,7 +154,9 @@ def _lead(folder: Path, config: ConfigDict, rows: Rows, story: Rows, found: metr
     state = how or ("running or killed" if starts else "")
     bad = how not in ("", "done", "SIGTERM")
     kind = "bad" if bad else "soft"
-    words = " · ".join([f"{config.method.name}", f"step {step} of {total}", f"run {sign}"])
+    words = " · ".join(
+        [f"{config.method.name}", f"step {step} of {total}", *_spent(rows, story), f"run {sign}"]
+    )
     status = f' · <b class="{kind}">{html.text(state)}</b>' if state else ""
     table = html.details("last values", html.table(metrics.last(found)))
     return f'<p class="soft">{html.text(words)}{status}</p>{table}'
@@ -250,8 +252,6 @@ def _config(config: ConfigDict, story: Rows) -> str:
 def _environment(folder: Path, rows: Rows, story: Rows) -> str:
     if not story:
         return f'<p class="soft">No {environment.FILE}: a run writes it at its start.</p>'
-    last = rows[-1]["time"] if rows else story[-1]["time"]
-    spent = clock_text(environment.seconds(story, last))
     found: list[dict[str, object]] = []
     for row in story:
         when = datetime.datetime.fromtimestamp(row["time"], datetime.UTC)
@@ -262,10 +262,18 @@ def _environment(folder: Path, rows: Rows, story: Rows) -> str:
             found[-1] |= {"what": row["how"]}
     last_start = [row for row in story if row["event"] == "start"][-1]
     return (
-        f"<p>{spent} in total</p>{html.table(found)}<h3>Machine</h3>"
+        f"<p>{''.join(_spent(rows, story))}</p>{html.table(found)}<h3>Machine</h3>"
         + html.table([{"": k, " ": v} for k, v in _machine(last_start).items()])
         + _files(folder)
     )
+
+
+def _spent(rows: Rows, story: Rows) -> list[str]:
+    """Returns the time of all starts together, as one text; none if no start was recorded."""
+    if not story:
+        return []
+    last = rows[-1]["time"] if rows else story[-1]["time"]
+    return [f"{clock_text(environment.seconds(story, last))} in total"]
 
 
 def _machine(row: Mapping[str, Any]) -> dict[str, object]:

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from ssl_jax.core import tree
+from ssl_jax.reports import meanings
 
 STEPS = 60
 
@@ -111,6 +112,7 @@ def test_a_batch_of_weight_zero_alone_is_finite(toy):
     batch = toy.batch(2)
     batch["weight"][:] = 0
     output, (gradients, _) = _run(toy, batch)
+    assert not [name for name in output.metrics if not meanings.of(name)]  # for its report
     assert np.isfinite(output.loss)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
 

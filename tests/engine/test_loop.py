@@ -272,6 +272,9 @@ def test_validation_is_the_mean_over_the_split_without_padding(mesh, started):
     parts = [jax.device_get(evaluate(state, rows))["loss"] for rows in halves]
     expected = sum(p[0] for p in parts) / sum(p[1] for p in parts)
     assert found["valid/loss"] == pytest.approx(expected, rel=1e-6)
+    training = dict.fromkeys(("loss", "ema_decay", "temperature", "used_rows"), (1.0, 1.0))
+    told = hooks.validation(lambda *given: training, lambda: iter(halves), mesh)(7, state)
+    assert told == {"valid/loss": 1.0}  # the others mean nothing in an evaluation
     with pytest.raises(ValueError, match=r"config.data.valid gives no batch"):
         hooks.validation(evaluate, lambda: iter(()), mesh)(7, state)
 

@@ -45,7 +45,9 @@ def test_a_report_shows_what_the_folder_holds(folder):
     assert "2 keys differ from configs/data2vec/kws.py:toy" in words
     assert page.count("tr", class_="mark") == 2
     assert "encoder/a<b 10" in words.replace("  ", " ")
-    assert "2m40s in total" not in words and "1m51s in total" in words
+    assert "2m40s in total" not in words and words.count("1m51s in total") == 2
+    assert "What training lowers: a mean" in words and "Validation: examples that are not" in words
+    assert "Dimensions that a layer uses" in words and "Examples trained on per second" in words
 
 
 def test_a_report_lists_what_was_skipped_and_what_is_clipped(folder):
