@@ -11,7 +11,6 @@ Importing this package imports neither jax nor anything that needs it; `load` do
 import dataclasses
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,12 +103,9 @@ def load(
     """
     from ssl_jax import methods
     from ssl_jax.core import config as config_lib
-    from ssl_jax.core import paths
-    from ssl_jax.sweeps import run_folders
+    from ssl_jax.core import run_lookup
 
-    folder = paths.of(run_folder)
-    if re.fullmatch(r"[0-9a-f]{2,16}(@[0-9a-f]*)?", str(run_folder)) and not folder.exists():
-        folder = run_folders.find(str(run_folder))
+    folder = run_lookup.located(run_folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{folder} is no run folder: it has no config.json. Pass the --workdir of "
@@ -121,7 +117,7 @@ def load(
         step = _step(folder, step)
         return Model(config, step, _classes(folder, config), folder, window, overlap, precision)
     except config_lib.ConfigError as error:
-        raise config_lib.ConfigError(f"{error}{run_folders.code_note(folder)}") from error
+        raise config_lib.ConfigError(f"{error}{run_lookup.code_note(folder)}") from error
 
 
 def _step(folder: Path, step: int | str | None) -> int:
@@ -129,7 +125,9 @@ def _step(folder: Path, step: int | str | None) -> int:
         from ssl_jax.engine import checkpoint
 
         return checkpoint.best_step(folder)
-    steps = sorted(int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdigit())
+    from ssl_jax.core import run_lookup
+
+    steps = run_lookup.complete_steps(folder)
     if not steps:
         raise FileNotFoundError(f"{folder} has no complete checkpoint yet")
     if step is not None and str(step) not in map(str, steps):

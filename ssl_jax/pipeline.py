@@ -58,18 +58,28 @@ class Pipe:
         needs: Sequence[Stage] = (),
         start: Stage | None = None,
         labels: Sequence[Stage] = (),
+        teachers: Mapping[str, Stage] | None = None,
     ) -> Stage:
         """Trains a resolved config; `start`: the run whose parameters initialize it.
 
         labels: stages whose folders hold frame-label stores, named by the splits of config.data;
-        each stage is one set of labels.
+        each stage is one set of labels. teachers: the runs of config.method.teachers, by name; they
+        count in the signature of the stage, and their folders do not.
         """
-        needs = (*needs, *((start,) if start else ()), *labels)
+        teachers = teachers or {}
+        needs = (
+            *needs,
+            *((start,) if start else ()),
+            *labels,
+            *(teachers[k] for k in sorted(teachers)),
+        )
         stage = Stage("train", name, config_lib.flatten(config), needs)
         config = config.copy_and_resolve_references()
         with config.unlocked():
             if start:
                 config.init_from = str(self.folder(start))
+            for key, run in teachers.items():
+                config.method.teachers[key] = str(self.folder(run))
             for split in SPLITS if labels else ():
                 if len(config.data[split]):
                     stores = tuple(str(self.folder(each) / split) for each in labels)

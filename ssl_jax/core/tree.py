@@ -1,7 +1,7 @@
 """Trees of arrays addressed by path names such as `encoder/blocks/attention/query/kernel`."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,18 @@ def named_leaves(tree: Tree) -> list[tuple[str, Any]]:
 def map_named(fn: Callable, tree: Tree, *rest: Tree) -> Tree:
     """Maps fn(name, leaf, *other leaves) over trees of equal structure."""
     return jax.tree_util.tree_map_with_path(lambda p, *x: fn(path_name(p), *x), tree, *rest)
+
+
+def nested(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the tree of dicts whose leaves have these path names."""
+    tree: dict[str, Any] = {}
+    for name, leaf in named.items():
+        *parents, last = name.split("/")
+        at = tree
+        for parent in parents:
+            at = at.setdefault(parent, {})
+        at[last] = leaf
+    return tree
 
 
 def idle(patterns: Sequence[str], names: Iterable[str]) -> list[str]:

@@ -44,7 +44,7 @@ class TrainState:
 
     step: Array  # () int32, updates done so far
     params: Tree
-    extra: Tree  # the method's own: EMA teacher, queue, codebook counts
+    extra: Tree  # the method's own: EMA teacher, queue, codebook counts; see FROZEN
     opt_state: Tree
     key: Array  # (2,) uint32, the key data of the run's seed; never changes
 
@@ -83,6 +83,33 @@ class Features:
         return self.rate * math.prod(self.grid[1:])
 
 
+FROZEN = "frozen"
+"""Where `extra` holds the frozen teachers of a run, by name. A step passes them on, and no
+checkpoint holds them."""
+
+
+def split_frozen(extra: Tree) -> tuple[Tree, dict[str, Tree]]:
+    """Returns (what is the method's own in `extra`, {FROZEN: the frozen teachers} or {})."""
+    if not isinstance(extra, dict) or FROZEN not in extra:
+        return extra, {}
+    return {k: v for k, v in extra.items() if k != FROZEN}, {FROZEN: extra[FROZEN]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """A frozen teacher of a method: which parameters of which run; see nn/frozen.py.
+
+    folder: the value of config.method.teachers.<name>. keep: regexes of the names of parameters
+    that are loaded. depth: stacked blocks are cut off behind that many; None: all are kept.
+    precision: matrices are held in the type that config.precision names.
+    """
+
+    folder: str
+    keep: tuple[str, ...]
+    depth: int | None = None
+    precision: str = "float32"
+
+
 def _keep_extra(params: Tree, extra: Tree, step: Array) -> Tree:
     del params, step
     return extra
@@ -106,6 +133,8 @@ class Method:
     its terms have different denominators, or depend on the batch (how evenly it uses codes). It
     makes accumulation exact. couples: what else couples the rows of a batch (batch statistics,
     negatives from other rows), each with the change that avoids it: accumulation is then refused.
+    frozen: the teachers that never train, by their names in config.method.teachers; `loss` finds
+    their parameters at extra["frozen"][name], as the run had them: {"encoder": ...}.
     batch: the arrays the method reads. rules: sharding of params (a teacher's path contains
     its student's, so it inherits the rule). scopes: the named scopes of its loss, in order.
     """
@@ -124,3 +153,4 @@ class Method:
     masks: Callable[[Tree, Batch, Streams], Array] | None = None
     combine: Callable[[Tree], Array] | None = None
     couples: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    frozen: Mapping[str, Frozen] = dataclasses.field(default_factory=dict)

@@ -4,7 +4,8 @@ A save copies the state on the devices (`engine.snapshot`), which the loop does 
 thread moves the copy to the host and writes it.
 
 A checkpoint is a folder <workdir>/checkpoints/<step> with the items `params`, `rest` (the other
-fields of TrainState), `about` (config, signature, shapes), `sums` (a checksum of each array),
+fields of TrainState, without frozen teachers), `about` (config, signature, shapes, what identifies
+each frozen teacher), `sums` (a checksum of each array),
 `metrics` where there are any, and `digests` (of every file of the others). It is written under a
 temporary name and renamed when complete, so a killed process leaves no partial one. Damage by
 storage is noticed when a checkpoint is read (`engine.integrity`): a run then resumes from the one
@@ -12,6 +13,7 @@ before.
 """
 
 import contextlib
+import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -28,7 +30,7 @@ from ml_collections import ConfigDict
 from ssl_jax.core import atomic, paths
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import tree as tree_lib
-from ssl_jax.core.types import TrainState
+from ssl_jax.core.types import TrainState, split_frozen
 from ssl_jax.engine import hosts, integrity, log, snapshot, storage
 from ssl_jax.engine.integrity import CorruptCheckpoint
 
@@ -44,6 +46,7 @@ FREE_TO_CHANGE = (
     "data.max_megapixels",  # a row that it refuses is an error, or is counted
     "mesh.",  # the layout of the same arrays; equal up to the order of sums
     "train.accumulate",  # nor do micro-batches, except that their dropout is drawn anew
+    "method.teachers.",  # a folder may move; its parameters are compared by their checksum
     "method.encoder.remat",  # recomputed values are the same
     "method.encoder.unroll",
 )
@@ -61,15 +64,27 @@ class SaveError(OSError):
     """A checkpoint could not be written; those before it are as they were."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """What a checkpoint records of a frozen teacher: the signature of its run, the checksum of its
+    parameters, and the folder that they came from."""
+
+    signature: str
+    checksum: str
+    folder: str
+
+
 class Checkpoints:
     """The checkpoints of one run folder.
 
     Keeps the last `config.checkpoint.keep_last`, and the best by `config.checkpoint.best_metric`
-    where one is named. `config` is that of the whole run.
+    where one is named. `config` is that of the whole run. `teachers`: the frozen teachers of the
+    run by name, set before anything is saved or restored.
     """
 
     def __init__(self, workdir: str | Path, config: ConfigDict):
         self.config = config
+        self.teachers: Mapping[str, Teacher] = {}
         self.folder = paths.absolute(workdir) / "checkpoints"
         self._manager = storage.manager(self.folder, config.checkpoint)
         self._best = storage.best(self._manager, config.checkpoint.best_mode)
@@ -102,11 +117,13 @@ class Checkpoints:
         self.wait()
         if step == self.latest():
             return
+        state = dataclasses.replace(state, extra=split_frozen(state.extra)[0])
         about = {
             "config": config_lib.to_json(self.config),
             "signature": config_lib.sign(self.config),
             "arrays": _shapes(state),
             integrity.DIGESTS: "sha256",  # it must not be read without them
+            "teachers": {name: dataclasses.asdict(t) for name, t in self.teachers.items()},
         }
         metric = math.nan if metric is None else float(metric)
         finite = math.isfinite(metric)
@@ -188,6 +205,7 @@ class Checkpoints:
             integrity.check_files(folder, "about")  # on every host, since each decides by it
             about = integrity.about(folder)
             check_same_config(config_lib.from_json(about["config"]), self.config, self.folder)
+            check_same_teachers(about.get("teachers", {}), self.teachers, self.folder)
             check_same_arrays(about["arrays"], _shapes(state), folder)
             integrity.check_files(folder, shared=True)
             target = jax.tree.map(
@@ -296,6 +314,22 @@ def check_same_config(old: ConfigDict, new: ConfigDict, folder: str | Path) -> N
         )
 
 
+def check_same_teachers(
+    old: Mapping[str, Mapping[str, str]], new: Mapping[str, Teacher], folder: str | Path
+) -> None:
+    """Raises ValueError naming the first frozen teacher whose parameters are not those of `old`,
+    which a checkpoint recorded. An imported run has recorded none."""
+    for name, before in old.items():
+        now = new.get(name)
+        if now is None or now.checksum != before["checksum"]:
+            what = f"{now.folder} (checksum {now.checksum})" if now else "missing"
+            raise ValueError(
+                f"the run in {folder} was taught by another run: config.method.teachers.{name} is "
+                f"{what}, and was {before['folder']} (signature {before['signature']}, checksum "
+                f"{before['checksum']}): set it to that, or give a new --workdir"
+            )
+
+
 def check_same_arrays(old: dict[str, list], new: dict[str, list], folder: str | Path) -> None:
     """Raises ValueError naming the first array in which a checkpoint differs from the model."""
     for name in [*new, *(n for n in old if n not in new)]:
@@ -317,6 +351,13 @@ def restore_params(run_dir: str | Path, step: int | str | None = None) -> Tree:
     the existing steps.
     """
     return _read_part(_step_folder(run_dir, step), "params", "params")
+
+
+def param_shapes(run_dir: str | Path, step: int | str | None = None) -> Tree:
+    """Returns the shapes of `restore_params` without reading the parameters."""
+    arrays = integrity.about(_step_folder(run_dir, step))["arrays"]
+    found = {name: jax.ShapeDtypeStruct(*array) for name, array in arrays.items()}
+    return tree_lib.nested(found)["params"]
 
 
 def restore_extra(run_dir: str | Path, step: int | str | None = None) -> Tree:

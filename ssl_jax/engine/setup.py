@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from ssl_jax.core import atomic, code, paths, stop
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.types import Method, TrainState
-from ssl_jax.engine import checkpoint, hosts, log, watchdog
+from ssl_jax.engine import checkpoint, hosts, log, teachers, watchdog
 from ssl_jax.engine import step as step_lib
 from ssl_jax.nn import build
 
@@ -93,8 +93,25 @@ def begin(
     shapes: step_lib.Shapes,
     checkpoints: checkpoint.Checkpoints,
 ) -> tuple[TrainState, TrainState]:
-    """Returns (state, shardings): the newest checkpoint, else config.init_from, else fresh."""
+    """Returns (state, shardings): the newest checkpoint, else config.init_from, else fresh.
+
+    The frozen teachers of the method are in the state.
+    """
     stop.check("the first state of the run")
+    found, checkpoints.teachers = teachers.load(method)
+    state, shardings = _first(config, method, tx, mesh, shapes, checkpoints)
+    return teachers.join(state, shardings, found, method, mesh)
+
+
+def _first(
+    config: ConfigDict,
+    method: Method,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    shapes: step_lib.Shapes,
+    checkpoints: checkpoint.Checkpoints,
+) -> tuple[TrainState, TrainState]:
+    """Does so without frozen teachers."""
     if checkpoints.latest() is not None:
         abstract = step_lib.abstract_state(method, tx, shapes)
         shardings = step_lib.state_sharding(abstract, method.rules, mesh)

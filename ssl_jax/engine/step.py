@@ -13,7 +13,16 @@ from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import rng
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.config import ConfigError
-from ssl_jax.core.types import Array, Batch, Method, Output, Rules, TrainState, Tree
+from ssl_jax.core.types import (
+    Array,
+    Batch,
+    Method,
+    Output,
+    Rules,
+    TrainState,
+    Tree,
+    split_frozen,
+)
 from ssl_jax.engine import flops as flops_lib
 from ssl_jax.nn import sharding
 
@@ -116,18 +125,23 @@ def make_step(
     losses or by `method.combine`, so the update equals that of one large batch; what is drawn once
     for a batch (dropout, partners of mixup) is drawn for each micro-batch. The metrics are those of
     the method, `loss`, `lr`, `gradient_norm` (before clipping) and the new `parameter_norm`.
+    Frozen teachers are passed on as they are; micro-batches and `method.update` do not carry them.
     Raises ConfigError where `method.couples` rules micro-batches out.
     """
     if accumulate > 1:
         _check_couples(method, accumulate)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        own, frozen = split_frozen(state.extra)
+        state = dataclasses.replace(state, extra=own)
+
         def loss(params: Tree, extra: Tree, micro: Batch) -> tuple[Array, Output]:
             streams = rng.Streams(state.key, state.step, micro["id"])
+            extra = {**extra, **frozen} if frozen else extra
             with mesh_lib.using(mesh):
                 params, extra = _gathered(params, extra, method.rules)
                 out = method.loss(params, extra, micro, streams, True)
-            return out.loss, out
+            return out.loss, dataclasses.replace(out, extra=split_frozen(out.extra)[0])
 
         if accumulate == 1:
             gradients, out = jax.grad(loss, has_aux=True)(state.params, state.extra, batch)
@@ -147,6 +161,7 @@ def make_step(
             "gradient_norm": _one(optax.global_norm(gradients)),
             "parameter_norm": _one(optax.global_norm(params)),
         }
+        extra = {**extra, **frozen} if frozen else extra
         state = TrainState(
             step=done, params=params, extra=extra, opt_state=opt_state, key=state.key
         )

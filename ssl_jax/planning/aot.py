@@ -15,7 +15,7 @@ from ssl_jax.core import chips, platform
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core.types import Method, TrainState, Tree
-from ssl_jax.engine import flops, optim
+from ssl_jax.engine import flops, optim, teachers
 from ssl_jax.engine import step as step_lib
 from ssl_jax.planning import batch_shapes, collectives
 
@@ -108,6 +108,8 @@ def build(
         tx, schedule = optimizer = _optimizer(config, method, batch, examples)
         state = step_lib.abstract_state(method, tx, batch)
         shardings = step_lib.state_sharding(state, method.rules, mesh)
+        taught = teachers.shapes(method)
+        state, shardings = teachers.join(state, shardings, taught, method, mesh)
         step = step_lib.make_step(method, tx, schedule, mesh, config.train.accumulate)
         compiled: Any = step_lib.compile_step(step, mesh, shardings, (state, batch))
         totals = jax.eval_shape(compiled.zeros)

@@ -158,8 +158,9 @@ def expected(
     shards = sum(size for _, _, size in _shards(program, "params"))
     gather = 0.0
     for part, passes in (("params", 2), ("extra", 1)):
-        for name, _, size in _shards(program, part):
-            gather += size * passes / narrow if step_lib.LAYERED in name else size
+        for name, x, size in _shards(program, part):
+            less = narrow if x.dtype.itemsize == 4 else 1  # a frozen teacher is narrow already
+            gather += size * passes / less if step_lib.LAYERED in name else size
 
     def add(kind: str, size: float, group: int, between: bool = False) -> None:
         if size and group > 1:

@@ -90,6 +90,24 @@ def test_labels_of_stages_are_those_of_the_run(tmp_path, monkeypatch):
     assert len(trained) == 2
 
 
+def test_teachers_of_stages_count_by_what_they_are_and_not_by_their_folder(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(pipeline, "_train", lambda config, *_: trained.append(config))
+    data = dict.fromkeys(("train", "valid", "test"), ConfigDict({}))
+    method = {"name": "own", "teachers": {"image": "", "video": ""}}
+    config = ConfigDict({"data": data, "init_from": "", "method": method})
+    signatures = set()
+    for root, size in (("a", 1), ("b", 1), ("a", 2)):
+        pipe = pipeline.Pipe(tmp_path / root, {})
+        image, video = (pipe.stage("import", n, {n: size}, lambda _: None) for n in "iv")
+        run = pipe.train("student", config, teachers={"video": video, "image": image})
+        signatures.add(run.signature)
+        assert trained[-1].method.teachers.image == str(pipe.folder(image))
+    assert len(signatures) == 2 and config.method.teachers.image == ""
+    swapped = pipe.train("student", config, teachers={"video": image, "image": video})
+    assert swapped.signature not in signatures
+
+
 def test_a_complete_training_on_files_that_changed_is_not_used_unless_accepted(
     tmp_path, monkeypatch, capsys
 ):

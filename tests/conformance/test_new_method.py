@@ -1,6 +1,7 @@
 """A new method takes one file and one config: a throw-away one is added and trained here."""
 
 import json
+import shutil
 import textwrap
 
 import cases
@@ -10,9 +11,11 @@ import soundfile
 from ml_collections import ConfigDict
 from PIL import Image
 
+import ssl_jax
 from configs import common
 from ssl_jax import methods, train
 from ssl_jax.core import config as config_lib
+from ssl_jax.engine import checkpoint
 
 METHOD = '''
     """Predicts hidden loudness: a linear autoencoder over ten parts of a clip."""
@@ -20,7 +23,7 @@ METHOD = '''
     import jax
     import jax.numpy as jnp
 
-    from ssl_jax.core.types import Features, Method, Output, Spec
+    from ssl_jax.core.types import Features, Frozen, Method, Output, Spec
 
     PARTS = 10
     BATCH = {
@@ -38,6 +41,9 @@ METHOD = '''
 
 
     def make(config, *, precision, sample_rate, num_classes):
+        # the encoder of an earlier run, whose code this one learns too
+        frozen = {name: Frozen(run, ("^encoder/",)) for name, run in config.teachers.items()}
+
         def init(key, batch):
             a, b = jax.random.split(key)
             return {
@@ -54,6 +60,8 @@ METHOD = '''
                 z = jnp.where(hidden, 0, x) @ params["encoder"]["kernel"]
             with jax.named_scope("loss"):
                 error = jnp.square(z @ params["predictor"]["kernel"] - x).mean(-1)
+                for teacher in extra.get("frozen", {}).values():
+                    error += jnp.square(z - x @ teacher["encoder"]["kernel"]).mean(-1)
                 count = batch["weight"].sum()
                 mean = (error * batch["weight"]).sum() / jnp.maximum(count, 1)
             return Output(mean, count, {"squared_error": (mean * count, count)}, extra)
@@ -64,7 +72,8 @@ METHOD = '''
             length = batch["audio"].shape[1] / sample_rate
             return Features(hidden, jnp.ones(x.shape[:2], bool), PARTS / length)
 
-        return Method(init, loss, features, BATCH, ((".*", ()),), ("mask", "encoder", "loss"))
+        rules, scopes = ((".*", ()),), ("mask", "encoder", "loss")
+        return Method(init, loss, features, BATCH, rules, scopes, frozen=frozen)
 '''
 
 CONFIG = '''
@@ -77,7 +86,7 @@ CONFIG = '''
 
     def get_config(arg=None):
         config = common.base()
-        config.method = ConfigDict({"name": "throwaway", "width": 4})
+        config.method = ConfigDict({"name": "throwaway", "width": 4, "teachers": {}})
         clips = {"kind": "folder", "path": PATH, "label": "folder"}
         config.data.train.clips = ConfigDict(clips)
         config.data.valid.clips = ConfigDict(clips)
@@ -223,3 +232,23 @@ def test_a_method_of_one_view_refuses_two(pairs, tmp_path):
         match=r"config.data.views is 2, .* takes 1 .*: set config.data.views=1",
     ):
         train.run(pairs, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_frozen_teacher_is_one_declaration(config, tmp_path):
+    folders = [tmp_path / name for name in ("first", "untaught", "taught")]
+    kernels = []
+    for folder, seed in zip(folders, (1, 0, 0), strict=True):
+        with config.unlocked():
+            config.seed = seed
+            if folder.name == "taught":
+                config.method.teachers.first = str(folders[0])
+        train.run(config, folder)
+        kernels.append(checkpoint.restore_params(folder)["encoder"]["kernel"])
+    first, untaught, taught = kernels
+    assert np.abs(taught - first).mean() < 0.7 * np.abs(untaught - first).mean()
+    assert checkpoint.restore_extra(folders[2]) == {}
+    shutil.rmtree(folders[0])
+    ssl_jax.load(folders[2])  # a student is used without its teacher
+    with pytest.raises(ValueError, match=r"^config\.method\.teachers\.first is .* no run folder"):
+        train.run(config, folders[2])

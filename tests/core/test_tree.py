@@ -57,3 +57,8 @@ def test_count_of_arrays_and_of_shapes():
     shapes = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, sample()))
     assert tree.count(shapes) == 17
     assert tree.count({}) == 0
+
+
+def test_a_tree_is_that_of_its_names():
+    nest = {"encoder": {"blocks": {"kernel": 1}, "cls": 2}, "head": 3}
+    assert tree.nested(dict(tree.named_leaves(nest))) == nest
