@@ -31,8 +31,8 @@ def batch_logits(
     """Returns cosines over `temperature`: (B, B + K), the key of row i at column i.
 
     queries and keys (B, D); weight (B,): keys of rows of weight 0 are no negatives. queue: further
-    negatives (K, D) and their weights (K,), of which those of weight 0 do not count. Raises ConfigError for
-    one row without a queue, which has no negatives.
+    negatives (K, D) and their weights (K,), of which those of weight 0 do not count. Raises
+    ConfigError for one row without a queue, which has no negatives.
     """
     if len(keys) < 2 and queue is None:
         raise ConfigError(
