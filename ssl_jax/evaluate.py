@@ -2,7 +2,8 @@ r"""Evaluates the frozen features of a run by probes, together with the baseline
 
     python -m ssl_jax.evaluate --run runs/d2v [--probe ridge,knn,linear,mlp] [--step best] \
         [--baselines librosa] [--config.data.test.sc.path=...]
-    python -m ssl_jax.evaluate --run runs/own --labels labels.csv [--label COLUMN] [--group SPEAKER]
+    python -m ssl_jax.evaluate --run runs/own --labels labels.csv [--root FOLDER] [--label COLUMN] \
+        [--group SPEAKER]
     python -m ssl_jax.evaluate --run runs/m2v --protocol configs/music2vec/marble.py:gtzan
     python -m ssl_jax.evaluate --run runs/hubert --protocol configs/hubert/quality.py
     python -m ssl_jax.evaluate --runs 'kws/*'   # what configs and results differ in
@@ -10,17 +11,17 @@ r"""Evaluates the frozen features of a run by probes, together with the baseline
 The features of every split are computed once per model and cached in RUN/features; of clips longer
 than the last of config.data.buckets only the beginning counts. Probes fit on the training split,
 choose layer and options on validation (a held-out fifth of training where there is none) and
-report test (validation where there is no test). --labels replaces config.data by a table with the
-columns path and label (ssl_jax/data/readers/label_files.py). --baselines librosa adds chroma, CQT,
-tonnetz, onset strength and tempo to the baselines; protocols of music do so by default, and
---baselines '' leaves them out. `mlp` also predicts tags and numbers, where config.data has them in
-place of labels. A protocol brings its own data and the options of its probe; one with a section
-`units` has no probe: it measures how well the clusters of each layer match phones. For a run with a
-head (configs/supervised) the scores of the head on validation and test come first. A run of
-configs/ctc is evaluated by its transcripts of validation and test: error rates, and the worst
-recordings aligned with their references; a run of configs/superb/verification.py by its trials.
-Without --step, heads and transcripts are those of the last and of the best checkpoint. Prints a
-table and writes RUN/evaluation.json.
+report test (validation where there is no test). --labels replaces config.data of any run by a table
+with the columns path (or text) and label; see ssl_jax/data/readers/label_files.py. --baselines
+librosa adds chroma, CQT, tonnetz, onset strength and tempo to the baselines; protocols of music do
+so by default, and --baselines '' leaves them out. `mlp` also predicts tags and numbers, where
+config.data has them in place of labels. A protocol brings its own data and the options of its
+probe; one with a section `units` has no probe: it measures how well the clusters of each layer
+match phones. For a run with a head (configs/supervised) the scores of the head on validation and
+test come first. A run of configs/ctc is evaluated by its transcripts of validation and test: error
+rates, and the worst recordings aligned with their references; a run of
+configs/superb/verification.py by its trials. Without --step, heads and transcripts are those of the
+last and of the best checkpoint. Prints a table and writes RUN/evaluation.json.
 """
 
 import argparse
@@ -89,20 +90,21 @@ def run(
     if baselines and ("units" in given or task is not None):
         raise ValueError("--baselines is for probes, and this evaluation has none: leave it out")
     judged = head.checkpoints(folder, model.config, model.step, model.params, step)
+    window = given.get("window_seconds", 0.0)
+    most = embed.most_rows(model.method, model.params, config, mesh.size, window)
     if task is not None:
-        about = (config, model.classes, mesh, scratch)
+        about = (embed.bounded(config, most), model.classes, mesh, scratch)
         rows = head.each(judged, lambda params: task(model.method, params, *about))
         return _written(folder, {**_about(model, config, start), "results": rows})
     more = given.get("baselines", ()) if baselines is None else baselines
     embed.check_baselines(more, config.data.get("modality", "audio"))
-    corpora = embed.open_splits(config, scratch, mesh.size)
+    corpora = embed.open_splits(config, scratch, mesh.size, most)
     collapse: dict[str, dict[str, float]] = {}
-    own = [] if given else head.rows(judged, model.method, corpora, model.classes, mesh)
+    own = [] if given or labels else head.rows(judged, model.method, corpora, model.classes, mesh)
     if "units" in given:
         rows = _units(model, corpora, given, mesh, scratch)
     else:
         chosen = (compare.MLP,) if protocol else probes
-        window = given.get("window_seconds", 0.0)
         encoders = functools.partial(_encoders, model, corpora["train"], window, mesh, more)
         rows, collapse = probes_stage.run_probes(encoders, corpora, given, chosen, mesh, scratch)
     result = {
@@ -181,11 +183,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--labels", default="", help="a table with a header: path,label")
     parser.add_argument("--label", default="label", help="the column of --labels with the class")
     parser.add_argument("--group", default="", help="a column whose values no two splits share")
+    parser.add_argument("--root", default="", help="the folder of the files that --labels names")
     parser.add_argument("--step", help="a saved step, or best (default: the newest)")
     parser.add_argument("--method", default="", help="the run's own method module, to be imported")
     hosts_lib.add_flags(parser)
     args, overrides = parser.parse_known_args(argv)
-    labels = embed.Labels(Path(args.labels), args.label, args.group) if args.labels else None
+    about = (args.label, args.group, args.root)
+    labels = embed.Labels(Path(args.labels), *about) if args.labels else None
     probes = args.probe.split(",")
     more = None if args.baselines is None else [x for x in args.baselines.split(",") if x]
     with hosts_lib.session(args):

@@ -14,6 +14,7 @@ from ssl_jax.evals.pool import FeaturesFn, windowed
 from ssl_jax.ops import dsp
 from ssl_jax.ops.patches import first_view
 
+THIS_RUN = "this run"
 PIXELS = 8  # images are averaged to a grid of this many rows and columns
 COUNTERS = 1021  # token counters, which larger vocabularies share
 
@@ -58,7 +59,7 @@ def encoders(
     if mesh is not None:
         params, untrained = jax.device_put((params, untrained), NamedSharding(mesh, P()))
     return [
-        Encoder("this run", features, params, f"{key} step {step}{cut}"),
+        Encoder(THIS_RUN, features, params, f"{key} step {step}{cut}"),
         Encoder("random encoder", features, untrained, key + cut),
         raw,
     ]

@@ -8,7 +8,7 @@ import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,33 +22,65 @@ from ssl_jax.core.types import Method, Tree
 from ssl_jax.data.corpus import SPLITS
 from ssl_jax.data.readers import label_files
 from ssl_jax.data.readers.base import Recordings
-from ssl_jax.engine import log
+from ssl_jax.engine import batch_room, log
 from ssl_jax.engine import splits as splits_lib
 from ssl_jax.evals import baselines, librosa_features
 from ssl_jax.evals.baselines import Encoder
-from ssl_jax.evals.pool import Pooled, cached, pool, pooler, signature
+from ssl_jax.evals.pool import Pooled, cached, pool, pooler, signature, windowed
 
 SIGNALS = ("audio", "audio_len", "image", "tokens", "tokens_len")
 # keys of a source that name columns of labels, on which no feature depends
 TRUTH = ("label", "tags", "target", "transcript")
 BASELINES = {"librosa": librosa_features.encoder}
 Splits = dict[str, splits_lib.Split]
+BAD_SHARE = 0.1  # of the rows of a table of labels, which are left out
 WINDOWS = (1, 2, 4, 8, 16)  # per clip of a table of labels; their features are averaged
 
 
-def open_splits(config: ConfigDict, folder: Path, devices: int) -> Splits:
+def most_rows(
+    method: Method, params: Tree, config: ConfigDict, devices: int, window: float = 0.0
+) -> int:
+    """Returns how many examples of the longest bucket a batch of an evaluation may have.
+
+    That of the training recipe is for other machines, where the weights are imported. window:
+    seconds of audio in one pass of the encoder (0: the whole clip).
+    """
+    data = config.data
+    longest = data.get("block_tokens") or round(data.buckets[-1] * data.sample_rate)
+    example = {
+        name: jax.ShapeDtypeStruct((1, *(n or longest for n in spec.shape)), spec.dtype)
+        for name, spec in method.batch.items()
+    }
+    pieces = round(window * data.sample_rate)
+    features = windowed(method.features, pieces) if pieces else method.features
+    return devices * batch_room.most_rows(features, params, example)
+
+
+def bounded(config: ConfigDict, most: int) -> ConfigDict:
+    """Returns the config with batches of at most `most` examples in the longest bucket."""
+    if config.data.batch_size <= most:
+        return config
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.batch_size = most
+    return config
+
+
+def open_splits(config: ConfigDict, folder: Path, devices: int, most: int = 0) -> Splits:
     """Opens the splits that config.data names, all with the classes of the training split.
 
-    folder: that of the run, where unreadable files are listed. Raises ValueError where neither
-    validation nor test is named.
+    folder: that of the run, where unreadable files are listed. most: that of `most_rows`, a
+    multiple of devices (0: any number); where it reduces the batch, shorter buckets have more rows,
+    as many seconds. Raises ValueError where neither validation nor test is named.
     """
     if not len(config.data.valid) and not len(config.data.test):
         raise ValueError("config.data.test names no source, nor does config.data.valid: name one")
     config = config.copy_and_resolve_references()
     with config.unlocked():
         # any machine may evaluate a run: round the batch up to a multiple of its devices
-        config.data.batch_size = -(-config.data.batch_size // devices) * devices
-        config.data.constant_seconds = False
+        size = -(-config.data.batch_size // devices) * devices
+        config.data.batch_size = min(size, most or size)
+        config.data.constant_seconds = 0 < most < size
         # frozen features need no frame labels, and data other than the run's have none
         if "units" in config.data:
             config.data.units = ConfigDict({})
@@ -62,54 +94,67 @@ def open_splits(config: ConfigDict, folder: Path, devices: int) -> Splits:
 
 
 class Labels(NamedTuple):
-    """A table of labels, its class column, and a column whose values no two splits share."""
+    """A table of labels, its class column, a column whose values no two splits share, and the
+    folder of its files, where they lie elsewhere."""
 
     path: Path
     column: str = "label"
     group: str = ""
+    root: str = ""
 
 
 def labelled(config: ConfigDict, labels: Labels, folder: Path) -> tuple[ConfigDict, ConfigDict]:
     """Returns the config with a table of labels as its data, and the options of the probe.
 
-    The rows, with their splits, are written to folder/labels.tsv. Clips are cut into windows as
-    long as in the run's own data, and up to 16 windows of a clip are averaged. Paths may be
-    relative to the run's own folders. Raises ValueError as `label_files.read` does, and for a run
-    that does not read audio.
+    The rows, with their splits, are written to folder/labels.tsv; texts to folder/labels.csv. Clips
+    are cut into windows as long as in the run's own data, and up to 16 windows of a clip are
+    averaged; none is too short. Paths may be relative to labels.root, to the run's own folders and
+    to the working folder. Raises ValueError as `label_files.read` does.
     """
-    if config.data.get("modality", "audio") != "audio":
-        raise ValueError("--labels is for runs of audio: name a source in config.data.test instead")
-    found = label_files.read(*labels, _folders(config))
-    rows = folder / "labels.tsv"
+    modality = config.data.get("modality", "audio")
+    folders = [*([Path(labels.root)] if labels.root else _folders(config)), Path.cwd()]
+    found = label_files.read(*labels[:3], folders, modality=modality)
+    rows = folder / ("labels.csv" if modality == "text" else "labels.tsv")
     found.write(rows)
+    source: dict[str, Any] = {"kind": "table", "path": str(rows), "label": "label"}
+    if modality == "text":
+        source |= {"kind": "text_table", "columns": ("text",)}
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        for split in SPLITS:
+            own = ConfigDict({**source, "where": ConfigDict({"split": split})})
+            config.data[split] = ConfigDict({"labels": own} if split in found.splits else {})
+        config.data.update({"classes": (), "labels_per_class": 0, "label_share": 1.0})
+        config.data.update({"on_bad": "skip", "max_bad_share": BAD_SHARE})
+    counts = ", ".join(f"{found.splits.count(split)} {split}" for split in SPLITS)
+    notes = [*found.notes, f"{counts}: the rows are listed in {rows}"]
+    given = ConfigDict({})
+    if modality == "audio":
+        given.window_seconds = _windows(config, found, notes)
+    for note in notes:
+        log.notify(note)
+    return config, given
+
+
+def _windows(config: ConfigDict, found: label_files.Labelled, notes: list[str]) -> float:
+    """Sets the buckets for labelled recordings of any length; returns the seconds of a window."""
     window = float(config.data.buckets[-1])
+    assert found.samples is not None and found.rates is not None
     seconds = found.samples / found.rates
     trained = max(s for s, split in zip(seconds, found.splits, strict=True) if split == "train")
     lengths = (*config.data.buckets[:-1], *(n * window for n in WINDOWS))
     # no bucket so long that most of its batches would be padding
     lengths = tuple(n for n in lengths if n < 2 * trained) or (math.ceil(10 * trained) / 10,)
-    config = config.copy_and_resolve_references()
     with config.unlocked():
-        for split in SPLITS:
-            source = {"kind": "table", "path": str(rows), "label": "label"}
-            source["where"] = ConfigDict({"split": split})
-            named = {"labels": ConfigDict(source)} if split in found.splits else {}
-            config.data[split] = ConfigDict(named)
-        config.data.update(
-            {"buckets": lengths, "classes": (), "labels_per_class": 0, "label_share": 1.0}
-        )
-    counts = ", ".join(f"{found.splits.count(split)} {split}" for split in SPLITS)
-    notes = [*found.notes, f"{counts}: the rows are listed in {rows}"]
+        config.data.update({"buckets": lengths, "min_seconds": 0.0})
     if seconds.max() > lengths[-1] + 0.1:
         notes.append(
             f"of clips longer than {lengths[-1]:g} s, only the first {lengths[-1]:g} s are used"
         )
-    for note in notes:
-        log.notify(note)
-    return config, ConfigDict({"window_seconds": window})
+    return window
 
 
-def _folders(config: ConfigDict) -> Sequence[Path]:
+def _folders(config: ConfigDict) -> list[Path]:
     """Returns the folders of a run's own recordings."""
     given = [config.data.train[k].get("path", "") for k in config.data.train]
     paths = [Path(os.path.expanduser(path)) for path in given]
@@ -181,7 +226,23 @@ def pooled(encoder: Encoder, corpora: Splits, mesh: Mesh, folder: Path) -> dict[
         key = signature(encoder.name, encoder.key, code.version(), *about)
         kept = cached(folder / "features", key, functools.partial(compute, name, split))
         found[name] = dataclasses.replace(kept, labels=split.corpus.labels[kept.ids])
+        if encoder.name == baselines.THIS_RUN:
+            _tell_missing(kept, split)
     return found
+
+
+def _tell_missing(kept: Pooled, split: splits_lib.Split) -> None:
+    """Says how many rows of a split have no features, and how many have no frame."""
+    left_out, rows = len(split.corpus) - len(kept), f"rows of config.data.{split.name}"
+    if left_out > 0:
+        log.notify(f"{left_out} {rows} cannot be used and are left out: see {split.tally.path}")
+    empty = np.flatnonzero(~kept.features.any((1, 2)))
+    if len(empty):
+        where = split.corpus.where(int(kept.ids[empty[0]]))
+        log.notify(
+            f"{len(empty)} {rows} are shorter than one frame and have zeros as features, the first "
+            f"is {where}"
+        )
 
 
 def contents(split: splits_lib.Split) -> tuple[int, str, str]:

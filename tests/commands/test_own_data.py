@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import soundfile
 from own_corpus import write_recordings
@@ -128,7 +129,48 @@ def test_labels_that_cannot_be_used_are_one_line(root, recordings, tmp_path, mon
         assert told.startswith("error: ") and message in told and "\n" not in told
 
 
-def test_a_run_of_images_takes_no_labels_of_sound(root, recordings, tmp_path):
-    config = config_lib.load(str(root / "configs/mae/image.py:toy"))
-    with pytest.raises(ValueError, match="--labels is for runs of audio"):
-        embed.labelled(config, embed.Labels(recordings / "labels.csv"), tmp_path)
+def test_labels_lie_anywhere_and_no_clip_is_too_short(recordings, run, tmp_path, monkeypatch):
+    """As for a model of others, whose recipe has a minimum, refuses bad files, and names data that
+    do not exist."""
+    config = config_lib.from_json((run / "config.json").read_text())
+    strict = ["data.min_seconds=2.0", "data.on_bad=raise", "data.train.own.path=nowhere"]
+    config = config_lib.override(config, strict)
+    table = tmp_path / "labels.csv"
+    table.write_bytes((recordings / "labels.csv").read_bytes())
+    with pytest.raises(ValueError, match="--root"):
+        embed.labelled(config, embed.Labels(table, "pitch"), run)
+    root = embed.Labels(table, "pitch", root=str(recordings / "recordings"))
+    monkeypatch.chdir(recordings / "recordings")
+    for labels in (root, embed.Labels(table, "pitch")):
+        found, _ = embed.labelled(config, labels, run)
+        corpora = embed.open_splits(found, run, 1)
+        assert sum(len(c.corpus) for c in corpora.values()) == 40
+        assert found.data.on_bad == "skip"
+
+
+def test_labels_of_images_and_of_texts(root, tmp_path):
+    rng, rows = np.random.default_rng(0), []
+    for i in range(10):
+        pixels = rng.integers(0, 256, (20, 20, 3), np.uint8)
+        PIL.Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,{'ab'[i % 2]}")
+    (tmp_path / "images.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    (tmp_path / "texts.csv").write_text('text,label\none,a\ntwo,b\n"3, three",a\nfour,b\n')
+    for path, table in (("mae/image.py", "images.csv"), ("data2vec2/text.py", "texts.csv")):
+        config = config_lib.load(str(root / f"configs/{path}:toy"))
+        found, given = embed.labelled(config, embed.Labels(tmp_path / table), tmp_path / "run")
+        corpora = embed.open_splits(found, tmp_path / "run", 1)
+        rows = (tmp_path / table).read_text().splitlines()[1:]
+        assert sum(len(c.corpus) for c in corpora.values()) == len(rows)
+        assert corpora["train"].corpus.classes == ("a", "b") and "window_seconds" not in given
+
+
+def test_batches_fit_and_shorter_buckets_have_as_many_seconds(recordings, run):
+    config = config_lib.from_json((run / "config.json").read_text())
+    config = config_lib.override(config, ["data.buckets=(0.5, 1.0)", "data.batch_size=64"])
+    found = embed.open_splits(config, run, 2, most=6)["train"].config.data
+    assert (found.batch_size, found.constant_seconds) == (6, True)
+    found = embed.open_splits(config, run, 2, most=128)["train"].config.data
+    assert (found.batch_size, found.constant_seconds) == (64, False)
+    assert embed.bounded(config, 6).data.batch_size == 6
+    assert embed.bounded(config, 64) is config

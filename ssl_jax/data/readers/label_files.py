@@ -1,11 +1,14 @@
-"""Prepares a user's table of labels of recordings for a probe.
+"""Prepares a user's table of labels of recordings, images or texts for a probe.
 
     path,label
     anna/take 1.mp3,yes
 
-Paths are relative to the table or to a folder of recordings, or absolute.
+Paths are absolute, or relative to the table, to a folder of recordings or to where the command
+runs. For texts the column is `text` in place of `path`.
 """
 
+import csv
+import io
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,29 +22,43 @@ from ssl_jax.data.readers.base import text
 from ssl_jax.data.readers.files import fault, headers
 from ssl_jax.data.readers.manifests import CLIPS
 
-PATHS = ("path", "file", "filename", "file_name")  # accepted names of the column of sound files
+PATHS = ("path", "file", "filename", "file_name")  # accepted names of the column of files
+TEXTS = ("text", "sentence")  # and of that of texts
+LABEL = "label"
 SPLITS = {"train": "train", "valid": "valid", "test": "test"}
 SPLITS |= {"val": "valid", "validation": "valid", "dev": "valid"}
 SHARES = (0.6, 0.8)  # where train and valid end
 
 
 class Labelled(NamedTuple):
-    """The rows of a table, n each, and notes about those that were left out."""
+    """The rows of a table, n each: absolute paths or texts, and notes about rows left out.
+
+    samples, rates: of recordings, else None.
+    """
 
     paths: list[str]
     labels: list[str]
     splits: list[str]
-    samples: np.ndarray
-    rates: np.ndarray
+    samples: np.ndarray | None
+    rates: np.ndarray | None
     notes: list[str]
 
     def write(self, path: pathlib.Path) -> None:
-        """Writes a table with absolute paths, for sources of the kind `table`.
+        """Writes a table: a .tsv with the column `path`, or a .csv with the column `text`.
 
         Raises DataError for a path or label with a tab or line break, which a .tsv cannot hold.
         """
-        columns = (self.paths, self.labels, self.splits, self.samples, self.rates)
-        rows = [("path", "label", "split", "samples", "rate"), *zip(*columns, strict=True)]
+        names = ["text" if path.suffix == ".csv" else "path", "label", "split"]
+        columns: list = [self.paths, self.labels, self.splits]
+        if self.samples is not None:
+            names, columns = [*names, "samples", "rate"], [*columns, self.samples, self.rates]
+        rows = [names, *zip(*columns, strict=True)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".csv":
+            quoted = io.StringIO()
+            csv.writer(quoted, lineterminator="\n").writerows(rows)
+            atomic.write_text(path, quoted.getvalue())
+            return
         lines = ["\t".join(map(str, row)) for row in rows]
         for row, line in zip(rows, lines, strict=True):
             if line.count("\t") != len(rows[0]) - 1 or "\n" in line:
@@ -54,33 +71,49 @@ class Labelled(NamedTuple):
 
 
 def read(
-    path: pathlib.Path, column: str, group: str, folders: Sequence[pathlib.Path], seed: int = 0
+    path: pathlib.Path,
+    column: str,
+    group: str,
+    folders: Sequence[pathlib.Path],
+    seed: int = 0,
+    modality: str = "audio",
 ) -> Labelled:
     """Reads a table with a header: .csv with commas, else tabs.
 
-    column: that of the class; rows where it is empty are left out, and so are files without a
-    readable header. group: a column, such as the speaker, each value of which stays in one split
-    ('': none). folders: searched for paths that are not relative to the table. A column `split`
-    with train, valid and test divides the rows; without it, 60 % of each class are for training,
-    20 % for validation and 20 % for testing. Raises DataError for a missing column or file, a file
-    listed twice, and fewer than two classes.
+    column: that of the class; the default, "label", also stands for the only other column of a
+    table. Rows where it is empty are left out, and so are recordings without a readable header.
+    group: a column, such as the speaker, each value of which stays in one split ('': none).
+    folders: searched for paths that are not relative to the table. A column `split` with train,
+    valid and test divides the rows; without it, 60 % of each class are for training, 20 % for
+    validation and 20 % for testing. Raises DataError for a missing column or file, a file listed
+    twice, and fewer than two classes.
     """
     if not path.is_file():
         raise DataError(
             f"--labels {path} is not a file (looked from {pathlib.Path.cwd()}): give a table"
         )
     columns, lines = lines_lib.read_table(path)
-    files = _column(path, columns, next((n for n in PATHS if n in columns), PATHS[0]), "")
+    accepted = TEXTS if modality == "text" else PATHS
+    name = next((n for n in accepted if n in columns), accepted[0])
+    names = _column(path, columns, name, "")
+    column, notes = _class_column(path, columns, column, {name, group, "split"})
     labels = [v.strip() for v in _named(path, columns, column, "--label")]
     groups = _named(path, columns, group, "--group") if group else []
-    found = _find(path, files, lines, [path.parent, *folders, *_clips(path)])
-    samples, rates = headers("", text(found))
-    keep = [i for i, label in enumerate(labels) if label and rates[i]]
-    notes = _left_out(path, labels, rates, lines, found)
+    samples = rates = None
+    if modality == "text":
+        found, usable = names, np.array([bool(text.strip()) for text in names])
+    else:
+        found = _find(path, names, lines, [path.parent, *folders, *_clips(path)])
+        usable = np.ones(len(found), bool)
+    if modality == "audio":
+        samples, rates = headers("", text(found))
+        usable = rates > 0
+    keep = [i for i, label in enumerate(labels) if label and usable[i]]
+    notes += _left_out(path, labels, usable, lines, found if modality == "audio" else None)
     kept = [labels[i] for i in keep]
     if len(set(kept)) < 2:
         raise DataError(
-            f"{path}: column {column!r} has {sorted(set(kept))} for the {len(keep)} files that can "
+            f"{path}: column {column!r} has {sorted(set(kept))} for the {len(keep)} rows that can "
             f"be read, but a probe needs two classes: pass another of {sorted(columns)} as --label"
         )
     if "split" in columns:
@@ -89,7 +122,20 @@ def read(
         by = [groups[i] for i in keep] if group else None
         splits = divide(kept, seed) if by is None else divide_groups(by, seed)
     _check_splits(path, kept, splits)
-    return Labelled([found[i] for i in keep], kept, splits, samples[keep], rates[keep], notes)
+    files = [found[i] for i in keep]
+    if samples is None or rates is None:
+        return Labelled(files, kept, splits, None, None, notes)
+    return Labelled(files, kept, splits, samples[keep], rates[keep], notes)
+
+
+def _class_column(
+    path: pathlib.Path, columns: dict[str, list[str]], name: str, others: set[str]
+) -> tuple[str, list[str]]:
+    """Returns the column of the classes, and a note where it is the only one that can be meant."""
+    left = [other for other in columns if other not in others]
+    if name != LABEL or name in columns or len(left) != 1:
+        return name, []
+    return left[0], [f"{path} has no column {LABEL!r}: the classes are those of {left[0]!r}"]
 
 
 def _column(path: pathlib.Path, columns: dict[str, list[str]], name: str, flag: str) -> list[str]:
@@ -137,21 +183,29 @@ def _find(
         i = missing[0]
         more = f" (and {len(missing) - 1} more rows)" if len(missing) > 1 else ""
         where = ", nor below ".join(dict.fromkeys(str(f.resolve()) for f in folders))
-        raise DataError(f"{path}, row {lines[i]}{more}: there is no {files[i]} below {where}")
+        raise DataError(
+            f"{path}, row {lines[i]}{more}: there is no {files[i]} below {where}: give the folder "
+            f"of the files as --root"
+        )
     return found
 
 
 def _left_out(
-    path: pathlib.Path, labels: list[str], rates: np.ndarray, lines: list[int], found: list[str]
+    path: pathlib.Path,
+    labels: list[str],
+    usable: np.ndarray,
+    lines: list[int],
+    sounds: list[str] | None,
 ) -> list[str]:
-    """Returns notes on how many rows are not used, and why."""
+    """Returns notes on how many rows are not used, and why; sounds: their files, None for texts."""
+    unusable = "have no text" if sounds is None else "cannot be read"
     reasons = {
         "have no label": [i for i, label in enumerate(labels) if not label],
-        "cannot be read": [i for i, label in enumerate(labels) if label and not rates[i]],
+        unusable: [i for i, label in enumerate(labels) if label and not usable[i]],
     }
     return [
         f"{len(rows)} of {len(labels)} rows of {path} {why} and are left out, the first is row "
-        f"{lines[rows[0]]}{_why(found[rows[0]]) if why == 'cannot be read' else ''}"
+        f"{lines[rows[0]]}{_why(sounds[rows[0]]) if sounds and why == unusable else ''}"
         for why, rows in reasons.items()
         if rows
     ]

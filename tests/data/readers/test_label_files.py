@@ -110,13 +110,13 @@ def test_what_is_written_is_a_table_for_sources(recordings, tmp_path):
 @pytest.mark.parametrize(
     ("header", "change", "message"),
     [
-        ("path,digit", {}, r"labels.csv, row 1: no column 'label' among .* as --label"),
+        ("path,digit,x", {}, r"labels.csv, row 1: no column 'label' among .* as --label"),
         ("clip,label", {}, r"no column 'path' among .*call that of the sound files 'path'"),
         ("path;label", {}, "a .csv has commas"),
         ("path,label", {4: ("gone.wav", "a")}, r"row 6: there is no gone.wav below .*, nor below"),
         ("path,label", {4: ("gone.wav", "a"), 7: ("so.wav", "b")}, r"row 6 \(and 1 more rows\)"),
         ("path,label", {4: None}, "row 6: .* was listed before, in row 5"),
-        ("path,label", dict.fromkeys(range(20), "one"), "has \\['one'\\] for the 20 files"),
+        ("path,label", dict.fromkeys(range(20), "one"), "has \\['one'\\] for the 20 rows"),
     ],
 )
 def test_a_table_that_cannot_be_used_says_where(recordings, tmp_path, header, change, message):
@@ -125,6 +125,7 @@ def test_a_table_that_cannot_be_used_says_where(recordings, tmp_path, header, ch
         rows[i] = rows[i - 1] if new is None else (rows[i][0], new) if new == "one" else new
     if ";" in header:
         rows = [(";".join(row),) for row in rows]
+    rows = [(*row, "x")[: len(header.split(","))] for row in rows]
     with pytest.raises(DataError, match=message):
         read(write(tmp_path / "labels.csv", rows, header), recordings)
 
@@ -155,3 +156,30 @@ def test_a_link_is_the_file_that_was_listed_before(recordings, tmp_path):
     rows = [(name, "ab"[i % 2]) for i, name in enumerate(names(recordings))]
     with pytest.raises(DataError, match=r"row \d+: .* was listed before, in row \d+"):
         read(write(tmp_path / "labels.csv", rows), recordings)
+
+
+def test_the_only_other_column_has_the_classes(recordings, tmp_path):
+    rows = [(name, "ab"[i % 2]) for i, name in enumerate(names(recordings))]
+    found = read(write(tmp_path / "labels.csv", rows, "file,pitch"), recordings)
+    assert found.labels == [label for _, label in rows]
+    assert any("no column 'label': the classes are those of 'pitch'" in n for n in found.notes)
+    with pytest.raises(DataError, match="no column 'tone' among"):
+        read(tmp_path / "labels.csv", recordings, "tone")
+
+
+def test_a_file_that_is_nowhere_names_the_option_for_its_folder(recordings, tmp_path):
+    table = write(tmp_path / "labels.csv", [("gone.wav", "a")])
+    with pytest.raises(DataError, match=r"row 2: there is no gone.wav below .* as --root"):
+        read(table, recordings)
+
+
+def test_texts_with_commas_and_lines_are_kept(tmp_path):
+    rows = [(f'"a text, {i}\nof two lines"', "ab"[i % 2]) for i in range(10)] + [("", "a")]
+    table = write(tmp_path / "labels.csv", rows, "text,label")
+    found = label_files.read(table, "label", "", [], modality="text")
+    assert found.samples is None and len(found.paths) == 10
+    assert any("1 of 11 rows of" in n and "have no text" in n for n in found.notes)
+    found.write(tmp_path / "run" / "labels.csv")
+    columns, _ = read_table(tmp_path / "run" / "labels.csv", "text")
+    assert columns["text"] == [f"a text, {i}\nof two lines" for i in range(10)]
+    assert columns["split"] == found.splits
