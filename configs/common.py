@@ -2,6 +2,10 @@
 
 from ml_collections import ConfigDict
 
+from configs.data import audio_data as audio_data
+from configs.data import image_data as image_data
+from configs.data import text_data as text_data
+
 # config.optim.decay_rules: no decay of biases, norms, layer scales and the class token
 DECAY_MATRICES = ((r"(bias|scale\d?|cls)$", 0.0), (".*", 1.0))
 
@@ -61,114 +65,6 @@ def base() -> ConfigDict:
                 "stall_seconds": 1800.0,
             },
             "log": {"every": "50 steps", "tensorboard": False, "wandb": "", "profile": ""},
-        }
-    )
-
-
-def audio_data() -> ConfigDict:
-    """Returns the data section for audio."""
-    return ConfigDict(
-        {
-            # audio | image | text
-            "modality": "audio",
-            # named sources, each {kind, path, weight, ...}; see ssl_jax/data/readers/sources.py;
-            # in valid and test, path '' means that of the source of the same name in train
-            "train": ConfigDict({}),
-            "valid": ConfigDict({}),
-            "test": ConfigDict({}),
-            # frame-label stores, one per set of labels; see ssl_jax/data/frame_labels.py
-            "units": {"train": (), "valid": (), "test": ()},
-            "sample_rate": 16000,
-            # one fixed shape per bucket, in seconds; longer clips are cropped to the last bucket
-            "buckets": (1.0,),
-            "min_seconds": 0.0,
-            # global batch size in the longest bucket; shorter buckets have the same, or with
-            # `constant_seconds` more, so that every batch has as many seconds
-            "batch_size": 0,
-            "constant_seconds": False,
-            # ordered class names; () = the sorted labels of the training split
-            "classes": (),
-            # tokens of transcripts: letters | characters | phones; see ssl_jax/data/transcripts.py
-            "spelling": "letters",
-            # keep this many labelled training rows per class (0 = all), chosen by label_seed
-            "labels_per_class": 0,
-            "label_share": 1.0,
-            "label_seed": 0,
-            # raise | skip: what to do with a broken, empty, too short or silent file
-            "on_bad": "raise",
-            "max_bad_share": 0.01,
-            "workers": 0,
-            "threads": 2,
-        }
-    )
-
-
-def image_data() -> ConfigDict:
-    """Returns the data section for images; see audio_data() for the keys that both have."""
-    return ConfigDict(
-        {
-            "modality": "image",
-            "train": ConfigDict({}),
-            "valid": ConfigDict({}),
-            "test": ConfigDict({}),
-            "image_size": 224,  # side of the square images that the transforms return
-            # {name: options}, see ssl_jax/data/transforms.py: one crop, and any others; they are
-            # applied in the order listed there
-            "transforms": ConfigDict({"random_resized_crop": {"scale": (0.2, 1.0)}, "flip": {}}),
-            "eval_transforms": ConfigDict({"center_crop": {"share": 0.875}}),
-            # more than 1: `image` has an axis of views, each with random numbers of its own;
-            # view_transforms: {"view2": {name: options}} in place of `transforms` for that view
-            "views": 1,
-            "view_transforms": ConfigDict({}),
-            # images with a shorter side, or with more megapixels, are invalid
-            "min_side": 8,
-            "max_megapixels": 64,
-            # MiB of decoded images to keep in memory, so that small ones are decoded only once
-            "keep_mb": 256,
-            "batch_size": 0,
-            "classes": (),
-            "labels_per_class": 0,
-            "label_share": 1.0,
-            "label_seed": 0,
-            # raise | skip: what to do with a broken, blank, too small or too large file
-            "on_bad": "raise",
-            "max_bad_share": 0.01,
-            "workers": 0,
-            "threads": 2,
-            # images have no duration: one shape for all
-            "sample_rate": 0,
-            "buckets": (1.0,),
-        }
-    )
-
-
-def text_data() -> ConfigDict:
-    """Returns the data section for text; see audio_data() for the keys that both have."""
-    return ConfigDict(
-        {
-            "modality": "text",
-            "train": ConfigDict({}),
-            "valid": ConfigDict({}),
-            "test": ConfigDict({}),
-            # byte (261 ids), or a JSON file of the tokenizers library
-            "tokenizer": "byte",
-            # tokens per example, including <s>; the tokens are cached in $SSL_JAX_CACHE
-            "block_tokens": 512,
-            # none: blocks may span documents | complete_doc: they are cut from one document each
-            "break_mode": "none",
-            "batch_size": 0,
-            "classes": (),
-            "labels_per_class": 0,
-            "label_share": 1.0,
-            "label_seed": 0,
-            # raise | skip: what to do with a document that is not UTF-8
-            "on_bad": "raise",
-            "max_bad_share": 0.01,
-            "workers": 0,
-            "threads": 2,
-            # text has no duration: one shape for all
-            "sample_rate": 0,
-            "buckets": (1.0,),
         }
     )
 
@@ -355,6 +251,41 @@ def mae() -> ConfigDict:
             "decoder": {"width": 512, "depth": 8, "heads": 16, "mlp_width": 2048},
         }
     )
+
+
+def moco_v3() -> ConfigDict:
+    """Returns config.method of MoCo v3; ssl_jax/methods/moco_v3.py explains every key."""
+    return ConfigDict(
+        {
+            "name": "moco_v3",
+            "encoder": ConfigDict({}),
+            "pool": "cls",
+            "head": {
+                "projector_layers": 3,
+                "predictor_layers": 2,
+                "hidden": 4096,
+                "outputs": 256,
+                "eps": 1e-5,
+            },
+            "temperature": 0.2,
+            # the projection of patches is never trained, so both encoders have the same
+            "ema": {
+                "start": 0.99,
+                "end": 1.0,
+                "anneal": 93_900,
+                "rules": (("frontend/projection", "absent"), (".*", "average")),
+            },
+            "queue": 0,
+        }
+    )
+
+
+def moco_encoder(preset: str) -> ConfigDict:
+    """Returns the encoder of MoCo v3: 12 heads in Small too, the row first in its positions."""
+    encoder = ConfigDict({"kind": "vit", "preset": preset, "image_size": 224, "patch_size": 16})
+    encoder.update({"heads": 12, "init": "xavier_qkv", "patch_bias": "zero"})
+    encoder.update({"class_std": 1e-6, "row_first": True})
+    return encoder
 
 
 def supervised() -> ConfigDict:

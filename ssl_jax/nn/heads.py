@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ssl_jax.core.types import Array
+from ssl_jax.nn.batch_norm import BatchNorm
 from ssl_jax.nn.transformer import INITS, gelu, layer_norm
 
 POOLS = ("tokens", "frames", "cls", "tanh")
@@ -103,6 +104,37 @@ class PredictionHead(nn.Module):
         last = nn.Dense(self.width, kernel_init=kernel_init)
         nn.share_scope(self, last)
         return last(x)
+
+
+class NormedMLP(nn.Module):
+    """Linear layers without bias, each with batch norm, and ReLU between (MoCo v3, 2104.02057).
+
+    The last norm has no scale and no bias. Norms compute in float32, and their running statistics
+    are a collection, `batch_norm.STATISTICS`. params: linear0, norm0, ...
+    """
+
+    layers: int
+    hidden: int
+    outputs: int
+    eps: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array, train: bool) -> Array:
+        """x (B, D), mask (B,), true at the rows that count -> (B, outputs) float32."""
+        for i in range(self.layers):
+            last = i == self.layers - 1
+            width = self.outputs if last else self.hidden
+            x = nn.Dense(
+                width,
+                use_bias=False,
+                dtype=self.dtype,
+                kernel_init=INITS["torch"],
+                name=f"linear{i}",
+            )(x)
+            x = BatchNorm(affine=not last, eps=self.eps, name=f"norm{i}")(x, mask, train)
+            x = x if last else nn.relu(x)
+        return x
 
 
 class FrameClassifier(nn.Module):

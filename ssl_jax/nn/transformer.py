@@ -29,12 +29,14 @@ REMAT: dict[str, Callable | None] = {
 }
 
 # `bert`: N(0, 0.02). `torch`: uniform with bound 1/sqrt(fan in). `xavier`: uniform with bound
-# sqrt(6 / (fan in + fan out)). `truncated`: N(0, 0.02) cut at +-0.02. Biases start at zero in all.
+# sqrt(6 / (fan in + fan out)). `truncated`: N(0, 0.02) cut at +-0.02. `xavier_qkv`: as `xavier`,
+# with query, key and value as matrices of their own (MoCo v3). Biases start at zero in all.
 INITS = {
     "bert": nn.initializers.normal(0.02),
     "torch": nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform"),
     "xavier": nn.initializers.xavier_uniform(),
     "truncated": nn.initializers.truncated_normal(0.02, lower=-1.0, upper=1.0),
+    "xavier_qkv": nn.initializers.xavier_uniform(),
 }
 # The originals hold query, key and value in one matrix (D, 3 D), which has twice the mean fan.
 FUSED_INITS = {**INITS, "xavier": nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")}

@@ -61,9 +61,18 @@ class VisionOptions:
     embed_norm: bool = False  # a LayerNorm of the tokens before the first block
     embed_dropout: float = 0.0
     patch_init: str | None = None  # of the projection of patches; None: that of the blocks
+    patch_bias: str = "torch"  # its initial bias: torch (a convolution's) | zero
+    row_first: bool = False  # the row in the first half of sin-cos positions (MoCo v3)
+    # patches: one projection | convolutions: of 3 x 3 and stride 2, then a projection (2106.14881)
+    stem: str = "patches"
 
     def __post_init__(self) -> None:
-        for key, choices in (("positions", POSITIONS), ("patch_init", (None, *INITS))):
+        for key, choices in (
+            ("positions", POSITIONS),
+            ("patch_init", (None, *INITS)),
+            ("patch_bias", ("torch", "zero")),
+            ("stem", ("patches", "convolutions")),
+        ):
             if getattr(self, key) not in choices:
                 raise ValueError(
                     f"config.method.encoder.{key} is {getattr(self, key)!r}: "
@@ -71,6 +80,11 @@ class VisionOptions:
                 )
         check_share("embed_dropout", self.embed_dropout)
         size, patch = self.image_size, self.patch_size
+        if self.stem == "convolutions" and (patch < 2 or patch & (patch - 1)):
+            raise ValueError(
+                f"config.method.encoder.stem 'convolutions' halves the image again and again, and "
+                f"config.method.encoder.patch_size is {patch}: use a power of 2, such as 16"
+            )
         if patch < 1 or size < patch or size % patch:
             near = max(patch, 1) * max(1, size // max(patch, 1))
             raise ValueError(
@@ -88,16 +102,50 @@ def check_positions(width: int) -> None:
         )
 
 
-def projection(size: int, width: int, weight_init: str, dtype: jnp.dtype) -> nn.Dense:
-    """Returns a linear map from patches of `size` numbers to tokens, with a convolution's bias."""
+def projection(
+    size: int, width: int, weight_init: str, dtype: jnp.dtype, bias_init: str = "torch"
+) -> nn.Dense:
+    """Returns a linear map from patches of `size` numbers to tokens, with a convolution's bias, or
+    one that starts at zero."""
 
-    def bias(key: Array, shape: tuple[int, ...], kind: jnp.dtype = jnp.float32) -> Array:
+    def torch_bias(key: Array, shape: tuple[int, ...], kind: jnp.dtype = jnp.float32) -> Array:
         # the originals use a convolution, with torch's initial bias
         return jax.random.uniform(key, shape, kind, -(size**-0.5), size**-0.5)
 
+    bias = torch_bias if bias_init == "torch" else nn.initializers.zeros
     return nn.Dense(
         width, dtype=dtype, kernel_init=INITS[weight_init], bias_init=bias, name="projection"
     )
+
+
+class ConvStem(nn.Module):
+    """Halves an image until a pixel is a patch: convolution, LayerNorm over channels, ReLU.
+
+    The channels double from layer to layer, up to the width of a token; a projection follows. The
+    original has batch norm in place of LayerNorm, which would couple the images of a batch.
+    """
+
+    patch_size: int
+    width: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Array) -> Array:
+        """image (B, H, W, 3), normalized -> (B, S, D), patches in raster order."""
+        x, layers = image.astype(self.dtype), self.patch_size.bit_length() - 1
+        for i in range(layers):
+            x = nn.Conv(
+                self.width // 2 ** (layers - 1 - i),
+                (3, 3),
+                strides=2,
+                padding=1,
+                use_bias=False,
+                dtype=self.dtype,
+                kernel_init=nn.initializers.he_normal(),
+                name=f"conv{i}",
+            )(x)
+            x = nn.relu(layer_norm(1e-6, self.dtype, name=f"norm{i}")(x))
+        return x.reshape(len(x), -1, self.width)
 
 
 class PatchFrontEnd(nn.Module):
@@ -118,8 +166,14 @@ class PatchFrontEnd(nn.Module):
     def __call__(self, image: Array, train: bool) -> tuple[Array, Array]:
         """image (B, H, W, 3) uint8 -> x (B, S, D), valid (B, S), all true."""
         del train  # nothing random in here
-        cut = self.patches(image)
-        x = projection(cut.shape[-1], self.width, self.weight_init, self.dtype)(cut)
+        o = self.options
+        if o.stem == "convolutions":
+            stem = ConvStem(o.patch_size, self.width, self.dtype, name="stem")
+            cut = stem(patches.normalize_image(image))
+        else:
+            cut = self.patches(image)
+        size = cut.shape[-1]
+        x = projection(size, self.width, self.weight_init, self.dtype, o.patch_bias)(cut)
         return x, jnp.ones(x.shape[:2], bool)
 
     def patches(self, image: Array) -> Array:
@@ -146,6 +200,7 @@ class VisionTransformer(nn.Module):
     transformer_options: TransformerOptions
     dtype: jnp.dtype = jnp.float32
     rate: float = 0.0  # rows per second; 0: an image has no time
+    row_first: bool = False  # see VisionOptions
 
     def setup(self) -> None:
         o, blocks = self.options, self.transformer_options
@@ -153,7 +208,7 @@ class VisionTransformer(nn.Module):
             init = nn.initializers.normal(o.class_std)
             self.cls = self.param("cls", init, (blocks.width,), jnp.float32)
         if o.positions == "learned":
-            table = patches.sincos_table(self.grid, blocks.width)
+            table = patches.sincos_table(self.grid, blocks.width, self.row_first)
             self.table = self.param("positions", lambda _: jnp.asarray(table))
         if o.positions == "relative":
             self.relative = RelativePositions(self.grid, blocks.heads, o.class_token)
@@ -214,7 +269,8 @@ class VisionTransformer(nn.Module):
         if self.options.positions == "learned":
             return self.table
         columns = self.grid[1]
-        return jnp.asarray(patches.sincos_table((size // columns, columns), self.width))
+        grid = (size // columns, columns)
+        return jnp.asarray(patches.sincos_table(grid, self.width, self.row_first))
 
     def __call__(self, *arrays: Array, train: bool = False) -> Encoded:
         """The arrays of `reads` -> Encoded of complete examples."""
@@ -232,4 +288,6 @@ def make(
     side = options.image_size // options.patch_size
     weight_init = options.patch_init or blocks.init
     frontend = PatchFrontEnd(options, blocks.width, weight_init, dtype)
-    return VisionTransformer(frontend, (side, side), options, blocks, dtype)
+    return VisionTransformer(
+        frontend, (side, side), options, blocks, dtype, row_first=options.row_first
+    )

@@ -42,11 +42,12 @@ def normalize_patches(patches: Array, eps: float = 1e-6) -> Array:
     return centred * jax.lax.rsqrt(variance + eps)
 
 
-def sincos_table(grid: tuple[int, int], width: int) -> np.ndarray:
+def sincos_table(grid: tuple[int, int], width: int, row_first: bool = False) -> np.ndarray:
     """Returns the fixed positions (rows * columns, D) float32 of a grid in raster order.
 
     The first half of D encodes the column, the second the row, each as [sin | cos] of
     position / 10000^(k / (D / 4)), in float64 (MAE, 2111.06377, appendix A.1 and its code).
+    With `row_first` the halves change places (MoCo v3, 2104.02057).
     Raises ValueError unless D is a multiple of 4.
     """
     if width % 4:
@@ -54,7 +55,7 @@ def sincos_table(grid: tuple[int, int], width: int) -> np.ndarray:
     rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
     omega = 1.0 / 10000 ** (np.arange(width // 4, dtype=np.float64) / (width / 4))
     halves = []
-    for place in (columns, rows):
+    for place in (rows, columns) if row_first else (columns, rows):
         angle = place.reshape(-1, 1) * omega
         halves += [np.sin(angle), np.cos(angle)]
     return np.concatenate(halves, axis=1).astype(np.float32)

@@ -130,6 +130,21 @@ def one_cycle(lr: float, total: int) -> Schedule:
     return schedule
 
 
+def cosine_decay(start: float, end: float, steps: int) -> Schedule:
+    """Returns n -> end - (end - start) * (1 + cos(pi * n / steps)) / 2, and `end` from there on.
+
+    The decay of the momentum encoder of MoCo v3 and BYOL at update n, counted from 0.
+    """
+    if steps <= 0:
+        return optax.constant_schedule(end)
+
+    def schedule(step: Array | int) -> Array:
+        done = jnp.minimum(jnp.asarray(step, jnp.float32) / steps, 1.0)
+        return end - (end - start) * (1 + jnp.cos(jnp.pi * done)) / 2
+
+    return schedule
+
+
 def ema_decay(start: float, end: float, anneal_steps: int) -> Schedule:
     """Returns n -> end - (end - start) * (1 - n / anneal_steps), and `end` from there on.
 

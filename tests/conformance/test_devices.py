@@ -69,6 +69,7 @@ WHOLE = (
     "configs/data2vec2/image.py",
     "configs/hubert/audio.py",
     "configs/mae/image.py",
+    "configs/moco_v3/image.py",
     "configs/superb/verification.py",
     "configs/supervised/kws.py",
     "configs/wav2vec2/conformer.py",
