@@ -23,7 +23,17 @@ FLOORS = {
     "sweeps": 5,
     "commands": 6,
 }
-COMMANDS = {"__init__", "train", "evaluate", "plan", "sweep", "pipeline", "convert", "report"}
+COMMANDS = {
+    "__init__",
+    "__main__",
+    "train",
+    "evaluate",
+    "plan",
+    "sweep",
+    "pipeline",
+    "convert",
+    "report",
+}
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 
 
