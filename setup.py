@@ -6,6 +6,11 @@ from pathlib import Path
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
+VERSION = "0.1.0"
+# Where the repository is published, as `git clone` takes it: "" until it is. The only place to set
+# it; `python -m experiments.tables` then writes it into the notebooks, README.md and CITATION.cff.
+ADDRESS = ""
+
 # Lower bounds are the newest releases that pip finds for Python 3.11; on 3.12 and 3.13 it installs
 # newer ones (jax 0.12), and the tests run on both. Neither TensorFlow nor torch is required.
 BASE = [
@@ -87,7 +92,8 @@ if __name__ == "__main__":
     readme = Path(__file__).parent / "README.md"
     setup(
         name="ssl_jax",
-        version="0.1.0",
+        version=VERSION,
+        url=ADDRESS or None,
         description="Masked-prediction methods for speech, audio, images and video in JAX",
         long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
         long_description_content_type="text/markdown",

@@ -6,15 +6,25 @@ from experiments import results
 from ssl_jax.evals import table
 
 
+def percent(values: Sequence[float]) -> str:
+    """Returns the mean and interval of shares as percentages, such as 43.9 ± 3.1."""
+    return table.cell([100 * value for value in values], 1)
+
+
 def _seeds(found: Mapping[str, Sequence[float]], names: Sequence[str]) -> str:
     return " → ".join(table.cell(found[name]) for name in names)
+
+
+def _keywords() -> str:
+    share = results.read("kws/results.json")["shares"]["20% of labels"]
+    return f"{' → '.join(percent(share[arm]) for arm in results.ARMS)} %"
 
 
 def _image_probe(name: str) -> str:
     found = results.read("data2vec2/results.json")
     last = [curve["accuracy"][-1] for curve in found["curves"][name]]
-    random = table.cell(found["random"][name])
-    return f"probe of CIFAR-10 {table.cell(last)}, untrained {random}"
+    random = percent(found["random"][name])
+    return f"CIFAR-10 probe {percent(last)} %, untrained {random} %"
 
 
 def _phone_units() -> str:
@@ -26,21 +36,17 @@ def _codes() -> str:
     found = results.read("wav2vec2/results.json")
     names = ("as published", "diversity beside the sum")
     used, less = (table.cell(found["arms"][n]["code_perplexity"], 1) for n in names)
-    return f"{used} of {found['codes']} codes in use, {less} with a mistake of known ports"
+    return f"{used} of {found['codes']} codes in use; {less} with a mistake of known ports"
 
 
 def _pitch() -> str:
     found = results.read("music2vec/results.json")["probes"]
-    own, random = (
-        table.cell(found[n]["pitch"]["accuracy"]) for n in ("this run", "random encoder")
-    )
-    return f"pitch {own}, untrained {random}: not reproduced"
+    own, random = (percent(found[n]["pitch"]["accuracy"]) for n in ("this run", "random encoder"))
+    return f"pitch {own} %, untrained {random} %: not reproduced"
 
 
 MINIATURES = {
-    "kws": lambda: _seeds(
-        results.read("kws/results.json")["shares"]["20% of labels"], results.ARMS
-    ),
+    "kws": _keywords,
     "data2vec": lambda: _image_probe("data2vec"),
     "data2vec2": lambda: _image_probe("data2vec 2.0"),
     "mae": lambda: _image_probe("MAE"),
@@ -48,4 +54,4 @@ MINIATURES = {
     "wav2vec2": _codes,
     "music2vec": _pitch,
 }
-"""The text of each row of the table of methods in the README."""
+"""By system, the text of its cell in the table of methods (experiments/methods.py)."""

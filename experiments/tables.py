@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import claims, miniatures, results
+from experiments import address, claims, methods, miniatures, results
 from ssl_jax.core import atomic
 from ssl_jax.evals import table
 
@@ -393,9 +393,15 @@ def once_run(file: str, make: Callable[[], str]) -> Callable[[], str]:
 
 TABLES = {
     "../README.md": {
+        "colab": address.colab,
+        "status": methods.status,
+        "methods": lambda: markdown(methods.table()),
+        "clone": address.clone,
+        "report": address.report,
         "quickstart": quickstart,
         "benchmarks": benchmarks,
     },
+    "../docs/install.md": {"clone": address.clone},
     "../docs/speed.md": {
         "steps": once_run("benchmarks/step_vs_torch.json", step_vs_torch),
         "steps_gpu": once_run("benchmarks/step_vs_torch_gpu.json", step_vs_torch_gpu),
@@ -458,4 +464,5 @@ if __name__ == "__main__":
         for name, make in tables.items():
             fill(results.HERE / file, name, make())
     for name, make in miniatures.MINIATURES.items():
-        fill_number(results.HERE.parent / "README.md", name, make())
+        fill_number(results.HERE.parent / "docs" / "methods.md", name, make())
+    address.write()

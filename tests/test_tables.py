@@ -3,7 +3,7 @@
 import pytest
 from test_house import check_table
 
-from experiments import miniatures, results, tables
+from experiments import methods, miniatures, results, tables
 
 CASES = [(file, name) for file, made in tables.TABLES.items() for name in made]
 
@@ -31,10 +31,18 @@ def test_the_interval_and_the_gain_are_paired():
 
 @pytest.mark.parametrize("name", miniatures.MINIATURES)
 def test_a_number_of_the_table_of_methods_is_that_of_its_results(tmp_path, name):
-    readme = (results.HERE.parent / "README.md").read_text()
-    copy = tmp_path / "README.md"
-    copy.write_text(readme)
+    page = (results.HERE.parent / "docs" / "methods.md").read_text()
+    copy = tmp_path / "methods.md"
+    copy.write_text(page)
     tables.fill_number(copy, name, miniatures.MINIATURES[name]())
-    assert copy.read_text() == readme, "stale: python -m experiments.tables"
+    assert copy.read_text() == page, "stale: python -m experiments.tables"
     tables.fill_number(copy, name, "0.5")
-    assert copy.read_text() != readme
+    assert copy.read_text() != page
+
+
+def test_every_system_has_its_section_and_every_miniature_its_row():
+    page = (results.HERE.parent / "docs" / "methods.md").read_text()
+    headings = {line.removeprefix("## ") for line in page.splitlines() if line.startswith("## ")}
+    assert {row.system for row in methods.ROWS} <= headings
+    assert {row.miniature for row in methods.ROWS} - {""} == set(miniatures.MINIATURES)
+    assert methods.ROWS[3].anchor == "data2vec-20"  # as GitHub makes it of "data2vec 2.0"

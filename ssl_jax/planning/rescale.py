@@ -104,6 +104,6 @@ def _steps(duration: Any) -> int:
     """Returns the steps of "8k steps" or 8000, and 0 for any other duration."""
     number, _, unit = str(duration).partition(" ")
     scale = {"k": 1_000, "M": 1_000_000}.get(number[-1:], 1)
-    if unit not in ("", "steps", "step"):
+    if unit not in ("", "steps", "step") or number.endswith("%"):
         return 0
     return round(float(number.rstrip("kM").replace("_", "")) * scale)

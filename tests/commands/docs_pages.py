@@ -189,6 +189,17 @@ def links(path: Path) -> list[str]:
     return [x.partition("#")[0] for x in found if not re.match(r"https?:|mailto:|#", x)]
 
 
+def anchors(path: Path) -> set[str]:
+    """Returns the anchors of the headings of a page, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w-]", "", head.lower().replace(" ", "-")) for head in heads}
+
+
+def module_of(command: Command) -> str:
+    """Returns the module with the `main` of a command `python -m ...`."""
+    return "ssl_jax.__main__" if command.words[2] == "ssl_jax" else command.words[2]
+
+
 def named_files(path: Path) -> list[str]:
     """Returns the files and folders of this repository named in `backticks`.
 

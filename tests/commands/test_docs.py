@@ -62,11 +62,12 @@ def check(command: pages.Command) -> str:
     if words[0] not in pages.LOCAL or words[0] == "pytest":
         return ""
     if words[0] == "pip":
-        named = set(re.findall(r"[\w-]+", re.sub(r"^[^[]*", "", words[-1])))
+        own = [w for w in words if re.match(r"(\.|ssl_jax)\[", w)]
+        named = set(re.findall(r"[\w-]+", " ".join(w.partition("[")[2] for w in own)))
         return f"no extra {named - set(required())}" if named - set(required()) else ""
     if words[1] != "-m":
         return "" if (pages.ROOT / words[1]).is_file() else f"no file {words[1]}"
-    module, rest = words[2], words[3:]
+    module, rest = pages.module_of(command), words[3:]
     if module == "pytest":
         absent = [w for w in rest if w.startswith("tests/") and not (pages.ROOT / w).exists()]
         return f"no {absent}" if absent else ""
@@ -123,6 +124,22 @@ def test_every_command_is_run_by_a_test():
         assert not unused, "no page has these any more"
 
 
+def test_the_page_of_the_install_names_every_extra():
+    page = (pages.ROOT / "docs" / "install.md").read_text()
+    listed = page.partition("| extra |")[2]
+    assert set(required()) - {""} <= set(re.findall(r"`(\w+)`", listed))
+
+
+def test_links_to_sections_lead_somewhere():
+    absent = [
+        f"{page.name}: {target}#{anchor}"
+        for page in pages.PAGES
+        for target, anchor in re.findall(r"\]\((\S*\.md)#([^)\s]+)\)", page.read_text())
+        if anchor not in pages.anchors(page.parent / target)
+    ]
+    assert not absent
+
+
 def test_a_wrong_page_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "ROOT", tmp_path)
     page = tmp_path / "page.md"
@@ -173,7 +190,7 @@ class Home:
             self.told[words] = ""  # a command that needs itself would never end
             out = io.StringIO()
             with contextlib.redirect_stdout(out):
-                code = importlib.import_module(words[2]).main(list(words[3:]))
+                code = importlib.import_module(pages.module_of(command)).main(list(words[3:]))
             assert not code
             self.told[words] = out.getvalue()
         return self.told[words]

@@ -51,6 +51,9 @@ def test_a_batch_that_does_not_divide_changes_rate_decay_and_length(root):
     assert found["optim.warmup"] == f"{round(8_000 / k)} steps"
     # the teacher decays as much over the same examples
     assert found["method.ema.end"] ** (50 * 96) == pytest.approx(0.99999 ** (50 * 100))
+    # a share of the run stays one
+    share = config_lib.change(speech, {"optim.warmup": "10%"})
+    assert "optim.warmup" not in rescale.for_chips(share, 10, lambda c: True)
     sgd = config_lib.change(speech, {"optim.name": "sgd"})
     assert rescale.for_chips(sgd, 10, lambda c: True)["optim.lr"] == pytest.approx(7.5e-4 * k)
 
