@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import address, claims, methods, miniatures, results
+from experiments.benchmarks import recipes
 from ssl_jax.core import atomic
 from ssl_jax.evals import table
 
@@ -198,9 +199,9 @@ def time_to_accuracy() -> str:
     """Returns the table of seconds to each accuracy, by method of the image experiment."""
     found = results.read("data2vec2/results.json")["levels"]
     rows = []
-    for accuracy, methods in found.items():
+    for accuracy, by_method in found.items():
         row = {"accuracy": accuracy}
-        for name, seconds in methods.items():
+        for name, seconds in by_method.items():
             reached = [s for s in seconds if s is not None]
             short = f"{len(reached)} of {len(seconds)} seeds" if reached else "not reached"
             full = len(reached) == len(seconds)
@@ -402,6 +403,11 @@ TABLES = {
         "benchmarks": benchmarks,
     },
     "../docs/install.md": {"clone": address.clone},
+    "../docs/first_hour.md": {"clone": address.clone},
+    "../docs/time.md": {
+        "programs": lambda: markdown(recipes.programs()),
+        "recipes": lambda: markdown(recipes.table()),
+    },
     "../docs/speed.md": {
         "steps": once_run("benchmarks/step_vs_torch.json", step_vs_torch),
         "steps_gpu": once_run("benchmarks/step_vs_torch_gpu.json", step_vs_torch_gpu),

@@ -12,6 +12,7 @@ from experiments.benchmarks import (
     checkpoint,
     extraction,
     loop,
+    recipes,
     startup,
     step_vs_torch,
     stepping,
@@ -62,6 +63,30 @@ def test_time_to_an_accuracy_is_read_between_the_points_of_a_curve():
     assert time_to_accuracy.between(0.42, curves) == [0.44, 0.46, 0.48, 0.5]
     found = time_to_accuracy.times(curves, {"a": 2.0, "b": 1.0}, 0.48, {"a": 0.3, "b": 0.3})
     assert found["b"] == [None] and found["a"] == pytest.approx([18.0])
+
+
+@pytest.mark.parametrize(
+    ("hours", "text"),
+    [(0.001, "under 1 min"), (0.3, "18 min"), (5.25, "5.2 h"), (100, "4.2 days"), (3e4, "3 years")],
+)
+def test_a_duration_has_the_unit_that_reads_best(hours, text):
+    assert recipes.text(hours) == text
+
+
+def test_the_hours_of_two_cores_are_operations_at_a_measured_rate():
+    row = {"flops": 2 * recipes.rate(small=False), "steps": 1800}
+    assert recipes.laptop_hours("configs/hubert/audio.py:base", row) == pytest.approx(1.0)
+    assert recipes.laptop_hours("configs/data2vec2/audio.py:own", row) > 1.5  # a slower rate
+
+
+@pytest.mark.slow
+def test_a_recipe_is_planned_with_the_batch_that_it_has(monkeypatch):
+    monkeypatch.setattr(recipes, "TOPOLOGIES", {"h100:1": "one H100"})
+    found = recipes.planned("configs/mae/image.py:toy", 0)
+    assert found["steps"] == 4 and found["micro_batches"] == {"h100:1": 1}
+    assert found["flops"] > 0 and found["hours"]["h100:1"] >= 0
+    with pytest.raises(ValueError, match=r"image\.py:base: 1600 epochs"):
+        recipes.planned("configs/mae/image.py:base", 0)
 
 
 def test_the_cost_of_a_mask_is_relative_to_one_alone():

@@ -37,6 +37,15 @@ RECIPES = {
     "configs/mae/image.py:base": IMAGENET,
     "configs/ctc/speech.py:base_100h": 0,
 }
+# results file: its program
+PROGRAMS = {
+    "quickstart.json": "experiments/quickstart.py",
+    "music2vec/results.json": "experiments/music2vec/program.py",
+    "wav2vec2/results.json": "experiments/wav2vec2/program.py",
+    "data2vec2/results.json": "experiments/data2vec2/program.py",
+    "hubert/results.json": "experiments/hubert/pipeline.py",
+    "kws/results.json": "experiments/kws/program.py",
+}
 SMALL = "configs/data2vec2/audio.py:own", "configs/data2vec2/audio.py:mini", "kws.py:kwt1"
 
 
@@ -85,6 +94,37 @@ def rate(small: bool) -> float:
 def laptop_hours(name: str, row: dict[str, Any]) -> float:
     """Returns the hours of a recipe on two cores at the measured rate."""
     return row["flops"] * row["steps"] / rate(name.endswith(SMALL)) / 3600
+
+
+def text(hours: float) -> str:
+    """Returns a duration in the unit that reads best, such as "17 min" or "4.2 days"."""
+    for limit, factor, unit in ((1.5, 60, "min"), (72, 1, "h"), (24 * 730, 1 / 24, "days")):
+        if hours < limit:
+            value = hours * factor
+            return f"{value:.{int(value < 10)}f} {unit}" if value >= 1 else f"under 1 {unit}"
+    return f"{hours / 24 / 365:.0f} years"
+
+
+def table() -> list[dict[str, str]]:
+    """Returns a row per recipe: its updates, and its time on each kind of machine."""
+    rows = []
+    for name, found in results.read("benchmarks/recipes.json").items():
+        short = name.removeprefix("configs/")
+        row = {"recipe": f"[{short}](../{name.partition(':')[0]})"}
+        row |= {"updates": f"{found['steps']:,}", "two cores": text(laptop_hours(name, found))}
+        rows.append(row | {TOPOLOGIES[key]: text(h) for key, h in found["hours"].items()})
+    return rows
+
+
+def programs() -> list[dict[str, str]]:
+    """Returns a row per program of the experiments: what it does and its measured time."""
+    rows = []
+    for file, command in PROGRAMS.items():
+        found = results.read(file)
+        about = found.get("machine", found)
+        row = {"program": f"`{command}`", "cores": str(about["cores"])}
+        rows.append(row | {"time": text(about["seconds"] / 3600)})
+    return rows
 
 
 def main() -> None:

@@ -98,7 +98,10 @@ PAGES_ELSEWHERE = {
     "docs/sweeps.md": ("tests/commands/test_sweep.py", "def test_every_command_of_the_page_runs"),
 }
 # runs that replace an import: untrained runs of these configs
-IMPORTED = {"runs/wav2vec2": "configs/wav2vec2/audio.py:toy"}
+IMPORTED = {
+    "runs/wav2vec2": "configs/wav2vec2/audio.py:toy",
+    "runs/hubert": "configs/hubert/audio.py:toy",
+}
 
 
 class Command(NamedTuple):

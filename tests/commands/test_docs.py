@@ -19,6 +19,7 @@ from test_house import required
 from ssl_jax import train
 from ssl_jax.core import config as config_lib
 from ssl_jax.engine import log
+from ssl_jax.nn import build
 
 NAMES = [path.relative_to(pages.ROOT).as_posix() for path in pages.PAGES]
 COMMANDS = {n: pages.blocks(p)[0] for n, p in zip(NAMES, pages.PAGES, strict=True)}
@@ -128,6 +129,19 @@ def test_the_page_of_the_install_names_every_extra():
     page = (pages.ROOT / "docs" / "install.md").read_text()
     listed = page.partition("| extra |")[2]
     assert set(required()) - {""} <= set(re.findall(r"`(\w+)`", listed))
+
+
+def test_the_keys_of_the_map_from_other_libraries_exist():
+    page = (pages.ROOT / "docs" / "coming_from.md").read_text()
+    known = set()
+    for name in ("hubert/audio.py", "data2vec2/audio.py:own", "ctc/speech.py:base_10h"):
+        config = config_lib.load(str(pages.ROOT / "configs" / name))
+        known |= set(config_lib.flatten(config))
+        # the listing has the values of presets too
+        known |= {f"method.encoder.{word}" for word in re.findall(r"\w+", build.listing(config))}
+    named = set(re.findall(r"`(?:--)?config\.([a-z_0-9.]+)", page))
+    absent = [n for n in named if not any(f"{key}.".startswith(f"{n}.") for key in known)]
+    assert len(named) > 20 and not absent
 
 
 def test_links_to_sections_lead_somewhere():
