@@ -136,6 +136,8 @@ def data2vec() -> ConfigDict:
                 "layer_norm": "instance",
                 "final_norm": "none",
                 "include_prefix": True,
+                "center": "none",
+                "center_decay": 0.9,
             },
             "predictor": {"norm": False, "layers": 1, "ratio": 2, "init": "torch"},
             "loss": {"beta": 0.0, "scale": None, "reduction": "mean", "examples": 0},
@@ -186,6 +188,8 @@ def data2vec2() -> ConfigDict:
                 "layer_norm": "instance",
                 "final_norm": "none",
                 "include_prefix": False,
+                "center": "none",
+                "center_decay": 0.9,
             },
             "loss": {"beta": 0.0, "scale": None, "cls_weight": 0.0},
             "ema": {

@@ -36,7 +36,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.optim.update({"warmup": "10 epochs", "decay_rules": common.DECAY_MATRICES})
     config.train.duration = "800 epochs"
     config.checkpoint.every = config.eval.every = "10 epochs"
-    config.guard.floors = ConfigDict({"target_std": 0.1, "prediction_std": 0.01})
+    config.guard.floors = ConfigDict(
+        {"target_std": 0.1, "prediction_std": 0.01, "instance_variance_ratio": 0.1}
+    )
     if size.startswith("large"):
         _large(config, second=size == "large_2")
     if size == "mini":

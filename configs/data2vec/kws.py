@@ -37,7 +37,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.train.duration = "200 epochs"
     config.checkpoint.every = config.eval.every = "5 epochs"
     config.guard.floors = ConfigDict(
-        {"target_std": 0.1, "prediction_std": 0.01, "frontend_std": 0.01}
+        {
+            "target_std": 0.1,
+            "prediction_std": 0.01,
+            "frontend_std": 0.01,
+            "instance_variance_ratio": 0.1,
+        }
     )
     if size == "toy":
         common.toy(config)
@@ -70,7 +75,12 @@ def _mini() -> ConfigDict:
     config.log.every = "100 steps"
     config.guard.after = 1_000
     config.guard.floors = ConfigDict(
-        {"target_std": 0.1, "prediction_std": 0.01, "frontend_std": 0.01}
+        {
+            "target_std": 0.1,
+            "prediction_std": 0.01,
+            "frontend_std": 0.01,
+            "instance_variance_ratio": 0.1,
+        }
     )
     return config
 

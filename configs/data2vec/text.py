@@ -38,7 +38,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.train.duration = "1M steps"
     config.checkpoint.every = config.eval.every = "10k steps"
     config.guard.floors = ConfigDict(
-        {"target_std": 0.1, "prediction_std": 0.01, "frontend_std": 0.001}
+        {
+            "target_std": 0.1,
+            "prediction_std": 0.01,
+            "frontend_std": 0.001,
+            "instance_variance_ratio": 0.1,
+        }
     )
     if size == "mini":
         _mini(config)

@@ -36,7 +36,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.train.duration = "375300 steps"
     config.checkpoint.every = config.eval.every = "5k steps"
     # the original has no such check here: the std of targets may fall below 0.1
-    config.guard.floors = ConfigDict({"prediction_std": 0.001})
+    config.guard.floors = ConfigDict({"prediction_std": 0.001, "instance_variance_ratio": 0.1})
     if size in ("large", "huge14"):
         _large(config, size)
     if size == "mini":

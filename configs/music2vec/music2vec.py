@@ -45,7 +45,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.train.duration = "400k steps"
     config.checkpoint.every = config.eval.every = "5k steps"
     config.guard.floors = ConfigDict(
-        {"target_std": 0.1, "prediction_std": 0.01, "frontend_std": 0.01}
+        {
+            "target_std": 0.1,
+            "prediction_std": 0.01,
+            "frontend_std": 0.01,
+            "instance_variance_ratio": 0.1,
+        }
     )
     if size == "crop5s":
         config.data.update({"buckets": (5.0,), "batch_size": 768})

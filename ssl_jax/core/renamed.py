@@ -1,10 +1,13 @@
-"""Names of the previous version in users' files: accepted, with a warning."""
+"""What users' files of earlier versions have otherwise: old names (with a warning), no new keys."""
 
 import warnings
 from typing import Any
 
 METRICS = {"target_own_share": "instance_variance_ratio"}
 """Old name of a metric -> its name now."""
+_CENTER = {"targets.center": "none", "targets.center_decay": 0.9}
+NEWER: dict[str, dict[str, Any]] = {"data2vec": _CENTER, "data2vec2": _CENTER}
+"""Method -> keys of config.method that earlier versions lack, and the values they amount to."""
 
 
 def metric(name: str) -> str:
@@ -17,7 +20,7 @@ def metric(name: str) -> str:
 
 
 def config(tree: dict[str, Any]) -> dict[str, Any]:
-    """Returns a config, as plain dicts, with the present names of metrics."""
+    """Returns a config, as plain dicts, with the present names of metrics and the newer keys."""
     out = dict(tree)
     guard, checkpoint = out.get("guard"), out.get("checkpoint")
     if isinstance(guard, dict) and isinstance(guard.get("floors"), dict):
@@ -25,6 +28,18 @@ def config(tree: dict[str, Any]) -> dict[str, Any]:
         out["guard"] = {**guard, "floors": floors}
     if isinstance(checkpoint, dict) and isinstance(checkpoint.get("best_metric"), str):
         out["checkpoint"] = {**checkpoint, "best_metric": metric(checkpoint["best_metric"])}
+    if isinstance(out.get("method"), dict):
+        out["method"] = _with_newer(out["method"])
+    return out
+
+
+def _with_newer(method: dict[str, Any]) -> dict[str, Any]:
+    """Returns config.method with the keys that it lacks because it is older than they are."""
+    out = dict(method)
+    for key, value in NEWER.get(str(method.get("name")), {}).items():
+        section, _, name = key.rpartition(".")
+        if isinstance(out.get(section), dict):
+            out[section] = {name: value, **out[section]}
     return out
 
 

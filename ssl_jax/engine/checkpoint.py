@@ -56,7 +56,11 @@ MOVED = re.compile(r"data\.(train|valid|test)\.[^.]+\.path|data\.units\.(train|v
 LONGER = "train.duration"
 """The key that may grow on resume; see engine/longer.py."""
 
-NEWER = {"optim.eps_inside": False, "optim.lr_rules": ()}
+NEWER = {
+    "optim.eps_inside": False,
+    "optim.lr_rules": (),
+    "guard.floors.instance_variance_ratio": 0.1,
+}
 """Keys that older runs lack, and the values that these runs had."""
 
 

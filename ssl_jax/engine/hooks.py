@@ -23,6 +23,12 @@ OF_TRAINING = ("ema_decay", "temperature", "used_rows")
 """Metrics of a training step, which mean nothing in an evaluation: it is drawn as for step 0."""
 CEILING = 1000
 PARTS = {"target": "the targets", "prediction": "the predictions", "frontend": "the front end"}
+PARTS["instance_variance_ratio"] = "the targets, to the position alone,"
+REMEDIES = {
+    "instance_variance_ratio": "Set config.method.targets.center='batch', raise the EMA decay, "
+    "lower config.optim.lr, or use fewer position convolutions"
+}
+REMEDY = "Lower config.optim.lr, lengthen the warm-up, or raise the EMA decay"
 
 
 class NotFiniteError(FloatingPointError):
@@ -72,8 +78,8 @@ def check_ceiling(step: int, loss: float, before: list[float], every: int = 1) -
 def check_floors(step: int, metrics: Mapping[str, float], floors: Mapping[str, float]) -> None:
     """Raises CollapseError when a metric is below its floor, ValueError for an unknown metric.
 
-    Keys of `floors` are names of metrics such as `target_std`, whose first word names the part of
-    the model.
+    Keys of `floors` are names of metrics such as `target_std`; PARTS has the part of the model that
+    each describes.
     """
     for name, floor in floors.items():
         if name not in metrics:
@@ -86,8 +92,8 @@ def check_floors(step: int, metrics: Mapping[str, float], floors: Mapping[str, f
             part = next((text for key, text in PARTS.items() if name.startswith(key)), name)
             error = CollapseError(
                 f"{part} collapsed: {name} is {value:.3g} at step {step}, below its floor "
-                f"{floor:g} (config.guard.floors.{name}). Lower config.optim.lr, lengthen the "
-                f"warm-up, or raise the EMA decay; config.guard.after=1000000000 trains on"
+                f"{floor:g} (config.guard.floors.{name}). {REMEDIES.get(name, REMEDY)}; "
+                f"config.guard.after=1000000000 trains on"
             )
             error.step = step
             raise error

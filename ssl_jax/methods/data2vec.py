@@ -24,7 +24,7 @@ from ssl_jax.core.rng import Streams
 from ssl_jax.core.types import Array, Batch, Features, Method, Output, Tree
 from ssl_jax.nn import build, heads, sharding
 from ssl_jax.nn import encoder as encoder_lib
-from ssl_jax.nn.teacher import EmaOptions, TargetOptions, has_frontend
+from ssl_jax.nn.teacher import CENTER, EmaOptions, TargetOptions, has_frontend
 from ssl_jax.nn.transformer import INITS
 from ssl_jax.ops import ema, losses, masks, perturb, spectral, stats
 
@@ -130,7 +130,8 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         batch=encoder_lib.batch_spec(encoder),
         rules=sharding.RULES,
         scopes=SCOPES,
-        couples=masks.coupled("data2vec", options.mask.kind == "span" and options.mask.same_count),
+        couples=masks.coupled("data2vec", options.mask.kind == "span" and options.mask.same_count)
+        | options.targets.centering.couples(CENTER),
     )
 
 
@@ -184,7 +185,7 @@ class Data2Vec:
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
         """Returns (params, {"teacher": a copy of the student})."""
         keys, width = jax.random.split(key, 3), self.encoder.width
-        encoder, _ = encoder_lib.init(self.encoder, keys[0], batch)
+        encoder, encoded = encoder_lib.init(self.encoder, keys[0], batch)
         if self.options.rescale_init:
             encoder = {**encoder, "blocks": rescaled(encoder["blocks"])}
         std = self.options.mask.vector_std
@@ -194,14 +195,15 @@ class Data2Vec:
             "mask": {"vector": std * vector if std else vector},
             "predictor": self.predictor.init(keys[2], jnp.zeros((1, width)))["params"],
         }
-        return params, {"teacher": ema.init(_student(params), self._modes(params))}
+        teacher = ema.init(_student(params), self._modes(params))
+        size = encoded.valid.shape[1] - encoded.prefix
+        return params, {"teacher": teacher, **self.options.targets.center_state(size, width)}
 
     def update(self, params: Tree, extra: Tree, step: Array) -> Tree:
         """Moves the teacher towards the student after update number `step`."""
-        teacher, modes = extra["teacher"], self._modes(params)
-        return {
-            "teacher": ema.update(teacher, _student(params), self.options.ema.decay(step), modes)
-        }
+        o, modes = self.options, self._modes(params)
+        teacher = ema.update(extra["teacher"], _student(params), o.ema.decay(step), modes)
+        return {**o.targets.moved(extra), "teacher": teacher}
 
     def features(self, params: Tree, batch: Batch) -> Features:
         """Returns the student's hidden states of the unmasked example, without prefix tokens."""
@@ -242,7 +244,8 @@ class Data2Vec:
             if augmented or has_frontend(self._modes(params)):
                 clean, _ = self._frontend(teacher, batch)
             whole = encoder_lib.encode(self.encoder, teacher["encoder"], clean, valid)
-            targets = o.targets.of(whole)
+            raw = o.targets.of(whole)
+            targets, extra = o.targets.centred(raw, real, extra)
 
         with jax.named_scope("predictor"):
             last = student.hidden_states[-1][:, student.prefix :].astype(jnp.float32)
@@ -263,7 +266,7 @@ class Data2Vec:
         metrics = {
             "loss": (loss * num_targets, num_targets),
             "target_std": (stats.token_std(targets, mask), one),
-            "instance_variance_ratio": (stats.instance_variance_ratio(targets, real), one),
+            "instance_variance_ratio": (stats.instance_variance_ratio(raw, real), one),
             "prediction_std": (stats.token_std(predictions, mask), one),
             "frontend_std": (stats.token_std(x, real), one),
             "teacher_student_cosine": stats.cosine(predictions, targets, mask),

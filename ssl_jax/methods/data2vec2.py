@@ -41,7 +41,7 @@ from ssl_jax.core.types import Array, Batch, Features, Method, Output, Tree
 from ssl_jax.nn import build, sharding
 from ssl_jax.nn import encoder as encoder_lib
 from ssl_jax.nn.convdecoder import ConvDecoder, DecoderOptions
-from ssl_jax.nn.teacher import EmaOptions, TargetOptions, has_frontend
+from ssl_jax.nn.teacher import CENTER, EmaOptions, TargetOptions, has_frontend
 from ssl_jax.nn.transformer import Encoded
 from ssl_jax.ops import ema, losses, masks, patches, stats
 
@@ -139,6 +139,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         rules=sharding.RULES,
         scopes=SCOPES,
         combine=method.combine if options.loss.cls_weight else None,
+        couples=options.targets.centering.couples(CENTER),
     )
 
 
@@ -174,12 +175,15 @@ class Data2Vec2:
             "encoder": encoder,
             "decoder": self.decoder.init(keys[1], x, x, flags, flags)["params"],
         }
-        return params, {"teacher": ema.init(_student(params), self._modes(params))}
+        teacher = ema.init(_student(params), self._modes(params))
+        size = encoded.valid.shape[1] - encoded.prefix
+        return params, {"teacher": teacher, **self.options.targets.center_state(size, x.shape[-1])}
 
     def update(self, params: Tree, extra: Tree, step: Array) -> Tree:
         """Moves the teacher towards the student after update number `step`."""
-        decay, modes = self.options.ema.decay(step), self._modes(params)
-        return {"teacher": ema.update(extra["teacher"], _student(params), decay, modes)}
+        o, modes = self.options, self._modes(params)
+        teacher = ema.update(extra["teacher"], _student(params), o.ema.decay(step), modes)
+        return {**o.targets.moved(extra), "teacher": teacher}
 
     def features(self, params: Tree, batch: Batch) -> Features:
         """Returns the student's hidden states of the unmasked example, without prefix tokens."""
@@ -220,7 +224,8 @@ class Data2Vec2:
             own, clean = jax.lax.stop_gradient((ema.merge(extra["teacher"], _student(params)), x))
             if has_frontend(self._modes(params)):
                 clean, _ = encoder_lib.frontend(self.encoder, own["encoder"], batch)
-            targets = o.targets.of(encoder_lib.encode(self.encoder, own["encoder"], clean, valid))
+            raw = o.targets.of(encoder_lib.encode(self.encoder, own["encoder"], clean, valid))
+            targets, extra = o.targets.centred(raw, real, extra)
 
         with jax.named_scope("predictor"):
             dropout = streams.for_step("decoder_dropout") if train else None
@@ -243,7 +248,7 @@ class Data2Vec2:
         metrics |= {
             "loss": (loss * num_targets, num_targets),
             "target_std": (stats.token_std(targets, real), one),
-            "instance_variance_ratio": (stats.instance_variance_ratio(targets, real), one),
+            "instance_variance_ratio": (stats.instance_variance_ratio(raw, real), one),
             "prediction_std": (stats.token_std(predictions, mask), one),
             "frontend_std": (stats.token_std(x, real), one),
             "teacher_student_cosine": stats.cosine(predictions, targets[:, None], mask),

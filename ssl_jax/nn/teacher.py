@@ -8,11 +8,13 @@ import jax.numpy as jnp
 
 from ssl_jax.core import options as options_lib
 from ssl_jax.core.config import ConfigError
-from ssl_jax.core.types import Array
+from ssl_jax.core.types import Array, Tree
 from ssl_jax.nn.transformer import Encoded
 from ssl_jax.ops import norms, schedules
+from ssl_jax.ops.center import Center
 
 NORMS = ("instance", "layer", "none")
+CENTER = "config.method.targets.center"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +26,21 @@ class TargetOptions:
     layer_norm: str  # of each layer: instance (over time) | layer | none
     final_norm: str  # of the mean: instance | layer | none
     include_prefix: bool  # instance norm also counts the class token
+    # none | batch | running: minus the mean of each position over examples; see ops/center.py
+    center: str
+    center_decay: float
 
     def __post_init__(self) -> None:
         key = "config.method.targets"
         options_lib.choose(f"{key}.source", self.source, ("ffn", "block"))
         for name in ("layer_norm", "final_norm"):
             options_lib.choose(f"{key}.{name}", getattr(self, name), NORMS)
+        self.centering.check(CENTER)
+
+    @property
+    def centering(self) -> Center:
+        """How the targets are centred; `of` returns them as they are before."""
+        return Center(self.center, self.center_decay)
 
     def check_depth(self, depth: int, first: int = 0) -> None:
         """Raises ConfigError unless an encoder of `depth` blocks has enough after the `first`."""
@@ -49,6 +60,25 @@ class TargetOptions:
             layers, valid, prefix = layers[:, :, prefix:], valid[:, prefix:], 0
         mean = jax.vmap(lambda y: _norm(y, valid, self.layer_norm))(layers).mean(0)
         return _norm(mean, valid, self.final_norm)[:, prefix:]
+
+    def center_state(self, positions: int, width: int) -> Tree:
+        """Returns what `extra` holds for centring, {} or {"center": state}; see `Center.init`."""
+        state = self.centering.init(positions, width)
+        return {"center": state} if state else {}
+
+    def centred(self, targets: Array, real: Array, extra: Tree) -> tuple[Array, Tree]:
+        """Returns (targets (B, S, D) without the part of the position alone, extra).
+
+        real (B, S): the tokens that count.
+        """
+        targets, state = self.centering.apply(targets, real, extra.get("center", {}))
+        return targets, {**extra, "center": state} if state else extra
+
+    def moved(self, extra: Tree) -> Tree:
+        """Returns `extra` after an update, with the running mean moved."""
+        if "center" not in extra:
+            return extra
+        return {**extra, "center": self.centering.update(extra["center"])}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Old names in users' files still work, with a warning that gives the new name."""
 
+import json
+
 import pytest
 
 from ssl_jax.core import config as config_lib
@@ -21,6 +23,17 @@ def test_floors_and_the_best_metric_of_an_old_config_are_read():
     assert config_lib.sign(config) == config_lib.sign(
         config_lib.from_json(old.replace("target_own_share", "instance_variance_ratio"))
     )
+
+
+def test_keys_that_an_older_config_lacks_are_what_they_amount_to():
+    method = {"name": "data2vec", "targets": {"layers": 4}}
+    found = config_lib.from_json(json.dumps({"method": method})).method.targets
+    assert found.to_dict() == {"layers": 4, "center": "none", "center_decay": 0.9}
+    method["targets"]["center"] = "batch"
+    found = config_lib.from_json(json.dumps({"method": method})).method.targets
+    assert found.center == "batch"
+    other = json.dumps({"method": {"name": "my_method", "targets": {"layers": 4}}})
+    assert config_lib.from_json(other).method.targets.to_dict() == {"layers": 4}
 
 
 def test_old_rows_of_metrics_are_read_under_the_new_name(tmp_path):

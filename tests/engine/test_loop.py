@@ -184,7 +184,11 @@ def test_a_collapse_names_the_part_the_step_and_the_value(toy_run):
 
 @pytest.mark.parametrize(
     ("name", "part"),
-    [("prediction_std", "the predictions"), ("frontend_std", "the front end")],
+    [
+        ("prediction_std", "the predictions"),
+        ("frontend_std", "the front end"),
+        ("instance_variance_ratio", "the targets, to the position alone,"),
+    ],
 )
 def test_the_collapsed_part_is_named(name, part):
     with pytest.raises(hooks.CollapseError, match=f"{part} collapsed: {name} is 0.001 at step 9"):
