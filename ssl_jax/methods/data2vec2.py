@@ -237,15 +237,14 @@ class Data2Vec2:
         with jax.named_scope("loss"):
             token = self._distance(predictions, targets[:, None])
             loss, num_targets = losses.masked_mean(token, mask * weight[:, None, None])
-            metrics = {"regression": (loss * num_targets, num_targets)}
-            sums = dict(metrics)
+            sums = {"regression": (loss * num_targets, num_targets)}
             if o.loss.cls_weight:
                 cls, views = self._class_loss(student, targets, valid, weight)
                 loss = loss + o.loss.cls_weight * cls
-                sums["cls"] = metrics["cls"] = cls * views, views
+                sums["cls"] = cls * views, views
 
         one = jnp.ones(())
-        metrics |= {
+        metrics = sums | {
             "loss": (loss * num_targets, num_targets),
             "target_std": (stats.token_std(targets, real), one),
             "instance_variance_ratio": (stats.instance_variance_ratio(raw, real), one),
