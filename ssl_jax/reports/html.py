@@ -121,6 +121,15 @@ def text(value: object) -> str:
     return html.escape(str(value)).encode("utf-8", "replace").decode()
 
 
+class Markup(str):
+    """HTML, which a table shows as it is; any other value is shown as text."""
+
+
+def link(words: str, address: str) -> Markup:
+    """Returns a link to a file beside the page."""
+    return Markup(f'<a href="{text(address)}">{text(words)}</a>')
+
+
 def short(value: object) -> str:
     """Returns a number in short form: 15k, 0.003, 2e-05; "none" for NaN and None; other values as
     text."""
@@ -174,7 +183,8 @@ def table(rows: Sequence[Mapping[str, object]], marked: Iterable[int] = ()) -> s
 
     def cell(tag: str, column: str, value: object) -> str:
         kind = ' class="n"' if right[column] else ""
-        return f"<{tag}{kind}>{text(_shown(value))}</{tag}>"
+        content = value if isinstance(value, Markup) else text(_shown(value))
+        return f"<{tag}{kind}>{content}</{tag}>"
 
     head = "".join(cell("th", c, c) for c in columns)
     lines = []

@@ -52,6 +52,24 @@ def series(rows: Sequence[Row]) -> Series:
     return {name: (np.array(s), np.array(v)) for name, (s, v) in found.items()}
 
 
+def band(
+    lines: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Returns (steps, mean, least, most) over curves (steps, values), all (n,).
+
+    The steps are those of any curve. A curve counts from its first step to its last, and is
+    linear in between; so curves may differ in length, and may have a single point.
+    """
+    steps = np.unique(np.concatenate([s for s, _ in lines]))
+    values = np.array([np.interp(steps, s, v, left=np.nan, right=np.nan) for s, v in lines])
+    there = ~np.isnan(values)
+    count = np.maximum(there.sum(0), 1)
+    mean = np.where(there.any(0), np.where(there, values, 0).sum(0) / count, np.nan)
+    least, most = np.where(there, values, np.inf).min(0), np.where(there, values, -np.inf).max(0)
+    least, most = (np.where(there.any(0), edge, np.nan) for edge in (least, most))
+    return steps, mean, least, most
+
+
 def curves(found: Series, bands: Bands | None = None, validation: str = "") -> str:
     """Returns a plot for each metric that is not a collapse diagnostic, with a line per split.
 

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from ssl_jax.core import atomic
 from ssl_jax.core.config import ConfigError, Value, suggest
 from ssl_jax.engine import log
 from ssl_jax.evals import table
-from ssl_jax.reports import html, plots
+from ssl_jax.reports import html, metrics, plots, run_report
 from ssl_jax.sweeps import run_folders, sweep
 from ssl_jax.sweeps.sweep import Run
 
@@ -127,6 +127,15 @@ def ranking(groups: Sequence[Group], metric: str) -> list[dict[str, Any]]:
     return rows
 
 
+def _linked(groups: Sequence[Group], metric: str) -> list[dict[str, Any]]:
+    """Returns the table with a column of links to the reports of each group's runs."""
+    rows = ranking(groups, metric)
+    for row, group in zip(rows, groups, strict=True):
+        links = [link for r in group.results if isinstance(link := _link(r.run), html.Markup)]
+        row["reports"] = html.Markup(" ".join(links)) if links else "–"
+    return rows
+
+
 def _cell(scores: Sequence[float]) -> str:
     if not scores:
         return "-"
@@ -187,7 +196,7 @@ def page(
     way = "higher is better" if best == "max" else "lower is better"
     lead = f"<p>{len(results)} runs: {words}. Ranked by the last {html.text(metric)}; {way}.</p>"
     sections = {
-        "Ranking": html.table(ranking(groups, metric), marked=[0] if groups[0].scores else [])
+        "Ranking": html.table(_linked(groups, metric), marked=[0] if groups[0].scores else [])
     }
     if remarks:
         sections["Notes"] = "".join(f'<p class="bad">{html.text(line)}</p>' for line in remarks)
@@ -201,7 +210,14 @@ def _about(result: Result, metric: str) -> dict[str, Any]:
     values = {short[n]: v for n, v in result.run.values.items()}
     found = {metric: result.last(metric), "state": result.state}
     code = {"code": " then ".join(result.code) or "–"}
-    return {"run": result.run.index, "signature": result.run.signature} | values | found | code
+    return {"run": _link(result.run), "signature": result.run.signature} | values | found | code
+
+
+def _link(run: Run) -> html.Markup | int:
+    """Returns the number of a run, as a link to its own report if it has one."""
+    if not (run.folder / run_report.FILE).is_file():
+        return run.index
+    return html.link(str(run.index), f"{run.folder.name}/{run_report.FILE}")
 
 
 def _plots(groups: Sequence[Group], metric: str) -> str:
@@ -242,19 +258,18 @@ def _named(group: Group, prefix: str) -> str:
 
 
 def _curve(group: Group, metric: str, name: str) -> plots.Line | None:
-    """Returns the mean over the runs of a group, at the steps that all of them share."""
-    curves: list[Mapping[int, float]] = []
+    """Returns the mean over the runs of a group that have come so far, None without a value."""
+    curves = []
     for result in group.results:
-        points = {r["step"]: r[metric] for r in result.rows if r.get(metric) is not None}
+        points = [(r["step"], r[metric]) for r in result.rows if r.get(metric) is not None]
         if points:
-            curves.append(points)
+            curves.append((np.array([x for x, _ in points]), np.array([y for _, y in points])))
     if not curves:
         return None
-    steps = sorted(set.intersection(*(set(c) for c in curves)))
-    values = np.array([[curve[step] for step in steps] for curve in curves])
+    steps, mean, least, most = metrics.band(curves)
     if len(curves) == 1:
-        return plots.Line(name, steps, values[0])
-    return plots.Line(name, steps, values.mean(0), values.min(0), values.max(0))
+        return plots.Line(name, steps, mean)
+    return plots.Line(name, steps, mean, least, most)
 
 
 def write(
@@ -262,11 +277,18 @@ def write(
 ) -> tuple[list[dict[str, Any]], list[str], str]:
     """Writes metrics.csv and report.html below `root`; returns the ranking, notes and metric.
 
-    Raises ConfigError for a metric that no run has, FileNotFoundError if no run was begun.
+    Raises ConfigError for a metric that no run has, and where the folder has begun other runs and
+    none of these, FileNotFoundError if no run was begun.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"no run of the sweep was begun in {root}: give --launch local")
     results = collect(found)
+    others = [p for p in sweep.strangers(root, found) if run_folders.state(p) != "waiting"]
+    if others and all(result.state == "waiting" and not result.rows for result in results):
+        raise ConfigError(
+            f"none of these {len(found)} runs was begun in {root}, and {len(others)} others were: "
+            f"{sweep.begun_with(root)}, or give --workdir {root} alone. Nothing was written"
+        )
     metric, best = choose(results, metric, best)
     groups, remarks = rank(results, metric, best), notes(root, results)
     write_csv(root / "metrics.csv", results)

@@ -130,6 +130,17 @@ def reopen(root: Path) -> list[Run]:
     return found
 
 
+def begun_with(root: Path) -> str:
+    """Returns what to repeat to mean the runs of a folder: --config and the overrides."""
+    try:
+        about = atomic.read_json(root / "sweep.json", "")
+        words = [f"--config {about['config']}"]
+        words += [f"--config.{text.removeprefix('--config.')}" for text in about["overrides"]]
+    except (OSError, ValueError, KeyError):  # of an older version, or not written by the command
+        words = ["the --config and the overrides that it was begun with"]
+    return f"repeat {' '.join(words)}"
+
+
 def pick(found: Sequence[Run], name: str) -> Run:
     """Returns the run with an index, or with a signature or its beginning; raises ConfigError."""
     if name.isdigit() and len(name) < run_folders.SHORT:

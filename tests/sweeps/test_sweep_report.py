@@ -9,6 +9,7 @@ from page_checks import Page
 from ssl_jax.core import lock
 from ssl_jax.core.config import ConfigError
 from ssl_jax.evals import table
+from ssl_jax.reports import plots
 from ssl_jax.sweeps import report, run_folders, status, sweep
 
 FILE = """
@@ -185,3 +186,49 @@ def test_a_score_over_nothing_is_none_and_ranks_last(begun):
     rows, _, metric = report.write(root, found, "valid/accuracy")
     assert [(row["rank"], row["optim.lr"]) for row in rows] == [(1, 1.0), (2, 3.0), ("-", 2.0)]
     assert rows[2][metric] == "none"
+
+
+def test_a_report_of_runs_that_were_not_begun_leaves_a_good_one_alone(begun):
+    root, found = begun
+    report.write(root, found)
+    about = {"config": "tiny.py", "overrides": ["--config.data.batch_size=4", "seed=1"]}
+    sweep.write(root, found, about)
+    before = (root / "report.html").read_text()
+    others = sweep.read(str(root.parent / "tiny.py"), ["data.batch_size=9"], root)
+    message = (
+        r"none of these 9 runs was begun in .*root, and 9 others were: repeat --config tiny.py "
+        r"--config.data.batch_size=4 --config.seed=1, or give --workdir .*root alone\. Nothing was"
+    )
+    with pytest.raises(ConfigError, match=message):
+        report.write(root, others)
+    (root / "sweep.json").unlink()
+    with pytest.raises(ConfigError, match="repeat the --config and the overrides that it was"):
+        report.write(root, others)
+    assert (root / "report.html").read_text() == before
+
+
+def test_rows_link_to_the_reports_of_their_runs(begun):
+    root, found = begun
+    for run in found[:4]:
+        (run.folder / "report.html").touch()
+    report.write(root, found, "valid/accuracy")
+    page = Page((root / "report.html").read_text())
+    links = [a["href"] for tag, a in page.tags if tag == "a" and "/" in a.get("href", "")]
+    own = [f"{run.label}/report.html" for run in found[:4]]
+    # once beside the rank of its group, where the group of the fourth is first, and once by itself
+    assert links == [own[3], *own[:3], *own] and all((root / link).is_file() for link in links)
+
+
+def test_curves_of_unequal_length_are_drawn_to_the_end_of_the_longest(begun):
+    found = begun[1][:3]  # of one group
+    rows = ({1: 4.0, 3: 2.0, 5: 1.0}, {1: 2.0}, {2: 0.0, 3: 1.0})
+    for run, points in zip(found, rows, strict=True):
+        lines = [json.dumps({"step": k, "train/loss": v}) + "\n" for k, v in points.items()]
+        (run.folder / "metrics.jsonl").write_text("".join(lines))
+    (group,) = report.rank(report.collect(found), "train/loss", "min")
+    line = report._curve(group, "train/loss", "a")
+    assert line.x.tolist() == [1, 2, 3, 5] and line.y.tolist() == [3.0, 1.5, 1.5, 1.0]
+    assert line.low.tolist() == [2.0, 0.0, 1.0, 1.0] and line.high.tolist() == [4.0, 3.0, 2.0, 1.0]
+    alone = report.rank(report.collect(found[1:2]), "train/loss", "min")[0]
+    svg = plots.lines([report._curve(alone, "train/loss", "a")], "one point")
+    assert svg.count("<circle") == 1
