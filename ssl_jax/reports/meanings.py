@@ -40,6 +40,7 @@ MEANINGS: Mapping[str, str] = {
     "contrastive_loss": "Cross-entropy of the frame's own code among negatives; chance is the "
     "logarithm of 1 + negatives.",
     "contrastive_accuracy": "Share of the masked frames that find their own code.",
+    "contrast_accuracy": "Share of the views that find the other view of their example.",
     "distinct_negatives": "Share of the negatives that have another code than the frame.",
     "code_perplexity": "Codes in use, over all groups.",
     "soft_perplexity": "Codes in use by their probabilities, which the diversity term acts on.",
