@@ -2,11 +2,10 @@
 
 A program is a Python file with `OPTIONS`, a dict of defaults, and `main(pipe)`, which runs stages
 by calling methods of the pipe. Completed stages are skipped, so a killed program is simply started
-again.
+again. With --jobs, stages that do not need each other run at the same time.
 """
 
 import argparse
-import importlib.util
 import os
 import pathlib
 import platform
@@ -20,11 +19,11 @@ from ml_collections import ConfigDict
 import ssl_jax
 from ssl_jax import train as train_command
 from ssl_jax.core import config as config_lib
-from ssl_jax.core import paths
-from ssl_jax.core.progress import clock_text
 from ssl_jax.data.corpus import SPLITS
 from ssl_jax.engine import hosts, log, manifest
+from ssl_jax.stages import programs, side_by_side
 from ssl_jax.stages.graph import Graph, Stage
+from ssl_jax.stages.time_left import TimeLeft
 
 
 class Pipe:
@@ -39,16 +38,13 @@ class Pipe:
         self.options = options
         self.notify: Callable[[str], None] = log.notify
         self.graph = Graph(root, self.notify)
-        self._stage_seconds = 0.0  # including those of skipped stages, from when they ran
-        self._expected: dict[str, float] = {}
-        self._actual = self._predicted = 0.0
+        self.runner: side_by_side.Runner = side_by_side.OneByOne(self.graph, self.ended)
+        self.left = TimeLeft()
+        self._stages: dict[pathlib.Path, Stage] = {}  # by folder
 
     def expect(self, seconds: Mapping[str, float]) -> None:
-        """Sets the expected seconds of each stage, by name, on two cores, and logs the time left.
-
-        The time left is corrected by the ratio of actual to expected time of the stages so far.
-        """
-        self._expected = dict(seconds)
+        """Sets the expected seconds of each stage on two cores, by name; logs the time left."""
+        self.left.expected = dict(seconds)
         self._log_time_left()
 
     def train(
@@ -77,15 +73,15 @@ class Pipe:
         config = config.copy_and_resolve_references()
         with config.unlocked():
             if start:
-                config.init_from = str(self.folder(start))
+                config.init_from = str(self.graph.folder(start))
             for key, run in teachers.items():
-                config.method.teachers[key] = str(self.folder(run))
+                config.method.teachers[key] = str(self.graph.folder(run))
             for split in SPLITS if labels else ():
                 if len(config.data[split]):
-                    stores = tuple(str(self.folder(each) / split) for each in labels)
+                    stores = tuple(str(self.graph.folder(each) / split) for each in labels)
                     config.data.units[split] = stores
         if self.graph.done(stage):
-            manifest.check_complete(self.folder(stage), self.accept_data_change)
+            manifest.check_complete(self.graph.folder(stage), self.accept_data_change)
         accept = self.accept_data_change
         return self._run(stage, lambda folder: _train(config, folder, accept))
 
@@ -101,7 +97,8 @@ class Pipe:
         return self._run(Stage(kind, name, config, tuple(needs)), work)
 
     def folder(self, stage: Stage) -> pathlib.Path:
-        """Returns the folder of a stage."""
+        """Returns the folder of a stage, as soon as that is complete."""
+        self.runner.wait(stage)
         return self.graph.folder(stage)
 
     def load(self, stage: Stage) -> ssl_jax.Model:
@@ -109,31 +106,35 @@ class Pipe:
         return ssl_jax.load(self.folder(stage))
 
     def machine(self) -> dict[str, Any]:
-        """Returns the context of the results: seconds of all stages, cores, versions."""
+        """Returns the context of the results: seconds of all stages, cores, versions.
+
+        The seconds of a stage that is skipped are those of when it ran.
+        """
+        for stage in self._stages.values():
+            self.runner.wait(stage)
         return {
-            "seconds": round(self._stage_seconds),
+            "seconds": round(sum(self.graph.seconds(stage) for stage in self._stages.values())),
             "cores": os.cpu_count(),
             "device": jax.devices()[0].device_kind,
             "python": platform.python_version(),
             "jax": jax.__version__,
         }
 
-    def _run(self, stage: Stage, work: Callable[[pathlib.Path], None]) -> Stage:
-        skipped = self.graph.done(stage)
-        self.graph.run(stage, work)
-        self._stage_seconds += self.graph.seconds(stage)
-        expected = self._expected.pop(stage.name, 0.0)
-        if expected and not skipped:
-            self._predicted += expected
-            self._actual += self.graph.seconds(stage)
+    def ended(self, stage: Stage) -> None:
+        """Corrects the time left by a stage that has just been done."""
+        self.left.count(stage.name, self.graph.seconds(stage))
         self._log_time_left()
+
+    def _run(self, stage: Stage, work: Callable[[pathlib.Path], None]) -> Stage:
+        self._stages[self.graph.folder(stage)] = stage
+        if self.graph.done(stage):
+            self.left.expected.pop(stage.name, None)
+        self.runner.run(stage, work)
         return stage
 
     def _log_time_left(self) -> None:
-        pace = self._actual / self._predicted if self._predicted else 1.0
-        left = pace * sum(self._expected.values())
-        if left:
-            self.notify(f"{len(self._expected)} stages to go, about {clock_text(left)}")
+        if text := self.left.text():
+            self.notify(text)
 
 
 def _train(config: ConfigDict, folder: pathlib.Path, accept: bool) -> None:
@@ -141,30 +142,43 @@ def _train(config: ConfigDict, folder: pathlib.Path, accept: bool) -> None:
 
 
 def run(
-    path: str, workdir: str = "", overrides: Sequence[str] = (), accept_data_change: bool = False
+    path: str,
+    workdir: str = "",
+    overrides: Sequence[str] = (),
+    accept_data_change: bool = False,
+    jobs: int = 1,
 ) -> pathlib.Path:
     """Runs the program in `path` and returns its folder (runs/<name of the file or folder>).
 
     overrides: "option=value" or "--option=value"; a value is parsed by the type of the default.
     accept_data_change: train on, and use completed trainings, even if their data have changed.
+    jobs: how many stages may run at the same time; the results are the same to the bit.
     Raises ConfigError for a missing file or an option that the program does not have.
     """
-    file = pathlib.Path(path)
-    if not file.is_file():
-        raise config_lib.ConfigError(
-            f"no program {path}: name a Python file with OPTIONS and main(pipe)"
-        )
-    sys.path.insert(0, str(file.resolve().parent))
-    named = file.stem not in ("program", "pipeline")
-    name = file.stem if named else file.resolve().parent.name
-    spec = importlib.util.spec_from_file_location(f"program_{name}", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    options = config_lib.override(ConfigDict(module.OPTIONS), overrides)
-    root = paths.local(workdir or f"runs/{name}", "--workdir")
-    module.main(Pipe(root, options.to_dict(), accept_data_change))
+    program, options, root = programs.read(path, workdir, overrides)
+    pipe = Pipe(root, options, accept_data_change)
+    if jobs == 1:
+        program.main(pipe)
+        return root
+    command = [sys.executable, "-m", "ssl_jax.pipeline", path, "--workdir", str(root)]
+    command += [*overrides, *([manifest.FLAG] if accept_data_change else ()), "--worker"]
+    with side_by_side.working(pipe.graph, jobs, command, pipe.notify, pipe.ended) as workers:
+        pipe.runner, pipe.left.jobs = workers, jobs
+        program.main(pipe)
     return root
+
+
+def _work(given: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Runs stages of a program as one of its workers."""
+
+    def do(folder: str) -> None:
+        program, options, root = programs.read(given.program, given.workdir, overrides)
+        pipe = Pipe(root, options, given.accept_data_change)
+        pipe.notify = lambda text: None  # the main process has said it
+        pipe.runner = side_by_side.Only(pipe.graph, folder)
+        program.main(pipe)
+
+    side_by_side.serve(given.worker[0], given.worker[1], do)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -172,6 +186,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m ssl_jax.pipeline", description=__doc__)
     parser.add_argument("program", help="a program, such as experiments/quickstart.py")
     parser.add_argument("--workdir", default="", help="default: runs/<program>")
+    parser.add_argument("--jobs", type=int, default=1, help="stages that run at the same time")
+    parser.add_argument("--worker", type=int, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument(
         manifest.FLAG, action="store_true", help="use trainings though their data changed"
     )
@@ -179,7 +195,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     known, rest = parser.parse_known_args(argv)
     with hosts.session(known):
         try:
-            run(known.program, known.workdir, rest, known.accept_data_change)
+            if known.worker:
+                _work(known, rest)
+            else:
+                run(known.program, known.workdir, rest, known.accept_data_change, known.jobs)
         except config_lib.ConfigError as e:
             sys.exit(f"error: {e}")
 

@@ -43,15 +43,18 @@ def finetune(
     Accuracy is measured on the test split after the last step, and never used for selection.
     """
     results: dict[str, Any] = {arm: [] for arm in ARMS} | {"runs": {arm: [] for arm in ARMS}}
+    stages = []
     for seed in range(seeds):
         own = config_lib.override(config, [f"seed={seed}", f"data.label_seed={seed}"])
         for arm in ARMS:
             start = starts[min(seed, len(starts) - 1)] if arm == "pretrained" else None
-            folder = pipe.folder(pipe.train(f"{arm}{tag}-{seed}", own, start=start))
-            accuracy = float(figures.read_metrics(folder, "test/accuracy")[1][-1])
-            results[arm].append(accuracy)
-            results["runs"][arm].append(folder)
-            pipe.notify(f"{arm}{tag}, seed {seed}: test accuracy {accuracy:.3f}")
+            stages.append((arm, seed, pipe.train(f"{arm}{tag}-{seed}", own, start=start)))
+    for arm, seed, stage in stages:
+        folder = pipe.folder(stage)
+        accuracy = float(figures.read_metrics(folder, "test/accuracy")[1][-1])
+        results[arm].append(accuracy)
+        results["runs"][arm].append(folder)
+        pipe.notify(f"{arm}{tag}, seed {seed}: test accuracy {accuracy:.3f}")
     return results
 
 

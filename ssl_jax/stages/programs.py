@@ -1,0 +1,38 @@
+"""Programs of many stages: Python files with `OPTIONS`, a dict of defaults, and `main(pipe)`."""
+
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ssl_jax.core import config as config_lib
+from ssl_jax.core import paths
+
+
+def read(
+    path: str, workdir: str, overrides: Sequence[str]
+) -> tuple[ModuleType, dict[str, Any], pathlib.Path]:
+    """Returns a program, imported, its options and its folder, by default runs/<name>.
+
+    The name is that of the file, or of its folder for a program.py or pipeline.py. Raises
+    ConfigError for a missing file or an option that the program does not have.
+    """
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise config_lib.ConfigError(
+            f"no program {path}: name a Python file with OPTIONS and main(pipe)"
+        )
+    folder = file.resolve().parent
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    name = file.stem if file.stem not in ("program", "pipeline") else folder.name
+    spec = importlib.util.spec_from_file_location(f"program_{name}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    options = config_lib.override(ConfigDict(module.OPTIONS), overrides)
+    return module, options.to_dict(), paths.local(workdir or f"runs/{name}", "--workdir")
