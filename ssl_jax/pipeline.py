@@ -63,12 +63,8 @@ class Pipe:
         count in the signature of the stage, and their folders do not.
         """
         teachers = teachers or {}
-        needs = (
-            *needs,
-            *((start,) if start else ()),
-            *labels,
-            *(teachers[k] for k in sorted(teachers)),
-        )
+        frozen = (teachers[name] for name in sorted(teachers))
+        needs = (*needs, *((start,) if start else ()), *labels, *frozen)
         stage = Stage("train", name, config_lib.flatten(config), needs)
         config = config.copy_and_resolve_references()
         with config.unlocked():
@@ -168,17 +164,13 @@ def run(
     return root
 
 
-def _work(given: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Runs stages of a program as one of its workers."""
-
-    def do(folder: str) -> None:
-        program, options, root = programs.read(given.program, given.workdir, overrides)
-        pipe = Pipe(root, options, given.accept_data_change)
-        pipe.notify = lambda text: None  # the main process has said it
-        pipe.runner = side_by_side.Only(pipe.graph, folder)
-        program.main(pipe)
-
-    side_by_side.serve(given.worker[0], given.worker[1], do)
+def _work(given: argparse.Namespace, overrides: Sequence[str], folder: str) -> None:
+    """Runs the stage of one folder, as a worker of the program."""
+    program, options, root = programs.read(given.program, given.workdir, overrides)
+    pipe = Pipe(root, options, given.accept_data_change)
+    pipe.notify = lambda text: None  # the main process has said it
+    pipe.runner = side_by_side.Only(pipe.graph, folder)
+    program.main(pipe)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -196,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with hosts.session(known):
         try:
             if known.worker:
-                _work(known, rest)
+                side_by_side.serve(known.worker, lambda folder: _work(known, rest, folder))
             else:
                 run(known.program, known.workdir, rest, known.accept_data_change, known.jobs)
         except config_lib.ConfigError as e:

@@ -293,9 +293,13 @@ def working(
         signal.signal(signal.SIGTERM, before)
 
 
-def serve(number: int, jobs: int, do: Callable[[str], None]) -> None:
-    """Calls do(folder) for each line of the standard input: the life of a worker."""
+def serve(place: Sequence[int], do: Callable[[str], None]) -> None:
+    """Calls do(folder) for each line of the standard input, the life of a worker.
+
+    place: the number of the worker and how many there are.
+    """
     orphans.end_command()
+    number, jobs = place
     take_share(number, jobs)
     for line in sys.stdin:
         with contextlib.suppress(StageEnded):
