@@ -41,7 +41,7 @@ ELSEWHERE = {
     "python -m pytest tests/conformance": ("tests/conformance/test_configs.py", "def test_"),
     "python -m ssl_jax.pipeline experiments/quickstart.py": (
         "tests/commands/test_pipeline.py",
-        "def test_the_quickstart_runs_and_reports_every_seed",
+        "def test_the_quickstart_reports_every_seed_and_is_the_same_side_by_side",
     ),
     "python -m ssl_jax.evaluate --run runs/hubert --protocol configs/hubert/quality.py": (
         "tests/commands/test_evaluate_units.py",
