@@ -29,6 +29,7 @@ OPTIONS = {
     "seeds": 5,
     "pretrain_seeds": 1,
     "corpus_seed": 0,
+    "allow_low_turnover": False,  # True: a trial of few steps, whose teacher stays random
 }
 NEXT = """\
 python -m ssl_jax.evaluate --run {pretrained}

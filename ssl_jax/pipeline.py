@@ -20,7 +20,7 @@ import ssl_jax
 from ssl_jax import train as train_command
 from ssl_jax.core import config as config_lib
 from ssl_jax.data.corpus import SPLITS
-from ssl_jax.engine import hosts, log, manifest
+from ssl_jax.engine import hosts, log, manifest, turnover
 from ssl_jax.stages import programs, side_by_side
 from ssl_jax.stages.graph import Graph, Stage
 from ssl_jax.stages.time_left import TimeLeft
@@ -60,7 +60,8 @@ class Pipe:
 
         labels: stages whose folders hold frame-label stores, named by the splits of config.data;
         each stage is one set of labels. teachers: the runs of config.method.teachers, by name; they
-        count in the signature of the stage, and their folders do not.
+        count in the signature of the stage, and their folders do not. A teacher that would stay
+        random is refused, unless the option `allow_low_turnover` is true; see engine/turnover.py.
         """
         teachers = teachers or {}
         frozen = (teachers[name] for name in sorted(teachers))
@@ -78,8 +79,8 @@ class Pipe:
                     config.data.units[split] = stores
         if self.graph.done(stage):
             manifest.check_complete(self.graph.folder(stage), self.accept_data_change)
-        accept = self.accept_data_change
-        return self._run(stage, lambda folder: _train(config, folder, accept))
+        given = (self.accept_data_change, bool(self.options.get(turnover.ALLOW)))
+        return self._run(stage, lambda folder: _train(config, folder, *given))
 
     def stage(
         self,
@@ -133,8 +134,8 @@ class Pipe:
             self.notify(text)
 
 
-def _train(config: ConfigDict, folder: pathlib.Path, accept: bool) -> None:
-    train_command.run(config, folder, accept_data_change=accept)
+def _train(config: ConfigDict, folder: pathlib.Path, accept: bool, low_turnover: bool) -> None:
+    train_command.run(config, folder, accept_data_change=accept, low_turnover=low_turnover)
 
 
 def run(

@@ -22,7 +22,7 @@ from ssl_jax import methods, train
 from ssl_jax.core import chips, terminal
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.types import Method
-from ssl_jax.engine import limits
+from ssl_jax.engine import limits, turnover
 from ssl_jax.planning import aot, batch_shapes, budget, estimate, rescale, tpu_dump
 
 
@@ -79,7 +79,8 @@ def answer(options: argparse.Namespace, config: ConfigDict) -> str:
     devices = stand_ins(asked, options.compiles)
     program(config, options.topology, devices, options.classes)  # raises if it cannot run
     found = estimated(config, topology=asked, devices=devices, compiles=options.compiles)
-    lines = [budget.text(options.config, config, asked, found, run, notes)]
+    spun = turnover.line(make(config), run.steps) if run.steps else ""
+    lines = [budget.text(options.config, config, asked, found, run, notes, spun)]
     if options.search:
         tried = []
         whole = bool(make(config).couples)  # such a method refuses micro-batches
@@ -107,7 +108,9 @@ def on_fewer(
     one = config_lib.change(config, changes)
     found = estimated(one, topology=fewer, devices=devices)
     run = budget.whole_run(one, options.examples, options.hours)
-    plan = budget.text(options.config, one, fewer, found, run, assumptions(one, options.classes))
+    notes = assumptions(one, options.classes)
+    spun = turnover.line(make_method(one, options.classes), run.steps) if run.steps else ""
+    plan = budget.text(options.config, one, fewer, found, run, notes, spun)
     flags = " ".join(f"--config.{k}={v!r}" for k, v in changes.items()) or "no change"
     kind = "the same updates" if "data.batch_size" not in changes else "the closest updates"
     return f"{kind} on {options.chips} chips: {flags}\n\n{plan}"

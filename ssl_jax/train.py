@@ -22,7 +22,19 @@ from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import paths, stop
 from ssl_jax.core.types import Method
-from ssl_jax.engine import blame, hooks, hosts, log, longer, loop, manifest, optim, setup, splits
+from ssl_jax.engine import (
+    blame,
+    hooks,
+    hosts,
+    log,
+    longer,
+    loop,
+    manifest,
+    optim,
+    setup,
+    splits,
+    turnover,
+)
 from ssl_jax.engine import step as step_lib
 from ssl_jax.engine.checkpoint import Checkpoints
 from ssl_jax.nn import build
@@ -36,14 +48,16 @@ def run(
     watchers: Sequence[hooks.Hook] = (),
     source: str = "",
     accept_data_change: bool = False,
+    low_turnover: bool = True,
 ) -> dict[str, float]:
     """Trains `config` in `workdir`, or resumes there, and returns the last value of each metric.
 
     `watchers` are hooks in addition to those of config.eval: (fn(step, state) -> metrics or None,
     steps between calls). `source` is the config file that `config` comes from, as given to
     --config: the report marks what differs from it. `accept_data_change` lets a run resume with
-    other data than it began with. Raises ValueError, or a subclass, on a config or data that cannot
-    be used, NotFiniteError, CollapseError, and Stopped (status 0) after SIGTERM.
+    other data than it began with. `low_turnover` lets its teacher stay random; see
+    engine/turnover.py. Raises ValueError, or a subclass, on a config or data that cannot be used,
+    NotFiniteError, CollapseError, and Stopped (status 0) after SIGTERM.
     """
     workdir = paths.of(workdir)
     with contextlib.ExitStack() as opened:  # closed in the reverse order, however the run ends
@@ -55,6 +69,7 @@ def run(
         to_steps = splits.durations(config, plan)
         total = to_steps("100%")
         method = make_method(config, len(corpus.classes))
+        low = turnover.judge(method, config, total, low_turnover)
         shapes = splits.batch_shapes(method, plan, corpus)
         train = splits.without_short(train, method)
         params, _ = jax.eval_shape(method.init, jax.random.key(0), shapes)
@@ -78,8 +93,8 @@ def run(
         asked = [*evaluations.make(config, method, mesh, shardings, found, to_steps), *watchers]
         workers = config.data.workers
         rows = train.rows(plan, method.batch, mesh, start=first, stop=total, workers=workers)
-        options = loop.options(config, method.scopes, to_steps, total)
-        about = {"step": first, "total": total, **run_report.origin(config, source)}
+        options = loop.options(config, method, to_steps, total)
+        about = {"step": first, "total": total, **low, **run_report.origin(config, source)}
         report = run_report.updated(workdir, config, method, params, corpus, logger, **about)
         with report, blame.explained(corpus, plan, method.frames):
             done = loop.fit(state, compiled, rows, mesh, options, checkpoints, logger, asked)

@@ -37,6 +37,7 @@ OPTIONS = {
     "mask_ratio": 0.5,
     "target_layers": 3,
     "ema_start": 0.999,
+    "allow_low_turnover": True,  # see the README
     "out": "",
 }
 RATE = 8000

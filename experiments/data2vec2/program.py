@@ -40,6 +40,7 @@ OPTIONS = {
     "ablation_steps": 200,
     "ablation_clones": 4,
     "timing_rounds": 15,
+    "allow_low_turnover": True,  # see the README
     "out": "",
 }
 METHODS = {

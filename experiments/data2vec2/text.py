@@ -39,6 +39,7 @@ OPTIONS = {
     "mask_ratio": 0.5,
     "target_layers": 4,
     "ema_start": 0.9995,
+    "allow_low_turnover": True,  # see the README
     "out": "",
 }
 SIZE = {"width": 96, "mlp_width": 384}

@@ -31,6 +31,7 @@ OPTIONS = {
     "speaker_share": 0.05,
     "seeds": 5,
     "speaker_seeds": 3,
+    "allow_low_turnover": True,  # see the README
     "out": "",
 }
 # the student's input has another voice and room than the teacher's

@@ -34,6 +34,7 @@ OPTIONS = {
     "steps": 250,
     "seeds": 3,  # of the recipe and the random encoder
     "ablation_seeds": 3,  # of the other cells
+    "allow_low_turnover": True,  # see the README
     "out": "",
 }
 # the music recordings; the others are speech and animals

@@ -129,6 +129,8 @@ class Method:
     masks(params, batch, streams) -> (B, M, S) bool, or (B, M, rows, columns) of patches in a grid:
     what an update masks in each of M views of an example; None for a method that masks nothing.
     update(params, extra, step) -> extra, after each optimizer step; `step` counts from 1.
+    decay(step) -> the decay of its moving-average teacher at that update, also of an array of
+    steps; None where no teacher follows. Its sum over a run is in engine/turnover.py.
     combine(sums) -> the loss of a batch from its `Output.sums`, for a loss that is not one mean:
     its terms have different denominators, or depend on the batch (how evenly it uses codes). It
     makes accumulation exact. couples: what else couples the rows of a batch (batch statistics,
@@ -146,6 +148,7 @@ class Method:
     rules: Rules
     scopes: tuple[str, ...]
     update: Callable[[Tree, Tree, Array], Tree] = _keep_extra
+    decay: Callable[[Any], Any] | None = None
     predict: Callable[[Tree, Batch], Array] | None = None
     emissions: Callable[[Tree, Batch], tuple[Array, Array]] | None = None
     frames: Callable[[Any], Any] | None = None

@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import pulse, stop
-from ssl_jax.core.types import TrainState
-from ssl_jax.engine import flops
+from ssl_jax.core.types import Method, TrainState
+from ssl_jax.engine import flops, turnover
 from ssl_jax.engine import hooks as hooks_lib
 from ssl_jax.engine import log as log_lib
 from ssl_jax.engine import profile as profile_lib
@@ -36,7 +36,8 @@ class Options:
     metrics.jsonl. sample_rate: for the hours of audio per second. peak: FLOP/s of all devices, 0
     where it is not known. profile: "100:110", the steps to trace; their time is reported by
     `scopes`, those of the method. stall_seconds: the longest time without progress, after which the
-    process ends with status watchdog.STALLED (0: never).
+    process ends with status watchdog.STALLED (0: never). turnover: that of the teacher after each
+    step, for the metric `teacher_turnover`; None without a teacher.
     """
 
     total: int
@@ -51,12 +52,13 @@ class Options:
     profile: str = ""
     scopes: tuple[str, ...] = ()
     stall_seconds: float = 0.0
+    turnover: np.ndarray | None = None
 
 
 def options(
-    config: ConfigDict, scopes: tuple[str, ...], to_steps: Callable[..., int], total: int
+    config: ConfigDict, method: Method, to_steps: Callable[..., int], total: int
 ) -> Options:
-    """Returns the options that a config gives; `scopes` are those of its method."""
+    """Returns the options that a config and its method give."""
 
     def every(section: str, key: str = "every") -> int:
         return to_steps(config[section][key], f"config.{section}.{key}")
@@ -72,8 +74,9 @@ def options(
         sample_rate=config.data.sample_rate,
         peak=flops.peak(config.precision),
         profile=config.log.profile,
-        scopes=scopes,
+        scopes=method.scopes,
         stall_seconds=config.guard.get("stall_seconds", 0.0),  # older runs have no such key
+        turnover=turnover.by_step(method, total),
     )
 
 
@@ -243,6 +246,8 @@ class _Run:
         rates = self.progress.rates()
         healthy = self._check(totals)
         metrics = hooks_lib.means(totals["sums"])
+        if self.options.turnover is not None:
+            metrics["teacher_turnover"] = float(self.options.turnover[done])
         self.progress.loss = metrics.get("loss", self.progress.loss)
         self.logger.write(done, {f"train/{k}": v for k, v in (metrics | rates).items()})
         if self.options.nan and "loss" in metrics:

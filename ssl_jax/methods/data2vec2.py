@@ -135,6 +135,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         features=method.features,
         masks=method.masks,
         update=method.update,
+        decay=options.ema.decay,
         batch=encoder_lib.batch_spec(encoder),
         rules=sharding.RULES,
         scopes=SCOPES,

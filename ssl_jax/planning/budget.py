@@ -57,9 +57,15 @@ def whole_run(config: ConfigDict, examples: int = 0, hours: float = 0.0) -> Run:
 
 
 def text(
-    title: str, config: ConfigDict, topology: Topology, found: Estimate, run: Run, notes: Sequence
+    title: str,
+    config: ConfigDict,
+    topology: Topology,
+    found: Estimate,
+    run: Run,
+    notes: Sequence,
+    turnover: str = "",
 ) -> str:
-    """Returns the plan as lines of text."""
+    """Returns the plan as lines of text; turnover: that of the teacher, '' without one."""
     chip, times = topology.chip, found.times
     rows = [("parameters", f"{found.parameters:,}")]
     rows += [("memory per chip", _memory(found))]
@@ -86,6 +92,7 @@ def text(
         ),
         ("whole run", _run(found, run)),
     ]
+    rows += [("teacher turnover", turnover)] if turnover else []
     rows += [("note", note) for note in notes]
     mesh = ", ".join(f"{axis} {size}" for axis, size in config.mesh.items())
     head = f"{title} on {topology.name}, {found.chips} chips (config.mesh: {mesh})"

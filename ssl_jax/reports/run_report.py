@@ -154,12 +154,15 @@ def _lead(folder: Path, config: ConfigDict, rows: Rows, story: Rows, found: metr
     state = how or ("running or killed" if starts else "")
     bad = how not in ("", "done", "SIGTERM")
     kind = "bad" if bad else "soft"
-    words = " · ".join(
-        [f"{config.method.name}", f"step {step} of {total}", *_spent(rows, story), f"run {sign}"]
-    )
+    facts = [f"{config.method.name}", f"step {step} of {total}", *_spent(rows, story)]
+    if "train/teacher_turnover" in found:
+        facts.append(f"teacher turnover {found['train/teacher_turnover'][1][-1]:.3g}")
+    words = " · ".join([*facts, f"run {sign}"])
     status = f' · <b class="{kind}">{html.text(state)}</b>' if state else ""
     table = html.details("last values", html.table(metrics.last(found)))
-    return f'<p class="soft">{html.text(words)}{status}</p>{table}'
+    low = starts[-1].get("low_turnover", "") if starts else ""
+    warning = f'<p class="bad">{html.text(low)}</p>' if low else ""
+    return f'<p class="soft">{html.text(words)}{status}</p>{warning}{table}'
 
 
 def _examples(folder: Path) -> str:

@@ -112,6 +112,20 @@ def test_teachers_of_stages_count_by_what_they_are_and_not_by_their_folder(tmp_p
     assert swapped.signature not in signatures
 
 
+@pytest.mark.parametrize(
+    ("options", "allowed"), [({}, False), ({"allow_low_turnover": True}, True)]
+)
+def test_a_program_allows_a_random_teacher_by_its_option_alone(
+    tmp_path, monkeypatch, options, allowed
+):
+    given = {}
+    monkeypatch.setattr(pipeline.train_command, "run", lambda *_, **more: given.update(more))
+    data = ConfigDict({split: ConfigDict({}) for split in ("train", "valid", "test")})
+    config = ConfigDict({"data": data, "init_from": ""})
+    pipeline.Pipe(tmp_path / "run", options).train("one", config)
+    assert given["low_turnover"] is allowed
+
+
 def test_a_complete_training_on_files_that_changed_is_not_used_unless_accepted(
     tmp_path, monkeypatch, capsys
 ):
@@ -122,7 +136,7 @@ def test_a_complete_training_on_files_that_changed_is_not_used_unless_accepted(
     data.train.own = ConfigDict({"kind": "folder", "path": str(sound.parent)})
     config = ConfigDict({"data": data, "init_from": ""})
 
-    def train(config, folder, accept):
+    def train(config, folder, *_):
         fingerprint.of(open_split(config.data, "train")).save(folder / "data-train.npz")
 
     monkeypatch.setattr(pipeline, "_train", train)
@@ -203,7 +217,7 @@ def test_the_quickstart_reports_every_seed_and_is_the_same_side_by_side(tmp_path
     pytest.importorskip("espeakng_loader")
     monkeypatch.chdir(ROOT)
     options = {"clips": 160, "valid_clips": 40, "test_clips": 40, "labels_per_class": 3}
-    options |= {"pretrain_steps": 4, "finetune_steps": 4, "seeds": 2}
+    options |= {"pretrain_steps": 4, "finetune_steps": 4, "seeds": 2, "allow_low_turnover": True}
     overrides = [f"--{k}={v}" for k, v in options.items()]
     root = pipeline.run("experiments/quickstart.py", str(tmp_path / "q"), overrides)
     results = json.loads((root / "results.json").read_text())

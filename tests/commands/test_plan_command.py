@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -61,11 +62,25 @@ def test_the_plan_shows_the_cost_of_a_step_and_of_the_run(root, monkeypatch, cap
 def test_it_shows_by_how_much_a_step_does_not_fit(toy, found):
     short = type(found)(**(vars(found) | {"limit": sum(found.memory.values()) - 3 * GIB}))
     text = budget.text("x", toy, plan.chips.topology("h100:1"), short, budget.whole_run(toy), [])
-    assert "DOES NOT FIT, by 3.00" in text
+    assert "DOES NOT FIT, by 3.00" in text and "teacher turnover" not in text
     tried = [({"mesh.fsdp": 1, "train.accumulate": n}, e) for n, e in ((1, short), (2, found))]
     rows = budget.table(tried).splitlines()
     assert rows[1].split()[3] == "2" and rows[1].endswith("fits")
     assert rows[2].endswith("does not fit, by 3.00 GiB")
+
+
+def test_it_shows_the_turnover_of_the_teacher(root, monkeypatch, found):
+    config = config_lib.load(str(root / "configs/data2vec/kws.py:mini"))
+    monkeypatch.setattr(plan.estimate, "of_step", lambda *_, **more: found)
+    monkeypatch.setattr(plan, "program", lambda *_: None)
+    options = SimpleNamespace(topology="h100:1", config="x", classes=0, examples=0, hours=0.0)
+    options.chips, options.search, options.compiles = 0, False, False
+    lines = plan.answer(options, config).splitlines()
+    (line,) = [line for line in lines if "teacher turnover" in line]
+    assert (
+        line.split(None, 2)[2]
+        == "6.3 in 6,000 updates: 0.2% of the teacher is its start at the end"
+    )
 
 
 @pytest.mark.parametrize(

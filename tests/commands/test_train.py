@@ -1,5 +1,6 @@
 """The train command: a run folder, resuming, one-line errors, real methods in real processes."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -35,6 +36,11 @@ def tiny(config, num_classes: int) -> Method:
     return loudness_method.make(config.method, num_classes=num_classes)
 
 
+def followed(config, num_classes: int) -> Method:
+    """Returns the tiny method with a teacher of decay 0.5."""
+    return dataclasses.replace(tiny(config, num_classes), decay=lambda steps: 0.5)
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """Replaces the method by the tiny one, and leaves the user's cache alone."""
@@ -60,6 +66,22 @@ def test_a_run_leaves_a_folder_that_describes_it(tmp_path, corpus, quick):
     report = (folder / "report.html").read_text()
     assert "step 4 of 4" in report and "The method masks nothing" in report
     assert (folder / "examples.npz").is_file()
+
+
+def test_a_run_with_a_random_teacher_says_so_and_a_program_refuses_it(
+    tmp_path, corpus, quick, monkeypatch, capsys
+):
+    monkeypatch.setattr(train, "make_method", followed)
+    with pytest.raises(
+        config_lib.ConfigError, match=r"is 2 in 4 updates.*--allow_low_turnover=True"
+    ):
+        train.run(load(corpus), tmp_path / "run", low_turnover=False)
+    train.run(load(corpus), tmp_path / "run")
+    assert "teacher turnover is 2 in 4 updates" in capsys.readouterr().err
+    (start, _) = environment_lib.read(tmp_path / "run")
+    assert start["low_turnover"].startswith("teacher turnover is 2 in 4 updates: 13.5% of")
+    rows = log.read(tmp_path / "run" / "metrics.jsonl")
+    assert [r["train/teacher_turnover"] for r in rows[:4]] == [0.5, 1.0, 1.5, 2.0]
 
 
 def test_the_report_of_a_run_is_of_every_start_and_end(

@@ -50,6 +50,20 @@ def test_a_report_shows_what_the_folder_holds(folder):
     assert "Dimensions that a layer uses" in words and "Examples trained on per second" in words
 
 
+def test_a_report_says_that_the_teacher_stays_random(folder):
+    before = " ".join(page_checks.check(run_report.write(folder)).words)
+    assert "turnover" not in before
+    path = folder / "environment.jsonl"
+    start = json.loads(path.read_text()) | {"low_turnover": "teacher turnover is 0.1 in all"}
+    path.write_text(json.dumps(start) + "\n")
+    with (folder / "metrics.jsonl").open("w") as file:
+        for step in (10, 20):
+            row = {"step": step, "time": 50.0 + step, "train/teacher_turnover": step / 200}
+            file.write(json.dumps(row) + "\n")
+    words = " ".join(page_checks.check(run_report.write(folder)).words)
+    assert "teacher turnover 0.1 ·" in words and "teacher turnover is 0.1 in all" in words
+
+
 def test_a_report_lists_what_was_skipped_and_what_is_clipped(folder):
     row = {"id": 3, "where": "sound/loud.wav, row 4", "share": 0.25}
     (folder / "clipped.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
