@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import optax
 from ml_collections import ConfigDict
 
 from ssl_jax import methods
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import paths, stop
-from ssl_jax.core.types import Method
+from ssl_jax.core.types import Method, Tree
 from ssl_jax.engine import (
     blame,
     hooks,
@@ -73,10 +74,7 @@ def run(
         shapes = splits.batch_shapes(method, plan, corpus)
         train = splits.without_short(train, method)
         params, _ = jax.eval_shape(method.init, jax.random.key(0), shapes)
-        depth = optim.depth(params)
-        tx, schedule = optim.make(
-            config.optim, params, total_steps=total, to_steps=to_steps, depth=depth
-        )
+        tx, schedule = _optimizer(config, params, total, to_steps)
         checkpoints = Checkpoints(workdir, config)
         opened.callback(checkpoints.close)
         state, shardings = setup.begin(config, method, tx, mesh, shapes, checkpoints)
@@ -115,6 +113,14 @@ def make_method(config: ConfigDict, num_classes: int) -> Method:
         sample_rate=config.data.sample_rate,
         num_classes=num_classes,
     )
+
+
+def _optimizer(
+    config: ConfigDict, params: Tree, total: int, to_steps: optim.ToSteps
+) -> tuple[optax.GradientTransformation, optim.Schedule]:
+    """Returns what `optim.make` does for these parameters, which may be abstract."""
+    depth = optim.depth(params)
+    return optim.make(config.optim, params, total_steps=total, to_steps=to_steps, depth=depth)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
