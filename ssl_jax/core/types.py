@@ -74,7 +74,8 @@ class Features:
     mask: Array  # (B, S) bool, true where a frame is real
     # steps per second along the first axis of `grid`; 0 where there is no time
     rate: float = flax.struct.field(pytree_node=False)
-    # shape of the S tokens: (0,) a sequence, (0, 8) 8 per step; 0: as many as the input has
+    # shape of the S tokens, of one to three axes: (0,) a sequence, (0, 8) 8 per step, (8, 14, 14) a
+    # clip; 0: as many as the input has
     grid: tuple[int, ...] = flax.struct.field(pytree_node=False, default=(0,))
 
     @property
@@ -126,7 +127,7 @@ class Method:
     emissions(params, batch) -> (log-probabilities (B, S, V) float32, frames (B,) int32) of a method
     that transcribes; else None. frames(samples (n,)) -> (n,): how many frames these are.
     embed(params, batch) -> (B, W): vectors that are close for the same speaker; else None.
-    masks(params, batch, streams) -> (B, M, S) bool, or (B, M, rows, columns) of patches in a grid:
+    masks(params, batch, streams) -> (B, M, S) bool, or (B, M, rows, columns) and so on of a grid:
     what an update masks in each of M views of an example; None for a method that masks nothing.
     update(params, extra, step) -> extra, after each optimizer step; `step` counts from 1.
     decay(step) -> the decay of its moving-average teacher at that update, also of an array of

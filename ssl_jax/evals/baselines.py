@@ -44,18 +44,19 @@ def encoders(
     key: str,
     step: int | str,
     window: int = 0,
+    sample_rate: int = 0,
     mesh: Mesh | None = None,
 ) -> list[Encoder]:
     """Returns a run's encoder, the same encoder untrained, and the raw features.
 
     example: a batch, may be abstract. seed, key: those of the run; step: identifies its weights.
-    window: samples per window of a clip (0: clips are not cut). Parameters are replicated over the
-    mesh.
+    window: samples per window of a clip at `sample_rate` (0: clips are not cut). Parameters are
+    replicated over the mesh.
     """
     untrained = random_encoder(method, seed, example)
     features, cut = method.features, ""
     if window:
-        features, cut = windowed(features, window), f" by {window}"
+        features, cut = windowed(features, window, sample_rate), f" by {window}"
     if mesh is not None:
         params, untrained = jax.device_put((params, untrained), NamedSharding(mesh, P()))
     return [

@@ -2,11 +2,13 @@
 
 A clip longer than the window is cut into overlapping windows of that length. Only the frames in the
 middle of a window are kept, so each has at least the overlap as context on either side, except at
-the ends of the clip. Windows start on the frame grid, so frame n of the result is centred where it
-would be in one pass over the whole clip. Rows are zero-padded to one of four lengths and run one or
-`batch` at a time: at most eight compilations for int16, and as many for float32.
+the ends of the clip. Windows start where a step of the encoder starts, such as a column of patches,
+so that frame n of the result is centred where it would be in one pass over the whole clip. Rows are
+zero-padded to one of four lengths and run one or `batch` at a time: at most eight compilations for
+int16, and as many for float32.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -33,8 +35,8 @@ class Extractor:
 
     features(params, batch) -> Features. window_s: the longest window in seconds, normally the
     longest clip of training. overlap_s: context on each side of the frames kept (None: an eighth
-    of the window). `field` and `hop` are the samples that a frame covers and
-    the samples between frames; frame n is centred at field / 2 + n * hop.
+    of the window). `field` and `hop` are the samples that a step covers and the samples between
+    steps, each of `tokens` frames; step n is centred at field / 2 + n * hop.
     """
 
     def __init__(
@@ -49,7 +51,8 @@ class Extractor:
     ):
         self.params, self.sample_rate, self.batch = params, sample_rate, batch
         self.window = round(window_s * sample_rate)
-        self.field, self.hop = _frame_geometry(features, params, sample_rate, self.window)
+        found = _geometry(features, params, sample_rate, self.window)
+        self.field, self.hop, self.tokens = found
         overlap_s = window_s / 8 if overlap_s is None else overlap_s
         self.overlap = _round_up(round(overlap_s * sample_rate), self.hop)
         self.stride = (self.window - 2 * self.overlap) // self.hop * self.hop
@@ -64,8 +67,9 @@ class Extractor:
         self._apply = _counted(features)
 
     def times(self, count: int) -> np.ndarray:
-        """Returns the centres (T,) in seconds of the first `count` frames of a clip."""
-        return (self.field / 2 + self.hop * np.arange(count)) / self.sample_rate
+        """Returns the centres (T,) in seconds of the first `count` frames of a clip; those of one
+        step have the same."""
+        return (self.field / 2 + self.hop * (np.arange(count) // self.tokens)) / self.sample_rate
 
     def windows(self, blocks: Iterable[np.ndarray]) -> Iterator[Window]:
         """Cuts a clip, given as consecutive blocks, into windows; holds about one of them.
@@ -73,13 +77,17 @@ class Extractor:
         Raises ValueError when the clip is shorter than one frame.
         """
         buffer = np.zeros(0, np.int16)
-        first, last = None, (self.stride + self.overlap) // self.hop
+        ahead, last = (
+            samples // self.hop * self.tokens
+            for samples in (self.overlap, self.overlap + self.stride)
+        )
+        first = None
         for block in blocks:
             buffer = np.concatenate([buffer, block]) if len(buffer) else block
             while len(buffer) > self.window:
                 yield Window(buffer[: self.window], first or 0, last)
                 buffer = buffer[self.stride :]
-                first = self.overlap // self.hop
+                first = ahead
         if first is None and len(buffer) < self.field:
             raise ValueError(
                 f"audio of {len(buffer)} samples at {self.sample_rate} Hz is shorter than one "
@@ -196,13 +204,13 @@ def _unlabelled(size: int) -> Batch:
     return arrays
 
 
-def _frame_geometry(
+def _geometry(
     features: FeaturesFn, params: Tree, sample_rate: int, longest: int
-) -> tuple[int, int]:
-    """Returns (samples that one frame covers, samples between frames), by a search over masks.
+) -> tuple[int, int, int]:
+    """Returns (samples that one step covers, samples between steps, frames of a step).
 
-    The shortest clip with one valid frame is one frame long. Only the mask is computed: the
-    compiler drops the rest.
+    The first by a search over masks: the shortest clip with a valid frame is one step long. Only
+    the mask is computed: the compiler drops the rest.
     """
     silence = np.zeros((1, longest), np.int16)
 
@@ -210,10 +218,12 @@ def _frame_geometry(
         return features(params, audio_batch(silence, length)).mask.sum()
 
     batch = audio_batch(silence, np.ones(1, np.int32))
-    rate = jax.eval_shape(features, params, batch).token_rate
-    hop = sample_rate / rate
+    shapes = jax.eval_shape(features, params, batch)
+    hop = sample_rate / shapes.rate
     if abs(hop - round(hop)) > 1e-6:
-        raise ValueError(f"{rate} frames per second do not divide the sample rate {sample_rate}")
+        raise ValueError(
+            f"{shapes.rate} frames per second do not divide the sample rate {sample_rate}"
+        )
     count = jax.jit(apply)
     if not count(params, np.asarray([longest], np.int32)):
         raise ValueError(f"a window of {longest / sample_rate} s is shorter than one frame")
@@ -224,7 +234,7 @@ def _frame_geometry(
             high = middle
         else:
             low = middle
-    return high, round(hop)
+    return high, round(hop), math.prod(shapes.grid[1:])
 
 
 def _round_up(value: int, multiple: int) -> int:

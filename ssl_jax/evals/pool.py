@@ -64,23 +64,31 @@ def masked_mean(features: Features) -> Array:
     return total / jnp.maximum(real.sum(1), 1)[:, None, None]
 
 
-def windowed(features: FeaturesFn, samples: int) -> FeaturesFn:
-    """Returns the features of clips cut into windows of `samples`, one after another.
+def windowed(features: FeaturesFn, samples: int, sample_rate: int) -> FeaturesFn:
+    """Returns the features of clips cut into windows of up to `samples`, one after another.
 
-    Windows are processed independently, and the frames of a clip are concatenated: audio (B, N)
-    gives hidden states (L + 1, B, W S, D) of W = ceil(N / samples) windows.
+    A window is a whole number of steps long, so that all start where a step of the clip does. They
+    are processed independently, and the frames of a clip are concatenated: audio (B, N) gives
+    hidden states (L + 1, B, W S, D) of W windows.
     """
+
+    def steps(params: Tree, batch: Batch) -> int:
+        """Returns the samples of the longest window of whole steps."""
+        cut = {**batch, "audio": batch["audio"][:, :samples]}
+        hop = sample_rate / jax.eval_shape(features, params, cut).rate
+        return round(samples // hop * hop)
 
     def apply(params: Tree, batch: Batch) -> Features:
         rows, length = batch["audio"].shape
-        count = -(-length // samples)
-        if count == 1:
+        if length <= samples:
             return features(params, batch)
-        audio = jnp.pad(batch["audio"], ((0, 0), (0, count * samples - length)))
-        start = samples * jnp.arange(count)
-        left = jnp.clip(batch["audio_len"][:, None] - start, 0, samples)
+        size = steps(params, batch)
+        count = -(-length // size)
+        audio = jnp.pad(batch["audio"], ((0, 0), (0, count * size - length)))
+        start = size * jnp.arange(count)
+        left = jnp.clip(batch["audio_len"][:, None] - start, 0, size)
         pieces = {k: jnp.repeat(v, count, axis=0) for k, v in batch.items() if k != "audio"}
-        pieces |= {"audio": audio.reshape(-1, samples), "audio_len": left.reshape(-1)}
+        pieces |= {"audio": audio.reshape(-1, size), "audio_len": left.reshape(-1)}
         found = features(params, pieces)
         states, _, _, width = found.hidden_states.shape
         hidden = found.hidden_states.reshape(states, rows, -1, width)

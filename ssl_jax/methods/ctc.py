@@ -33,6 +33,7 @@ from ssl_jax.core.rng import Streams
 from ssl_jax.core.types import Array, Batch, Features, Method, Output, Spec, Tree
 from ssl_jax.nn import build, heads, sharding
 from ssl_jax.nn import encoder as encoder_lib
+from ssl_jax.nn.transformer import LAST, STATES
 from ssl_jax.ops import ctc, losses, masks
 
 SCOPES = ("frontend", "mask", "encoder", "predictor", "loss")
@@ -244,14 +245,18 @@ class Ctc:
     def _encode(
         self, encoder: Tree, x: Array, valid: Array, streams: Streams | None = None
     ) -> Array:
-        """x (B, S, D), valid (B, S) -> hidden states (L + 1, B, S, D); `streams` in training."""
+        """x (B, S, D), valid (B, S) -> the hidden states that the head reads, (N, B, S, D).
+
+        In training mode when there are `streams`.
+        """
         tuned = self.options.frozen != "encoder"
         dropout = streams.for_step("dropout") if streams is not None and tuned else None
-        encoded = encoder_lib.encode(self.encoder, encoder, x, valid, dropout)
+        layers = STATES if self.options.head.mix else LAST
+        encoded = encoder_lib.encode(self.encoder, encoder, x, valid, dropout, layers=layers)
         return encoded.hidden_states[:, :, encoded.prefix :]
 
     def _answer(self, params: Tree, hidden_states: Array, streams: Streams | None = None) -> Array:
-        """hidden_states (L + 1, B, S, D) -> log-probabilities of the tokens (B, S, V)."""
+        """hidden_states (N, B, S, D) -> log-probabilities of the tokens (B, S, V)."""
         variables = {"params": params["head"]}
         rngs = None if streams is None else {"dropout": streams.for_step("head")}
         logits: Any = self.head.apply(variables, hidden_states, bool(rngs), rngs=rngs)

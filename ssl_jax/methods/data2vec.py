@@ -25,7 +25,7 @@ from ssl_jax.core.types import Array, Batch, Features, Method, Output, Tree
 from ssl_jax.nn import build, heads, sharding
 from ssl_jax.nn import encoder as encoder_lib
 from ssl_jax.nn.teacher import CENTER, EmaOptions, TargetOptions, has_frontend
-from ssl_jax.nn.transformer import INITS
+from ssl_jax.nn.transformer import INITS, LAST
 from ssl_jax.ops import ema, losses, masks, perturb, spectral, stats
 
 SCOPES = ("frontend", "mask", "encoder", "targets", "predictor", "loss")
@@ -236,7 +236,7 @@ class Data2Vec:
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train else None
             student = encoder_lib.encode(
-                self.encoder, params["encoder"], masked_input, valid, dropout
+                self.encoder, params["encoder"], masked_input, valid, dropout, layers=LAST
             )
 
         with jax.named_scope("targets"):
@@ -244,9 +244,10 @@ class Data2Vec:
             teacher, clean = jax.lax.stop_gradient((teacher, x))
             if augmented or has_frontend(self._modes(params)):
                 clean, _ = self._frontend(teacher, batch)
-            whole = encoder_lib.encode(self.encoder, teacher["encoder"], clean, valid)
-            raw = o.targets.of(whole)
-            targets, extra = o.targets.centred(raw, real, extra)
+            whole = encoder_lib.encode(
+                self.encoder, teacher["encoder"], clean, valid, layers=o.targets.needs
+            )
+            targets, extra = o.targets.centred(o.targets.of(whole), real, extra)
 
         with jax.named_scope("predictor"):
             last = student.hidden_states[-1][:, student.prefix :].astype(jnp.float32)

@@ -27,6 +27,7 @@ Where the published code and the paper differ, or the code surprises, this file 
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,7 +43,7 @@ from ssl_jax.nn import build, sharding
 from ssl_jax.nn import encoder as encoder_lib
 from ssl_jax.nn.convdecoder import ConvDecoder, DecoderOptions
 from ssl_jax.nn.teacher import CENTER, EmaOptions, TargetOptions, has_frontend
-from ssl_jax.nn.transformer import Encoded
+from ssl_jax.nn.transformer import LAST, Encoded
 from ssl_jax.ops import ema, losses, masks, patches, stats
 
 SCOPES = ("frontend", "mask", "encoder", "targets", "predictor", "loss")
@@ -126,8 +127,8 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
     encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
     options.targets.check_depth(encoder.depth, options.prenet_depth)
     options.decoder.check_width(encoder.width)
-    if len(encoder.grid) == 2 and encoder.grid[0]:
-        options.mask.check(encoder.grid[0] * encoder.grid[1])
+    if all(encoder.grid):  # else the length of an example decides, and the first batch is checked
+        options.mask.check(math.prod(encoder.grid))
     method = Data2Vec2(options, encoder)
     return Method(
         init=method.init,
@@ -218,15 +219,17 @@ class Data2Vec2:
             if not o.decoder.layers:
                 views, ids_keep = jnp.where(mask[..., None], noise.astype(x.dtype), views), None
             student = encoder_lib.encode(
-                self.encoder, params["encoder"], views, valids, dropout, ids_keep
+                self.encoder, params["encoder"], views, valids, dropout, ids_keep, LAST
             )
 
         with jax.named_scope("targets"):
             own, clean = jax.lax.stop_gradient((ema.merge(extra["teacher"], _student(params)), x))
             if has_frontend(self._modes(params)):
                 clean, _ = encoder_lib.frontend(self.encoder, own["encoder"], batch)
-            raw = o.targets.of(encoder_lib.encode(self.encoder, own["encoder"], clean, valid))
-            targets, extra = o.targets.centred(raw, real, extra)
+            whole = encoder_lib.encode(
+                self.encoder, own["encoder"], clean, valid, layers=o.targets.needs
+            )
+            targets, extra = o.targets.centred(o.targets.of(whole), real, extra)
 
         with jax.named_scope("predictor"):
             dropout = streams.for_step("decoder_dropout") if train else None

@@ -31,6 +31,7 @@ from ssl_jax.core.rng import Streams
 from ssl_jax.core.types import Array, Batch, Features, Method, Output, Spec, Tree
 from ssl_jax.nn import build, sharding
 from ssl_jax.nn import encoder as encoder_lib
+from ssl_jax.nn.transformer import LAST
 from ssl_jax.nn.unit_head import UnitHead
 from ssl_jax.ops import losses, masks, stats
 
@@ -110,11 +111,11 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
     del num_classes
     options = options_lib.read(Options, config)
     encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
-    if options.units.rate < encoder.rate:
+    rate = encoder_lib.token_rate(encoder)
+    if options.units.rate < rate:
         raise ConfigError(
             f"config.method.units.rate is {options.units.rate:g} labels per second, fewer than the "
-            f"{encoder.rate:g} frames of config.method.encoder: use labels of {encoder.rate:g} Hz "
-            f"or more"
+            f"{rate:g} frames of config.method.encoder: use labels of {rate:g} Hz or more"
         )
     method = Hubert(options, encoder)
     units = Spec((len(options.units.classes), None), "int32")
@@ -186,7 +187,7 @@ class Hubert:
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train else None
             student = encoder_lib.encode(
-                self.encoder, params["encoder"], masked_input, valid, dropout
+                self.encoder, params["encoder"], masked_input, valid, dropout, layers=LAST
             )
 
         with jax.named_scope("targets"):
@@ -228,7 +229,7 @@ class Hubert:
 
     def align(self, units: Array, frames: int) -> Array:
         """units (B, K, U) -> the label of each frame (B, K, S), -1 where there is none."""
-        ratio = self.options.units.rate / self.encoder.rate
+        ratio = self.options.units.rate / encoder_lib.token_rate(self.encoder)
         place = np.floor(np.arange(frames) * ratio).astype(np.int32)
         inside = place < units.shape[-1]
         return jnp.where(inside, units[..., np.where(inside, place, 0)], -1)

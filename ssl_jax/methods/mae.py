@@ -10,6 +10,7 @@ nothing attends to. Padded patches are neither masked, nor predicted, nor in the
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import jax
@@ -23,7 +24,7 @@ from ssl_jax.core.types import Array, Batch, Features, Method, Output, Tree
 from ssl_jax.nn import build, sharding
 from ssl_jax.nn import encoder as encoder_lib
 from ssl_jax.nn.decoder import PatchDecoder
-from ssl_jax.nn.transformer import Encoded, TransformerOptions
+from ssl_jax.nn.transformer import LAST, Encoded, TransformerOptions
 from ssl_jax.ops import losses, masks, stats
 from ssl_jax.ops.patches import normalize_patches
 
@@ -72,9 +73,8 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
     options = options_lib.read(Options, config)
     encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
     method = MAE(options, encoder)
-    rows, columns = encoder.grid
-    if rows:  # else the length of a clip decides, and the first batch is checked
-        method.visible(rows * columns)
+    if all(encoder.grid):  # else the length of a clip decides, and the first batch is checked
+        method.visible(math.prod(encoder.grid))
     return Method(
         init=method.init,
         loss=method.loss,
@@ -138,7 +138,7 @@ class MAE:
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train else None
             encoded = encoder_lib.encode(
-                self.encoder, params["encoder"], x, valid, dropout, ids_keep
+                self.encoder, params["encoder"], x, valid, dropout, ids_keep, LAST
             )
 
         with jax.named_scope("targets"):

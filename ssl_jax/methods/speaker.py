@@ -20,7 +20,7 @@ from ssl_jax.core.rng import Streams
 from ssl_jax.core.types import Array, Batch, Features, Method, Output, Spec, Tree
 from ssl_jax.nn import build, sharding
 from ssl_jax.nn import encoder as encoder_lib
-from ssl_jax.nn.transformer import Encoded
+from ssl_jax.nn.transformer import STATES, Encoded
 from ssl_jax.nn.xvector import XVector, XVectorOptions
 from ssl_jax.ops import losses
 
@@ -106,7 +106,7 @@ class Speaker:
     def embed(self, params: Tree, batch: Batch) -> Array:
         """Returns the embeddings of the speakers (B, W) float32."""
         x, valid = encoder_lib.frontend(self.encoder, params["encoder"], batch)
-        encoded = encoder_lib.encode(self.encoder, params["encoder"], x, valid)
+        encoded = encoder_lib.encode(self.encoder, params["encoder"], x, valid, layers=STATES)
         return self._vectors(params, encoded, valid)[0]
 
     def loss(
@@ -121,7 +121,7 @@ class Speaker:
             x, valid = encoder_lib.frontend(self.encoder, encoder, batch)
 
         with jax.named_scope("encoder"):
-            encoded = encoder_lib.encode(self.encoder, encoder, x, valid)
+            encoded = encoder_lib.encode(self.encoder, encoder, x, valid, layers=STATES)
 
         with jax.named_scope("predictor"):
             _, vector = self._vectors(params, encoded, valid)

@@ -21,7 +21,7 @@ from ssl_jax.core.types import Array, Batch, Features, Method, Output, Spec, Tre
 from ssl_jax.nn import build, heads, sharding
 from ssl_jax.nn import encoder as encoder_lib
 from ssl_jax.nn.kwt import KeywordTransformer
-from ssl_jax.nn.transformer import Encoded
+from ssl_jax.nn.transformer import LAST, Encoded
 from ssl_jax.ops import augment, losses, perturb, spectral
 from ssl_jax.ops import mix as mix_lib
 
@@ -181,9 +181,8 @@ class Supervised:
     def predict(self, params: Tree, batch: Batch) -> Array:
         """Returns (B, outputs): logits, or values on the scale of their targets."""
         x, valid = self._frontend(params, batch)
-        outputs = self._answer(
-            params, encoder_lib.encode(self.encoder, params["encoder"], x, valid)
-        )
+        encoded = encoder_lib.encode(self.encoder, params["encoder"], x, valid, layers=LAST)
+        outputs = self._answer(params, encoded)
         o = self.options
         return outputs * o.target_std + o.target_mean if o.task == "regress" else outputs
 
@@ -205,7 +204,9 @@ class Supervised:
 
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train and not o.frozen else None
-            encoded = encoder_lib.encode(self.encoder, tuned["encoder"], x, valid, dropout)
+            encoded = encoder_lib.encode(
+                self.encoder, tuned["encoder"], x, valid, dropout, layers=LAST
+            )
 
         with jax.named_scope("predictor"):
             dropout = streams.for_step("head") if train else None

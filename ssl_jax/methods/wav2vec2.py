@@ -20,6 +20,7 @@ from ssl_jax.core.types import Array, Batch, Features, Method, Output, Tree
 from ssl_jax.nn import build, heads, sharding
 from ssl_jax.nn import encoder as encoder_lib
 from ssl_jax.nn.quantizer import GumbelQuantizer, Quantized
+from ssl_jax.nn.transformer import LAST
 from ssl_jax.ops import losses, masks, negatives, quantize, stats
 
 SCOPES = ("frontend", "mask", "encoder", "targets", "predictor", "loss")
@@ -210,7 +211,9 @@ class Wav2Vec2:
 
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train else None
-            encoded = encoder_lib.encode(self.encoder, own, masked_input, valid, dropout)
+            encoded = encoder_lib.encode(
+                self.encoder, own, masked_input, valid, dropout, layers=LAST
+            )
 
         with jax.named_scope("targets"):
             # the quantizer reads every frame, unmasked; only masked ones are used

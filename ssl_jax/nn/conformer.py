@@ -18,7 +18,9 @@ import numpy as np
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core.types import Array
 from ssl_jax.nn.transformer import (
+    ALL,
     Encoded,
+    Layers,
     TransformerOptions,
     dense,
     layer_norm,
@@ -245,17 +247,13 @@ class Conformer(nn.Module):
         if self.options.norm == "pre":
             self.final_norm = layer_norm(self.options.eps, self.dtype)
 
-    def __call__(self, x: Array, valid: Array, train: bool) -> Encoded:
+    def __call__(self, x: Array, valid: Array, train: bool, layers: Layers = ALL) -> Encoded:
         """x (B, T, D), valid (B, T) -> Encoded."""
-        o = self.options
 
-        def layer(block: ConformerBlock, x: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
-            y, ffn = block(x, valid, train)
-            return y, (y, ffn)
+        def layer(block: ConformerBlock, x: Array, _: None) -> tuple[Array, Array]:
+            return block(x, valid, train)
 
-        scan = over_layers(layer, o, self.dtype)
-        x = x.astype(self.dtype)
-        y, (outputs, ffn) = scan(self.blocks, x, None)
-        if o.norm == "pre":
-            outputs = outputs.at[-1].set(self.final_norm(y))
-        return Encoded(jnp.concatenate([x[None], outputs]), ffn, valid)
+        run = over_layers(layer, self.options, self.dtype, layers)
+        last = self.final_norm if self.options.norm == "pre" else lambda y: y
+        hidden_states, ffn = run(self.blocks, x.astype(self.dtype), None, last)
+        return Encoded(hidden_states, ffn, valid)

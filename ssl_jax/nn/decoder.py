@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ssl_jax.core.types import Array
-from ssl_jax.nn.transformer import INITS, Transformer, TransformerOptions
+from ssl_jax.nn.transformer import INITS, LAST, Transformer, TransformerOptions
 from ssl_jax.ops.patches import restore, sincos_table
 
 
@@ -32,7 +32,7 @@ class PatchDecoder(nn.Module):
         ids_shuffle: Array,
         visible: Array,
         valid: Array,
-        grid: tuple[int, int],
+        grid: tuple[int, ...],
         prefix: int,
     ) -> Array:
         """x (B, prefix + V, E) -> patches (B, S, P) float32, raster order, prefix left out.
@@ -47,5 +47,6 @@ class PatchDecoder(nn.Module):
         )
         tokens = tokens + sincos_table(grid, self.options.width).astype(x.dtype)
         valid = jnp.pad(valid, ((0, 0), (prefix, 0)), constant_values=True)
-        encoded = self.transformer(jnp.concatenate([first, tokens], 1), valid, False)
+        x = jnp.concatenate([first, tokens], 1)
+        encoded = self.transformer(x, valid, False, layers=LAST)
         return self.predict(encoded.hidden_states[-1][:, prefix:]).astype(jnp.float32)

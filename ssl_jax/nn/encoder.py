@@ -1,12 +1,13 @@
 """The interface of encoders, and how to run their two parts, between which a method may mask."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
 from ssl_jax.core.types import Array, Batch, Features, Spec, Tree
-from ssl_jax.nn.transformer import Encoded, TransformerOptions
+from ssl_jax.nn.transformer import ALL, Encoded, Layers, TransformerOptions
 
 
 @runtime_checkable
@@ -47,7 +48,8 @@ class Encoder(Protocol):
     def grid(self) -> tuple[int, ...]:
         """The shape of the S tokens, time first; 0: as long as the input.
 
-        (0,) is a sequence, (0, 8) a spectrogram with 8 tokens per step, (14, 14) an image.
+        (0,) is a sequence, (0, 8) a spectrogram with 8 tokens per step, (14, 14) an image,
+        (8, 14, 14) a clip of 8 steps.
         """
 
     @property
@@ -57,8 +59,18 @@ class Encoder(Protocol):
         The arrays are those of `reads`; the tokens have no positions yet.
         """
 
-    def encode(self, x: Array, valid: Array, train: bool, ids_keep: Array | None = None) -> Encoded:
-        """x (B, S, D), valid (B, S) -> Encoded of all tokens, or of those in `ids_keep` (B, V)."""
+    def encode(
+        self,
+        x: Array,
+        valid: Array,
+        train: bool,
+        ids_keep: Array | None = None,
+        layers: Layers = ALL,
+    ) -> Encoded:
+        """x (B, S, D), valid (B, S) -> Encoded of all tokens, or of those in `ids_keep` (B, V).
+
+        It keeps the layers that are asked for, and no others.
+        """
 
     def apply(self, *arguments: Any, **options: Any) -> Any:
         """As in linen: runs the module, or its `method`, with given variables."""
@@ -132,9 +144,14 @@ def real(encoder: Encoder, params: Tree, batch: Batch, weight: Array | None = No
 
 
 def places(encoder: Encoder, size: int) -> tuple[int, ...]:
-    """Returns the shape of `size` tokens: a sequence (S,), or a grid (rows, columns)."""
-    grid = encoder.grid
-    return (size // grid[1], grid[1]) if len(grid) == 2 else (size,)
+    """Returns the shape of `size` tokens: a sequence (S,), or a grid such as (rows, columns)."""
+    rest = encoder.grid[1:]
+    return size // math.prod(rest), *rest
+
+
+def token_rate(encoder: Encoder) -> float:
+    """Returns the tokens per second: tokens per step times steps per second."""
+    return encoder.rate * math.prod(encoder.grid[1:])
 
 
 def frontend_intermediates(
@@ -164,22 +181,31 @@ def encode(
     valid: Array,
     dropout: Array | None = None,
     ids_keep: Array | None = None,
+    layers: Layers = ALL,
 ) -> Encoded:
     """x (B, S, D), valid (B, S) -> Encoded of the tokens `ids_keep`, by default of all.
 
-    In training mode when there is a `dropout` key.
+    In training mode when there is a `dropout` key. Name the `layers` that you use: the others
+    then take no memory.
     """
     rngs = None if dropout is None else {"dropout": dropout}
-    more = {} if ids_keep is None else {"ids_keep": ids_keep}
+    more: dict[str, Any] = {} if ids_keep is None else {"ids_keep": ids_keep}
+    if layers != ALL:
+        more["layers"] = layers
     return encoder.apply(
         {"params": params}, x, valid, bool(rngs), method="encode", rngs=rngs, **more
     )
 
 
-def features(encoder: Encoder, params: Tree, batch: Batch) -> Features:
-    """Returns the hidden states of unmasked examples in evaluation mode, without prefix tokens."""
+def features(
+    encoder: Encoder, params: Tree, batch: Batch, layers: tuple[int, ...] | None = None
+) -> Features:
+    """Returns the hidden states of unmasked examples in evaluation mode, without prefix tokens.
+
+    layers: those asked for, in the order of depth; None: all.
+    """
     x, valid = frontend(encoder, params, batch)
-    encoded = encode(encoder, params, x, valid)
+    encoded = encode(encoder, params, x, valid, layers=Layers(layers, ()))
     hidden_states = encoded.hidden_states[:, :, encoded.prefix :]
     return Features(hidden_states, valid, encoder.rate, encoder.grid)
 

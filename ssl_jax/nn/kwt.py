@@ -10,8 +10,10 @@ import jax.numpy as jnp
 from ssl_jax.core.types import AUDIO, Array, Spec
 from ssl_jax.nn.conv import Length, length_mask
 from ssl_jax.nn.transformer import (
+    ALL,
     INITS,
     Encoded,
+    Layers,
     Transformer,
     TransformerOptions,
     check_share,
@@ -228,7 +230,14 @@ class KeywordTransformer(nn.Module):
         """Returns the number of tokens of `samples`, without the class token; see `tokens`."""
         return self.options.tokens(samples, self.sample_rate)
 
-    def encode(self, x: Array, valid: Array, train: bool, ids_keep: Array | None = None) -> Encoded:
+    def encode(
+        self,
+        x: Array,
+        valid: Array,
+        train: bool,
+        ids_keep: Array | None = None,
+        layers: Layers = ALL,
+    ) -> Encoded:
         """x (B, S, D), valid (B, S) -> Encoded of T = 1 + S tokens, the class token first.
 
         ids_keep (B, V): the tokens to encode; then T = 1 + V. Raises ValueError when S
@@ -248,7 +257,7 @@ class KeywordTransformer(nn.Module):
         x = jnp.concatenate([jnp.broadcast_to(first, (batch, 1, width)), x], 1)
         x = self.dropout(x, deterministic=not train)
         valid = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)
-        return self.transformer(x, valid, train, prefix=self.prefix)
+        return self.transformer(x, valid, train, prefix=self.prefix, layers=layers)
 
     def __call__(self, audio: Array, audio_len: Array, train: bool = False) -> Encoded:
         """audio (B, N), audio_len (B,) -> Encoded."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ssl_jax.core import options as options_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.types import Array, Tree
-from ssl_jax.nn.transformer import Encoded
+from ssl_jax.nn.transformer import Encoded, Layers
 from ssl_jax.ops import norms, schedules
 from ssl_jax.ops.center import Center
 
@@ -50,6 +50,12 @@ class TargetOptions:
                 f"config.method.targets.layers is {self.layers}, but the encoder has {depth} "
                 f"blocks{but}: use 1 to {depth - first}"
             )
+
+    @property
+    def needs(self) -> Layers:
+        """The layers that `of` reads: the top K."""
+        top = tuple(range(-self.layers, 0))
+        return Layers((), top) if self.source == "ffn" else Layers(top, ())
 
     def of(self, encoded: Encoded) -> Array:
         """Returns the normalized mean of the top K layers without prefix, (B, S, D) float32."""

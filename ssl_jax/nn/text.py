@@ -13,8 +13,10 @@ import jax.numpy as jnp
 from ssl_jax.core.types import Array, Spec
 from ssl_jax.nn.conv import length_mask
 from ssl_jax.nn.transformer import (
+    ALL,
     INITS,
     Encoded,
+    Layers,
     Transformer,
     TransformerOptions,
     check_share,
@@ -135,7 +137,14 @@ class TextEncoder(nn.Module):
         """The number of tokens ahead of the text: none."""
         return 0
 
-    def encode(self, x: Array, valid: Array, train: bool, ids_keep: Array | None = None) -> Encoded:
+    def encode(
+        self,
+        x: Array,
+        valid: Array,
+        train: bool,
+        ids_keep: Array | None = None,
+        layers: Layers = ALL,
+    ) -> Encoded:
         """x (B, L, D), valid (B, L) -> Encoded of T = L tokens, or of the V in `ids_keep`.
 
         ids_keep (B, V) int32: places of tokens in any order; the others are not encoded.
@@ -153,7 +162,7 @@ class TextEncoder(nn.Module):
         if self.options.embed_norm:
             x = self.norm(x)
         x = self.dropout(x, deterministic=not train)
-        return self.transformer(x, valid, train)
+        return self.transformer(x, valid, train, layers=layers)
 
     def __call__(self, tokens: Array, tokens_len: Array, train: bool = False) -> Encoded:
         """tokens (B, L), tokens_len (B,) -> Encoded."""

@@ -6,6 +6,7 @@ Axes: B examples, T tokens, D width, H heads, L layers.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -106,19 +107,50 @@ def check_share(key: str, value: float) -> None:
         raise ValueError(f"config.method.encoder.{key} is {value}: use 0.0 or more and below 1.0")
 
 
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """The layers that an encoder returns: indices, from the end where negative; None: all."""
+
+    hidden_states: tuple[int, ...] | None = None  # 0: input of the first block
+    ffn: tuple[int, ...] | None = None
+
+    def indices(self, depth: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Returns the indices of hidden states, 0 to `depth`, and of ffn, below `depth`, ascending.
+
+        Raises ValueError on a layer that `depth` blocks do not have.
+        """
+        return _indices(self.hidden_states, depth + 1), _indices(self.ffn, depth)
+
+
+ALL, STATES, LAST = Layers(), Layers(None, ()), Layers((-1,), ())
+
+
+def _indices(asked: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
+    if asked is None:
+        return tuple(range(count))
+    for layer in asked:
+        if not -count <= layer < count:
+            raise ValueError(
+                f"layer {layer} does not exist: the encoder has {count}, so use {-count} to "
+                f"{count - 1}"
+            )
+    return tuple(sorted({layer % count for layer in asked}))
+
+
 @flax.struct.dataclass
 class Encoded:
     """What an encoder returns.
 
     `hidden_states` holds the input of the first block, then the output of each block; the last
     one has passed the final norm, if there is one. `ffn` holds the raw output of each block's
-    second MLP layer, before dropout, residual and norm: the targets of data2vec. The first
+    second MLP layer, before dropout, residual and norm: the targets of data2vec. Of both it has
+    the layers that were asked for, N and M of them, in the order of depth. The first
     `prefix` of the T tokens come before the frames (a class token). Tokens with `valid` false hold
     finite but meaningless numbers.
     """
 
-    hidden_states: Array  # (L + 1, B, T, D)
-    ffn: Array  # (L, B, T, D)
+    hidden_states: Array  # (N, B, T, D), by default N = L + 1
+    ffn: Array  # (M, B, T, D), by default M = L
     valid: Array  # (B, T) bool
     prefix: int = flax.struct.field(pytree_node=False, default=0)
 
@@ -266,13 +298,70 @@ class Block(nn.Module):
         return jnp.where(keep, branch / (1.0 - rate).astype(branch.dtype), 0)
 
 
-def over_layers(layer: Callable, options: TransformerOptions, dtype: jnp.dtype) -> Callable:
-    """Returns layer(block, x, options of the layer) -> (x, outputs) as a scan over stacked blocks.
+def over_layers(
+    layer: Callable, options: TransformerOptions, dtype: jnp.dtype, asked: Layers
+) -> Callable:
+    """Returns run(blocks, x, given, last) -> (hidden states, ffn) of the layers that are asked for.
 
-    Each layer's parameters are gathered from their shards when it runs, and again in its
-    backward pass, and never kept: only one layer's parameters have to fit on a chip at a time.
+    It scans layer(block, x, given of the layer) -> (output, ffn) over stacked blocks; `last` turns
+    the output of the last block into its hidden state. Each layer's parameters are gathered from
+    their shards when it runs, and again in its backward pass, and never kept: only one layer's
+    parameters have to fit on a chip at a time.
     """
-    unroll = unrolled(options)
+    layer, depth = _frugal(layer, options, dtype), options.depth
+    states, ffn = asked.indices(depth)
+    kept = {"output": _Kept(tuple(i - 1 for i in states if 0 < i < depth), depth)}
+    kept["ffn"] = _Kept(ffn, depth)
+
+    def step(block: nn.Module, carry: Any, given: Any) -> tuple[Any, Any]:
+        (x, held), (own, slots) = carry, given
+        found = dict(zip(kept, layer(block, x, own), strict=True))
+        held = {
+            name: jax.lax.dynamic_update_index_in_dim(to, found[name], slots[name], 0)
+            for name, to in held.items()
+        }
+        return (found["output"], held), {n: found[n] for n in kept if kept[n].stacked}
+
+    scan = nn.scan(
+        step,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        length=depth,
+        unroll=depth if unrolled(options) else 1,
+    )
+
+    def run(blocks: nn.Module, x: Array, given: Any, last: Callable) -> tuple[Array, Array]:
+        some = {n: k for n, k in kept.items() if k.layers and not k.stacked}
+        held = {n: jnp.zeros((k.room, *x.shape), dtype) for n, k in some.items()}
+        slots = {n: jnp.asarray(k.slots) for n, k in some.items()}
+        (y, held), stacked = scan(blocks, (x, held), (given, slots))
+        none = jnp.zeros((0, *x.shape), dtype)
+        middle, ffn = ((held | stacked).get(n, none)[: len(k.layers)] for n, k in kept.items())
+        parts = [x[None]] * (0 in states) + [middle] * bool(kept["output"].layers)
+        parts += [last(y)[None]] if depth in states else []
+        return jnp.concatenate(parts or [none]), ffn
+
+    return run
+
+
+class _Kept:
+    """The layers whose output is kept, and where the loop over all layers writes it.
+
+    A layer writes to the slot of the next one that is kept, which overwrites it; those behind the
+    last one that is kept share a spare slot.
+    """
+
+    def __init__(self, layers: tuple[int, ...], depth: int):
+        self.layers = layers
+        self.slots = np.searchsorted(layers, np.arange(depth)).astype(np.int32)
+        self.room = int(self.slots.max()) + 1
+        # all, but for the last one perhaps: then the loop stacks them
+        self.stacked = bool(layers) and layers in (tuple(range(depth - 1)), tuple(range(depth)))
+
+
+def _frugal(layer: Callable, options: TransformerOptions, dtype: jnp.dtype) -> Callable:
+    """Returns the layer with its parameters gathered when they are needed, and recomputed in its
+    backward pass as options.remat says."""
     policy = REMAT[options.remat]
     if mesh_lib.size("fsdp") > 1:
         gather = functools.partial(mesh_lib.gather, rules=sharding.RULES, dtype=dtype)
@@ -280,14 +369,8 @@ def over_layers(layer: Callable, options: TransformerOptions, dtype: jnp.dtype) 
         policy = policy or mesh_lib.keeps_shards
     if policy is not None:
         # Outside a loop the compiler would merge the recomputation into the first pass.
-        layer = nn.remat(layer, policy=policy, prevent_cse=unroll)
-    return nn.scan(
-        layer,
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        length=options.depth,
-        unroll=options.depth if unroll else 1,
-    )
+        layer = nn.remat(layer, policy=policy, prevent_cse=unrolled(options))
+    return layer
 
 
 class Transformer(nn.Module):
@@ -307,19 +390,22 @@ class Transformer(nn.Module):
             self.final_norm = layer_norm(self.options.eps, self.dtype)
 
     def __call__(
-        self, x: Array, valid: Array, train: bool, bias: Array | None = None, prefix: int = 0
+        self,
+        x: Array,
+        valid: Array,
+        train: bool,
+        bias: Array | None = None,
+        prefix: int = 0,
+        layers: Layers = ALL,
     ) -> Encoded:
         """x (B, T, D), valid (B, T) -> Encoded; `bias` is added to the scores of every layer."""
         o = self.options
 
-        def layer(block: Block, x: Array, drop_path: Array) -> tuple[Array, tuple[Array, Array]]:
-            y, ffn = block(x, valid, bias, drop_path, train)
-            return y, (y, ffn)
+        def layer(block: Block, x: Array, drop_path: Array) -> tuple[Array, Array]:
+            return block(x, valid, bias, drop_path, train)
 
-        scan = over_layers(layer, o, self.dtype)
-        x = x.astype(self.dtype)
+        run = over_layers(layer, o, self.dtype, layers)
         rates = jnp.asarray(np.linspace(0.0, o.drop_path, o.depth), jnp.float32)
-        y, (outputs, ffn) = scan(self.blocks, x, rates)
-        if self.has_final_norm:
-            outputs = outputs.at[-1].set(self.final_norm(y))
-        return Encoded(jnp.concatenate([x[None], outputs]), ffn, valid, prefix)
+        last = self.final_norm if self.has_final_norm else lambda y: y
+        hidden_states, ffn = run(self.blocks, x.astype(self.dtype), rates, last)
+        return Encoded(hidden_states, ffn, valid, prefix)

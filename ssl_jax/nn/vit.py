@@ -15,8 +15,10 @@ import jax.numpy as jnp
 from ssl_jax.core.types import Array, Spec
 from ssl_jax.nn.relative import RelativePositions
 from ssl_jax.nn.transformer import (
+    ALL,
     INITS,
     Encoded,
+    Layers,
     Transformer,
     TransformerOptions,
     check_share,
@@ -238,7 +240,14 @@ class VisionTransformer(nn.Module):
         """The number of tokens ahead of the patches: the class token, if there is one."""
         return int(self.options.class_token)
 
-    def encode(self, x: Array, valid: Array, train: bool, ids_keep: Array | None = None) -> Encoded:
+    def encode(
+        self,
+        x: Array,
+        valid: Array,
+        train: bool,
+        ids_keep: Array | None = None,
+        layers: Layers = ALL,
+    ) -> Encoded:
         """x (B, S, D), valid (B, S) -> Encoded of prefix + S tokens, or of the V in `ids_keep`.
 
         ids_keep (B, V) int32: the patches to encode, in addition to the prefix.
@@ -255,7 +264,7 @@ class VisionTransformer(nn.Module):
         if self.options.embed_norm:
             x = self.norm(x)
         x = self.dropout(x, deterministic=not train)
-        return self.transformer(x, valid, train, bias, prefix=self.prefix)
+        return self.transformer(x, valid, train, bias, self.prefix, layers)
 
     def patches(self, *arrays: Array) -> Array:
         """The arrays of `reads` -> normalized patches (B, S, P), which a masked autoencoder

@@ -23,8 +23,10 @@ from ssl_jax.nn.conv import (
     scale_gradient,
 )
 from ssl_jax.nn.transformer import (
+    ALL,
     INITS,
     Encoded,
+    Layers,
     Transformer,
     TransformerOptions,
     check_share,
@@ -246,14 +248,21 @@ class WaveformEncoder(nn.Module):
         """Returns the number of frames of `samples`; an int or an integer array."""
         return output_lengths(samples, self.options.conv_kernels, self.options.conv_strides)
 
-    def encode(self, x: Array, valid: Array, train: bool, ids_keep: Array | None = None) -> Encoded:
+    def encode(
+        self,
+        x: Array,
+        valid: Array,
+        train: bool,
+        ids_keep: Array | None = None,
+        layers: Layers = ALL,
+    ) -> Encoded:
         """x (B, S, D), valid (B, S) -> Encoded of T = S frames, or of the V in `ids_keep`.
 
         ids_keep (B, V) int32. Positions are computed from the complete clip, in which frames
         that are not kept are zero. Raises ValueError on `ids_keep` if the blocks are a Conformer's.
         """
         if self.options.blocks == "conformer":
-            return self._conform(x, valid, train, ids_keep)
+            return self._conform(x, valid, train, ids_keep, layers)
         if ids_keep is not None:
             kept = (ids_keep[:, :, None] == jnp.arange(x.shape[1])).any(1)
             x = jnp.where(kept[..., None], x, 0)
@@ -263,9 +272,12 @@ class WaveformEncoder(nn.Module):
         if self.transformer_options.norm != "pre":
             x = self.norm(x)
         x = self.dropout(x, deterministic=not train)
-        return self.transformer(x, valid, train, self._bias(x.shape[1], ids_keep))
+        bias = self._bias(x.shape[1], ids_keep)
+        return self.transformer(x, valid, train, bias, layers=layers)
 
-    def _conform(self, x: Array, valid: Array, train: bool, ids_keep: Array | None) -> Encoded:
+    def _conform(
+        self, x: Array, valid: Array, train: bool, ids_keep: Array | None, layers: Layers
+    ) -> Encoded:
         if ids_keep is not None:
             raise ValueError(
                 "config.method.encoder.blocks is 'conformer', whose convolutions need all frames, "
@@ -274,7 +286,7 @@ class WaveformEncoder(nn.Module):
         if self.transformer_options.norm != "pre":
             x = self.norm(x)
         x = self.dropout(jnp.where(valid[..., None], x, 0), deterministic=not train)
-        return self.transformer(x, valid, train)
+        return self.transformer(x, valid, train, layers=layers)
 
     def _bias(self, size: int, ids_keep: Array | None) -> Array | None:
         """Returns the bias of the scores of all blocks, (B or 1, H, T, T), or None."""

@@ -42,23 +42,27 @@ def normalize_patches(patches: Array, eps: float = 1e-6) -> Array:
     return centred * jax.lax.rsqrt(variance + eps)
 
 
-def sincos_table(grid: tuple[int, int], width: int, row_first: bool = False) -> np.ndarray:
-    """Returns the fixed positions (rows * columns, D) float32 of a grid in raster order.
+def sincos_table(grid: tuple[int, ...], width: int, row_first: bool = False) -> np.ndarray:
+    """Returns the fixed positions (tokens, D) float32 of a grid in raster order.
 
-    The first half of D encodes the column, the second the row, each as [sin | cos] of
-    position / 10000^(k / (D / 4)), in float64 (MAE, 2111.06377, appendix A.1 and its code).
-    With `row_first` the halves change places (MoCo v3, 2104.02057).
-    Raises ValueError unless D is a multiple of 4.
+    The axes share D evenly, the last one first: of an image, the first half of D encodes the column
+    and the second the row. Each is [sin | cos] of position / 10000^(k / n) for k below n, half of
+    its share, in float64 (MAE, 2111.06377, appendix A.1 and its code). With `row_first` the first
+    axis comes first (MoCo v3, 2104.02057). Raises ValueError unless D is a multiple of twice the
+    axes.
     """
-    if width % 4:
-        raise ValueError(f"a width of {width} cannot hold sin-cos positions: use a multiple of 4")
-    rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
-    omega = 1.0 / 10000 ** (np.arange(width // 4, dtype=np.float64) / (width / 4))
-    halves = []
-    for place in (rows, columns) if row_first else (columns, rows):
+    if width % (2 * len(grid)):
+        raise ValueError(
+            f"a width of {width} cannot hold sin-cos positions of {len(grid)} axes: use a multiple "
+            f"of {2 * len(grid)}"
+        )
+    waves = width // (2 * len(grid))
+    omega = 1.0 / 10000 ** (np.arange(waves, dtype=np.float64) / waves)
+    places, parts = np.meshgrid(*map(np.arange, grid), indexing="ij"), []
+    for place in places if row_first else reversed(places):
         angle = place.reshape(-1, 1) * omega
-        halves += [np.sin(angle), np.cos(angle)]
-    return np.concatenate(halves, axis=1).astype(np.float32)
+        parts += [np.sin(angle), np.cos(angle)]
+    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def restore(x: Array, ids_shuffle: Array) -> Array:

@@ -35,7 +35,8 @@ _COLOURS = np.array([[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [
 
 
 class Example(NamedTuple):
-    """One example: its picture (H, W, 3) uint8 and masks (V, S) or (V, rows, columns) bool.
+    """One example: its picture (H, W, 3) uint8 and masks (V, S), or (V, rows, columns) and so on
+    of a grid, bool.
 
     name: its file or row, and its label. seconds: duration of the audio. rate: tokens (or rows of
     a grid) per second. texts: for each view, its spans, and whether each is masked.
@@ -121,7 +122,7 @@ def _figure(example: Example, share: float) -> str:
     address = html.png(example.picture)
     size = (width, height)
     if example.seconds:
-        size = (round(960 * share), 160 if example.masks.ndim == 3 else 110)
+        size = (round(960 * share), 160 if example.masks.ndim > 2 else 110)
     views = [_svg(address, size, _covered(mask, example, size)) for mask in example.masks]
     if example.seconds:
         # the spectrogram shows dimly through the mask
@@ -146,15 +147,16 @@ def _covered(mask: np.ndarray, example: Example, size: tuple[int, int]) -> str:
     """Returns the path of the masked parts of a picture of `size` (width, height).
 
     mask: (S,) along time; (rows, columns) of an image, or of a spectrogram, whose rows are times
-    and whose columns are frequencies from low to high.
+    and whose columns are frequencies from low to high; (steps, rows, columns) of a video, whose
+    picture has its frames side by side.
     """
     width, height = size
     if example.seconds:
         step = width / (example.seconds * example.rate)
-        cells = mask[:, None] if mask.ndim == 1 else mask
-        cells = cells.T[::-1]
+        cells = mask.reshape(len(mask), -1).T[::-1]
     else:
-        cells, step = mask, width / mask.shape[1]
+        cells = mask if mask.ndim == 2 else np.concatenate(mask, axis=1)
+        step = width / cells.shape[1]
     tall = height / len(cells)
     parts = []
     for y, line in enumerate(cells):
@@ -203,8 +205,8 @@ def _rows(corpus: Corpus, count: int) -> tuple[dict[str, np.ndarray], np.ndarray
 def _masks(
     seed: int, method: Method, params: Tree, arrays: Mapping[str, np.ndarray]
 ) -> tuple[np.ndarray, float]:
-    """Returns the masks of the first update, (B, M, S) or (B, M, rows, columns), and the tokens
-    (or rows of a grid) per second. M is 0 if the method has no mask."""
+    """Returns the masks of the first update, (B, M, S), or (B, M, rows, columns) and so on of a
+    grid, and the tokens (or steps of a grid) per second. M is 0 if the method has no mask."""
     if method.masks is None:
         return np.zeros((len(arrays["id"]), 0, 1), bool), 0.0
     batch: Any = {name: arrays[name] for name in method.batch if name in arrays}
@@ -217,7 +219,7 @@ def _masks(
         return draw(blank, batch, streams)
 
     found = np.asarray(jax.jit(masks)(batch))
-    return found, shapes.rate if found.ndim == 4 else shapes.token_rate
+    return found, shapes.rate if found.ndim > 3 else shapes.token_rate
 
 
 def _texts(

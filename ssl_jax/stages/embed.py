@@ -189,6 +189,7 @@ def encoders(
         key=config_lib.sign(config),
         step=f"{step} {weights(params)}",
         window=round(window * data.sample_rate),
+        sample_rate=data.sample_rate,
         mesh=mesh,
     )
     return found + [BASELINES[name](data.sample_rate) for name in more]

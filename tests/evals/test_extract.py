@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 
 from ssl_jax.evals.extract import Extractor
+from ssl_jax.nn import build
+from ssl_jax.nn import encoder as encoder_lib
 
 RATE, FIELD, HOP = 1000, 40, 16  # of the toy model
 
@@ -34,6 +36,50 @@ def test_a_clip_equals_one_pass(extractor, toy, samples):
     clip = noise(samples)
     (got,) = extractor.run([clip])
     np.testing.assert_allclose(got, whole(toy, clip), atol=1e-5)
+
+
+# what makes the encoder of a kind local, so that windows can equal one pass over the whole clip
+CONVS = {"conv_channels": 4, "conv_kernels": (10, 4), "conv_strides": (8, 4)}
+LOCAL = {
+    "keyword_transformer": {"feature": "log_mel", "frames_per_token": 4},
+    "waveform": {"normalize": False, "position_depth": 1, "position_kernel": 3, **CONVS},
+    "spectrogram": {"positions": "none", "patch": (4, 16), "num_mels": 32},
+}
+
+
+def local(kind):
+    """An encoder whose tokens do not attend to each other and have no positions, and its params."""
+    options = {"kind": kind, "depth": 1, "width": 16, "heads": 2, "mlp_width": 16, "out_proj": True}
+    made = build.encoder({**options, **LOCAL[kind]}, precision="float32", sample_rate=16000)
+    batch = {"audio": np.zeros((1, 8000), np.int16), "audio_len": np.array([8000], np.int32)}
+    params, _ = jax.jit(lambda key: encoder_lib.init(made, key, batch))(jax.random.key(0))
+    attention = params["blocks"]["attention"]
+    attention["out"] = jax.tree.map(np.zeros_like, attention["out"])
+    if kind == "keyword_transformer":
+        params["positions"] = np.zeros_like(params["positions"])
+    return lambda params, batch: encoder_lib.features(made, params, batch), params
+
+
+@pytest.mark.parametrize("kind", LOCAL)
+def test_windows_equal_one_pass_for_every_kind_of_encoder(kind):
+    features, params = local(kind)
+    extractor = Extractor(features, params, sample_rate=16000, window_s=0.4551, batch=1)
+    assert extractor.stride % extractor.hop == 0 and extractor.window % extractor.hop
+    clip = noise(15000)
+    (got,) = extractor.run([clip])
+    want = whole((features, params), clip)
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    times, tokens = extractor.times(got.shape[1]), 2 if kind == "spectrogram" else 1
+    np.testing.assert_array_equal(times[::tokens], times[tokens - 1 :: tokens])
+    np.testing.assert_allclose(np.diff(times[::tokens]), extractor.hop / 16000)
+    assert times[0] < 0.05 and 0.85 < times[-1] < len(clip) / 16000
+
+
+def test_the_kinds_above_are_all_that_have_time():
+    def rate(kind):
+        return build.encoder({"kind": kind}, precision="float32", sample_rate=16000).rate
+
+    assert set(LOCAL) == {kind for kind in build.KINDS if rate(kind)}
 
 
 def test_alone_and_among_others_are_equal(extractor):

@@ -45,7 +45,7 @@ def test_windows_are_taken_one_by_one_and_joined(toy):
     features = jax.jit(features)
     batch = next(batches(1, 2))
     batch["audio_len"] = np.array([200, 70], np.int32)
-    whole = pool_lib.windowed(features, 80)(params, batch)
+    whole = pool_lib.windowed(features, 80, 1000)(params, batch)
     frames = (80 - 40) // 16 + 1
     assert whole.hidden_states.shape == (2, 2, 3 * frames, 6)
     for row, length in enumerate(batch["audio_len"]):
@@ -60,7 +60,9 @@ def test_windows_are_taken_one_by_one_and_joined(toy):
         mask = np.asarray(whole.mask[row])
         joined = np.concatenate(kept, 1)
         np.testing.assert_allclose(whole.hidden_states[:, row, mask], joined, atol=1e-5)
-    same = pool_lib.windowed(features, 200)(params, batch)
+    longer = pool_lib.windowed(features, 95, 1000)(params, batch)  # whole steps of 16
+    np.testing.assert_array_equal(longer.hidden_states, whole.hidden_states)
+    same = pool_lib.windowed(features, 200, 1000)(params, batch)
     alone = features(params, batch)
     np.testing.assert_array_equal(same.hidden_states, alone.hidden_states)
 

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from ssl_jax.core import tree
-from ssl_jax.nn.transformer import Attention, Block, Transformer, TransformerOptions
+from ssl_jax.nn.transformer import (
+    LAST,
+    Attention,
+    Block,
+    Layers,
+    Transformer,
+    TransformerOptions,
+)
 
 TINY = TransformerOptions(depth=3, width=8, heads=2, mlp_width=12, unroll=False)
 
@@ -161,6 +168,55 @@ def test_unrolled_and_looped_stacks_agree_and_share_one_tree():
     names = [n for n, _ in tree.named_leaves(params)]
     assert "blocks/attention/query/kernel" in names and "blocks/norm2/scale" in names
     assert params["blocks"]["mlp"]["up"]["kernel"].shape == (3, 8, 12)
+
+
+@pytest.mark.parametrize("unroll", [False, True])
+@pytest.mark.parametrize(
+    ("asked", "states", "ffn"),
+    [
+        (LAST, (3,), ()),
+        (Layers((), (-2, -1)), (), (1, 2)),
+        (Layers((2, 0, -1), (1,)), (0, 2, 3), (1,)),
+        (Layers((1,), (0, 2)), (1,), (0, 2)),
+    ],
+)
+def test_a_stack_returns_the_layers_that_are_asked_for(asked, states, ffn, unroll):
+    module, params, x, valid = make(options(norm="pre", unroll=unroll))
+    every, some = (apply(module, params, x, valid, **o) for o in ({}, {"layers": asked}))
+    np.testing.assert_allclose(some.hidden_states, every.hidden_states[list(states)], atol=1e-6)
+    np.testing.assert_allclose(some.ffn, every.ffn[list(ffn)], atol=1e-6)
+
+
+def test_gradients_flow_through_the_layers_that_are_asked_for():
+    module, params, x, valid = make(options(norm="pre", remat="full"))
+
+    def gradient(layers, chosen):
+        def loss(p):
+            found = module.apply({"params": p}, x, valid, False, layers=layers)
+            return jnp.square(found.hidden_states[chosen]).sum() + found.ffn[-1].sum()
+
+        return jax.jit(jax.grad(loss))(params)
+
+    some, every = gradient(Layers((1, 3), (1,)), slice(None)), None
+    every = gradient(Layers(None, (0, 1)), np.array([1, 3]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), some, every)
+
+
+def test_layers_that_nobody_asked_for_take_no_memory():
+    module, params, x, valid = make(options(depth=20), batch=8, tokens=50)
+
+    def memory(layers):
+        run = jax.jit(lambda p: module.apply({"params": p}, x, valid, False, layers=layers))
+        found = run.lower(params).compile().memory_analysis()
+        return found.temp_size_in_bytes + found.output_size_in_bytes
+
+    one, two, many = memory(LAST), memory(Layers((-2, -1), ())), memory(Layers(None, ()))
+    assert many - one > 18 * x.nbytes and two - one < 5 * x.nbytes
+
+
+def test_a_layer_that_does_not_exist_is_named():
+    with pytest.raises(ValueError, match=r"layer 4 does not exist: .* use -4 to 3"):
+        Layers((4,), ()).indices(3)
 
 
 def test_unroll_decides_whether_a_loop_is_compiled():

@@ -58,6 +58,15 @@ def test_positions_of_a_place_do_not_depend_on_the_number_of_rows():
         patches.sincos_table((2, 2), 18)
 
 
+def test_the_axes_of_a_grid_share_the_width_of_positions():
+    clip, line = patches.sincos_table((2, 3, 4), 12), patches.sincos_table((4,), 4)
+    places = np.stack(np.unravel_index(np.arange(24), (2, 3, 4)), -1)
+    want = np.concatenate([line[places[:, axis]] for axis in (2, 1, 0)], axis=1)
+    np.testing.assert_array_equal(clip, want)
+    with pytest.raises(ValueError, match=r"a width of 16 .* 3 axes: use a multiple of 6"):
+        patches.sincos_table((2, 3, 4), 16)
+
+
 def test_restore_puts_each_token_where_it_was():
     draw = np.random.default_rng(1)
     order = np.stack([draw.permutation(7) for _ in range(3)])

@@ -193,6 +193,11 @@ def test_masks_cover_the_masked_parts():
     assert examples._covered(mask, sound, (100, 40)) == (
         "M0.0 0.0h100.0v20.0h-100.0zM0.0 20.0h50.0v20.0h-50.0z"
     )
+    # two frames of a video, side by side
+    found = examples._covered(np.stack([~mask, mask]), image, (80, 40))
+    assert (
+        found == "M40.0 0.0h40.0v20.0h-40.0zM0.0 20.0h20.0v20.0h-20.0zM60.0 20.0h20.0v20.0h-20.0z"
+    )
 
 
 def test_an_impossible_speed_is_left_out_and_reported():
