@@ -244,10 +244,10 @@ class Data2Vec:
             teacher, clean = jax.lax.stop_gradient((teacher, x))
             if augmented or has_frontend(self._modes(params)):
                 clean, _ = self._frontend(teacher, batch)
-            whole = encoder_lib.encode(
-                self.encoder, teacher["encoder"], clean, valid, layers=o.targets.needs
-            )
-            targets, extra = o.targets.centred(o.targets.of(whole), real, extra)
+            asked = o.targets.needs
+            whole = encoder_lib.encode(self.encoder, teacher["encoder"], clean, valid, layers=asked)
+            raw = o.targets.of(whole)
+            targets, extra = o.targets.centred(raw, real, extra)
 
         with jax.named_scope("predictor"):
             last = student.hidden_states[-1][:, student.prefix :].astype(jnp.float32)
@@ -264,7 +264,6 @@ class Data2Vec:
                 loss = loss * o.loss.examples
 
         one = jnp.ones(())
-        decay = o.ema.decay(streams.step + 1)  # that of the update that follows
         metrics = {
             "loss": (loss * num_targets, num_targets),
             "target_std": (stats.token_std(targets, mask), one),
@@ -274,7 +273,7 @@ class Data2Vec:
             "teacher_student_cosine": stats.cosine(predictions, targets, mask),
             "used_rows": encoder_lib.used_rows(batch, weight),
             "masked_share": (mask.sum(), real.sum()),
-            "ema_decay": (decay, one),
+            "ema_decay": (o.ema.decay(streams.step + 1), one),  # of the update that follows
         }
         return Output(loss, num_targets, metrics, extra)
 

@@ -218,18 +218,17 @@ class Data2Vec2:
             ids_keep: Array | None = ids_shuffle[:, : o.mask.visible(x.shape[1])]
             if not o.decoder.layers:
                 views, ids_keep = jnp.where(mask[..., None], noise.astype(x.dtype), views), None
-            student = encoder_lib.encode(
-                self.encoder, params["encoder"], views, valids, dropout, ids_keep, LAST
-            )
+            own = params["encoder"]
+            student = encoder_lib.encode(self.encoder, own, views, valids, dropout, ids_keep, LAST)
 
         with jax.named_scope("targets"):
-            own, clean = jax.lax.stop_gradient((ema.merge(extra["teacher"], _student(params)), x))
+            teacher = ema.merge(extra["teacher"], _student(params))["encoder"]
+            teacher, clean = jax.lax.stop_gradient((teacher, x))
             if has_frontend(self._modes(params)):
-                clean, _ = encoder_lib.frontend(self.encoder, own["encoder"], batch)
-            whole = encoder_lib.encode(
-                self.encoder, own["encoder"], clean, valid, layers=o.targets.needs
-            )
-            targets, extra = o.targets.centred(o.targets.of(whole), real, extra)
+                clean, _ = encoder_lib.frontend(self.encoder, teacher, batch)
+            whole = encoder_lib.encode(self.encoder, teacher, clean, valid, layers=o.targets.needs)
+            raw = o.targets.of(whole)
+            targets, extra = o.targets.centred(raw, real, extra)
 
         with jax.named_scope("predictor"):
             dropout = streams.for_step("decoder_dropout") if train else None

@@ -24,6 +24,7 @@ from ssl_jax.nn import build, heads, sharding
 from ssl_jax.nn import encoder as encoder_lib
 from ssl_jax.nn.batch_norm import STATISTICS
 from ssl_jax.nn.teacher import has_frontend
+from ssl_jax.nn.transformer import LAST
 from ssl_jax.ops import contrast, ema, losses, schedules, stats
 from ssl_jax.ops.patches import first_view
 
@@ -236,7 +237,8 @@ class MoCoV3:
 
     def _encode(self, params: Tree, x: Array, valid: Array, dropout: Array | None) -> Array:
         """x (B * V, S, D) -> the readout of each view (B, V, D), float32."""
-        encoded = encoder_lib.encode(self.encoder, params["encoder"], x, valid, dropout)
+        own = params["encoder"]
+        encoded = encoder_lib.encode(self.encoder, own, x, valid, dropout, layers=LAST)
         last = encoded.hidden_states[-1]
         y = heads.pool(last, encoded.valid, encoded.prefix, self.options.pool)
         return y.reshape(-1, VIEWS, y.shape[-1])
