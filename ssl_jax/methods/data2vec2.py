@@ -202,7 +202,7 @@ class Data2Vec2:
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
     ) -> Output:
         """Returns the loss at masked tokens of all views, with collapse diagnostics."""
-        o, weight = self.options, encoder_lib.weights(batch)
+        o, weight, one = self.options, encoder_lib.weights(batch), jnp.ones(())
 
         with jax.named_scope("frontend"):
             x, valid = encoder_lib.frontend(self.encoder, params["encoder"], batch)
@@ -246,7 +246,6 @@ class Data2Vec2:
                 loss = loss + o.loss.cls_weight * cls
                 sums["cls"] = cls * views, views
 
-        one = jnp.ones(())
         metrics = sums | {
             "loss": (loss * num_targets, num_targets),
             "target_std": (stats.token_std(targets, real), one),

@@ -52,7 +52,8 @@ def most_rows(
         for name, spec in method.batch.items()
     }
     pieces = round(window * data.sample_rate)
-    features = windowed(method.features, pieces) if pieces else method.features
+    rate = data.sample_rate
+    features = windowed(method.features, pieces, rate) if pieces else method.features
     return devices * batch_room.most_rows(features, params, example)
 
 
