@@ -45,6 +45,33 @@ def own_audio(batch: int) -> ConfigDict:
     return data
 
 
+def own_images(batch: int, size: int) -> ConfigDict:
+    """Returns the data of a folder of images: `batch` crops of `size` pixels.
+
+    A twentieth of the files is for validation. Unusable images are skipped and listed.
+    """
+    data = common.image_data()
+    for split, part in (("train", (0.0, 0.95)), ("valid", (0.95, 1.0))):
+        source = {"kind": "image_folder", "path": "", "part": part, "weight": 1.0}
+        data[split].own = ConfigDict(source)
+    data.update({"image_size": size, "batch_size": batch, "on_bad": "skip", "max_bad_share": 0.1})
+    return data
+
+
+def own_text(batch: int, tokens: int) -> ConfigDict:
+    """Returns the data of a text file, or of a folder of them: `batch` blocks of `tokens` bytes.
+
+    A twentieth of the paragraphs is for validation.
+    """
+    data = common.text_data()
+    for split, part in (("train", (0.0, 0.95)), ("valid", (0.95, 1.0))):
+        source = {"kind": "text_files", "path": "", "part": part, "documents": "paragraph"}
+        data[split].own = ConfigDict({**source, "weight": 1.0})
+    data.update({"block_tokens": tokens, "batch_size": batch})
+    data.update({"on_bad": "skip", "max_bad_share": 0.1})
+    return data
+
+
 def books_and_wiki(batch: int) -> ConfigDict:
     """Returns the data of books and Wikipedia: `batch` blocks of 512 RoBERTa tokens."""
     data = common.text_data()

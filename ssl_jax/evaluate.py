@@ -40,6 +40,7 @@ import ssl_jax
 from ssl_jax.core import atomic, paths
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.mesh import make_mesh
+from ssl_jax.engine import held_out, log
 from ssl_jax.engine import hosts as hosts_lib
 from ssl_jax.engine import setup as start_lib
 from ssl_jax.engine import splits as splits_lib
@@ -154,6 +155,9 @@ def _config(config: ConfigDict, protocol: ConfigDict, overrides: Sequence[str]) 
         with config.unlocked():
             rate, config.data = config.data.sample_rate, protocol.data
             config.data.sample_rate = rate  # that of the model
+    config, notes = held_out.complete(config)
+    for note in notes:
+        log.notify(note)
     return config
 
 

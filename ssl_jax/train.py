@@ -25,6 +25,7 @@ from ssl_jax.core import paths, stop
 from ssl_jax.core.types import Method, Tree
 from ssl_jax.engine import (
     blame,
+    held_out,
     hooks,
     hosts,
     log,
@@ -54,13 +55,13 @@ def run(
     """Trains `config` in `workdir`, or resumes there, and returns the last value of each metric.
 
     `watchers` are hooks in addition to those of config.eval: (fn(step, state) -> metrics or None,
-    steps between calls). `source` is the config file that `config` comes from, as given to
-    --config: the report marks what differs from it. `accept_data_change` lets a run resume with
-    other data than it began with. `low_turnover` lets its teacher stay random; see
-    engine/turnover.py. Raises ValueError, or a subclass, on a config or data that cannot be used,
-    NotFiniteError, CollapseError, and Stopped (status 0) after SIGTERM.
+    steps between calls). `source`: the --config, which the report compares. `accept_data_change`
+    lets a run resume with other data than it began with. `low_turnover` lets its teacher stay
+    random; see engine/turnover.py. Raises ValueError, or a subclass, on a config or data that
+    cannot be used, NotFiniteError, CollapseError, and Stopped (status 0) after SIGTERM.
     """
     workdir = paths.of(workdir)
+    config, notes = held_out.complete(config)
     with contextlib.ExitStack() as opened:  # closed in the reverse order, however the run ends
         setup.occupy(config, workdir, methods.find(config.method.name).__file__, opened)
         mesh = mesh_lib.make_mesh(config.mesh)
@@ -73,13 +74,13 @@ def run(
         low = turnover.judge(method, config, total, low_turnover)
         shapes = splits.batch_shapes(method, plan, corpus)
         train = splits.without_short(train, method)
+        found = held_out.open_others(config, workdir, train, notes)
         params, _ = jax.eval_shape(method.init, jax.random.key(0), shapes)
         tx, schedule = _optimizer(config, params, total, to_steps)
         checkpoints = Checkpoints(workdir, config)
         opened.callback(checkpoints.close)
         state, shardings = setup.begin(config, method, tx, mesh, shapes, checkpoints)
         first = int(jax.device_get(state.step))
-        found = splits.open_others(config, workdir, train)
         if resumes := checkpoints.latest() is not None:
             longer.check(config, checkpoints.folder / str(first), plan, first, schedule)
         manifest.check(config, workdir, found, resumes, accept_data_change)

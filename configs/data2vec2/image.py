@@ -14,6 +14,8 @@ Command: python -m ssl_jax.train --config configs/data2vec2/image.py:base --work
           with --config.data.train.images.path), 8 masks, 1k updates of 32 images: a few minutes
           on two cores, at 0.2 seconds an update as measured in experiments/data2vec2; no
           published number.
+  own     like mini, on any folder of images, --config.data.train.own.path=FOLDER, at 64 x 64 in
+          patches of 8 (docs/data.md); no published number.
 
 The weight of the class loss is what the original's 0.01 amounts to with its images per device; see
 ssl_jax/methods/data2vec2.py. Weight decay applies to all parameters, as in the released runs.
@@ -21,13 +23,13 @@ ssl_jax/methods/data2vec2.py. Weight decay applies to all parameters, as in the 
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, datasets
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the run of `arg`: base (default), large, huge14, mini or toy."""
+    """Returns the run of `arg`: base (default), large, huge14, mini, own or toy."""
     size = arg or "base"
-    common.check(size, ("base", "large", "huge14", "mini", "toy"))
+    common.check(size, ("base", "large", "huge14", "mini", "own", "toy"))
     config = common.base()
     config.method = _method()
     _data(config)
@@ -39,8 +41,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.guard.floors = ConfigDict({"prediction_std": 0.001, "instance_variance_ratio": 0.1})
     if size in ("large", "huge14"):
         _large(config, size)
-    if size == "mini":
+    if size in ("mini", "own"):
         _mini(config)
+    if size == "own":
+        config.method.encoder.update({"image_size": 64, "patch_size": 8})
+        transforms, config.data = config.data.transforms, datasets.own_images(32, 64)
+        config.data.transforms = transforms
     if size == "toy":
         _toy(config)
     return config

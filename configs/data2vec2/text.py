@@ -14,6 +14,8 @@ Command: python -m ssl_jax.train --config configs/data2vec2/text.py:base --workd
   mini   4 layers of width 128 on blocks of 128 bytes, 4 masks, any folder of text files: an
          estimated half hour or less on two cores; no published number. What it learns is not
          measured: if train/frontend_std falls, targets encode little but the position of a byte.
+  own    like mini, with a held-out twentieth of the paragraphs, on a text file or any folder of
+         them: --config.data.train.own.path=PATH (docs/data.md); no published number.
 
 Base and large read RoBERTa's byte-level BPE from config.data.tokenizer. The corpus is text files
 below config.data.train.text.path, one document each. Weight decay applies to all parameters, as in
@@ -30,9 +32,9 @@ BYTES = 261  # 256 bytes and the special tokens of the byte tokenizer
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the run of `arg`: base (default), large, large_1m, mini or toy."""
+    """Returns the run of `arg`: base (default), large, large_1m, mini, own or toy."""
     size = arg or "base"
-    common.check(size, ("base", "large", "large_1m", "mini", "toy"))
+    common.check(size, ("base", "large", "large_1m", "mini", "own", "toy"))
     config = common.base()
     config.method = common.data2vec2()
     _method(config.method)
@@ -55,8 +57,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.method.loss.beta = 4.0
         config.optim.lr_rules = (("^decoder/", 1.0),)
         config.train.duration = "1M steps"
-    if size == "mini":
+    if size in ("mini", "own"):
         _mini(config)
+    if size == "own":
+        config.data = datasets.own_text(16, 128)
     if size == "toy":
         _toy(config)
     return config

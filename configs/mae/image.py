@@ -10,6 +10,8 @@ Command: python -m ssl_jax.train --config configs/mae/image.py:base --workdir ru
          estimate. Published: 86.9 %, linear probe 76.6 %.
   mini   6 blocks of width 192 on 32 x 32 images in patches of 4 (CIFAR-10 in a tar, or any images
          with --config.data.train.images.path): minutes on two cores; no published number.
+  own    like mini, on any folder of images, --config.data.train.own.path=FOLDER, at 64 x 64 in
+         patches of 8 (docs/data.md); no published number.
 
 The learning rate is 1.5e-4 * batch / 256: change config.optim.lr along with config.data.batch_size.
 With few chips, keep 4096 and raise config.train.accumulate.
@@ -17,16 +19,16 @@ With few chips, keep 4096 and raise config.train.accumulate.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, datasets
 
 # as in the original, weight decay applies to class and mask tokens
 DECAY_RULES = (("(bias|scale)$", 0.0), (".*", 1.0))
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the run of `arg`: base (default), large, huge, mini or toy."""
+    """Returns the run of `arg`: base (default), large, huge, mini, own or toy."""
     size = arg or "base"
-    common.check(size, ("base", "large", "huge", "mini", "toy"))
+    common.check(size, ("base", "large", "huge", "mini", "own", "toy"))
     config = common.base()
     config.method = common.mae()
     preset = size if size in ("large", "huge") else "base"
@@ -42,8 +44,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.train.duration = "1600 epochs"
     config.checkpoint.every = config.eval.every = "20 epochs"
     config.guard.floors = ConfigDict({"prediction_std": 0.01})
-    if size == "mini":
+    if size in ("mini", "own"):
         _mini(config)
+    if size == "own":
+        config.method.encoder.update({"image_size": 64, "patch_size": 8})
+        transforms, config.data = config.data.transforms, datasets.own_images(128, 64)
+        config.data.transforms = transforms
     if size == "toy":
         _toy(config)
     return config

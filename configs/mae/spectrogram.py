@@ -18,16 +18,16 @@ original pads clips to 1024 frames with silence and trains on it; no random gain
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, datasets
 
 # as in the original, weight decay applies to class and mask tokens
 DECAY_RULES = (("(bias|scale)$", 0.0), (".*", 1.0))
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the run of `arg`: base (default), mini or toy."""
+    """Returns the run of `arg`: base (default), mini, own or toy."""
     size = arg or "base"
-    common.check(size, ("base", "mini", "toy"))
+    common.check(size, ("base", "mini", "own", "toy"))
     config = common.base()
     config.method = common.mae()
     config.method.encoder = ConfigDict(
@@ -43,8 +43,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.train.duration = "33 epochs"
     config.checkpoint.every = config.eval.every = "1 epochs"
     config.guard.floors = ConfigDict({"prediction_std": 0.01})
-    if size == "mini":
+    if size in ("mini", "own"):
         _mini(config)
+    if size == "own":
+        config.data = datasets.own_audio(32)
     if size == "toy":
         _toy(config)
     return config

@@ -1,37 +1,52 @@
-r"""Classification of your own recordings with an encoder of configs/data2vec2 (docs/finetune.md).
+r"""Classification of your own recordings, images or texts with a pre-trained encoder.
 
 Command: python -m ssl_jax.train --config configs/supervised/own.py:own --workdir runs/tuned \
-           --config.init_from=runs/own --config.data.train.own.path=runs/own/labels.tsv
-  own    the encoder of audio.py:own; without init_from it is trained from scratch.
-  base   the encoder of audio.py:own_base.
+           --config.init_from=runs/own --config.data.train.own.path=labels.csv
+  own    the encoder of configs/data2vec2/audio.py:own; without init_from, it starts from scratch.
+  base   the encoder of configs/data2vec2/audio.py:own_base.
+  spectrogram, image, text
+         those of configs/mae/spectrogram.py:own, configs/mae/image.py:own and
+         configs/data2vec2/text.py:own.
   To freeze the encoder: --config.method.frozen=True --config.optim.frozen="('^encoder/',)".
 
-The table is that of `python -m ssl_jax.evaluate --labels`, with the columns path, label and split
-(train, valid, test). The step that is best on validation is kept; the test split is evaluated once,
-at the end. No published number.
+The table is that of `python -m ssl_jax.evaluate --labels`: the columns path (of texts: text), label
+and split (train, valid, test); without a column split, a fifth of the rows each is held out for
+validation and test (docs/finetune.md). The step that is best on validation is kept; the test split
+is evaluated once, at the end. No published number.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
-from configs.data2vec2 import audio
+from configs.data2vec2 import audio, text
+from configs.mae import image, spectrogram
+
+# config whose encoder is fine-tuned, its argument, and the kind of a table of its data
+ENCODERS = {
+    "own": (audio, "own", "table"),
+    "base": (audio, "own_base", "table"),
+    "toy": (audio, "own_toy", "table"),
+    "spectrogram": (spectrogram, "own", "table"),
+    "image": (image, "own", "table"),
+    "text": (text, "own", "text_table"),
+}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the run of `arg`: own (default), base or toy."""
+    """Returns the run of `arg`: own (default), another of ENCODERS, or toy."""
     size = arg or "own"
-    common.check(size, ("own", "base", "toy"))
-    pretrained = audio.get_config({"own": "own", "base": "own_base", "toy": "own_toy"}[size])
+    common.check(size, tuple(ENCODERS))
+    module, argument, kind = ENCODERS[size]
+    pretrained = module.get_config(argument)
     config = common.base()
     config.method = common.supervised()
     config.method.update({"encoder": pretrained.method.encoder, "pool": "frames"})
     config.method.update({"label_smoothing": 0.1, "smoothing_spread": "uniform"})
     config.data = pretrained.data
     for split in ("train", "valid", "test"):
-        where = ConfigDict({"split": split})
-        config.data[split] = ConfigDict(
-            {"own": {"kind": "table", "path": "", "label": "label", "where": where}}
-        )
+        source = {"kind": kind, "path": "", "label": "label", "where": {"split": split}}
+        source |= {"columns": ("text",)} if kind == "text_table" else {}
+        config.data[split] = ConfigDict({"own": source})
     config.optim.update({"lr": 5e-5 if size == "base" else 1e-3, "weight_decay": 0.01})
     config.optim.update({"warmup": "10%", "clip": 1.0})
     config.train.duration = "20 epochs"

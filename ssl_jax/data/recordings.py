@@ -186,7 +186,8 @@ def build(config: Mapping[str, Any], shared: Mapping[str, Any], split: str) -> A
     if 0 < longest < config["min_seconds"]:
         raise DataError(
             f"config.data.min_seconds is {config['min_seconds']}, but the longest recording of "
-            f"config.data.{split} has {longest:.3f} s: use at most that"
+            f"config.data.{split} has {longest:.3f} s: use at most that, as in "
+            f"--config.data.min_seconds={np.floor(10 * longest) / 10}"
         )
     buckets = tuple(config["buckets"])
     if "transcript" in shared["fields"]:

@@ -217,9 +217,10 @@ def _check_crop(corpus: Corpus, name: str) -> None:
     """Raises ConfigError when every example would be mostly silence."""
     longest, crop = float(corpus.seconds.max()), max(corpus.buckets, default=0.0)
     if name == "train" and longest > 0 and crop > 2 * longest:
+        end = math.ceil(10 * longest) / 10
         raise config_lib.ConfigError(
             f"config.data.buckets ends at {crop} s, but the longest recording of config.data.train "
-            f"has {longest:.3f} s: end it at {math.ceil(10 * longest) / 10}"
+            f"has {longest:.3f} s: end it at {end}, as in --config.data.buckets='({end},)'"
         )
 
 

@@ -1,6 +1,7 @@
 """From a folder of any audio and a table of labels to a model and a probe, and common mistakes."""
 
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def main_error(module, capsys, *arguments):
         ("nowhere", "config.data.train.own.path='nowhere' does not exist (looked from "),
         ("", "config.data.train.own.path='' does not exist"),
         ("texts", "no sound file (.wav, .flac"),
-        ("few", "config.data.valid.own.part=(0.95, 1.0) leaves none of its 3 rows: use a wider"),
+        ("few", "config.data.valid.own.part=(0.95, 1.0) leaves none of its 1 rows: use a wider"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, capsys, path, message):
@@ -86,13 +87,12 @@ def test_a_folder_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, capsys,
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("no sound")
     (tmp_path / "few").mkdir()
-    for i in range(3):
-        soundfile.write(tmp_path / "few" / f"{i}.wav", 0.1 * np.sin(np.arange(8000)), 8000)
+    soundfile.write(tmp_path / "few" / "0.wav", 0.1 * np.sin(np.arange(8000)), 8000)
     given = f"--config.data.train.own.path={path}"
     monkeypatch.setattr(train.setup, "use_compilation_cache", lambda: None)
     if path == "few":
         config = config_lib.load(CONFIG, [given])
-        with pytest.raises(ValueError, match="leaves none of its 3 rows: use a wider part"):
+        with pytest.raises(ValueError, match="leaves none of its 1 rows: use a wider part"):
             corpus_lib.open_split(config.data, "valid")
         return
     told = main_error(train, capsys, "--config", CONFIG, "--workdir", "run", given)
@@ -174,3 +174,58 @@ def test_batches_fit_and_shorter_buckets_have_as_many_seconds(recordings, run):
     assert (found.batch_size, found.constant_seconds) == (64, False)
     assert embed.bounded(config, 6).data.batch_size == 6
     assert embed.bounded(config, 64) is config
+
+
+@pytest.fixture(scope="module")
+def mixed(recordings):
+    """Folders of images, of texts and of recordings, with files that are none of them."""
+    folder = recordings / "mixed"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        pixels = rng.integers(0, 256, (20 + i, 30, 3), np.uint8)
+        PIL.Image.fromarray(pixels).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text("\n\n".join(f"paragraph {k} of {i}" for k in range(5)))
+    (folder / "notes.docx").write_bytes(b"PK")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["mae/image", "data2vec2/image", "data2vec2/text", "mae/spectrogram"]
+)
+def test_own_of_every_modality_needs_one_path(root, recordings, mixed, name):
+    folder = recordings / "recordings" if name == "mae/spectrogram" else mixed
+    config = config_lib.load(
+        str(root / f"configs/{name}.py:own"), [f"data.train.own.path={folder}"]
+    )
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        sides = [corpus_lib.open_split(config.data, split) for split in ("train", "valid")]
+    assert len(sides[0]) > 2 * len(sides[1]) > 0
+    if folder == mixed:
+        assert any(".docx (1)" in str(w.message) for w in told), "ignored endings are counted"
+    method = train.make_method(config, 0)
+    given = sides[0].specs(config.data.buckets[-1])
+    for key, spec in method.batch.items():
+        assert [n for n in spec.shape if n] == [
+            m for n, m in zip(spec.shape, given[key][0], strict=True) if n
+        ]
+    if name != "data2vec2/image":  # the same encoder as that of mae
+        tuned = config_lib.load(
+            f"{root}/configs/supervised/own.py:{name.rpartition('/')[2]}",
+            ["data.classes=('a','b')"],
+        )
+        assert tuned.method.encoder == config.method.encoder
+        train.make_method(tuned, 2)
+
+
+def test_every_split_is_checked_before_anything_is_printed(root, recordings, tmp_path, monkeypatch):
+    monkeypatch.setattr(train.setup, "use_compilation_cache", lambda: None)
+    told = []
+    monkeypatch.setattr(train.log, "notify", told.append)
+    (tmp_path / "empty").mkdir()
+    given = [*overrides(recordings), f"data.valid.own.path={tmp_path / 'empty'}"]
+    config = config_lib.load(str(root / CONFIG), given)
+    with pytest.raises(ValueError, match=r"config.data.valid.own.path=.*no sound file"):
+        train.run(config, tmp_path / "run")
+    assert told == []

@@ -222,13 +222,19 @@ def _select(key: str, source: S, options: dict, what: str) -> S:
         return source
     n = len(source)
     order = hashing.permutation(n, _PART_SEED)
-    kept = np.sort(order[round(low * n) : round(high * n)])
+    kept = np.sort(order[_cut(low, n) : _cut(high, n)])
     if not len(kept):
         raise DataError(
             f"{key}.part={(low, high)} leaves none of its {n} rows: use a wider part, such as "
             f"(0.0, 0.5) for train and (0.5, 1.0) for valid"
         )
     return source.take(kept)
+
+
+def _cut(share: float, n: int) -> int:
+    """Returns how many of n rows come before a share of them; on each side is one or more."""
+    cut = round(share * n)
+    return min(max(cut, 1), n - 1) if 0 < share < 1 and n > 1 else cut
 
 
 def _like(value: Any, column: np.ndarray) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ssl_jax.core import atomic, paths, progress, pulse
 from ssl_jax.data.errors import DataError, Unreadable
-from ssl_jax.data.readers import files, identity, lines
+from ssl_jax.data.readers import files, folders, identity, lines
 from ssl_jax.data.readers.base import Items, text
 
 _BLANK_LINE = re.compile(rb"\n[ \t\r]*\n")
@@ -32,7 +32,10 @@ def text_files(path: pathlib.Path, options: dict) -> Items:
     if kind not in ("file", "paragraph"):
         raise DataError(f"documents is {kind!r}: use 'file' or 'paragraph'")
     path = paths.fetched(path)
-    names = _find(path, patterns) if path.is_dir() else [paths.shown(path)]
+    names = [paths.shown(path)]
+    if path.is_dir():
+        names = _find(path, patterns)
+        folders.warn_unread_below(path, tuple(p.removeprefix("*") for p in patterns))
     if not names:
         raise DataError(f"no file below it matches pattern={patterns}: use globs like ('*.py',)")
     if kind == "file":
