@@ -1,4 +1,6 @@
-"""Converts data and weights.
+"""Converts data and weights, and lists data sets as they are published.
+
+    python -m ssl_jax.convert index --layout fsdd --from free-spoken-digit-dataset --to data/fsdd
 
     python -m ssl_jax.convert data --from kind=folder path=recordings label=folder --to shards
     python -m ssl_jax.convert data --config configs/data2vec/kws.py --split train --to shards
@@ -8,6 +10,9 @@
 
 `data` writes any source of audio or images (--modality image) losslessly as ArrayRecord shards,
 which kind="array_record" reads. After an interruption it continues with the first unfinished shard.
+
+`index` writes the table (index.tsv; for CIFAR-10 train.tar and test.tar) that the programs in
+experiments/ read.
 
 `import` makes a run folder from a transformers folder (safetensors, no torch needed) or a .pt file
 of fairseq or s3prl. Load it, evaluate it, fine-tune from it with config.init_from, or continue its
@@ -29,6 +34,11 @@ from ssl_jax.data.errors import DataError
 from ssl_jax.data.readers import pixels
 from ssl_jax.data.readers.base import Source
 from ssl_jax.data.readers.sources import open_items, open_source
+
+LAYOUTS = (
+    *("fsdd", "esc50", "esc10", "speechocean762", "timit", "grid", "ljspeech", "librosa"),
+    "cifar10",
+)
 
 
 def _pairs(words: Sequence[str]) -> dict[str, Any]:
@@ -96,6 +106,17 @@ def _opened(named: dict[str, Any], modality: str) -> Sequence[Source]:
     return sources
 
 
+def _run_index(args: argparse.Namespace) -> None:
+    """Writes the table of a published data set."""
+    from ssl_jax.data import published  # only this command needs it
+
+    if args.every < 1:
+        raise DataError(f"--every is {args.every}: use 1, for all rows, or more")
+    source, target = paths.local(args.source, "--from"), paths.local(args.to or args.source, "--to")
+    rows = published.write(args.layout, source, target, args.every)
+    print(f"{rows} rows in {target}; licence: {published.LICENCES[args.layout]}")
+
+
 def _run_import(args: argparse.Namespace) -> None:
     """Makes a run folder from the weights of another library."""
     from ssl_jax.stages import weights  # imports jax
@@ -133,6 +154,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--on_bad", default="raise", choices=("raise", "skip"))
     sub.add_argument("--max_bad_share", type=float, default=0.01)
     sub.set_defaults(run=_run_data)
+    sub = commands.add_parser("index", help="list a data set as it is published, for experiments/")
+    sub.add_argument("--layout", required=True, choices=LAYOUTS)
+    sub.add_argument("--from", dest="source", required=True, help="the unpacked download")
+    sub.add_argument("--to", default="", help="the folder of the table (default: that of --from)")
+    sub.add_argument("--every", type=int, default=1, help="keep every n-th row")
+    sub.set_defaults(run=_run_index)
     sub = commands.add_parser("import", help="make a run of transformers, fairseq or s3prl weights")
     sub.add_argument("--from", dest="source", required=True, help="a folder or a file")
     sub.add_argument("--to", required=True, help="the run folder to create")

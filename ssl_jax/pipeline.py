@@ -1,8 +1,10 @@
 """Runs a program of many stages: `python -m ssl_jax.pipeline experiments/quickstart.py`.
 
 A program is a Python file with `OPTIONS`, a dict of defaults, and `main(pipe)`, which runs stages
-by calling methods of the pipe. Completed stages are skipped, so a killed program is simply started
-again. With --jobs, stages that do not need each other run at the same time.
+by calling methods of the pipe. `DATA`, if it has one, maps its options that are folders of data to
+the layouts of `python -m ssl_jax.convert index` that make them. Completed stages are skipped, so a
+killed program is simply started again. With --jobs, stages that do not need each other run at the
+same time.
 """
 
 import argparse

@@ -40,6 +40,8 @@ OPTIONS = {
     "allow_low_turnover": True,  # see the README
     "out": "",
 }
+# option: its layout in `convert index`
+DATA = {"fsdd": "fsdd", "speech": "speechocean762", "esc10": "esc10"}
 RATE = 8000
 CROP = 1.0  # seconds
 # smaller than `mini`, for minutes on one core: frames of 20 ms at 8 kHz

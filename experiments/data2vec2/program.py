@@ -43,6 +43,7 @@ OPTIONS = {
     "allow_low_turnover": True,  # see the README
     "out": "",
 }
+DATA = {"data": "cifar10"}  # option: its layout in `convert index`
 METHODS = {
     "data2vec 2.0": ("data2vec2", "configs/data2vec2/image.py:mini"),
     "data2vec": ("data2vec", "configs/data2vec/image.py:mini"),

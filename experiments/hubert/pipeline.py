@@ -48,6 +48,7 @@ OPTIONS = {
     "finetune_steps": 500,  # 0: skip wav2vec 2.0 and recognition
     "out": "",
 }
+DATA = {"speech": "speechocean762", "fsdd": "fsdd"}  # option: its layout in `convert index`
 HERE = pathlib.Path(__file__).resolve().parent
 CROP = 2.0  # seconds
 # for all encoders: one frame every 20 ms, as in the paper. A first convolution of stride 20, not 5,

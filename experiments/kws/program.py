@@ -34,6 +34,7 @@ OPTIONS = {
     "allow_low_turnover": True,  # see the README
     "out": "",
 }
+DATA = {"data": "fsdd"}  # option: its layout in `convert index`
 # the student's input has another voice and room than the teacher's
 AUGMENTED = {
     "warp": {"max_share": 0.1},

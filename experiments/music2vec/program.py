@@ -10,6 +10,7 @@ results.json and results.png next to this file.
 
 import json
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from ml_collections import ConfigDict
 from experiments.music2vec import claims
 from ssl_jax.core import atomic
 from ssl_jax.core import config as config_lib
+from ssl_jax.data.readers import lines
 from ssl_jax.data.synthetic import music
 from ssl_jax.evals import table
 from ssl_jax.pipeline import Pipe
@@ -37,7 +39,9 @@ OPTIONS = {
     "allow_low_turnover": True,  # see the README
     "out": "",
 }
+DATA = {"real": "librosa"}  # option: its layout in `convert index`
 # the music recordings; the others are speech and animals
+# recordings of the table of --real, by `_plain` of their names
 MUSIC = (
     "audio/147793_setuniman_sweet_waltz_0i_22mi.ogg",
     "audio/442789_lena_orsa_happy_music_pistachio_ice_cream_ragtime.ogg",
@@ -102,12 +106,22 @@ def _recordings(pipe: Pipe) -> dict[str, dict[str, Any]]:
     folder = pathlib.Path(pipe.options["real"]).resolve()
 
     def work(out: pathlib.Path) -> None:
-        lines = ["path\tsplit", *(f"{folder / name}\ttrain" for name in MUSIC)]
-        atomic.write_text(out / "index.tsv", "\n".join(lines) + "\n")
+        listed = lines.read_table(folder / "index.tsv", "path")[0]["path"]
+        there = {_plain(name): folder / name for name in listed}
+        missing = [name for name in MUSIC if _plain(name) not in there]
+        if missing:
+            raise config_lib.ConfigError(f"--real={folder} does not list {missing[0]}")
+        rows = ["path\tsplit", *(f"{there[_plain(name)]}\ttrain" for name in MUSIC)]
+        atomic.write_text(out / "index.tsv", "\n".join(rows) + "\n")
 
     stage = pipe.stage("data", "recordings", {"names": list(MUSIC), "folder": str(folder)}, work)
     path = str(pipe.folder(stage))
     return {"recordings": {"kind": "table", "path": path, "weight": REAL_WEIGHT}}
+
+
+def _plain(name: str) -> str:
+    """Returns the letters and digits of a file name, in which copies of the recordings agree."""
+    return re.sub("[^a-z0-9]", "", pathlib.Path(name).stem.lower())
 
 
 def _config(

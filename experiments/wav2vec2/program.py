@@ -31,6 +31,7 @@ OPTIONS = {
     "span": 5,  # frames; with 10 nothing is learned in so few steps
     "out": "",
 }
+DATA = {"data": "speechocean762"}  # option: its layout in `convert index`
 RATE = 8000
 # smaller than `mini`: frames of 20 ms at 8 kHz
 SIZE = {"depth": 3, "width": 96, "heads": 3, "mlp_width": 384, "conv_channels": 32}

@@ -3,7 +3,7 @@
 import importlib.util
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +19,8 @@ def read(
     """Returns a program, imported, its options and its folder, by default runs/<name>.
 
     The name is that of the file, or of its folder for a program.py or pipeline.py. Raises
-    ConfigError for a missing file or an option that the program does not have.
+    ConfigError for a missing file, an option that the program does not have, and one of its `DATA`
+    that is not there.
     """
     file = pathlib.Path(path)
     if not file.is_file():
@@ -35,4 +36,18 @@ def read(
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     options = config_lib.override(ConfigDict(module.OPTIONS), overrides)
+    _check_data(options, getattr(module, "DATA", {}))
     return module, options.to_dict(), paths.local(workdir or f"runs/{name}", "--workdir")
+
+
+def _check_data(options: ConfigDict, layouts: Mapping[str, str]) -> None:
+    """Raises ConfigError, which names the program's own option, for data that are not there."""
+    for name, layout in layouts.items():
+        folder = paths.expanded(options[name])
+        file = "train.tar" if layout == "cifar10" else "index.tsv"
+        if options[name] and not (folder.is_file() or (folder / file).is_file()):
+            raise config_lib.ConfigError(
+                f"--{name}={options[name]} has no {file} (looked from {pathlib.Path.cwd()}): make "
+                f"it of the published data by python -m ssl_jax.convert index --layout {layout} "
+                f"--from DOWNLOAD --to {options[name]}"
+            )

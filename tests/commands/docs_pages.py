@@ -52,6 +52,10 @@ ELSEWHERE = {
         "def test_",
     ),
     "python -m ssl_jax.evaluate --run runs/asr": ("tests/commands/test_asr.py", "def test_"),
+    "python -m ssl_jax.convert index": (
+        "tests/data/test_published.py",
+        "def test_the_command_writes_the_table_that_a_program_reads",
+    ),
     "python -m ssl_jax.convert import": (
         "tests/hub/test_hub_maps.py",
         "def test_the_command_imports_goes_on_and_exports",
