@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if options.compiles:
                 os._exit(0)  # without waiting for machine code
             return
-        methods.check_file(options.config, config.method.name, options.method)
+        methods.check_file(options.config, config.method, options.method)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     sys.exit(inside(arguments, options.chips or asked.chips, options.compiles))

@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     with hosts.session(known):
         config = config_lib.load(known.config, overrides)
-        methods.check_file(known.config, config.method.name, known.method)
+        methods.check_file(known.config, config.method, known.method)
         accept = known.accept_data_change
         run(config, known.workdir, source=known.config, accept_data_change=accept)
 

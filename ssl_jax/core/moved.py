@@ -53,6 +53,7 @@ MODULES = {
     "evals.split": "evals.pool",
     "evals.units": "evals.unit_quality",
     "evals.verify": "evals.speaker_verification",
+    "nn.kwt": "nn.keyword_transformer",
     "nn.run": "nn.encoder",
     "stages.clusters": "sweeps.clusters",
     "stages.differ": "sweeps.diff",

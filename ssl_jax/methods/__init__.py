@@ -2,13 +2,13 @@
 
 import importlib
 import importlib.util
-import pkgutil
-import sysconfig
-from importlib import metadata
-from pathlib import Path
+from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 from ssl_jax.core import config as config_lib
+from ssl_jax.core import modules
+from ssl_jax.nn import build
 
 
 def find(name: str) -> ModuleType:
@@ -20,7 +20,7 @@ def find(name: str) -> ModuleType:
     """
     if is_part(name):
         return importlib.import_module(f"{__name__}.{name}")
-    if not _importable(name):
+    if not modules.importable(name):
         raise _unknown(name)
     module = importlib.import_module(name)
     if not hasattr(module, "make"):
@@ -40,9 +40,14 @@ def check(name: str, named: str = "") -> None:
     """Raises ConfigError where the config of a folder names a module that must not be imported.
 
     Whoever made the folder chose the name, and importing a module runs it. So it has to be a
-    file of ssl_jax/methods, an installed package, or the module that the caller has `named`.
+    file of ssl_jax/methods, an installed package, or the module that the caller has `named`. Of
+    several, by commas, the others are imported: they may be kinds of encoders (nn/build.py).
     """
-    if (name and name == named) or is_part(name) or _is_installed(name):
+    trusted = named.split(",")
+    for other in trusted:
+        if other and other != name:
+            modules.imported(other)
+    if (name and name in trusted) or is_part(name) or modules.is_installed(name):
         return
     top = name.partition(".")[0]
     if not top or importlib.util.find_spec(top) is None:
@@ -54,14 +59,17 @@ def check(name: str, named: str = "") -> None:
     )
 
 
-def check_file(path: str, name: str, named: str = "") -> None:
-    """Does the same for a config file: a .json comes from a run folder, a .py runs anyway."""
+def check_file(path: str, section: Mapping[str, Any], named: str = "") -> None:
+    """Does the same for the section config.method of a config file: a .json comes from a run
+    folder, a .py runs anyway, so that the kinds of encoders that it names are imported."""
     if path.endswith(".json"):
-        check(name, named)
+        check(section["name"], named)
+    else:
+        build.trust(section)
 
 
 def _known() -> list[str]:
-    return sorted(m.name for m in pkgutil.iter_modules(__path__))
+    return modules.files(__path__)
 
 
 def _unknown(name: str) -> config_lib.ConfigError:
@@ -69,36 +77,3 @@ def _unknown(name: str) -> config_lib.ConfigError:
     return config_lib.ConfigError(
         f"config.method.name is {name!r}: {hint}, or use a module of yours on PYTHONPATH"
     )
-
-
-def _is_installed(name: str) -> bool:
-    """Returns whether a module belongs to an installed package; imports nothing.
-
-    Other modules that Python finds, in the working directory or on PYTHONPATH, may be anyone's.
-    """
-    top = name.partition(".")[0]
-    try:
-        spec = importlib.util.find_spec(top)  # of a dotted name it would import the parent
-    except (ImportError, ValueError):
-        return False
-    if spec is None or not spec.has_location or not spec.origin:
-        return False  # nothing, or a namespace: any folder of that name
-    places = [Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib")]
-    inside = [place for place in places if place in Path(spec.origin).resolve().parents]
-    return any(_lists(place, top) for place in inside)
-
-
-def _lists(place: Path, top: str) -> bool:
-    """Returns whether a distribution installed in a folder provides a module."""
-    return any(
-        file.parts and file.parts[0] in (top, f"{top}.py")
-        for found in metadata.distributions(path=[str(place)])
-        for file in found.files or ()
-    )
-
-
-def _importable(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):  # no parent of a dotted name; an empty or relative name
-        return False

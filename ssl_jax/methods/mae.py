@@ -28,7 +28,6 @@ from ssl_jax.nn.transformer import LAST, Encoded, TransformerOptions
 from ssl_jax.ops import losses, masks, stats
 from ssl_jax.ops.patches import normalize_patches
 
-PATCH = {"vit": "patch_size", "spectrogram": "patch"}  # encoder kind: its key for the patch
 SCOPES = ("frontend", "mask", "encoder", "targets", "predictor", "loss")
 
 
@@ -47,15 +46,13 @@ class Options:
     """The section config.method of MAE."""
 
     name: str
-    encoder: Mapping  # kind vit or spectrogram; see ssl_jax/nn/build.py
+    encoder: Mapping  # of patches: kind vit or spectrogram; see ssl_jax/nn/build.py
     mask_ratio: float  # int(S * (1 - ratio)) of S patches are visible
     norm_pix: bool  # targets with mean 0 and variance 1 in each patch
     masked_only: bool  # false: visible patches are in the loss too
     decoder: DecoderOptions
 
     def __post_init__(self) -> None:
-        kind = self.encoder.get("kind", "")
-        options_lib.choose("config.method.encoder.kind", kind, tuple(PATCH))
         d, key = self.decoder, "config.method.decoder"
         for name, value in dataclasses.asdict(d).items():
             if value < 1:
@@ -72,6 +69,11 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
     del num_classes
     options = options_lib.read(Options, config)
     encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
+    if not hasattr(encoder, "patches"):
+        raise ConfigError(
+            f"config.method.encoder.kind is {options.encoder['kind']!r}, which has no patches to "
+            f"predict: use 'vit' or 'spectrogram'"
+        )
     method = MAE(options, encoder)
     if all(encoder.grid):  # else the length of a clip decides, and the first batch is checked
         method.visible(math.prod(encoder.grid))
@@ -178,7 +180,7 @@ class MAE:
         if size < 2:
             raise ConfigError(
                 f"an example has only {size} patch, so nothing is left to mask: make "
-                f"config.method.encoder.{PATCH[self.options.encoder['kind']]} smaller"
+                f"config.method.encoder.{self._patch_key} smaller"
             )
         kept = int(size * (1 - ratio))
         if not 0 < kept < size:
@@ -187,6 +189,11 @@ class MAE:
                 f"visible: use a value such as {0.75 if size > 3 else 0.5}"
             )
         return [min(n, max(1, int(n * (1 - ratio)))) for n in range(size + 1)]
+
+    @property
+    def _patch_key(self) -> str:
+        """The option of the encoder that is the size of a patch."""
+        return "patch_size" if hasattr(self.encoder.options, "patch_size") else "patch"
 
     def _patches(self, params: Tree, batch: Batch) -> Array:
         """Returns the patches (B, S, P) of the normalized input, float32."""

@@ -20,7 +20,7 @@ from ssl_jax.core.rng import Streams
 from ssl_jax.core.types import Array, Batch, Features, Method, Output, Spec, Tree
 from ssl_jax.nn import build, heads, sharding
 from ssl_jax.nn import encoder as encoder_lib
-from ssl_jax.nn.kwt import KeywordTransformer
+from ssl_jax.nn.keyword_transformer import KeywordTransformer
 from ssl_jax.nn.transformer import LAST, Encoded
 from ssl_jax.ops import augment, losses, perturb, spectral
 from ssl_jax.ops import mix as mix_lib

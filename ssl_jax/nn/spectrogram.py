@@ -17,11 +17,11 @@ from ssl_jax.nn.transformer import TransformerOptions, check_share
 from ssl_jax.ops import dsp
 from ssl_jax.ops.patches import patchify
 
-PRESETS = {name: vit.PRESETS[name] for name in ("small", "base", "large")}
+PRESETS = {name: vit.PRESETS[name] for name in ("base", "small", "large")}
 
 
 @dataclasses.dataclass(frozen=True)
-class SpectrogramOptions:
+class Options:
     """From samples to tokens: the options of a spectrogram encoder except for its blocks."""
 
     features: str = "audiomae"  # audiomae | beats: window, scale and statistics of ops.dsp
@@ -69,7 +69,7 @@ class SpectrogramFrontEnd(nn.Module):
     are dropped (as in BEATs), whereas AudioMAE pads clips to 1024 frames that all count as real.
     """
 
-    options: SpectrogramOptions
+    options: Options
     sample_rate: int
     width: int
     weight_init: str = "xavier"
@@ -118,7 +118,7 @@ class SpectrogramFrontEnd(nn.Module):
 
 
 def make(
-    options: SpectrogramOptions,
+    options: Options,
     blocks: TransformerOptions,
     *,
     dtype: jnp.dtype,

@@ -39,7 +39,7 @@ PRESETS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class TextOptions:
+class Options:
     """From tokens to vectors: the options of a TextEncoder except for its blocks."""
 
     vocab_size: int = 50265  # RoBERTa's byte-level BPE
@@ -60,7 +60,7 @@ class TextOptions:
 class TextFrontEnd(nn.Module):
     """Token ids to their vectors, without positions."""
 
-    options: TextOptions
+    options: Options
     width: int
     dtype: jnp.dtype = jnp.float32
 
@@ -92,7 +92,7 @@ class TextEncoder(nn.Module):
     """
 
     frontend: TextFrontEnd
-    options: TextOptions
+    options: Options
     transformer_options: TransformerOptions
     dtype: jnp.dtype = jnp.float32
 
@@ -171,7 +171,7 @@ class TextEncoder(nn.Module):
 
 
 def make(
-    options: TextOptions, blocks: TransformerOptions, *, dtype: jnp.dtype, sample_rate: int
+    options: Options, blocks: TransformerOptions, *, dtype: jnp.dtype, sample_rate: int
 ) -> TextEncoder:
     """Returns the encoder; `sample_rate` is not used."""
     del sample_rate

@@ -43,15 +43,15 @@ def _size(depth: int, width: int, heads: int) -> dict[str, Any]:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "small": _size(12, 384, 6),
     "base": _size(12, 768, 12),
+    "small": _size(12, 384, 6),
     "large": _size(24, 1024, 16),
     "huge": {**_size(32, 1280, 16), "patch_size": 14},
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class VisionOptions:
+class Options:
     """From pixels to tokens: the options of a VisionTransformer except for its blocks."""
 
     image_size: int = 224
@@ -153,7 +153,7 @@ class ConvStem(nn.Module):
 class PatchFrontEnd(nn.Module):
     """Pixels to tokens: patches of the normalized image, projected."""
 
-    options: VisionOptions
+    options: Options
     width: int
     weight_init: str = "xavier"
     dtype: jnp.dtype = jnp.float32
@@ -198,11 +198,11 @@ class VisionTransformer(nn.Module):
 
     frontend: nn.Module
     grid: tuple[int, int]  # rows, columns; 0 rows: as many as the batch has
-    options: Any  # VisionOptions, or others that have its fields from `positions` on
+    options: Any  # Options, or others that have its fields from `positions` on
     transformer_options: TransformerOptions
     dtype: jnp.dtype = jnp.float32
     rate: float = 0.0  # rows per second; 0: an image has no time
-    row_first: bool = False  # see VisionOptions
+    row_first: bool = False  # see Options
 
     def setup(self) -> None:
         o, blocks = self.options, self.transformer_options
@@ -288,7 +288,7 @@ class VisionTransformer(nn.Module):
 
 
 def make(
-    options: VisionOptions, blocks: TransformerOptions, *, dtype: jnp.dtype, sample_rate: int
+    options: Options, blocks: TransformerOptions, *, dtype: jnp.dtype, sample_rate: int
 ) -> VisionTransformer:
     """Returns the encoder of square images; `sample_rate` is not used."""
     del sample_rate

@@ -79,7 +79,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class WaveformOptions(ConformerOptions):
+class Options(ConformerOptions):
     """From samples to frames: the options of a WaveformEncoder except for its blocks.
 
     The fields of ConformerOptions take effect where `blocks` is 'conformer'.
@@ -142,7 +142,7 @@ class WaveformFrontEnd(nn.Module):
     the convolutions after the factor on their gradient, and `normed` (B, S, C).
     """
 
-    options: WaveformOptions
+    options: Options
     width: int
     dtype: jnp.dtype = jnp.float32
 
@@ -186,7 +186,7 @@ class WaveformEncoder(nn.Module):
     """
 
     frontend: WaveformFrontEnd
-    options: WaveformOptions
+    options: Options
     transformer_options: TransformerOptions
     sample_rate: int = 16000
     dtype: jnp.dtype = jnp.float32
@@ -305,7 +305,7 @@ class WaveformEncoder(nn.Module):
 
 
 def make(
-    options: WaveformOptions, blocks: TransformerOptions, *, dtype: jnp.dtype, sample_rate: int
+    options: Options, blocks: TransformerOptions, *, dtype: jnp.dtype, sample_rate: int
 ) -> WaveformEncoder:
     """Returns the encoder for audio at `sample_rate`; raises ValueError on options that clash."""
     if options.blocks == "conformer":
@@ -319,7 +319,7 @@ def make(
     return WaveformEncoder(frontend, options, blocks, sample_rate, dtype)
 
 
-def _check_conformer(options: WaveformOptions, blocks: TransformerOptions) -> None:
+def _check_conformer(options: Options, blocks: TransformerOptions) -> None:
     """Raises ValueError on the options of a Transformer that a Conformer does not have."""
     plain = TransformerOptions(norm="pre")
     for key in ("qkv_bias", "key_bias", "out_proj", "layer_scale", "drop_path", "final_norm"):

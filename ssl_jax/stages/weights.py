@@ -61,7 +61,7 @@ def import_run(
     family = families.by_type(found.config["model_type"], found.where)
     found = _plain(family, found)
     config = _config(family, found, recipe, overrides)
-    methods.check_file(recipe, config.method.name, method)
+    methods.check_file(recipe, config.method, method)
     made = _method(config)
     tx, batch, shapes = _optimizer(config, made)
     mapped = _mapped(family, found, config, shapes)

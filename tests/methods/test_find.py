@@ -1,5 +1,7 @@
 """What config.method.name finds: a file of ssl_jax/methods, or the user's own module."""
 
+import sysconfig
+
 import pytest
 
 from ssl_jax import methods
@@ -60,9 +62,9 @@ def test_a_folder_has_no_module_imported_unless_it_is_named(name, folder):
     with pytest.raises(ConfigError, match=rf"neither part .* name it: --method {name}, or ssl_jax"):
         methods.check(name)
     methods.check(name, name)
-    methods.check_file("configs/mine.py:toy", name)
+    methods.check_file("configs/mine.py:toy", {"name": name})
     with pytest.raises(ConfigError, match="neither part"):
-        methods.check_file("runs/x/config.json", name, "another")
+        methods.check_file("runs/x/config.json", {"name": name}, "another")
 
 
 @pytest.mark.parametrize("name", ["", ".data2vec", "no_such.method", "data2vek"])
@@ -81,7 +83,7 @@ def test_methods_of_the_package_and_of_installed_ones_are_imported(folder, monke
     (place / "stray").mkdir(parents=True)
     (place / "stray" / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(str(place))
-    monkeypatch.setattr(methods.sysconfig, "get_path", lambda kind: str(place))
+    monkeypatch.setattr(sysconfig, "get_path", lambda kind: str(place))
     with pytest.raises(ConfigError, match="neither part"):
         methods.check("stray")  # in that folder, but from no distribution
     about = place / "stray-1.0.dist-info"

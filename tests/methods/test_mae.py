@@ -116,7 +116,11 @@ def test_class_and_mask_token_are_decayed_and_vectors_are_not(root):
             {"image_size": 3},
             r"image_size 3 is not a multiple of .*patch_size 4: use a value such as 4",
         ),
-        ({"encoder": {"kind": "text"}}, {}, r"kind is 'text': use one of vit, spectrogram"),
+        (
+            {"encoder": {"kind": "text"}},
+            {},
+            r"kind is 'text', which has no patches .*use 'vit' or 'spectrogram'",
+        ),
         ({"decoder": {"width": 18}}, {}, r"config\.method\.decoder\.width is 18: use a multiple"),
         ({"decoder": {"depth": 0}}, {}, r"config\.method\.decoder\.depth is 0: use 1 or more"),
         ({"norm": True}, {}, r"config\.method\.norm does not exist"),

@@ -47,9 +47,52 @@ def test_each_kind_is_an_encoder(kind, prefix, rate, grid):
     assert encoder.depth == 3 and encoder.width == encoder.transformer_options.width
 
 
+OWN = """
+import dataclasses
+from ssl_jax.nn import keyword_transformer
+
+PRESETS = {"tiny": {"depth": 1, "width": 8, "heads": 1, "mlp_width": 8, "loud": 2.0}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(keyword_transformer.Options):
+    loud: float = 1.0
+
+
+make = keyword_transformer.make
+"""
+
+
+def test_a_module_of_ones_own_is_a_kind_once_it_is_trusted(tmp_path, monkeypatch):
+    (tmp_path / "own_kind.py").write_text(OWN)
+    (tmp_path / "no_kind.py").write_text("PRESETS = {}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match=r"kind is 'own_kind', a module that is neither part of"):
+        make({"kind": "own_kind"})
+    build.trust({"encoders": {"a": {"kind": "own_kind"}, "b": {"kind": "no_kind"}}})
+    encoder = make({"kind": "own_kind", "depth": 2})
+    assert (encoder.depth, encoder.width, encoder.options.loud) == (2, 8, 2.0)
+    with pytest.raises(
+        ValueError, match=r"no_kind\.py is no kind of encoder: it needs Options, PR"
+    ):
+        make({"kind": "no_kind"})
+
+
+def test_several_encoders_are_built_and_named_by_stream():
+    sections = {"audio": TINY, "video": {"kind": "vit", "depth": 2}}
+    found = build.encoders(sections, precision="float32", sample_rate=16000)
+    assert (found["audio"].depth, found["video"].depth) == (1, 2)
+    sections["video"]["detph"] = 2
+    with pytest.raises(ValueError, match=r"config\.method\.encoders\.video\.detph does not exist"):
+        build.encoders(sections, precision="float32", sample_rate=16000)
+    sections["video"] = {"kind": "vit", "depth": 2}
+    text = build.listing({"method": {"name": "two", "encoders": sections}})
+    assert "depth = 2\n" in text and "class_token = True  # default of vit" in text
+
+
 def test_the_cases_above_are_all_kinds():
     (mark,) = test_each_kind_is_an_encoder.pytestmark
-    assert {case[0] for case in mark.args[1]} == set(build.KINDS)
+    assert {case[0] for case in mark.args[1]} == set(build.kinds())
 
 
 @pytest.mark.parametrize(

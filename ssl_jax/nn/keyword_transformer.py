@@ -42,7 +42,7 @@ PRESETS = {f"kwt{heads}": _preset(heads) for heads in (1, 2, 3)}
 
 
 @dataclasses.dataclass(frozen=True)
-class KeywordOptions:
+class Options:
     """From samples to tokens: the options of a KeywordTransformer except for its blocks."""
 
     feature: str = "mfcc"  # mfcc | log_mel, in dB
@@ -103,7 +103,7 @@ class KeywordOptions:
 class SpectralFrontEnd(nn.Module):
     """Samples to tokens: MFCC or log-mel frames, normalized, stacked and projected."""
 
-    options: KeywordOptions
+    options: Options
     sample_rate: int
     width: int
     weight_init: str = "torch"
@@ -176,7 +176,7 @@ class KeywordTransformer(nn.Module):
     """
 
     frontend: SpectralFrontEnd
-    options: KeywordOptions
+    options: Options
     transformer_options: TransformerOptions
     dtype: jnp.dtype = jnp.float32
 
@@ -266,7 +266,7 @@ class KeywordTransformer(nn.Module):
 
 
 def make(
-    options: KeywordOptions, blocks: TransformerOptions, *, dtype: jnp.dtype, sample_rate: int
+    options: Options, blocks: TransformerOptions, *, dtype: jnp.dtype, sample_rate: int
 ) -> KeywordTransformer:
     """Returns the encoder for audio at `sample_rate`; raises ValueError if the rate is too low."""
     if options.fmax > sample_rate / 2:
