@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from mae_cases import config_of, make, pictures, tiny
 from method_cases import quick_jit
+from ml_collections import ConfigDict
 
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import tree as tree_lib
@@ -31,9 +32,9 @@ def test_the_encoder_sees_the_visible_patches_in_random_permutation(monkeypatch)
     setup, seen = tiny("image", depth=1), []
     encode = mae.encoder_lib.encode
 
-    def spy(encoder, params, x, valid, dropout=None, ids_keep=None):
+    def spy(encoder, params, x, valid, dropout=None, ids_keep=None, layers=None):
         seen.append(ids_keep)
-        return encode(encoder, params, x, valid, dropout, ids_keep)
+        return encode(encoder, params, x, valid, dropout, ids_keep, layers)
 
     def ids():
         setup.loss()
@@ -116,11 +117,6 @@ def test_class_and_mask_token_are_decayed_and_vectors_are_not(root):
             {"image_size": 3},
             r"image_size 3 is not a multiple of .*patch_size 4: use a value such as 4",
         ),
-        (
-            {"encoder": {"kind": "text"}},
-            {},
-            r"kind is 'text', which has no patches .*use 'vit' or 'spectrogram'",
-        ),
         ({"decoder": {"width": 18}}, {}, r"config\.method\.decoder\.width is 18: use a multiple"),
         ({"decoder": {"depth": 0}}, {}, r"config\.method\.decoder\.depth is 0: use 1 or more"),
         ({"norm": True}, {}, r"config\.method\.norm does not exist"),
@@ -129,6 +125,13 @@ def test_class_and_mask_token_are_decayed_and_vectors_are_not(root):
 def test_a_wrong_option_is_named(changes, encoder, message):
     with pytest.raises(ValueError, match=message):
         make(config_of("image", changes, **encoder))
+
+
+def test_an_encoder_without_patches_is_named():
+    config = config_of("image", {})
+    config.encoder = ConfigDict({"kind": "text", "depth": 1})
+    with pytest.raises(ValueError, match=r"kind is 'text', which has no patches .*use 'vit' or 's"):
+        make(config)
 
 
 def test_clips_too_short_for_the_ratio_are_refused_before_the_first_step():

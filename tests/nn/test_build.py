@@ -72,9 +72,7 @@ def test_a_module_of_ones_own_is_a_kind_once_it_is_trusted(tmp_path, monkeypatch
     build.trust({"encoders": {"a": {"kind": "own_kind"}, "b": {"kind": "no_kind"}}})
     encoder = make({"kind": "own_kind", "depth": 2})
     assert (encoder.depth, encoder.width, encoder.options.loud) == (2, 8, 2.0)
-    with pytest.raises(
-        ValueError, match=r"no_kind\.py is no kind of encoder: it needs Options, PR"
-    ):
+    with pytest.raises(ValueError, match=r"no_kind\.py is no kind of encoder: it needs Options"):
         make({"kind": "no_kind"})
 
 
