@@ -7,6 +7,7 @@ as for a TPU; 'tpu' compiles for eight TPU chips, which needs libtpu and no TPU.
 
 import json
 import sys
+from typing import NamedTuple
 
 import cases
 import jax
@@ -17,6 +18,7 @@ import optax
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import platform, tree
+from ssl_jax.core.types import TrainState
 from ssl_jax.engine import step
 from ssl_jax.nn import batch_norm
 from ssl_jax.ops import contrast, losses
@@ -48,24 +50,43 @@ def recording(tx: optax.GradientTransformation) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def train(
-    path: str, sizes: dict[str, int], devices: list, steps: int = STEPS
-) -> tuple[list[float], dict, dict, int]:
-    """Returns (losses, first gradient and last parameters by name, how many of these are sharded).
+class Start(NamedTuple):
+    """What every mesh begins from; the state was made on one device and lies on the host."""
 
-    A single step updates nothing: only its gradient is of interest.
+    toy: cases.Toy
+    tx: optax.GradientTransformation
+    schedule: optax.Schedule
+    shapes: dict[str, jax.ShapeDtypeStruct]
+    state: TrainState
+
+
+def start(path: str, updates: bool) -> Start:
+    """Returns the start of a config; without updates, of interest for its gradient alone.
+
+    tests/engine/test_sharding.py checks that a mesh makes the same state as one device.
     """
     toy = cases.abstract_toy(path)
     tx, schedule = toy.optimizer()
-    tx = recording(tx if steps > 1 else optax.set_to_zero())
+    tx = recording(tx if updates else optax.set_to_zero())
     shapes = cases.abstract_batch(toy.method, ROWS, toy.samples)
+    one = mesh_lib.make_mesh({"data": 1}, jax.devices()[:1])
+    state, _ = step.init_state(toy.method, tx, 5, one, shapes)
+    return Start(toy, tx, schedule, shapes, jax.device_get(state))
+
+
+def train(
+    begun: Start, sizes: dict[str, int], devices: list, steps: int = STEPS
+) -> tuple[list[float], dict, dict, int]:
+    """Returns losses, the first gradient, the last parameters, how many of these are sharded."""
+    method = begun.toy.method
     mesh = mesh_lib.make_mesh(sizes, devices)
-    state, shardings = step.init_state(toy.method, tx, 5, mesh, shapes)
-    update = step.make_step(toy.method, tx, schedule, mesh)
-    run = step.compile_step(update, mesh, shardings, (state, shapes))
+    shardings = step.state_sharding(begun.state, method.rules, mesh)
+    state = jax.device_put(begun.state, shardings)
+    update = step.make_step(method, begun.tx, begun.schedule, mesh)
+    run = step.compile_step(update, mesh, shardings, (state, begun.shapes))
     totals, losses, first = run.zeros(), [], {}
     for i in range(steps):
-        batch = jax.device_put(toy.batch(ROWS, seed=i), mesh_lib.batch_sharding(mesh))
+        batch = jax.device_put(begun.toy.batch(ROWS, seed=i), mesh_lib.batch_sharding(mesh))
         state, totals, loss = run.run(state, totals, batch)
         losses.append(float(loss))
         first = first or _arrays(state.opt_state[0])
@@ -83,14 +104,15 @@ def _worst(a: dict[str, np.ndarray], b: dict[str, np.ndarray], scale: float) -> 
 
 def compare(path: str) -> dict[str, object]:
     """Returns the largest differences between one device and each mesh of eight."""
-    losses, reference, params, _ = train(path, {"data": 1}, jax.devices()[:1])
+    begun = start(path, updates=True)
+    losses, reference, params, _ = train(begun, {"data": 1}, jax.devices()[:1])
     largest = max(float(np.abs(g).max()) for g in reference.values())
     report = {}
     # one device and the first mesh run the program of a CPU; the second that of a TPU: a loop over
     # layers, and convolutions with all their groups
     for sizes, kind in ((DATA, "cpu"), (ALL_AXES, "tpu")):
         with platform.planned(kind):
-            others, there, arrays, split = train(path, sizes, jax.devices())
+            others, there, arrays, split = train(begun, sizes, jax.devices())
         noise = NOISE + NOISE_OF.get(path, ())
         moved = {name: x for name, x in params.items() if not name.endswith(noise)}
         far = max(abs(a - b) / max(abs(a), 1e-6) for a, b in zip(losses, others, strict=True))
@@ -105,10 +127,11 @@ def compare(path: str) -> dict[str, object]:
 
 def compare_gradients(path: str) -> dict[str, object]:
     """Returns the largest difference of a gradient between one device and the mesh of all axes."""
-    _, reference, _, _ = train(path, {"data": 1}, jax.devices()[:1], steps=1)
+    begun = start(path, updates=False)
+    _, reference, _, _ = train(begun, {"data": 1}, jax.devices()[:1], steps=1)
     largest = max(float(np.abs(g).max()) for g in reference.values())
     with platform.planned("tpu"):
-        _, there, _, _ = train(path, ALL_AXES, jax.devices(), steps=1)
+        _, there, _, _ = train(begun, ALL_AXES, jax.devices(), steps=1)
     return {"gradient": _worst(reference, there, largest)}
 
 
