@@ -4,7 +4,7 @@ A program is a Python file with `OPTIONS`, a dict of defaults, and `main(pipe)`,
 by calling methods of the pipe. `DATA`, if it has one, maps its options that are folders of data to
 the layouts of `python -m ssl_jax.convert index` that make them. Completed stages are skipped, so a
 killed program is simply started again. With --jobs, stages that do not need each other run at the
-same time.
+same time. Each stage is one line; --verbose adds what its commands print.
 """
 
 import argparse
@@ -21,6 +21,8 @@ from ml_collections import ConfigDict
 import ssl_jax
 from ssl_jax import train as train_command
 from ssl_jax.core import config as config_lib
+from ssl_jax.core import paths
+from ssl_jax.core.progress import clock_text
 from ssl_jax.data.corpus import SPLITS
 from ssl_jax.engine import hosts, log, manifest, turnover
 from ssl_jax.stages import programs, side_by_side
@@ -32,14 +34,18 @@ class Pipe:
     """The interface of a program: its options, its folder and its stages."""
 
     def __init__(
-        self, root: pathlib.Path, options: dict[str, Any], accept_data_change: bool = False
+        self,
+        root: pathlib.Path,
+        options: dict[str, Any],
+        accept_data_change: bool = False,
+        verbose: bool = False,
     ) -> None:
-        """Opens the program's folder; accept_data_change: see `engine.manifest`."""
+        """accept_data_change: see `engine.manifest`. verbose: show all that a stage prints."""
         self.root = root
         self.accept_data_change = accept_data_change
         self.options = options
         self.notify: Callable[[str], None] = log.notify
-        self.graph = Graph(root, self.notify)
+        self.graph = Graph(root, self.notify, verbose)
         self.runner: side_by_side.Runner = side_by_side.OneByOne(self.graph, self.ended)
         self.left = TimeLeft()
         self._stages: dict[pathlib.Path, Stage] = {}  # by folder
@@ -120,9 +126,11 @@ class Pipe:
         }
 
     def ended(self, stage: Stage) -> None:
-        """Corrects the time left by a stage that has just been done."""
-        self.left.count(stage.name, self.graph.seconds(stage))
-        self._log_time_left()
+        """Tells that a stage has just been done, and the time left, corrected by its own."""
+        seconds = self.graph.seconds(stage)
+        self.left.count(stage.name, seconds)
+        line = f"[{stage.name}] {stage.kind} done in {clock_text(seconds)}"
+        self.notify("  ".join(filter(None, [line, self.left.text()])))
 
     def _run(self, stage: Stage, work: Callable[[pathlib.Path], None]) -> Stage:
         self._stages[self.graph.folder(stage)] = stage
@@ -146,21 +154,25 @@ def run(
     overrides: Sequence[str] = (),
     accept_data_change: bool = False,
     jobs: int = 1,
+    verbose: bool = False,
 ) -> pathlib.Path:
     """Runs the program in `path` and returns its folder (runs/<name of the file or folder>).
 
     overrides: "option=value" or "--option=value"; a value is parsed by the type of the default.
     accept_data_change: train on, and use completed trainings, even if their data have changed.
-    jobs: how many stages may run at the same time; the results are the same to the bit.
+    jobs: how many stages may run at the same time; the results are the same to the bit. verbose:
+    show all that a stage prints, not only one line for it.
     Raises ConfigError for a missing file or an option that the program does not have.
     """
     program, options, root = programs.read(path, workdir, overrides)
-    pipe = Pipe(root, options, accept_data_change)
+    pipe = Pipe(root, options, accept_data_change, verbose)
     if jobs == 1:
-        program.main(pipe)
+        with paths.made(root):
+            program.main(pipe)
         return root
     command = [sys.executable, "-m", "ssl_jax.pipeline", path, "--workdir", str(root)]
-    command += [*overrides, *([manifest.FLAG] if accept_data_change else ()), "--worker"]
+    command += [*overrides, *([manifest.FLAG] if accept_data_change else ())]
+    command += [*(["--verbose"] if verbose else ()), "--worker"]
     with side_by_side.working(pipe.graph, jobs, command, pipe.notify, pipe.ended) as workers:
         pipe.runner, pipe.left.jobs = workers, jobs
         program.main(pipe)
@@ -170,7 +182,7 @@ def run(
 def _work(given: argparse.Namespace, overrides: Sequence[str], folder: str) -> None:
     """Runs the stage of one folder, as a worker of the program."""
     program, options, root = programs.read(given.program, given.workdir, overrides)
-    pipe = Pipe(root, options, given.accept_data_change)
+    pipe = Pipe(root, options, given.accept_data_change, given.verbose)
     pipe.notify = lambda text: None  # the main process has said it
     pipe.runner = side_by_side.Only(pipe.graph, folder)
     program.main(pipe)
@@ -186,6 +198,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         manifest.FLAG, action="store_true", help="use trainings though their data changed"
     )
+    parser.add_argument("--verbose", action="store_true", help="all that the stages print")
     hosts.add_flags(parser)
     known, rest = parser.parse_known_args(argv)
     with hosts.session(known):
@@ -193,7 +206,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             if known.worker:
                 side_by_side.serve(known.worker, lambda folder: _work(known, rest, folder))
             else:
-                run(known.program, known.workdir, rest, known.accept_data_change, known.jobs)
+                given = (known.accept_data_change, known.jobs, known.verbose)
+                run(known.program, known.workdir, rest, *given)
         except config_lib.ConfigError as e:
             sys.exit(f"error: {e}")
 

@@ -58,7 +58,7 @@ def run(
     steps between calls). `source`: the --config, which the report compares. `accept_data_change`
     lets a run resume with other data than it began with. `low_turnover` lets its teacher stay
     random; see engine/turnover.py. Raises ValueError, or a subclass, on a config or data that
-    cannot be used, NotFiniteError, CollapseError, and Stopped (status 0) after SIGTERM.
+    cannot be used, NotFiniteError, CollapseError, and Stopped after SIGTERM or Ctrl-C.
     """
     workdir = paths.of(workdir)
     config, notes = held_out.complete(config)
@@ -92,7 +92,7 @@ def run(
         asked = [*evaluations.make(config, method, mesh, shardings, found, to_steps), *watchers]
         workers = config.data.workers
         rows = train.rows(plan, method.batch, mesh, start=first, stop=total, workers=workers)
-        options = loop.options(config, method, to_steps, total)
+        options = loop.options(config, method, to_steps, total, plan.shapes)
         about = {"step": first, "total": total, **low, **run_report.origin(config, source)}
         report = run_report.updated(workdir, config, method, params, corpus, logger, **about)
         with report, blame.explained(corpus, plan, method.frames):
@@ -100,7 +100,7 @@ def run(
             if done.stopped:
                 raise stop.Stopped
     # only now has the last save ended, which may fail
-    log.notify(
+    log.detail(
         f"{total} steps are done. Start another run from this one: config.init_from={workdir}"
     )
     return dict(logger.latest)

@@ -36,6 +36,7 @@ POLL = 1.0  # seconds between two checks for a heartbeat
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _held: dict[str, int] = {}  # folder -> the thread of this process that holds it
 _handles: set[int] = set()
+_taken_over: set[pathlib.Path] = set()  # folders that this process has lost to another
 
 
 class Busy(RuntimeError):
@@ -46,15 +47,21 @@ class Busy(RuntimeError):
 def hold(folder: paths.Given, keep: bool = False, within: bool = False) -> Iterator[None]:
     """Creates a folder, and keeps other processes and other threads out of it; raises Busy.
 
-    keep: leave the empty file `lock` at the end, to show that work was done. within: this thread
-    may hold the folder already, as it does when a stage trains a model.
+    A folder that it created is removed at the end if nothing was written to it. keep: leave the
+    empty file `lock` at the end, to show that work was done. within: this thread may hold the
+    folder already, as it does when a stage trains a model.
     """
     folder = paths.of(folder)
     name, thread = os.fspath(paths.absolute(folder)), threading.get_ident()
     if within and _held.get(name) == thread:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    with paths.made(folder), _held_by(thread, name, folder, keep):
+        yield
+
+
+@contextlib.contextmanager
+def _held_by(thread: int, name: str, folder: pathlib.Path, keep: bool) -> Iterator[None]:
     lock = (_Object if paths.is_remote(folder) else _File)(folder)
     lock.acquire()
     _held[name] = thread
@@ -70,8 +77,14 @@ def hold(folder: paths.Given, keep: bool = False, within: bool = False) -> Itera
     finally:
         beats.set()
         heart.join(PATIENCE)
+        _taken_over.discard(folder)
         del _held[name]
         lock.release(keep)
+
+
+def taken() -> bool:
+    """Returns whether another process took over a folder of this one, which must not save then."""
+    return bool(_taken_over)
 
 
 def holder(folder: paths.Given) -> str:
@@ -162,6 +175,7 @@ class _File:
                 about = _about(self.path)
                 self.lost = about is not None and any(about[k] != self.me[k] for k in _WHO)
                 if self.lost:
+                    _taken_over.add(self.folder)
                     self._end()
                     return
                 self._touch()

@@ -28,6 +28,7 @@ def end_worker(*place: int) -> None:
         connection.wait([parent.sentinel])
         os._exit(1)
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 

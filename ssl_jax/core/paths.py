@@ -5,6 +5,7 @@ An object store can neither append to an object nor map it into memory, so files
 in memory and rewritten, and files to be mapped are copied once.
 """
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -16,7 +17,7 @@ import stat
 import tempfile
 import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO, Any, cast
 
 from ssl_jax.core.progress import Progress
@@ -344,6 +345,24 @@ def fetched(path: Given) -> pathlib.Path:
         if not target.exists():  # another process may have been faster
             os.replace(copy, target)
     return target
+
+
+@contextlib.contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Makes a folder with its parents; at the end those that it made are removed if empty.
+
+    So a command that is refused leaves none behind.
+    """
+    new = []
+    if not is_remote(folder):
+        new = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for each in new:
+            with contextlib.suppress(OSError):  # it holds something, or is gone
+                each.rmdir()
 
 
 def put(source: pathlib.Path, target: Path) -> None:

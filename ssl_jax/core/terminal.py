@@ -1,6 +1,7 @@
 """What a command prints: characters that a terminal or pipe cannot show, and late noise."""
 
 import io
+import os
 import sys
 from collections.abc import Callable
 
@@ -14,6 +15,16 @@ def forgive() -> None:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def no_tpu() -> None:
+    """Gives libtpu the names that it looks for, and reports as errors, where there is no TPU.
+
+    Call it after jax is imported, which looks for chips, and before a device is used.
+    """
+    if os.environ.get("TPU_SKIP_MDS_QUERY") == "1":  # set by jax if it found none
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
 
 def hush() -> None:

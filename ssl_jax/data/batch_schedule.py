@@ -91,6 +91,7 @@ class BatchSchedule:
         steps = [-(-n // size) for n, size in zip(draws, self.batch_sizes, strict=True)]
         self._last_step = np.cumsum(steps)
         self.steps_per_epoch = int(self._last_step[-1])
+        self.shapes = sum(n > 0 for n in steps)  # of batches: those of buckets with rows
         kept = np.minimum(seconds, last)
         total = sum(
             kept[c.rows].mean() * c.draws * steps[b] * self.batch_sizes[b] / max(draws[b], 1)

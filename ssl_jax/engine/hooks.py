@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from operator import length_hint
 from pathlib import Path
 
 import jax
@@ -116,7 +117,8 @@ def validation(
     def hook(step: int, state: TrainState) -> dict[str, float]:
         del step
         total = None
-        for device_batch in stop.between(prefetch.prefetch(batches(), sharding)):
+        found = prefetch.prefetch(batches(), sharding)
+        for device_batch in stop.between(found, f"evaluating {split}", length_hint(batches)):
             metrics = evaluate(state, device_batch.batch)
             total = metrics if total is None else add(total, metrics)
         if total is None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from ssl_jax.core import atomic, lock, stop, terminal
+from ssl_jax.core import atomic, compile_time, lock, progress, stop, terminal
 from ssl_jax.core import config as config_lib
 
 HEARTBEAT = 100
@@ -59,22 +60,42 @@ def session(flags: argparse.Namespace) -> Iterator[None]:
     """
     terminal.forgive()
     terminal.hush()
+    terminal.no_tpu()
+    compile_time.listen()
     try:
         connect(flags.coordinator, flags.processes, flags.process, flags.heartbeat)
+        if is_first() and not getattr(flags, "worker", None):  # of a program that has told it
+            progress.tell(devices())
         yield
     except BaseException as error:
+        progress.clear()
+        if isinstance(error, KeyboardInterrupt | stop.Stopped):
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends at once
+        if isinstance(error, KeyboardInterrupt) and not jax.distributed.is_initialized():
+            progress.tell("Ctrl-C: ended; the same command goes on from what is complete")
+            stop.leave_soon(stop.INTERRUPTED)
+            sys.exit(stop.INTERRUPTED)
         full = "" if _ours(error) else atomic.full(error)
         foreseen = isinstance(error, FORESEEN) and (_ours(error) or bool(full))
         message: str | BaseException = f"error: {error}" if foreseen else error
         if full:
             message = f"error: {error}. Make room or mend the storage, and the same command goes on"
         if isinstance(error, stop.Stopped) and not jax.distributed.is_initialized():
-            stop.leave_soon()  # many hosts wait for each other at their end
+            stop.leave_soon(int(error.code or 0))  # many hosts wait for each other at their end
         if jax.distributed.is_initialized() and not _is_success(error):
             _leave(message)
         if foreseen:
             sys.exit(str(message))
         raise
+
+
+def devices() -> str:
+    """Returns the first line of a command: "8 devices: TPU v5 lite, on 2 hosts"."""
+    found = jax.devices()
+    kinds = ", ".join(sorted({each.device_kind for each in found}))
+    many = f", on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
+    cores = f" ({os.cpu_count()} cores)" if found[0].platform == "cpu" else ""
+    return f"{len(found)} device{'s' * (len(found) > 1)}: {kinds}{cores}{many}"
 
 
 def _ours(error: BaseException) -> bool:

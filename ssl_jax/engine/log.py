@@ -1,14 +1,16 @@
 """What a run writes and prints: metrics.jsonl, TensorBoard, W&B, progress, its parameters."""
 
+import collections
+import contextlib
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax.core import atomic, paths, progress, renamed
@@ -179,7 +181,13 @@ def truncate(path: str | Path, step: int) -> list[dict[str, Any]]:
 def notify(text: str) -> None:
     """Prints a line to the error stream, on the first process only."""
     if jax.process_index() == 0:
-        progress.show(text + "\n", sys.stderr)
+        progress.tell(text)
+
+
+def detail(text: str) -> None:
+    """The same for a line that a pipeline shows only with --verbose."""
+    if jax.process_index() == 0:
+        progress.detail(text)
 
 
 def _one_line(error: Exception) -> str:
@@ -188,7 +196,14 @@ def _one_line(error: Exception) -> str:
 
 
 class Progress:
-    """The progress line of training: step, loss, rates and the time left."""
+    """The progress line of training: step, loss, speeds and the time left.
+
+    Its speeds are those of the last steps that ended, without the first ones after a start, a
+    compilation or an evaluation, which are slower or were prepared meanwhile.
+    """
+
+    WINDOW = 1000  # steps
+    UNLIKE = 2  # first steps that do not count
 
     def __init__(
         self,
@@ -197,73 +212,126 @@ class Progress:
         out: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
         peak: float = 0.0,
+        rest: Callable[[int], tuple[float, bool]] = lambda step: (0.0, False),
     ):
-        """`peak`: FLOP/s that the devices can do together, 0 where that is not known."""
-        self.peak = peak
+        """`peak`: FLOP/s that the devices can do together, 0 where that is not known. rest(step):
+        seconds of the evaluations to come, and whether there are others that none is known of."""
+        self.peak, self._rest = peak, rest
         self.total, self.loss = total, math.nan
-        self._clock, self._line = clock, progress.Line(out, clock)
+        self._clock, self._line = clock, progress.Line(out, clock, patience=0.0)
         self._quiet = jax.process_index() != 0
-        self._since = clock()
-        self._first = start
-        self._examples = self._seconds = self._flops = 0.0
+        self._begun = clock()
+        self._steps: collections.deque = collections.deque(maxlen=self.WINDOW)
+        self.restart()
 
     def note(self, text: str) -> None:
         """Prints a line of its own."""
         if not self._quiet:
-            self._line.note(text)
+            progress.tell(text, self._line.out)
 
-    def restart(self, step: int) -> None:
-        """Begins the rates anew, so that compiling does not count as training."""
-        self._since, self._first = self._clock(), step
-        self._examples = self._seconds = self._flops = 0.0
+    def detail(self, text: str) -> None:
+        """The same for a line that a pipeline does not show."""
+        if not self._quiet:
+            progress.detail(text, self._line.out)
+
+    def waiting(self, text: str) -> contextlib.AbstractContextManager:
+        """Shows `text`, and for how long it goes on, until the block ends."""
+        nothing = contextlib.nullcontext()
+        return nothing if self._quiet else progress.Waiting(text, out=self._line.out)
+
+    def restart(self) -> None:
+        """Begins the time of a step here; the first ones do not count as the others do."""
+        self._restarted = self._since = self._clock()
+        self._compiled, self._count = progress.compiling(), 0
+        self._work = np.zeros(3)  # examples, seconds of audio and operations since
 
     def update(self, step: int, examples: float, seconds: float, flops: float = 0.0) -> None:
         """Counts one step that has ended, of `examples`, `seconds` of audio and `flops` operations;
         shows the line when it is time."""
-        self._flops += flops
-        self._examples += examples
-        self._seconds += seconds
-        if not self._quiet and self._line.due():
+        now, compiled = self._clock(), progress.compiling()
+        spent = max(now - self._since - (compiled - self._compiled), 0.0)
+        self._since, self._compiled = now, compiled
+        self._work += (examples, seconds, flops)
+        self._count += 1
+        if self._count > self.UNLIKE:
+            self._steps.append((spent, examples, seconds, flops))
+        self.show(step)
+
+    def __enter__(self) -> "Progress":
+        progress.keep_alive(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        progress.let_go(self)
+
+    def refresh(self) -> None:
+        """Keeps the line as it is between two steps."""
+
+    def due(self) -> bool:
+        """Returns whether it is time for another line."""
+        return not self._quiet and self._line.due()
+
+    def show(self, step: int) -> None:
+        """Shows the line of step `step` when it is time."""
+        if self.due():
             self._line.update(self.line(step))
 
     def rates(self) -> dict[str, float]:
         """Returns examples, hours of audio and operations per second since the start or the
         restart, and the share of the peak if that is known; {} before the first step."""
-        if not self._examples:
+        return self._per_second(self._clock() - self._restarted, *self._work)
+
+    def _per_second(
+        self, spent: float, examples: float, seconds: float, flops: float
+    ) -> dict[str, float]:
+        if not examples:
             return {}
-        spent = max(self._clock() - self._since, 1e-9)
+        spent = max(spent, 1e-9)
         rates = {
-            "examples_per_second": self._examples / spent,
-            "audio_hours_per_second": self._seconds / 3600 / spent,
+            "examples_per_second": examples / spent,
+            "audio_hours_per_second": seconds / 3600 / spent,
         }
-        if self._flops:
-            rates["teraflop_per_second"] = self._flops / 1e12 / spent
-        if self._flops and self.peak:
-            rates["utilization"] = self._flops / self.peak / spent
-        return rates
+        if flops:
+            rates["teraflop_per_second"] = flops / 1e12 / spent
+        if flops and self.peak:
+            rates["utilization"] = flops / self.peak / spent
+        return {name: float(rate) for name, rate in rates.items()}
 
-    def line(self, step: int) -> str:
-        """Returns step, share done, loss, rates and the time left, as one line."""
-        rates = self.rates()
-        spent = self._clock() - self._since
-        done = step - self._first
-        left = progress.clock_text(spent / done * (self.total - step)) if done > 0 else "?"
-        examples, hours = (rates.get(f"{k}_per_second", 0.0) for k in ("examples", "audio_hours"))
-        loss = "?" if math.isnan(self.loss) else f"{self.loss:.4f}"
-        work = ""
+    def left(self, step: int) -> str:
+        """Returns the time left after step `step`, that of evaluations included once it is known:
+        "3m05s left", or "3m05s and evaluations left"."""
+        if not self._steps:
+            return ""
+        seconds, more = self._rest(step)
+        seconds += sum(one[0] for one in self._steps) / len(self._steps) * (self.total - step)
+        return progress.clock_text(seconds) + " and evaluations" * more + " left"
+
+    def line(self, step: int, end: str = "") -> str:
+        """Returns step, share done, loss, speeds and the time left (or `end`), as one line."""
+        rates = self._per_second(*map(sum, zip(*self._steps, strict=True))) if self._steps else {}
+        parts = [f"step {step}/{self.total} ({step / max(self.total, 1):.0%})"]
+        parts += [] if math.isnan(self.loss) else [f"loss {self.loss:.4f}"]
+        if rates:
+            parts += [f"{rates['examples_per_second']:.1f} examples/s"]
+        if rates.get("audio_hours_per_second"):
+            parts += [f"{rates['audio_hours_per_second']:.3g} h audio/s"]
         if "teraflop_per_second" in rates:
-            work = f"{rates['teraflop_per_second']:.3g} TFLOP/s  "
-        if "utilization" in rates:
-            work = f"{work.rstrip()}, {rates['utilization']:.0%} of peak  "
-        return (
-            f"step {step}/{self.total} ({step / max(self.total, 1):.0%})  loss {loss}  "
-            f"{examples:.1f} examples/s  {hours:.3g} h audio/s  "
-            f"{work}{left} left"
-        )
+            share = f", {rates['utilization']:.0%} of peak" if "utilization" in rates else ""
+            parts += [f"{rates['teraflop_per_second']:.3g} TFLOP/s{share}"]
+        return "  ".join([*parts, *filter(None, [end or self.left(step)])])
+
+    def close(self, step: int) -> None:
+        """Shows the last line, which stays, with the time that the steps took."""
+        if not self._quiet:
+            spent = progress.clock_text(self._clock() - self._begun)
+            self._line.end(self.line(step, f"{spent} in total"))
 
 
-def parameter_table(params: Tree) -> str:
-    """Returns one line per parameter: name, shape, count and sharding; and the total."""
+def parameter_table(params: Tree, columns: int = 0) -> str:
+    """Returns one line per parameter: name, shape, count and sharding; and the total.
+
+    columns: of a terminal; what does not fit is left out, the sharding first (0: all of it).
+    """
     rows = [("parameter", "shape", "count", "sharding")]
     for name, x in tree_lib.named_leaves(params):
         spec = getattr(getattr(x, "sharding", None), "spec", None)
@@ -271,7 +339,15 @@ def parameter_table(params: Tree) -> str:
         rows.append((name, "x".join(map(str, x.shape)) or "scalar", f"{x.size:,}", split))
     rows.append(("total", "", f"{tree_lib.count(params):,}", ""))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    keep = [0, 1, 2, 3]
+    for i in (3, 1):
+        if columns and sum(widths[j] + 2 for j in keep) - 2 > columns:
+            keep.remove(i)
+    room = columns - sum(widths[i] + 2 for i in keep[1:])
+    if columns and widths[0] > room:  # the end of a name tells more than its beginning
+        widths[0] = max(room, 1)
+        rows = [(row[0][-widths[0] :], *row[1:]) for row in rows]
+    align = "<<><"
     return "\n".join(
-        f"{n:<{widths[0]}}  {s:<{widths[1]}}  {c:>{widths[2]}}  {split}".rstrip()
-        for n, s, c, split in rows
+        "  ".join(f"{row[i]:{align[i]}{widths[i]}}" for i in keep).rstrip() for row in rows
     )

@@ -1,6 +1,7 @@
 """The train loop: step, and while the device works, write, watch, save, evaluate."""
 
 import collections
+import contextlib
 import dataclasses
 import sys
 import time
@@ -14,7 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ssl_jax.core import mesh as mesh_lib
-from ssl_jax.core import pulse, stop
+from ssl_jax.core import progress, pulse, stop
 from ssl_jax.core.types import Method, TrainState
 from ssl_jax.engine import flops, turnover
 from ssl_jax.engine import hooks as hooks_lib
@@ -37,7 +38,8 @@ class Options:
     where it is not known. profile: "100:110", the steps to trace; their time is reported by
     `scopes`, those of the method. stall_seconds: the longest time without progress, after which the
     process ends with status watchdog.STALLED (0: never). turnover: that of the teacher after each
-    step, for the metric `teacher_turnover`; None without a teacher.
+    step, for the metric `teacher_turnover`; None without a teacher. shapes: how many the batches
+    have, each of which is compiled for (0: not known).
     """
 
     total: int
@@ -53,12 +55,13 @@ class Options:
     scopes: tuple[str, ...] = ()
     stall_seconds: float = 0.0
     turnover: np.ndarray | None = None
+    shapes: int = 0
 
 
 def options(
-    config: ConfigDict, method: Method, to_steps: Callable[..., int], total: int
+    config: ConfigDict, method: Method, to_steps: Callable[..., int], total: int, shapes: int = 0
 ) -> Options:
-    """Returns the options that a config and its method give."""
+    """Returns the options that a config and its method give; `shapes`: of the batches."""
 
     def every(section: str, key: str = "every") -> int:
         return to_steps(config[section][key], f"config.{section}.{key}")
@@ -77,6 +80,7 @@ def options(
         scopes=method.scopes,
         stall_seconds=config.guard.get("stall_seconds", 0.0),  # older runs have no such key
         turnover=turnover.by_step(method, total),
+        shapes=shapes,
     )
 
 
@@ -127,6 +131,7 @@ def fit(
     with ExitStack() as stack:
         stack.enter_context(stop.listening())
         stack.enter_context(run.watch)
+        stack.enter_context(run.progress)
         stack.callback(checkpoints.wait)
         stack.callback(run.profile.close)
         run.catch_up(start, state)
@@ -148,7 +153,7 @@ def fit(
             if stopped:
                 break
         if stopped:
-            run.progress.note(f"SIGTERM: saved step {done}; the same command goes on from it")
+            run.progress.note(f"{stop.by()}: saved step {done}; the same command goes on from it")
     return Finished(state, done, stopped)
 
 
@@ -174,12 +179,16 @@ class _Run:
     ):
         self.step, self.options, self.hooks, self.start = step, options, hooks, start
         self.checkpoints, self.logger = checkpoints, logger
-        self.progress = log_lib.Progress(start, options.total, out, peak=options.peak)
+        self.took: dict[int, float] = {}  # seconds of the last call of a hook, by its number
+        self.progress = log_lib.Progress(
+            start, options.total, out, peak=options.peak, rest=self.rest
+        )
         folder = logger.path.parent
         self.profile = profile_lib.Profile(options.profile, folder, options.scopes, options.total)
         self.watch = Watchdog(options.stall_seconds, checkpoints.folder, out)
         self.pending_evaluation = hooks_lib.PendingEvaluation(folder)
         self.losses: list[float] = []  # of previous intervals
+        self.averaged = False
         self.totals = step.zeros()
         self.pending: tuple[int, Any] | None = None
         self.running: collections.deque[_Given] = collections.deque()
@@ -200,18 +209,19 @@ class _Run:
     def advance(self, done: int, state: TrainState, device_batch: DeviceBatch) -> TrainState:
         """Dispatches step number `done`; writes the metrics of the previous interval."""
         shapes = tuple(sorted((k, v.shape) for k, v in device_batch.batch.items()))
-        new = "" if shapes in self.flops else " (to be compiled first)"
-        pulse.beat(f"step {done}{new}, or one of the {DISPATCHED} before it")
-        before = time.monotonic()
+        new = shapes not in self.flops
+        text = " (to be compiled first)" if new else ""
+        pulse.beat(f"step {done}{text}, or one of the {DISPATCHED} before it")
         given = (state, self.totals, device_batch.batch)
-        with self.profile.running(done, shapes, self.step.run, *given):
+        with (
+            self._compiling(done, device_batch) if new else contextlib.nullcontext(),
+            self.profile.running(done, shapes, self.step.run, *given),
+        ):
             state, self.totals, loss = self.step.run(*given)
-        compiled = time.monotonic() - before if shapes not in self.flops else 0.0
-        if compiled:
+        if new:
             self.flops[shapes] = self.step.flops(*given)
-            self._note_compiled(done, device_batch, compiled)
         work = (device_batch.examples, device_batch.seconds, self.flops[shapes])
-        self.running.append(_Given(done, loss, *work, compiled=compiled > 0))
+        self.running.append(_Given(done, loss, *work, compiled=new))
         if len(self.running) > DISPATCHED:
             self.running[0].loss.block_until_ready()
             self._count(self.running[0].number)
@@ -227,14 +237,28 @@ class _Run:
         """Counts the steps up to `done`, which have ended: the host dispatches several ahead."""
         while self.running and self.running[0].number <= done:
             step = self.running.popleft()
+            if self.progress.due() and not self.averaged:  # there is no mean of an interval yet
+                self.progress.loss = float(np.asarray(jax.device_get(step.loss)))
             if step.compiled:
-                self.progress.restart(step.number)
+                self.progress.restart()
+                self.progress.show(step.number)
             else:
                 self.progress.update(step.number, step.examples, step.seconds, step.flops)
 
-    def _note_compiled(self, done: int, device_batch: DeviceBatch, seconds: float) -> None:
+    @contextlib.contextmanager
+    def _compiling(self, done: int, device_batch: DeviceBatch) -> Iterator[None]:
+        """Shows that a step is compiled, after the steps before it have ended."""
+        for step in list(self.running):
+            step.loss.block_until_ready()
+            self._count(step.number)
         name, x = max(device_batch.batch.items(), key=lambda item: item[1].size)
-        self.progress.note(f"step {done}: compiled for {name} {x.shape} in {seconds:.1f} s")
+        of = f" ({len(self.flops) + 1} of {self.options.shapes} shapes)"
+        text = f"compiling step for {name} {x.shape}{of if self.options.shapes > 1 else ''}"
+        before = time.monotonic()
+        with self.progress.waiting(text):
+            yield
+        spent = time.monotonic() - before
+        self.progress.detail(f"step {done}: compiled for {name} {x.shape} in {spent:.1f} s")
 
     def drain(self) -> bool:
         """Writes the metrics of the last full interval, waiting for it; False if not finite."""
@@ -248,7 +272,7 @@ class _Run:
         metrics = hooks_lib.means(totals["sums"])
         if self.options.turnover is not None:
             metrics["teacher_turnover"] = float(self.options.turnover[done])
-        self.progress.loss = metrics.get("loss", self.progress.loss)
+        self.progress.loss, self.averaged = metrics.get("loss", self.progress.loss), True
         self.logger.write(done, {f"train/{k}": v for k, v in (metrics | rates).items()})
         if self.options.nan and "loss" in metrics:
             hooks_lib.check_ceiling(done, metrics["loss"], self.losses, self.options.log_every)
@@ -286,8 +310,8 @@ class _Run:
             return False
         healthy = self.drain() and self._check(jax.device_get(self.totals))
         self._count(done)
-        if last or stopped:
-            self.progress.note(self.progress.line(done))
+        if last:
+            self.progress.close(done)
         with jax.transfer_guard("allow"):
             # a score belongs in the checkpoint, and is known only after the evaluation
             early = healthy and save and not (due and self.options.best_metric and not stopped)
@@ -318,25 +342,34 @@ class _Run:
             if healthy:
                 self._save(done, state, None)
 
-    def _due(self, done: int) -> list[hooks_lib.HookFn]:
+    def _due(self, done: int) -> list[int]:
+        """Returns the numbers of the hooks that are due."""
         last = done == self.options.total
-        return [fn for fn, every in self.hooks if last or (every > 0 and done % every == 0)]
+        every = [each for _, each in self.hooks]
+        return [i for i, n in enumerate(every) if last or (n > 0 and done % n == 0)]
 
-    def _evaluate(
-        self, done: int, state: TrainState, due: Sequence[hooks_lib.HookFn]
-    ) -> float | None:
+    def rest(self, done: int) -> tuple[float, bool]:
+        """Returns the seconds of the hooks after step `done`, and whether one was never called."""
+        total = self.options.total
+        calls = [-(-total // n) - done // n if n > 0 else int(done < total) for _, n in self.hooks]
+        known = sum(calls[i] * seconds for i, seconds in self.took.items())
+        return known, any(count and i not in self.took for i, count in enumerate(calls))
+
+    def _evaluate(self, done: int, state: TrainState, due: Sequence[int]) -> float | None:
         """Runs hooks and writes their metrics; returns the score of the checkpoint, if any."""
         found: dict[str, float] = {}
-        for fn in due:
+        for i in due:
             stop.check(f"an evaluation after step {done}")
-            found |= fn(done, state) or {}
+            before = time.monotonic() - progress.compiling()
+            found |= self.hooks[i][0](done, state) or {}
+            self.took[i] = time.monotonic() - progress.compiling() - before
         if found:
             self.logger.write(done, found)
-            self.progress.note(f"step {done}: " + "  ".join(_show(found)))
+            self.progress.detail("  ".join([f"step {done}:", *_show(found)]))
         best = self._best(found, all_ran=len(due) == len(self.hooks))
         if due:
             self.pending_evaluation.end()
-            self.progress.restart(done)
+            self.progress.restart()
         return best
 
     def _save(self, done: int, state: TrainState, score: float | None) -> None:

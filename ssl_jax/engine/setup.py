@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -13,10 +13,10 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ssl_jax.core import atomic, code, paths, stop
+from ssl_jax.core import atomic, code, paths, progress, stop
 from ssl_jax.core import config as config_lib
-from ssl_jax.core.types import Method, TrainState
-from ssl_jax.engine import checkpoint, hosts, log, teachers, watchdog
+from ssl_jax.core.types import Method, TrainState, Tree
+from ssl_jax.engine import checkpoint, environment, hosts, log, teachers, watchdog
 from ssl_jax.engine import step as step_lib
 from ssl_jax.nn import build
 
@@ -25,6 +25,11 @@ SAME = (
     *("normalize", "feature", "feature_norm", "feature_mean", "feature_std"),
     *("norm", "heads", "conv_strides"),
 )
+_WRITTEN = (  # before a run begins
+    *("config.json", "signature.txt", "classes.json", "parameters.txt", "code.txt"),
+    *("multiple.txt", "metrics.jsonl"),
+)
+_shown: set[str] = set()
 NEVER_KEPT = 1e9  # seconds: no program takes so long to compile
 
 
@@ -41,8 +46,10 @@ def occupy(
     opened.enter_context(watchdog.Watchdog(seconds, workdir / "checkpoints"))
     use_compilation_cache()
     hosts.check_same_run(config, method_file)
-    check_writable(workdir)
+    opened.enter_context(_writable(workdir))
     opened.enter_context(hosts.holding(workdir))
+    if hosts.is_first() and not (workdir / "config.json").exists():
+        opened.callback(_forget, workdir)
 
 
 def use_compilation_cache() -> None:
@@ -71,18 +78,34 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", float(least))
 
 
-def check_writable(workdir: Path) -> None:
+@contextlib.contextmanager
+def _writable(workdir: Path) -> Iterator[None]:
     """Makes the run folder; raises ConfigError, before any work, where nothing can be written."""
     probe = workdir / f".writable-{jax.process_index()}"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(probe, "yes\n")
-        probe.unlink()
-    except OSError as error:
-        raise config_lib.ConfigError(
-            f"--workdir {workdir} cannot be written ({error}): give a folder that you may write "
-            f"to, on a disk with room, such as --workdir runs/{workdir.name}"
-        ) from error
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(paths.made(workdir))
+            atomic.write_text(probe, "yes\n")
+            probe.unlink()
+        except OSError as error:
+            raise config_lib.ConfigError(
+                f"--workdir {workdir} cannot be written ({error}): give a folder that you may "
+                f"write to, on a disk with room, such as --workdir runs/{workdir.name}"
+            ) from error
+        yield
+
+
+def _forget(workdir: Path) -> None:
+    """Takes the traces of a new run that was refused before it began out of its folder.
+
+    Lists of files that cannot be used stay: the error names them.
+    """
+    if (workdir / environment.FILE).exists():
+        return
+    for file in [*(workdir / name for name in _WRITTEN), *workdir.glob("data-*.npz")]:
+        file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # there is none, or it holds something
+        (workdir / "checkpoints").rmdir()
 
 
 def begin(
@@ -115,19 +138,21 @@ def _first(
     if checkpoints.latest() is not None:
         abstract = step_lib.abstract_state(method, tx, shapes)
         shardings = step_lib.state_sharding(abstract, method.rules, mesh)
-        state = checkpoints.restore(abstract, shardings)
+        with progress.Waiting(f"reading the checkpoint of step {checkpoints.latest()}"):
+            state = checkpoints.restore(abstract, shardings)
         log.notify(f"resuming {checkpoints.folder.parent} at step {checkpoints.latest()}")
         return state, shardings
     if config.init_from:
         check_encoder(config)
-    state, shardings = step_lib.init_state(method, tx, config.seed, mesh, shapes)
+    with progress.Waiting("initializing the parameters"):
+        state, shardings = step_lib.init_state(method, tx, config.seed, mesh, shapes)
     if config.init_from:
         params, extra, loaded, fresh = checkpoint.load_init(
             config.init_from, state.params, state.extra, config.init_extra
         )
         state = dataclasses.replace(state, params=params, extra=extra)
         names = ", ".join(fresh) or "none"
-        log.notify(f"{len(loaded)} parameters from {config.init_from}; fresh ones: {names}")
+        log.detail(f"{len(loaded)} parameters from {config.init_from}; fresh ones: {names}")
     return state, shardings
 
 
@@ -155,6 +180,14 @@ def check_encoder(config: ConfigDict) -> None:
             )
 
 
+def _show_once(params: Tree) -> None:
+    """Prints the parameters, unless this command has done so."""
+    table = log.parameter_table(params, progress.width())
+    if table not in _shown:
+        _shown.add(table)
+        log.detail(table)
+
+
 def write_folder(
     workdir: Path, config: ConfigDict, classes: Sequence[str], state: TrainState
 ) -> None:
@@ -164,7 +197,7 @@ def write_folder(
     elsewhere. code.txt gets a line, "<version of the code> <step>", where the code has changed.
     """
     table = log.parameter_table(state.params)
-    log.notify(table)
+    _show_once(state.params)
     if jax.process_index() != 0:
         return
     workdir.mkdir(parents=True, exist_ok=True)

@@ -62,12 +62,29 @@ class Split:
             self.clipped.add(row for row in invalid if isinstance(row, errors.Clipped))
             yield {name: rows[name] for name in names}
 
-    def in_order(self, multiple: int, names: Iterable[str], mesh: Mesh) -> Callable[[], Rows]:
+    def in_order(self, multiple: int, names: Iterable[str], mesh: Mesh) -> "InOrder":
         """Returns a function that yields every row once over all hosts, in batches of a multiple of
-        `multiple`."""
+        `multiple`; its length is their number."""
         data = self.config.data
         plan = corpus_lib.make_schedule(self.corpus, data, seed=0, shuffle=False, multiple=multiple)
-        return lambda: self.rows(plan, names, mesh)
+        return InOrder(self, plan, tuple(names), mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class InOrder:
+    """The batches of one pass over a split: called, it yields them; see `Split.in_order`."""
+
+    split: Split
+    plan: BatchSchedule
+    names: tuple[str, ...]
+    mesh: Mesh
+
+    def __call__(self) -> Rows:
+        """Yields the batches, from the first on."""
+        return self.split.rows(self.plan, self.names, self.mesh)
+
+    def __len__(self) -> int:
+        return len(self.plan)
 
 
 def open_split(

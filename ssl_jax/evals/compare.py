@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax.core import progress
 from ssl_jax.evals import knn, linear_probe, mlp_probe, ridge, table
 from ssl_jax.evals.pool import Pooled, held_out
 
@@ -25,12 +26,13 @@ def rows(
     """Returns a row per probe. fields: split -> {tags, target: (n, C) by id}; `task`: of MLP."""
     out = []
     for name in probes:
-        if name == MLP and task is not None:
-            truths = {s: _truth(pooled, fields[s], task.kind) for s, pooled in splits.items()}
-            out.append(mlp_row(features, truths, task, options))
-        else:
-            labelled = {s: pooled.labelled() for s, pooled in splits.items()}
-            out.append(row(features, name, labelled, classes))
+        with progress.Waiting(f"{features}: {name} probe"):
+            if name == MLP and task is not None:
+                truths = {s: _truth(pooled, fields[s], task.kind) for s, pooled in splits.items()}
+                out.append(mlp_row(features, truths, task, options))
+            else:
+                labelled = {s: pooled.labelled() for s, pooled in splits.items()}
+                out.append(row(features, name, labelled, classes))
     return out
 
 

@@ -99,9 +99,8 @@ class Extractor:
         """Returns the hidden states (L + 1, T, D) float32 of every clip (n,)."""
         windows = [(i, w) for i, clip in enumerate(clips) for w in self.windows([clip])]
         parts: list[list[np.ndarray]] = [[] for _ in {i for i, _ in windows}]
-        progress = Progress("features: window", len(windows))
-        found = self._extract([w for _, w in windows], progress)
-        progress.close()
+        with Progress("features: window", len(windows)) as progress:
+            found = self._extract([w for _, w in windows], progress)
         for (i, _), hidden in zip(windows, found, strict=True):
             parts[i].append(hidden)
         return [p[0] if len(p) == 1 else np.concatenate(p, axis=1) for p in parts]
@@ -168,13 +167,12 @@ class Examples:
     def run(self, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
         """Returns the hidden states (L + 1, T, D) float32 of every row, without padding."""
         found: list[np.ndarray] = [np.zeros(0)] * len(rows)
-        progress = Progress("features: example", len(rows))
-        for group, batch in stop.between(self.batches(rows)):
-            hidden, counts = jax.device_get(self._apply(self.params, batch))
-            for row, i in enumerate(group):
-                found[i] = hidden[:, row, : counts[row]].copy()
-            progress.step(len(group))
-        progress.close()
+        with Progress("features: example", len(rows)) as progress:
+            for group, batch in stop.between(self.batches(rows)):
+                hidden, counts = jax.device_get(self._apply(self.params, batch))
+                for row, i in enumerate(group):
+                    found[i] = hidden[:, row, : counts[row]].copy()
+                progress.step(len(group))
         return found
 
 

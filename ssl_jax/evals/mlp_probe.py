@@ -290,9 +290,8 @@ def probe(
         features = standardize(*features)
     truths = [truth for _, truth in (train, select, test)]
     splits = list(zip(features, truths, strict=True))
-    progress = Progress("probe: epoch", o.epochs * len(o.seeds))
-    found = [_one_seed(splits, task, o, layers, seed, progress) for seed in o.seeds]
-    progress.close()
+    with Progress("probe: epoch", o.epochs * len(o.seeds)) as progress:
+        found = [_one_seed(splits, task, o, layers, seed, progress) for seed in o.seeds]
     shape = (len(o.seeds), len(o.rates), len(layers))
 
     def join(place: int) -> dict[str, np.ndarray]:

@@ -1,10 +1,13 @@
 """Probes and collapse diagnostics of a model while it trains."""
 
 from collections.abc import Callable, Sequence
+from operator import length_hint
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from ssl_jax.core import progress
 from ssl_jax.core.types import TrainState, Tree
 from ssl_jax.evals import collapse, knn, ridge
 from ssl_jax.evals.pool import Batches, FeaturesFn, Pooled, pool, pooler
@@ -51,24 +54,30 @@ class Monitor:
         del step
         with jax.transfer_guard("allow"):
             params, teacher = state.params, _teacher(state)
-            valid = self._pool(params, self.valid)
+            valid = self._pool(params, self.valid, "validation")
             found: dict[str, float] = {}
             if "collapse" in self.names:
-                other = None if teacher is None else self._pool(teacher, self.valid).features
-                found |= collapse.report(valid.features, other)
+                other = None
+                if teacher is not None:
+                    other = self._pool(teacher, self.valid, "teacher").features
+                with progress.Waiting("monitor, collapse"):
+                    found |= collapse.report(valid.features, other)
             if "ridge" in self.names or "knn" in self.names:
-                found |= self._probes(self._pool(params, self.train).labelled(), valid.labelled())
+                train = self._pool(params, self.train, "training")
+                found |= self._probes(train.labelled(), valid.labelled())
         return {f"monitor/{name}": value for name, value in found.items()}
 
-    def _pool(self, params: Tree, batches: Callable[[], Batches]) -> Pooled:
-        return pool(self._apply, params, batches(), mesh=self.mesh, name="monitor")
+    def _pool(self, params: Tree, batches: Callable[[], Batches], what: str) -> Pooled:
+        about: dict[str, Any] = {"name": f"monitor, {what}", "total": length_hint(batches)}
+        return pool(self._apply, params, batches(), mesh=self.mesh, **about)
 
     def _probes(self, train: Pooled, valid: Pooled) -> dict[str, float]:
         fitted, tested = (train.features, train.labels), (valid.features, valid.labels)
         found: dict[str, float] = {}
         for name, module in (("ridge", ridge), ("knn", knn)):
             if name in self.names:
-                scores = module.probe(fitted, tested, classes=self.classes)
+                with progress.Waiting(f"monitor, {name}"):
+                    scores = module.probe(fitted, tested, classes=self.classes)
                 found[f"{name}/accuracy"] = float(scores.test[scores.layer])
                 found[f"{name}/layer"] = float(scores.layer)
                 for layer, value in enumerate(scores.test):

@@ -18,7 +18,6 @@ from jax.sharding import PartitionSpec as P
 
 from ssl_jax.core import atomic, stop
 from ssl_jax.core.mesh import batch_sharding
-from ssl_jax.core.progress import Progress
 from ssl_jax.core.types import Array, Batch, Features, Tree
 
 FeaturesFn = Callable[[Tree, Batch], Features]
@@ -116,28 +115,25 @@ def pool(
     batches: Batches,
     *,
     mesh: Mesh | None = None,
-    total: int | None = None,
+    total: int = 0,
     name: str = "features",
 ) -> Pooled:
     """Runs `apply` (of `pooler`) over host batches and returns the rows whose weight is not 0.
 
     batches: dicts of numpy arrays with id, weight and whatever the method reads; without `label`
     all rows count as unlabelled. With a mesh they hold this host's rows of each global batch.
-    total: number of batches, for the estimate of the time left, shown after 5 seconds.
+    total: number of batches (0: not known), for the estimate of the time left.
     Raises ValueError when no row is left. One batch is in flight while the previous one is read.
     """
-    progress = Progress(name, total)
     parts: list[dict[str, np.ndarray]] = []
     waiting = None
-    for batch in stop.between(batches):
+    for batch in stop.between(batches, name, total):
         result = apply(params, _place(batch, mesh))
         if waiting is not None:
             parts.append(_real_rows(waiting))
         waiting = result
-        progress.step()
     if waiting is not None:
         parts.append(_real_rows(waiting))
-    progress.close()
     if not sum(len(part["id"]) for part in parts):
         raise ValueError(f"{name}: there is no example to compute features of; is the split empty?")
     join = {k: np.concatenate([part[k] for part in parts]) for k in ("features", "id", "label")}

@@ -79,11 +79,14 @@ class Embedder:
         self._apply = jax.jit(apply, out_shardings=NamedSharding(mesh, P()))
 
     def __call__(
-        self, params: Tree, batches: Iterable[Mapping[str, Any]]
+        self, params: Tree, batches: Iterable[Mapping[str, Any]], total: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (ids (N,), embeddings (N, W)) of the rows of host batches that count."""
+        """Returns (ids (N,), embeddings (N, W)) of the rows of host batches that count.
+
+        total: the number of batches, for the time left (0: not known).
+        """
         parts = []
-        for batch in stop.between(batches):
+        for batch in stop.between(batches, "embedding speakers", total):
             placed = {
                 name: jax.make_array_from_process_local_data(self._sharding, x)
                 for name, x in batch.items()

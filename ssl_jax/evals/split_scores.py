@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import length_hint
 from typing import Any
 
 import jax
@@ -90,7 +91,9 @@ class SplitScores:
 
     def of(self, params: Tree) -> tuple[dict[str, float], int]:
         """Returns the scores of parameters by name, NaN over no rows, and the number of rows."""
-        parts = [self._rows(params, batch) for batch in stop.between(self.batches())]
+        name, total = f"scoring {self.split}", length_hint(self.batches)
+        batches = stop.between(self.batches(), name, total)
+        parts = [self._rows(params, batch) for batch in batches]
         if not sum(len(truth) for _, truth in parts):  # no row, or none with a label
             return dict.fromkeys(self.names, math.nan), 0
         outputs, truth = (np.concatenate(x) for x in zip(*parts, strict=True))

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import length_hint
 from typing import Any, NamedTuple
 
 import jax
@@ -132,10 +133,13 @@ class Transcriber:
 
         self._apply = jax.jit(apply, out_shardings=NamedSharding(mesh, P()))
 
-    def __call__(self, params: Tree, batches: Batches) -> list[Utterance]:
-        """Returns the recordings of host batches whose weight is not 0, in order."""
+    def __call__(self, params: Tree, batches: Batches, total: int = 0) -> list[Utterance]:
+        """Returns the recordings of host batches whose weight is not 0, in order.
+
+        total: the number of batches, for the time left (0: not known).
+        """
         out = []
-        for batch in stop.between(batches):
+        for batch in stop.between(batches, "transcribing", total):
             placed = {
                 name: jax.make_array_from_process_local_data(self._sharding, x)
                 for name, x in batch.items()
@@ -184,5 +188,5 @@ class Monitor:
         """Returns the error rates by name; transfers are intended here, so the guard is lifted."""
         del step
         with jax.transfer_guard("allow"):
-            rows = self.transcriber(state.params, self.batches())
+            rows = self.transcriber(state.params, self.batches(), length_hint(self.batches))
         return {f"{self.split}/{name}": rate(rows, name) for name in self.names}

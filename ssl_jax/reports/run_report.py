@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ssl_jax.core import atomic, paths
+from ssl_jax.core import atomic, paths, stop
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import rows as rows_lib
 from ssl_jax.core.progress import clock_text
@@ -70,7 +70,8 @@ def updated(
     except BaseException as error:
         full = bool(atomic.full(error))  # a full disk: writing would fail again
         words = str(error).splitlines() or [""]
-        how = "SIGTERM" if isinstance(error, SystemExit) else f"{type(error).__name__}: {words[0]}"
+        ended = isinstance(error, SystemExit)
+        how = stop.by() if ended else f"{type(error).__name__}: {words[0]}"
         raise
     finally:
         if not full:
@@ -152,7 +153,7 @@ def _lead(folder: Path, config: ConfigDict, rows: Rows, story: Rows, found: metr
     step = rows[-1]["step"] if rows else 0
     how = story[-1].get("how", "") if story else ""
     state = how or ("running or killed" if starts else "")
-    bad = how not in ("", "done", "SIGTERM")
+    bad = how not in ("", "done", "SIGTERM", "Ctrl-C")
     kind = "bad" if bad else "soft"
     facts = [f"{config.method.name}", f"step {step} of {total}", *_spent(rows, story)]
     if "train/teacher_turnover" in found:

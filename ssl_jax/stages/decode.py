@@ -37,7 +37,8 @@ def transcribe_splits(
     for name in ("valid", "test"):
         if len(config.data[name]):
             split = splits_lib.open_split(config, folder / "features", name, vocabulary)
-            utterances = transcriber(params, split.in_order(mesh.size, method.batch, mesh)())
+            rows = split.in_order(mesh.size, method.batch, mesh)
+            utterances = transcriber(params, rows(), len(rows))
             found.append({"split": name, **_row(utterances, split, spelling, worst)})
     if not found:
         raise ValueError("config.data.test names no source, nor does config.data.valid: name one")
@@ -93,8 +94,8 @@ def verify_speakers(
         config.data.buckets = tuple(buckets)
     split = splits_lib.open_split(config, folder / "features", "test", speakers)
     corpus: Any = split.corpus
-    rows = split.in_order(mesh.size, method.batch, mesh)()
-    ids, vectors = speaker_verification.Embedder(method, mesh)(params, rows)
+    rows = split.in_order(mesh.size, method.batch, mesh)
+    ids, vectors = speaker_verification.Embedder(method, mesh)(params, rows(), len(rows))
     # without the name of the source in front
     keys = [lines.composed(corpus.key(int(i)).partition("/")[2]) for i in ids]
     place = {key: row for row, key in enumerate(keys)}

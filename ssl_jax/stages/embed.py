@@ -215,12 +215,10 @@ def pooled(encoder: Encoder, corpora: Splits, mesh: Mesh, folder: Path) -> dict[
     def compute(name: str, split: splits_lib.Split) -> Pooled:
         given = split.corpus.specs(1.0)
         names = [n for n in SIGNALS if n in given]
-        rows = split.in_order(mesh.size, ("id", "weight", "label", *names), mesh)()
-        if encoder.prepare is not None:
-            rows = map(encoder.prepare, rows)
-        total = -(-len(split.corpus) // split.config.data.batch_size)
+        batches = split.in_order(mesh.size, ("id", "weight", "label", *names), mesh)
+        rows = batches() if encoder.prepare is None else map(encoder.prepare, batches())
         label = f"{encoder.name}, {name}: batch"
-        return pool(apply, encoder.params, rows, mesh=mesh, total=total, name=label)
+        return pool(apply, encoder.params, rows, mesh=mesh, total=len(batches), name=label)
 
     found = {}
     for name, split in corpora.items():

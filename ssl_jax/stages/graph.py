@@ -4,15 +4,16 @@ With several hosts, all run the same stages on a shared folder. Process 0 keeps 
 alone runs the kinds of stages that need no device (ALONE).
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from ssl_jax.core import atomic
+from ssl_jax.core import atomic, paths, progress
 from ssl_jax.engine import hosts
 
 KINDS = ("data", "import", "train", "embed", "kmeans", "label", "decode", "eval", "export")
@@ -47,11 +48,15 @@ class Stage:
 class Graph:
     """Runs stages below one root folder and remembers which are complete."""
 
-    def __init__(self, root: str | pathlib.Path, notify: Callable[[str], None] = print) -> None:
-        """Makes the root folder; `notify` gets a line for each stage."""
+    def __init__(
+        self,
+        root: str | pathlib.Path,
+        notify: Callable[[str], None] = print,
+        verbose: bool = False,
+    ) -> None:
+        """`notify` gets a line for each stage that is skipped. verbose: show what others print."""
         self.root = pathlib.Path(root)
-        self.root.mkdir(parents=True, exist_ok=True)
-        self._notify = notify
+        self._notify, self._verbose = notify, verbose
 
     def folder(self, stage: Stage) -> pathlib.Path:
         """Returns the folder of a stage: its name and signature, so that a changed
@@ -75,8 +80,7 @@ class Graph:
         if self.done(stage):
             self._notify(f"[{stage.name}] complete, skipped")
             return folder
-        folder.mkdir(parents=True, exist_ok=True)
-        with hosts.holding(folder):
+        with paths.made(folder), hosts.holding(folder):
             if not self.done(stage):  # another process may have done it meanwhile
                 self._work(stage, folder, work)
         return folder
@@ -89,16 +93,28 @@ class Graph:
         if first:
             text = json.dumps(stage.config, indent=1, sort_keys=True)
             atomic.write_text(folder / "stage.json", text)
-        self._notify(f"[{stage.name}] {stage.kind} in {folder}")
+        if self._verbose:
+            self._notify(f"[{stage.name}] {stage.kind} in {folder}")
         start = time.monotonic()
+        shown = contextlib.nullcontext() if self._verbose else progress.within(stage.name)
         if first or stage.kind not in ALONE:
-            work(folder)
+            with shown, progress.Waiting(stage.kind), self._forgotten(folder):
+                work(folder)
         hosts.all_of(True)  # wait until every host is done
         seconds = time.monotonic() - start
         if first:
             atomic.write_json(folder / "DONE", {"seconds": round(seconds, 1)})
         hosts.all_of(True)  # no host reads DONE before it exists
-        self._notify(f"[{stage.name}] done in {seconds:.0f} s")
+
+    @contextlib.contextmanager
+    def _forgotten(self, folder: pathlib.Path) -> Iterator[None]:
+        """Removes the record of a stage whose work was refused before it wrote anything."""
+        try:
+            yield
+        except BaseException:
+            if hosts.is_first() and {p.name for p in folder.iterdir()} <= {"stage.json", "lock"}:
+                (folder / "stage.json").unlink(missing_ok=True)
+            raise
 
     def seconds(self, stage: Stage) -> float:
         """Returns how long a complete stage took; 0 where an earlier version was killed before it

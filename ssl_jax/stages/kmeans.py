@@ -143,7 +143,7 @@ def fit(
         return load(done)
     state, updates = work.restore(folder) or (work.seeds(), 0)
     progress = Progress("k-means: update", work.most, done=updates)
-    with contextlib.closing(work.batches(updates * work.parts)) as stream:
+    with progress, contextlib.closing(work.batches(updates * work.parts)) as stream:
         while updates < work.most:
             state = work.update(state, stream)
             updates += 1
@@ -152,7 +152,6 @@ def fit(
                 work.save(folder, state, updates)
                 if bool(jax.device_get(state.done.all())):
                     break
-    progress.close()
     found = jax.device_get(state)
     codebook = Codebook(
         found.centres, found.counts, found.average, work.layers, work.rate, work.signature

@@ -45,13 +45,12 @@ def write(
     with frame_label_store.Writer(path, **header) as writer:
         todo = [i for i in range(len(corpus)) if corpus.key(i) not in writer]
         done = len(corpus) - len(todo)
-        progress = Progress("labels: recording", len(corpus), done=done)
-        for first in range(0, len(todo), _BATCH):
-            rows = todo[first : first + _BATCH]
-            for i, labels in read_units(reader, corpus, rows):
-                writer.add(corpus.key(i), labels[0])
-            progress.step(len(rows))
-    progress.close()
+        with Progress("labels: recording", len(corpus), done=done) as progress:
+            for first in range(0, len(todo), _BATCH):
+                rows = todo[first : first + _BATCH]
+                for i, labels in read_units(reader, corpus, rows):
+                    writer.add(corpus.key(i), labels[0])
+                progress.step(len(rows))
     return frame_label_store.open_store(path)
 
 

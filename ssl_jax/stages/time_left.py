@@ -25,4 +25,5 @@ class TimeLeft:
         """Returns the number of stages to go and the time that they will take, "" for none."""
         pace = self.actual / self.predicted if self.predicted else 1.0
         left = pace * sum(self.expected.values()) / self.jobs
-        return f"{len(self.expected)} stages to go, about {clock_text(left)}" if left else ""
+        stages = f"{len(self.expected)} stage{'s' * (len(self.expected) > 1)}"
+        return f"{stages} to go, about {clock_text(left)}" if self.expected else ""

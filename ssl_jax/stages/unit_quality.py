@@ -93,14 +93,13 @@ def compare(
     )
     tokens, chosen = abx.Tokens(), np.linspace(0, len(corpus), recordings, endpoint=False)
     rows = sorted({int(i) for i in chosen})
-    progress = Progress(f"{encoder.name}, ABX: recording", len(rows))
-    for first in range(0, len(rows), _BATCH):
-        batch = rows[first : first + _BATCH]
-        for i, hidden in label.read_features(reader, corpus, batch):
-            spans = phones.spans(alignments.name_of(corpus.key(i)))
-            tokens.add(hidden[list(layers)], reader.times(hidden.shape[1]), *spans)
-        progress.step(len(batch))
-    progress.close()
+    with Progress(f"{encoder.name}, ABX: recording", len(rows)) as progress:
+        for first in range(0, len(rows), _BATCH):
+            batch = rows[first : first + _BATCH]
+            for i, hidden in label.read_features(reader, corpus, batch):
+                spans = phones.spans(alignments.name_of(corpus.key(i)))
+                tokens.add(hidden[list(layers)], reader.times(hidden.shape[1]), *spans)
+            progress.step(len(batch))
     return tokens.errors()
 
 
@@ -132,12 +131,11 @@ def count(
     corpus = _audio(split)
     reader = label.quantizer(encoder, codebook, corpus.sample_rate, window_s)
     found = unit_quality.Counts(len(codebook.layers), len(phones.names), codebook.clusters)
-    progress = Progress(f"{encoder.name}, units: recording", len(corpus))
-    for first in range(0, len(corpus), _BATCH):
-        batch = list(range(first, min(first + _BATCH, len(corpus))))
-        for i, labels in label.read_units(reader, corpus, batch):
-            name = alignments.name_of(corpus.key(i))
-            found.add(phones.at(name, reader.times(labels.shape[1])), labels)
-        progress.step(len(batch))
-    progress.close()
+    with Progress(f"{encoder.name}, units: recording", len(corpus)) as progress:
+        for first in range(0, len(corpus), _BATCH):
+            batch = list(range(first, min(first + _BATCH, len(corpus))))
+            for i, labels in label.read_units(reader, corpus, batch):
+                name = alignments.name_of(corpus.key(i))
+                found.add(phones.at(name, reader.times(labels.shape[1])), labels)
+            progress.step(len(batch))
     return found

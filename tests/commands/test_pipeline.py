@@ -56,9 +56,47 @@ def test_a_second_run_skips_what_is_complete_and_redoes_what_changed(program, tm
     assert _log(pipeline.run(program, root, ["--count=3"])) == ["first", "second"] * 2
 
 
-def test_the_time_left_is_logged(program, tmp_path, capsys):
+def test_each_stage_is_one_line_with_the_time_left(program, tmp_path, capsys):
     pipeline.run(program, str(tmp_path / "run"))
-    assert "2 stages to go, about 2s" in capsys.readouterr().err
+    first, *stages = capsys.readouterr().err.splitlines()
+    assert first == "2 stages to go, about 2s"
+    assert stages[0] == "[first] data done in 0s  1 stage to go, about 0s"
+    assert stages[1:] == ["[second] eval done in 0s"]
+    pipeline.run(program, str(tmp_path / "run"))
+    again = capsys.readouterr().err.splitlines()[1:]
+    assert [line.partition("  ")[0] for line in again] == [
+        "[first] complete, skipped",
+        "[second] complete, skipped",
+    ]
+
+
+def test_what_a_stage_prints_is_shown_only_if_asked_for(tmp_path, capsys):
+    path = tmp_path / "telling.py"
+    path.write_text(
+        "from ssl_jax.engine import log\n"
+        "OPTIONS = {}\n"
+        "def main(pipe):\n"
+        "    pipe.stage('data', 'one', {}, lambda folder: log.detail('its parameters'))\n"
+    )
+    pipeline.run(str(path), str(tmp_path / "a"))
+    assert "its parameters" not in capsys.readouterr().err
+    pipeline.main([str(path), "--workdir", str(tmp_path / "b"), "--verbose"])
+    assert "its parameters" in capsys.readouterr().err
+
+
+def test_a_program_that_is_refused_leaves_no_folder(tmp_path):
+    path = tmp_path / "refused.py"
+    path.write_text(
+        "from ssl_jax.core.config import ConfigError\n"
+        "OPTIONS = {}\n"
+        "def refuse(folder):\n"
+        "    raise ConfigError('no data')\n"
+        "def main(pipe):\n"
+        "    pipe.stage('data', 'one', {}, refuse)\n"
+    )
+    with pytest.raises(ConfigError, match="no data"):
+        pipeline.run(str(path), str(tmp_path / "runs" / "a"))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_unknown_option_and_a_wrong_type_are_named(program, tmp_path):

@@ -1,5 +1,6 @@
 """The train command: a run folder, resuming, one-line errors, real methods in real processes."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import json
@@ -18,7 +19,7 @@ import train_corpus as corpora
 
 from ssl_jax import train
 from ssl_jax.core import config as config_lib
-from ssl_jax.core import pulse, stop
+from ssl_jax.core import lock, pulse, stop
 from ssl_jax.core.types import Method
 from ssl_jax.engine import checkpoint, log, setup, watchdog
 from ssl_jax.engine import environment as environment_lib
@@ -326,3 +327,45 @@ def test_every_value_of_a_config_can_be_printed(root, capsys):
     with pytest.raises(SystemExit):
         train.main(["--config", config])
     assert "one of the arguments --workdir --print is required" in capsys.readouterr().err
+
+
+def test_a_refused_command_leaves_no_folder(tmp_path, corpus, quick):
+    run = tmp_path / "runs" / "a"
+    for change in (
+        {"data.train.sc.path": str(tmp_path / "nowhere")},
+        {"init_from": str(tmp_path / "nowhere")},
+        {"train.accumulate": 0},
+        {"eval.valid": False, "checkpoint.best_metric": "valid/accuracy"},
+    ):
+        with pytest.raises((ValueError, OSError)):
+            train.run(load(corpus, **change), run)
+        assert not (tmp_path / "runs").exists()
+
+
+def test_what_an_error_names_stays_in_a_folder_that_is_refused(tmp_path):
+    for name in ("config.json", "data-train.npz", "skipped.jsonl"):
+        (tmp_path / name).write_text("")
+    setup._forget(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["skipped.jsonl"]
+    for name in ("config.json", environment_lib.FILE):  # a run that began
+        (tmp_path / name).write_text("")
+    setup._forget(tmp_path)
+    assert (tmp_path / "config.json").exists()
+
+
+def test_a_folder_that_is_in_use_is_refused_with_the_holder(tmp_path, corpus, quick, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE", 0.1)
+    with lock.hold(tmp_path / "run"):
+        before = sorted(path.name for path in (tmp_path / "run").iterdir())
+        holder = rf"process {os.getpid()} on \S+ is using \S+run: wait for it, or end it"
+        another = concurrent.futures.ThreadPoolExecutor(1)  # a thread is kept out as a process is
+        with another as pool, pytest.raises(lock.Busy, match=holder):
+            pool.submit(train.run, load(corpus), tmp_path / "run").result()
+        assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+
+
+def test_the_parameters_are_shown_once_per_command(tmp_path, corpus, quick, capsys, monkeypatch):
+    monkeypatch.setattr(setup, "_shown", set())
+    for name in "ab":
+        train.run(load(corpus), tmp_path / name)
+    assert capsys.readouterr().err.count("encoder/kernel") == 1

@@ -163,3 +163,16 @@ def test_a_path_below_a_home_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(paths.pathlib.Path, "expanduser", absent)
     with pytest.raises(ValueError, match=r"~/data: .* give the path in full"):
         paths.expanded("~/data")
+
+
+def test_a_folder_that_stays_empty_is_removed_with_the_parents_that_were_made(tmp_path):
+    with pytest.raises(ValueError, match="refused"), paths.made(tmp_path / "a" / "b"):
+        raise ValueError("refused")
+    assert list(tmp_path.iterdir()) == []
+    with paths.made(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "file").write_text("")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["file"]
+    (tmp_path / "there").mkdir()
+    with paths.made(tmp_path / "there"):
+        pass
+    assert (tmp_path / "there").is_dir()  # it was there before

@@ -6,6 +6,7 @@ import os
 import select
 import struct
 import termios
+import time
 
 import pytest
 
@@ -59,7 +60,7 @@ def test_no_step_yet_has_no_time_left():
     bar = progress.Progress("features", 10, clock=clock, out=out)
     clock.now = 6.0
     bar.step(0)
-    assert out.getvalue() == "features: 0/10 (0%)  0/s  ? left\n"
+    assert out.getvalue() == "features: 0/10 (0%)  6s so far\n"
 
 
 def test_items_are_counted_and_an_error_ends_the_line(capsys, monkeypatch):
@@ -128,3 +129,70 @@ def test_a_copy_from_a_store_is_counted(bucket, monkeypatch, capsys):
         paths.of(f"gs://bucket/shards/{name}").write_text("x")
     paths.fetched("gs://bucket/shards")
     assert "copying files of gs://bucket/shards: 2/2 (100%)" in capsys.readouterr().err
+
+
+def test_time_without_a_step_and_compilation_do_not_slow_the_speed(monkeypatch):
+    clock, compiled = Clock(), Clock()
+    monkeypatch.setattr(progress._screen, "compiling", compiled)
+    out = io.StringIO()
+    bar = progress.Progress("features", 10, clock=clock, out=out)
+    clock.now, compiled.now = 21.0, 20.0
+    bar.step()
+    clock.now = 60.0  # the second step goes on
+    bar.refresh()
+    assert out.getvalue().splitlines() == ["features: 1/10 (10%)  1/s  9s left"] * 2
+
+
+def test_what_takes_long_is_shown_though_nothing_is_counted(monkeypatch):
+    monkeypatch.setattr(progress, "_TICK", 0.01)
+    monkeypatch.setattr(progress._screen, "ticker", None)
+    out = io.StringIO()
+    outer = progress.Progress("files", 2, patience=0.0, out=out)
+    with outer, progress.Waiting("compiling", out=out):
+        deadline = time.monotonic() + 20
+        while not out.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert out.getvalue().startswith("compiling  0s\n")  # the innermost
+    assert not progress._screen.open
+
+
+def test_a_wait_is_shown_at_once_and_its_beginning_stays(terminal):
+    out, shown = terminal
+    with progress.Waiting("compiling step for audio (8, 6400) (1 of 3 shapes)", out=out):
+        assert shown() == "\r\033[Kcompiling step for audio (8, 640  0s"
+    progress.tell("done", out)
+    assert shown() == "\r\033[Kdone\r\n"
+
+
+def test_lines_that_stay_are_wrapped_between_their_parts():
+    text = "step 100:  valid/loss 0.97  valid/std 0.4  valid/masked_share 0.49"
+    assert progress.wrapped(text, 30) == (
+        "step 100:  valid/loss 0.97\n  valid/std 0.4\n  valid/masked_share 0.49"
+    )
+    assert progress.wrapped(text, 80) == text
+    assert progress.wrapped("one long sentence", 5) == "one long sentence"
+
+
+def test_a_stage_hides_details_and_names_its_progress():
+    out = io.StringIO()
+    with progress.within("pretrain"):
+        progress.detail("its parameters", out)
+        progress.tell("3 files skipped", out)
+        clock = Clock()
+        rare = progress.Line(out, clock, patience=0.0)
+        clock.now = 59.0
+        assert not rare.due()  # where there is no terminal
+        line = progress.Line(out)
+        line.update("step 1/2")
+        line.end("step 2/2")
+    progress.detail("shown", out)
+    assert out.getvalue().splitlines() == ["3 files skipped", "[pretrain] step 1/2", "shown"]
+
+
+def test_a_line_left_on_a_terminal_is_taken_off(terminal):
+    out, shown = terminal
+    progress.Line(out).update("step 1/2")
+    progress.clear()
+    progress.clear()
+    assert shown() == "\r\033[Kstep 1/2\r\033[K"
+    assert progress.width(out) == 40 and progress.width(io.StringIO()) == 0

@@ -22,8 +22,8 @@ with stop.listening():
 """
 
 
-def ask():
-    os.kill(os.getpid(), signal.SIGTERM)
+def ask(number=signal.SIGTERM):
+    os.kill(os.getpid(), number)
     time.sleep(0.05)
 
 
@@ -63,6 +63,64 @@ def test_one_inside_another_changes_nothing():
         with stop.listening():
             ask()
         assert stop.asked()
+
+
+def test_ctrl_c_ends_like_sigterm_with_the_status_that_shells_know(capfd):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(stop.Stopped) as ended, stop.listening():
+        ask(signal.SIGINT)
+    assert ended.value.code == stop.INTERRUPTED == 130
+    assert capfd.readouterr().err == (
+        "Ctrl-C: there is nothing to save yet; the same command begins where this one did\n"
+    )
+    with stop.listening():
+        stop.keep()
+        ask(signal.SIGINT)
+        assert stop.asked() and stop.by() == "Ctrl-C"
+    assert signal.getsignal(signal.SIGINT) is before
+    assert capfd.readouterr().err == ""  # without a terminal the loop alone prints a line
+
+
+def test_a_second_ctrl_c_ends_at_once(monkeypatch, capfd):
+    left = []
+    monkeypatch.setattr(stop.os, "_exit", left.append)
+    with stop.listening():
+        stop.keep()
+        ask(signal.SIGINT)
+        assert left == []
+        ask(signal.SIGINT)
+        assert left == [130]
+    assert "Ctrl-C again: ended at once" in capfd.readouterr().err
+
+
+def test_a_process_whose_folder_was_taken_over_does_not_save(monkeypatch):
+    monkeypatch.setattr(stop.lock, "taken", lambda: True)
+    with pytest.raises(KeyboardInterrupt), stop.listening():
+        stop.keep()
+        ask(signal.SIGINT)
+
+
+def test_in_the_background_ctrl_c_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop.listening():
+            stop.keep()
+            ask(signal.SIGINT)
+            assert not stop.asked()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_a_call_that_does_not_come_back_to_python():
+    program = SLOW.replace("with stop.listening():", "with stop.listening():\n    stop.keep()")
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
 
 
 @pytest.mark.slow

@@ -1,7 +1,11 @@
 import io
 import json
+import os
+import subprocess
 import sys
 import types
+
+import pytest
 
 from ssl_jax.core import paths, terminal
 
@@ -30,3 +34,24 @@ def test_only_the_echo_of_a_closed_loop_is_hushed(monkeypatch):
     for text in ("Event loop is closed", "another"):
         hook(types.SimpleNamespace(exc_value=RuntimeError(text)))
     assert [str(what.exc_value) for what in told] == ["another"]
+
+
+def test_libtpu_finds_the_names_that_it_looks_for_where_jax_found_no_chip(monkeypatch):
+    names = ("TPU_ACCELERATOR_TYPE", "TPU_WORKER_HOSTNAMES")
+    for chips in (True, False):
+        for name in (*names, "TPU_SKIP_MDS_QUERY"):
+            monkeypatch.delenv(name, raising=False)
+        if not chips:
+            monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+        terminal.no_tpu()
+        assert [name in os.environ for name in names] == [not chips] * 2
+
+
+@pytest.mark.slow
+def test_with_libtpu_and_no_tpu_there_is_no_line_of_errors():
+    pytest.importorskip("libtpu")
+    program = "import jax; from ssl_jax.core import terminal; terminal.no_tpu(); jax.devices()"
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stderr == ""

@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import os
+import signal
+import types
 
 import jax
 import pytest
@@ -9,6 +12,7 @@ import toy_method as toy
 
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
+from ssl_jax.core import stop
 from ssl_jax.engine import hosts
 
 WHERE = {"coordinator": "10.0.0.1:8476", "processes": "2", "process": "1"}
@@ -131,3 +135,35 @@ def test_a_process_holds_the_parts_of_its_devices():
     ways = len(jax.devices())
     assert mesh_lib.local_parts(mesh) == (tuple(range(ways)), ways)
     assert toy.BATCH % ways == 0
+
+
+def test_the_first_line_of_a_command_names_its_devices(joined, capsys):
+    count = jax.device_count()
+    with _alone():
+        print("result")
+    assert capsys.readouterr().err.splitlines() == [
+        f"{count} device{'s' * (count > 1)}: cpu ({os.cpu_count()} cores)"
+    ]
+
+
+def test_devices_of_several_hosts_are_counted_together(monkeypatch):
+    chip = types.SimpleNamespace(device_kind="TPU v5 lite", platform="tpu")
+    monkeypatch.setattr(jax, "devices", lambda: [chip] * 8)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert hosts.devices() == "8 devices: TPU v5 lite, on 2 hosts"
+    monkeypatch.setattr(jax, "devices", lambda: [chip])
+    monkeypatch.setattr(jax, "process_count", lambda: 1)
+    assert hosts.devices() == "1 device: TPU v5 lite"
+
+
+def test_ctrl_c_is_one_line_and_a_second_one_ends_at_once(joined, capsys, monkeypatch):
+    handlers, soon = [], []
+    monkeypatch.setattr(hosts.signal, "signal", lambda *given: handlers.append(given))
+    monkeypatch.setattr(stop, "leave_soon", soon.append)
+    with pytest.raises(SystemExit) as ended, _alone():
+        raise KeyboardInterrupt
+    assert ended.value.code == 130 and soon == [130]
+    assert handlers == [(signal.SIGINT, signal.SIG_DFL)]
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "Ctrl-C: ended; the same command goes on from what is complete"
+    ]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import toy_method as toy
 
+from ssl_jax.core import progress as progress_lib
 from ssl_jax.core.mesh import make_mesh
 from ssl_jax.engine import environment, log
 
@@ -169,31 +170,75 @@ def test_the_progress_line_has_rates_and_the_time_left():
     out, clock = io.StringIO(), Clock()
     progress = log.Progress(0, 100, out, clock)
     progress.loss = 0.25
-    for step in range(1, 31):
+    for step in range(1, 32):
         clock.now += 1
         progress.update(step, examples=8, seconds=3600)
     lines = out.getvalue().splitlines()
-    assert len(lines) == 3  # every ten seconds without a terminal
-    expected = "step 30/100 (30%)  loss 0.2500  8.0 examples/s  1 h audio/s  1m10s left"
+    assert lines[0] == "step 1/100 (1%)  loss 0.2500"  # at once, without a speed
+    assert len(lines) == 4  # then every ten seconds without a terminal
+    expected = "step 31/100 (31%)  loss 0.2500  8.0 examples/s  1 h audio/s  1m09s left"
     assert lines[-1] == expected
     busy = log.Progress(0, 100, out, clock, peak=4e12)
-    clock.now += 2
-    busy.update(1, examples=8, seconds=3600, flops=2e12)
-    assert "0.5 h audio/s  1 TFLOP/s, 25% of peak  3m18s left" in busy.line(1)
-    busy.restart(1)
-    clock.now += 1
-    assert "FLOP" not in busy.line(2) and "utilization" not in busy.rates()
+    for step in range(1, 4):
+        clock.now += 2
+        busy.update(step, examples=8, seconds=3600, flops=2e12)
+    assert "0.5 h audio/s  1 TFLOP/s, 25% of peak  3m14s left" in busy.line(3)
+    busy.close(100)
+    assert out.getvalue().splitlines()[-1].endswith("6s in total")
 
 
-def test_compiling_does_not_count_as_training():
+def test_the_first_steps_after_a_restart_do_not_count():
     out, clock = io.StringIO(), Clock()
     progress = log.Progress(0, 10, out, clock)
     clock.now += 1000
-    progress.restart(1)
-    clock.now += 1
-    progress.update(2, examples=4, seconds=0)
-    assert progress.rates()["examples_per_second"] == 4
-    assert "8s left" in progress.line(2)
+    progress.restart()
+    assert progress.rates() == {} and "left" not in progress.line(1)
+    clock.now += 3
+    progress.update(2, examples=6, seconds=0)
+    assert progress.rates()["examples_per_second"] == 2  # as the row of metrics has it
+    assert "left" not in progress.line(2) and "examples/s" not in progress.line(2)
+    for step in (3, 4):
+        clock.now += 1
+        progress.update(step, examples=4, seconds=0)
+    assert "4.0 examples/s  6s left" in progress.line(4)
+    progress.restart()  # an evaluation: the speed stays known
+    clock.now += 50
+    progress.update(5, examples=4, seconds=0)
+    assert "4.0 examples/s  5s left" in progress.line(5)
+
+
+def test_the_time_left_is_right_within_a_third_from_its_first_value_on(monkeypatch):
+    """Two sizes of batches, slow first steps, two compilations, an evaluation every 20 steps."""
+    clock, compiled, shown, total = Clock(), Clock(), [], 200
+    monkeypatch.setattr(progress_lib._screen, "compiling", compiled)
+    took = []  # of evaluations
+
+    def rest(step):
+        calls = total // 20 - (step - 1) // 20
+        return calls * took[-1] if took else 0.0, not took
+
+    line = log.Progress(0, total, io.StringIO(), clock, rest=rest)
+    slow = 3
+    for step in range(1, total + 1):
+        if step in (1, 6):
+            clock.now, compiled.now, slow = clock.now + 40, compiled.now + 40, 2
+            line.restart()
+        clock.now += (1.0 if step % 2 else 2.0) + 5.0 * (slow > 0)
+        slow -= 1
+        line.update(step, 8, 0.0)
+        shown.append((clock.now, line.left(step), bool(took)))
+        if step % 20 == 0:
+            clock.now, slow = clock.now + 10, 2
+            took.append(10.0)
+            line.restart()
+    known = [(at, text) for at, text, whole in shown if whole]
+    assert len(known) >= 180 - 1
+    for at, text in known[:-10]:
+        minutes, _, seconds = text.removesuffix("s left").rpartition("m")
+        left = 60 * int(minutes or 0) + int(seconds)
+        assert abs(left - (clock.now - at)) <= (clock.now - at) / 3
+    early = [text for _, text, whole in shown if text and not whole]
+    assert early and all(text.endswith(" and evaluations left") for text in early)
 
 
 def test_a_terminal_line_is_rewritten_in_place():
@@ -213,6 +258,11 @@ def test_the_parameter_table_counts_and_shows_shardings():
     lines = {line.split()[0]: line.split() for line in table.splitlines()}
     assert lines["encoder/kernel"] == ["encoder/kernel", "16x8", "128", "fsdp,", "model"]
     assert lines["total"] == ["total", str(128 + 8 + 128)]
+    sizes = {
+        n: len(max(log.parameter_table(state.params, n).splitlines(), key=len)) for n in (40, 20)
+    }
+    assert sizes[40] <= 40 and sizes[20] <= 20  # the end of each name and its count stay
+    assert log.parameter_table(state.params, 20).splitlines()[-1].split() == ["total", "264"]
     whole = log.parameter_table({"a": np.zeros((2, 3))}).splitlines()[1].split()
     assert whole == ["a", "2x3", "6", "whole"]
 

@@ -1,5 +1,6 @@
 """The loop: guards, metrics, hooks, transfers, prefetch and stopping."""
 
+import io
 import json
 import os
 import signal
@@ -430,3 +431,61 @@ def test_a_loss_that_is_finite_and_absurd_stops_the_run():
     hooks.check_ceiling(30, 1e5, [190.0, 200.0, 5.0])
     with pytest.raises(hooks.NotFiniteError, match=r"is 3e\+03 up to step 40, above 2e\+03"):
         hooks.check_ceiling(40, 3000.0, [2.0, 1.0, 3.0])
+
+
+def test_ctrl_c_saves_and_says_so_in_one_line(toy_run, capfd):
+    def ask(step, state):
+        signal.raise_signal(signal.SIGINT) if step == 3 else None
+
+    done = toy_run.go(10, hooks=[(ask, 1)])
+    assert done.stopped and toy_run.checkpoints.latest() == done.step
+    told = [line for line in capfd.readouterr().err.splitlines() if "Ctrl-C" in line]
+    assert told == [f"Ctrl-C: saved step {done.step}; the same command goes on from it"]
+
+
+def test_a_compilation_is_shown_and_a_loss_follows_at_once(toy_run, capfd, monkeypatch):
+    shown = []
+    waiting = log.Progress.waiting
+    monkeypatch.setattr(
+        log.Progress, "waiting", lambda self, text: shown.append(text) or waiting(self, text)
+    )
+    toy_run.go(6, shapes=3)
+    (text,) = shown
+    assert text.startswith("compiling step for ") and text.endswith(" (1 of 3 shapes)")
+    lines = [x for x in capfd.readouterr().err.splitlines() if x.startswith("step 1/6")]
+    assert lines[0].startswith("step 1/6 (17%)  loss 0.")
+
+
+def test_steps_before_a_compilation_have_ended_when_it_begins(toy_run):
+    late = [Late(0.0, 0.0) for _ in range(3)]
+    run = loop._Run(
+        toy_run.compiled,
+        toy.options(10),
+        toy_run.checkpoints,
+        toy.open_logger(toy_run.folder),
+        [],
+        0,
+        io.StringIO(),
+    )
+    run.running.extend(loop._Given(n, x, 1.0, 1.0, 0.0, False) for n, x in enumerate(late, 1))
+    batch = prefetch.DeviceBatch({"audio": np.zeros((2, 4))}, 2.0, 1.0)
+    with run._compiling(4, batch):
+        assert not run.running
+
+
+def test_the_time_left_knows_the_evaluations_that_were_made(toy_run):
+    hooks = [(None, 4), (None, 0)]
+    run = loop._Run(
+        toy_run.compiled,
+        toy.options(10),
+        toy_run.checkpoints,
+        toy.open_logger(toy_run.folder),
+        hooks,
+        0,
+        io.StringIO(),
+    )
+    assert run.rest(2) == (0.0, True)
+    run.took[0] = 5.0
+    assert run.rest(2) == (15.0, True)  # after steps 4, 8 and 10; of the other nothing is known
+    run.took[1] = 7.0
+    assert run.rest(8) == (12.0, False)
