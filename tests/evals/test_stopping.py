@@ -29,7 +29,7 @@ STATE = types.SimpleNamespace(params=None)
 WORK = {
     "validation": lambda: hooks.validation(None, batches, make_mesh({"data": -1}))(1, STATE),
     "pool": lambda: pool.pool(None, None, batches()),
-    "scores": lambda: bare(split_scores.SplitScores, batches=batches)(1, STATE),
+    "scores": lambda: bare(split_scores.SplitScores, batches=batches, split="valid")(1, STATE),
     "transcriber": lambda: bare(transcribe.Transcriber)(None, batches()),
     "embedder": lambda: bare(speaker_verification.Embedder)(None, batches()),
     "examples": lambda: bare(extract.Examples, batch=2).run([{"image": np.zeros(2)}] * 4),
