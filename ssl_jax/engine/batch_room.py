@@ -9,7 +9,7 @@ import numpy as np
 from ssl_jax.core.types import Tree
 from ssl_jax.engine import flops
 
-ROOM = 3 << 28  # bytes for one batch on a CPU, and where a device does not tell its memory
+ROOM = 1 << 29  # bytes for one batch on a CPU, and where a device does not tell its memory
 SHARE = 4  # an accelerator gives this part of its memory
 # an operation reads one large array and writes another, while a third waits to be used
 LARGEST = 3

@@ -1,9 +1,11 @@
 """Programs of many stages: Python files with `OPTIONS`, a dict of defaults, and `main(pipe)`."""
 
+import functools
 import importlib.util
 import pathlib
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +13,9 @@ from ml_collections import ConfigDict
 
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import paths
+from ssl_jax.data.errors import DataError
+
+_KEY = re.compile(r"(?:--)?config\.data\.\w+\.\w+(\.(\w+))?")
 
 
 def read(
@@ -36,7 +41,10 @@ def read(
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     options = config_lib.override(ConfigDict(module.OPTIONS), overrides)
-    _check_data(options, getattr(module, "DATA", {}))
+    layouts = getattr(module, "DATA", {})
+    _check_data(options, layouts)
+    own = {name: options[name] for name in layouts}
+    vars(module)["main"] = _in_own_words(vars(module)["main"], own)
     return module, options.to_dict(), paths.local(workdir or f"runs/{name}", "--workdir")
 
 
@@ -51,3 +59,24 @@ def _check_data(options: ConfigDict, layouts: Mapping[str, str]) -> None:
                 f"it of the published data by python -m ssl_jax.convert index --layout {layout} "
                 f"--from DOWNLOAD --to {options[name]}"
             )
+
+
+def _in_own_words(main: Callable[..., None], given: Mapping[str, str]) -> Callable[..., None]:
+    """Returns the main function of a program, whose errors of data name its own options.
+
+    given: the folders of data by option. Keys of config.data are those of a config that the program
+    makes, and that its user cannot change.
+    """
+
+    @functools.wraps(main)
+    def run(*args: Any) -> None:
+        try:
+            main(*args)
+        except DataError as error:
+            text = _KEY.sub(lambda found: found[2] or "a source", str(error))
+            used = {name: path for name, path in given.items() if path}
+            named = {name: path for name, path in used.items() if path in text} or used
+            words = " ".join(f"--{name}={path}" for name, path in named.items())
+            raise config_lib.ConfigError(f"{words}: {text}" if words else str(error)) from error
+
+    return run

@@ -243,3 +243,21 @@ def test_a_program_names_its_own_option_for_data_that_are_not_there(
     message = rf"^--{option}=gone has no (index.tsv|train.tar) .* --layout {layout} --from"
     with pytest.raises(ConfigError, match=message):
         pipeline.run(str(tiny), str(tmp_path / "run"), [f"--{option}=gone"])
+
+
+def test_a_program_names_its_own_option_for_data_of_another_kind(tmp_path):
+    put(tmp_path / "data" / "index.tsv", "path\tword\na.wav\tyes\n")
+    put(tmp_path / "data" / "a.wav")
+    program = tmp_path / "tiny.py"
+    program.write_text(
+        "from ssl_jax.data import labels\n"
+        "from ssl_jax.data.readers import sources\n"
+        "OPTIONS = {'data': ''}\nDATA = {'data': 'fsdd'}\n"
+        "def main(pipe):\n"
+        "    table = {'kind': 'table', 'path': pipe.options['data']}\n"
+        "    source = sources.open_source('train.takes', table)\n"
+        "    labels.class_columns([source], [{'label': 'digit'}])\n"
+    )
+    message = r"^--data=.*data: label is 'digit', not a column: use one of word$"
+    with pytest.raises(ConfigError, match=message):
+        pipeline.run(str(program), str(tmp_path / "run"), [f"--data={tmp_path / 'data'}"])

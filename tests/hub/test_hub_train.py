@@ -6,13 +6,13 @@ from hub_cases import config_json, golden
 
 import ssl_jax
 from configs import common
-from ssl_jax import train
+from ssl_jax import evaluate, train
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import tree
 from ssl_jax.data.readers import audio
 from ssl_jax.engine import checkpoint
 from ssl_jax.hub import files
-from ssl_jax.stages import weights
+from ssl_jax.stages import embed, weights
 
 pytestmark = pytest.mark.slow
 
@@ -77,3 +77,18 @@ def test_pretraining_goes_on_in_the_folder_and_fine_tuning_starts_from_it(tmp_pa
     assert finite_loss(found)
     clip = np.random.default_rng(1).standard_normal(8000).astype(np.float32) / 10
     assert set(ssl_jax.load(tmp_path / "tuned").predict(clip, 16000)) == {"no", "yes"}
+
+
+def test_an_imported_model_is_probed_with_a_table_and_nothing_else(tmp_path, sound):
+    """Its recipe names data that do not exist, clips of 2 s or more, and batches for a pod."""
+    weights.import_run(
+        source(tmp_path / "in", "hubert"), tmp_path / "run", notify=lambda text: None
+    )
+    rows = [f"{p.relative_to(sound)},{p.parent.name}" for p in sorted(sound.rglob("*.flac"))]
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["path,label", *rows]) + "\n")
+    labels = embed.Labels(table, root=str(sound))
+    found = evaluate.run(tmp_path / "run", ["ridge"], labels=labels)
+    assert sum(found["clips"].values()) == len(rows) == 24
+    assert found["results"][0]["features"] == "this run"
+    assert all(0 <= row["test"][0] <= 1 for row in found["results"])
