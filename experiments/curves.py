@@ -15,12 +15,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from ssl_jax.core import atomic
+from ssl_jax.core import config as config_lib
 from ssl_jax.evals import table
-from ssl_jax.reports import figures
+from ssl_jax.reports import figures, metrics
 
 # the signs of a healthy run; those that a method does not log are left out
 METRICS = ("loss", "target_std", "prediction_std", "frontend_std", "instance_variance_ratio")
@@ -31,17 +31,21 @@ Curves = dict[str, dict[str, list[float]]]
 
 
 def of_runs(runs: Sequence[pathlib.Path], metrics: Sequence[str]) -> Curves:
-    """Returns the band of each metric over runs of equal length; those without it are left out."""
-    found: Curves = {}
-    for metric in metrics:
-        lines = [figures.read_metrics(run, metric) for run in runs]
-        if any(not len(step) for step, _ in lines):
-            continue
-        values = np.stack([v for _, v in lines])
-        band = {"step": lines[0][0], "mean": values.mean(0)}
-        band |= {"least": values.min(0), "most": values.max(0)}
-        found[metric] = {k: np.round(v, 5).tolist() for k, v in band.items()}
-    return found
+    """Returns the band of each metric over runs of any length; one that no run has is left out."""
+    bands = {metric: figures.band(runs, metric) for metric in metrics}
+    return {
+        metric: {k: np.round(v, 5).tolist() for k, v in band.items()}
+        for metric, band in bands.items()
+        if band
+    }
+
+
+def keep(path: pathlib.Path, name: str, runs: Sequence[pathlib.Path]) -> dict[str, Curves]:
+    """Writes the bands of runs to a curves.json under a name, beside others; returns them all."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known[name] = of_runs(runs, [f"train/{metric}" for metric in METRICS])
+    atomic.write_json(path, known, indent=None)
+    return known
 
 
 def compare(run: pathlib.Path, reference: Mapping[str, Curves]) -> list[dict[str, Any]]:
@@ -50,8 +54,8 @@ def compare(run: pathlib.Path, reference: Mapping[str, Curves]) -> list[dict[str
     A run of another length is compared at the same step, not at the same fraction of its length.
     """
     rows = []
-    for name, metrics in reference.items():
-        for metric, band in metrics.items():
+    for name, of_one in reference.items():
+        for metric, band in of_one.items():
             step, value = figures.read_metrics(run, metric)
             if not len(step):
                 continue
@@ -77,26 +81,15 @@ def compare(run: pathlib.Path, reference: Mapping[str, Curves]) -> list[dict[str
 
 def draw(path: pathlib.Path, run: pathlib.Path, reference: Mapping[str, Curves]) -> None:
     """Draws a panel for every metric: the bands, with the run on top."""
-    metrics = list(dict.fromkeys(m for of_one in reference.values() for m in of_one))
-    shown = [m for m in metrics if len(figures.read_metrics(run, m)[0])]
-    figure, axes = plt.subplots(
-        1, len(shown), figsize=(5 * len(shown), 4), layout="constrained", squeeze=False
-    )
-    for ax, metric in zip(axes[0], shown, strict=True):
-        for colour, (name, of_one) in zip(figures.COLOURS[1:], reference.items(), strict=False):
-            if metric in of_one:
-                bands(ax, of_one[metric], name, colour)
-        ax.plot(*figures.read_metrics(run, metric), color=figures.COLOURS[0], label=run.name)
-        ax.set(title=metric, xlabel="step")
-        ax.legend(frameon=False)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    names = list(dict.fromkeys(m for of_one in reference.values() for m in of_one))
+    mine = {name: figures.band([run], name) for name in names}
 
+    def panel(metric: str) -> figures.Panel:
+        others = {name: of_one[metric] for name, of_one in reference.items() if metric in of_one}
+        given = {run.name: mine[metric], **others}
+        return lambda ax: figures.bands(ax, given, metric, metric.partition("/")[2])
 
-def bands(ax: Any, band: Mapping[str, Sequence[float]], name: str, colour: str) -> None:
-    """Draws the mean of a reference and its band."""
-    ax.plot(band["step"], band["mean"], color=colour, label=name)
-    ax.fill_between(band["step"], band["least"], band["most"], color=colour, alpha=0.2, lw=0)
+    figures.draw(path, f"{run.name} and its reference", [panel(m) for m in names if mine[m]])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -132,12 +125,22 @@ def save(named: Sequence[str], out: pathlib.Path) -> None:
     print(f"written to {out}")
 
 
+def _modality(run: pathlib.Path) -> str:
+    """Returns what a run reads, "" for a folder of curves without a config."""
+    file = run / "config.json"
+    return config_lib.of_file(file).data.get("modality", "audio") if file.is_file() else ""
+
+
 def _compare(run: pathlib.Path, path: pathlib.Path, out: pathlib.Path) -> None:
     """Prints the table that compares a run with a reference, and draws both."""
     for file in (run / "metrics.jsonl", path):
         if not file.is_file():
             sys.exit(f"error: there is no {file}")
-    reference = json.loads(path.read_text(encoding="utf-8"))
+    given = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        reference = dict(metrics.of_modality(given, _modality(run), str(path)))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     rows = compare(run, reference)
     if not rows:
         have = sorted({m for of_one in reference.values() for m in of_one})

@@ -12,7 +12,7 @@ import pathlib
 
 from kws import protocol
 
-from experiments.kws import claims
+from experiments.kws import claims, pictures
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.progress import Progress
 from ssl_jax.data.synthetic import keywords
@@ -85,16 +85,22 @@ def _corpus(pipe: Pipe) -> pathlib.Path:
 
 
 def _report(pipe: Pipe, found: dict, starts: list) -> None:
-    """Writes results.json, report.png and report.html and prints the table."""
+    """Writes the results, curves, a clip, their picture and report.html, and prints the table."""
     o, runs = pipe.options, found.pop("runs")
     group = f"{o['labels_per_class']} labels per word"
     text = protocol.summary({group: found}, "test accuracy")
     results = found | {"options": o} | pipe.machine()
-    made = {"claims": claims.quickstart(results)}
-    figures.write_results(pipe.root / "results.json", results | made)
+    made = claims.quickstart(results)
+    figures.write_results(pipe.root / "results.json", results | {"claims": made})
     picture = pipe.root / "report.png"
     folders = [pipe.folder(s) for s in starts]
-    protocol.draw(picture, "data2vec on synthesized keywords", {group: found}, folders, runs)
-    next_ = NEXT.format(pretrained=pipe.folder(starts[0]))
-    figures.page(pipe.root / "report.html", "ssl_jax quickstart", picture, text, next_)
-    print(f"\n{text}\n\n{picture}\n{pipe.root / 'report.html'}\n\nNext:\n{next_}")
+    curves, clip = protocol.kept_curves(folders, runs), protocol.kept_clip(folders[0])
+    figures.write_results(pipe.root / "curves.json", curves)
+    figures.write_results(pipe.root / "clip.json", clip)
+    pictures.quickstart(picture, results, curves, clip)
+    next_ = NEXT.format(pretrained=folders[0])
+    lead = protocol.conclusion(made[0], o["labels_per_class"], len(starts))
+    page = pipe.root / "report.html"
+    every = {"pre-training": folders, **runs}
+    figures.page(page, "ssl_jax quickstart", picture, text, next_, lead, every)
+    print(f"\n{text}\n\n{lead}\n\n{picture}\n{page}\n\nNext:\n{next_}")

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 
 from ssl_jax.core import paths, terminal
-from ssl_jax.core.config import ConfigError
 from ssl_jax.reports import run_report
 
 
@@ -28,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         bands = json.loads(paths.of(given).read_text(encoding="utf-8")) if given else None
         for run in args.run:
             print(f"written to {run_report.write(run, bands)}")
-    except (ConfigError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -64,7 +64,8 @@ def check(content: str | Path) -> Page:
         assert tag not in ("script", "iframe", "object", "embed")
         for name in ("src", "href", "xlink:href", "srcset", "action"):
             address = attributes.get(name, "#")
-            assert address.startswith(("#", "data:")), f"<{tag} {name}={address[:80]!r}>"
+            beside = tag == "a" and not re.match(r"\w+:|/", address)  # a link to another page
+            assert beside or address.startswith(("#", "data:")), f"<{tag} {name}={address[:80]!r}>"
     styles = re.findall(r"<style>(.*?)</style>", content, re.DOTALL)
     styles += [a["style"] for _, a in page.tags if "style" in a]
     assert not [s for s in styles if "url(" in s or "@import" in s]

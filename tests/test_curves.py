@@ -75,3 +75,36 @@ def test_a_reference_that_cannot_be_made_is_one_clear_error(tmp_path):
     for flags in (["--run", run, "--save", out], ["--runs", run], ["--run", run]):
         with pytest.raises(SystemExit, match="give --run with --reference, or --runs with --save"):
             curves.main(flags)
+
+
+def test_runs_of_unequal_length_become_a_reference_and_one_point_is_compared(tmp_path, capsys):
+    runs = [write_run(tmp_path / f"r{i}", [4.0 - i, 3.0, 2.0][: 3 - i]) for i in (0, 1)]
+    band = curves.of_runs(runs, ["train/loss"])["train/loss"]
+    assert band["step"] == [10, 20, 30] and band["mean"] == [3.5, 3.0, 2.0]
+    assert band["least"] == [3.0, 3.0, 2.0] and band["most"] == [4.0, 3.0, 2.0]
+    path = tmp_path / "curves.json"
+    path.write_text(json.dumps({"ours": {"train/loss": band}}))
+    point = write_run(tmp_path / "point", [9.0])
+    curves.main(["--run", str(point), "--reference", str(path)])
+    assert "ours" in capsys.readouterr().out and (point / "curves.png").is_file()
+
+
+def test_a_run_is_compared_with_the_references_of_its_modality(tmp_path, reference):
+    run = write_run(tmp_path / "mine", [1.0, 2.0])
+    (run / "config.json").write_text('{"data": {"modality": "image"}}')
+    of_kind = {"speech": reference["iteration 1"], "text": reference["iteration 1"]}
+    path = tmp_path / "curves.json"
+    path.write_text(json.dumps(of_kind))
+    message = "error: .*curves.json has the references speech, text, and the run reads image: make"
+    with pytest.raises(SystemExit, match=message):
+        curves.main(["--run", str(run), "--reference", str(path)])
+    own = curves.metrics.of_modality(of_kind | {"ours": {}}, "text", "x")
+    assert list(own) == ["text", "ours"]  # a name that is no kind of data is for all
+
+
+def test_one_reference_is_kept_beside_others(tmp_path):
+    run = write_run(tmp_path / "mine", [1.0, 2.0])
+    path = tmp_path / "curves.json"
+    path.write_text('{"text": {}}')
+    found = curves.keep(path, "speech", [run])
+    assert found == json.loads(path.read_text()) and list(found) == ["text", "speech"]

@@ -14,12 +14,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import frozen_probe
-from figures import draw
+import jax
+import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.data2vec2 import claims
+from experiments import curves as curves_lib
+from experiments import pictures as clips
+from experiments.data2vec2 import claims, pictures
 from ssl_jax.core import config as config_lib
+from ssl_jax.data import corpus
 from ssl_jax.evals import table
+from ssl_jax.ops import dsp, masks
 from ssl_jax.pipeline import Pipe
 from ssl_jax.reports import figures
 from ssl_jax.stages.graph import Stage
@@ -148,17 +154,37 @@ def _folds(pipe: Pipe, speech: Sequence[Mapping[str, Mapping[str, float]]]) -> d
 
 
 def _write(pipe: Pipe, found: Mapping[str, Any], runs: Sequence[pathlib.Path]) -> None:
-    """Writes results_audio.json and results_audio.png, and prints the scores."""
+    """Writes results_audio.json, curves, a clip and results_audio.png, and prints the scores."""
     out = pathlib.Path(pipe.options["out"]) if pipe.options["out"] else HERE
     options = {k: v for k, v in pipe.options.items() if k not in ("fsdd", "esc10", "out")}
     options["speech"] = bool(options["speech"])
     results = {**found, "options": options, "machine": pipe.machine()}
     results["claims"] = claims.audio(results)
     figures.write_results(out / "results_audio.json", results)
-    draw(out / "results_audio.png", found, runs)
+    curves, clip = curves_lib.keep(out / "curves.json", "speech", runs), kept_clip(runs[0])
+    figures.write_results(out / "clip.json", clip)
+    pictures.audio(out / "results_audio.png", found, curves, clip)
     rows = [
         {"features": name} | {task: table.cell(values) for task, values in tasks.items()}
         for name, tasks in found["probes"].items()
     ]
     rows += [{"features": k, "one fold held out": table.cell(v)} for k, v in found["folds"].items()]
     print(table.text_table(rows))
+
+
+def kept_clip(run: pathlib.Path) -> dict[str, Any]:
+    """Returns one second of read speech and the mask of one view, to be drawn."""
+    config = config_lib.from_json((run / "config.json").read_text(encoding="utf-8"))
+    rate, o = config.data.sample_rate, config.method.mask
+    samples = round(config.data.buckets[-1] * rate)
+    split = corpus.open_split(config.data, "train")
+    audio = split.read(int(np.argmax(split.lengths)), 0, samples)
+    hop = int(np.prod(config.method.encoder.conv_strides))
+    options = {"n_fft": 256, "hop": hop // 4, "n_mels": 64}
+    log_mel = dsp.log_mel(audio[None], sample_rate=rate, fmax=rate / 2, **options)[0]
+    tokens = len(log_mel) // 4
+    keys = jax.random.split(jax.random.key(0), 1)
+    mask = masks.block_mask(
+        keys, (tokens,), o.ratio, o.adjust, o.block, o.inverse, jnp.array([tokens])
+    )[0]
+    return clips.clip(log_mel[: 4 * tokens], mask, hop / rate)

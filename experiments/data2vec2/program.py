@@ -13,11 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import clock
-import pictures
 import time_to_accuracy
 from ml_collections import ConfigDict
 
-from experiments.data2vec2 import claims
+from experiments.data2vec2 import claims, pictures
 from ssl_jax import evaluate
 from ssl_jax.core import config as config_lib
 from ssl_jax.evals import table

@@ -14,12 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import frozen_probe
-import matplotlib.pyplot as plt
 import text_blocks
-from figures import bars
 from ml_collections import ConfigDict
 
-from experiments.data2vec2 import claims
+from experiments import curves
+from experiments.data2vec2 import claims, pictures
 from ssl_jax.core import config as config_lib
 from ssl_jax.evals import table
 from ssl_jax.pipeline import Pipe
@@ -120,17 +119,12 @@ def _probe(pipe: Pipe, run: Stage, corpus: pathlib.Path) -> frozen_probe.Scores:
 
 
 def _write(pipe: Pipe, found: Mapping[str, Any], runs: Sequence[pathlib.Path]) -> None:
-    """Writes results_text.json and results_text.png, and prints the scores."""
+    """Writes results_text.json, curves and results_text.png, and prints the scores."""
     out = pathlib.Path(pipe.options["out"]) if pipe.options["out"] else HERE
     options = {k: v for k, v in pipe.options.items() if k not in ("site", "out")}
     results = {**found, "options": options, "machine": pipe.machine()}
     results["claims"] = claims.text(results)
     figures.write_results(out / "results_text.json", results)
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
-    bars(axes[0], found["probes"], "Which package a block of 126 bytes is from")
-    figures.curves(axes[1], {"masked bytes": runs}, "train/loss", "Pre-training on text", "loss")
-    figure.suptitle("data2vec 2.0 of text in miniature: mean and 95 % interval over seeds")
-    figure.savefig(out / "results_text.png", dpi=100)
-    plt.close(figure)
+    pictures.text(out / "results_text.png", found, curves.keep(out / "curves.json", "text", runs))
     rows = {name: table.cell(tasks["package"]) for name, tasks in found["probes"].items()}
     print(table.text_table([{"features": n, "accuracy": cell} for n, cell in rows.items()]))

@@ -6,21 +6,20 @@ Synthesizes read speech with exact phone times, pre-trains on it without labels 
 recordings of --speech and --fsdd, folders with index.tsv, if given), for any number of iterations
 and seeds, and measures after each how closely units match phones. Then learns phones and digits
 from few labels, compared with no pre-training and with wav2vec 2.0 for as many updates. Writes
-results.json, curves.json and results.png next to this file; python -m experiments.tables fills
-the README.
+results.json, curves.json, utterance.json and results.png next to this file; python -m
+experiments.tables fills the README.
 """
 
 import dataclasses
 import pathlib
 from typing import Any
 
-import pictures
 import recognition
 import steps
 from ml_collections import ConfigDict
 
 from experiments import curves
-from experiments.hubert import claims
+from experiments.hubert import claims, pictures
 from ssl_jax.core import config as config_lib
 from ssl_jax.pipeline import Pipe
 from ssl_jax.reports import figures
@@ -241,4 +240,6 @@ def _write(pipe: Pipe, data: ConfigDict, found: Found) -> None:
         kept[name] = curves.of_runs(folders, [f"train/{m}" for m in metrics])
     figures.write_results(out / f"curves{end}.json", kept)
     stores = {name: pipe.folder(stage) / "valid" for name, stage in found.labels.items()}
-    pictures.draw(out / f"results{end}.png", results, kept, stores, data)
+    utterance = pictures.kept_utterance(stores, data)
+    figures.write_results(out / f"utterance{end}.json", utterance)
+    pictures.draw(out / f"results{end}.png", results, kept, utterance)

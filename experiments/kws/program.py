@@ -14,7 +14,7 @@ from typing import Any
 import protocol
 from ml_collections import ConfigDict
 
-from experiments.kws import claims
+from experiments.kws import claims, pictures
 from ssl_jax.core import config as config_lib
 from ssl_jax.data.readers import sources
 from ssl_jax.pipeline import Pipe
@@ -54,7 +54,7 @@ def main(pipe: Pipe) -> None:
 
 
 def _write(pipe: Pipe, by_share: dict, by_speaker: dict, starts: list) -> None:
-    """Writes results.json and results.png, and prints the tables."""
+    """Writes results, curves, a clip and the picture of them, and prints the tables."""
     o = pipe.options
     out = pathlib.Path(o["out"]) if o["out"] else HERE
     runs = by_share[_name(SHARES[1])]["runs"]
@@ -67,7 +67,10 @@ def _write(pipe: Pipe, by_share: dict, by_speaker: dict, starts: list) -> None:
     made = {"claims": claims.shares(results)}
     figures.write_results(out / "results.json", results | made)
     folders = [pipe.folder(s) for s in starts]
-    protocol.draw(out / "results.png", "data2vec on spoken digits", groups, folders, runs)
+    curves, clip = protocol.kept_curves(folders, runs), protocol.kept_clip(folders[0])
+    figures.write_results(out / "curves.json", curves)
+    figures.write_results(out / "clip.json", clip)
+    pictures.draw(out / "results.png", results, curves, clip)
     print(protocol.summary(groups, "labels"))
     print(protocol.summary(left_out, "speaker left out") if left_out else "")
 

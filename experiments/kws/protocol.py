@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments import claims, curves, pictures
+from experiments.claims import Claim
 from ssl_jax.core import config as config_lib
 from ssl_jax.data import corpus
 from ssl_jax.evals import table
@@ -68,27 +69,37 @@ def summary(groups: Mapping[str, Mapping[str, Any]], first: str) -> str:
     return table.text_table(rows)
 
 
-def draw(
-    path: pathlib.Path,
-    title: str,
-    groups: Mapping[str, Mapping[str, Any]],
-    pretrained: Sequence[pathlib.Path],
-    runs: Mapping[str, Sequence[pathlib.Path]],
-) -> None:
-    """Draws the four panels: pre-training, a clip and its mask, fine-tuning, accuracies."""
-    figure, axes = plt.subplots(2, 2, figsize=(12, 8), layout="constrained")
-    losses = {"masked frames": pretrained}
-    figures.curves(axes[0, 0], losses, "train/loss", "Pre-training without labels", "loss")
-    _masked_clip(axes[0, 1], pretrained[0])
-    figures.curves(axes[1, 0], runs, "valid/accuracy", "Fine-tuning", "validation accuracy")
-    figures.bars(axes[1, 1], groups, "Test accuracy, mean and 95 % interval", "accuracy")
-    figure.suptitle(title)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+def conclusion(made: Claim, labels: int, pretrainings: int) -> str:
+    """Returns what the claim of the quickstart says, in a sentence, and in another how surely."""
+    (name, own), (other, base) = ((made[arm]["name"], made[arm]["values"]) for arm in "ab")
+    learned = (
+        f"With {labels} labels per word, the {name} model reaches a test accuracy of "
+        f"{table.cell(own)} on voices that it has never heard, and the same model from {other} "
+        f"{table.cell(base)}."
+    )
+    gain, half = table.interval(claims.gains(made))
+    seeds = f"the gain is {gain:+.3f}"
+    if np.isnan(half):
+        return f"{learned} One seed shows no spread, so nothing is known about chance: {seeds}."
+    sure = "chance alone does not explain it" if abs(gain) > half else "it may be chance"
+    ahead = f"in {claims.ahead(made)} of {len(own)} seeds"
+    once = ", and all seeds share one pre-training" if pretrainings == 1 else ""
+    return (
+        f"{learned} Pre-training is ahead {ahead}, and {seeds} ± {half:.3f} (95 % interval, paired "
+        f"by seed): {sure}{once}."
+    )
 
 
-def _masked_clip(ax, run: pathlib.Path) -> None:
-    """Draws the first validation clip and the mask of the student of `run`."""
+def kept_curves(
+    pretrained: Sequence[pathlib.Path], runs: Mapping[str, Sequence[pathlib.Path]]
+) -> dict[str, curves.Curves]:
+    """Returns the learning curves of pre-training and of fine-tuning by arm, to be drawn."""
+    found = {"pre-training": curves.of_runs(pretrained, ["train/loss"])}
+    return found | {arm: curves.of_runs(own, ["valid/accuracy"]) for arm, own in runs.items()}
+
+
+def kept_clip(run: pathlib.Path) -> dict[str, Any]:
+    """Returns the first validation clip and the mask of the student of `run`, to be drawn."""
     config = config_lib.from_json((run / "config.json").read_text(encoding="utf-8"))
     encoder, o = config.method.encoder, config.method.mask
     rate = config.data.sample_rate
@@ -101,7 +112,4 @@ def _masked_clip(ax, run: pathlib.Path) -> None:
     keys = jax.random.split(jax.random.key(0), 1)
     mask = masks.span_mask(keys, jnp.array([tokens]), tokens, o.prob, o.length)[0]
     step = hop * encoder.frames_per_token / rate
-    frames = tokens * encoder.frames_per_token
-    figures.masked_spectrogram(
-        ax, np.asarray(log_mel)[:frames], np.asarray(mask), step, "A clip and its mask"
-    )
+    return pictures.clip(log_mel[: tokens * encoder.frames_per_token], mask, step)

@@ -14,16 +14,22 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pictures
+import jax
+import jax.numpy as jnp
+import numpy as np
 import probes
 from ml_collections import ConfigDict
 
-from experiments.music2vec import claims
+from experiments import curves as curves_lib
+from experiments import pictures as clips
+from experiments.music2vec import claims, pictures
 from ssl_jax.core import atomic
 from ssl_jax.core import config as config_lib
+from ssl_jax.data import corpus
 from ssl_jax.data.readers import lines
 from ssl_jax.data.synthetic import music
 from ssl_jax.evals import table
+from ssl_jax.ops import dsp, masks
 from ssl_jax.pipeline import Pipe
 from ssl_jax.reports import figures
 from ssl_jax.stages.graph import Stage
@@ -183,17 +189,34 @@ def _by_task(rows: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any
 
 
 def _write(pipe: Pipe, found: Mapping[str, Any], runs: Sequence[pathlib.Path]) -> None:
-    """Writes results.json and results.png, and prints the scores."""
+    """Writes results.json, curves, a clip and results.png, and prints the scores."""
     out = pathlib.Path(pipe.options["out"]) if pipe.options["out"] else HERE
     options = {k: v for k, v in pipe.options.items() if k not in ("real", "corpus", "out")}
     options["recordings"] = len(MUSIC) if pipe.options["real"] else 0
     results = {**found, "options": options} | pipe.machine()
     results["claims"] = claims.probes(results)
     figures.write_results(out / "results.json", results)
-    pictures.draw(out / "results.png", found, runs)
+    curves, clip = curves_lib.keep(out / "curves.json", "music", runs), kept_clip(runs[0])
+    figures.write_results(out / "clip.json", clip)
+    pictures.draw(out / "results.png", found, curves, clip)
     rows = [
         {"features": name} | {t: table.cell(tasks[t][s]) for t, s in probes.SHOWN.items()}
         for part in ("probes", "ablations")
         for name, tasks in found[part].items()
     ]
     print(table.text_table(rows))
+
+
+def kept_clip(run: pathlib.Path) -> dict[str, Any]:
+    """Returns the first validation clip and the mask of the student of `run`, to be drawn."""
+    config = config_lib.from_json((run / "config.json").read_text(encoding="utf-8"))
+    mask, rate = config.method.mask, config.data.sample_rate
+    seconds = config.data.buckets[-1]
+    audio = corpus.open_split(config.data, "valid").read(0, 0, round(seconds * rate))
+    hop = int(np.prod(config.method.encoder.conv_strides))
+    options = {"n_fft": 512, "hop": hop // 4, "n_mels": 80, "fmax": 0.475 * rate}
+    log_mel = dsp.log_mel(audio[None], sample_rate=rate, **options)[0]
+    tokens = len(log_mel) // 4
+    keys = jax.random.split(jax.random.key(0), 1)
+    masked = masks.span_mask(keys, jnp.array([tokens]), tokens, mask.prob, mask.length)[0]
+    return clips.clip(log_mel[: 4 * tokens], masked, hop / rate)

@@ -147,22 +147,31 @@ def timed(devices: int) -> None:
 
 def draw(rows: Sequence[dict[str, Any]]) -> None:
     """Draws memory, bytes sent and efficiency over the number of chips to scaling.png."""
-    import matplotlib.pyplot as plt
+    from ssl_jax.reports import figures
 
     shown: dict[str, Callable[[dict[str, Any]], float]] = {
-        "memory per chip, GiB": lambda row: used(row) / chips.GIB,
-        "sent per chip and step, GiB": lambda row: row["sent"] / chips.GIB,
-        "predicted efficiency": lambda row: row["efficiency"],
+        "Memory per chip, GiB": lambda row: used(row) / chips.GIB,
+        "Sent per chip and step, GiB": lambda row: row["sent"] / chips.GIB,
+        "Predicted efficiency": lambda row: row["efficiency"],
     }
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
-    for axis, (title, of) in zip(axes, shown.items(), strict=True):
-        for name in WEAK:
-            mine = sorted((r["chips"], of(r)) for r in rows if r["config"] == name)
-            axis.plot(*zip(*mine, strict=True), "o-", label=name)
-        axis.set(title=title, xlabel="chips", xscale="log", ylim=(0, None))
-    axes[0].legend(frameon=False)
-    figure.savefig(HERE / "scaling.png", dpi=100)
-    plt.close(figure)
+
+    def panel(title: str) -> figures.Panel:
+        def drawn(axis: Any) -> None:
+            counts: set[int] = set()
+            for colour, name in zip(figures.COLOURS, WEAK, strict=False):
+                mine = sorted((r["chips"], shown[title](r)) for r in rows if r["config"] == name)
+                axis.plot(*zip(*mine, strict=True), "o-", color=colour, label=name)
+                counts |= {count for count, _ in mine}
+            axis.set(title=title, xlabel="chips", xscale="log")
+            axis.set_ylim(0, 1.1 * max(shown[title](row) for row in rows))
+            axis.minorticks_off()
+            axis.set_xticks(sorted(counts), [f"{count:,}" for count in sorted(counts)])
+            figures.legend(axis, list(WEAK))
+
+        return drawn
+
+    title = "A step of weak scaling on v5e, as compiled"
+    figures.draw(HERE / "scaling.png", title, [panel(title) for title in shown])
 
 
 def used(row: dict[str, Any]) -> float:

@@ -5,17 +5,17 @@
 PATH is a folder with index.tsv (a column path) of recordings of speech, as of speechocean762.
 Pre-trains tiny models on it as published, with negatives from all frames of a clip in place of
 the masked ones, with the diversity term added to the sum of the contrastive losses, not their mean,
-and with both. Writes results.json and results.png next to this file.
+and with both. Writes results.json, curves.json and results.png next to this file.
 """
 
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 from ml_collections import ConfigDict
 
-from experiments.wav2vec2 import claims
+from experiments import curves
+from experiments.wav2vec2 import claims, pictures
+from experiments.wav2vec2.pictures import METRICS
 from ssl_jax.core import config as config_lib
 from ssl_jax.evals import table
 from ssl_jax.pipeline import Pipe
@@ -46,12 +46,6 @@ ARMS = {
     "diversity beside the sum": ("method.loss.diversity_scale=sum",),
     "both": ("method.negatives.source=all", "method.loss.diversity_scale=sum"),
 }
-METRICS = {
-    "code_perplexity": "codes in use (perplexity, both groups)",
-    "distinct_negatives": "negatives with other codes",
-    "contrastive_accuracy": "accuracy of the contrast",
-    "contrastive_loss": "contrastive loss",
-}
 HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -72,7 +66,10 @@ def main(pipe: Pipe) -> None:
     results = {"arms": found, "codes": codes, "options": used, "machine": pipe.machine()}
     results["claims"] = claims.codes(results)
     figures.write_results(out / "results.json", results)
-    _draw(out / "results.png", runs, codes)
+    metrics = [f"train/{name}" for name in METRICS]
+    kept = {name: curves.of_runs(folders, metrics) for name, folders in runs.items()}
+    figures.write_results(out / "curves.json", kept)
+    pictures.draw(out / "results.png", results, kept)
     rows = [
         {"wav2vec 2.0": name} | {metric: table.cell(values) for metric, values in row.items()}
         for name, row in found.items()
@@ -113,17 +110,3 @@ def _last(folders: Sequence[pathlib.Path]) -> dict[str, list[float]]:
             steps, logged = figures.read_metrics(folder, f"train/{name}")
             values.append(float(logged[steps > 0.75 * steps[-1]].mean()))
     return found
-
-
-def _draw(path: pathlib.Path, runs: Mapping[str, Any], codes: int) -> None:
-    """Draws one panel per metric, with a band of seeds for each arm."""
-    figure, axes = plt.subplots(2, 2, figsize=(12, 8), layout="constrained")
-    for ax, (metric, title) in zip(axes.flat, METRICS.items(), strict=True):
-        figures.curves(ax, runs, f"train/{metric}", title, metric.replace("_", " "))
-        ax.set_ylim(bottom=0)
-    for value in (2, codes):  # one code of each group, and all of them equally often
-        axes[0, 0].axhline(value, color="black", lw=0.8, ls=":")
-    axes[0, 0].set_ylim(0, 1.1 * codes)
-    figure.suptitle("wav2vec 2.0 on speech: as published, and with two mistakes of ports")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)

@@ -24,14 +24,13 @@ from ssl_jax.data.errors import BadFile
 from ssl_jax.data.tokenizers import open_tokenizer
 from ssl_jax.ops import dsp
 from ssl_jax.ops.patches import first_view
-from ssl_jax.reports import html
+from ssl_jax.reports import html, style
 
 FILE = "examples.npz"
 COUNT = {"audio": 4, "image": 6, "text": 3}
 VIEWS = {"audio": 3, "image": 4, "text": 2}  # masks shown of one example
 COLUMNS, BANDS, SIDE, TOKENS = 640, 80, 224, 400  # limits of a picture and of a text
-# dark to light as the energy grows, in both themes
-_COLOURS = np.array([[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252, 253, 191]])
+_COLOURS = np.array(style.SOUND)
 
 
 class Example(NamedTuple):
@@ -103,7 +102,7 @@ def read(workdir: Path) -> list[Example]:
 
 
 def draw(examples: Sequence[Example]) -> str:
-    """Returns the examples as HTML: spectrograms, images or texts, with masked parts covered."""
+    """Returns the examples as HTML: masked parts are grey in sound, and covered in images."""
     longest = max((e.seconds for e in examples), default=0.0)
     figures = []
     for example in examples:
@@ -123,9 +122,9 @@ def _figure(example: Example, share: float) -> str:
     size = (width, height)
     if example.seconds:
         size = (round(960 * share), 160 if example.masks.ndim > 2 else 110)
-    views = [_svg(address, size, _covered(mask, example, size)) for mask in example.masks]
-    if example.seconds:
-        # the spectrogram shows dimly through the mask
+    sound = bool(example.seconds)
+    views = [_svg(address, size, _covered(mask, example, size), sound) for mask in example.masks]
+    if sound:
         drawing = "".join(views or [_svg(address, size, "")])
         drawing = f'<div style="width:{100 * share:.1f}%">{drawing}</div>'
         return html.figure(drawing, example.name, f"{example.seconds:.2f} s")
@@ -133,13 +132,16 @@ def _figure(example: Example, share: float) -> str:
     return html.figure(f'<div class="views">{drawing}</div>', example.name)
 
 
-def _svg(address: str, size: tuple[int, int], covered: str) -> str:
+def _svg(address: str, size: tuple[int, int], covered: str, sound: bool = False) -> str:
+    """Returns a picture with its masked parts covered; those of `sound` lose their colour alone."""
     width, height = size
     path = f'<path class="mask" d="{covered}"/>' if covered else ""
+    edge = f'<path class="edge" d="{covered}"/>' if covered and sound else ""
+    kind = ' class="sound"' if sound else ""
     return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="example">'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="example"><g{kind}>'
         f'<image href="{address}" width="{width}" height="{height}" '
-        f'preserveAspectRatio="none"/>{path}</svg>'
+        f'preserveAspectRatio="none"/>{path}</g>{edge}</svg>'
     )
 
 

@@ -14,15 +14,16 @@ import numpy as np
 from PIL import Image
 
 from ssl_jax.evals.table import NONE, missing
+from ssl_jax.reports import style
 
-SERIES = 8  # colours of series; CSS classes c0 to c7
+SERIES = len(style.LIGHT)  # colours of series; CSS classes c0 to c7
 LOG_SWITCH = '<label class="switch"><input type="checkbox" id="log">log scale</label>'
 """Switches the plots of a page that have a logarithmic version; at most one per page."""
 
 _LIGHT = {
-    "ink": "#1c2128",
-    "soft": "#5d6673",
-    "line": "#d5dae1",
+    "ink": style.INK,
+    "soft": style.SOFT,
+    "line": style.LINE,
     "paper": "#ffffff",
     "panel": "#f5f7f9",
     "mark": "#fff0b8",
@@ -41,11 +42,6 @@ _DARK = {
     "low": "#6ea4ea",
     "high": "#f2a65a",
 }
-# most readers can distinguish them in either theme
-_SERIES_LIGHT = ["#2b5fa8", "#c2403f", "#2f8a57", "#b06f00"]
-_SERIES_LIGHT += ["#7a4fa3", "#0d8291", "#a84a80", "#6b6b2a"]
-_SERIES_DARK = ["#6ea4ea", "#f28b82", "#6cc491", "#e3b341"]
-_SERIES_DARK += ["#b99be0", "#56c2d0", "#e193c0", "#c0bf6a"]
 
 _STYLE = """
 :root{color-scheme:light dark;LIGHT}
@@ -80,8 +76,12 @@ svg .none{color:var(--soft);stroke-dasharray:3 3}
 svg .curve{fill:none;stroke:currentColor;stroke-width:1.6;stroke-linejoin:round}
 svg .band{fill-opacity:.2}
 svg .dot{fill:var(--ink);fill-opacity:.55}
-svg .whisker{stroke:var(--ink);fill:none}
+svg .whisker{stroke:currentColor;stroke-width:1.4;fill:none}
+svg .zero{stroke:var(--soft);stroke-dasharray:4 3;fill:none}
 svg .mask{fill:#8b929c;fill-opacity:.86}
+svg .sound{isolation:isolate}
+svg .sound .mask{fill:#808080;fill-opacity:1;mix-blend-mode:saturation}
+svg .edge{fill:none;stroke:#fff;stroke-opacity:.75;stroke-width:1.2}
 img{max-width:100%;background:#fff}
 svg image{image-rendering:pixelated}
 .legend{display:flex;flex-wrap:wrap;gap:0 .9rem;font-size:13px;color:var(--soft)}
@@ -108,7 +108,7 @@ def _style() -> str:
         named = {**colours, **{f"c{i}": c for i, c in enumerate(series)}}
         return ";".join(f"--{name}:{value}" for name, value in named.items())
 
-    light, dark = variables(_LIGHT, _SERIES_LIGHT), variables(_DARK, _SERIES_DARK)
+    light, dark = variables(_LIGHT, style.LIGHT), variables(_DARK, style.DARK)
     classes = "".join(f".c{i}{{color:var(--c{i})}}" for i in range(SERIES))
     return _STYLE.replace("LIGHT", light).replace("DARK", dark).replace("\n", "") + classes
 

@@ -14,6 +14,9 @@ Series = dict[str, tuple[np.ndarray, np.ndarray]]
 Bands = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 """Name -> metric -> {step, mean, least, most}, as in a curves.json of an experiment."""
 
+REFERENCES = {"speech": "audio", "music": "audio", "sounds": "audio", "audio": "audio"}
+REFERENCES |= {"image": "image", "images": "image", "text": "text"}
+"""Name of a reference -> the modality whose runs it is for."""
 SPLITS = ("train", "valid", "test")
 SPEED = ("examples_per_second", "audio_hours_per_second")
 # diagnostics of representation collapse, in addition to every metric that ends in _std
@@ -50,6 +53,26 @@ def series(rows: Sequence[Row]) -> Series:
             steps.append(row["step"])
             values.append(np.nan if value is None else float(value))
     return {name: (np.array(s), np.array(v)) for name, (s, v) in found.items()}
+
+
+def of_modality(bands: Bands, modality: str, where: str) -> Bands:
+    """Returns the references that a run of a modality may be compared with.
+
+    A reference whose name is a kind of data (REFERENCES) is for runs that read such data; any other
+    is for all. where: the file of the references. Raises ValueError if none is left.
+    """
+    kept = {
+        name: band
+        for name, band in bands.items()
+        if not modality or REFERENCES.get(name, modality) == modality
+    }
+    if not kept:
+        raise ValueError(
+            f"{where} has the references {', '.join(bands)}, and the run reads {modality}: make "
+            f"one of your own seeds with `python -m experiments.curves "
+            f"--runs {modality}=RUN,RUN --save curves.json`"
+        )
+    return kept
 
 
 def band(

@@ -1,4 +1,4 @@
-"""Plots as inline SVG for the pages of `html`: lines, bars, parallel coordinates.
+"""Plots as inline SVG for the pages of `html`: lines, points, parallel coordinates.
 
 Colours come from the page, so that a plot is readable in its light and dark themes. Each function
 returns a complete <figure>. Points that are NaN or infinite are left out.
@@ -50,6 +50,7 @@ class _Axis:
     start: float
     end: float
     log: bool = False
+    whole: bool = False  # ticks are whole numbers: steps and layers
 
     def __call__(self, value: Any) -> Any:
         low, high = self.low, self.high
@@ -61,7 +62,7 @@ class _Axis:
     def ticks(self) -> list[float]:
         """Returns round numbers within the range of the axis."""
         if not self.log:
-            return _linear_ticks(self.low, self.high)
+            return _linear_ticks(self.low, self.high, self.whole)
         first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
         parts = (1,) if last - first >= 2 else (1, 2, 5)
         step = max(1, (last - first) // 5)
@@ -90,6 +91,7 @@ def lines(
     if not len(values) or not len(x):
         return html.figure('<p class="soft">no finite value</p>', title, note)
     across = _axis(x.min(), x.max(), LEFT, WIDTH - RIGHT, margin=0.0)
+    across = dataclasses.replace(across, whole=True)
     up = (HEIGHT - BOTTOM, TOP)
     drawing = _lines_svg(shown, title, xlabel, across, _axis(values.min(), values.max(), *up))
     if log_switch and values.min() > 0:
@@ -102,15 +104,16 @@ def lines(
     )
 
 
-def bars(
+def points(
     groups: Mapping[str, Mapping[str, Sequence[float] | float]],
     title: str,
     *,
     note: str = "",
 ) -> str:
-    """Returns {group: {series: value, or one value per seed}} as bars of the mean.
+    """Returns {group: {series: value, or one value per seed}} as points at the mean.
 
-    A bar of several values has their 95 % interval and a dot for each value.
+    A point of several values has their 95 % interval and a dot for each value. The axis shows the
+    range of the values, and zero where some are below it.
     """
     names = list(dict.fromkeys(s for group in groups.values() for s in group))
     cells = {
@@ -124,17 +127,19 @@ def bars(
         return html.figure('<p class="soft">no finite value</p>', title, note)
     ends = [m + sign * np.nan_to_num(h) for m, h, _ in found.values() for sign in (-1, 1)]
     ends += [v for *_, values in found.values() for v in values]
-    axis = _axis(min(0.0, *ends), max(0.0, *ends), HEIGHT - BOTTOM, TOP)
+    ends += [0.0] if min(ends) < 0 else []
+    axis = _axis(min(ends), max(ends), HEIGHT - BOTTOM, TOP, margin=0.08)
     room = (WIDTH - LEFT - RIGHT) / len(groups)
     width = 0.8 * room / len(names)
     parts = [_frame(axis)]
+    if min(ends) < 0:
+        parts.append(f'<path class="zero" d="M{LEFT} {float(axis(0)):.1f}H{WIDTH - RIGHT}"/>')
     for (group, one), (mean, half, values) in found.items():
-        x = LEFT + room * (group + 0.1) + width * one
+        x = LEFT + room * (group + 0.1) + width * (one + 0.5)
         tip = f"{list(groups)[group]}, {names[one]}: {html.short(mean)}"
-        parts.append(_bar(x, width, axis, mean, one, tip))
         if not math.isnan(half):
-            parts.append(_whisker(x + width / 2, axis, mean, half))
-            parts += [_dot(x + width / 2, axis(v)) for v in values]
+            parts += [_dot(x - 6, axis(v)) for v in values]
+        parts.append(_point(x, axis, mean, half, one, tip))
     for i, name in enumerate(groups):
         parts.append(_words(name, LEFT + room * (i + 0.5), HEIGHT - BOTTOM + 14, "middle", room))
     legend = _legend([(_series(i), name) for i, name in enumerate(names)])
@@ -271,10 +276,11 @@ def _log_axis(low: float, high: float, start: float, end: float) -> _Axis:
     return _Axis(float(low / room), float(high * room), start, end, True)
 
 
-def _linear_ticks(low: float, high: float) -> list[float]:
-    raw = (high - low) / 6
+def _linear_ticks(low: float, high: float, whole: bool = False) -> list[float]:
+    raw = max((high - low) / 6, 1 if whole else 0)
     unit = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * unit for m in (1, 2, 2.5, 5, 10) if m * unit >= raw * (1 - 1e-9))
+    parts = (1, 2, 5, 10) if whole else (1, 2, 2.5, 5, 10)
+    step = next(m * unit for m in parts if m * unit >= raw * (1 - 1e-9))
     first = math.ceil(low / step - 1e-9)
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -328,19 +334,17 @@ def _band(x: np.ndarray, low: np.ndarray, high: np.ndarray, paint: str) -> str:
     return f"<g {paint}>{band}</g>"
 
 
-def _bar(x: float, width: float, axis: _Axis, value: float, colour: int, tip: str) -> str:
-    zero, end = float(axis(0.0)), float(axis(value))
+def _point(x: float, axis: _Axis, mean: float, half: float, colour: int, tip: str) -> str:
+    """Returns the mean as a point, with its interval unless `half` is NaN."""
+    whisker = ""
+    if not math.isnan(half):
+        low, high = float(axis(mean - half)), float(axis(mean + half))
+        path = f"M{x:.1f} {low:.1f}V{high:.1f}M{x - 4:.1f} {low:.1f}h8M{x - 4:.1f} {high:.1f}h8"
+        whisker = f'<path class="whisker" d="{path}"/>'
     return (
-        f'<rect {_series(colour)} x="{x + 0.04 * width:.1f}" '
-        f'y="{min(zero, end):.1f}" width="{0.92 * width:.1f}" height="{abs(zero - end):.1f}">'
-        f"<title>{html.text(tip)}</title></rect>"
+        f'<g {_series(colour)}>{whisker}<circle class="mean" cx="{x:.1f}" '
+        f'cy="{float(axis(mean)):.1f}" r="4.5"><title>{html.text(tip)}</title></circle></g>'
     )
-
-
-def _whisker(x: float, axis: _Axis, mean: float, half: float) -> str:
-    low, high = float(axis(mean - half)), float(axis(mean + half))
-    path = f"M{x:.1f} {low:.1f}V{high:.1f}M{x - 4:.1f} {low:.1f}h8M{x - 4:.1f} {high:.1f}h8"
-    return f'<path class="whisker" d="{path}"/>'
 
 
 def _dot(x: float, y: Any) -> str:

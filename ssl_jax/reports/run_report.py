@@ -127,6 +127,8 @@ def page(folder: Path, bands: metrics.Bands | None = None) -> str:
     rows = log.read(path) if path.is_file() else []
     found, story = metrics.series(rows), environment.read(folder)
     evaluation = _json(folder / "evaluation.json")
+    if bands:
+        bands = metrics.of_modality(bands, config.data.get("modality", "audio"), "--reference")
     sections = {
         "Curves": metrics.curves(found, bands, meanings.of_validation(config)),
         "Collapse": metrics.collapse(found, evaluation.get("health", {})),
@@ -172,7 +174,7 @@ def _examples(folder: Path) -> str:
         return f'<p class="soft">No {examples_lib.FILE}: a run writes it at its start.</p>'
     masked = any(e.masks.any() or any(m for view in e.texts for _, m in view) for e in examples)
     note = (
-        "Covered: the masks of the first update, sampled by the method's own function."
+        "Grey or covered: the masks of the first update, sampled by the method's own function."
         if masked
         else "The method masks nothing."
     )
@@ -191,7 +193,7 @@ def _probes(found: metrics.Series, evaluation: Mapping[str, Any]) -> str:
             groups: dict[str, dict[str, Any]] = {}
             for row in results:
                 groups.setdefault(row["probe"], {})[row["features"]] = row["test"]
-            parts.append(html.grid([plots.bars(groups, "test scores of probes")]))
+            parts.append(html.grid([plots.points(groups, "test scores of probes")]))
         else:
             parts.append(f"<pre>{html.text(reporter(evaluation)(evaluation))}</pre>")
     if not any(parts):

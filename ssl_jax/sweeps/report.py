@@ -234,8 +234,8 @@ def _plots(groups: Sequence[Group], metric: str) -> str:
             figures.append(plots.lines(shown, each, note=", ".join(x for x in (note, band) if x)))
     scored = {f"#{i + 1}": {metric: g.scores} for i, g in enumerate(drawn) if g.scores}
     if scored:
-        about = "by rank; mean over seeds with 95 % interval, one dot per seed"
-        figures.append(plots.bars(scored, f"{metric} at the end", note=about))
+        about = "by rank; mean over seeds with 95 % interval, a dot for each seed"
+        figures.append(plots.points(scored, f"{metric} at the end", note=about))
     return html.grid(figures) + _parallel(groups, metric)
 
 

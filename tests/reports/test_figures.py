@@ -1,13 +1,16 @@
 """Figures, checked by reading back the axes they were drawn on."""
 
+import json
+
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import page_checks
 import pytest
 
-from ssl_jax.reports import figures
+from ssl_jax.reports import figures, style
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def test_layers_are_means_with_a_band_and_one_layer_is_a_horizontal_line(ax):
     }
     figures.layers(ax, found, "probe", "accuracy")
     run, raw = ax.lines
-    assert run.get_xdata().tolist() == [0, 1]
+    assert run.get_xdata().tolist() == [0, 1] == ax.get_xticks().tolist()
     assert run.get_ydata().tolist() == pytest.approx([0.2, 0.5])
     assert set(raw.get_ydata()) == {0.25}
     band = ax.collections[0].get_paths()[0].vertices
@@ -71,3 +74,93 @@ def test_a_map_names_every_label_at_its_median(ax):
     figures.embedding_map(ax, points, np.array([0, 0, 0, 2]), ["a", "unused", "b"])
     assert [(t.get_text(), *t.get_position()) for t in ax.texts] == [("a", 2, 0), ("b", 10, 10)]
     assert [line.get_xdata().tolist() for line in ax.lines] == [[0, 2, 4], [10]]
+
+
+def write_run(folder, points):
+    folder.mkdir(parents=True)
+    rows = [json.dumps({"step": k, "train/loss": v}) + "\n" for k, v in points.items()]
+    (folder / "metrics.jsonl").write_text("".join(rows))
+    return folder
+
+
+def test_a_figure_has_no_empty_panel_and_no_legend_over_data(tmp_path, monkeypatch):
+    runs = {n: [write_run(tmp_path / n, {1: 3.0, 2: 9.0})] for n in ("a", "b", "c")}
+    scores = {f"group {i}": {n: [0.1, 0.2, 0.9] for n in runs} for i in range(4)}
+    panels = [
+        lambda ax: figures.points(ax, scores, "scores", "accuracy"),
+        None,
+        lambda ax: figures.curves(ax, runs, "train/loss", "loss", "loss"),
+        lambda ax: figures.layers(ax, {n: {"0": [1.0], "1": [2.0]} for n in runs}, "by layer", "x"),
+        lambda ax: figures.pairs(ax, {"x": [1.0, 2.0], "y": [2.0, 2.5]}, "pairs", "x"),
+    ]
+    closed = []
+    monkeypatch.setattr(figures.plt, "close", closed.append)
+    monkeypatch.setattr(style, "DPI", 40)
+    figures.draw(tmp_path / "a.png", "all", panels)
+    (figure,) = closed
+    monkeypatch.undo()
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [
+        *("scores", "loss", "by layer", "pairs")
+    ]
+    boxes = [ax.get_position() for ax in figure.axes]
+    assert len({round(box.x0, 2) for box in boxes}) == len({round(b.y0, 1) for b in boxes}) == 2
+    for ax in figure.axes[:3]:
+        legend, title = ax.get_legend().get_window_extent(), ax._left_title.get_window_extent()
+        assert legend.y0 >= ax.bbox.y1 - 2 and title.y0 >= legend.y1 - 2
+        assert legend.x1 <= ax.bbox.x1 + 40
+    plt.close(figure)
+
+
+def test_points_show_means_intervals_every_seed_and_what_is_below_zero(ax):
+    figures.points(ax, {"a": {"x": [0.1, 0.3], "y": [-0.5]}, "b": {"x": [0.2]}}, "t", "score")
+    means = [line for line in ax.lines if line.get_marker() == "o" and len(line.get_ydata()) == 1]
+    assert [m.get_ydata()[0] for m in means] == pytest.approx([0.2, -0.5, 0.2])
+    (dots,) = [line for line in ax.lines if line.get_marker() == "."]
+    assert sorted(dots.get_ydata()) == [0.1, 0.3] and len(ax.containers) == 1
+    assert ax.get_ylim()[0] < -0.5 and any(line.get_linestyle() == "--" for line in ax.lines)
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["x", "y"]
+
+
+def test_one_group_has_its_series_side_by_side_and_no_legend(ax):
+    figures.points(ax, {"g": {"first": [1.0, 2.0], "second": [3.0]}}, "t", "score")
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["first", "second"]
+    assert ax.get_legend() is None
+
+
+def test_a_mask_takes_the_colour_and_leaves_the_energy(ax):
+    log_mel = np.add.outer(np.arange(8.0), np.arange(4.0))
+    figures.masked_spectrogram(ax, log_mel, np.array([0, 1, 1, 0]), 0.5, "t")
+    picture = np.asarray(ax.images[0].get_array())  # (M, T, 3)
+    grey = (np.ptp(picture, axis=-1) < 1e-9).all(0)
+    assert grey.tolist() == [False] * 2 + [True] * 4 + [False] * 2
+    assert (np.diff(picture[:, 2:6, 0], axis=0) > 0).all()  # louder is lighter, under the mask too
+    assert ax.get_ylim()[0] < 0 and min(ax.get_yticks()) >= 0
+
+
+def test_neighbouring_units_differ_in_colour_and_equal_ones_do_not():
+    row = np.random.default_rng(0).integers(0, 60, 400)
+    colours = figures._unit_colours(row)
+    changes = row[1:] != row[:-1]
+    assert (colours[1:] != colours[:-1])[changes].all()
+    assert all(len(set(colours[row == unit])) == 1 for unit in set(row.tolist()))
+    assert set(colours.tolist()) == set(range(16))
+
+
+def test_curves_of_unequal_length_and_of_one_point(ax, tmp_path):
+    long, short = ({1: 4.0, 2: 2.0, 3: 1.0}, {2: 0.0})
+    runs = [write_run(tmp_path / n, p) for n, p in (("long", long), ("short", short))]
+    figures.curves(ax, {"both": runs, "one": runs[1:], "none": []}, "train/loss", "t", "loss")
+    both, one = ax.lines
+    assert both.get_xdata().tolist() == [1, 2, 3] and both.get_ydata().tolist() == [4, 1, 1]
+    assert one.get_marker() == "o" and one.get_ydata().tolist() == [0.0]
+
+
+def test_a_page_says_what_was_learned_and_links_to_its_runs(tmp_path):
+    figures.plt.imsave(tmp_path / "a.png", np.zeros((4, 4)))
+    runs = {"scratch": [tmp_path / "s<0"], "pretrained": [tmp_path / "p-0", tmp_path / "p-1"]}
+    path = tmp_path / "report.html"
+    figures.page(path, "t", tmp_path / "a.png", "numbers", "next", "It was <learned>.", runs)
+    page = page_checks.check(path)
+    assert "It was <learned>." in page.words
+    links = [a["href"] for tag, a in page.tags if tag == "a" and "report.html" in a["href"]]
+    assert links == ["s<0/report.html", "p-0/report.html", "p-1/report.html"]

@@ -100,7 +100,7 @@ def test_a_band_and_a_legend():
 @pytest.mark.parametrize("y", [[], [np.nan, np.nan]])
 def test_what_has_no_number_says_so(y):
     assert "no finite value" in plots.lines([plots.Line("a", range(len(y)), y)], "t")
-    assert "no finite value" in plots.bars({"g": {"s": y}}, "t")
+    assert "no finite value" in plots.points({"g": {"s": y}}, "t")
 
 
 @pytest.mark.parametrize(
@@ -130,17 +130,28 @@ def test_a_score_over_nothing_is_none_and_never_the_best():
     rows = [{"lr": 1.0, "wer": 0.5}, {"lr": 2.0, "wer": None}, {"lr": 3.0, "wer": float("nan")}]
     svg = plots.parallel(rows, ["lr", "wer"], "t", colour="wer")
     assert svg.count('class="none"') == 2 and svg.count("var(--high) 100%") == 1
-    svg = plots.bars({"a": {"x": [None]}, "b": {"x": [0.5]}}, "t")
-    assert svg.count('<rect class="c') == 1
+    svg = plots.points({"a": {"x": [None]}, "b": {"x": [0.5]}}, "t")
+    assert svg.count('class="mean"') == 1
 
 
-def test_bars_are_as_high_as_the_means_and_have_intervals_and_dots_for_seeds():
-    svg = plots.bars({"a": {"x": [0.4, 0.6], "y": 1.0}, "b": {"x": [0.25]}}, "t")
-    heights = [float(h) for h in re.findall(r'<rect class="c[^>]*height="([\d.]+)"', svg)]
-    assert heights[0] / heights[1] == pytest.approx(0.5, abs=0.01)
-    assert heights[2] / heights[1] == pytest.approx(0.25, abs=0.01)
+def test_points_stand_at_the_means_with_intervals_and_dots_for_seeds():
+    svg = plots.points({"a": {"x": [0.4, 0.6], "y": 1.0}, "b": {"x": [0.25]}}, "t")
+    first, alone, other = (
+        float(y) for y in re.findall(r'class="mean" cx="[\d.]+" cy="([\d.]+)"', svg)
+    )
+    assert (other - first) / (first - alone) == pytest.approx(0.25 / 0.5, abs=0.01)
     assert svg.count('class="whisker"') == 1 and svg.count('class="dot"') == 2
+    assert 'class="zero"' not in svg
     page_checks.check(html.page("p", {"a": svg}))
+    svg = plots.points({"a": {"x": [-0.4, -0.2]}, "b": {"x": [-0.1]}}, "t")
+    (zero,) = re.findall(r'class="zero" d="M\d+ ([\d.]+)H', svg)
+    assert float(zero) < min(float(y) for y in re.findall(r'cy="([\d.]+)"', svg))
+
+
+def test_layers_and_steps_have_whole_ticks():
+    svg = plots.lines([plots.Line("a", [0, 1, 2], [0.1, 0.2, 0.4])], "t", xlabel="layer")
+    below = re.findall(r'y="220.0" text-anchor="middle">([\d.]+)<', svg)
+    assert below == ["0", "1", "2"]
 
 
 def test_parallel_coordinates():

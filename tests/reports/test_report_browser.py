@@ -99,15 +99,15 @@ def test_a_telephone_scrolls_in_one_direction_only(browser, report):
     page.close()
 
 
-def test_parallel_coordinates_and_bars_are_drawn(browser, tmp_path):
+def test_parallel_coordinates_and_points_are_drawn(browser, tmp_path):
     rows = [{"lr": 10.0**-n, "norm": "pre", "score": n / 4} for n in range(4)]
-    bars = plots.bars({"g": {"a": [1.0, 2.0], "b": 3.0}}, "bars")
+    points = plots.points({"g": {"a": [1.0, 2.0], "b": 3.0}}, "points")
     drawn = plots.parallel(rows, ["lr", "norm", "score"], "lines", colour="score")
     path = tmp_path / "page.html"
-    path.write_text(html.page("p", {"a": bars, "b": drawn}))
+    path.write_text(html.page("p", {"a": points, "b": drawn}))
     page, told = opened(browser, path, "dark")
     assert not told
-    assert len(page.evaluate(BOXES, "svg rect")) == 2
+    assert len(page.evaluate(BOXES, "svg .mean")) == 2
     colours = page.evaluate(
         "[...document.querySelectorAll('.curve')].map(e => getComputedStyle(e).stroke)"
     )
