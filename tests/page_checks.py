@@ -69,7 +69,7 @@ def check(content: str | Path) -> Page:
     styles = re.findall(r"<style>(.*?)</style>", content, re.DOTALL)
     styles += [a["style"] for _, a in page.tags if "style" in a]
     assert not [s for s in styles if "url(" in s or "@import" in s]
-    targets = {a["href"][1:] for t, a in page.tags if t == "a"}
+    targets = {a["href"][1:] for t, a in page.tags if t == "a" and a["href"].startswith("#")}
     assert targets <= {a.get("id") for _, a in page.tags}
     places = [a.get(k, "") for _, a in page.tags for k in ("d", "x", "y", "cx", "cy", "height")]
     assert not [p for p in places if re.search("nan|inf", p)], "drawn at a number that is none"

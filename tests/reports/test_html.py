@@ -135,12 +135,12 @@ def test_a_score_over_nothing_is_none_and_never_the_best():
 
 
 def test_points_stand_at_the_means_with_intervals_and_dots_for_seeds():
-    svg = plots.points({"a": {"x": [0.4, 0.6], "y": 1.0}, "b": {"x": [0.25]}}, "t")
+    svg = plots.points({"a": {"x": [0.45, 0.5, 0.55], "y": 1.0}, "b": {"x": [0.25]}}, "t")
     first, alone, other = (
         float(y) for y in re.findall(r'class="mean" cx="[\d.]+" cy="([\d.]+)"', svg)
     )
     assert (other - first) / (first - alone) == pytest.approx(0.25 / 0.5, abs=0.01)
-    assert svg.count('class="whisker"') == 1 and svg.count('class="dot"') == 2
+    assert svg.count('class="whisker"') == 1 and svg.count('class="dot"') == 3
     assert 'class="zero"' not in svg
     page_checks.check(html.page("p", {"a": svg}))
     svg = plots.points({"a": {"x": [-0.4, -0.2]}, "b": {"x": [-0.1]}}, "t")
