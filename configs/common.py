@@ -53,6 +53,9 @@ def base() -> ConfigDict:
                 "scores": (),
                 # monitors of frozen features during training: ridge, knn, collapse
                 "monitors": (),
+                # how probes pool features over time or space: mean_std (mean and deviation) | mean,
+                # of encoders and of raw frames alike; raw_mean_std: see ssl_jax/evals/pool.py
+                "pool": "mean_std",
             },
             "guard": {
                 # stop if a named metric, such as target_std, is below its floor after this many

@@ -1,6 +1,6 @@
 r"""Evaluates the frozen features of a run by probes, together with the baselines it must beat.
 
-    python -m ssl_jax.evaluate --run runs/d2v [--probe ridge,knn,linear,mlp] [--step best] \
+    python -m ssl_jax.evaluate --run runs/d2v [--probe ridge,knn,linear,mlp,few] [--step best] \
         [--baselines librosa] [--config.data.test.sc.path=...]
     python -m ssl_jax.evaluate --run runs/own --labels labels.csv [--root FOLDER] [--label COLUMN] \
         [--group SPEAKER]
@@ -15,7 +15,10 @@ report test (validation where there is no test). --labels replaces config.data o
 with the columns path (or text) and label; see ssl_jax/data/readers/label_files.py. --baselines
 librosa adds chroma, CQT, tonnetz, onset strength and tempo to the baselines; protocols of music do
 so by default, and --baselines '' leaves them out. `mlp` also predicts tags and numbers, where
-config.data has them in place of labels. A protocol brings its own data and the options of its
+config.data has them in place of labels. `few` is ridge at 1, 5, 10 and 100 % of the training
+labels, over five draws, the same for all features. Features are pooled over time or space to mean
+and deviation, of encoders and raw features alike; --config.eval.pool=mean takes the mean alone. A
+protocol brings its own data and the options of its
 probe; one with a section `units` has no probe: it measures how well the clusters of each layer
 match phones. For a run with a head (configs/supervised) the scores of the head on validation and
 test come first. A run of configs/ctc is evaluated by its transcripts of validation and test: error
@@ -53,7 +56,7 @@ from ssl_jax.stages import probes as probes_stage
 from ssl_jax.stages import unit_quality as units_stage
 from ssl_jax.sweeps import diff
 
-PROBES = (*compare.PROBES, compare.MLP)
+PROBES = (*compare.PROBES, compare.MLP, compare.FEW)
 
 
 def run(
@@ -106,7 +109,8 @@ def run(
         rows = _units(model, corpora, given, mesh, scratch)
     else:
         chosen = (compare.MLP,) if protocol else probes
-        encoders = functools.partial(_encoders, model, corpora["train"], window, mesh, more)
+        pool = given.get("pool", config.eval.pool)
+        encoders = functools.partial(_encoders, model, corpora["train"], window, mesh, more, pool)
         rows, collapse = probes_stage.run_probes(encoders, corpora, given, chosen, mesh, scratch)
     result = {
         "classes": list(corpora["train"].corpus.classes),
@@ -167,12 +171,13 @@ def _encoders(
     window: float,
     mesh: Mesh,
     more: Sequence[str] = (),
+    pool: str = "mean_std",
 ) -> list[Encoder]:
     """Returns the encoders to evaluate, if the data have what the method reads."""
     signals = [name for name in model.method.batch if name in embed.SIGNALS]
     splits_lib.check_names(train.corpus, signals, "train")
     about = (model.method, model.params, model.config, model.step)
-    return embed.encoders(*about, train, mesh, window, more)
+    return embed.encoders(*about, train, mesh, window, more, pool)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -46,6 +46,7 @@ def get_protocol(arg: str | None = None) -> ConfigDict:
         {
             "data": data,
             "window_seconds": 30.0,
+            "pool": "mean",  # as in the paper, of encoders and raw frames alike
             "baselines": ("librosa",),
             # names: the columns, if the targets are numbers
             "task": {"kind": kind, "scores": scores, "names": truth.get("target", ())},

@@ -15,6 +15,7 @@ from ssl_jax.stages import embed
 
 Sources = Mapping[str, Mapping[str, Any]]  # split -> its only source
 Scores = dict[str, dict[str, float]]  # features -> {task: accuracy}
+POOL = "raw_mean_std"  # the published tables pool encoders to the mean, log-mel to both
 
 
 def evaluate(
@@ -69,7 +70,7 @@ def _features(
     corpora = embed.open_splits(config, folder, mesh.size)
     train = corpora["train"]
     for encoder in embed.encoders(
-        model.method, model.params, model.config, model.step, train, mesh, window
+        model.method, model.params, model.config, model.step, train, mesh, window, pool=POOL
     ):
         yield encoder.name, embed.pooled(encoder, corpora, mesh, folder), corpora
 

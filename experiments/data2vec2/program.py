@@ -105,6 +105,7 @@ def _config(pipe: Pipe, path: str, steps: int) -> ConfigDict:
     if config.method.name == "mae":
         config.method.decoder.update(MAE_DECODER)
     config.eval.monitors = ("ridge",)
+    config.eval.pool = "raw_mean_std"  # the mean of the encoder's states, as published
     every = max(1, steps // o["probes"])
     changes = [f"train.duration={steps} steps", f"eval.every={every} steps", "eval.valid=False"]
     changes += [f"checkpoint.every={steps} steps", f"guard.after={steps // 2}"]

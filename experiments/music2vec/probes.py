@@ -19,6 +19,7 @@ from ssl_jax.stages import embed
 
 WINDOW = 2.0  # seconds per window of an encoder, whatever it was trained on
 LOG_MEL = "log-mel"
+POOL = "raw_mean_std"  # the published tables pool encoders to the mean, log-mel to both
 # task: (set, column of its index.tsv, kind, scores); layer and penalty are chosen by the first
 TASKS = {
     "instrument": ("notes", "instrument", "label", ("accuracy",)),
@@ -49,6 +50,7 @@ def evaluate(
             corpora["train"],
             mesh,
             min(seconds, WINDOW),
+            pool=POOL,
         )
         for encoder in encoders[: None if with_baselines else 1]:
             pooled = embed.pooled(encoder, corpora, mesh, folder)

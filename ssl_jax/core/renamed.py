@@ -28,6 +28,8 @@ def config(tree: dict[str, Any]) -> dict[str, Any]:
         out["guard"] = {**guard, "floors": floors}
     if isinstance(checkpoint, dict) and isinstance(checkpoint.get("best_metric"), str):
         out["checkpoint"] = {**checkpoint, "best_metric": metric(checkpoint["best_metric"])}
+    if isinstance(out.get("eval"), dict):
+        out["eval"] = {"pool": "raw_mean_std", **out["eval"]}  # what earlier versions did
     if isinstance(out.get("method"), dict):
         out["method"] = _with_newer(out["method"])
     return out

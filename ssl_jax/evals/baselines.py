@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ssl_jax.core.types import Array, Batch, Features, Method, Tree
-from ssl_jax.evals.pool import FeaturesFn, windowed
+from ssl_jax.evals.pool import FeaturesFn, of_encoder, of_raw, windowed
 from ssl_jax.ops import dsp
 from ssl_jax.ops.patches import first_view
 
@@ -24,7 +24,7 @@ class Encoder:
     """Features to be probed, of the run or of a baseline. `key` identifies them in a cache.
 
     prepare: turns a batch of numpy arrays on the host into the one that `features` reads (None: the
-    same).
+    same). frames: False for one vector per clip, which is not pooled. pool: mean or mean_std.
     """
 
     name: str
@@ -32,6 +32,8 @@ class Encoder:
     params: Tree
     key: str
     prepare: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    frames: bool = True
+    pool: str = "mean"
 
 
 def encoders(
@@ -46,13 +48,15 @@ def encoders(
     window: int = 0,
     sample_rate: int = 0,
     mesh: Mesh | None = None,
+    pool: str = "mean_std",
 ) -> list[Encoder]:
     """Returns a run's encoder, the same encoder untrained, and the raw features.
 
     example: a batch, may be abstract. seed, key: those of the run; step: identifies its weights.
-    window: samples per window of a clip at `sample_rate` (0: clips are not cut). Parameters are
-    replicated over the mesh.
+    window: samples per window of a clip at `sample_rate` (0: clips are not cut). pool: one of
+    `pool.KINDS`. Parameters are replicated over the mesh.
     """
+    how = of_encoder(pool)
     untrained = random_encoder(method, seed, example)
     features, cut = method.features, ""
     if window:
@@ -60,37 +64,24 @@ def encoders(
     if mesh is not None:
         params, untrained = jax.device_put((params, untrained), NamedSharding(mesh, P()))
     return [
-        Encoder(THIS_RUN, features, params, f"{key} step {step}{cut}"),
-        Encoder("random encoder", features, untrained, key + cut),
-        raw,
+        Encoder(THIS_RUN, features, params, f"{key} step {step}{cut}", pool=how),
+        Encoder("random encoder", features, untrained, key + cut, pool=how),
+        dataclasses.replace(raw, pool=of_raw(pool) if raw.frames else "mean"),
     ]
-
-
-def mean_std(frames: Array, mask: Array) -> Array:
-    """Pools the valid frames of (B, T, F) into their mean and deviation: (B, 2 F) float32.
-
-    The deviation is biased; a clip without a valid frame gives zeros.
-    """
-    frames = jnp.where(mask[..., None], frames, 0).astype(jnp.float32)
-    count = jnp.maximum(mask.sum(1), 1)[:, None].astype(jnp.float32)
-    mean = frames.sum(1) / count
-    spread = jnp.where(mask[..., None], frames - mean[:, None], 0)
-    return jnp.concatenate([mean, jnp.sqrt(jnp.square(spread).sum(1) / count)], -1)
 
 
 def raw_features(
     frames_of: Callable[[Batch], tuple[Array, Array]], rate: float = 1.0
 ) -> Callable[[Tree, Batch], Features]:
-    """Returns a `features(params, batch)` whose one layer is `mean_std` of raw frames.
+    """Returns a `features(params, batch)` whose one layer is raw frames.
 
-    frames_of(batch) -> (frames (B, T, F), mask (B, T)), such as log-mel. The result is pooled, so
-    each clip has a single frame; `params` is not used.
+    frames_of(batch) -> (frames (B, T, F), mask (B, T)), such as log-mel; `params` is not used.
     """
 
     def features(params: Tree, batch: Batch) -> Features:
         del params
-        pooled = mean_std(*frames_of(batch))
-        return Features(pooled[None, :, None], jnp.ones((len(pooled), 1), bool), rate)
+        frames, mask = frames_of(batch)
+        return Features(frames[None], mask, rate)
 
     return features
 
@@ -112,10 +103,10 @@ def raw_encoder(modality: str, *, sample_rate: int = 0, vocab_size: int = 0) -> 
         features = raw_features(lambda batch: log_mel(batch, sample_rate))
         return Encoder("log-mel", features, {}, str(sample_rate))
     if modality == "image":
-        return Encoder("pixels", vector_features(pixels), {}, str(PIXELS))
+        return Encoder("pixels", vector_features(pixels), {}, str(PIXELS), frames=False)
     counters = min(vocab_size, COUNTERS)
     features = vector_features(lambda batch: token_counts(batch, counters))
-    return Encoder("token counts", features, {}, str(counters))
+    return Encoder("token counts", features, {}, str(counters), frames=False)
 
 
 def log_mel(batch: Batch, rate: int) -> tuple[Array, Array]:

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.core import progress
-from ssl_jax.evals import knn, linear_probe, mlp_probe, ridge, table
+from ssl_jax.evals import few_labels, knn, linear_probe, mlp_probe, ridge, table
 from ssl_jax.evals.pool import Pooled, held_out
 
 PROBES = ("ridge", "knn", "linear")
 MLP = "mlp"  # the only probe that also predicts tags and numbers; see `mlp_row`
+FEW = "few"  # ridge with few labels; see `few_rows`
 
 
 def rows(
@@ -32,7 +33,8 @@ def rows(
                 out.append(mlp_row(features, truths, task, options))
             else:
                 labelled = {s: pooled.labelled() for s, pooled in splits.items()}
-                out.append(row(features, name, labelled, classes))
+                few = few_rows(features, labelled, classes) if name == FEW else []
+                out += few or [row(features, name, labelled, classes)]
     return out
 
 
@@ -83,6 +85,39 @@ def row(features: str, name: str, splits: Mapping[str, Pooled], classes: int) ->
         "test": tested,
         "layers": {layer_name(n): values for n, values in layers.items()},
     }
+
+
+def few_rows(features: str, splits: Mapping[str, Pooled], classes: int) -> list[dict[str, Any]]:
+    """Returns a row as of `row` for each share of the training labels: one value per draw.
+
+    The split that chooses layer and penalties keeps all its labels: valid, or without it a fifth of
+    train, which is then never drawn.
+    """
+    pairs = {split: (p.features, p.labels) for split, p in splits.items()}
+    train, test = pairs["train"], pairs.get("test", pairs.get("valid"))
+    if test is None:
+        raise ValueError("config.data.test names no source, nor does config.data.valid")
+    select = pairs.get("valid") if "test" in pairs else None
+    if select is None:
+        out = held_out(train[1])
+        train, select = [(train[0][rows], train[1][rows]) for rows in (~out, out)]
+    made = []
+    for share, scores in few_labels.probe(train, select, test, classes=classes).items():
+        layer = few_labels.best_layer(scores)
+        layers = {
+            layer_name(n): [float(s.test[n]) for s in scores] for n in range(len(scores[0].test))
+        }
+        made.append(
+            {
+                "features": features,
+                "probe": f"ridge, {share:.0%} of labels",
+                "layer": layer,
+                "selection": [float(s.select[layer]) for s in scores],
+                "test": layers[layer_name(layer)],
+                "layers": layers,
+            }
+        )
+    return made
 
 
 def mlp_row(

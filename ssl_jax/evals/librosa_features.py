@@ -32,7 +32,7 @@ def encoder(sample_rate: int) -> Encoder:
 
     features = vector_features(lambda batch: batch["vector"])
     key = f"librosa {importlib.metadata.version('librosa')} at {sample_rate}"
-    return Encoder(NAME, features, {}, key, prepare)
+    return Encoder(NAME, features, {}, key, prepare, frames=False)
 
 
 def describe(audio: np.ndarray, rate: int) -> np.ndarray:

@@ -5,12 +5,13 @@ from operator import length_hint
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from ssl_jax.core import progress
 from ssl_jax.core.types import TrainState, Tree
 from ssl_jax.evals import collapse, knn, ridge
-from ssl_jax.evals.pool import Batches, FeaturesFn, Pooled, pool, pooler
+from ssl_jax.evals.pool import Batches, FeaturesFn, Pooled, means, pool, pooler
 from ssl_jax.ops import ema
 
 NAMES = ("ridge", "knn", "collapse")
@@ -23,7 +24,8 @@ class Monitor:
     layer, penalty and k on a held-out fifth of them, and score the validation rows; `collapse`
     gives the deviation and effective rank of each layer on validation, and the cosine to the
     teacher's, if `state.extra` holds a "teacher". train, valid: called anew each time, return an
-    iterable of host batches (this host's rows). Features are compiled once.
+    iterable of host batches (this host's rows). Features are compiled once. how: mean or mean_std,
+    by which features are pooled for the probes; `collapse` sees the means.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Monitor:
         valid: Callable[[], Batches],
         classes: int,
         mesh: Mesh | None = None,
+        how: str = "mean",
     ):
         unknown = [name for name in names if name not in NAMES]
         if unknown:
@@ -47,7 +50,7 @@ class Monitor:
             )
         self.names, self.train, self.valid = tuple(names), train, valid
         self.classes, self.mesh = classes, mesh
-        self._apply = pooler(features, mesh)
+        self.how, self._apply = how, pooler(features, mesh, how)
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
         """Returns the metrics by name; transfers are intended here, so the guard is lifted."""
@@ -59,9 +62,9 @@ class Monitor:
             if "collapse" in self.names:
                 other = None
                 if teacher is not None:
-                    other = self._pool(teacher, self.valid, "teacher").features
+                    other = self._means(self._pool(teacher, self.valid, "teacher"))
                 with progress.Waiting("monitor, collapse"):
-                    found |= collapse.report(valid.features, other)
+                    found |= collapse.report(self._means(valid), other)
             if "ridge" in self.names or "knn" in self.names:
                 train = self._pool(params, self.train, "training")
                 found |= self._probes(train.labelled(), valid.labelled())
@@ -70,6 +73,9 @@ class Monitor:
     def _pool(self, params: Tree, batches: Callable[[], Batches], what: str) -> Pooled:
         about: dict[str, Any] = {"name": f"monitor, {what}", "total": length_hint(batches)}
         return pool(self._apply, params, batches(), mesh=self.mesh, **about)
+
+    def _means(self, pooled: Pooled) -> np.ndarray:
+        return means(pooled.features, self.how)
 
     def _probes(self, train: Pooled, valid: Pooled) -> dict[str, float]:
         fitted, tested = (train.features, train.labels), (valid.features, valid.labels)

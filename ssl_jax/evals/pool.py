@@ -1,7 +1,8 @@
-"""Frozen features, averaged over time for each clip and layer, and cached on disk for all probes.
+"""Frozen features, pooled over time or space for each clip and layer, and cached for all probes.
 
 A linear map and the average over frames commute, so (L + 1, D) numbers per clip serve any number of
-probes with linear heads.
+probes with linear heads. The deviation over frames tells what an average erases, such as motion;
+a probe that compares encoders with raw features pools both alike.
 """
 
 import dataclasses
@@ -16,12 +17,16 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ssl_jax.core import atomic, stop
+from ssl_jax.core import atomic, options, stop
 from ssl_jax.core.mesh import batch_sharding
 from ssl_jax.core.types import Array, Batch, Features, Tree
 
 FeaturesFn = Callable[[Tree, Batch], Features]
 Batches = Iterable[Mapping[str, Any]]
+KINDS = ("mean_std", "mean", "raw_mean_std")
+"""The values of config.eval.pool: mean and deviation, or the mean alone, of encoders and of frames
+of raw features alike; raw_mean_std: encoders by the mean and raw features by both, as the tables
+made before this was a choice. Raw features that are one vector per clip are left as they are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +68,41 @@ def masked_mean(features: Features) -> Array:
     return total / jnp.maximum(real.sum(1), 1)[:, None, None]
 
 
+def mean_std(features: Features) -> Array:
+    """Pools hidden states into their mean and deviation over real frames, (B, L + 1, 2 D) float32.
+
+    The deviation is biased; a clip without a real frame gives zeros.
+    """
+    found = jax.vmap(frames_mean_std, in_axes=(0, None))(features.hidden_states, features.mask)
+    return found.swapaxes(0, 1)
+
+
+def frames_mean_std(frames: Array, mask: Array) -> Array:
+    """Pools the valid frames of (B, T, F) into their mean and deviation, (B, 2 F) float32."""
+    frames = jnp.where(mask[..., None], frames, 0).astype(jnp.float32)
+    count = jnp.maximum(mask.sum(1), 1)[:, None].astype(jnp.float32)
+    mean = frames.sum(1) / count
+    spread = jnp.where(mask[..., None], frames - mean[:, None], 0)
+    return jnp.concatenate([mean, jnp.sqrt(jnp.square(spread).sum(1) / count)], -1)
+
+
+def of_encoder(kind: str) -> str:
+    """Returns how config.eval.pool pools the states of an encoder: mean or mean_std."""
+    options.choose("config.eval.pool", kind, KINDS)
+    return "mean" if kind == "raw_mean_std" else kind
+
+
+def of_raw(kind: str) -> str:
+    """Returns how config.eval.pool pools frames of raw features: mean or mean_std."""
+    options.choose("config.eval.pool", kind, KINDS)
+    return "mean" if kind == "mean" else "mean_std"
+
+
+def means(pooled: np.ndarray, how: str) -> np.ndarray:
+    """Returns the part of features (N, L + 1, F), pooled by mean or mean_std, that are means."""
+    return pooled[..., : pooled.shape[-1] // 2] if how == "mean_std" else pooled
+
+
 def windowed(features: FeaturesFn, samples: int, sample_rate: int) -> FeaturesFn:
     """Returns the features of clips cut into windows of up to `samples`, one after another.
 
@@ -96,14 +136,17 @@ def windowed(features: FeaturesFn, samples: int, sample_rate: int) -> FeaturesFn
     return apply
 
 
-def pooler(features: FeaturesFn, mesh: Mesh | None = None) -> Callable[[Tree, Batch], dict]:
+def pooler(
+    features: FeaturesFn, mesh: Mesh | None = None, how: str = "mean"
+) -> Callable[[Tree, Batch], dict]:
     """Returns the jitted fn(params, batch) -> {features, id, label, weight}, replicated.
 
-    Make it once and keep it: each call compiles anew.
+    how: mean or mean_std. Make it once and keep it: each call compiles anew.
     """
+    reduce = {"mean": masked_mean, "mean_std": mean_std}[how]
 
     def apply(params: Tree, batch: Batch) -> dict[str, Array]:
-        pooled = masked_mean(features(params, batch))
+        pooled = reduce(features(params, batch))
         return {"features": pooled} | {k: batch[k] for k in ("id", "label", "weight")}
 
     return jax.jit(apply, out_shardings=NamedSharding(mesh, P()) if mesh else None)

@@ -171,11 +171,13 @@ def encoders(
     mesh: Mesh,
     window: float = 0.0,
     more: Sequence[str] = (),
+    pool: str = "mean_std",
 ) -> list[Encoder]:
     """Returns a run's encoder, the same untrained, and the raw features of its modality.
 
     config, step: of the run. train: the split that is probed. window: seconds of audio in one pass
-    of an encoder (0: the whole clip). more: further baselines, some of BASELINES.
+    of an encoder (0: the whole clip). more: further baselines, some of BASELINES. pool: one of
+    `pool.KINDS`.
     """
     data, specs = train.config.data, train.corpus.specs(window or train.corpus.buckets[-1])
     vocabulary = config.method.encoder.get("vocab_size", 0)
@@ -192,6 +194,7 @@ def encoders(
         window=round(window * data.sample_rate),
         sample_rate=data.sample_rate,
         mesh=mesh,
+        pool=pool,
     )
     return found + [BASELINES[name](data.sample_rate) for name in more]
 
@@ -210,7 +213,7 @@ def pooled(encoder: Encoder, corpora: Splits, mesh: Mesh, folder: Path) -> dict[
 
     Features do not depend on the labels, so one cache serves every label column.
     """
-    apply = pooler(encoder.features, mesh)
+    apply = pooler(encoder.features, mesh, encoder.pool)
 
     def compute(name: str, split: splits_lib.Split) -> Pooled:
         given = split.corpus.specs(1.0)
@@ -223,7 +226,7 @@ def pooled(encoder: Encoder, corpora: Splits, mesh: Mesh, folder: Path) -> dict[
     found = {}
     for name, split in corpora.items():
         about = (name, _names(split), *contents(split))
-        key = signature(encoder.name, encoder.key, code.version(), *about)
+        key = signature(encoder.name, encoder.key, encoder.pool, code.version(), *about)
         kept = cached(folder / "features", key, functools.partial(compute, name, split))
         found[name] = dataclasses.replace(kept, labels=split.corpus.labels[kept.ids])
         if encoder.name == baselines.THIS_RUN:

@@ -11,6 +11,7 @@ from ssl_jax.engine import hooks, splits
 from ssl_jax.engine import step as step_lib
 from ssl_jax.evals import split_scores
 from ssl_jax.evals.monitor import Monitor
+from ssl_jax.evals.pool import of_encoder
 
 
 def make(
@@ -48,7 +49,8 @@ def make(
         read = sorted({*method.batch, "id", "weight", "label"})
         batches = {k: opened[k].in_order(multiple, read, mesh) for k in ("train", "valid")}
         count = len(opened["train"].corpus.classes)
-        watch = Monitor(monitors, method.features, **batches, classes=count, mesh=mesh)
+        how = of_encoder(config.eval.pool)
+        watch = Monitor(monitors, method.features, **batches, classes=count, mesh=mesh, how=how)
         found.append((watch, every))
     watched = len(config.data.valid) and (config.eval.valid or monitors)
     if not watched and (monitors or config.checkpoint.best_metric):

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from ssl_jax.core import options as options_lib
 from ssl_jax.evals import collapse, compare, mlp_probe
 from ssl_jax.evals.baselines import Encoder
+from ssl_jax.evals.pool import means
 from ssl_jax.stages import embed
 
 
@@ -51,5 +52,5 @@ def run_probes(
         )
         if encoder.params:
             features = pooled.get("valid", pooled["train"]).features
-            diagnostics[encoder.name] = collapse.report(features)
+            diagnostics[encoder.name] = collapse.report(means(features, encoder.pool))
     return rows, diagnostics

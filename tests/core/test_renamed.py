@@ -25,6 +25,11 @@ def test_floors_and_the_best_metric_of_an_old_config_are_read():
     )
 
 
+def test_an_older_config_pools_as_it_did():
+    assert config_lib.from_json('{"eval": {"every": 1}}')["eval"].pool == "raw_mean_std"
+    assert config_lib.from_json('{"eval": {"pool": "mean"}}')["eval"].pool == "mean"
+
+
 def test_keys_that_an_older_config_lacks_are_what_they_amount_to():
     method = {"name": "data2vec", "targets": {"layers": 4}}
     found = config_lib.from_json(json.dumps({"method": method})).method.targets

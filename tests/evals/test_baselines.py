@@ -1,10 +1,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from ssl_jax.core.config import ConfigError
 from ssl_jax.core.types import Method
 from ssl_jax.evals import baselines
-from ssl_jax.evals.pool import masked_mean
+from ssl_jax.evals import pool as pool_lib
 
 
 def test_mean_std_equals_a_loop_and_ignores_padding():
@@ -12,7 +14,7 @@ def test_mean_std_equals_a_loop_and_ignores_padding():
     lengths = np.array([6, 2, 0])
     mask = np.arange(6) < lengths[:, None]
     frames[~mask] = 1e6
-    got = np.asarray(baselines.mean_std(frames, mask))
+    got = np.asarray(pool_lib.frames_mean_std(frames, mask))
     assert got.shape == (3, 8)
     for row, n in enumerate(lengths[:2]):
         want = np.concatenate([frames[row, :n].mean(0), frames[row, :n].std(0)])
@@ -20,12 +22,25 @@ def test_mean_std_equals_a_loop_and_ignores_padding():
     np.testing.assert_array_equal(got[2], 0)
 
 
-def test_raw_features_pool_to_mean_std():
-    frames = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
-    mask = np.ones((2, 5), bool)
-    features = baselines.raw_features(lambda batch: (batch["x"], mask))
-    got = masked_mean(features(None, {"x": frames}))
-    np.testing.assert_allclose(got[:, 0], baselines.mean_std(frames, mask), atol=1e-6)
+@pytest.mark.parametrize(
+    ("kind", "encoder", "raw"),
+    [
+        ("mean_std", "mean_std", "mean_std"),
+        ("mean", "mean", "mean"),
+        ("raw_mean_std", "mean", "mean_std"),
+    ],
+)
+def test_encoders_and_frames_of_raw_features_are_pooled_alike(kind, encoder, raw):
+    method = Method(lambda *_: ({}, {}), lambda *_: None, lambda *_: None, {}, (), ())
+    about = {"seed": 0, "key": "k", "step": 1, "pool": kind}
+    for modality, own in (("audio", raw), ("image", "mean"), ("text", "mean")):
+        given = baselines.raw_encoder(modality, sample_rate=8000, vocab_size=300)
+        found = baselines.encoders(method, {}, {}, given, **about)
+        assert [e.pool for e in found] == [encoder, encoder, own]
+    with pytest.raises(
+        ConfigError, match=r"config\.eval\.pool is 'max': use one of mean_std, mean"
+    ):
+        baselines.encoders(method, {}, {}, given, **(about | {"pool": "max"}))
 
 
 def test_random_encoders_differ_by_seed_and_from_the_run():
@@ -64,9 +79,11 @@ def test_every_modality_has_raw_features():
         "image": {"image": jnp.ones((2, 8, 8, 3), jnp.uint8)},
         "text": {"tokens": jnp.ones((2, 4), jnp.int32), "tokens_len": jnp.array([4, 2])},
     }
-    sizes = {"audio": 160, "image": 192, "text": 300}
+    sizes = {"audio": 80, "image": 192, "text": 300}
     for modality, batch in batches.items():
         raw = baselines.raw_encoder(modality, sample_rate=8000, vocab_size=300)
         found = raw.features(raw.params, batch)
-        assert found.hidden_states.shape == (1, 2, 1, sizes[modality]) and found.mask.all()
+        frames = 8 if raw.frames else 1
+        assert raw.frames == (modality == "audio") and found.mask.sum(1).tolist()[0] == frames
+        assert found.hidden_states.shape == (1, 2, frames, sizes[modality])
     assert baselines.raw_encoder("text", vocab_size=50_000).key == str(baselines.COUNTERS)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ssl_jax.evals import compare, linear_probe, mlp_probe
+from ssl_jax.evals import compare, few_labels, linear_probe, mlp_probe
 from ssl_jax.evals.pool import Pooled
 
 
@@ -35,6 +35,33 @@ def test_without_a_test_split_validation_is_reported(splits, name):
     assert min(row["selection"]) > 0.9 and max(row["test"]) < 0.5
     with pytest.raises(ValueError, match=r"config\.data\.test"):
         compare.row("x", name, {"train": train}, 5)
+
+
+@pytest.mark.parametrize("tested", [("valid", "test"), ("valid",)])
+def test_few_labels_are_a_row_for_each_share_with_a_value_for_each_draw(splits, tested):
+    noise = np.random.default_rng(0).normal(0, 2.0, (300, *splits[0][0].shape[1:]))
+    harder = [pooled((x + noise[: len(y)].astype(x.dtype), y)) for x, y in splits]
+    found = dict(zip(("train", "valid", "test"), harder, strict=True))
+    given = {name: found[name] for name in ("train", *tested)}
+    rows = compare.rows("x", ("few",), given, {}, classes=5, task=None, options=None)
+    names = [f"ridge, {share} of labels" for share in ("1%", "5%", "10%", "100%")]
+    assert [row["probe"] for row in rows] == names
+    assert [len(row["test"]) for row in rows] == [5, 5, 5, 1]
+    for row in rows:
+        assert row["test"] == row["layers"][str(row["layer"])] and len(row["layers"]) == 3
+    assert 0.2 < np.mean(rows[0]["test"]) < rows[-1]["test"][0] - 0.05
+    if len(tested) == 2:
+        (ridge,) = compare.rows("x", ("ridge",), given, {}, classes=5, task=None, options=None)
+        assert rows[-1]["test"] == ridge["test"] and rows[-1]["layer"] == ridge["layer"]
+
+
+def test_a_draw_has_its_share_of_each_class_and_depends_on_the_labels_alone():
+    labels = np.repeat(np.arange(3), (100, 40, 3))
+    for share, counts in ((0.01, (1, 1, 1)), (0.1, (10, 4, 1)), (1.0, (100, 40, 3))):
+        kept = few_labels.drawn(labels, share, draw=0)
+        assert tuple(np.bincount(labels[kept])) == counts
+        np.testing.assert_array_equal(kept, few_labels.drawn(labels, share, draw=0))
+    assert (few_labels.drawn(labels, 0.1, 0) != few_labels.drawn(labels, 0.1, 1)).any()
 
 
 def test_the_mlp_probe_has_tags_and_numbers_too(splits):

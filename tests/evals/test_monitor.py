@@ -49,6 +49,22 @@ def test_all_monitors_under_a_transfer_guard(toy):
     assert found["monitor/rankme/layer1"] > 1
 
 
+def test_the_deviation_counts_for_probes_and_not_for_collapse(toy):
+    features, params = toy
+    found = {}
+    for how in ("mean", "mean_std"):
+        names = ("ridge", "collapse")
+        given = {"train": lambda: tones(0), "valid": lambda: tones(1), "classes": 3, "how": how}
+        found[how] = Monitor(names, features, **given)(7, state(params))
+    same = [name for name in found["mean"] if "rankme" in name or "std" in name]
+    assert len(same) == 4
+    for name in same:
+        np.testing.assert_allclose(found["mean"][name], found["mean_std"][name], rtol=1e-3)
+    # the pitch of a sine is in the deviation of a linear feature, not in its mean
+    score = "monitor/ridge/accuracy"
+    assert found["mean_std"][score] > found["mean"][score] + 0.1
+
+
 def test_collapse_needs_no_labels_and_no_teacher(toy):
     features, params = toy
     found = Monitor(("collapse",), features, train=list, valid=lambda: tones(1), classes=0)(

@@ -40,6 +40,20 @@ def test_masked_mean_equals_a_loop_and_ignores_padding():
     np.testing.assert_array_equal(got[3], 0)
 
 
+def test_mean_std_pools_every_layer_as_frames_are():
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(3, 2, 7, 5)).astype(np.float32)
+    mask = np.arange(7) < np.array([[7], [3]])
+    got = np.asarray(pool_lib.mean_std(Features(hidden, mask, 50.0)))
+    assert got.shape == (2, 3, 10)
+    for layer in range(3):
+        each = pool_lib.frames_mean_std(hidden[layer], mask)
+        np.testing.assert_array_equal(got[:, layer], each)
+    mean = np.asarray(pool_lib.masked_mean(Features(hidden, mask, 50.0)))
+    np.testing.assert_allclose(pool_lib.means(got, "mean_std"), mean, atol=1e-6)
+    assert pool_lib.means(mean, "mean") is mean
+
+
 def test_windows_are_taken_one_by_one_and_joined(toy):
     features, params = toy
     features = jax.jit(features)
