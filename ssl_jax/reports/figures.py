@@ -27,7 +27,7 @@ Band = Mapping[str, Any]
 """A curve over several runs: {step, mean, least, most}, each (n,)."""
 Panel = Callable[[Axes], None]
 
-_INCH = 11.5  # characters of a legend in an inch
+_INCH = 12.5  # characters of a legend in an inch
 _MARGIN = 0.9  # inches of a panel beside its axes
 
 

@@ -30,7 +30,7 @@ MEANINGS: Mapping[str, str] = {
     "not on the position alone.",
     "teacher_student_cosine": "How alike teacher and student are at masked tokens; 1 is equal.",
     "ema_decay": "Share of the teacher that is kept at each update.",
-    "teacher_turnover": "How many times the teacher has been replaced by newer weights so far.",
+    "teacher_turnover": "Sum of 1 - decay so far; below 3 the teacher is still its random start.",
     "masked_loss": "Cross-entropy of the units of masked frames.",
     "unmasked_loss": "Cross-entropy of the units of frames that are seen.",
     "masked_accuracy": "Share of the masked frames whose unit is predicted.",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -247,6 +248,8 @@ def test_hubert_runs_two_iterations_judges_both_and_goes_on_after_a_kill(
     kept = json.loads((tmp_path / "curves.json").read_text())
     assert kept["iteration 2"]["train/masked_accuracy"]["step"][-1] == 5  # 1.6 times 3
     assert kept["wav2vec 2.0"]["train/contrastive_loss"]["step"][-1] == 8
+    utterance = json.loads((tmp_path / "utterance.json").read_text())
+    assert list(utterance["units"]) == ["iteration 1", "iteration 2"] and utterance["phones"]
     assert (tmp_path / "results.png").stat().st_size > 50_000
 
 
@@ -264,6 +267,11 @@ def test_the_quickstart_reports_every_seed_and_is_the_same_side_by_side(tmp_path
     assert (root / "report.png").stat().st_size > 20_000
     page = (root / "report.html").read_text()
     assert "data:image/png;base64," in page and "scratch" in page and "http" not in page
+    assert "With 3 labels per word, the pre-trained model reaches" in page
+    links = re.findall(r'href="([^"#]+/report.html)"', page)
+    assert len(links) == 5 and all((root / link).is_file() for link in links)
+    kept = json.loads((root / "curves.json").read_text())
+    assert kept["pre-training"]["train/loss"]["step"][-1] == 4
     if len(os.sched_getaffinity(0)) > 1:
         beside = tmp_path / "beside"
         shutil.copytree(root / "corpus", beside / "corpus")
