@@ -281,7 +281,7 @@ def phones(ax: Axes, spans: Sequence[tuple[float, float, str]], bands: int) -> N
     for start, end, name in spans:
         if end <= seconds:
             ax.text((start + end) / 2, 1.03 * bands, name, ha="center", fontsize=8)
-            ax.axvline(start, color="white", lw=0.5, alpha=0.6)
+            ax.vlines(start, 0, bands, color="white", lw=0.5, alpha=0.6)
     for loc in ("left", "center"):
         if title := ax.get_title(loc=loc):
             ax.set_title(title, loc=loc, pad=18)
