@@ -137,6 +137,22 @@ class NormedMLP(nn.Module):
         return x
 
 
+class MLP(nn.Module):
+    """Linear layers with a GELU between them; computes in float32. params: linear0, linear1, ..."""
+
+    widths: tuple[int, ...]  # of the output of each layer
+    weight_init: str = "torch"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (..., D) -> (..., last width) float32."""
+        x = x.astype(jnp.float32)
+        for i, width in enumerate(self.widths):
+            x = gelu(x) if i else x
+            x = nn.Dense(width, kernel_init=INITS[self.weight_init], name=f"linear{i}")(x)
+        return x
+
+
 class FrameClassifier(nn.Module):
     """Dropout and Linear on every frame: logits. Computes in float32.
 

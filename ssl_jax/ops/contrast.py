@@ -11,7 +11,11 @@ from ssl_jax.core.config import ConfigError
 from ssl_jax.core.types import Array
 from ssl_jax.ops import losses
 
-_LOWEST = jnp.finfo(jnp.float32).min  # not -inf, so that a batch of padding alone stays finite
+LOWEST = jnp.finfo(jnp.float32).min  # not -inf, so that a batch of padding alone stays finite
+ALONE = (
+    "config.data.batch_size is 1, but the negatives of an example are the other ones of its batch: "
+    "use 2 or more, such as 256"
+)
 
 
 def unit(x: Array, eps: float = 1e-12) -> Array:
@@ -35,16 +39,25 @@ def batch_logits(
     ConfigError for one row without a queue, which has no negatives.
     """
     if len(keys) < 2 and queue is None:
-        raise ConfigError(
-            "config.data.batch_size is 1, but the negatives of an example are the other ones of "
-            "its batch: use 2 or more, such as 256"
-        )
+        raise ConfigError(ALONE)
     counted = weight > 0
     if queue is not None:
         keys = jnp.concatenate([keys, queue[0].astype(keys.dtype)])
         counted = jnp.concatenate([counted, queue[1] > 0])
     pairs = jnp.einsum("id,jd->ij", unit(queries), unit(keys)) / temperature
-    return jnp.where(counted, pairs, _LOWEST)
+    return jnp.where(counted, pairs, LOWEST)
+
+
+def place_logits(queries: Array, keys: Array, weight: Array, temperature: float) -> Array:
+    """Returns the cosines of unit vectors at the same place of all rows, over `temperature`.
+
+    queries and keys (B, S, D) of length 1, weight (B,): keys of rows of weight 0 are no negatives
+    -> (B, S, B), the key of row b at column b. Memory grows with the square of the batch.
+    """
+    if len(keys) < 2:
+        raise ConfigError(ALONE)
+    pairs = jnp.einsum("bsd,csd->bsc", queries, keys) / temperature
+    return jnp.where(weight > 0, pairs, LOWEST)
 
 
 def batch_info_nce(logits: Array) -> Array:
