@@ -305,7 +305,7 @@ class Model:
             raise ValueError(f"this run reads {self.modality}s, which have no rate: leave it out")
         if self.modality == "image":
             # that of the encoder, as weights of others may come with the data of another size
-            size = self.method.batch["image"].shape[0]
+            size = self.method.batch["image"].shape[-2]  # several views have an axis of their own
             return [inputs.image_row(item, {**self.config.data, "image_size": size})]
         return inputs.token_rows(item, self.config.data)
 

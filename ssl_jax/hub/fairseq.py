@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.core import atomic
-from ssl_jax.hub import data2vec2_config, families, names, table, torch_files, vocabulary
+from ssl_jax.hub import data2vec2_config, families, moco, names, table, torch_files, vocabulary
 from ssl_jax.hub.files import Source, check_sizes, torch_for
 from ssl_jax.hub.pickles import plain
 from ssl_jax.hub.speech import DEFAULTS, Config
@@ -47,7 +47,8 @@ _ADAM = ("exp_avg", "exp_avg_sq")
 
 
 def read(path: Path) -> Source:
-    """Reads a checkpoint of fairseq, pre-trained or fine-tuned, or one converted by s3prl.
+    """Reads a checkpoint of fairseq, pre-trained or fine-tuned, one converted by s3prl, or one of
+    MoCo v3.
 
     Adam's moments and the moving average (`_ema`) are kept if the file has all of them. Raises
     WeightsError, naming the file, for a file of another kind or model.
@@ -55,6 +56,8 @@ def read(path: Path) -> Source:
     if not path.is_file():
         raise WeightsError(f"{path} does not exist: --from takes a folder or a file of weights")
     loaded = torch_files.read(path)
+    if moco.is_checkpoint(loaded):
+        return moco.source(loaded, path)
     if not isinstance(loaded, dict):
         raise WeightsError(f"{path} holds {type(loaded).__name__}, not a checkpoint of fairseq")
     key = next((k for k in ("model_weight", "model") if k in loaded), None)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ssl_jax.core.config import suggest
-from ssl_jax.hub import conformer, data2vec2, speech, text, vision
+from ssl_jax.hub import conformer, data2vec2, moco, speech, text, vision
 from ssl_jax.hub.speech import Config, Options
 from ssl_jax.hub.table import Arrays, Row, WeightsError
 
@@ -151,6 +151,17 @@ FAMILIES: dict[str, Family] = {
             "configs/mae/image.py",
             {"mae": Head("ViTMAEForPreTraining", *_DECODER)},
             sizes={1024: "large", 1280: "huge"},
+        ),
+        Family(
+            "moco_v3",
+            "vit",
+            "",  # its authors publish it, transformers has no such class
+            "",
+            moco,
+            "configs/moco_v3/image.py",
+            sizes={384: "small"},
+            beside={"moco_v3": Head("", moco.head_rows, moco.section)},
+            unused=r"^(head|predictor)\.",
         ),
         *(
             Family(

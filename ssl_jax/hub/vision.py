@@ -98,7 +98,7 @@ def config_of(o: Any, model_type: str) -> Config:
         "out_proj": True,
     }
     if model_type == "vit_mae":
-        wanted |= {"key_bias": True, "layer_scale": 0.0}
+        wanted |= {"key_bias": True, "layer_scale": 0.0, "row_first": False, "stem": "patches"}
         if o.final_norm is False or o.positions not in ("sincos", "learned"):
             raise WeightsError(
                 "vit_mae needs config.method.encoder.final_norm=None and positions='sincos' or "

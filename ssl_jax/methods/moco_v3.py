@@ -126,6 +126,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         rules=sharding.RULES,
         scopes=SCOPES,
         couples=COUPLES,
+        decay=lambda step: options.ema.decay(step - 1),
     )
 
 

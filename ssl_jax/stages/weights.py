@@ -48,9 +48,9 @@ def import_run(
     """Makes a run folder from weights and returns the step of its checkpoint.
 
     source: a folder of transformers, a .safetensors file next to its config.json, or a file of
-    fairseq or s3prl. recipe: the config of the method that continues with them (default: that of
-    the family, `base`); its encoder options come from the weights. method: the module of yours
-    that a recipe of a run folder, its config.json, may import. Adam's moments and the teacher are
+    fairseq, s3prl or MoCo v3. recipe: the config of the method that continues with them (default:
+    that of the family, `base`); its encoder options come from the weights. method: the module of
+    yours that a recipe of a run folder, its config.json, may import. Adam's moments and teacher are
     taken from the source, where it has them. Raises WeightsError and ConfigError.
     """
     run = paths.of(run)
@@ -89,7 +89,7 @@ class Mapped(NamedTuple):
 
 
 def _read(path: Path) -> Source:
-    if path.suffix in (".pt", ".pth", ".ckpt"):
+    if path.suffix in (".pt", ".pth", ".ckpt", ".tar"):
         return fairseq.read(path)
     return files.read(path)
 

@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 
 
-def position(row, column, width):
+def position(first, second, width):
     """The vector (D,) of one position: the row in the first half, the column in the second."""
     quarter = width // 4
     omega = [10000 ** (-k / quarter) for k in range(quarter)]
-    parts = [f(place * w) for place in (row, column) for f in (math.sin, math.cos) for w in omega]
+    parts = [f(place * w) for place in (first, second) for f in (math.sin, math.cos) for w in omega]
     return torch.tensor(parts, dtype=torch.float64)
 
 
-def tokens(p, image, patch):
+def tokens(p, image, patch, row_first=True):
     """image (H, W, 3), 0..255 -> the class token and the patches with positions (1 + S, D)."""
     mean = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64)
     std = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64)
@@ -29,7 +29,8 @@ def tokens(p, image, patch):
                 slice(row * patch, (row + 1) * patch),
                 slice(column * patch, (column + 1) * patch),
             )
-            found.append(x[at].reshape(-1) @ kernel + bias + position(row, column, kernel.shape[1]))
+            place = (row, column) if row_first else (column, row)
+            found.append(x[at].reshape(-1) @ kernel + bias + position(*place, kernel.shape[1]))
     return torch.stack(found)
 
 
@@ -56,17 +57,19 @@ def block(p, x, heads):
     return x + linear(y, "mlp/down")
 
 
+def blocks(p, x, heads, part="encoder"):
+    """x (T, D) -> (T, D): all blocks of a part and its last norm."""
+    start = f"{part}/blocks/"
+    for i in range(len(p[f"{start}norm1/scale"])):
+        own = {k.removeprefix(start): v[i] for k, v in p.items() if k.startswith(start)}
+        x = block(own, x, heads)
+    scale, bias = (p[f"{part}/final_norm/{k}"] for k in ("scale", "bias"))
+    return F.layer_norm(x, scale.shape, scale, bias, 1e-6)
+
+
 def encode(p, images, patch, heads):
     """images (B, H, W, 3) -> the class token after the last norm (B, D)."""
-    rows, start = [], "encoder/blocks/"
-    for image in images:
-        x = tokens(p, image, patch)
-        for i in range(len(p[f"{start}norm1/scale"])):
-            own = {k.removeprefix(start): v[i] for k, v in p.items() if k.startswith(start)}
-            x = block(own, x, heads)
-        scale, bias = (p[f"encoder/final_norm/{k}"] for k in ("scale", "bias"))
-        rows.append(F.layer_norm(x, scale.shape, scale, bias, 1e-6)[0])
-    return torch.stack(rows)
+    return torch.stack([blocks(p, tokens(p, image, patch), heads)[0] for image in images])
 
 
 def head(p, running, name, x, layers):
