@@ -79,6 +79,7 @@ def test_paper_scale_builds_and_evaluates_shapes(path):
     assert all(s.shape == c.shape == () for s, c in output.metrics.values())
     assert set(config.guard.floors) <= set(output.metrics)
     assert jax.tree.map(_shape, output.extra) == jax.tree.map(_shape, extra)
+    assert ("teacher" in extra) == (method.decay is not None), "its turnover would be unknown"
     step = jax.ShapeDtypeStruct((), "int32")
     updated = jax.eval_shape(method.update, params, extra, step)
     assert jax.tree.map(_shape, updated) == jax.tree.map(_shape, extra)
