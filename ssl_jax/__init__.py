@@ -190,8 +190,7 @@ class Model:
         self._listener: Any = None
 
     def __repr__(self) -> str:
-        what = f"audio at {self.sample_rate} Hz" if self.modality == "audio" else self.modality
-        return f"Model({self.config.method.name} of {what}, step {self.step})"
+        return f"ssl_jax.Model({self.config.method.name}, step {self.step})"
 
     def features(self, example: Example | list[Example], rate: int | None = None) -> Any:
         """Returns the Clip of a sound, an image or a text, or the Clips of a list of them.

@@ -100,6 +100,8 @@ def run(
         about = (embed.bounded(config, most), model.classes, mesh, scratch)
         rows = head.each(judged, lambda params: task(model.method, params, *about))
         return _written(folder, {**_about(model, config, start), "results": rows})
+    if not (labels or protocol):
+        embed.check_present(config)
     more = given.get("baselines", ()) if baselines is None else baselines
     embed.check_baselines(more, config.data.get("modality", "audio"))
     corpora = embed.open_splits(config, scratch, mesh.size, most)

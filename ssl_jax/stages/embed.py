@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ssl_jax.core import code
+from ssl_jax.core import code, paths
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import Method, Tree
@@ -65,6 +65,19 @@ def bounded(config: ConfigDict, most: int) -> ConfigDict:
     with config.unlocked():
         config.data.batch_size = most
     return config
+
+
+def check_present(config: ConfigDict) -> None:
+    """Raises ValueError if a run's own data are not here, as those of a recipe are not for weights
+    of others."""
+    for name in config.data.train:
+        path = config.data.train[name].get("path", "")
+        if not paths.is_remote(path) and not paths.expanded(path).exists():
+            raise ValueError(
+                f"config.data.train.{name}.path={path!r} does not exist: pass a table of your own "
+                f"as --labels labels.csv (docs/data.md), or where it is as "
+                f"--config.data.train.{name}.path=FOLDER"
+            )
 
 
 def open_splits(config: ConfigDict, folder: Path, devices: int, most: int = 0) -> Splits:
@@ -158,8 +171,8 @@ def _windows(config: ConfigDict, found: label_files.Labelled, notes: list[str]) 
 def _folders(config: ConfigDict) -> list[Path]:
     """Returns the folders of a run's own recordings."""
     given = [config.data.train[k].get("path", "") for k in config.data.train]
-    paths = [Path(os.path.expanduser(path)) for path in given]
-    return [p if p.is_dir() else p.parent for p in paths if str(p) != "."]
+    found = [Path(os.path.expanduser(path)) for path in given]
+    return [p if p.is_dir() else p.parent for p in found if str(p) != "."]
 
 
 def encoders(

@@ -229,3 +229,9 @@ def test_every_split_is_checked_before_anything_is_printed(root, recordings, tmp
     with pytest.raises(ValueError, match=r"config.data.valid.own.path=.*no sound file"):
         train.run(config, tmp_path / "run")
     assert told == []
+
+
+def test_data_of_a_recipe_that_are_not_here_are_replaced_by_a_table(root):
+    config = config_lib.load(str(root / "configs/hubert/audio.py:base"))
+    with pytest.raises(ValueError, match=r"'data/LibriSpeech' does not exist: .* --labels labels"):
+        embed.check_present(config)
