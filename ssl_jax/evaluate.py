@@ -76,11 +76,7 @@ def run(
     embed.BASELINES in addition to the usual ones (None: those that the protocol names). Raises
     ValueError on an unknown probe, and on data without labels, of one class, or without a test.
     """
-    if labels and protocol:
-        raise ValueError("--labels and --protocol each bring their own data: give one of them")
-    unknown = [name for name in probes if name not in PROBES]
-    if unknown:
-        raise ValueError(f"--probe has {unknown}: use some of {','.join(PROBES)}")
+    _check(probes, labels, protocol)
     start = time.monotonic()
     start_lib.use_compilation_cache()
     folder, model = paths.of(folder), ssl_jax.load(folder, step, method=method)
@@ -121,6 +117,14 @@ def run(
         "health": collapse,
     } | ({"head": own} if own else {})
     return _written(folder, {**_about(model, config, start), **result})
+
+
+def _check(probes: Sequence[str], labels: embed.Labels | None, protocol: str) -> None:
+    if labels and protocol:
+        raise ValueError("--labels and --protocol each bring their own data: give one of them")
+    unknown = [name for name in probes if name not in PROBES]
+    if unknown:
+        raise ValueError(f"--probe has {unknown}: use some of {','.join(PROBES)}")
 
 
 def _task(model: ssl_jax.Model) -> Callable[..., list[dict[str, Any]]] | None:
