@@ -260,6 +260,33 @@ def mae() -> ConfigDict:
     )
 
 
+def dmae() -> ConfigDict:
+    """Returns config.method of DMAE; ssl_jax/methods/dmae.py explains every key."""
+    return ConfigDict(
+        {
+            "name": "dmae",
+            "encoder": ConfigDict({}),
+            # the folder of a finished run, or the beginning of its signature; for a plan, a config
+            # such as configs/mae/image.py:large will do
+            "teachers": {"teacher": ""},
+            "mask_ratio": 0.75,
+            "rounding": "floor",
+            "norm_pix": False,
+            "masked_only": True,
+            "decoder": {"width": 512, "depth": 8, "heads": 16, "mlp_width": 2048},
+            "align": {
+                "student": (9,),
+                "teacher": (18,),
+                "projector": "linear",
+                "alpha": 1.0,
+                "normalize_features": "l2",
+                "center": "none",
+                "center_decay": 0.9,
+            },
+        }
+    )
+
+
 def moco_v3() -> ConfigDict:
     """Returns config.method of MoCo v3; ssl_jax/methods/moco_v3.py explains every key."""
     return ConfigDict(

@@ -90,16 +90,20 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
 
 @dataclasses.dataclass(frozen=True)
 class MAE:
-    """The functions of the method over one encoder. params: encoder, decoder."""
+    """The functions of the method over one encoder. params: encoder, decoder.
+
+    rounding: how the number of visible patches becomes whole, floor as published, or nearest.
+    """
 
     options: Options
     encoder: encoder_lib.Encoder
+    rounding: str = "floor"
 
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
         """Returns (params, {})."""
         keys = jax.random.split(key)
         encoder, encoded = encoder_lib.init(self.encoder, keys[0], batch)
-        _, size, numbers = jax.eval_shape(self._patches, encoder, batch).shape
+        _, size, numbers = jax.eval_shape(self.patches, encoder, batch).shape
         self.visible(size)
         last, places = encoded.hidden_states[-1], jnp.arange(size)[None]
         everywhere = jnp.ones(places.shape, bool)
@@ -121,7 +125,7 @@ class MAE:
     def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
         """Returns which patches an update masks, (B, 1, rows, columns) bool."""
         real = encoder_lib.real(self.encoder, params["encoder"], batch, batch["weight"])
-        _, mask = self._mask(streams, real)
+        _, mask = self.mask(streams, real)
         return mask.reshape(len(real), 1, *encoder_lib.places(self.encoder, real.shape[1]))
 
     def loss(
@@ -134,7 +138,7 @@ class MAE:
             x, valid = encoder_lib.frontend(self.encoder, params["encoder"], batch)
 
         with jax.named_scope("mask"):
-            ids_shuffle, mask = self._mask(streams, valid)
+            ids_shuffle, mask = self.mask(streams, valid)
             ids_keep = ids_shuffle[:, : self.visible(x.shape[1])[-1]]
 
         with jax.named_scope("encoder"):
@@ -144,13 +148,13 @@ class MAE:
             )
 
         with jax.named_scope("targets"):
-            targets = self._patches(params["encoder"], batch)
+            targets = self.patches(params["encoder"], batch)
             if o.norm_pix:
                 targets = normalize_patches(targets)
 
         with jax.named_scope("predictor"):
             visible, numbers = valid & ~mask, targets.shape[-1]
-            predictions = self._predict(params, encoded, ids_shuffle, visible, valid, numbers)
+            predictions = self.predict(params, encoded, ids_shuffle, visible, valid, numbers)
 
         with jax.named_scope("loss"):
             counted = mask if o.masked_only else valid
@@ -166,7 +170,7 @@ class MAE:
         }
         return Output(loss, num_targets, metrics, extra)
 
-    def _mask(self, streams: Streams, valid: Array) -> tuple[Array, Array]:
+    def mask(self, streams: Streams, valid: Array) -> tuple[Array, Array]:
         """valid (B, S) -> ids_shuffle (B, S), visible ids first; mask (B, S) bool."""
         counts = self.visible(valid.shape[1])
         return masks.random_visible(streams.for_examples("mask"), valid, counts)
@@ -182,25 +186,26 @@ class MAE:
                 f"an example has only {size} patch, so nothing is left to mask: make "
                 f"config.method.encoder.{self._patch_key} smaller"
             )
-        kept = int(size * (1 - ratio))
+        half = 0.5 if self.rounding == "nearest" else 0.0
+        kept = int(size * (1 - ratio) + half)
         if not 0 < kept < size:
             raise ConfigError(
                 f"config.method.mask_ratio is {ratio}, which leaves {kept} of {size} patches "
                 f"visible: use a value such as {0.75 if size > 3 else 0.5}"
             )
-        return [min(n, max(1, int(n * (1 - ratio)))) for n in range(size + 1)]
+        return [min(n, max(1, int(n * (1 - ratio) + half))) for n in range(size + 1)]
 
     @property
     def _patch_key(self) -> str:
         """The option of the encoder that is the size of a patch."""
         return "patch_size" if hasattr(self.encoder.options, "patch_size") else "patch"
 
-    def _patches(self, params: Tree, batch: Batch) -> Array:
+    def patches(self, params: Tree, batch: Batch) -> Array:
         """Returns the patches (B, S, P) of the normalized input, float32."""
         arrays = [batch[name] for name in self.encoder.reads]
         return self.encoder.apply({"params": params}, *arrays, method="patches")
 
-    def _predict(
+    def predict(
         self,
         params: Tree,
         encoded: Encoded,

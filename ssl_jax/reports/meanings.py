@@ -25,6 +25,9 @@ MEANINGS: Mapping[str, str] = {
     "cls": "Distance of the class token from the mean target.",
     "target_std": "Spread of the targets over tokens; towards 0, the targets have collapsed.",
     "prediction_std": "Spread of the predictions over tokens; 0 is one guess for every token.",
+    "pixel_loss": "Squared error of the pixels of masked patches.",
+    "feature_loss": "Distance of the student's features from the frozen teacher's.",
+    "feature_std": "Spread of the frozen teacher's features over tokens.",
     "frontend_std": "Spread of the input of the blocks; towards 0, the front end has collapsed.",
     "instance_variance_ratio": "Share of the targets' variance that depends on the example, and "
     "not on the position alone.",

@@ -14,8 +14,8 @@ import pytest
 
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import rng, tree
-from ssl_jax.core.types import Batch, Method, Spec
-from ssl_jax.engine import optim
+from ssl_jax.core.types import FROZEN, Batch, Method, Spec
+from ssl_jax.engine import optim, teachers
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 4
@@ -142,6 +142,7 @@ def toy(path: str) -> Toy:
     shapes = abstract_toy(path)
     init = jax.jit(shapes.method.init)
     params, extra = init(jax.random.key(0), shapes.batch(2))
+    extra = with_teachers(extra, teachers.fresh(shapes.method))
     return dataclasses.replace(shapes, params=params, extra=extra)
 
 
@@ -150,7 +151,13 @@ def abstract_toy(path: str) -> Toy:
     config = load(path, "toy")
     method, samples = build(config), longest(config)
     batch = abstract_batch(method, 2, samples)
-    return Toy(config, method, samples, *jax.eval_shape(method.init, jax.random.key(0), batch))
+    params, extra = jax.eval_shape(method.init, jax.random.key(0), batch)
+    return Toy(config, method, samples, params, with_teachers(extra, teachers.shapes(method)))
+
+
+def with_teachers(extra: Any, found: Any) -> Any:
+    """Returns `extra` as a loss sees it, with frozen teachers if there are any."""
+    return {**extra, FROZEN: found} if found else extra
 
 
 def make_batch(method: Method, rows: int, samples: int, seed: int) -> Batch:

@@ -19,7 +19,7 @@ from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import platform, tree
 from ssl_jax.core.types import TrainState
-from ssl_jax.engine import step
+from ssl_jax.engine import step, teachers
 from ssl_jax.nn import batch_norm
 from ssl_jax.ops import contrast, losses
 from ssl_jax.planning import aot
@@ -70,7 +70,8 @@ def start(path: str, updates: bool) -> Start:
     tx = recording(tx if updates else optax.set_to_zero())
     shapes = cases.abstract_batch(toy.method, ROWS, toy.samples)
     one = mesh_lib.make_mesh({"data": 1}, jax.devices()[:1])
-    state, _ = step.init_state(toy.method, tx, 5, one, shapes)
+    state, shardings = step.init_state(toy.method, tx, 5, one, shapes)
+    state, _ = teachers.join(state, shardings, teachers.fresh(toy.method), toy.method, one)
     return Start(toy, tx, schedule, shapes, jax.device_get(state))
 
 
@@ -146,6 +147,8 @@ def compile_for_tpu(path: str) -> dict[str, object]:
     mesh = mesh_lib.make_mesh({"data": -1, "fsdp": 2}, list(topology.devices))
     state = step.abstract_state(toy.method, tx, shapes)
     shardings = step.state_sharding(state, toy.method.rules, mesh)
+    taught = teachers.shapes(toy.method)
+    state, shardings = teachers.join(state, shardings, taught, toy.method, mesh)
     update = step.make_step(toy.method, tx, schedule, mesh)
     jitted = jax.jit(update, in_shardings=(shardings, mesh_lib.batch_sharding(mesh)))
     compiled = jitted.lower(state, shapes).compile()

@@ -18,7 +18,7 @@ from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import tree
 from ssl_jax.core.types import Rules, TrainState
-from ssl_jax.engine import optim
+from ssl_jax.engine import optim, teachers
 
 FOLDER = Path(__file__).parent / "sharding"
 # as config.mesh, on v5e:2x4 and 2xv5e:8x16
@@ -51,6 +51,7 @@ def state_of(path: str) -> tuple[TrainState, Rules]:
     method = cases.build(config)
     batch = cases.abstract_batch(method, 2, cases.longest(config))
     params, extra = jax.eval_shape(method.init, jax.random.key(0), batch)
+    extra = cases.with_teachers(extra, teachers.shapes(method))
 
     def to_steps(duration: int | str) -> int:
         return config_lib.steps(

@@ -11,7 +11,7 @@ from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import tree
 from ssl_jax.core.rng import Streams
-from ssl_jax.engine import optim
+from ssl_jax.engine import optim, teachers
 
 CONFIGS = cases.config_paths()
 TOY_PARAMETERS = 300_000
@@ -68,6 +68,7 @@ def test_paper_scale_builds_and_evaluates_shapes(path):
     method = cases.build(config)
     batch = cases.abstract_batch(method, 2, cases.longest(config))
     params, extra = jax.eval_shape(method.init, jax.random.key(0), batch)
+    extra = cases.with_teachers(extra, teachers.shapes(method))
     streams = Streams(
         key=jax.ShapeDtypeStruct((2,), "uint32"),
         step=jax.ShapeDtypeStruct((), "int32"),

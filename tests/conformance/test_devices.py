@@ -67,6 +67,7 @@ WHOLE = (
     "configs/data2vec/kws.py",
     "configs/data2vec/text.py",
     "configs/data2vec2/image.py",
+    "configs/dmae/image.py",
     "configs/hubert/audio.py",
     "configs/mae/image.py",
     "configs/moco_v3/image.py",

@@ -1,5 +1,6 @@
 """The state of every method survives a save, and a resumed run equals an uninterrupted one."""
 
+import dataclasses
 import functools
 
 import cases
@@ -9,7 +10,8 @@ import pytest
 
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import tree
-from ssl_jax.engine import step
+from ssl_jax.core.types import split_frozen
+from ssl_jax.engine import step, teachers
 from ssl_jax.engine.checkpoint import Checkpoints
 
 ROWS = 4
@@ -35,6 +37,8 @@ def _parts(toy: cases.Toy):
     mesh = mesh_lib.make_mesh({"data": 1}, jax.devices()[:1])
     shapes = cases.abstract_batch(toy.method, ROWS, toy.samples)
     state, shardings = step.init_state(toy.method, tx, 11, mesh, shapes)
+    taught = teachers.fresh(toy.method)
+    state, shardings = teachers.join(state, shardings, taught, toy.method, mesh)
     update = jax.jit(step.make_step(toy.method, tx, schedule, mesh))
 
     def run(state, first: int, last: int):
@@ -53,7 +57,11 @@ def test_resume_equals_uninterrupted_to_the_bit(toy, tmp_path):
     first.save(2, with_stop)
     first.close()
     second = Checkpoints(tmp_path, toy.config)
-    restored = second.restore(jax.eval_shape(lambda s: s, state), shardings)
+    own, frozen = split_frozen(state.extra)
+    shapes = jax.eval_shape(lambda s: s, dataclasses.replace(state, extra=own))
+    kept = dataclasses.replace(shardings, extra=split_frozen(shardings.extra)[0])
+    restored = second.restore(shapes, kept)
+    restored = dataclasses.replace(restored, extra={**restored.extra, **frozen})
     second.close()
     resumed = run(restored, 2, 4)
     for (name, a), (_, b) in zip(
@@ -76,6 +84,9 @@ def test_a_step_changes_every_part_of_the_state_it_should(toy):
         if not np.array_equal(a, b)
     ]
     assert moved
-    if state.extra:
-        pairs = zip(jax.tree.leaves(state.extra), jax.tree.leaves(after.extra), strict=True)
+    (own, frozen), (moved_own, same) = split_frozen(state.extra), split_frozen(after.extra)
+    for a, b in zip(jax.tree.leaves(frozen), jax.tree.leaves(same), strict=True):
+        np.testing.assert_array_equal(a, b)
+    if own:
+        pairs = zip(jax.tree.leaves(own), jax.tree.leaves(moved_own), strict=True)
         assert any(not np.array_equal(a, b) for a, b in pairs), "the teacher never moves"

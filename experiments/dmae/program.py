@@ -1,0 +1,153 @@
+"""Does aligning with a better masked autoencoder beat more training, and survive harder masks?
+
+    python -m ssl_jax.pipeline experiments/dmae/program.py --data=PATH [--option=value ...]
+
+PATH is a folder with train.tar and test.tar of images named class/name.jpg, for example CIFAR-10;
+--other names a second one that is only probed. Trains one teacher, then for each seed students by
+MAE and by DMAE, probes their frozen features, and writes results.json and results.png next to this
+file.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments.dmae import claims, pictures
+from ssl_jax.core import config as config_lib
+from ssl_jax.core.mesh import make_mesh
+from ssl_jax.evals import table
+from ssl_jax.pipeline import Pipe
+from ssl_jax.reports import figures
+from ssl_jax.stages import embed, probes
+from ssl_jax.stages.graph import Stage
+
+OPTIONS = {
+    "data": "data/cifar10",
+    "other": "",  # a second folder of images, such as Caltech-101
+    "seeds": 3,
+    "teacher_steps": 1000,
+    "steps": 250,  # of a student
+    "longer": 4,  # times as many for the longest MAE
+    "batch": 64,
+    "out": "",
+}
+# 100 patches, so that five are left where 95 % are masked
+IMAGE = {"image_size": 20, "patch_size": 2}
+TEACHER = {"depth": 4, "width": 128, "heads": 4, "mlp_width": 512}
+STUDENT = {"depth": 3, "width": 64, "heads": 2, "mlp_width": 256}
+DECODER = {"depth": 1, "width": 48, "heads": 2, "mlp_width": 192}
+# both sides with unit variance, so that the features weigh as much as the pixels; without the part
+# of the features that depends on the place alone
+ALIGN = {"student": (2,), "teacher": (3,), "normalize_features": "layer", "center": "batch"}
+# name: (method, share of masked patches, multiple of the steps)
+ARMS = {
+    "MAE 75 %": ("mae", 0.75, 1),
+    "DMAE 75 %": ("dmae", 0.75, 1),
+    "MAE 95 %": ("mae", 0.95, 1),
+    "DMAE 95 %": ("dmae", 0.95, 1),
+    "MAE 75 %, longer": ("mae", 0.75, 0),
+}
+PROBED_TWICE = ("MAE 75 %", "DMAE 75 %", "MAE 75 %, longer")
+LEAST_GAP = 0.05  # of the teacher over the student's MAE: less, and there is nothing to learn
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def main(pipe: Pipe) -> None:
+    """Runs every part; complete stages are skipped."""
+    o = pipe.options
+    teacher = pipe.train("teacher", _config(pipe, "mae", 0.75, o["teacher_steps"], TEACHER))
+    found: dict[str, dict[str, list[float]]] = {"probe": {}, "other": {}}
+    for seed in range(o["seeds"]):
+        for name, (method, ratio, times) in ARMS.items():
+            config = _config(pipe, method, ratio, o["steps"] * (times or o["longer"]), STUDENT)
+            taught = {"teacher": teacher} if method == "dmae" else {}
+            slug = name.replace(" %", "").replace(",", "").replace(" ", "-").lower()
+            config = config_lib.override(config, [f"seed={seed}"])
+            run = pipe.train(f"{slug}-{seed}", config, teachers=taught)
+            _keep(found["probe"], name, _probe(pipe, run, o["data"], "this run"))
+            if name in PROBED_TWICE and o["other"]:
+                _keep(found["other"], name, _probe(pipe, run, o["other"], "this run"))
+            if name == "MAE 75 %":
+                for other in ("random encoder", "pixels"):
+                    _keep(found["probe"], other, _probe(pipe, run, o["data"], other))
+    gap = _probe(pipe, teacher, o["data"], "this run")
+    found["probe"]["teacher"] = [gap] * o["seeds"]
+    _ladder(pipe, found["probe"])
+    _write(pipe, found)
+
+
+def _config(
+    pipe: Pipe, method: str, ratio: float, steps: int, size: Mapping[str, int]
+) -> ConfigDict:
+    """Returns the mini config of a method at the sizes of this experiment."""
+    config = config_lib.load(f"configs/{method}/image.py:mini").copy_and_resolve_references()
+    config.unlock()
+    config.method.encoder.update({**size, **IMAGE})
+    config.method.decoder.update(DECODER)
+    config.method.update({"mask_ratio": ratio, "norm_pix": False})
+    if method == "dmae":
+        config.method.align.update(ALIGN)
+        config.method.teachers.teacher = ""
+    config.data = _data(config.data, pipe.options["data"])
+    config.data.update({"image_size": IMAGE["image_size"], "batch_size": pipe.options["batch"]})
+    changes = [f"train.duration={steps} steps", f"checkpoint.every={steps} steps"]
+    changes += [f"eval.every={steps} steps", "eval.valid=False", f"guard.after={steps}"]
+    return config_lib.override(config, changes)
+
+
+def _data(data: ConfigDict, folder: str) -> ConfigDict:
+    """Returns config.data with the images of a folder; whole ones for the probe."""
+    data = data.copy_and_resolve_references()
+    with data.unlocked():
+        for split, file in {"train": "train.tar", "valid": "test.tar"}.items():
+            source = {"kind": "image_tar", "path": str(pathlib.Path(folder) / file)}
+            data[split] = ConfigDict({"images": source})
+        data.eval_transforms = ConfigDict({"center_crop": {"share": 1.0}})
+    return data
+
+
+def _probe(pipe: Pipe, run: Stage, folder: str, features: str) -> float:
+    """Returns the accuracy of a ridge probe of frozen features: of a run, of the same encoder
+    untrained, or of pixels."""
+
+    def work(out: pathlib.Path) -> None:
+        model, mesh = pipe.load(run), make_mesh({"data": -1})
+        config = model.config.copy_and_resolve_references()
+        with config.unlocked():
+            config.data = _data(config.data, folder)
+        corpora = embed.open_splits(config, out, mesh.size)
+        about = (model.method, model.params, model.config, model.step)
+        every = embed.encoders(*about, corpora["train"], mesh)
+        chosen = [encoder for encoder in every if encoder.name == features]
+        rows, _ = probes.run_probes(lambda: chosen, corpora, ConfigDict({}), ("ridge",), mesh, out)
+        figures.write_results(out / "rows.json", {"rows": rows})
+
+    name = f"probe-{pathlib.Path(folder).name}-{features.replace(' ', '-')}-{run.name}"
+    what = {"probe": "ridge", "features": features, "data": folder}
+    stage = pipe.stage("eval", name, what, work, (run,))
+    (row,) = json.loads((pipe.folder(stage) / "rows.json").read_text(encoding="utf-8"))["rows"]
+    return float(row["test"][0])
+
+
+def _keep(found: dict[str, list[float]], name: str, value: float) -> None:
+    found.setdefault(name, []).append(value)
+
+
+def _ladder(pipe: Pipe, probe: Mapping[str, list[float]]) -> None:
+    """Says whether the teacher knows enough more than a student of MAE to teach it."""
+    gap = table.interval(probe["teacher"])[0] - table.interval(probe["MAE 75 %"])[0]
+    verdict = "enough" if gap >= LEAST_GAP else "too little to teach anything: train it for longer"
+    pipe.notify(f"the teacher is {gap:.3f} above the student's MAE: {verdict}")
+
+
+def _write(pipe: Pipe, found: dict[str, Any]) -> None:
+    """Writes results.json and results.png."""
+    out = pathlib.Path(pipe.options["out"]) if pipe.options["out"] else HERE
+    options = {k: v for k, v in pipe.options.items() if k not in ("data", "other", "out")}
+    results = {**found, "options": options, "machine": pipe.machine()}
+    results["claims"] = claims.students(results)
+    figures.write_results(out / "results.json", results)
+    pictures.draw(out / "results.png", results)
