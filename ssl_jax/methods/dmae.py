@@ -40,7 +40,7 @@ class AlignOptions:
     projector: str  # linear | mlp | none: of the student's features to the teacher's width
     alpha: float  # weight of the sum of the pairs' distances; the pixels have weight 1
     normalize_features: str  # both sides: l2 (released code) | layer | none (paper)
-    # none | batch | running: the teacher's features minus their mean per position; see ops/center.py
+    # none | batch | running: the teacher's features minus their mean per place; see ops/center.py
     center: str
     center_decay: float
 

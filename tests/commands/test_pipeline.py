@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import tarfile
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from ml_collections import ConfigDict
+from PIL import Image
 
 import ssl_jax
 from configs import common
@@ -22,6 +24,7 @@ from ssl_jax.data.corpus import open_split
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.readers import audio
 
+ARMS = ("MAE 75 %", "DMAE 75 %", "MAE 95 %", "DMAE 95 %", "MAE 75 %, longer")
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 OPTIONS = {"count": 2, "name": "a"}
@@ -283,3 +286,27 @@ def test_the_quickstart_reports_every_seed_and_is_the_same_side_by_side(tmp_path
 def _parameters(root: Path, stage: str) -> list[bytes]:
     (folder,) = root.glob(f"{stage}-*")  # whose signature counts where the data lie
     return [np.asarray(x).tobytes() for x in jax.tree.leaves(ssl_jax.load(folder).params)]
+
+
+@pytest.mark.slow
+def test_dmae_trains_students_of_one_teacher_and_decides_its_claims(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 6)):
+        with tarfile.open(tmp_path / f"{split}.tar", "w") as archive:
+            for i in range(count):
+                image = tmp_path / f"{split}{i}.png"
+                Image.fromarray(draw.integers(0, 256, (32, 32, 3)).astype(np.uint8)).save(image)
+                archive.add(image, f"{'ab'[i % 2]}/{image.name}")
+    options = {"data": tmp_path, "other": tmp_path, "seeds": 1, "steps": 2, "teacher_steps": 2}
+    options |= {"batch": 4, "longer": 2, "out": tmp_path}
+    overrides = [f"--{k}={v}" for k, v in options.items()]
+    root = pipeline.run("experiments/dmae/program.py", str(tmp_path / "run"), overrides)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results["probe"]) == {*ARMS, "teacher", "random encoder", "pixels"}
+    assert all(len(v) == 1 and 0 <= v[0] <= 1 for v in results["probe"].values())
+    assert len(results["claims"]) == 5 and not any(c["held"] for c in results["claims"])
+    (teacher,) = root.glob("teacher-*")
+    for config in root.glob("dmae-*/config.json"):
+        assert config_lib.of_file(config).method.teachers.teacher == str(teacher)
+    assert (tmp_path / "results.png").stat().st_size > 20_000

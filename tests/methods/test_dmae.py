@@ -218,8 +218,10 @@ def test_a_teacher_that_is_not_there_does_not_keep_features_from_a_student():
     assert found.hidden_states.shape == (3, 4, 16, 16)
     with pytest.raises(ConfigError, match=f"^{KEY} is nowhere, which is no run folder"):
         jax.eval_shape(method.init, jax.random.key(0), mae_cases.pictures())
+    config = config_of("")
+    config.teachers = ConfigDict({"expert": "runs/a"})
     with pytest.raises(ConfigError, match=r"has the keys \['expert'\]: use .*teacher alone"):
-        make(config_of("", {"teachers": {"expert": "runs/a"}}))
+        make(config)
 
 
 @pytest.mark.parametrize(
