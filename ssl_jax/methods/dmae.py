@@ -22,7 +22,7 @@ from ssl_jax.methods import mae
 from ssl_jax.nn import build, frozen, sharding
 from ssl_jax.nn import encoder as encoder_lib
 from ssl_jax.nn.projector import KINDS, Projector
-from ssl_jax.nn.transformer import Encoded
+from ssl_jax.nn.transformer import Encoded, Layers
 from ssl_jax.ops import losses, norms, stats
 from ssl_jax.ops.center import Center
 from ssl_jax.ops.patches import normalize_patches
@@ -180,7 +180,7 @@ class DMAE:
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train else None
             encoded = encoder_lib.encode(
-                self.encoder, params["encoder"], x, valid, dropout, ids_keep
+                self.encoder, params["encoder"], x, valid, dropout, ids_keep, self._layers()
             )
 
         with jax.named_scope("targets"):
@@ -244,17 +244,23 @@ class DMAE:
         `extra`."""
         o, teacher, params = self.options.align, self.teacher(), extra[FROZEN][TEACHER]["encoder"]
         x, valid = encoder_lib.frontend(teacher, params, batch)
-        encoded = encoder_lib.encode(teacher, params, x, valid, None, ids_keep)
+        layers = Layers(o.teacher, ())
+        encoded = encoder_lib.encode(teacher, params, x, valid, None, ids_keep, layers)
+        states = dict(zip(sorted(set(o.teacher)), encoded.hidden_states, strict=True))
         real = encoded.valid * batch["weight"][:, None]
         first = jnp.broadcast_to(jnp.arange(encoded.prefix), (len(x), encoded.prefix))
         places = jnp.concatenate([first, ids_keep + encoded.prefix], 1)
-        found, states = [], dict(extra.get("center", {}))
+        found, means = [], dict(extra.get("center", {}))
         for i, depth in enumerate(o.teacher):
-            y = jax.lax.stop_gradient(encoded.hidden_states[depth]).astype(jnp.float32)
-            y, state = o.centering.apply(y, real, states.get(str(i), {}), places, self._places())
+            y = jax.lax.stop_gradient(states[depth]).astype(jnp.float32)
+            y, mean = o.centering.apply(y, real, means.get(str(i), {}), places, self._places())
             found.append(o.normalized(y))
-            states |= {str(i): state} if state else {}
-        return found, {**extra, "center": states} if states else extra
+            means |= {str(i): mean} if mean else {}
+        return found, {**extra, "center": means} if means else extra
+
+    def _layers(self) -> Layers:
+        """Returns the layers of the student that the loss uses."""
+        return Layers((*self.options.align.student, self.encoder.depth), ())
 
     def _places(self) -> int:
         """Returns how many positions there are, with that of the class token."""
@@ -262,7 +268,8 @@ class DMAE:
 
     def _projected(self, params: Tree, encoded: Encoded, width: int) -> list[Array]:
         """Returns the student's features (B, prefix + V, D of the teacher) of each pair."""
-        found = [encoded.hidden_states[depth] for depth in self.options.align.student]
+        depths = self._layers().indices(self.encoder.depth)[0]
+        found = [encoded.hidden_states[depths.index(d)] for d in self.options.align.student]
         projector = self._projector(width)
         if projector is None:
             return found
