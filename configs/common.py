@@ -437,6 +437,12 @@ def small_keyword_encoder() -> ConfigDict:
     return encoder
 
 
+def start_from(config: ConfigDict, runs: dict[str, str]) -> None:
+    """Starts the parameters under each prefix, such as encoder/audio, from those of another run."""
+    with config.ignore_type():
+        config.init_from = ConfigDict(runs)
+
+
 def shard(config: ConfigDict) -> None:
     """Fits a large model on chips of 16 GB: parameters sharded over 8 chips, full remat.
 

@@ -134,7 +134,7 @@ def _run_export(args: argparse.Namespace) -> None:
     from ssl_jax.stages import weights  # imports jax
 
     step = int(args.step) if args.step.isdigit() else args.step or None
-    weights.export_run(args.source, args.to, args.to_format, step, args.family)
+    weights.export_run(args.source, args.to, args.to_format, step, args.family, stream=args.stream)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -176,6 +176,7 @@ def parser() -> argparse.ArgumentParser:
         "--to-format", default="transformers", choices=("transformers", "s3prl", "fairseq")
     )
     sub.add_argument("--step", default="", help="a saved step, or best (default: the newest)")
+    sub.add_argument("--stream", default="", help="which encoder of a run that has several")
     sub.add_argument("--family", default="", help="the model_type, if the encoder fits several")
     sub.set_defaults(run=_run_export)
     return top

@@ -60,11 +60,12 @@ class Pipe:
         name: str,
         config: ConfigDict,
         needs: Sequence[Stage] = (),
-        start: Stage | None = None,
+        start: Stage | Mapping[str, Stage] | None = None,
         labels: Sequence[Stage] = (),
         teachers: Mapping[str, Stage] | None = None,
     ) -> Stage:
-        """Trains a resolved config; `start`: the run whose parameters initialize it.
+        """Trains a resolved config; `start`: the run whose parameters initialize it, or a map from
+        prefixes of parameters to runs, see engine/init_from.py.
 
         labels: stages whose folders hold frame-label stores, named by the splits of config.data;
         each stage is one set of labels. teachers: the runs of config.method.teachers, by name; they
@@ -73,12 +74,20 @@ class Pipe:
         """
         teachers = teachers or {}
         frozen = (teachers[name] for name in sorted(teachers))
-        needs = (*needs, *((start,) if start else ()), *labels, *frozen)
-        stage = Stage("train", name, config_lib.flatten(config), needs)
+        starts = {"": start} if isinstance(start, Stage) else dict(sorted((start or {}).items()))
+        needs = (*needs, *starts.values(), *labels, *frozen)
+        about = config_lib.flatten(config)
+        if starts and not isinstance(start, Stage):
+            about["init_from"] = tuple(starts)
+        stage = Stage("train", name, about, needs)
         config = config.copy_and_resolve_references()
         with config.unlocked():
-            if start:
-                config.init_from = str(self.graph.folder(start))
+            runs = {prefix: str(self.graph.folder(each)) for prefix, each in starts.items()}
+            if isinstance(start, Stage):
+                config.init_from = runs[""]
+            elif runs:
+                with config.ignore_type():
+                    config.init_from = ConfigDict(runs)
             for key, run in teachers.items():
                 config.method.teachers[key] = str(self.graph.folder(run))
             for split in SPLITS if labels else ():

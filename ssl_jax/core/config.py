@@ -42,9 +42,10 @@ class _Absent:
         return "(absent)"
 
 
-OPTIONS = ("method.encoder", "eval.decode")
-"""Sections that need not have every key, and are checked where they are read: the first holds what
-differs from a preset, the second may lack keys that are newer than the run."""
+OPTIONS = re.compile(r"method\.encoder|method\.encoders\.[^.]+|eval\.decode|init_from")
+"""Sections that need not have every key, and are checked where they are read: those of encoders
+hold what differs from a preset, the next may lack keys that are newer than the run, and the last
+may be a map of prefixes to runs in place of one run."""
 
 ABSENT = _Absent()
 """Stands in `diff` for a key that one of the configs does not have."""
@@ -234,11 +235,13 @@ def _set(config: ConfigDict, key: str, new: Callable[[str, Value], Value]) -> No
     section: Any = config
     for i, part in enumerate(sections):
         _check_key(config, section, part, sections[:i], last)
+        if key.startswith("init_from.") and section[part] == "":
+            section[part] = ConfigDict({})  # a map of prefixes to runs in place of one run
         section = section[part]
         if not isinstance(section, SECTION):
             name = ".".join(["config", *sections[: i + 1]])
             raise ConfigError(f"{name} is a value and has no keys: set it as --{name}={section!r}")
-    if ".".join(sections) not in OPTIONS:
+    if not OPTIONS.fullmatch(".".join(sections)):
         _check_key(config, section, last, sections, last)
     name, old = f"config.{key}", section.get(last)
     if isinstance(old, SECTION):

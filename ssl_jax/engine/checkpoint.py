@@ -51,6 +51,8 @@ FREE_TO_CHANGE = (
     "method.encoder.unroll",
 )
 """Keys that may differ on resume because they cannot change the numbers of a run."""
+FREE_OF_EACH = re.compile(r"method\.encoders\.[^.]+\.(remat|unroll)")
+"""The same of each of several encoders."""
 MOVED = re.compile(r"data\.(train|valid|test)\.[^.]+\.path|data\.units\.(train|valid|test)")
 """Keys that may differ on resume where the data are the same; see engine/manifest.py."""
 LONGER = "train.duration"
@@ -305,6 +307,7 @@ def check_same_config(old: ConfigDict, new: ConfigDict, folder: str | Path) -> N
         key: values
         for key, values in config_lib.diff(old, new).items()
         if not key.startswith(FREE_TO_CHANGE)
+        and not FREE_OF_EACH.fullmatch(key)
         and not MOVED.fullmatch(key)
         and key != LONGER
         and values != (config_lib.ABSENT, NEWER.get(key, config_lib.ABSENT))
@@ -425,57 +428,3 @@ def _choose(
     if step is None:
         return steps[-1] if steps else -1
     return int(step) if step != "best" else -1
-
-
-def load_init(
-    run_dir: str | Path, params: Tree, extra: Tree, inherit: bool = False
-) -> tuple[Tree, Tree, list, list]:
-    """Starts new parameters from those of another run, by equal path and shape.
-
-    A teacher in `extra`, whose path ends in that of its student, starts from the same values, or
-    with `inherit` from the teacher of that run. Returns (params, extra, names loaded, names left
-    fresh). Raises ValueError when nothing matches, and for an array of the encoder that has another
-    shape there.
-    """
-    found = dict(tree_lib.named_leaves(restore_params(run_dir)))
-    others = dict(tree_lib.named_leaves(restore_extra(run_dir))) if inherit else {}
-    loaded: list[str] = []
-    fresh: list[str] = []
-
-    def student(name: str, x: jax.Array) -> jax.Array:
-        match = found.get(name)
-        if match is None or match.shape != x.shape:
-            if match is not None and name.startswith("encoder/"):
-                raise ValueError(
-                    f"config.init_from {run_dir}: {name} has the shape {match.shape} there and "
-                    f"{x.shape} here: give config.method.encoder the options of that run"
-                )
-            fresh.append(name)
-            return x
-        loaded.append(name)
-        return _like(match, x)
-
-    def teacher(name: str, x: jax.Array) -> jax.Array:
-        if name in others and others[name].shape == x.shape:
-            return _like(others[name], x)
-        owner = max((n for n in loaded if name.endswith("/" + n)), key=len, default=None)
-        return x if owner is None or found[owner].shape != x.shape else _like(found[owner], x)
-
-    params = tree_lib.map_named(student, params)
-    if not loaded:
-        raise ValueError(
-            f"config.init_from {run_dir} has no parameter of this model: there {sorted(found)[:3]}"
-            f" ..., here {fresh[:3]} ...; use a run with the same encoder options in config.method"
-        )
-    if inherit and not others.keys() & dict(tree_lib.named_leaves(extra)).keys():
-        raise ValueError(
-            f"config.init_extra is True, but {run_dir} has no teacher of this model: there "
-            f"{sorted(others)[:3]}; use config.init_extra=False, and it starts from the student"
-        )
-    return params, tree_lib.map_named(teacher, extra), loaded, fresh
-
-
-def _like(value: np.ndarray, x: jax.Array) -> jax.Array:
-    """Lays out a value like the array that it replaces; works on any number of hosts."""
-    value = np.array(value, x.dtype)  # a copy: the state is donated, the teacher is not
-    return jax.make_array_from_callback(x.shape, x.sharding, lambda index: value[index])

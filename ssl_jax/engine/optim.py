@@ -5,7 +5,7 @@ tree, so what holds per block is computed along the leading axis of those leaves
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -42,10 +42,11 @@ SCHEDULES = {
 LARS_TRUST = 0.001  # You et al. 2017
 
 STACKED = r"(^|/)blocks/"
-BLOCKS = r"^encoder/blocks/"
+BLOCKS = r"^(encoder(?:/[^/]+)?)/blocks/"  # of the encoder, or of each of several
 # what comes before the first block: front end, positions, class and mask tokens, first norm;
 # relative positions act in all blocks and have the full rate, as in BEiT
 EMBEDDING = r"^encoder/(?!blocks/|final_norm|relative/)|^mask"
+ENCODER = "encoder"
 
 
 def make(
@@ -94,9 +95,21 @@ def make(
 
 
 def depth(params: Tree) -> int:
-    """Returns the number of blocks, the first axis of their stacked parameters."""
-    named = tree_lib.named_leaves(params)
-    return next((x.shape[0] for name, x in named if re.search(BLOCKS, name)), 0)
+    """Returns the number of blocks, of several encoders those of the deepest."""
+    return max(depths(params).values(), default=0)
+
+
+def depths(params: Tree) -> dict[str, int]:
+    """Returns {prefix of an encoder: number of its blocks}, the first axis of their parameters.
+
+    The prefix is "encoder" or, of a method with several encoders, "encoder/<stream>" each.
+    """
+    found: dict[str, int] = {}
+    for name, x in tree_lib.named_leaves(params):
+        match = re.search(BLOCKS, name)
+        if match:
+            found.setdefault(match[1], x.shape[0])
+    return {ENCODER: found[ENCODER]} if ENCODER in found else found
 
 
 def make_schedule(config: ConfigDict, *, total_steps: int, to_steps: ToSteps) -> Schedule:
@@ -186,31 +199,45 @@ def layer_factors(config: ConfigDict, params: Tree, depth: int) -> dict[str, flo
     As in BEiT: with L blocks, all that comes before them gets layer_decay^(L + 1), block i,
     counted from 0, layer_decay^(L - i), and what follows (final norm, heads) 1. Without
     layer_decay_embedding, as in data2vec 2.0, what comes before gets 1 too. A leaf of the
-    stacked blocks (L, ...) has a vector over its first axis. Raises ConfigError.
+    stacked blocks (L, ...) has a vector over its first axis. Several encoders each have their own
+    depth, and what no encoder owns has the full rate. Raises ConfigError.
     """
     base = config.layer_decay
     if base == 1:
         return {}
-    factors: dict[str, float | np.ndarray] = {}
-    blocks = 0
-    for name, leaf in tree_lib.named_leaves(params):
-        if re.search(BLOCKS, name):
-            blocks = leaf.shape[0]
-            if blocks != depth:
-                raise ConfigError(
-                    f"config.optim.layer_decay: {name!r} has {blocks} layers and the encoder "
-                    f"{depth}: set config.method.encoder.depth to {blocks}"
-                )
-            vector = base ** np.arange(depth, 0, -1, dtype=np.float64)
-            factors[name] = vector.reshape(-1, *(1,) * (len(leaf.shape) - 1)).astype(np.float32)
-        elif config.layer_decay_embedding and re.search(EMBEDDING, name):
-            factors[name] = base ** (depth + 1)
-    if not blocks:
+    known = depths(params)
+    if not known:
         raise ConfigError(
             f"config.optim.layer_decay is {base} and no parameter lies under encoder/blocks: "
             f"set it to 1.0"
         )
+    if ENCODER in known:
+        known = {ENCODER: depth}
+    factors: dict[str, float | np.ndarray] = {}
+    for name, leaf in tree_lib.named_leaves(params):
+        blocks, part = _inside(name, known)
+        if part.startswith(f"{ENCODER}/blocks/"):
+            if leaf.shape[0] != blocks:
+                raise ConfigError(
+                    f"config.optim.layer_decay: {name!r} has {leaf.shape[0]} layers and the "
+                    f"encoder {blocks}: set config.method.encoder.depth to {leaf.shape[0]}"
+                )
+            vector = base ** np.arange(blocks, 0, -1, dtype=np.float64)
+            factors[name] = vector.reshape(-1, *(1,) * (len(leaf.shape) - 1)).astype(np.float32)
+        elif config.layer_decay_embedding and re.search(EMBEDDING, part):
+            factors[name] = base ** (blocks + 1)
     return factors
+
+
+def _inside(name: str, known: Mapping[str, int]) -> tuple[int, str]:
+    """Returns the depth of the encoder that a parameter belongs to, and its name in a method with
+    that encoder alone; "" if no encoder owns it. Mask tokens belong to that of their stream."""
+    for prefix, blocks in known.items():
+        if name.startswith(f"{prefix}/"):
+            return blocks, ENCODER + name.removeprefix(prefix)
+        if name.startswith(prefix.replace(ENCODER, "mask") + "/"):
+            return blocks, name
+    return max(known.values()), "" if name.startswith(f"{ENCODER}/") else name
 
 
 def _rule(config: ConfigDict, rates: dict[str, float]) -> optax.GradientTransformation:

@@ -16,15 +16,9 @@ from ml_collections import ConfigDict
 from ssl_jax.core import atomic, code, paths, progress, stop
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.types import Method, TrainState, Tree
-from ssl_jax.engine import checkpoint, environment, hosts, log, teachers, watchdog
+from ssl_jax.engine import checkpoint, environment, hosts, init_from, log, teachers, watchdog
 from ssl_jax.engine import step as step_lib
-from ssl_jax.nn import build
 
-# encoder options that change the computation but no parameter shape
-SAME = (
-    *("normalize", "feature", "feature_norm", "feature_mean", "feature_std"),
-    *("norm", "heads", "conv_strides"),
-)
 _WRITTEN = (  # before a run begins
     *("config.json", "signature.txt", "classes.json", "parameters.txt", "code.txt"),
     *("multiple.txt", "metrics.jsonl"),
@@ -143,41 +137,17 @@ def _first(
         log.notify(f"resuming {checkpoints.folder.parent} at step {checkpoints.latest()}")
         return state, shardings
     if config.init_from:
-        check_encoder(config)
+        init_from.check_encoders(config)
     with progress.Waiting("initializing the parameters"):
         state, shardings = step_lib.init_state(method, tx, config.seed, mesh, shapes)
     if config.init_from:
-        params, extra, loaded, fresh = checkpoint.load_init(
+        params, extra, loaded, fresh = init_from.load(
             config.init_from, state.params, state.extra, config.init_extra
         )
         state = dataclasses.replace(state, params=params, extra=extra)
-        names = ", ".join(fresh) or "none"
-        log.detail(f"{len(loaded)} parameters from {config.init_from}; fresh ones: {names}")
+        runs, names = init_from.text(config.init_from), ", ".join(fresh) or "none"
+        log.detail(f"{len(loaded)} parameters from {runs}; fresh ones: {names}")
     return state, shardings
-
-
-def check_encoder(config: ConfigDict) -> None:
-    """Raises ConfigError if the encoder of config.init_from computes another function.
-
-    Shapes are compared when parameters are read; this checks what shapes do not show, such as
-    whether clips are normalized.
-    """
-    path = paths.of(config.init_from) / "config.json"
-    if not path.is_file():
-        return
-    there = config_lib.of_file(path).method.get("encoder")
-    here = config.method.get("encoder")
-    if not here or not there or here.get("kind") != there.get("kind"):
-        return
-    own, other = build.settings(here), build.settings(there)
-    # a norm of each channel over time, without a bias before it, cancels gain and offset
-    forgets = own.get("conv_norm") == "group" and not own["conv_bias"]
-    for key in SAME:
-        if own.get(key) != other.get(key) and not (forgets and key == "normalize"):
-            raise config_lib.ConfigError(
-                f"config.method.encoder.{key} is {own.get(key)!r}, but config.init_from "
-                f"{config.init_from} was trained with {other.get(key)!r}: set it to that"
-            )
 
 
 def _show_once(params: Tree) -> None:

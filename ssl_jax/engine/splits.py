@@ -21,6 +21,7 @@ from ssl_jax.data import errors, loader, split_overlap
 from ssl_jax.data.base import Corpus
 from ssl_jax.data.batch_schedule import BatchSchedule
 from ssl_jax.engine import hosts, limits, log
+from ssl_jax.nn import build
 
 # batches are multiples of this where config.data.batch_size is, so that a run reads the same
 # ones on any number of devices up to it
@@ -206,13 +207,14 @@ def check_names(corpus: Corpus, names: Iterable[str], split: str) -> None:
 
 def _check_vocabulary(config: ConfigDict, corpus: Corpus) -> None:
     """Raises ConfigError when the encoder has no vector for some of the tokens."""
-    size = config.method.get("encoder", {}).get("vocab_size")
-    if size is not None and size < corpus.vocab_size:
-        raise config_lib.ConfigError(
-            f"config.method.encoder.vocab_size is {size}, and config.data.tokenizer="
-            f"{config.data.tokenizer!r} has {corpus.vocab_size} tokens: set it to "
-            f"{corpus.vocab_size}"
-        )
+    for key, section in build.sections(config.method).items():
+        size = section.get("vocab_size")
+        if size is not None and size < corpus.vocab_size:
+            raise config_lib.ConfigError(
+                f"config.method.{key}.vocab_size is {size}, and config.data.tokenizer="
+                f"{config.data.tokenizer!r} has {corpus.vocab_size} tokens: set it to "
+                f"{corpus.vocab_size}"
+            )
 
 
 def _check_units(config: ConfigDict, corpus: Corpus, name: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ssl_jax.core.config import ConfigError, change, flatten
+from ssl_jax.nn import build
 from ssl_jax.nn.transformer import REMAT
 
 Changes = dict[str, Any]
@@ -82,7 +83,7 @@ def variants(config: ConfigDict, chips: int, whole: bool = False) -> Iterator[Ch
     counts = [1] if whole else [n for n in divisors(per_chip) if n & (n - 1) == 0][:3]
     for remat, fsdp, accumulate in itertools.product(REMAT, sizes, counts):
         yield {
-            "method.encoder.remat": remat,
+            **{f"method.{key}.remat": remat for key in build.sections(config.method)},
             "mesh.data": -1,
             "mesh.fsdp": fsdp,
             "train.accumulate": accumulate,

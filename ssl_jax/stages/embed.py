@@ -27,6 +27,7 @@ from ssl_jax.engine import splits as splits_lib
 from ssl_jax.evals import baselines, librosa_features
 from ssl_jax.evals.baselines import Encoder
 from ssl_jax.evals.pool import Pooled, cached, pool, pooler, signature, windowed
+from ssl_jax.nn import build
 
 SIGNALS = ("audio", "audio_len", "image", "tokens", "tokens_len")
 # keys of a source that name columns of labels, on which no feature depends
@@ -193,7 +194,8 @@ def encoders(
     `pool.KINDS`.
     """
     data, specs = train.config.data, train.corpus.specs(window or train.corpus.buckets[-1])
-    vocabulary = config.method.encoder.get("vocab_size", 0)
+    sections = build.sections(config.method).values()
+    vocabulary = max((section.get("vocab_size", 0) for section in sections), default=0)
     found = baselines.encoders(
         method,
         params,

@@ -196,16 +196,14 @@ def _optimizer(
         )
 
     total = to_steps(config.train.duration)
-    named = tree_lib.named_leaves(params)
-    blocks = [x for n, x in named if re.search(optim.BLOCKS, n)]
     tx, _ = optim.make(
         config.optim,
         params,
         total_steps=total,
         to_steps=lambda duration: to_steps(duration, total),
-        depth=blocks[0].shape[0] if blocks else 0,
+        depth=optim.depth(params),
     )
-    return tx, batch, {name: x.shape for name, x in named}
+    return tx, batch, {name: x.shape for name, x in tree_lib.named_leaves(params)}
 
 
 def _mapped(
@@ -296,23 +294,28 @@ def export_run(
     step: int | str | None = None,
     family: str = "",
     notify: Notify = print,
+    stream: str = "",
 ) -> Path:
     """Writes the weights of a run for another library and returns the file or folder.
 
     transformers: model.safetensors, config.json and preprocessor_config.json, no torch needed.
     s3prl: the file of its *_custom upstreams, by torch; see `hub.fairseq.write`. fairseq: the
     checkpoint of data2vec 2.0, by torch, with the run's teacher. step: a saved one, "best", or None
-    for the newest. Raises WeightsError where the format has no such model.
+    for the newest. stream: which encoder of a run that has several. Raises WeightsError where the
+    format has no such model.
     """
     if to_format not in FORMATS:
         raise WeightsError(f"--to-format is {to_format!r}: use one of {', '.join(FORMATS)}")
     run, folder = paths.of(run), paths.local(folder, "--to")
     if not (run / "config.json").is_file():
         raise WeightsError(f"{run} is no run folder: it has no config.json; give a --workdir")
-    config = config_lib.of_file(run / "config.json")
+    config = _of_stream(config_lib.of_file(run / "config.json"), stream, run)
     o = _options(config)
     own = families.of_run(config.method, o, family)
     params = dict(tree_lib.named_leaves(checkpoint.restore_params(run, step)))
+    if stream:
+        inner = ((name.partition(f"encoder/{stream}/"), x) for name, x in params.items())
+        params = {f"encoder/{rest}": x for (before, cut, rest), x in inner if cut and not before}
     if to_format == "s3prl":
         path, left = fairseq.write(folder, own, o, config.method, params)
     elif to_format == "fairseq":
@@ -324,6 +327,24 @@ def export_run(
     notify(f"{own.model_type} of {to_format} in {path}")
     notify(f"left out, as {to_format} has no place for it: {', '.join(left) or 'nothing'}")
     return path
+
+
+def _of_stream(config: ConfigDict, stream: str, run: Path) -> ConfigDict:
+    """Returns the config of a run with the encoder of one stream as its only one."""
+    several = config.method.get("encoders") or {}
+    if not several and stream:
+        raise WeightsError(f"--stream is {stream!r}, but {run} has one encoder: leave it out")
+    if not several:
+        return config
+    if stream not in several:
+        raise WeightsError(
+            f"--stream is {stream!r}, and {run} has the encoders {', '.join(sorted(several))}: "
+            f"name one of them"
+        )
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.method.encoder = several[stream]
+    return config
 
 
 def _teacher(run: Path, step: int | str | None, config: ConfigDict) -> Arrays:

@@ -21,7 +21,7 @@ from ssl_jax import evaluate
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import rng
 from ssl_jax.data import corpus
-from ssl_jax.engine import checkpoint
+from ssl_jax.engine import init_from
 from ssl_jax.evals.extract import audio_batch
 
 
@@ -397,5 +397,5 @@ def test_damaged_weights_are_named_by_whatever_reads_them(run, tmp_path):
     with pytest.raises(SystemExit, match=told):
         evaluate.main(["--run", str(folder)])
     with pytest.raises(ValueError, match=told):
-        checkpoint.load_init(folder, {}, {})
+        init_from.load(folder, {}, {})
     assert ssl_jax.load(folder, 2).step == 2

@@ -470,3 +470,21 @@ def test_a_broken_config_is_named_with_its_folder(tmp_path, text, told):
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=f"{file} is not text"):
         config_lib.of_file(file)
+
+
+def test_init_from_is_a_run_or_a_map_of_prefixes_to_runs():
+    config = ConfigDict({"init_from": "", "method": {"encoders": {"a": {"kind": "x"}}}})
+    one = config_lib.override(config, ["init_from=runs/a=1"])
+    assert one.init_from == "runs/a=1"
+    texts = [
+        "init_from.encoder/a=runs/a",
+        "init_from.encoder/b=runs/b",
+        "method.encoders.a.depth=3",
+    ]
+    several = config_lib.override(config, texts)
+    assert several.init_from.to_dict() == {"encoder/a": "runs/a", "encoder/b": "runs/b"}
+    assert several.method.encoders.a.depth == 3
+    assert config_lib.from_json(config_lib.to_json(several)) == several
+    assert len({config_lib.sign(c) for c in (config, one, several)}) == 3
+    with pytest.raises(ConfigError, match=r"init_from is a value and has no keys"):
+        config_lib.override(one, ["init_from.encoder/a=runs/a"])

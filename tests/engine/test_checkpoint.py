@@ -8,7 +8,7 @@ import toy_method as toy
 
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.tree import named_leaves
-from ssl_jax.engine import checkpoint, loop
+from ssl_jax.engine import checkpoint, init_from, loop
 from ssl_jax.engine.checkpoint import Checkpoints
 
 
@@ -149,27 +149,56 @@ def test_a_new_run_starts_from_equal_paths_and_shapes(tmp_path, mesh, started):
     host, shardings, _ = started
     fresh = jax.device_put(host, shardings)
     params = {"encoder": fresh.params["encoder"], "head": jnp.ones(3), "decoder": jnp.ones(3)}
-    merged, extra, loaded, left = checkpoint.load_init(tmp_path, params, fresh.extra)
+    merged, extra, loaded, left = init_from.load(tmp_path, params, fresh.extra)
     assert loaded == ["encoder/bias", "encoder/kernel"] and left == ["decoder", "head"]
     assert toy.bits(merged["encoder"]) == toy.bits(source.params["encoder"])
     assert toy.bits(extra["teacher"]["encoder"]) == toy.bits(source.params["encoder"])
     assert merged["decoder"].shape == (3,)
     wide = {"encoder": {"bias": jnp.ones(99), "kernel": params["encoder"]["kernel"]}}
     with pytest.raises(ValueError, match=r"encoder/bias has the shape .* there and \(99,\) here"):
-        checkpoint.load_init(tmp_path, wide, {})
+        init_from.load(tmp_path, wide, {})
     with pytest.raises(ValueError, match=r"config.init_from .* has no parameter of this model"):
-        checkpoint.load_init(tmp_path, {"head": jnp.ones(3)}, {})
+        init_from.load(tmp_path, {"head": jnp.ones(3)}, {})
 
 
 def test_a_teacher_is_inherited_on_request(tmp_path, mesh, started):
     source = train(tmp_path, mesh, started, 0, 5)
     host, shardings, _ = started
     fresh = jax.device_put(host, shardings)
-    params, extra, *_ = checkpoint.load_init(tmp_path, fresh.params, fresh.extra, inherit=True)
+    params, extra, *_ = init_from.load(tmp_path, fresh.params, fresh.extra, inherit=True)
     assert toy.bits(params) == toy.bits(source.params)
     assert toy.bits(extra) == toy.bits(source.extra) != toy.bits({"teacher": source.params})
     with pytest.raises(ValueError, match=r"config.init_extra is True, but .* no teacher"):
-        checkpoint.load_init(tmp_path, fresh.params, {"queue": jnp.ones(3)}, inherit=True)
+        init_from.load(tmp_path, fresh.params, {"queue": jnp.ones(3)}, inherit=True)
+
+
+def test_a_run_starts_from_a_map_of_prefixes_to_runs(tmp_path, mesh, started):
+    source = train(tmp_path, mesh, started, 0, 5)
+    host, shardings, _ = started
+    fresh = jax.device_put(host, shardings)
+    both = {"audio": fresh.params["encoder"], "video": fresh.params["encoder"]}
+    params, teacher = {"encoder": both, "head": jnp.ones(3)}, {"teacher": {"encoder": both}}
+    given = {"encoder/video": str(tmp_path)}
+    merged, extra, loaded, left = init_from.load(given, params, teacher)
+    assert loaded == ["encoder/video/bias", "encoder/video/kernel"]
+    assert left == ["encoder/audio/bias", "encoder/audio/kernel", "head"]
+    for tree in (merged, extra["teacher"]):
+        assert toy.bits(tree["encoder"]["video"]) == toy.bits(source.params["encoder"])
+        assert toy.bits(tree["encoder"]["audio"]) == toy.bits(fresh.params["encoder"])
+    _, extra, *_ = init_from.load(given, params, teacher, inherit=True)
+    moved = extra["teacher"]["encoder"]["video"]
+    assert toy.bits(moved) == toy.bits(source.extra["teacher"]["encoder"])
+    with pytest.raises(
+        ValueError, match=r"init_from.encoder/vido: .* did you mean 'encoder/video'"
+    ):
+        init_from.load({"encoder/vido": str(tmp_path)}, params, {})
+    with pytest.raises(ValueError, match=r"has no parameter under 'head/a' nor 'head'"):
+        init_from.load({"head/a": str(tmp_path)}, {"head": {"a": {"b": jnp.ones(3)}}}, {})
+    wide = {"encoder": {"video": {"bias": jnp.ones(99)}}}
+    with pytest.raises(
+        ValueError, match=r"init_from.encoder/video .*: encoder/video/bias has the sh"
+    ):
+        init_from.load(given, wide, {})
 
 
 def test_the_best_mode_is_checked(tmp_path):

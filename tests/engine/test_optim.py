@@ -1,5 +1,6 @@
 """The optimizer against loops in numpy: updates, weight decay, layer rates, freezing, clipping."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -166,6 +167,27 @@ def test_relative_positions_act_in_all_blocks_and_have_the_full_rate():
     params["encoder"]["relative"] = {"table": jnp.zeros((4, 2))}
     factors = optim.layer_factors(section(layer_decay=0.5), params, DEPTH)
     assert "encoder/relative/table" not in factors
+
+
+def test_each_of_several_encoders_has_its_own_depth():
+    one, flat = arrays(0)["encoder"], arrays(1)["encoder"]
+    flat["blocks"] = jax.tree.map(lambda x: x[:1], flat["blocks"])
+    params = {"encoder": {"audio": one, "video": flat, "fused": {"kernel": jnp.zeros((4, 4))}}}
+    params |= {"mask": {"video": jnp.zeros(4)}, "head": jnp.zeros(4)}
+    assert optim.depths(params) == {"encoder/audio": DEPTH, "encoder/video": 1}
+    assert optim.depth(params) == DEPTH
+    factors = optim.layer_factors(section(layer_decay=0.5), params, DEPTH)
+    alone = optim.layer_factors(section(layer_decay=0.5), arrays(0), DEPTH)
+    for name, factor in alone.items():
+        if name.startswith("encoder/"):
+            own = factors[name.replace("encoder/", "encoder/audio/")]
+            np.testing.assert_array_equal(own, factor)
+    np.testing.assert_array_equal(factors["encoder/video/blocks/mlp/bias"], [[0.5]])
+    assert factors["encoder/video/cls"] == factors["mask/video"] == 0.25
+    assert not {"encoder/fused/kernel", "head", "encoder/video/final_norm/scale"} & set(factors)
+    rules = section(lr_rules=(("^encoder/video/", 0.1), (".*", 1.0)))
+    groups = optim.group_factors(rules, [name for name, _ in tree.named_leaves(params)])
+    assert set(groups) == {n for n, _ in tree.named_leaves(params) if n.startswith("encoder/video")}
 
 
 def test_layer_decay_scales_the_whole_step_and_its_weight_decay():

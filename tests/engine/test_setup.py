@@ -8,7 +8,8 @@ import pytest
 
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
-from ssl_jax.engine import setup
+from ssl_jax.engine import checkpoint, init_from, setup
+from ssl_jax.planning import rescale
 
 LARGE = "method.encoder.preset=wav2vec2_large"
 
@@ -18,13 +19,14 @@ def check(root, folder, there=(), here=()):
     pretrained = config_lib.load(f"{root}/configs/hubert/audio.py:base", there)
     (folder / "config.json").write_text(config_lib.to_json(pretrained))
     tuned = config_lib.load(f"{root}/configs/ctc/speech.py:base_10h", here)
-    setup.check_encoder(config_lib.override(tuned, [f"init_from={folder}"]))
+    init_from.check_encoders(config_lib.override(tuned, [f"init_from={folder}"]))
 
 
 def test_dropouts_may_differ_and_a_norm_over_time_forgets_loudness(root, tmp_path):
     check(root, tmp_path)
     check(root, tmp_path, ["method.encoder.normalize=True"])
-    setup.check_encoder(config_lib.load(f"{root}/configs/ctc/speech.py", ["init_from=nowhere"]))
+    tuned = config_lib.load(f"{root}/configs/ctc/speech.py", ["init_from=nowhere"])
+    init_from.check_encoders(tuned)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,23 @@ def test_dropouts_may_differ_and_a_norm_over_time_forgets_loudness(root, tmp_pat
 def test_the_encoder_is_the_function_that_was_trained(root, tmp_path, there, here, message):
     with pytest.raises(ConfigError, match=message):
         check(root, tmp_path, there, here)
+
+
+def test_each_of_several_encoders_is_compared_with_its_run(root, tmp_path):
+    pretrained = config_lib.load(f"{root}/configs/hubert/audio.py:base")
+    (tmp_path / "config.json").write_text(config_lib.to_json(pretrained))
+    two = config_lib.load(f"{root}/configs/ctc/speech.py:base_10h").copy_and_resolve_references()
+    with two.unlocked():
+        two.method.encoders = {"a": two.method.encoder, "b": two.method.encoder}
+        del two.method["encoder"]
+    given = [f"init_from.encoder/a={tmp_path}", "method.encoders.b.heads=8"]
+    init_from.check_encoders(config_lib.override(two, given))
+    with pytest.raises(ConfigError, match=r"encoders\.a\.heads is 8, .* trained with 12: set it"):
+        init_from.check_encoders(config_lib.override(two, [*given, "method.encoders.a.heads=8"]))
+    changed = config_lib.override(two, ["method.encoders.b.remat=full"])
+    checkpoint.check_same_config(two, changed, tmp_path)
+    remats = {key for change in rescale.variants(two, 1) for key in change if "remat" in key}
+    assert remats == {"method.encoders.a.remat", "method.encoders.b.remat"}
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -1,11 +1,13 @@
 """The maps between names here and in transformers, and the errors for bad weights."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from hub_cases import CASES, CHANGES, VOCAB, config_json, golden
+from ml_collections import ConfigDict
 from safetensors.numpy import load_file, save_file
 
 from ssl_jax import convert
@@ -324,3 +326,14 @@ def test_the_data_of_a_recipe_take_the_image_size_of_the_weights():
     family = families.by_type("vit_mae", "a file")
     config = weights._config(family, found, "configs/mae/image.py:mini", ())
     assert config.data.image_size == config.method.encoder.image_size == 384
+
+
+def test_the_encoder_of_a_stream_is_exported_alone():
+    two = ConfigDict({"method": {"name": "two", "encoders": {"a": {"kind": "vit"}, "b": {}}}})
+    assert weights._of_stream(two, "a", Path("run")).method.encoder.kind == "vit"
+    with pytest.raises(WeightsError, match="--stream is '', and run has the encoders a, b: name"):
+        weights._of_stream(two, "", Path("run"))
+    one = ConfigDict({"method": {"name": "one", "encoder": {"kind": "vit"}}})
+    assert weights._of_stream(one, "", Path("run")) is one
+    with pytest.raises(WeightsError, match="run has one encoder: leave it out"):
+        weights._of_stream(one, "a", Path("run"))
