@@ -236,7 +236,8 @@ def _set(config: ConfigDict, key: str, new: Callable[[str, Value], Value]) -> No
     for i, part in enumerate(sections):
         _check_key(config, section, part, sections[:i], last)
         if key.startswith("init_from.") and section[part] == "":
-            section[part] = ConfigDict({})  # a map of prefixes to runs in place of one run
+            del section[part]  # a map of prefixes to runs in place of one run
+            section[part] = ConfigDict({})
         section = section[part]
         if not isinstance(section, SECTION):
             name = ".".join(["config", *sections[: i + 1]])

@@ -235,7 +235,7 @@ def _inside(name: str, known: Mapping[str, int]) -> tuple[int, str]:
     for prefix, blocks in known.items():
         if name.startswith(f"{prefix}/"):
             return blocks, ENCODER + name.removeprefix(prefix)
-        if name.startswith(prefix.replace(ENCODER, "mask") + "/"):
+        if f"{name}/".startswith(prefix.replace(ENCODER, "mask") + "/"):
             return blocks, name
     return max(known.values()), "" if name.startswith(f"{ENCODER}/") else name
 

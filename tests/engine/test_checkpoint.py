@@ -188,16 +188,12 @@ def test_a_run_starts_from_a_map_of_prefixes_to_runs(tmp_path, mesh, started):
     _, extra, *_ = init_from.load(given, params, teacher, inherit=True)
     moved = extra["teacher"]["encoder"]["video"]
     assert toy.bits(moved) == toy.bits(source.extra["teacher"]["encoder"])
-    with pytest.raises(
-        ValueError, match=r"init_from.encoder/vido: .* did you mean 'encoder/video'"
-    ):
+    with pytest.raises(ValueError, match=r"init_from.encoder/vido: .* did you mean 'encoder/v"):
         init_from.load({"encoder/vido": str(tmp_path)}, params, {})
     with pytest.raises(ValueError, match=r"has no parameter under 'head/a' nor 'head'"):
         init_from.load({"head/a": str(tmp_path)}, {"head": {"a": {"b": jnp.ones(3)}}}, {})
     wide = {"encoder": {"video": {"bias": jnp.ones(99)}}}
-    with pytest.raises(
-        ValueError, match=r"init_from.encoder/video .*: encoder/video/bias has the sh"
-    ):
+    with pytest.raises(ValueError, match=r"init_from.encoder/video .*: encoder/video/bias has"):
         init_from.load(given, wide, {})
 
 
