@@ -160,7 +160,6 @@ class Model:
 
         from ssl_jax import methods
         from ssl_jax.engine import checkpoint
-        from ssl_jax.evals.extract import Examples, Extractor
 
         self.config, self.step, self.classes = config, step, classes
         self.sample_rate = int(config.data.sample_rate)
@@ -174,43 +173,57 @@ class Model:
         )
         self.params = jax.device_put(checkpoint.restore_params(folder, step))
         self.modality = config.data.get("modality", "audio")
-        features = _exact(self.method.features, precision)
-        self._extractor: Any = None
-        if self.modality == "audio":
-            self._extractor = Extractor(
-                features,
-                self.params,
-                sample_rate=self.sample_rate,
-                window_s=window or float(config.data.buckets[-1]),
-                overlap_s=overlap,
-            )
-        else:
-            self._extractor = Examples(features, self.params)
+        self._window, self._overlap = window or float(config.data.buckets[-1]), overlap
+        self._extractors: dict[str, Any] = {}
+        self._extractor = self._extractor_of("")
         self._classify: Any = None
         self._listener: Any = None
 
     def __repr__(self) -> str:
         return f"ssl_jax.Model({self.config.method.name}, step {self.step})"
 
-    def features(self, example: Example | list[Example], rate: int | None = None) -> Any:
+    def _extractor_of(self, stream: str) -> Any:
+        """Returns what reads features of a stream, made once."""
+        from ssl_jax.evals.extract import Examples, Extractor
+
+        if stream not in self._extractors:
+            features = self.method.of_stream(stream, "stream").features
+            exact = _exact(features, self._precision)
+            if self.modality == "audio":
+                self._extractors[stream] = Extractor(
+                    exact,
+                    self.params,
+                    sample_rate=self.sample_rate,
+                    window_s=self._window,
+                    overlap_s=self._overlap,
+                )
+            else:
+                self._extractors[stream] = Examples(exact, self.params)
+        return self._extractors[stream]
+
+    def features(
+        self, example: Example | list[Example], rate: int | None = None, stream: str = ""
+    ) -> Any:
         """Returns the Clip of a sound, an image or a text, or the Clips of a list of them.
 
         rate: the sampling rate of waveforms, which are resampled to the model's; a file has its
         own. Channels are averaged. Floats are not rounded; int16 is read as in training. Images are
         cropped and scaled as in the run's evaluation. A text gets <s> and </s> around it; one
         longer than the model's context is split into blocks that do not attend to each other. The
-        result does not depend on what is batched together. Raises ValueError for an example that
-        is empty, too short for one frame, or not of the kind that the run reads.
+        result does not depend on what is batched together. stream: which features of a method that
+        has several. Raises ValueError for an example that is empty, too short for one frame, or not
+        of the kind that the run reads, and for a stream that does not exist.
         """
+        extractor = self._extractor_of(stream)
         if self.modality == "audio":
             audio = [self._waveform(w, rate) for w in _listed(example)]
             clips = [
-                Clip(list(hidden), self._extractor.times(hidden.shape[1]))
-                for hidden in self._extractor.run(audio)
+                Clip(list(hidden), extractor.times(hidden.shape[1]))
+                for hidden in extractor.run(audio)
             ]
         else:
             pieces = [self._rows(item, rate) for item in _listed(example)]
-            found = iter(self._extractor.run([row for rows in pieces for row in rows]))
+            found = iter(extractor.run([row for rows in pieces for row in rows]))
             # of a text in several blocks, only the first keeps its <s>
             joined = [[next(found)[:, int(i > 0) :] for i, _ in enumerate(rows)] for rows in pieces]
             clips = [Clip(list(np.concatenate(parts, 1)), None) for parts in joined]

@@ -24,7 +24,8 @@ match phones. For a run with a head (configs/supervised) the scores of the head 
 test come first. A run of configs/ctc is evaluated by its transcripts of validation and test: error
 rates, and the worst recordings aligned with their references; a run of
 configs/superb/verification.py by its trials. Without --step, heads and transcripts are those of the
-last and of the best checkpoint. Prints a table and writes RUN/evaluation.json.
+last and of the best checkpoint. --stream evaluates other features of a method that has several.
+Prints a table and writes RUN/evaluation.json, or RUN/evaluation-STREAM.json.
 """
 
 import argparse
@@ -68,18 +69,21 @@ def run(
     labels: embed.Labels | None = None,
     method: str = "",
     baselines: Sequence[str] | None = None,
+    stream: str = "",
 ) -> dict[str, Any]:
     """Evaluates a run folder and returns what it writes to evaluation.json.
 
     overrides: such as "data.test.sc.path=...", of the run's config or the protocol's. method: the
     module of the run's method where that is one of yours, see `ssl_jax.load`. baselines: some of
-    embed.BASELINES in addition to the usual ones (None: those that the protocol names). Raises
-    ValueError on an unknown probe, and on data without labels, of one class, or without a test.
+    embed.BASELINES in addition to the usual ones (None: those that the protocol names). stream: one
+    of those of the method, whose results are in evaluation-STREAM.json. Raises ValueError on an
+    unknown probe, and on data without labels, of one class, or without a test.
     """
     _check(probes, labels, protocol)
     start = time.monotonic()
     start_lib.use_compilation_cache()
     folder, model = paths.of(folder), ssl_jax.load(folder, step, method=method)
+    model.method = model.method.of_stream(stream, "--stream")
     given = config_lib.load(protocol, overrides, "get_protocol") if protocol else ConfigDict({})
     config = _config(model.config, given, () if protocol else overrides)
     scratch = paths.scratch(folder)
@@ -136,14 +140,20 @@ def _task(model: ssl_jax.Model) -> Callable[..., list[dict[str, Any]]] | None:
 
 def _about(model: ssl_jax.Model, config: ConfigDict, start: float) -> dict[str, Any]:
     seconds = round(time.monotonic() - start, 1)
-    return {"step": model.step, "signature": config_lib.sign(config), "seconds": seconds}
+    about = {"step": model.step, "signature": config_lib.sign(config), "seconds": seconds}
+    return about | ({"stream": model.method.stream} if model.method.stream else {})
 
 
 def _written(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
     if jax.process_index() == 0:
-        atomic.write_json(folder / "evaluation.json", result, indent=2)
+        atomic.write_json(_file(folder, result), result, indent=2)
         run_report.refresh(folder)
     return result
+
+
+def _file(folder: Path, result: dict[str, Any]) -> Path:
+    stream = result.get("stream")
+    return folder / (f"evaluation-{stream}.json" if stream else "evaluation.json")
 
 
 def _units(
@@ -199,6 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--label", default="label", help="the column of --labels with the class")
     parser.add_argument("--group", default="", help="a column whose values no two splits share")
     parser.add_argument("--root", default="", help="the folder of the files that --labels names")
+    parser.add_argument("--stream", default="", help="one of those of a method that has several")
     parser.add_argument("--step", help="a saved step, or best (default: the newest)")
     parser.add_argument("--method", default="", help="the run's own method module, to be imported")
     hosts_lib.add_flags(parser)
@@ -212,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.runs:
                 print(diff.text(diff.expand(args.runs)))
                 return
-            given = (args.protocol, labels, args.method, more)
+            given = (args.protocol, labels, args.method, more, args.stream)
             result = run(args.run, probes, args.step, overrides, *given)
         except (ValueError, FileNotFoundError) as error:
             sys.exit(f"error: {error}")
@@ -225,7 +236,7 @@ def _print_tables(result: dict[str, Any], folder: str) -> None:
     if result.get("head"):
         print(split_scores.report(result["head"]) + "\n")
     print(run_report.reporter(result)(result))
-    print(f"\nwritten to {paths.of(folder) / 'evaluation.json'}")
+    print(f"\nwritten to {_file(paths.of(folder), result)}")
 
 
 if __name__ == "__main__":

@@ -122,7 +122,8 @@ class Method:
 
     init(key, batch) -> (params, extra); `batch` may be abstract.
     loss(params, extra, batch, streams, train) -> Output
-    features(params, batch) -> Features, deterministic.
+    features(params, batch) -> Features, deterministic. streams: more of these by name, such as
+    audio, video and fused, of which evaluations, monitors and k-means take one.
     predict(params, batch) -> (B, K), predictions of a method that learns from labels; else None.
     emissions(params, batch) -> (log-probabilities (B, S, V) float32, frames (B,) int32) of a method
     that transcribes; else None. frames(samples (n,)) -> (n,): how many frames these are.
@@ -158,3 +159,21 @@ class Method:
     combine: Callable[[Tree], Array] | None = None
     couples: Mapping[str, str] = dataclasses.field(default_factory=dict)
     frozen: Mapping[str, Frozen] = dataclasses.field(default_factory=dict)
+    streams: Mapping[str, Callable[[Tree, Batch], Features]] = dataclasses.field(
+        default_factory=dict
+    )
+    stream: str = ""  # whose features `features` are, as `of_stream` sets it
+
+    def of_stream(self, stream: str, key: str) -> "Method":
+        """Returns the method with the features of one of its streams; for "" as it is.
+
+        Raises ValueError for a stream that does not exist, whose name comes from `key`.
+        """
+        if not stream:
+            return self
+        if stream not in self.streams:
+            use = "leave it empty, as this method has no streams"
+            if self.streams:
+                use = f"use one of {', '.join(sorted(self.streams))}"
+            raise ValueError(f"{key} is {stream!r}, a stream that does not exist: {use}")
+        return dataclasses.replace(self, features=self.streams[stream], stream=stream)

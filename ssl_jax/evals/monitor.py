@@ -25,7 +25,8 @@ class Monitor:
     gives the deviation and effective rank of each layer on validation, and the cosine to the
     teacher's, if `state.extra` holds a "teacher". train, valid: called anew each time, return an
     iterable of host batches (this host's rows). Features are compiled once. how: mean or mean_std,
-    by which features are pooled for the probes; `collapse` sees the means.
+    by which features are pooled for the probes; `collapse` sees the means. stream: whose features
+    these are, and the second part of the names of the metrics.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Monitor:
         classes: int,
         mesh: Mesh | None = None,
         how: str = "mean",
+        stream: str = "",
     ):
         unknown = [name for name in names if name not in NAMES]
         if unknown:
@@ -51,6 +53,7 @@ class Monitor:
         self.names, self.train, self.valid = tuple(names), train, valid
         self.classes, self.mesh = classes, mesh
         self.how, self._apply = how, pooler(features, mesh, how)
+        self.prefix = f"monitor/{stream}/" if stream else "monitor/"
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
         """Returns the metrics by name; transfers are intended here, so the guard is lifted."""
@@ -68,7 +71,7 @@ class Monitor:
             if "ridge" in self.names or "knn" in self.names:
                 train = self._pool(params, self.train, "training")
                 found |= self._probes(train.labelled(), valid.labelled())
-        return {f"monitor/{name}": value for name, value in found.items()}
+        return {f"{self.prefix}{name}": value for name, value in found.items()}
 
     def _pool(self, params: Tree, batches: Callable[[], Batches], what: str) -> Pooled:
         about: dict[str, Any] = {"name": f"monitor, {what}", "total": length_hint(batches)}

@@ -135,7 +135,7 @@ def collapse(found: Series, evaluated: Mapping[str, Mapping[str, float]]) -> str
 
 def probes(found: Series) -> str:
     """Returns the plots of the probes that ran during training."""
-    named = {m[1] for n in found if (m := re.fullmatch(r"monitor/(\w+)/accuracy", n))}
+    named = {m[1] for n in found if (m := re.fullmatch(r"monitor/([\w/]+)/accuracy", n))}
     figures = []
     if named:
         lines = [plots.Line(name, *found[f"monitor/{name}/accuracy"]) for name in sorted(named)]

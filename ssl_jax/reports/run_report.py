@@ -127,13 +127,14 @@ def page(folder: Path, bands: metrics.Bands | None = None) -> str:
     rows = log.read(path) if path.is_file() else []
     found, story = metrics.series(rows), environment.read(folder)
     evaluation = _json(folder / "evaluation.json")
+    streams = "".join(map(_stream, sorted(folder.glob("evaluation-*.json"))))
     if bands:
         bands = metrics.of_modality(bands, config.data.get("modality", "audio"), "--reference")
     sections = {
         "Curves": metrics.curves(found, bands, meanings.of_validation(config)),
         "Collapse": metrics.collapse(found, evaluation.get("health", {})),
         "Examples and masks": _examples(folder),
-        "Probes": _probes(found, evaluation),
+        "Probes": _probes(found, evaluation) + streams,
         "Time": metrics.speed(found) + _scopes(_json(folder / "scopes.json")),
         "Config": _config(config, story),
         "Environment": _environment(folder, rows, story),
@@ -203,6 +204,12 @@ def _probes(found: metrics.Series, evaluation: Mapping[str, Any]) -> str:
             "probe during training, set <code>config.eval.monitors=('ridge', 'knn')</code>.</p>"
         )
     return "".join(parts)
+
+
+def _stream(file: Path) -> str:
+    """Returns the evaluation of one stream of the features of a run."""
+    found = _json(file)
+    return f"<h3>Stream {html.text(found.get('stream', '?'))}</h3>{_probes({}, found)}"
 
 
 def reporter(result: Mapping[str, Any]) -> Callable[[Any], str]:

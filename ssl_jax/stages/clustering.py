@@ -37,13 +37,14 @@ class Program(Protocol):
         """Returns the model of a training stage, as `ssl_jax.load` does."""
 
 
-def encoder(program: Program, of: Stage | None, sample_rate: int) -> Encoder:
-    """Returns the encoder of the run `of`, or MFCC without one."""
+def encoder(program: Program, of: Stage | None, sample_rate: int, stream: str = "") -> Encoder:
+    """Returns the encoder of the run `of`, or of a stream of it, or MFCC without a run."""
     if of is None:
         return unit_quality.mfcc_encoder(sample_rate)
     model = program.load(of)
     key = f"{config_lib.sign(model.config)} step {model.step} {embed.weights(model.params)}"
-    return Encoder("this run", model.method.features, model.params, key)
+    features = model.method.of_stream(stream, "stream").features
+    return Encoder("this run", features, model.params, f"{key} {stream}".strip())
 
 
 def clusters(
@@ -53,14 +54,19 @@ def clusters(
     options: kmeans.Options,
     layer: int,
     of: Stage | None = None,
+    stream: str = "",
 ) -> Stage:
-    """Clusters a layer of the run `of` (or MFCC) on the training split of config.data."""
+    """Clusters a layer of the run `of` (or MFCC) on the training split of config.data.
+
+    stream: which features of a method that has several.
+    """
     about = {"data": config_lib.flatten(data), "layer": layer, **dataclasses.asdict(options)}
+    about |= {"stream": stream} if stream else {}
 
     def work(folder: pathlib.Path) -> None:
         mesh = make_mesh({"data": -1})
         split = splits.open_split(bare_run(data), folder, "train")
-        found = encoder(program, of, data.sample_rate)
+        found = encoder(program, of, data.sample_rate, stream)
         kmeans.fit(found, (layer,), split, options, mesh, folder)
 
     return program.stage("kmeans", name, about, work, (of,) if of else ())
@@ -73,12 +79,17 @@ def labels(
     layer: int,
     codebook: Stage,
     of: Stage | None = None,
+    stream: str = "",
 ) -> Stage:
-    """Labels every recording of config.data, and writes a store for each split to the folder."""
-    about = {"data": config_lib.flatten(data), "layer": layer}
+    """Labels every recording of config.data, and writes a store for each split to the folder.
+
+    stream: that of the clusters.
+    """
+    about: dict[str, Any] = {"data": config_lib.flatten(data), "layer": layer}
+    about |= {"stream": stream} if stream else {}
 
     def work(folder: pathlib.Path) -> None:
-        found = encoder(program, of, data.sample_rate)
+        found = encoder(program, of, data.sample_rate, stream)
         fitted = kmeans.load(program.folder(codebook) / "codebook.npz")
         for split in corpus_lib.SPLITS:
             if len(data[split]):

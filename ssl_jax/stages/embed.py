@@ -204,7 +204,7 @@ def encoders(
             data.get("modality", "audio"), sample_rate=data.sample_rate, vocab_size=vocabulary
         ),
         seed=config.seed,
-        key=config_lib.sign(config),
+        key=f"{config_lib.sign(config)} {method.stream}".strip(),
         step=f"{step} {weights(params)}",
         window=round(window * data.sample_rate),
         sample_rate=data.sample_rate,

@@ -1,6 +1,6 @@
 """The evaluations of a run while it trains: the hooks that its config.eval asks for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -50,12 +50,23 @@ def make(
         batches = {k: opened[k].in_order(multiple, read, mesh) for k in ("train", "valid")}
         count = len(opened["train"].corpus.classes)
         how = of_encoder(config.eval.pool)
-        watch = Monitor(monitors, method.features, **batches, classes=count, mesh=mesh, how=how)
-        found.append((watch, every))
+        for stream, names in _by_stream(monitors).items():
+            features = method.of_stream(stream, "the stream of config.eval.monitors").features
+            given = {**batches, "classes": count, "mesh": mesh, "how": how, "stream": stream}
+            found.append((Monitor(names, features, **given), every))
     watched = len(config.data.valid) and (config.eval.valid or monitors)
     if not watched and (monitors or config.checkpoint.best_metric):
         raise config_lib.ConfigError(
             "config.eval.monitors and config.checkpoint.best_metric need an evaluation: name a "
             "source in config.data.valid and keep config.eval.valid=True"
         )
+    return found
+
+
+def _by_stream(monitors: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Returns the names of monitors by stream: "video/ridge" is that of `video`, "ridge" of ""."""
+    found: dict[str, tuple[str, ...]] = {}
+    for each in monitors:
+        stream, _, name = each.rpartition("/")
+        found[stream] = (*found.get(stream, ()), name)
     return found
