@@ -1,6 +1,7 @@
 """The evaluations of a run while it trains: the hooks that its config.eval asks for."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -52,7 +53,7 @@ def make(
         how = of_encoder(config.eval.pool)
         for stream, names in _by_stream(monitors).items():
             features = method.of_stream(stream, "the stream of config.eval.monitors").features
-            given = {**batches, "classes": count, "mesh": mesh, "how": how, "stream": stream}
+            given: Any = {**batches, "classes": count, "mesh": mesh, "how": how, "stream": stream}
             found.append((Monitor(names, features, **given), every))
     watched = len(config.data.valid) and (config.eval.valid or monitors)
     if not watched and (monitors or config.checkpoint.best_metric):
