@@ -86,10 +86,9 @@ def run(
     model.method = model.method.of_stream(stream, "--stream")
     given = config_lib.load(protocol, overrides, "get_protocol") if protocol else ConfigDict({})
     config = _config(model.config, given, () if protocol else overrides)
-    scratch = paths.scratch(folder)
+    scratch, mesh = paths.scratch(folder), make_mesh({"data": -1})
     if labels:
         config, given = embed.labelled(config, labels, scratch)
-    mesh = make_mesh({"data": -1})
     task = None if protocol or labels else _task(model)
     if baselines and ("units" in given or task is not None):
         raise ValueError("--baselines is for probes, and this evaluation has none: leave it out")
