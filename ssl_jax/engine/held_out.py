@@ -1,8 +1,9 @@
 """One path for all splits: a part of the training data is held out where the others have none.
 
-Where config.data.valid or test has a source of the same name as train, and its path does not exist
-or it would be the same rows as train, it becomes a permanent part of the training source. A config
-whose splits exist and differ is left as it is.
+Where config.data.valid or test has a source of the same name as train, and its path is that of a
+published data set (data/...) which does not exist, or it would be the same rows as train, it
+becomes a permanent part of the training source. A config whose splits exist and differ is left as
+it is, and any other path that does not exist is an error.
 """
 
 import itertools
@@ -18,6 +19,7 @@ from ssl_jax.engine import log, splits
 from ssl_jax.engine.splits import Split
 
 SIDES = ("valid", "test")
+PUBLISHED = "data/"  # how the paths of data sets begin in the configs of this package
 WHOLE = (0.0, 1.0)
 # where train and the splits after it end, by the number of splits beside train
 CUTS = {1: (0.95,), 2: (0.9, 0.95)}
@@ -59,7 +61,7 @@ def _present(own: dict[str, Options], name: str) -> tuple[dict[str, Options], li
     found, why, train = dict(own), [], own["train"]
     for split in (s for s in SIDES if s in own):
         path = own[split].get("path", "")
-        if not path or paths.is_remote(path) or paths.expanded(path).exists():
+        if not path.startswith(PUBLISHED) or paths.expanded(path).exists():
             continue
         why.append(f"config.data.{split}.{name}.path={path!r} does not exist")
         same = own[split].get("kind") == train.get("kind")

@@ -139,8 +139,7 @@ def test_floats_are_not_rounded_in_arrays_files_or_streams(model, tmp_path):
         model.features(path, 8000)
 
 
-def test_what_was_done_to_a_sound_is_said_once(run, capsys):
-    model = ssl_jax.load(run)
+def test_what_was_done_to_a_sound_is_said_once(model, capsys):
     stereo = np.stack([noise(0.2), noise(0.2, 1)])
     model.features(noise(0.1), RATE)
     assert capsys.readouterr().err == ""

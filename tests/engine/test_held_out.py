@@ -67,6 +67,14 @@ def test_what_exists_and_differs_is_left_alone(folder):
     assert note.endswith(f"does not exist: {folder} is used")
 
 
+def test_another_path_that_does_not_exist_stays_an_error(folder, tmp_path):
+    changes = [f"data.train.own.path={folder}", f"data.valid.own.path={tmp_path / 'typo'}"]
+    config = given("configs/data2vec2/audio.py:own_toy", changes)
+    assert held_out.complete(config) == (config, [])
+    with pytest.raises(ValueError, match="typo' does not exist"):
+        splits.open_split(config, tmp_path, "valid")
+
+
 def test_rows_that_train_chooses_by_a_column_are_chosen_so_elsewhere(folder):
     changes = [f"data.train.esc10.path={folder / 'labels.tsv'}"]
     found, notes = held_out.complete(given("configs/mae/spectrogram.py:mini", changes))
