@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.core import lock, paths, terminal
+from ssl_jax.core import lock, paths, progress, terminal
 from ssl_jax.data import shards
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.readers import pixels
@@ -137,6 +137,13 @@ def _run_export(args: argparse.Namespace) -> None:
     weights.export_run(args.source, args.to, args.to_format, step, args.family, stream=args.stream)
 
 
+def _devices() -> str:
+    from ssl_jax.engine import hosts  # imports jax
+
+    terminal.no_tpu()
+    return hosts.devices()
+
+
 def parser() -> argparse.ArgumentParser:
     """Returns the command line."""
     top = argparse.ArgumentParser(
@@ -187,7 +194,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     terminal.forgive()
     try:
+        progress.tell(_devices() if args.command in ("import", "export") else terminal.on_cpu())
         args.run(args)
+    except KeyboardInterrupt:
+        progress.clear()
+        progress.tell("Ctrl-C: ended; the same command begins again")
+        return 130
     except (ValueError, OSError, lock.Busy) as e:
         print(f"error: {e}", file=sys.stderr)
         return 1

@@ -19,7 +19,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ssl_jax import methods, train
-from ssl_jax.core import chips, terminal
+from ssl_jax.core import chips, progress, terminal
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.types import Method
 from ssl_jax.engine import limits, turnover
@@ -151,6 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, overrides = parser.parse_known_args(arguments)
     terminal.forgive()
     arguments = sys.argv[1:] if arguments is None else arguments
+    if not options.inside:
+        progress.tell(terminal.on_cpu())
     try:
         asked = chips.topology(options.topology)
         compiles = asked.chip.platform == "tpu" and bool(importlib.util.find_spec("libtpu"))
@@ -165,7 +167,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         methods.check_file(options.config, config.method, options.method)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
-    sys.exit(inside(arguments, options.chips or asked.chips, options.compiles))
+    try:
+        sys.exit(inside(arguments, options.chips or asked.chips, options.compiles))
+    except KeyboardInterrupt:
+        progress.clear()
+        sys.exit(130)
 
 
 def inside(arguments: Sequence[str], count: int, compiles: bool) -> int:
@@ -177,9 +183,11 @@ def inside(arguments: Sequence[str], count: int, compiles: bool) -> int:
         # libtpu exits if it is given flags of the CPU compiler
         cpu = f"--xla_force_host_platform_device_count={count}"
         env["XLA_FLAGS"] = tpu_dump.flags(folder) if compiles else cpu
-        done = subprocess.run(
-            command, env=env, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
-        )
+        with progress.Waiting("planning the step"):
+            given: dict[str, Any] = {"encoding": "utf-8", "errors": "replace"}
+            done = subprocess.run(command, env=env, capture_output=True, **given)
+    progress.clear()
+    print(done.stdout, end="", flush=True)
     if done.returncode:
         # libtpu logs to stderr before the error
         lines = done.stderr.strip().splitlines()

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from ssl_jax.core import paths, terminal
+from ssl_jax.core import paths, progress, terminal
 from ssl_jax.reports import run_report
 
 
@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--reference", default="", help="curves to compare with, a curves.json")
     args = parser.parse_args(argv)
     terminal.forgive()
+    progress.tell(terminal.on_cpu())
     try:
         given = args.reference
         bands = json.loads(paths.of(given).read_text(encoding="utf-8")) if given else None

@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 
 from ssl_jax import methods, plan, train
-from ssl_jax.core import chips, code, orphans, paths
+from ssl_jax.core import chips, code, orphans, paths, progress, terminal
 from ssl_jax.core.config import ConfigError
 from ssl_jax.engine import hosts
 from ssl_jax.sweeps import clusters, costs, local, report, run_folders, status
@@ -30,7 +30,7 @@ from ssl_jax.sweeps.sweep import Run
 
 def notify(text: str) -> None:
     """Prints a line to stderr; uses no device, which a launcher would take from its runs."""
-    print(text, file=sys.stderr, flush=True)
+    progress.tell(text)
 
 
 def execute(run: Run, any_code: bool = False) -> bool:
@@ -148,6 +148,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     hosts.add_flags(parser)
     args, overrides = parser.parse_known_args(argv)
+    if not args.run:  # which names its own
+        progress.tell(terminal.on_cpu())
     try:
         if args.parallel < 1:
             raise ConfigError(f"--parallel {args.parallel}: use 1 or more")

@@ -134,6 +134,7 @@ class Line:
     def end(self, text: str) -> None:
         """Shows the last state of the work, which stays; within a stage it does not."""
         if _screen.stage:
+            clear()
             return
         tell(fitted(text, _width(self.out)) if self._terminal else text, self.out)
 
@@ -210,6 +211,7 @@ class Waiting(Progress):
 
     def close(self) -> None:
         """Ends it without a trace."""
+        clear()
 
     def _text(self, end: str = "") -> str:
         room = max(width(self._line.out) - 8, 0) or None  # the time stays, and the beginning

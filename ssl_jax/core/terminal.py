@@ -17,6 +17,11 @@ def forgive() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+def on_cpu() -> str:
+    """Returns the first line of a command that needs no accelerator, whatever this machine has."""
+    return f"1 device: cpu ({os.cpu_count()} cores)"
+
+
 def no_tpu() -> None:
     """Gives libtpu the names that it looks for, and reports as errors, where there is no TPU.
 
@@ -28,9 +33,10 @@ def no_tpu() -> None:
 
 
 def hush() -> None:
-    """Silences "Event loop is closed", which storage libraries print after an error.
+    """Silences two reports that add nothing to the message of an error or a signal.
 
-    It comes from a thread of an abandoned save, and adds nothing to the error.
+    "Event loop is closed" comes from a thread of an abandoned save of a storage library. A signal
+    during a collection of garbage cannot raise there: `core.stop` has noted it.
     """
     before = sys.unraisablehook
     if before is _installed.get("hook"):
@@ -38,7 +44,8 @@ def hush() -> None:
 
     def hook(what: "sys.UnraisableHookArgs") -> None:
         error = what.exc_value
-        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        closed = isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+        if not closed and not isinstance(error, SystemExit):
             before(what)
 
     _installed["hook"] = sys.unraisablehook = hook

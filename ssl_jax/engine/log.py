@@ -298,13 +298,13 @@ class Progress:
         return {name: float(rate) for name, rate in rates.items()}
 
     def left(self, step: int) -> str:
-        """Returns the time left after step `step`, that of evaluations included once it is known:
-        "3m05s left", or "3m05s and evaluations left"."""
+        """Returns the time left after step `step`: "3m05s left", or "over 3m05s left" where there
+        are evaluations to come, and it is not known yet how long they take."""
         if not self._steps:
             return ""
         seconds, more = self._rest(step)
         seconds += sum(one[0] for one in self._steps) / len(self._steps) * (self.total - step)
-        return progress.clock_text(seconds) + " and evaluations" * more + " left"
+        return "over " * more + progress.clock_text(seconds) + " left"
 
     def line(self, step: int, end: str = "") -> str:
         """Returns step, share done, loss, speeds and the time left (or `end`), as one line."""

@@ -199,7 +199,9 @@ class _Run:
         self.profile.before(done, [given.loss for given in self.running])
         pulse.beat(f"the batch of step {done}")
         try:
-            with self.profile.waiting():
+            first = done == self.start + 1  # workers start for it
+            wait = self.progress.waiting("reading the first batch") if first else None
+            with self.profile.waiting(), wait or contextlib.nullcontext():
                 return _next(batches, done)
         except stop.Stopped:
             if done - 1 == self.start:

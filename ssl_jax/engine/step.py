@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ssl_jax.core import mesh as mesh_lib
-from ssl_jax.core import rng
+from ssl_jax.core import progress, rng
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.types import (
@@ -310,7 +310,8 @@ def compile_step(step: StepFn, mesh: Mesh, shardings: TrainState, shapes: tuple)
         loss = metrics["loss"][0] / jnp.maximum(metrics["loss"][1], 1e-9)
         return state, {"sums": sums, "bad": bad}, loss
 
-    metrics = jax.eval_shape(step, *shapes)[1]
+    with progress.Waiting("tracing the step"):
+        metrics = jax.eval_shape(step, *shapes)[1]
     whole = NamedSharding(mesh, P())
 
     def zeros() -> Tree:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ssl_jax.core import atomic, paths, stop
+from ssl_jax.core import atomic, paths, progress, stop
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import rows as rows_lib
 from ssl_jax.core.progress import clock_text
@@ -53,7 +53,9 @@ def updated(
     the first process writes. A report that fails is logged, and does not stop training.
     """
     environment.began(workdir, **more)
-    _or_log(examples_lib.FILE, lambda: examples_lib.write(workdir, config, method, params, corpus))
+    with progress.Waiting("drawing examples for the report"):
+        given = (workdir, config, method, params, corpus)
+        _or_log(examples_lib.FILE, lambda: examples_lib.write(*given))
     written = time.monotonic()
 
     def update(step: int, found: Mapping[str, float]) -> None:

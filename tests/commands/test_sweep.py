@@ -15,7 +15,7 @@ import pytest
 import train_corpus as corpora
 
 from ssl_jax import plan, sweep, train
-from ssl_jax.core import code, lock, paths
+from ssl_jax.core import code, lock, paths, terminal
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import sweep as algebra
 from ssl_jax.core.config import ConfigError
@@ -96,7 +96,7 @@ def test_a_launcher_leaves_the_devices_to_its_runs(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(local, "local", lambda found, command, parallel, say, *_: say("begun"))
     line = ["--config", KWS, "--workdir", str(tmp_path)]
     sweep.main([*line, "--launch", "local"])
-    assert capsys.readouterr().err == "begun\n"
+    assert capsys.readouterr().err == f"{terminal.on_cpu()}\nbegun\n"
     sweep.main([*line, "--status"])
     sweep.main([*line, "--report"])
 

@@ -160,8 +160,10 @@ def test_a_wait_is_shown_at_once_and_its_beginning_stays(terminal):
     out, shown = terminal
     with progress.Waiting("compiling step for audio (8, 6400) (1 of 3 shapes)", out=out):
         assert shown() == "\r\033[Kcompiling step for audio (8, 640  0s"
+    assert shown() == "\r\033[K"
+    progress.Line(out).update("step 1/2")
     progress.tell("done", out)
-    assert shown() == "\r\033[Kdone\r\n"
+    assert shown() == "\r\033[Kstep 1/2\r\033[Kdone\r\n"
 
 
 def test_lines_that_stay_are_wrapped_between_their_parts():

@@ -33,6 +33,7 @@ def test_only_the_echo_of_a_closed_loop_is_hushed(monkeypatch):
     assert sys.unraisablehook is hook  # once
     for text in ("Event loop is closed", "another"):
         hook(types.SimpleNamespace(exc_value=RuntimeError(text)))
+    hook(types.SimpleNamespace(exc_value=SystemExit(0)))  # a signal that is noted
     assert [str(what.exc_value) for what in told] == ["another"]
 
 

@@ -450,7 +450,8 @@ def test_a_compilation_is_shown_and_a_loss_follows_at_once(toy_run, capfd, monke
         log.Progress, "waiting", lambda self, text: shown.append(text) or waiting(self, text)
     )
     toy_run.go(6, shapes=3)
-    (text,) = shown
+    first, text = shown
+    assert first == "reading the first batch"
     assert text.startswith("compiling step for ") and text.endswith(" (1 of 3 shapes)")
     lines = [x for x in capfd.readouterr().err.splitlines() if x.startswith("step 1/6")]
     assert lines[0].startswith("step 1/6 (17%)  loss 0.")
