@@ -310,3 +310,18 @@ def test_dmae_trains_students_of_one_teacher_and_decides_its_claims(tmp_path, mo
     for config in root.glob("dmae-*/config.json"):
         assert config_lib.of_file(config).method.teachers.teacher == str(teacher)
     assert (tmp_path / "results.png").stat().st_size > 20_000
+
+
+def test_a_run_starts_from_several_runs_by_prefix(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(pipeline, "_train", lambda config, *_: trained.append(config))
+    pipe = pipeline.Pipe(tmp_path / "run", {})
+    one, two = (pipe.stage("import", name, {}, lambda folder: None) for name in ("one", "two"))
+    config = ConfigDict({"data": dict.fromkeys(("train", "valid", "test"), ConfigDict({}))})
+    config.init_from = ""
+    starts = ({"encoder/a": one, "encoder/b": two}, {"encoder/b": one, "encoder/c": two}, one)
+    stages = [pipe.train("run", config, start=start) for start in starts]
+    folders = [str(pipe.folder(stage)) for stage in (one, two)]
+    assert trained[0].init_from.to_dict() == {"encoder/a": folders[0], "encoder/b": folders[1]}
+    assert trained[2].init_from == folders[0] and config.init_from == ""
+    assert len({stage.signature for stage in stages}) == 3
