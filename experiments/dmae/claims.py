@@ -16,8 +16,9 @@ def students(found: Mapping[str, Any]) -> list[Claim]:
         arms = found[key]
         if not arms:
             continue
-        own = ("DMAE 75 %", arms["DMAE 75 %"])
-        same, longer = (("MAE " + n, arms["MAE " + n]) for n in ("75 %", "75 %, longer"))
+        own, same, longer = (
+            (name, arms[name]) for name in ("DMAE 75 %", "MAE 75 %", "MAE 75 %, longer")
+        )
         text = f"DMAE is ahead of MAE in the same steps{data}"
         made.append(claim(text, PROBE, own, same))
         text = f"DMAE is not behind MAE in four times the steps{data}"

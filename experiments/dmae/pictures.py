@@ -4,33 +4,42 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 
-from ssl_jax.reports import figures
+from experiments import pictures
+from ssl_jax.reports import figures, style
 
 LINES = {"teacher": "-", "random encoder": "--", "pixels": ":"}
 
 
 def draw(path: pathlib.Path, found: Mapping[str, Any]) -> None:
     """Draws results.json of the experiment to `path`."""
-    figure, axes = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
-    probe = found["probe"]
+    title = "Students of one size: MAE alone, and aligned with a frozen, larger MAE"
+    panels = [
+        lambda ax: _students(ax, found),
+        (lambda ax: _other(ax, found)) if found["other"] else None,
+    ]
+    figures.draw(path, title, panels)
+
+
+def _students(ax: Axes, found: Mapping[str, Any]) -> None:
+    probe, longer = found["probe"], found["options"]["longer"]
     groups = {
-        "75 % masked": {n: probe[f"{n} 75 %"] for n in ("MAE", "DMAE")},
-        "95 % masked": {n: probe[f"{n} 95 %"] for n in ("MAE", "DMAE")},
-        f"75 %, {found['options']['longer']} x steps": {"MAE": probe["MAE 75 %, longer"]},
+        f"{share} masked": {n: probe[f"{n} {share}"] for n in ("MAE", "DMAE")}
+        for share in ("75 %", "95 %")
     }
-    figures.bars(axes[0], groups, "The images of the training", "ridge probe, accuracy")
-    for name, style in LINES.items():
-        axes[0].axhline(np.mean(probe[name]), color="grey", ls=style, lw=1, label=name)
-    axes[0].set_ylim(0.9 * min(min(v) for v in probe.values()), None)
-    axes[0].legend(frameon=False, fontsize="small", ncols=2)
-    if found["other"]:
-        groups = {name: {name.split()[0]: values} for name, values in found["other"].items()}
-        figures.bars(axes[1], groups, "Images never trained on", "ridge probe, accuracy")
-    else:
-        axes[1].set_axis_off()
-    figure.suptitle("Students of equal size: MAE alone, and aligned with a frozen, larger MAE")
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    groups[f"75 %, {longer} times the steps"] = {"MAE": probe["MAE 75 %, longer"]}
+    figures.points(ax, groups, "The images of the training", "ridge probe, accuracy")
+    for name, line in LINES.items():
+        ax.axhline(np.mean(probe[name]), color=style.SOFT, ls=line, lw=1)
+        ax.text(len(groups) - 0.45, np.mean(probe[name]), name, ha="right", va="bottom", fontsize=8)
+
+
+def _other(ax: Axes, found: Mapping[str, Any]) -> None:
+    groups = {"students": found["other"]}
+    figures.points(ax, groups, "Images never trained on", "ridge probe, accuracy")
+
+
+PICTURES: dict[str, pictures.Kept] = {}
+"""{picture: how it is drawn}; none until there are results"""
