@@ -172,6 +172,18 @@ def amortization() -> str:
     return f"{markdown(rows)}\n{size}, at a load of {found['load']:.0f}.\n"
 
 
+def side_by_side() -> str:
+    """Returns the table of the quickstart, shortened, with one job and with several."""
+    found = results.read("benchmarks/side_by_side.json")
+    rows = [
+        {"jobs": n, "seconds": f"{seconds:.0f}", "core-seconds": f"{found['core_seconds'][n]:.0f}"}
+        for n, seconds in found["seconds"].items()
+    ]
+    low, high = found["load"]
+    about = f"{found['ratio']:.2f} times as fast on {found['cores']} cores, with the same results"
+    return f"{markdown(rows)}\n{about}, at a load of {low:g} to {high:g}.\n"
+
+
 def checkpoint() -> str:
     """Returns the table of the cost of a save and a restore at Base width."""
     found = results.read("benchmarks/checkpoint.json")
@@ -407,6 +419,7 @@ TABLES = {
     "../docs/time.md": {
         "programs": lambda: markdown(recipes.programs()),
         "recipes": lambda: markdown(recipes.table()),
+        "side_by_side": once_run("benchmarks/side_by_side.json", side_by_side),
     },
     "../docs/speed.md": {
         "steps": once_run("benchmarks/step_vs_torch.json", step_vs_torch),
