@@ -19,6 +19,7 @@ from ssl_jax.engine import integrity, log
 ITEMS = ("params", "rest", "about", "sums")
 METRICS = "metrics"  # the item and its file, as orbax names them
 _UNDER_WAY = "orbax-checkpoint-tmp"  # in the name of a checkpoint that is being written
+_RAISED = "_SignalingThread.run() raised an exception"  # in another thread, which raises it again
 _LOOP_GONE = "Event loop is closed"
 
 
@@ -147,5 +148,5 @@ def silence_echoes() -> None:
 
 def _is_no_echo(record: logging.LogRecord) -> bool:
     """Returns whether a record is more than the echo of an error that a save raises."""
-    error = record.exc_info[1] if record.exc_info else None
-    return record.levelno < logging.ERROR or _UNDER_WAY not in f"{record.getMessage()} {error}"
+    text = f"{record.getMessage()} {record.exc_info[1] if record.exc_info else None}"
+    return record.levelno < logging.ERROR or not (_UNDER_WAY in text or _RAISED in text)

@@ -19,6 +19,8 @@ def test_echoes_of_a_failed_save_are_silent_and_nothing_else_is(caplog, monkeypa
         monkeypatch.setattr(logger, "propagate", True)
         logger.error("a thread raised: %s", low)
         logger.error("a thread raised", exc_info=low)
+        full = OSError(28, "No space left on device")  # which names no file
+        logger.error("[process=0] _SignalingThread.run() raised an exception: %s", full)
         logger.error("of something else", exc_info=ValueError("else"))
         logger.warning("of 140.orbax-checkpoint-tmp, no error")
         for rule in logger.filters[-1:]:
