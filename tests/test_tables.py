@@ -5,6 +5,7 @@ from test_house import check_table
 
 from experiments import methods, miniatures, results, tables
 
+CONFIGS = results.HERE.parent / "configs"
 CASES = [(file, name) for file, made in tables.TABLES.items() for name in made]
 
 
@@ -46,3 +47,10 @@ def test_every_system_has_its_section_and_every_miniature_its_row():
     assert {row.system for row in methods.ROWS} <= headings
     assert {row.miniature for row in methods.ROWS} - {""} == set(miniatures.MINIATURES)
     assert methods.ROWS[3].anchor == "data2vec-20"  # as GitHub makes it of "data2vec 2.0"
+
+
+def test_every_recipe_is_on_the_page_of_the_systems():
+    page = (results.HERE.parent / "docs" / "methods.md").read_text()
+    paths = [path.relative_to(results.HERE.parent) for path in CONFIGS.glob("*/*.py")]
+    absent = [p.as_posix() for p in paths if f"](../{p.as_posix()})" not in page]
+    assert len(paths) > 20 and not absent, "link them in docs/methods.md"
