@@ -256,7 +256,7 @@ def test_the_features_of_weights_of_transformers(tmp_path):
     parameters = TOYS["features"][0] | {"MODEL": str(theirs), "RUNS": str(tmp_path / "runs")}
     found = experiment.run(ROOT / "notebooks" / "features.ipynb", parameters, timeout=600)
     said = "".join(o.text for o in outputs(found) if o.output_type == "stream")
-    assert "ssl_jax.Model(hubert, step 0) - 3 layers of" in said
+    assert re.search(r"Model\(hubert.*, step 0\) - 3 layers of", said)
     assert (tmp_path / "runs" / "imported" / "hubert-tiny" / "config.json").is_file()
 
 

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import pearsonr, rankdata, spearmanr
 
 TONICS = {
     name: i
@@ -54,12 +53,16 @@ def f1(logits: np.ndarray, labels: np.ndarray) -> float:
 
 def pearson(predictions: np.ndarray, targets: np.ndarray) -> float:
     """Returns the linear correlation (N, K), (N, K) -> mean over K; NaN targets are left out."""
-    return _correlation(pearsonr, predictions, targets)
+    from scipy import stats  # a second to import, which would delay the start of every command
+
+    return _correlation(stats.pearsonr, predictions, targets)
 
 
 def spearman(predictions: np.ndarray, targets: np.ndarray) -> float:
     """Returns the correlation of ranks (N, K), (N, K) -> mean over K; NaN targets are left out."""
-    return _correlation(spearmanr, predictions, targets)
+    from scipy import stats
+
+    return _correlation(stats.spearmanr, predictions, targets)
 
 
 def _correlation(of: Callable, predictions: np.ndarray, targets: np.ndarray) -> float:
@@ -79,12 +82,14 @@ def roc_auc(scores: np.ndarray, tags: np.ndarray) -> float:
     Ties count half. Tags that all rows or no rows have are left out; raises ValueError if no
     other tag remains.
     """
+    from scipy import stats
+
     found = []
     for score, tag in zip(np.asarray(scores, float).T, np.asarray(tags).T > 0.5, strict=True):
         positive = int(tag.sum())
         negative = len(tag) - positive
         if positive and negative:
-            above = rankdata(score)[tag].sum() - positive * (positive + 1) / 2
+            above = stats.rankdata(score)[tag].sum() - positive * (positive + 1) / 2
             found.append(above / (positive * negative))
     return _macro(found)
 

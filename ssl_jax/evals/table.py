@@ -6,7 +6,6 @@ The score of no rows, NaN or null in a JSON file, is shown as `none`.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.special import stdtrit
 
 NONE = "none"
 
@@ -22,6 +21,8 @@ def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
         raise ValueError("an interval needs at least one value")
     if x.size == 1:
         return float(x[0]), float("nan")
+    from scipy.special import stdtrit  # slow to import, which every command would pay for
+
     error = x.std(ddof=1) / np.sqrt(x.size)
     return float(x.mean()), float(stdtrit(x.size - 1, 0.975) * error)
 
