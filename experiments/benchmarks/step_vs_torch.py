@@ -43,6 +43,8 @@ SYSTEMS = {
     "data2vec2_audio": "data2vec 2.0, waveforms",
     "data2vec2_image": "data2vec 2.0, images",
     "mae": "MAE, images",
+    "dmae": "DMAE, images",
+    "moco_v3": "MoCo v3, images",
 }
 CONFIGS = {
     "hubert_audio": "hubert/audio.py:base",
@@ -51,8 +53,10 @@ CONFIGS = {
     "data2vec2_audio": "data2vec2/audio.py:base",
     "data2vec2_image": "data2vec2/image.py:base",
     "mae": "mae/image.py:base",
+    "dmae": "dmae/image.py:base",
+    "moco_v3": "moco_v3/image.py:small",
 }
-# {system: (examples, masks of each)} on CPU and on a GPU
+# {system: (examples, masks of each; of MoCo v3 its views)} on CPU and on a GPU
 ROWS = {
     "cpu": {
         "hubert_audio": (2, 1),
@@ -61,6 +65,8 @@ ROWS = {
         "data2vec2_audio": (1, 4),
         "data2vec2_image": (2, 8),
         "mae": (8, 1),
+        "dmae": (8, 1),
+        "moco_v3": (8, 2),
     },
     "gpu": {
         "hubert_audio": (32, 1),
@@ -69,6 +75,8 @@ ROWS = {
         "data2vec2_audio": (16, 8),
         "data2vec2_image": (32, 16),
         "mae": (256, 1),
+        "dmae": (256, 1),
+        "moco_v3": (128, 2),
     },
 }
 # the share of frames that the published spans mask
@@ -87,6 +95,8 @@ def base_config(system: str, depth: int, clones: int) -> ConfigDict:
         method.targets.layers = min(method.targets.layers, free)
     if "clones" in method:
         method.clones = clones
+    if "align" in method:  # with three quarters of the student, of any depth
+        method.align.student = (max(1, 3 * depth // 4),)
     config.optim.update({"schedule": "constant", "lr": 1e-4, "warmup": "0 steps", "end_lr": 0.0})
     config.precision = "auto"
     return config.lock()
@@ -102,18 +112,25 @@ def make_batch(system: str, rows: int) -> dict[str, np.ndarray]:
         if system == "hubert_audio":  # 100 clusters of MFCC, 100 labels per second
             batch["units"] = rng.integers(0, 100, (rows, 1, SECONDS * 100)).astype(np.int32)
         return batch
-    return batch | {"image": rng.integers(0, 256, (rows, IMAGE, IMAGE, 3), dtype=np.uint8)}
+    views = (2,) if system == "moco_v3" else ()
+    image = rng.integers(0, 256, (rows, *views, IMAGE, IMAGE, 3), dtype=np.uint8)
+    return batch | {"image": image}
 
 
 def theirs(system: str, config: ConfigDict, batch: dict[str, np.ndarray], compiled: bool) -> Any:
     """Returns the equivalent torch function, with masks of the same sizes."""
     import torch
 
-    from experiments.benchmarks import torch_steps
+    from experiments.benchmarks import torch_images, torch_steps
 
     torch.manual_seed(0)
     torch.set_num_threads(os.cpu_count() or 1)
     method = config.method
+    if system == "moco_v3":
+        views = torch.from_numpy(batch["image"].transpose(1, 0, 4, 2, 3).copy())
+        model = torch_images.MoCoV3(method.encoder.depth)
+        inputs = {"first": views[0], "second": views[1]}
+        return torch_steps.Trainer(model, inputs, compiled, config.optim.clip).step
     depth = method.encoder.depth
     clones = method.get("clones", 1)
     inputs = {"signal": batch.get("audio", batch.get("image"))}
@@ -124,8 +141,10 @@ def theirs(system: str, config: ConfigDict, batch: dict[str, np.ndarray], compil
         inputs["signal"] = inputs["signal"].transpose(0, 3, 1, 2).copy()
         tokens = PATCHES
     noise = np.random.default_rng(1).random((len(batch["id"]) * clones, tokens), np.float32)
-    if system == "mae":
+    if system in ("mae", "dmae"):
         model = torch_steps.MAE(depth)
+        if system == "dmae":
+            model = torch_images.DMAE(depth, method.align.student[0], method.align.teacher[0])
         inputs = {"image": inputs["signal"], "noise": noise}
     elif system in MASKED:
         mask = noise.argsort(1).argsort(1) < int(MASKED[system] * tokens)

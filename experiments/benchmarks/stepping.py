@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core.types import TrainState
-from ssl_jax.engine import optim, step
+from ssl_jax.engine import optim, step, teachers
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -46,6 +46,7 @@ def engine(
         config.optim, params, total_steps=1_000, to_steps=lambda *_: 1, depth=depth
     )
     state, shardings = step.init_state(method, tx, 0, mesh, shapes)
+    state, shardings = teachers.join(state, shardings, teachers.fresh(method), method, mesh)
     update = step.make_step(method, tx, schedule, mesh)
     compiled = step.compile_step(update, mesh, shardings, (state, shapes))
     placed = jax.device_put(dict(batch), mesh_lib.batch_sharding(mesh))

@@ -216,10 +216,11 @@ class MAE(nn.Module):
 
     def forward(self, image: Tensor, noise: Tensor) -> Tensor:
         """image (B, 3, 224, 224) uint8, noise (B, S): the smallest quarter is visible -> loss."""
-        return self.model(pixel_values=_normalize(image), noise=noise).loss
+        return self.model(pixel_values=normalize(image), noise=noise).loss
 
 
-def _normalize(image: Tensor) -> Tensor:
+def normalize(image: Tensor) -> Tensor:
+    """uint8 pixels (B, 3, H, W) -> the normalized ones of ImageNet."""
     mean, std = (torch.tensor(v, device=image.device)[:, None, None] for v in (MEAN, STD))
     return (image.float() / 255 - mean) / std
 
@@ -347,7 +348,7 @@ class Data2Vec2(nn.Module):
         self, signal: Tensor, ids_keep: Tensor, ids_restore: Tensor, ids_masked: Tensor
     ) -> Tensor:
         """ids_keep (N, V), ids_masked (N, H), ids_restore (N, S), which sorts both back -> loss."""
-        signal = signal if self.audio else _normalize(signal)
+        signal = signal if self.audio else normalize(signal)
         x = self.tokens(self.local, signal)
         y, _ = self.student(x.repeat_interleave(self.clones, 0), ids_keep)
         with torch.no_grad():
