@@ -111,7 +111,8 @@ def step_vs_torch() -> str:
         if system not in report["systems"]:
             continue
         found = report["systems"][system]
-        batch = f"{found['rows']} x {found['masks']} masks, {found['depth']} blocks"
+        each = "views" if system == "moco_v3" else "masks"
+        batch = f"{found['rows']} x {found['masks']} {each}, {found['depth']} blocks"
         row = {"step": name, "batch": batch, "target": TARGETS[system]}
         for arm in ("ours", "eager", "compiled"):
             seconds = found["seconds"].get(arm)
