@@ -179,10 +179,7 @@ def amortization() -> str:
 def side_by_side() -> str:
     """Returns the table of the quickstart, shortened, with one job and with several."""
     found = results.read("benchmarks/side_by_side.json")
-    rows = [
-        {"jobs": n, "seconds": f"{seconds:.0f}", "core-seconds": f"{found['core_seconds'][n]:.0f}"}
-        for n, seconds in found["seconds"].items()
-    ]
+    rows = [{"jobs": n, "seconds": f"{seconds:.0f}"} for n, seconds in found["seconds"].items()]
     low, high = found["load"]
     about = f"{found['ratio']:.2f} times as fast on {found['cores']} cores, with the same results"
     return f"{markdown(rows)}\n{about}, at a load of {low:g} to {high:g}.\n"
