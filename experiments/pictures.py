@@ -55,11 +55,13 @@ def masked(kept: Mapping[str, Any] | None, title: str) -> figures.Panel | None:
 
 
 def found() -> dict[Path, Callable[[], None]]:
-    """Returns {picture: function that draws it} of every experiment."""
+    """Returns {picture: function that draws it} of every experiment that has run."""
     made: dict[Path, Callable[[], None]] = {}
     for path in sorted(results.HERE.glob("*/pictures.py")):
         module = importlib.import_module(f"experiments.{path.parent.name}.pictures")
         for name, kept in module.PICTURES.items():
+            if not (path.parent / kept.files[0]).is_file():
+                continue
             made[(path.parent / name).resolve()] = _drawer(path.parent, name, kept)
     return made
 
