@@ -314,6 +314,39 @@ def moco_v3() -> ConfigDict:
     )
 
 
+def mimco() -> ConfigDict:
+    """Returns config.method of MimCo; ssl_jax/methods/mimco.py explains every key.
+
+    Only the two contrastive losses and the frozen teacher are known: each number is a choice.
+    """
+    return ConfigDict(
+        {
+            "name": "mimco",
+            "encoder": ConfigDict({}),
+            "teachers": {"teacher": ""},
+            "mask_ratio": 0.75,
+            "decoder": {"width": 384, "depth": 1, "heads": 12, "mlp_width": 1536},
+            "hidden": 4096,
+            "patch": {
+                "weight": 1.0,
+                "loss": "infonce",
+                "temperature": 0.1,
+                "negatives": "image",
+                "beta": 1.0,
+                "center": "none",
+                "center_decay": 0.9,
+            },
+            "image": {
+                "weight": 1.0,
+                "loss": "infonce",
+                "temperature": 0.2,
+                "beta": 1.0,
+                "pool": "frames",
+            },
+        }
+    )
+
+
 def moco_encoder(preset: str) -> ConfigDict:
     """Returns the encoder of MoCo v3: 12 heads in Small too, the row first in its positions."""
     encoder = ConfigDict({"kind": "vit", "preset": preset, "image_size": 224, "patch_size": 16})

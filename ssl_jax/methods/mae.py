@@ -105,18 +105,28 @@ class MAE:
         encoder, encoded = encoder_lib.init(self.encoder, keys[0], batch)
         _, size, numbers = jax.eval_shape(self.patches, encoder, batch).shape
         self.visible(size)
-        last, places = encoded.hidden_states[-1], jnp.arange(size)[None]
+        return {
+            "encoder": encoder,
+            "decoder": self.init_decoder(keys[1], encoded, size, numbers),
+        }, {}
+
+    def init_decoder(self, key: Array, encoded: Encoded, size: int, numbers: int) -> Tree:
+        """Returns the parameters of a decoder to `numbers` values for each of `size` patches.
+
+        encoded: one example, all of its patches.
+        """
+        places = jnp.arange(size)[None]
         everywhere = jnp.ones(places.shape, bool)
         decoder = self._decoder(numbers).init(
-            keys[1],
-            last,
+            key,
+            encoded.hidden_states[-1],
             places,
             everywhere,
             everywhere,
             encoder_lib.places(self.encoder, size),
             encoded.prefix,
         )
-        return {"encoder": encoder, "decoder": decoder["params"]}, {}
+        return decoder["params"]
 
     def features(self, params: Tree, batch: Batch) -> Features:
         """Returns the encoder's hidden states of unmasked examples, without the class token."""

@@ -26,6 +26,8 @@ MEANINGS: Mapping[str, str] = {
     "target_std": "Spread of the targets over tokens; towards 0, the targets have collapsed.",
     "prediction_std": "Spread of the predictions over tokens; 0 is one guess for every token.",
     "pixel_loss": "Squared error of the pixels of masked patches.",
+    "patch_loss": "Loss of the frozen teacher's features of masked patches.",
+    "image_loss": "Loss of the frozen teacher's features of whole images.",
     "feature_loss": "Distance of the student's features from the frozen teacher's.",
     "feature_std": "Spread of the frozen teacher's features over tokens.",
     "frontend_std": "Spread of the input of the blocks; towards 0, the front end has collapsed.",

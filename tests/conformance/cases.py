@@ -25,6 +25,7 @@ FAST = ("configs/data2vec/kws.py", "configs/data2vec2/image.py", "configs/superv
 SLOW = (
     "configs/ctc/speech.py",
     "configs/hubert/audio.py",
+    "configs/mimco/image.py",
     "configs/moco_v3/image.py",
     "configs/superb/verification.py",
     "configs/wav2vec2/audio.py",

@@ -70,6 +70,7 @@ WHOLE = (
     "configs/dmae/image.py",
     "configs/hubert/audio.py",
     "configs/mae/image.py",
+    "configs/mimco/image.py",
     "configs/moco_v3/image.py",
     "configs/superb/verification.py",
     "configs/supervised/kws.py",
