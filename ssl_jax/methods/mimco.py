@@ -24,7 +24,7 @@ from ssl_jax.core.types import FROZEN, Array, Batch, Features, Method, Output, T
 from ssl_jax.methods import mae
 from ssl_jax.nn import build, frozen, heads, sharding
 from ssl_jax.nn import encoder as encoder_lib
-from ssl_jax.nn.transformer import Encoded, gelu
+from ssl_jax.nn.transformer import LAST, Encoded, gelu
 from ssl_jax.ops import contrast, losses, stats
 from ssl_jax.ops.center import Center
 
@@ -199,7 +199,7 @@ class MimCo:
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train else None
             encoded = encoder_lib.encode(
-                self.encoder, params["encoder"], x, valid, dropout, ids_keep
+                self.encoder, params["encoder"], x, valid, dropout, ids_keep, LAST
             )
 
         with jax.named_scope("targets"):
@@ -257,7 +257,7 @@ class MimCo:
         """Returns the teacher's last features of the patches (B, S, D) and of the image (B, D)."""
         teacher = self.teacher()
         x, valid = encoder_lib.frontend(teacher, params, batch)
-        encoded = encoder_lib.encode(teacher, params, x, valid)
+        encoded = encoder_lib.encode(teacher, params, x, valid, layers=LAST)
         last = jax.lax.stop_gradient(encoded.hidden_states[-1]).astype(jnp.float32)
         pooled = heads.pool(last, encoded.valid, encoded.prefix, self.options.image.pool)
         return last[:, encoded.prefix :], pooled
