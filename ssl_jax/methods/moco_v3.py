@@ -144,8 +144,9 @@ class MoCoV3:
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
         """Returns (params, extra), with a copy of the student as momentum encoder."""
         o, keys = self.options, jax.random.split(key, 3)
-        whole = {**batch, "image": first_view(batch["image"])}
-        encoder, _ = encoder_lib.init(self.encoder, keys[0], whole)
+        image = batch["image"]  # may be abstract
+        one = jax.ShapeDtypeStruct((1, *image.shape[-3:]), image.dtype)
+        encoder, _ = encoder_lib.init(self.encoder, keys[0], {**batch, "image": one})
         params, statistics = {"encoder": encoder}, {}
         widths = (self.encoder.width, o.head.outputs)
         for key, name, width in zip(keys[1:], HEADS, widths, strict=True):
