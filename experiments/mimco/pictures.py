@@ -24,12 +24,13 @@ def draw(path: pathlib.Path, found: Mapping[str, Any]) -> None:
         scores = found[key]
         bars = {name: {"": values} for name, values in scores.items() if name not in LINES}
         figures.bars(axis, bars, title, label)
-        for name, style in LINES.items():
-            if name in scores:
-                axis.axhline(np.mean(scores[name]), color="grey", ls=style, lw=1, label=name)
+        lines = {name: style for name, style in LINES.items() if name in scores}
+        for name, style in lines.items():
+            axis.axhline(np.mean(scores[name]), color="grey", ls=style, lw=1, label=name)
         axis.set_ylim(0.9 * min(min(v) for v in scores.values()), None)
         axis.tick_params(axis="x", rotation=30)
-        axis.legend(frameon=False, fontsize="small")
+        if lines:
+            axis.legend(frameon=False, fontsize="small")
     figure.suptitle("MoCo v3, a MimCo-style student of it, and MAE, of equal size")
     figure.savefig(path, dpi=100)
     plt.close(figure)

@@ -11,6 +11,7 @@ Not published: a queue of earlier keys, for small batches, and the mean of the p
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -145,7 +146,7 @@ class MoCoV3:
         """Returns (params, extra), with a copy of the student as momentum encoder."""
         o, keys = self.options, jax.random.split(key, 3)
         image = batch["image"]  # may be abstract
-        one = jax.ShapeDtypeStruct((1, *image.shape[-3:]), image.dtype)
+        one: Any = jax.ShapeDtypeStruct((1, *image.shape[-3:]), image.dtype)
         encoder, _ = encoder_lib.init(self.encoder, keys[0], {**batch, "image": one})
         params, statistics = {"encoder": encoder}, {}
         widths = (self.encoder.width, o.head.outputs)

@@ -288,16 +288,21 @@ def _parameters(root: Path, stage: str) -> list[bytes]:
     return [np.asarray(x).tobytes() for x in jax.tree.leaves(ssl_jax.load(folder).params)]
 
 
+def _images(folder: Path) -> None:
+    """Writes train.tar and test.tar of images of noise in two classes."""
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 6)):
+        with tarfile.open(folder / f"{split}.tar", "w") as archive:
+            for i in range(count):
+                image = folder / f"{split}{i}.png"
+                Image.fromarray(draw.integers(0, 256, (32, 32, 3)).astype(np.uint8)).save(image)
+                archive.add(image, f"{'ab'[i % 2]}/{image.name}")
+
+
 @pytest.mark.slow
 def test_dmae_trains_students_of_one_teacher_and_decides_its_claims(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    draw = np.random.default_rng(0)
-    for split, count in (("train", 12), ("test", 6)):
-        with tarfile.open(tmp_path / f"{split}.tar", "w") as archive:
-            for i in range(count):
-                image = tmp_path / f"{split}{i}.png"
-                Image.fromarray(draw.integers(0, 256, (32, 32, 3)).astype(np.uint8)).save(image)
-                archive.add(image, f"{'ab'[i % 2]}/{image.name}")
+    _images(tmp_path)
     options = {"data": tmp_path, "other": tmp_path, "seeds": 1, "steps": 2, "teacher_steps": 2}
     options |= {"batch": 4, "longer": 2, "out": tmp_path}
     overrides = [f"--{k}={v}" for k, v in options.items()]
@@ -325,3 +330,26 @@ def test_a_run_starts_from_several_runs_by_prefix(tmp_path, monkeypatch):
     assert trained[0].init_from.to_dict() == {"encoder/a": folders[0], "encoder/b": folders[1]}
     assert trained[2].init_from == folders[0] and config.init_from == ""
     assert len({stage.signature for stage in stages}) == 3
+
+
+@pytest.mark.slow
+def test_mimco_trains_or_imports_its_teacher_and_decides_its_claims(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    _images(tmp_path)
+    options = {"data": tmp_path, "seeds": 1, "moco_steps": 6, "mimco_steps": 2, "mae_steps": 2}
+    options |= {"finetune_steps": 2, "labels_per_class": 2, "batch": 4, "out": tmp_path}
+    run = [f"--{k}={v}" for k, v in options.items()]
+    root = pipeline.run("experiments/mimco/program.py", str(tmp_path / "run"), run)
+    results = json.loads((tmp_path / "results.json").read_text())
+    own = {"MoCo v3", "MAE", "MimCo"}
+    assert set(results["ridge"]) == set(results["knn"]) == {*own, "random encoder", "pixels"}
+    assert set(results["fine-tuned"]) == {*own, "from scratch"}
+    assert len(results["claims"]) == 4 and not any(c["held"] for c in results["claims"])
+    assert (tmp_path / "results.png").stat().st_size > 20_000
+    (teacher,) = root.glob("moco-0-*")
+    run += [f"--teacher={teacher}", "--finetune_steps=1"]
+    root = pipeline.run("experiments/mimco/program.py", str(tmp_path / "again"), run)
+    (student,) = root.glob("mimco-*/config.json")
+    (copied,) = root.glob("teacher-*")
+    assert config_lib.of_file(student).method.teachers.teacher == str(copied)
+    assert not list(root.glob("moco-*"))
