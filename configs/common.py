@@ -5,6 +5,10 @@ from ml_collections import ConfigDict
 from configs.data import audio_data as audio_data
 from configs.data import image_data as image_data
 from configs.data import text_data as text_data
+from configs.encoders import beit_encoder as beit_encoder
+from configs.encoders import keyword_encoder as keyword_encoder
+from configs.encoders import moco_encoder as moco_encoder
+from configs.encoders import small_keyword_encoder as small_keyword_encoder
 
 # config.optim.decay_rules: no decay of biases, norms, layer scales and the class token
 DECAY_MATRICES = ((r"(bias|scale\d?|cls)$", 0.0), (".*", 1.0))
@@ -347,14 +351,6 @@ def mimco() -> ConfigDict:
     )
 
 
-def moco_encoder(preset: str) -> ConfigDict:
-    """Returns the encoder of MoCo v3: 12 heads in Small too, the row first in its positions."""
-    encoder = ConfigDict({"kind": "vit", "preset": preset, "image_size": 224, "patch_size": 16})
-    encoder.update({"heads": 12, "init": "xavier_qkv", "patch_bias": "zero"})
-    encoder.update({"class_std": 1e-6, "row_first": True})
-    return encoder
-
-
 def supervised() -> ConfigDict:
     """Returns config.method of classification; ssl_jax/methods/supervised.py explains every key."""
     return ConfigDict(
@@ -436,38 +432,6 @@ def decode() -> ConfigDict:
             "worst": 5,
         }
     )
-
-
-def beit_encoder() -> ConfigDict:
-    """Returns the Base encoder of BEiT: relative positions, layer scale, no key bias."""
-    encoder = ConfigDict({"kind": "vit", "preset": "base", "image_size": 224, "patch_size": 16})
-    encoder.update({"positions": "relative", "key_bias": False, "layer_scale": 1e-4})
-    encoder.update({"final_norm": False, "init": "truncated"})
-    return encoder
-
-
-def keyword_encoder(size: str) -> ConfigDict:
-    """Returns a Keyword Transformer: kwt1, kwt2, kwt3, or a toy of width 16 for half a second."""
-    encoder = ConfigDict({"kind": "keyword_transformer", "preset": size, "embed_dropout": 0.1})
-    if size == "toy":
-        encoder.preset = "kwt1"
-        encoder.update({"depth": 2, "width": 16, "heads": 2, "mlp_width": 32, "out_proj": True})
-        encoder.update({"max_seconds": 0.5, "frames_per_token": 2})
-    return encoder
-
-
-def small_keyword_encoder() -> ConfigDict:
-    """Returns the Keyword Transformer of the mini configs: 4 blocks of width 96, tokens of 64 ms.
-
-    Unlike the paper's, it has log-mel in place of MFCC, four frames per token, pre-norm blocks and
-    small initial positions. It learns in minutes on two cores.
-    """
-    encoder = ConfigDict({"kind": "keyword_transformer", "feature": "log_mel", "n_mels": 40})
-    encoder.update({"window_ms": 32.0, "hop_ms": 16.0, "feature_norm": "utterance"})
-    encoder.update({"frames_per_token": 4, "position_std": 0.02, "embed_dropout": 0.0})
-    encoder.update({"depth": 4, "width": 96, "heads": 6, "mlp_width": 384})
-    encoder.update({"norm": "pre", "init": "torch"})
-    return encoder
 
 
 def start_from(config: ConfigDict, runs: dict[str, str]) -> None:

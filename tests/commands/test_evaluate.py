@@ -131,7 +131,7 @@ def get_protocol(arg=None):
 def test_a_protocol_brings_its_data_and_its_probe(run, root, tmp_path):
     folder = tmp_path / "configs"
     folder.mkdir()
-    for name in ("common.py", "data.py"):
+    for name in ("common.py", "data.py", "encoders.py"):
         (folder / name).write_text((root / "configs" / name).read_text())
     path = config_lib.from_json((run / "config.json").read_text()).data.train.sc.path
     (folder / "tones.py").write_text(PROTOCOL.format(path=path))
