@@ -347,7 +347,7 @@ def test_mimco_trains_or_imports_its_teacher_and_decides_its_claims(tmp_path, mo
     assert len(results["claims"]) == 4 and not any(c["held"] for c in results["claims"])
     assert (tmp_path / "results.png").stat().st_size > 20_000
     (teacher,) = root.glob("moco-0-*")
-    run += [f"--teacher={teacher}", "--finetune_steps=1"]
+    run += [f"--teacher={teacher}"]
     root = pipeline.run("experiments/mimco/program.py", str(tmp_path / "again"), run)
     (student,) = root.glob("mimco-*/config.json")
     (copied,) = root.glob("teacher-*")
