@@ -57,7 +57,12 @@ ROWS = (
         "ImageNet 83.6 %; AudioSet 46.8 mAP",
         "mae",
     ),
-    Row("DMAE", "a small MAE taught by a larger one", "ImageNet 84.0 % after 100 epochs"),
+    Row(
+        "DMAE",
+        "a small MAE taught by a larger one",
+        "ImageNet 84.0 % after 100 epochs",
+        "dmae",
+    ),
     Row("MoCo v3", "features of images", "ImageNet 83.2 %, linear probe 76.7 %"),
     Row(
         "MimCo-style prediction",

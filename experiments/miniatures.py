@@ -27,6 +27,12 @@ def _image_probe(name: str) -> str:
     return f"CIFAR-10 probe {percent(last)} %, untrained {random} %"
 
 
+def _students() -> str:
+    found = results.read("dmae/results.json")["probe"]
+    own, alone = (percent(found[f"{name} 75 %"]) for name in ("DMAE", "MAE"))
+    return f"CIFAR-10 probe {own} %, MAE in the same updates {alone} %"
+
+
 def _phone_units() -> str:
     best = results.chain(results.read("hubert/results.json")["units"])
     return f"PNMI {_seeds(best, list(best))}"
@@ -49,6 +55,7 @@ MINIATURES = {
     "kws": _keywords,
     "data2vec": lambda: _image_probe("data2vec"),
     "data2vec2": lambda: _image_probe("data2vec 2.0"),
+    "dmae": _students,
     "mae": lambda: _image_probe("MAE"),
     "hubert": _phone_units,
     "wav2vec2": _codes,

@@ -41,5 +41,5 @@ def _other(ax: Axes, found: Mapping[str, Any]) -> None:
     figures.points(ax, groups, "Images never trained on", "ridge probe, accuracy")
 
 
-PICTURES: dict[str, pictures.Kept] = {}
-"""{picture: how it is drawn}; none until there are results"""
+PICTURES = {"results.png": pictures.Kept(draw, ("results.json",))}
+"""{picture: how it is drawn}"""
