@@ -11,6 +11,7 @@ from typing import Any
 
 from experiments import address, claims, methods, miniatures, results
 from experiments.benchmarks import recipes
+from experiments.dmae import page as dmae
 from ssl_jax.core import atomic
 from ssl_jax.evals import table
 
@@ -340,18 +341,6 @@ def wav2vec2() -> str:
     return markdown(rows)
 
 
-def dmae() -> str:
-    """Returns the table of the probes of DMAE: its students, the teacher, the baselines."""
-    found = results.read("dmae/results.json")
-    rows = []
-    for name, values in found["probe"].items():
-        other = found["other"].get(name)
-        row = {"features": name, "CIFAR-10": table.cell(values)}
-        row["Caltech-101"] = table.cell(other) if other else "-"
-        rows.append(row | {"seeds": str(len(values)) if len(set(values)) > 1 else "1"})
-    return markdown(rows)
-
-
 def curves() -> str:
     """Returns a row per metric of the reference curves, a column per reference."""
     found: dict[str, Any] = {}
@@ -466,7 +455,7 @@ TABLES = {
         part: once_run("scaling/results.json", functools.partial(scaling, part))
         for part in ("weak", "fit", "overhead")
     },
-    "dmae/README.md": {"probes": once_run("dmae/results.json", dmae)},
+    "dmae/README.md": {"probes": once_run("dmae/results.json", lambda: markdown(dmae.rows()))},
     "wav2vec2/README.md": {"codes": once_run("wav2vec2/results.json", wav2vec2)},
     "kws/README.md": {"shares": shares, "long_spans": long_spans, "speakers": speakers},
     "music2vec/README.md": {part: functools.partial(music, part) for part in MUSIC_PARTS},

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from experiments import pictures
 from ssl_jax.reports import figures, style
 
-LINES = {"teacher": "-", "random encoder": "--", "pixels": ":"}
+# name: (style of its line, side of the line that its name is on)
+LINES = {"teacher": ("-", "bottom"), "random encoder": ("--", "top"), "pixels": (":", "bottom")}
 
 
 def draw(path: pathlib.Path, found: Mapping[str, Any]) -> None:
@@ -31,9 +32,9 @@ def _students(ax: Axes, found: Mapping[str, Any]) -> None:
     }
     groups[f"75 %, {longer} times the steps"] = {"MAE": probe["MAE 75 %, longer"]}
     figures.points(ax, groups, "The images of the training", "ridge probe, accuracy")
-    for name, line in LINES.items():
+    for name, (line, side) in LINES.items():
         ax.axhline(np.mean(probe[name]), color=style.SOFT, ls=line, lw=1)
-        ax.text(len(groups) - 0.45, np.mean(probe[name]), name, ha="right", va="bottom", fontsize=8)
+        ax.text(len(groups) - 0.45, np.mean(probe[name]), name, ha="right", va=side, fontsize=8)
 
 
 def _other(ax: Axes, found: Mapping[str, Any]) -> None:
