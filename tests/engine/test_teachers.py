@@ -26,6 +26,7 @@ def save_run(folder, state, **changes):
     checkpoints.save(1, state)
     checkpoints.close()
     (folder / "config.json").write_text(config_lib.to_json(config))
+    (folder / "signature.txt").write_text(config_lib.sign(config) + "\n")
     return folder
 
 
