@@ -40,7 +40,7 @@ def occupy(
     opened.enter_context(watchdog.Watchdog(seconds, workdir / "checkpoints"))
     use_compilation_cache()
     hosts.check_same_run(config, method_file)
-    opened.enter_context(_writable(workdir))
+    opened.enter_context(writable(workdir))
     opened.enter_context(hosts.holding(workdir))
     if hosts.is_first() and not (workdir / "config.json").exists():
         opened.callback(_forget, workdir)
@@ -73,7 +73,7 @@ def use_compilation_cache() -> None:
 
 
 @contextlib.contextmanager
-def _writable(workdir: Path) -> Iterator[None]:
+def writable(workdir: Path) -> Iterator[None]:
     """Makes the run folder; raises ConfigError, before any work, where nothing can be written."""
     probe = workdir / f".writable-{jax.process_index()}"
     with contextlib.ExitStack() as stack:

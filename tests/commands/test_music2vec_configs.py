@@ -47,7 +47,7 @@ def test_another_learning_rate_or_teacher_is_an_option(root):
 @pytest.mark.parametrize("task", ["mtt", "giantsteps", "emo", "gtzan"])
 def test_protocols_are_those_of_marble(root, task):
     protocol = config_lib.load(f"{root}/{MARBLE}:{task}", (), "get_protocol")
-    assert set(protocol) == {"data", "window_seconds", "task", "probe", "baselines"}
+    assert set(protocol) == {"data", "window_seconds", "task", "probe", "baselines", "pool"}
     assert protocol.baselines == ("librosa",)
     assert protocol.window_seconds == 30.0 and protocol.data.buckets[-1] >= 30.0
     assert protocol.probe.rates == (1e-2, 5e-3, 1e-3, 5e-4, 1e-4, 5e-5)
