@@ -14,8 +14,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("SSL_JAX_CACHE", str(Path(__file__).resolve().parents[1] / ".cache" / "xla"))
 # also for tiny models, which the processes and stages of a test would compile repeatedly
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
-# tests compile a lot and compute little
-FLAGS = ["--xla_backend_optimization_level=0"]
+# tests compile a lot and compute little; the workers of pytest fill the cores, so no compilation
+# is split over threads
+FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
 if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11):
     # the newer fusion emitters take twice as long to compile; later versions of XLA have only those
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
