@@ -30,6 +30,7 @@ class _Screen:
         self.lock = threading.RLock()
         self.open: list[Alive] = []  # the innermost last
         self.ticker: threading.Thread | None = None
+        self.forked = False  # whether this process is the fork of another
         self.line: TextIO | None = None  # the terminal whose last line is to be rewritten
         self.stage = ""  # the stage of a pipeline that is running, whose details are not shown
         self.compiling: Callable[[], float] = lambda: 0.0  # seconds so far, see compile_time
@@ -222,7 +223,7 @@ def keep_alive(line: Alive) -> None:
     """Has `line.refresh` called every second, until another one is kept alive or it is let go."""
     with _screen.lock:
         _screen.open.append(line)
-        if _screen.ticker is None:
+        if _screen.ticker is None and not _screen.forked:
             _screen.ticker = threading.Thread(target=_tick, name="progress", daemon=True)
             _screen.ticker.start()
 
@@ -243,8 +244,8 @@ def _tick() -> None:
 
 
 def _no_ticker() -> None:
-    """Makes a forked child start a thread of its own."""
-    _screen.ticker, _screen.lock = None, threading.RLock()
+    """Leaves a forked child without the thread: native writers there crash beside one."""
+    _screen.ticker, _screen.lock, _screen.forked = None, threading.RLock(), True
     _screen.open.clear()
 
 
