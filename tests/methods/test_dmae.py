@@ -172,8 +172,10 @@ def test_a_teacher_cut_off_at_its_aligned_block_teaches_the_same(teacher, monkey
     plain = frozen.Teacher.encoder
     monkeypatch.setattr(frozen.Teacher, "encoder", lambda run, kind, depth=None: plain(run, kind))
     whole = gradient_of(setup, {FROZEN: {"teacher": setup.whole}})
-    assert jax.tree.all(jax.tree.map(np.array_equal, cut[1], whole[1]))
-    assert cut[0].loss == whole[0].loss
+    # two programs, so the last bits may differ
+    for one, other in zip(jax.tree.leaves(cut[1]), jax.tree.leaves(whole[1]), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(cut[0].loss, whole[0].loss, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
