@@ -47,7 +47,10 @@ def claim(
         raise ValueError(
             f"{text}: {a[0]} has {len(a[1])} values and {b[0]} has {len(b[1])}; pair them by seed"
         )
-    arms = ({"name": name, "values": [float(v) for v in values]} for name, values in (a, b))
+    # sums of floats differ in their last bits between versions of Python
+    arms = (
+        {"name": name, "values": [round(float(v), 12) for v in values]} for name, values in (a, b)
+    )
     made: Claim = {"claim": text, "metric": metric, "better": better}
     made |= dict(zip("ab", arms, strict=True))
     made["bar"] = {"mean_gain": mean_gain, "seeds": len(a[1]) if seeds is None else seeds}
