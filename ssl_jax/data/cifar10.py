@@ -40,7 +40,10 @@ def write(source: pathlib.Path, target: pathlib.Path) -> int:
             if counts[label] < TAKEN[split]:
                 held[f"{CLASSES[label]}/{counts[label]:04d}.jpg"] = _encoded(pixels)
                 counts[label] += 1
-        with atomic.writing(target / f"{split}.tar") as file, tarfile.TarFile(fileobj=file, mode="w") as tar:
+        with (
+            atomic.writing(target / f"{split}.tar") as file,
+            tarfile.TarFile(fileobj=file, mode="w") as tar,
+        ):
             for name, data in sorted(held.items()):
                 member = tarfile.TarInfo(name)
                 member.size = len(data)

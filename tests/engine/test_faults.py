@@ -181,9 +181,11 @@ def test_metrics_on_a_full_disk_name_the_file(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(config_lib.ConfigError, match=r"--workdir .*file/run cannot be written \("):
-        with setup.writable(tmp_path / "file" / "run"):
-            pass
+    named = pytest.raises(
+        config_lib.ConfigError, match=r"--workdir .*file/run cannot be written \("
+    )
+    with named, setup.writable(tmp_path / "file" / "run"):
+        pass
     with setup.writable(tmp_path / "new" / "run"):
         assert list((tmp_path / "new" / "run").iterdir()) == []
 
