@@ -32,6 +32,26 @@ def librispeech(batch: int) -> ConfigDict:
     return data
 
 
+def imagenet(batch: int) -> ConfigDict:
+    """Returns the data of ImageNet-1K: `batch` crops of a fifth of an image or more."""
+    data = common.image_data()
+    for split, folder in (("train", "train"), ("valid", "val")):
+        path = f"data/imagenet/{folder}"
+        data[split].images = ConfigDict({"kind": "image_folder", "path": path})
+    crop = {"scale": (0.2, 1.0), "interpolation": "bicubic"}
+    data.transforms = ConfigDict({"random_resized_crop": crop, "flip": {}})
+    data.update({"batch_size": batch, "workers": 16})
+    return data
+
+
+def use_cifar10(data: ConfigDict, size: int, batch: int) -> None:
+    """Puts CIFAR-10, in two tar archives, in place of ImageNet: `batch` crops of `size` pixels."""
+    for split, file in (("train", "train"), ("valid", "test")):
+        path = f"data/cifar10/{file}.tar"
+        data[split].images = ConfigDict({"kind": "image_tar", "path": path})
+    data.update({"image_size": size, "batch_size": batch, "workers": 0})
+
+
 def own_audio(batch: int) -> ConfigDict:
     """Returns the data of a folder of audio: `batch` clips of 4 s or as long in all.
 

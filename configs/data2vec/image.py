@@ -19,7 +19,7 @@ raise config.train.accumulate.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, datasets
 
 SIZES = ("base", "large", "large_2", "mini", "toy")
 
@@ -63,16 +63,12 @@ def _method(method: ConfigDict) -> None:
 
 
 def _data(config: ConfigDict) -> None:
-    config.data = common.image_data()
-    for split, folder in (("train", "train"), ("valid", "val")):
-        path = f"data/imagenet/{folder}"
-        config.data[split].images = ConfigDict({"kind": "image_folder", "path": path})
+    config.data = datasets.imagenet(2048)
     crop = {"scale": (0.08, 1.0), "interpolation": "bicubic"}
     jitter = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
     config.data.transforms = ConfigDict(
         {"random_resized_crop": crop, "flip": {}, "color_jitter": jitter}
     )
-    config.data.update({"batch_size": 2048, "workers": 16})
 
 
 def _large(config: ConfigDict, second: bool) -> None:
@@ -96,10 +92,7 @@ def _mini(config: ConfigDict) -> None:
     method.targets.layers = 3
     method.loss.scale = 1 / 96
     method.ema.update({"start": 0.99, "end": 0.999, "anneal": 1_000})
-    for split, file in (("train", "train"), ("valid", "test")):
-        path = f"data/cifar10/{file}.tar"
-        config.data[split].images = ConfigDict({"kind": "image_tar", "path": path})
-    config.data.update({"image_size": 32, "batch_size": 128, "workers": 0})
+    datasets.use_cifar10(config.data, 32, 128)
     config.optim.update({"warmup": "10%"})
     config.train.duration = "3k steps"
     config.checkpoint.every = config.eval.every = "500 steps"

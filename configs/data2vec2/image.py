@@ -32,7 +32,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     common.check(size, ("base", "large", "huge14", "mini", "own", "toy"))
     config = common.base()
     config.method = _method()
-    _data(config)
+    config.data = datasets.imagenet(256)
     config.optim.update({"lr": 1e-3, "betas": (0.9, 0.95), "weight_decay": 0.05, "clip": 4.0})
     config.optim.warmup = "50040 steps"
     config.train.duration = "375300 steps"
@@ -69,16 +69,6 @@ def _method() -> ConfigDict:
     return method
 
 
-def _data(config: ConfigDict) -> None:
-    config.data = common.image_data()
-    for split, folder in (("train", "train"), ("valid", "val")):
-        path = f"data/imagenet/{folder}"
-        config.data[split].images = ConfigDict({"kind": "image_folder", "path": path})
-    crop = {"scale": (0.2, 1.0), "interpolation": "bicubic"}
-    config.data.transforms = ConfigDict({"random_resized_crop": crop, "flip": {}})
-    config.data.update({"batch_size": 256, "workers": 16})
-
-
 def _large(config: ConfigDict, size: str) -> None:
     method, huge = config.method, size == "huge14"
     method.encoder.preset = "huge" if huge else "large"
@@ -107,10 +97,7 @@ def _mini(config: ConfigDict) -> None:
     method.targets.layers = 3
     method.loss.cls_weight = 0.5
     method.ema.update({"start": 0.995, "end": 0.9998, "anneal": 1_000})
-    for split, file in (("train", "train"), ("valid", "test")):
-        path = f"data/cifar10/{file}.tar"
-        config.data[split].images = ConfigDict({"kind": "image_tar", "path": path})
-    config.data.update({"image_size": 32, "batch_size": 32, "workers": 0})
+    datasets.use_cifar10(config.data, 32, 32)
     config.optim.update({"lr": 2e-3, "warmup": "10%"})
     config.train.duration = "1k steps"
     config.checkpoint.every = config.eval.every = "250 steps"

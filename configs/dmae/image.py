@@ -21,7 +21,7 @@ for ssl_jax.plan. Fine-tune with configs/supervised/imagenet.py:dmae_b or dmae_s
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, datasets
 
 # as in the original, weight decay applies to class and mask tokens
 DECAY_RULES = (("(bias|scale)$", 0.0), (".*", 1.0))
@@ -42,7 +42,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.method.mask_ratio = RATIOS.get(size, 0.75)
     if size == "small":
         config.method.align.teacher = (9,)
-    _data(config)
+    config.data = datasets.imagenet(4096)
     config.optim.update({"lr": 1.5e-4 * 4096 / 256, "betas": (0.9, 0.95), "weight_decay": 0.05})
     config.optim.update({"warmup": "20 epochs", "decay_rules": DECAY_RULES})
     config.train.duration = "100 epochs"
@@ -55,26 +55,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     return config
 
 
-def _data(config: ConfigDict) -> None:
-    config.data = common.image_data()
-    for split, folder in (("train", "train"), ("valid", "val")):
-        path = f"data/imagenet/{folder}"
-        config.data[split].images = ConfigDict({"kind": "image_folder", "path": path})
-    crop = {"scale": (0.2, 1.0), "interpolation": "bicubic"}
-    config.data.transforms = ConfigDict({"random_resized_crop": crop, "flip": {}})
-    config.data.update({"batch_size": 4096, "workers": 16})
-
-
 def _mini(config: ConfigDict) -> None:
     config.method.teachers.teacher = "configs/mae/image.py:mini"
     config.method.encoder.update({"image_size": 32, "patch_size": 4})
     config.method.encoder.update({"depth": 6, "width": 192, "heads": 3, "mlp_width": 768})
     config.method.decoder.update({"width": 96, "depth": 2, "heads": 3, "mlp_width": 384})
     config.method.align.update({"student": (4,), "teacher": (4,)})
-    for split, file in (("train", "train"), ("valid", "test")):
-        path = f"data/cifar10/{file}.tar"
-        config.data[split].images = ConfigDict({"kind": "image_tar", "path": path})
-    config.data.update({"image_size": 32, "batch_size": 128, "workers": 0})
+    datasets.use_cifar10(config.data, 32, 128)
     config.optim.update({"lr": 1.5e-3, "warmup": "10%"})
     config.train.duration = "3k steps"
     config.checkpoint.every = config.eval.every = "500 steps"

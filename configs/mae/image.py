@@ -38,7 +38,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if size == "huge":
         config.method.encoder.patch_size = 14
         common.shard(config)
-    _data(config)
+    config.data = datasets.imagenet(4096)
     config.optim.update({"lr": 1.5e-4 * 4096 / 256, "betas": (0.9, 0.95), "weight_decay": 0.05})
     config.optim.update({"warmup": "40 epochs", "decay_rules": DECAY_RULES})
     config.train.duration = "1600 epochs"
@@ -55,24 +55,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     return config
 
 
-def _data(config: ConfigDict) -> None:
-    config.data = common.image_data()
-    for split, folder in (("train", "train"), ("valid", "val")):
-        path = f"data/imagenet/{folder}"
-        config.data[split].images = ConfigDict({"kind": "image_folder", "path": path})
-    crop = {"scale": (0.2, 1.0), "interpolation": "bicubic"}
-    config.data.transforms = ConfigDict({"random_resized_crop": crop, "flip": {}})
-    config.data.update({"batch_size": 4096, "workers": 16})
-
-
 def _mini(config: ConfigDict) -> None:
     config.method.encoder.update({"image_size": 32, "patch_size": 4})
     config.method.encoder.update({"depth": 6, "width": 192, "heads": 3, "mlp_width": 768})
     config.method.decoder.update({"width": 96, "depth": 2, "heads": 3, "mlp_width": 384})
-    for split, file in (("train", "train"), ("valid", "test")):
-        path = f"data/cifar10/{file}.tar"
-        config.data[split].images = ConfigDict({"kind": "image_tar", "path": path})
-    config.data.update({"image_size": 32, "batch_size": 128, "workers": 0})
+    datasets.use_cifar10(config.data, 32, 128)
     config.optim.update({"lr": 1.5e-3, "warmup": "10%"})
     config.train.duration = "3k steps"
     config.checkpoint.every = config.eval.every = "500 steps"

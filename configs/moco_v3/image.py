@@ -20,7 +20,7 @@ instead, whose dips show an unstable run.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, datasets
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -46,11 +46,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def _data(config: ConfigDict) -> None:
-    config.data = common.image_data()
-    for split, folder in (("train", "train"), ("valid", "val")):
-        path = f"data/imagenet/{folder}"
-        config.data[split].images = ConfigDict({"kind": "image_folder", "path": path})
-    config.data.update({"views": 2, "batch_size": 4096, "workers": 16})
+    config.data = datasets.imagenet(4096)
+    config.data.views = 2
     config.data.transforms = ConfigDict({**_common(), "gaussian_blur": {"prob": 1.0}})
     second = {**_common(), "gaussian_blur": {"prob": 0.1}, "solarize": {"prob": 0.2}}
     config.data.view_transforms.view2 = ConfigDict(second)
@@ -73,10 +70,7 @@ def _mini(config: ConfigDict) -> None:
     config.method.encoder.update({"depth": 4, "width": 96, "heads": 4, "mlp_width": 384})
     config.method.head.update({"hidden": 512, "outputs": 64})
     config.method.ema.anneal = 3_000
-    for split, file in (("train", "train"), ("valid", "test")):
-        path = f"data/cifar10/{file}.tar"
-        config.data[split].images = ConfigDict({"kind": "image_tar", "path": path})
-    config.data.update({"image_size": 24, "batch_size": 128, "workers": 0})
+    datasets.use_cifar10(config.data, 24, 128)
     for transforms in (config.data.transforms, config.data.view_transforms.view2):
         transforms.random_resized_crop.scale = (0.2, 1.0)
         del transforms.gaussian_blur  # of so few pixels it leaves nothing

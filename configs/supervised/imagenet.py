@@ -28,7 +28,7 @@ Patches are averaged, normalized and classified; the final norm of pre-training 
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, datasets
 
 # positions are not decayed either
 DECAY_RULES = ((r"(bias|scale\d?|cls|positions)$", 0.0), (".*", 1.0))
@@ -67,10 +67,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def _data(config: ConfigDict) -> None:
-    config.data = common.image_data()
-    for split, folder in (("train", "train"), ("valid", "val")):
-        path = f"data/imagenet/{folder}"
-        config.data[split].images = ConfigDict({"kind": "image_folder", "path": path})
+    config.data = datasets.imagenet(1024)
     config.data.transforms = ConfigDict(
         {
             "random_resized_crop": {"scale": (0.08, 1.0), "interpolation": "bicubic"},
@@ -79,7 +76,6 @@ def _data(config: ConfigDict) -> None:
             "random_erasing": {"prob": 0.25},
         }
     )
-    config.data.update({"batch_size": 1024, "workers": 16})
 
 
 def _mae(config: ConfigDict, size: str) -> None:

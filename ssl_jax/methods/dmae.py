@@ -23,7 +23,7 @@ from ssl_jax.nn import build, frozen, sharding
 from ssl_jax.nn import encoder as encoder_lib
 from ssl_jax.nn.projector import KINDS, Projector
 from ssl_jax.nn.transformer import Encoded, Layers
-from ssl_jax.ops import losses, norms, stats
+from ssl_jax.ops import contrast, losses, norms, stats
 from ssl_jax.ops.center import Center
 from ssl_jax.ops.patches import normalize_patches
 
@@ -67,7 +67,7 @@ class AlignOptions:
         """Returns features (B, T, D) as they are compared, float32."""
         x = x.astype(jnp.float32)
         if self.normalize_features == "l2":
-            return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
+            return contrast.unit(x)
         return norms.layer_norm(x) if self.normalize_features == "layer" else x
 
 
@@ -89,10 +89,7 @@ class Options:
         kind = self.encoder.get("kind", "")
         options_lib.choose("config.method.encoder.kind", kind, ("vit",))
         options_lib.choose("config.method.rounding", self.rounding, ("floor", "nearest"))
-        if set(self.teachers) != {TEACHER}:
-            raise ConfigError(
-                f"config.method.teachers has the keys {sorted(self.teachers)}: use {KEY} alone"
-            )
+        frozen.check_names(self.teachers, TEACHER)
 
     def mae(self) -> mae.Options:
         """Returns the options of the student as a masked autoencoder."""
@@ -226,12 +223,7 @@ class DMAE:
         teacher, own = run.encoder(self.precision, max(o.align.teacher)), self.encoder
         for depth in o.align.teacher:
             run.check_depth(depth)
-        if teacher.grid != own.grid or teacher.reads != own.reads or teacher.prefix != own.prefix:
-            raise ConfigError(
-                f"{KEY} {run.reference} reads {_seen(teacher)}, and the student {_seen(own)}: use "
-                f"a teacher with the student's config.method.encoder.image_size, patch_size and "
-                f"class_token"
-            )
+        run.check_patches(teacher, own, class_token=True)
         if o.align.projector == "none" and teacher.width != own.width:
             raise ConfigError(
                 f"config.method.align.projector is 'none', but {KEY} {run.reference} has the width "
@@ -279,12 +271,3 @@ class DMAE:
     def _projector(self, width: int) -> Projector | None:
         kind = self.options.align.projector
         return None if kind == "none" else Projector(width, kind, self.encoder.dtype)
-
-
-def _seen(encoder: encoder_lib.Encoder) -> str:
-    """Returns what an encoder sees, as text."""
-    if "image" not in encoder.reads:
-        return " and ".join(encoder.reads)
-    shape, token = encoder.reads["image"].shape, "a" if encoder.prefix else "no"
-    grid = " x ".join(map(str, encoder.grid))
-    return f"images of {shape[0]} x {shape[1]} in {grid} patches, with {token} class token"

@@ -93,10 +93,7 @@ class Options:
                 f"{key}.patch.weight is {self.patch.weight} and {key}.image.weight "
                 f"{self.image.weight}: use 0 or more, and more than 0 for one of them"
             )
-        if set(self.teachers) != {TEACHER}:
-            raise ConfigError(
-                f"config.method.teachers has the keys {sorted(self.teachers)}: use {KEY} alone"
-            )
+        frozen.check_names(self.teachers, TEACHER)
 
     @property
     def center(self) -> Center:
@@ -241,11 +238,7 @@ class MimCo:
         """Returns the teacher's encoder; raises ConfigError for one that does not fit."""
         run = frozen.read(self.options.teachers[TEACHER], KEY)
         teacher, own = run.encoder(self.precision), self.encoder
-        if teacher.grid != own.grid or teacher.reads != own.reads:
-            raise ConfigError(
-                f"{KEY} {run.reference} reads {_seen(teacher)}, and the student {_seen(own)}: use "
-                f"a teacher with the student's config.method.encoder.image_size and patch_size"
-            )
+        run.check_patches(teacher, own, class_token=False)
         if self.options.image.pool == "cls" and not teacher.prefix:
             raise ConfigError(
                 f"config.method.image.pool is 'cls', and {KEY} {run.reference} has no class token: "
@@ -321,11 +314,3 @@ def _regression(kind: str, beta: float, predictions: Array, keys: Array) -> Arra
     if kind == "cosine":
         return 1 - (contrast.unit(predictions) * contrast.unit(keys)).sum(-1)
     return losses.smooth_l1(predictions, keys, beta).mean(-1)
-
-
-def _seen(encoder: encoder_lib.Encoder) -> str:
-    """Returns what an encoder sees, as text."""
-    if "image" not in encoder.reads:
-        return " and ".join(encoder.reads)
-    shape, grid = encoder.reads["image"].shape, " x ".join(map(str, encoder.grid))
-    return f"images of {shape[0]} x {shape[1]} in {grid} patches"

@@ -14,6 +14,7 @@ there yet: enough to plan a run, not to train one.
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -68,6 +69,21 @@ class Teacher:
                 f"asked for: use a depth of 1 to {self.depth}"
             )
 
+    def check_patches(
+        self, encoder: encoder_lib.Encoder, own: encoder_lib.Encoder, class_token: bool
+    ) -> None:
+        """Raises ConfigError unless the run's encoder reads images in the patches of `own`.
+
+        class_token: both must have a class token, or neither.
+        """
+        same = encoder.grid == own.grid and encoder.reads == own.reads
+        if not same or (class_token and encoder.prefix != own.prefix):
+            raise ConfigError(
+                f"{self.key} {self.reference} reads {_input(encoder)}, and the student "
+                f"{_input(own)}: use a teacher with the student's config.method.encoder.image_size "
+                f"and patch_size{', and its class_token' if class_token else ''}"
+            )
+
     def _section(self) -> dict:
         section = self.config.method.get("encoder")
         if not section:
@@ -83,6 +99,15 @@ def encoder(reference: str, precision: str, depth: int | None = None) -> Frozen:
     the output of `depth` blocks; reads nothing."""
     keep = "^encoder/" if depth is None else "^encoder/(?!final_norm/)"
     return Frozen(reference, (keep,), depth, precision)
+
+
+def check_names(teachers: Mapping, name: str) -> None:
+    """Raises ConfigError unless config.method.teachers has the one teacher `name`."""
+    if set(teachers) != {name}:
+        raise ConfigError(
+            f"config.method.teachers has the keys {sorted(teachers)}: use "
+            f"config.method.teachers.{name} alone"
+        )
 
 
 def read(reference: str, key: str) -> Teacher:
@@ -164,3 +189,12 @@ def _longest(config: ConfigDict) -> int:
     if data.get("modality", "audio") == "text":
         return int(data.block_tokens)
     return round(float(data.buckets[-1]) * data.sample_rate)
+
+
+def _input(encoder: encoder_lib.Encoder) -> str:
+    """Returns what an encoder reads, as text."""
+    if "image" not in encoder.reads:
+        return " and ".join(encoder.reads)
+    shape, token = encoder.reads["image"].shape, "a" if encoder.prefix else "no"
+    grid = " x ".join(map(str, encoder.grid))
+    return f"images of {shape[0]} x {shape[1]} in {grid} patches, with {token} class token"
