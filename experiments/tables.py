@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import address, claims, methods, miniatures, results
-from experiments.benchmarks import recipes
+from experiments.benchmarks import layers_kept, recipes
 from experiments.dmae import page as dmae
 from ssl_jax.core import atomic
 from ssl_jax.evals import table
@@ -430,6 +430,7 @@ TABLES = {
         "extraction": once_run("benchmarks/extraction.json", extraction),
         "kmeans": once_run("benchmarks/kmeans.json", kmeans_speed),
         "amortization": once_run("benchmarks/amortization.json", amortization),
+        "layers": lambda: markdown(layers_kept.rows(results.read("benchmarks/layers_kept.json"))),
     },
     "../docs/faults.md": {"checkpoint": once_run("benchmarks/checkpoint.json", checkpoint)},
     "../docs/metrics.md": {"curves": curves},

@@ -11,6 +11,7 @@ from experiments.benchmarks import (
     amortization,
     checkpoint,
     extraction,
+    layers_kept,
     loop,
     recipes,
     side_by_side,
@@ -157,6 +158,14 @@ def test_speech_systems_step_in_torch(system):
     # of 100 units, or of a frame among 100 others, plus the diversity term or penalty
     assert 4.0 < first < 8.0, first
     assert np.isfinite(step())
+
+
+@pytest.mark.slow
+def test_a_gradient_without_the_layers_that_nobody_reads_takes_less_memory():
+    path, changes = "mae/image.py:toy", ("method.encoder.depth=12",)
+    with layers_kept.keeping_all():
+        whole = layers_kept.gradient(path, changes)
+    assert layers_kept.gradient(path, changes) < whole
 
 
 def test_a_row_without_a_compiled_arm_is_text():
