@@ -244,7 +244,7 @@ def _tick() -> None:
 
 
 def _no_ticker() -> None:
-    """Leaves a forked child without the thread: native writers there crash beside one."""
+    """Leaves a forked child without the thread: the writer of ArrayRecord crashed beside one."""
     _screen.ticker, _screen.lock, _screen.forked = None, threading.RLock(), True
     _screen.open.clear()
 
