@@ -80,6 +80,8 @@ SHORT = {
     "data2vec2_audio": "data2vec 2.0 on speech",
     "data2vec2_image": "data2vec 2.0 on images",
     "mae": "MAE",
+    "dmae": "DMAE",
+    "moco_v3": "MoCo v3",
 }
 
 
