@@ -43,7 +43,7 @@ def occupy(
     opened.enter_context(writable(workdir))
     opened.enter_context(hosts.holding(workdir))
     if hosts.is_first() and not (workdir / "config.json").exists():
-        opened.callback(_forget, workdir)
+        opened.callback(_forget, workdir, _traces(workdir))
 
 
 def use_compilation_cache() -> None:
@@ -89,15 +89,22 @@ def writable(workdir: Path) -> Iterator[None]:
         yield
 
 
-def _forget(workdir: Path) -> None:
+def _traces(workdir: Path) -> set[Path]:
+    """Returns the files of a folder that have names of those that a run begins with."""
+    named = {workdir / name for name in _WRITTEN}
+    return {file for file in named if file.exists()} | {*workdir.glob("data-*.npz")}
+
+
+def _forget(workdir: Path, before: set[Path]) -> None:
     """Takes the traces of a new run that was refused before it began out of its folder.
 
-    Lists of files that cannot be used stay: the error names them.
+    Files that were there `before` stay, and lists of files that cannot be used: the error names
+    them.
     """
     if (workdir / environment.FILE).exists():
         return
-    for file in [*(workdir / name for name in _WRITTEN), *workdir.glob("data-*.npz")]:
-        file.unlink(missing_ok=True)
+    for file in _traces(workdir) - before:
+        file.unlink()
     with contextlib.suppress(OSError):  # there is none, or it holds something
         (workdir / "checkpoints").rmdir()
 

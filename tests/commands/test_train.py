@@ -343,13 +343,15 @@ def test_a_refused_command_leaves_no_folder(tmp_path, corpus, quick):
 
 
 def test_what_an_error_names_stays_in_a_folder_that_is_refused(tmp_path):
+    (tmp_path / "code.txt").write_text("of somebody else")
+    before = setup._traces(tmp_path)
     for name in ("config.json", "data-train.npz", "skipped.jsonl"):
         (tmp_path / name).write_text("")
-    setup._forget(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["skipped.jsonl"]
+    setup._forget(tmp_path, before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["code.txt", "skipped.jsonl"]
     for name in ("config.json", environment_lib.FILE):  # a run that began
         (tmp_path / name).write_text("")
-    setup._forget(tmp_path)
+    setup._forget(tmp_path, before)
     assert (tmp_path / "config.json").exists()
 
 
