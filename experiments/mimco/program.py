@@ -28,9 +28,9 @@ OPTIONS = {
     "data": "data/cifar10",
     "teacher": "",  # the folder of a run of MoCo v3 in place of one that is trained here
     "seeds": 3,
-    "moco_steps": 1200,
-    "mimco_steps": 600,
-    "mae_steps": 1800,  # as many as both stages of MimCo have together
+    "moco_steps": 3000,
+    "mimco_steps": 1000,
+    "mae_steps": 4000,  # as many as both stages of MimCo have together
     "finetune_steps": 200,
     "labels_per_class": 60,  # a tenth
     "batch": 128,
