@@ -1,6 +1,8 @@
 """Values decide a claim, and the claims of a results file are what its program makes."""
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from experiments import claims, results
 
@@ -66,4 +68,8 @@ def test_every_claim_is_printed_with_its_gain_and_its_verdict(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + sum(map(len, claims.published().values()))
     (line,) = [x for x in lines if x.startswith("quickstart")]
-    assert "0.050 ± 0.026" in line and "5 of 5 seeds" in line and line.endswith("held")
+    found = results.read("quickstart.json")
+    gains = np.subtract(found["pretrained"], found["scratch"])
+    gain = f"{gains.mean():.3f} ± {stats.sem(gains) * stats.t.ppf(0.975, len(gains) - 1):.3f}"
+    assert f" {gain} " in line
+    assert f"{(gains > 0).sum()} of {len(gains)} seeds" in line and line.endswith("held")
