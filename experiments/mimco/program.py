@@ -33,7 +33,7 @@ OPTIONS = {
     "mae_steps": 4000,  # as many as both stages of MimCo have together
     "finetune_steps": 200,
     "labels_per_class": 60,  # a tenth
-    "batch": 128,
+    "batch": 64,
     "ablations": False,  # also the arms of ABLATIONS
     "out": "",
 }
