@@ -66,6 +66,10 @@ class TransformerOptions:
     init: str = "bert"
     remat: str = "none"  # none | full | dots | dots_no_batch
     unroll: bool | None = None  # None: see `unrolled`
+    head_width: int | None = None  # channels of a head; None: width / heads
+    # of each block, where blocks differ: their parameters are then not stacked
+    layer_heads: tuple[int, ...] | None = None
+    layer_mlp_widths: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for key, choices in (("norm", NORMS), ("init", INITS), ("remat", REMAT)):
@@ -81,11 +85,47 @@ class TransformerOptions:
                 )
         for key in ("dropout", "attention_dropout", "activation_dropout", "drop_path", "layerdrop"):
             check_share(key, getattr(self, key))
-        if self.width % self.heads:
+        self._check_heads()
+
+    def _check_heads(self) -> None:
+        if self.head_width is None and self.width % self.heads:
             raise ValueError(
                 f"config.method.encoder.heads {self.heads} does not divide "
                 f"config.method.encoder.width {self.width}: use a divisor, such as 1"
             )
+        if self.layer_heads is not None and self.head_width is None:
+            raise ValueError(
+                "config.method.encoder.layer_heads needs config.method.encoder.head_width: set it, "
+                "for example to 64"
+            )
+        for key in ("layer_heads", "layer_mlp_widths"):
+            sizes = getattr(self, key)
+            if sizes is not None and (len(sizes) != self.depth or min(sizes) < 1):
+                raise ValueError(
+                    f"config.method.encoder.{key} is {sizes}: use one number of 1 or more for each "
+                    f"of the {self.depth} blocks"
+                )
+
+    @property
+    def head(self) -> int:
+        """The channels of a head of attention."""
+        return self.head_width or self.width // self.heads
+
+    @property
+    def uneven(self) -> bool:
+        """Whether each block has a size of its own, so that they can not be stacked."""
+        return self.layer_heads is not None or self.layer_mlp_widths is not None
+
+    def of_block(self, i: int) -> "TransformerOptions":
+        """Returns the options of block `i` of an uneven stack."""
+        heads, sizes = self.layer_heads, self.layer_mlp_widths
+        return dataclasses.replace(
+            self,
+            heads=self.heads if heads is None else heads[i],
+            mlp_width=self.mlp_width if sizes is None else sizes[i],
+            layer_heads=None,
+            layer_mlp_widths=None,
+        )
 
 
 def unrolled(options: TransformerOptions) -> bool:
@@ -200,18 +240,19 @@ class Attention(nn.Module):
     def __call__(self, x: Array, valid: Array, bias: Array | None, train: bool) -> Array:
         """x (B, T, D), valid (B, T), bias broadcastable to (B, H, T, T) or None -> (B, T, D)."""
         o = self.options
-        head = o.width // o.heads
+        head = o.head
         query, key, value = (
-            dense(o.width, o, self.dtype, name, bias)(x).reshape(*x.shape[:2], o.heads, head)
+            dense(o.heads * head, o, self.dtype, name, bias)(x).reshape(*x.shape[:2], o.heads, head)
             for name, bias in (
                 ("query", o.qkv_bias),
                 ("key", o.qkv_bias and o.key_bias),
                 ("value", o.qkv_bias),
             )
         )
+        flat = (*x.shape[:2], o.heads * head)
         dropout = o.attention_dropout if train else 0.0
         if attention.has_kernel(head, self.dtype, bias, dropout):
-            y = attention.in_one_kernel(query, key, value, valid).reshape(x.shape)
+            y = attention.in_one_kernel(query, key, value, valid).reshape(flat)
             return self._out(y)
         scores = jnp.einsum(
             "bqhd,bkhd->bhqk", query * head**-0.5, key, preferred_element_type=jnp.float32
@@ -222,7 +263,7 @@ class Attention(nn.Module):
         scores = jnp.where(valid[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores, axis=-1)
         weights = nn.Dropout(o.attention_dropout, deterministic=not train)(weights)
-        y = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(self.dtype), value).reshape(x.shape)
+        y = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(self.dtype), value).reshape(flat)
         return self._out(y)
 
     def _out(self, y: Array) -> Array:
@@ -373,17 +414,45 @@ def _frugal(layer: Callable, options: TransformerOptions, dtype: jnp.dtype) -> C
     return layer
 
 
+def one_by_one(
+    layer: Callable, options: TransformerOptions, dtype: jnp.dtype, asked: Layers
+) -> Callable:
+    """Returns the same function as `over_layers`, for a list of blocks of different sizes."""
+    apart = dataclasses.replace(options, unroll=True)
+    layer = _frugal(layer, apart, dtype)
+    states, ffn = asked.indices(options.depth)
+
+    def run(blocks: list[nn.Module], x: Array, given: Any, last: Callable) -> tuple[Array, Array]:
+        ends, raw = [x], []
+        for i, block in enumerate(blocks):
+            x, found = layer(block, x, given[i])
+            ends.append(x)
+            raw.append(found)
+        ends[-1] = last(ends[-1])
+        none = jnp.zeros((0, *x.shape), dtype)
+        picked = ([ends[i] for i in states], [raw[i] for i in ffn])
+        hidden_states, ffns = (jnp.stack(p) if p else none for p in picked)
+        return hidden_states, ffns
+
+    return run
+
+
 class Transformer(nn.Module):
     """A stack of blocks whose parameters are stacked along a leading layer axis.
 
-    Under pre-norm a final norm follows the last block, unless the options say otherwise.
+    Blocks of different sizes are `blocks_0`, `blocks_1` and so on instead. Under pre-norm a final
+    norm follows the last block, unless the options say otherwise.
     """
 
     options: TransformerOptions
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
-        self.blocks = Block(self.options, self.dtype)
+        o = self.options
+        if o.uneven:
+            self.blocks: Any = [Block(o.of_block(i), self.dtype) for i in range(o.depth)]
+        else:
+            self.blocks = Block(o, self.dtype)
         final = self.options.final_norm
         self.has_final_norm = self.options.norm == "pre" if final is None else final
         if self.has_final_norm:
@@ -404,7 +473,13 @@ class Transformer(nn.Module):
         def layer(block: Block, x: Array, drop_path: Array) -> tuple[Array, Array]:
             return block(x, valid, bias, drop_path, train)
 
-        run = over_layers(layer, o, self.dtype, layers)
+        if o.layer_heads is not None and bias is not None:
+            raise ValueError(
+                "config.method.encoder.layer_heads is set, but this encoder adds a bias to the "
+                "scores of every head: set layer_heads to None"
+            )
+        loop = one_by_one if o.uneven else over_layers
+        run = loop(layer, o, self.dtype, layers)
         rates = jnp.asarray(np.linspace(0.0, o.drop_path, o.depth), jnp.float32)
         last = self.final_norm if self.has_final_norm else lambda y: y
         hidden_states, ffn = run(self.blocks, x.astype(self.dtype), rates, last)

@@ -322,7 +322,8 @@ def make(
 def _check_conformer(options: Options, blocks: TransformerOptions) -> None:
     """Raises ValueError on the options of a Transformer that a Conformer does not have."""
     plain = TransformerOptions(norm="pre")
-    for key in ("qkv_bias", "key_bias", "out_proj", "layer_scale", "drop_path", "final_norm"):
+    keys = ("qkv_bias", "key_bias", "out_proj", "layer_scale", "drop_path", "final_norm")
+    for key in (*keys, "head_width", "layer_heads", "layer_mlp_widths"):
         if getattr(blocks, key) != getattr(plain, key):
             raise ValueError(
                 f"config.method.encoder.{key} is {getattr(blocks, key)}, which a Conformer does "
