@@ -34,6 +34,11 @@ def _kernel(x: np.ndarray) -> np.ndarray:
     return x.reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
 
 
+def _cells(x: np.ndarray) -> np.ndarray:
+    side = round(len(x) ** 0.5)
+    return x.T.reshape(-1, 1, side, side)
+
+
 # layout: (theirs -> ours, ours -> theirs)
 LAYOUTS: dict[str, tuple[Callable, Callable]] = {
     "same": (_same, _same),
@@ -41,6 +46,10 @@ LAYOUTS: dict[str, tuple[Callable, Callable]] = {
     "reverse": (_reverse, _reverse),
     # the projection of square patches of colour, (D, 3, p, p) -> (p p 3, D)
     "patches": (_patches, _kernel),
+    # the same of one channel, square patches of a spectrogram: (D, 1, p, p) -> (p p, D)
+    "cells": (lambda x: x.reshape(len(x), -1).T, _cells),
+    # a number per head (1, H, 1, 1) -> (H,)
+    "heads": (lambda x: x.reshape(-1), lambda x: x[None, :, None, None]),
     # a convolution over a grid (out, in, rows, columns) -> (rows, columns, in, out)
     "grid": (lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),
     # a convolution of one tap (out, in, 1) -> (in, out)

@@ -5,6 +5,7 @@ raster order, time outermost: S = rows * columns, columns = num_mels / patch[1].
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -37,29 +38,36 @@ class Options:
     embed_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for key, choices in (
-            ("features", tuple(dsp.CONVENTIONS)),
-            ("positions", ("sincos", "none")),
-        ):
-            if getattr(self, key) not in choices:
-                raise ValueError(
-                    f"config.method.encoder.{key} is {getattr(self, key)!r}: "
-                    f"use one of {', '.join(choices)}"
-                )
+        check_choices(self, {"positions": ("sincos", "none")})
         check_share("embed_dropout", self.embed_dropout)
-        if len(self.patch) != 2 or min(self.patch) < 1:
+        check_cells(self)
+
+
+def check_choices(options: Any, known: Mapping[str, tuple[str, ...]]) -> None:
+    """Raises ValueError on an option that is none of its known values."""
+    for key, choices in known.items():
+        if getattr(options, key) not in choices:
             raise ValueError(
-                f"config.method.encoder.patch is {self.patch}: use (frames, mel bands), such as "
-                f"(16, 16)"
+                f"config.method.encoder.{key} is {getattr(options, key)!r}: "
+                f"use one of {', '.join(choices)}"
             )
-        if self.num_mels < self.patch[1] or self.num_mels % self.patch[1]:
-            near = self.patch[1] * max(1, self.num_mels // self.patch[1])
-            raise ValueError(
-                f"config.method.encoder.num_mels {self.num_mels} is not a multiple of the "
-                f"{self.patch[1]} bands of config.method.encoder.patch: use a value such as {near}"
-            )
-        if self.std is not None and not self.std > 0:
-            raise ValueError(f"config.method.encoder.std is {self.std}: use a number above 0")
+
+
+def check_cells(o: Any) -> None:
+    """Raises ValueError on the options that say how audio becomes patches of log-mel cells."""
+    check_choices(o, {"features": tuple(dsp.CONVENTIONS)})
+    if len(o.patch) != 2 or min(o.patch) < 1:
+        raise ValueError(
+            f"config.method.encoder.patch is {o.patch}: use (frames, mel bands), such as (16, 16)"
+        )
+    if o.num_mels < o.patch[1] or o.num_mels % o.patch[1]:
+        near = o.patch[1] * max(1, o.num_mels // o.patch[1])
+        raise ValueError(
+            f"config.method.encoder.num_mels {o.num_mels} is not a multiple of the "
+            f"{o.patch[1]} bands of config.method.encoder.patch: use a value such as {near}"
+        )
+    if o.std is not None and not o.std > 0:
+        raise ValueError(f"config.method.encoder.std is {o.std}: use a number above 0")
 
 
 class SpectrogramFrontEnd(nn.Module):
@@ -69,7 +77,7 @@ class SpectrogramFrontEnd(nn.Module):
     are dropped (as in BEATs), whereas AudioMAE pads clips to 1024 frames that all count as real.
     """
 
-    options: Options
+    options: Any  # Options, or others that have its fields up to `std`
     sample_rate: int
     width: int
     weight_init: str = "xavier"
@@ -87,16 +95,17 @@ class SpectrogramFrontEnd(nn.Module):
         cut = self.patches(audio, audio_len)
         x = vit.projection(cut.shape[-1], self.width, self.weight_init, self.dtype)(cut)
         o = self.options
-        real = self._frames(audio_len) // o.patch[0] * (o.num_mels // o.patch[1])
+        real = self.frames(audio_len) // o.patch[0] * (o.num_mels // o.patch[1])
         return x, jnp.arange(x.shape[1]) < real[:, None]
 
-    def patches(self, audio: Array, audio_len: Array) -> Array:
+    def patches(self, audio: Array, audio_len: Array | None) -> Array:
         """audio (B, N), audio_len (B,) -> patches (B, S, P) of the features, float32.
 
+        Without `audio_len` the frames of padding are features as any other.
         Raises ValueError when a batch holds no complete patch.
         """
         o, rate = self.options, self.sample_rate
-        rows = self._frames(audio.shape[1]) // o.patch[0]
+        rows = self.frames(audio.shape[1]) // o.patch[0]
         if not rows:
             needed = (o.patch[0] - 1) / 100 + 0.025
             raise ValueError(
@@ -113,7 +122,8 @@ class SpectrogramFrontEnd(nn.Module):
         )
         return patchify(cells[..., None], o.patch)
 
-    def _frames(self, samples: Length) -> Length:
+    def frames(self, samples: Length) -> Length:
+        """Returns the number of frames of `samples`; an int or an integer array."""
         return dsp.frames(samples, self.sample_rate * 25 // 1000, self.sample_rate // 100)
 
 

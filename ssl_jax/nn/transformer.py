@@ -31,13 +31,15 @@ REMAT: dict[str, Callable | None] = {
 
 # `bert`: N(0, 0.02). `torch`: uniform with bound 1/sqrt(fan in). `xavier`: uniform with bound
 # sqrt(6 / (fan in + fan out)). `truncated`: N(0, 0.02) cut at +-0.02. `xavier_qkv`: as `xavier`,
-# with query, key and value as matrices of their own (MoCo v3). Biases start at zero in all.
+# with query, key and value as matrices of their own (MoCo v3). `deep_norm`: Xavier normal, times
+# (8 depth)^(-1/4) except for query and key (2203.00555). Biases start at zero in all.
 INITS = {
     "bert": nn.initializers.normal(0.02),
     "torch": nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform"),
     "xavier": nn.initializers.xavier_uniform(),
     "truncated": nn.initializers.truncated_normal(0.02, lower=-1.0, upper=1.0),
     "xavier_qkv": nn.initializers.xavier_uniform(),
+    "deep_norm": nn.initializers.xavier_normal(),
 }
 # The originals hold query, key and value in one matrix (D, 3 D), which has twice the mean fan.
 FUSED_INITS = {**INITS, "xavier": nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")}
@@ -219,7 +221,11 @@ def dense(
 ) -> nn.Dense:
     """Returns a linear layer with float32 parameters that computes in `dtype`."""
     inits = FUSED_INITS if name in ("query", "key", "value") else INITS
-    return nn.Dense(width, use_bias=bias, dtype=dtype, kernel_init=inits[options.init], name=name)
+    init = inits[options.init]
+    if options.init == "deep_norm" and name not in ("query", "key"):
+        scale = (8 * options.depth) ** -0.5  # of the variance
+        init = nn.initializers.variance_scaling(scale, "fan_avg", "normal")
+    return nn.Dense(width, use_bias=bias, dtype=dtype, kernel_init=init, name=name)
 
 
 def select(x: Array, valid: Array, ids_keep: Array) -> tuple[Array, Array]:
