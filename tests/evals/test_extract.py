@@ -44,6 +44,7 @@ LOCAL = {
     "keyword_transformer": {"feature": "log_mel", "frames_per_token": 4},
     "waveform": {"normalize": False, "position_depth": 1, "position_kernel": 3, **CONVS},
     "spectrogram": {"positions": "none", "patch": (4, 16), "num_mels": 32},
+    "beats": {"patch": (4, 16), "num_mels": 32, "patch_width": 8, "position_kernel": 3},
 }
 
 
@@ -69,7 +70,7 @@ def test_windows_equal_one_pass_for_every_kind_of_encoder(kind):
     (got,) = extractor.run([clip])
     want = whole((features, params), clip)
     np.testing.assert_allclose(got, want, atol=1e-4)
-    times, tokens = extractor.times(got.shape[1]), 2 if kind == "spectrogram" else 1
+    times, tokens = extractor.times(got.shape[1]), 2 if kind in ("spectrogram", "beats") else 1
     np.testing.assert_array_equal(times[::tokens], times[tokens - 1 :: tokens])
     np.testing.assert_allclose(np.diff(times[::tokens]), extractor.hop / 16000)
     assert times[0] < 0.05 and 0.85 < times[-1] < len(clip) / 16000

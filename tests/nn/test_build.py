@@ -37,6 +37,7 @@ def test_a_config_dict_with_lists_gives_a_hashable_module():
         ("waveform", 0, 50.0, (0,)),
         ("vit", 1, 0.0, (14, 14)),
         ("spectrogram", 1, 6.25, (0, 8)),
+        ("beats", 0, 6.25, (0, 8)),
         ("text", 0, 0.0, (0,)),
     ],
 )
