@@ -7,6 +7,7 @@ heads and a ratio of the feed-forward width; and a depth. No arrays of parameter
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -148,10 +149,13 @@ class Space:
 
     def sample(self, rng: np.random.Generator) -> Subnet:
         """Draws a subnet: depth, embed, then ratio and heads of each layer, each uniformly."""
-        depth = int(rng.choice(self.depths))
-        embed = int(rng.choice(self.embed))
-        ratios = tuple(float(r) for r in rng.choice(self.ratios, depth))
-        heads = tuple(int(h) for h in rng.choice(self.heads, depth))
+
+        def draw(values: Sequence) -> Any:
+            return values[int(rng.integers(len(values)))]
+
+        depth, embed = draw(self.depths), draw(self.embed)
+        ratios = tuple(float(draw(self.ratios)) for _ in range(depth))
+        heads = tuple(draw(self.heads) for _ in range(depth))
         return Subnet(embed, heads, ratios)
 
     def largest(self) -> Subnet:
