@@ -107,8 +107,7 @@ def test_a_small_space_runs_out(tmp_path):
 @pytest.mark.parametrize("key", ["max_params", "max_flops"])
 def test_a_budget_below_the_smallest_subnet_is_one_clear_error(key, tmp_path):
     size = LEAST if key == "max_params" else SPACE.flops(SPACE.smallest())
-    options = dataclasses.replace(OPTIONS, max_params=0, **{key: size - 1})
-    options = dataclasses.replace(options, **{key: size - 1})
+    options = dataclasses.replace(OPTIONS, **({"max_params": 0} | {key: size - 1}))
     message = f"{key} of the search is {size - 1:,}, but the smallest subnet, '32/2x2/2x2', has"
     with pytest.raises(ValueError, match=re.escape(message) + f".*: use {size} or more"):
         search.search(SPACE, scores, options, tmp_path)
