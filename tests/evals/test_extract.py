@@ -61,7 +61,9 @@ def local(kind):
     return lambda params, batch: encoder_lib.features(made, params, batch), params
 
 
-@pytest.mark.parametrize("kind", LOCAL)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.slow] * (k == "beats")) for k in LOCAL]
+)
 def test_windows_equal_one_pass_for_every_kind_of_encoder(kind):
     features, params = local(kind)
     extractor = Extractor(features, params, sample_rate=16000, window_s=0.4551, batch=1)

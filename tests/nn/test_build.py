@@ -97,7 +97,7 @@ def test_the_cases_above_are_all_kinds():
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"kind": "waveforms"}, "config.method.encoder.kind is 'waveforms': use one of keyword_t"),
+        ({"kind": "waveforms"}, "config.method.encoder.kind is 'waveforms': use one of beats, key"),
         ({}, "config.method.encoder.kind is None"),
         ({"kind": "waveform", "preset": "huge"}, "encoder.preset is 'huge': use one of base, conf"),
         ({**TINY, "detph": 2}, "config.method.encoder.detph does not exist: did you mean 'depth'"),
