@@ -260,6 +260,10 @@ def mae() -> ConfigDict:
             "norm_pix": True,
             "masked_only": True,
             "decoder": {"width": 512, "depth": 8, "heads": 16, "mlp_width": 2048},
+            "stripes": {"time": 0.0, "frequency": 0.0},
+            "attention": "global",
+            "local": {"window": (4, 4), "shift": (2, 0), "bias_width": 384, "bias_dropout": 0.1},
+            "augment": ConfigDict({}),
         }
     )
 
@@ -380,8 +384,10 @@ def supervised() -> ConfigDict:
             },
             "augment": ConfigDict({}),
             "spectral": ConfigDict({}),
-            # images only, for example mixup 0.8 and cutmix 1.0; see ssl_jax/ops/mix.py
+            # for example mixup 0.8 and cutmix 1.0, which is for images only; see ssl_jax/ops/mix.py
             "mix": {"mixup": 0.0, "cutmix": 0.0, "prob": 1.0, "switch_prob": 0.5, "mode": "batch"},
+            "mask_ratio": 0.0,
+            "stripes": {"time": 0.0, "frequency": 0.0},
             "frozen": False,
         }
     )

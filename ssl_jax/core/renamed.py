@@ -6,7 +6,18 @@ from typing import Any
 METRICS = {"target_own_share": "instance_variance_ratio"}
 """Old name of a metric -> its name now."""
 _CENTER = {"targets.center": "none", "targets.center_decay": 0.9}
-NEWER: dict[str, dict[str, Any]] = {"data2vec": _CENTER, "data2vec2": _CENTER}
+_AUDIOMAE = {
+    "stripes": {"time": 0.0, "frequency": 0.0},
+    "attention": "global",
+    "local": {"window": (4, 4), "shift": (2, 0), "bias_width": 384, "bias_dropout": 0.1},
+    "augment": {},
+}
+NEWER: dict[str, dict[str, Any]] = {
+    "data2vec": _CENTER,
+    "data2vec2": _CENTER,
+    "mae": _AUDIOMAE,
+    "supervised": {"mask_ratio": 0.0, "stripes": {"time": 0.0, "frequency": 0.0}},
+}
 """Method -> keys of config.method that earlier versions lack, and the values they amount to."""
 
 
@@ -40,7 +51,9 @@ def _with_newer(method: dict[str, Any]) -> dict[str, Any]:
     out = dict(method)
     for key, value in NEWER.get(str(method.get("name")), {}).items():
         section, _, name = key.rpartition(".")
-        if isinstance(out.get(section), dict):
+        if not section:
+            out.setdefault(name, value)
+        elif isinstance(out.get(section), dict):
             out[section] = {name: value, **out[section]}
     return out
 

@@ -93,8 +93,8 @@ class Options:
 
     def mae(self) -> mae.Options:
         """Returns the options of the student as a masked autoencoder."""
-        names = [field.name for field in dataclasses.fields(mae.Options)]
-        return mae.Options(**{name: getattr(self, name) for name in names})
+        given = (self.encoder, self.mask_ratio, self.norm_pix, self.masked_only, self.decoder)
+        return mae.plain(*given)
 
 
 def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: int) -> Method:

@@ -1,8 +1,9 @@
 """Masked autoencoders: predict the pixels of the masked patches from the few visible ones.
 
-He et al., 2111.06377, for images; Huang et al., 2207.06405 (AudioMAE), for spectrograms, here
-with the plain decoder of MAE. The encoder reads a random quarter of the patches and a class token.
-A decoder with mask tokens in place of the rest predicts each patch of the normalized input.
+He et al., 2111.06377, for images; Huang et al., 2207.06405 (AudioMAE), for spectrograms, with the
+plain decoder of MAE or with attention in windows, and with single patches hidden or whole stripes
+of time and mel. The encoder reads a random quarter of the patches and a class token. A decoder with
+mask tokens in place of the rest predicts each patch of the normalized input.
 
 Clips of different lengths share a bucket: of a clip with n real patches int(n * (1 - ratio)), at
 least one, are visible, and the fixed shape of the encoder's input is filled up with padding that
@@ -24,9 +25,11 @@ from ssl_jax.core.types import Array, Batch, Features, Method, Output, Tree
 from ssl_jax.nn import build, sharding
 from ssl_jax.nn import encoder as encoder_lib
 from ssl_jax.nn.decoder import PatchDecoder
+from ssl_jax.nn.local_decoder import LocalDecoder, LocalOptions
 from ssl_jax.nn.transformer import LAST, Encoded, TransformerOptions
-from ssl_jax.ops import losses, masks, stats
+from ssl_jax.ops import losses, masks, perturb, stats
 from ssl_jax.ops.patches import normalize_patches
+from ssl_jax.ops.stripes import StripeOptions
 
 SCOPES = ("frontend", "mask", "encoder", "targets", "predictor", "loss")
 
@@ -51,6 +54,10 @@ class Options:
     norm_pix: bool  # targets with mean 0 and variance 1 in each patch
     masked_only: bool  # false: visible patches are in the loss too
     decoder: DecoderOptions
+    stripes: StripeOptions  # of spectrograms; if there are any, mask_ratio is not used
+    attention: str  # of the decoder: global | local, in shifted windows, without the class token
+    local: LocalOptions
+    augment: Mapping  # {step: options} of the audio, in training; see ssl_jax/ops/perturb.py
 
     def __post_init__(self) -> None:
         d, key = self.decoder, "config.method.decoder"
@@ -62,6 +69,17 @@ class Options:
                 f"{key}.width is {d.width}: use a multiple of 4, for its sin-cos positions, and "
                 f"of {key}.heads {d.heads}"
             )
+        options_lib.choose("config.method.attention", self.attention, ("global", "local"))
+        perturb.check(self.augment, "config.method.augment")
+
+
+def plain(
+    encoder: Mapping, mask_ratio: float, norm_pix: bool, masked_only: bool, decoder: DecoderOptions
+) -> Options:
+    """Returns the options of He et al., of which other methods take the student."""
+    stripes, local = StripeOptions(0.0, 0.0), LocalOptions((1, 1), (0, 0), 1, 0.0)
+    given = (encoder, mask_ratio, norm_pix, masked_only, decoder)
+    return Options("mae", *given, stripes, "global", local, {})
 
 
 def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: int) -> Method:
@@ -74,6 +92,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
             f"config.method.encoder.kind is {options.encoder['kind']!r}, which has no patches to "
             f"predict: use 'vit' or 'spectrogram'"
         )
+    _check(options, encoder)
     method = MAE(options, encoder)
     if all(encoder.grid):  # else the length of a clip decides, and the first batch is checked
         method.visible(math.prod(encoder.grid))
@@ -86,6 +105,21 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         rules=sharding.RULES,
         scopes=SCOPES,
     )
+
+
+def _check(options: Options, encoder: encoder_lib.Encoder) -> None:
+    """Raises ConfigError where options and encoder do not fit each other."""
+    if options.stripes.active and "audio" not in encoder.reads:
+        raise ConfigError(
+            "config.method.stripes hides stripes of time and mel, which the encoder does not "
+            "have: set its time and frequency to 0.0"
+        )
+    if options.augment and "audio" not in encoder.reads:
+        raise ConfigError(
+            "config.method.augment changes audio, which the encoder does not read: use {}"
+        )
+    if options.attention == "local":
+        options.local.check(encoder.grid)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +177,10 @@ class MAE:
     ) -> Output:
         """Returns the squared error at the masked patches, with collapse diagnostics."""
         o, weight = self.options, batch["weight"]
+        if train and o.augment:
+            keys = streams.for_examples("augment")
+            audio, length = perturb.chain(keys, batch["audio"], batch["audio_len"], o.augment)
+            batch = {**batch, "audio": audio, "audio_len": length}
 
         with jax.named_scope("frontend"):
             x, valid = encoder_lib.frontend(self.encoder, params["encoder"], batch)
@@ -164,7 +202,10 @@ class MAE:
 
         with jax.named_scope("predictor"):
             visible, numbers = valid & ~mask, targets.shape[-1]
-            predictions = self.predict(params, encoded, ids_shuffle, visible, valid, numbers)
+            dropout = streams.for_step("decoder") if train and self._local else None
+            predictions = self.predict(
+                params, encoded, ids_shuffle, visible, valid, numbers, dropout
+            )
 
         with jax.named_scope("loss"):
             counted = mask if o.masked_only else valid
@@ -183,6 +224,9 @@ class MAE:
     def mask(self, streams: Streams, valid: Array) -> tuple[Array, Array]:
         """valid (B, S) -> ids_shuffle (B, S), visible ids first; mask (B, S) bool."""
         counts = self.visible(valid.shape[1])
+        if self.options.stripes.active:
+            keys = streams.for_examples("mask")
+            return self.options.stripes.draw(keys, valid, self.encoder.grid[1])
         return masks.random_visible(streams.for_examples("mask"), valid, counts)
 
     def visible(self, size: int) -> list[int]:
@@ -196,6 +240,8 @@ class MAE:
                 f"an example has only {size} patch, so nothing is left to mask: make "
                 f"config.method.encoder.{self._patch_key} smaller"
             )
+        if self.options.stripes.active:
+            return self._outside_stripes(size)
         half = 0.5 if self.rounding == "nearest" else 0.0
         kept = int(size * (1 - ratio) + half)
         if not 0 < kept < size:
@@ -204,6 +250,22 @@ class MAE:
                 f"visible: use a value such as {0.75 if size > 3 else 0.5}"
             )
         return [min(n, max(1, int(n * (1 - ratio) + half))) for n in range(size + 1)]
+
+    def _outside_stripes(self, size: int) -> list[int]:
+        """Returns what `visible` does, for masks of stripes."""
+        o, columns = self.options.stripes, self.encoder.grid[1]
+        counts = o.visible(size, columns)
+        if counts[-1] == size:
+            raise ConfigError(
+                f"config.method.stripes hides none of {size // columns} x {columns} patches: use "
+                f"larger shares, such as time 0.7 and frequency 0.3"
+            )
+        return counts
+
+    @property
+    def _local(self) -> bool:
+        """Whether the decoder has attention in windows."""
+        return self.options.attention == "local"
 
     @property
     def _patch_key(self) -> str:
@@ -223,15 +285,21 @@ class MAE:
         visible: Array,
         valid: Array,
         numbers: int,
+        dropout: Array | None = None,
     ) -> Array:
-        """Returns the predictions (B, S, P) of every patch, float32; P is `numbers`."""
+        """Returns the predictions (B, S, P) of every patch, float32; P is `numbers`.
+
+        In training mode, which only a local decoder has, when there is a `dropout` key.
+        """
         variables, last = {"params": params["decoder"]}, encoded.hidden_states[-1]
         grid = encoder_lib.places(self.encoder, valid.shape[1])
-        return self._decoder(numbers).apply(  # type: ignore
-            variables, last, ids_shuffle, visible, valid, grid, encoded.prefix
-        )
+        given = (last, ids_shuffle, visible, valid, grid, encoded.prefix)
+        if dropout is None:
+            return self._decoder(numbers).apply(variables, *given)  # type: ignore
+        rngs = {"dropout": dropout}
+        return self._decoder(numbers).apply(variables, *given, True, rngs=rngs)  # type: ignore
 
-    def _decoder(self, numbers: int) -> PatchDecoder:
+    def _decoder(self, numbers: int) -> PatchDecoder | LocalDecoder:
         """Returns the decoder to patches of `numbers` values."""
         o, blocks = self.options.decoder, self.encoder.transformer_options
         options = TransformerOptions(
@@ -242,4 +310,8 @@ class MAE:
             remat=blocks.remat,
             unroll=blocks.unroll,
         )
-        return PatchDecoder(numbers, options, self.encoder.dtype)
+        swapped = getattr(self.encoder, "swapped", False)
+        if self._local:
+            local, dtype = self.options.local, self.encoder.dtype
+            return LocalDecoder(numbers, options, local, dtype, swapped)
+        return PatchDecoder(numbers, options, self.encoder.dtype, swapped)

@@ -149,7 +149,7 @@ class MimCo:
     def student(self) -> mae.MAE:
         """The student as a masked autoencoder: how it masks, and its decoder."""
         o = self.options
-        given = mae.Options("mae", o.encoder, o.mask_ratio, True, True, o.decoder)
+        given = mae.plain(o.encoder, o.mask_ratio, True, True, o.decoder)
         return mae.MAE(given, self.encoder)
 
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:

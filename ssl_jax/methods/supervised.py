@@ -20,10 +20,13 @@ from ssl_jax.core.rng import Streams
 from ssl_jax.core.types import Array, Batch, Features, Method, Output, Spec, Tree
 from ssl_jax.nn import build, heads, sharding
 from ssl_jax.nn import encoder as encoder_lib
+from ssl_jax.nn.beats import BeatsEncoder
 from ssl_jax.nn.keyword_transformer import KeywordTransformer
 from ssl_jax.nn.transformer import LAST, Encoded
-from ssl_jax.ops import augment, losses, perturb, spectral
+from ssl_jax.nn.vit import VisionTransformer
+from ssl_jax.ops import augment, losses, masks, perturb, spectral
 from ssl_jax.ops import mix as mix_lib
+from ssl_jax.ops.stripes import StripeOptions
 
 SCOPES = ("frontend", "encoder", "predictor", "loss")
 # task: the array of a batch that holds the truth
@@ -66,8 +69,12 @@ class Options:
     # log-mel, at a fraction of the cost, of the log-mel (ops.spectral)
     augment: Mapping
     spectral: Mapping
-    # in training: images and their labels are mixed with each other
+    # in training: images or sounds and their labels are mixed with each other; tags, of sounds only
     mix: mix_lib.MixOptions
+    # in training: patches that the encoder does not see, a share of all or stripes of time and mel
+    # (AudioMAE)
+    mask_ratio: float
+    stripes: StripeOptions
     # true: the encoder runs in evaluation mode and gets no gradient. Name it in
     # config.optim.frozen too, or weight decay will shrink it.
     frozen: bool
@@ -81,10 +88,19 @@ class Options:
             raise ConfigError(
                 f"{key}.label_smoothing is {self.label_smoothing}: use 0 to below 1, such as 0.1"
             )
-        if self.mix.active and (self.task, self.smoothing_spread) != ("classify", "uniform"):
+        mixable = self.task == "tag" or (self.task, self.smoothing_spread) == (
+            "classify",
+            "uniform",
+        )
+        if self.mix.active and not mixable:
             raise ConfigError(
                 f"{key}.mix mixes labels: use {key}.task='classify' and "
-                f"{key}.smoothing_spread='uniform'"
+                f"{key}.smoothing_spread='uniform', or {key}.task='tag'"
+            )
+        if not 0 <= self.mask_ratio < 1 or (self.mask_ratio and self.stripes.active):
+            raise ConfigError(
+                f"{key}.mask_ratio is {self.mask_ratio}: use 0.0 with {key}.stripes, and else 0.0 "
+                f"or more and below 1.0"
             )
         if self.target_std <= 0:
             raise ConfigError(f"{key}.target_std is {self.target_std}: use a number above 0")
@@ -133,7 +149,10 @@ def _outputs(options: Options, num_classes: int) -> int:
 
 def _check(options: Options, encoder: encoder_lib.Encoder) -> None:
     """Raises ConfigError where options and encoder do not fit each other."""
-    if options.spec_augment.active and not isinstance(encoder, KeywordTransformer):
+    spectral_kinds = KeywordTransformer | VisionTransformer | BeatsEncoder
+    if options.spec_augment.active and not (
+        isinstance(encoder, spectral_kinds) and "audio" in encoder.reads
+    ):
         raise ConfigError(
             "config.method.spec_augment needs spectral features, which the encoder kind "
             f"{options.encoder.get('kind')!r} does not have: set its masks to 0"
@@ -147,10 +166,34 @@ def _check(options: Options, encoder: encoder_lib.Encoder) -> None:
         raise ConfigError(
             "config.method.augment changes audio, which the encoder does not read: use {}"
         )
-    if options.mix.active and "image" not in encoder.reads:
+    if options.mix.active:
+        _check_mix(options, encoder)
+    if options.mask_ratio and not isinstance(encoder, VisionTransformer):
         raise ConfigError(
-            "config.method.mix is for images, which the encoder does not read: set its mixup and "
-            "cutmix to 0"
+            "config.method.mask_ratio hides patches, which the encoder kind "
+            f"{options.encoder.get('kind')!r} does not have: set it to 0.0"
+        )
+    if options.stripes.active and not (
+        isinstance(encoder, VisionTransformer) and "audio" in encoder.reads
+    ):
+        raise ConfigError(
+            "config.method.stripes hides stripes of time and mel, which the encoder kind "
+            f"{options.encoder.get('kind')!r} does not have: set its time and frequency to 0.0"
+        )
+
+
+def _check_mix(options: Options, encoder: encoder_lib.Encoder) -> None:
+    """Raises ConfigError where what the encoder reads cannot be mixed as configured."""
+    if "audio" in encoder.reads and options.mix.cutmix:
+        raise ConfigError("config.method.mix.cutmix cuts images: set it to 0.0 for sounds")
+    if "image" in encoder.reads and options.task != "classify":
+        raise ConfigError(
+            "config.method.mix mixes the tags of sounds only: set its mixup and cutmix to 0"
+        )
+    if not {"image", "audio"} & set(encoder.reads):
+        raise ConfigError(
+            "config.method.mix is for images and sounds, which the encoder does not read: set its "
+            "mixup and cutmix to 0"
         )
 
 
@@ -201,11 +244,12 @@ class Supervised:
             if train and (o.spectral or o.spec_augment.active):
                 keys = streams.for_examples("spec_augment")
             x, valid = self._frontend(tuned, batch, keys)
+            ids_keep = self._kept(valid, streams) if train else None
 
         with jax.named_scope("encoder"):
             dropout = streams.for_step("dropout") if train and not o.frozen else None
             encoded = encoder_lib.encode(
-                self.encoder, tuned["encoder"], x, valid, dropout, layers=LAST
+                self.encoder, tuned["encoder"], x, valid, dropout, ids_keep, LAST
             )
 
         with jax.named_scope("predictor"):
@@ -229,11 +273,41 @@ class Supervised:
             batch = {**batch, "audio": audio, "audio_len": length}
         if not o.mix.active:
             return batch, None
+        if "audio" in batch:
+            return self._mix_audio(batch, streams.for_step("mix"))
         # a row that does not count must not be mixed into another
         labels = jnp.where(batch["weight"] > 0, batch["label"], -1)
         key, count = streams.for_step("mix"), self.outputs
         image, shares = mix_lib.mix(key, batch["image"], labels, count, o.mix, o.label_smoothing)
         return {**batch, "image": image}, shares
+
+    def _mix_audio(self, batch: Batch, key: Array) -> tuple[Batch, Array | None]:
+        """Returns the batch with its clips mixed, and their tags; shares of labels on their own."""
+        o, known = self.options, batch["weight"] > 0
+        if o.task == "tag":
+            targets = batch["tags"]
+        else:
+            known = known & (batch["label"] >= 0)
+            targets = mix_lib.soft_targets(batch["label"], self.outputs, o.label_smoothing)
+        given = (batch["audio"], batch["audio_len"], targets, known)
+        audio, targets = mix_lib.mix_audio(key, *given, o.mix)
+        if o.task == "tag":
+            return {**batch, "audio": audio, "tags": targets}, None
+        return {**batch, "audio": audio}, targets
+
+    def _kept(self, valid: Array, streams: Streams) -> Array | None:
+        """valid (B, S) -> the ids (B, V) of the patches that stay visible; None: all do."""
+        o, size = self.options, valid.shape[1]
+        keys = streams.for_examples("mask") if o.mask_ratio or o.stripes.active else None
+        if keys is None:
+            return None
+        if o.stripes.active:
+            columns = self.encoder.grid[1]
+            return o.stripes.draw(keys, valid, columns)[0][
+                :, : o.stripes.visible(size, columns)[-1]
+            ]
+        counts = [min(n, max(1, int(n * (1 - o.mask_ratio)))) for n in range(size + 1)]
+        return masks.random_visible(keys, valid, counts)[0][:, : counts[-1]]
 
     def _evaluate(
         self, outputs: Array, batch: Batch, shares: Array | None, train: bool

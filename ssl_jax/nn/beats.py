@@ -6,6 +6,7 @@ convolution over the sequence and by gated relative positions; there is no class
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -77,11 +78,13 @@ class BeatsFrontEnd(SpectrogramFrontEnd):
     """
 
     @nn.compact
-    def __call__(self, audio: Array, audio_len: Array, train: bool) -> tuple[Array, Array]:
-        """audio (B, N), audio_len (B,) -> x (B, S, D), valid (B, S)."""
+    def __call__(
+        self, audio: Array, audio_len: Array, train: bool, augment_fn: Callable | None = None
+    ) -> tuple[Array, Array]:
+        """audio (B, N), audio_len (B,) -> x (B, S, D), valid (B, S); augment_fn as its parent's."""
         o, torch = self.options, INITS["torch"]
         official = o.mask_mode == "official"
-        cut = self.patches(audio, None if official else audio_len)
+        cut = self.patches(audio, None if official else audio_len, augment_fn)
         x = nn.Dense(
             o.patch_width, use_bias=False, dtype=self.dtype, kernel_init=torch, name="patch"
         )(cut)

@@ -2,10 +2,25 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from ssl_jax.core.types import Array
 from ssl_jax.nn.transformer import INITS, LAST, Transformer, TransformerOptions
 from ssl_jax.ops.patches import restore, sincos_table
+
+
+def filled(tokens: Array, ids_shuffle: Array, visible: Array, mask: Array) -> Array:
+    """Puts tokens (B, V, D) back in their places (B, S, D), with `mask` (D,) in the other places.
+
+    See `PatchDecoder.__call__` for ids_shuffle and visible.
+    """
+    return jnp.where(visible[..., None], restore(tokens, ids_shuffle), mask.astype(tokens.dtype))
+
+
+def positions(grid: tuple[int, ...], width: int, swapped: bool) -> np.ndarray:
+    """Returns the fixed positions (S, D) of a grid; `swapped`: those of the grid with its axes
+    exchanged, in its raster order, which do not fit the places (see nn/spectrogram.py)."""
+    return sincos_table(grid[::-1] if swapped else grid, width)
 
 
 class PatchDecoder(nn.Module):
@@ -17,6 +32,7 @@ class PatchDecoder(nn.Module):
     outputs: int  # numbers in a patch
     options: TransformerOptions
     dtype: jnp.dtype = jnp.float32
+    swapped: bool = False  # see `positions`
 
     def setup(self) -> None:
         o, init = self.options, INITS[self.options.init]
@@ -42,10 +58,8 @@ class PatchDecoder(nn.Module):
         """
         x = self.embed(x)
         first, tokens = x[:, :prefix], x[:, prefix:]
-        tokens = jnp.where(
-            visible[..., None], restore(tokens, ids_shuffle), self.mask.astype(x.dtype)
-        )
-        tokens = tokens + sincos_table(grid, self.options.width).astype(x.dtype)
+        tokens = filled(tokens, ids_shuffle, visible, self.mask)
+        tokens = tokens + positions(grid, self.options.width, self.swapped).astype(x.dtype)
         valid = jnp.pad(valid, ((0, 0), (prefix, 0)), constant_values=True)
         x = jnp.concatenate([first, tokens], 1)
         encoded = self.transformer(x, valid, False, layers=LAST)

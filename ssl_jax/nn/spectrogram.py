@@ -5,7 +5,7 @@ raster order, time outermost: S = rows * columns, columns = num_mels / patch[1].
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -31,16 +31,29 @@ class Options:
     # of the log-mel cells; None: those of AudioSet. Features become (x - mean) / (2 * std).
     mean: float | None = None
     std: float | None = None
+    # pads the log-mel to so many frames, which all count as real, as AudioMAE does (1024 for 10 s);
+    # None: as long as the clip
+    frames: int | None = None
     positions: str = "sincos"  # sincos: fixed | none
+    # correct: a patch has the position of its time and mel | official: that of the published
+    # AudioMAE, whose table is made for a grid of 8 x 64 while the patches lie in 64 x 8. Patch k
+    # gets column k % 64 and row k // 64: unique, but neighbours in time are none in the table.
+    pos_grid: str = "correct"
     class_token: bool = True
     class_std: float = 0.02  # of its initial value
     embed_norm: bool = False  # a LayerNorm of the tokens before the first block
     embed_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        check_choices(self, {"positions": ("sincos", "none")})
+        check_choices(self, {"positions": ("sincos", "none"), "pos_grid": ("correct", "official")})
         check_share("embed_dropout", self.embed_dropout)
         check_cells(self)
+        if self.frames is not None and (self.frames < 1 or self.frames % self.patch[0]):
+            near = self.patch[0] * max(1, self.frames // self.patch[0])
+            raise ValueError(
+                f"config.method.encoder.frames {self.frames} is not a multiple of the "
+                f"{self.patch[0]} frames of config.method.encoder.patch: use a value such as {near}"
+            )
 
 
 def check_choices(options: Any, known: Mapping[str, tuple[str, ...]]) -> None:
@@ -74,7 +87,7 @@ class SpectrogramFrontEnd(nn.Module):
     """Samples to tokens: patches of the normalized filterbank, projected.
 
     A patch is real when all its frames lie within the clip: frames that do not fill the last patch
-    are dropped (as in BEATs), whereas AudioMAE pads clips to 1024 frames that all count as real.
+    are dropped (as in BEATs). With `num_frames`, all patches of so many are real, as in AudioMAE.
     """
 
     options: Any  # Options, or others that have its fields up to `std`
@@ -82,6 +95,7 @@ class SpectrogramFrontEnd(nn.Module):
     width: int
     weight_init: str = "xavier"
     dtype: jnp.dtype = jnp.float32
+    num_frames: int | None = None  # see Options.frames
 
     @property
     def reads(self) -> dict[str, Spec]:
@@ -89,23 +103,30 @@ class SpectrogramFrontEnd(nn.Module):
         return AUDIO
 
     @nn.compact
-    def __call__(self, audio: Array, audio_len: Array, train: bool) -> tuple[Array, Array]:
-        """audio (B, N), audio_len (B,) -> x (B, S, D), valid (B, S)."""
+    def __call__(
+        self, audio: Array, audio_len: Array, train: bool, augment_fn: Callable | None = None
+    ) -> tuple[Array, Array]:
+        """audio (B, N), audio_len (B,) -> x (B, S, D), valid (B, S).
+
+        augment_fn(features (B, T, M), lengths (B,)) changes the log-mel before it is normalized.
+        """
         del train  # nothing random in here
-        cut = self.patches(audio, audio_len)
+        cut = self.patches(audio, audio_len, augment_fn)
         x = vit.projection(cut.shape[-1], self.width, self.weight_init, self.dtype)(cut)
         o = self.options
-        real = self.frames(audio_len) // o.patch[0] * (o.num_mels // o.patch[1])
+        real = self._real(audio_len) // o.patch[0] * (o.num_mels // o.patch[1])
         return x, jnp.arange(x.shape[1]) < real[:, None]
 
-    def patches(self, audio: Array, audio_len: Array | None) -> Array:
+    def patches(
+        self, audio: Array, audio_len: Array | None, augment_fn: Callable | None = None
+    ) -> Array:
         """audio (B, N), audio_len (B,) -> patches (B, S, P) of the features, float32.
 
         Without `audio_len` the frames of padding are features as any other.
-        Raises ValueError when a batch holds no complete patch.
+        Raises ValueError when a batch holds no complete patch, or more than `num_frames`.
         """
         o, rate = self.options, self.sample_rate
-        rows = self.frames(audio.shape[1]) // o.patch[0]
+        rows = self._rows(audio.shape[1])
         if not rows:
             needed = (o.patch[0] - 1) / 100 + 0.025
             raise ValueError(
@@ -117,10 +138,37 @@ class SpectrogramFrontEnd(nn.Module):
             options["mean"] = o.mean
         if o.std is not None:
             options["divisor"] = 2 * o.std
-        cells = dsp.fbank(
-            audio, audio_len, sample_rate=rate, num_frames=rows * o.patch[0], **options
-        )
+        given = (audio, audio_len)
+        options |= {"sample_rate": rate, "num_frames": rows * o.patch[0]}
+        if augment_fn is None:
+            cells = dsp.fbank(*given, **options)
+        else:
+            mean, divisor = options.pop("mean"), options.pop("divisor")
+            cells = dsp.fbank(*given, **options)
+            lengths = jnp.full(len(cells), cells.shape[1])
+            if audio_len is not None:
+                lengths = jnp.minimum(self._real(audio_len), lengths)
+            cells = (augment_fn(cells, lengths) - mean) / divisor
         return patchify(cells[..., None], o.patch)
+
+    def _rows(self, samples: int) -> int:
+        """Returns how many rows of patches a batch of `samples` has."""
+        frames, most = self.frames(samples), self.num_frames
+        if most is None:
+            return frames // self.options.patch[0]
+        if frames > most:
+            longest = (most - 1) / 100 + 0.025
+            raise ValueError(
+                f"a batch of {samples / self.sample_rate:.3f} s has {frames} frames, more than "
+                f"config.method.encoder.frames {most}: set config.data.buckets to at most "
+                f"{longest:.3f}"
+            )
+        return most // self.options.patch[0]
+
+    def _real(self, audio_len: Array) -> Array:
+        """Returns how many frames of each clip count as real, (B,)."""
+        most, found = self.num_frames, self.frames(audio_len)
+        return found if most is None else jnp.where(audio_len > 0, most, 0)
 
     def frames(self, samples: Length) -> Length:
         """Returns the number of frames of `samples`; an int or an integer array."""
@@ -142,7 +190,15 @@ def make(
     if options.positions == "sincos":
         vit.check_positions(blocks.width)
     columns = options.num_mels // options.patch[1]
-    frontend = SpectrogramFrontEnd(options, sample_rate, blocks.width, blocks.init, dtype)
+    frontend = SpectrogramFrontEnd(
+        options, sample_rate, blocks.width, blocks.init, dtype, options.frames
+    )
     return vit.VisionTransformer(
-        frontend, (0, columns), options, blocks, dtype, 100 / options.patch[0]
+        frontend,
+        ((options.frames or 0) // options.patch[0], columns),
+        options,
+        blocks,
+        dtype,
+        100 / options.patch[0],
+        swapped=options.pos_grid == "official",
     )

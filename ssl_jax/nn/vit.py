@@ -203,6 +203,7 @@ class VisionTransformer(nn.Module):
     dtype: jnp.dtype = jnp.float32
     rate: float = 0.0  # rows per second; 0: an image has no time
     row_first: bool = False  # see Options
+    swapped: bool = False  # positions of the grid with its axes exchanged, see nn/spectrogram.py
 
     def setup(self) -> None:
         o, blocks = self.options, self.transformer_options
@@ -279,6 +280,7 @@ class VisionTransformer(nn.Module):
             return self.table
         columns = self.grid[1]
         grid = (size // columns, columns)
+        grid = grid[::-1] if self.swapped else grid
         return jnp.asarray(patches.sincos_table(grid, self.width, self.row_first))
 
     def __call__(self, *arrays: Array, train: bool = False) -> Encoded:

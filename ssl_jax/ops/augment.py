@@ -105,6 +105,30 @@ def gain(keys: Array, audio: Array, *, low_db: float, high_db: float) -> Array:
     return dsp.to_float(audio) * 10 ** (gain_db / 20)
 
 
+def magnitude(keys: Array, audio: Array, *, alpha: float = 10.0, low: float = 0.5) -> Array:
+    """Multiplies each clip by `low` + Beta(alpha, alpha), near 1 for the defaults (AudioMAE)."""
+    share = _per_row(keys, lambda key: jax.random.beta(key, alpha, alpha))
+    return dsp.to_float(audio) * (low + share)[:, None]
+
+
+def roll(keys: Array, audio: Array, audio_len: Array | None = None, *, samples: int = 1) -> Array:
+    """Rolls each clip by a uniform multiple of `samples`; what leaves its end enters at its start.
+
+    A clip that is shorter than `samples` stays as it is.
+    """
+    audio = dsp.to_float(audio)
+    batch, size = audio.shape
+    length = jnp.full((batch,), size) if audio_len is None else audio_len
+    real = dsp.valid_samples(audio, audio_len)
+
+    def move(key: Array, row: Array, length: Array) -> Array:
+        steps = jnp.maximum(-(-length // samples), 1)
+        shift = samples * jax.random.randint(key, (), 0, steps)
+        return row[(jnp.arange(size) - shift) % jnp.maximum(length, 1)]
+
+    return jnp.where(real, jax.vmap(move)(keys, audio, length), 0)
+
+
 def _add_at_snr(
     keys: Array, audio: Array, noise: Array, real: Array, snr_db: tuple[float, float], prob: float
 ) -> Array:

@@ -133,6 +133,25 @@ def random_visible(keys: Array, real: Array, counts: Sequence[int]) -> tuple[Arr
     return jnp.argsort(jnp.where(mask, place + size, place), axis=-1), mask
 
 
+def stripes_visible(
+    keys: Array, real: Array, columns: int, rows_kept: Sequence[int], columns_kept: int
+) -> tuple[Array, Array]:
+    """Masks whole rows and columns of a grid: keys (B,), real (B, T) -> (ids_shuffle, mask).
+
+    The grid is in raster order; of an example with n real rows, rows_kept[n] of them and
+    `columns_kept` columns stay visible where they cross (AudioMAE, 2207.06405: time and frequency).
+    `ids_shuffle` holds the visible ids in their order, then padding, then the masked ids, as that
+    of `random_visible` does.
+    """
+    row_keys, column_keys = _split(keys, 2)
+    rows = real.reshape(len(real), -1, columns).any(-1)
+    place = _rank(jnp.where(rows, _uniform(row_keys, rows.shape[1]), 2.0))
+    seen = place < jnp.asarray(rows_kept)[rows.sum(1)][:, None]
+    across = _rank(_uniform(column_keys, columns)) < columns_kept
+    mask = real & ~(seen[:, :, None] & across[:, None]).reshape(real.shape)
+    return ids_shuffle_of(mask, real), mask
+
+
 def clone_keys(keys: Array, clones: int) -> Array:
     """keys (B,) of examples -> (B * clones,), example-major; a key does not depend on `clones`."""
     numbers = jnp.arange(clones)

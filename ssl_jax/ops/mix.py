@@ -1,7 +1,7 @@
-"""Mixup (1710.09412) and CutMix (1905.04899) of a batch of labelled images, on the device.
+"""Mixup (1710.09412) of labelled images or sounds and CutMix (1905.04899), on the device.
 
-Image i is mixed with image B - 1 - i, as in timm. Partners are rows of the global batch, so a
-result depends on how the batch is made up, but not on the number of devices.
+Image i is mixed with image B - 1 - i, as in timm; a clip with any other clip. Partners are rows of
+the global batch, so a result depends on how the batch is made up, but not on the number of devices.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ssl_jax.core import options as options_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.types import Array
+from ssl_jax.ops import dsp
 
 MODES = ("batch", "example")
 
@@ -40,7 +41,7 @@ class MixOptions:
 
     @property
     def active(self) -> bool:
-        """Whether any image is ever mixed."""
+        """Whether anything is ever mixed."""
         return self.prob > 0 and (self.mixup > 0 or self.cutmix > 0)
 
 
@@ -77,6 +78,31 @@ def mix(
     mixed = images * weight + images[::-1] * (1 - weight)
     share = share[:, None]
     return mixed, targets * share + targets[::-1] * (1 - share)
+
+
+def mix_audio(
+    key: Array, audio: Array, audio_len: Array, targets: Array, known: Array, options: MixOptions
+) -> tuple[Array, Array]:
+    """audio (B, N), audio_len (B,), targets (B, K), known (B,) bool -> audio float32, targets.
+
+    Clip i becomes share * own + (1 - share) * partner, over its own length, and so do its targets:
+    a tag that both have stays 1. Each clip draws its partner uniformly from the other rows, and
+    stays as it is where it or its partner is not `known` (AudioMAE, 2207.06405).
+    """
+    audio, batch = dsp.to_float(audio), len(audio)
+    if batch == 1 or not options.active:
+        return audio, targets
+    partner_key, share_key, on_key = jax.random.split(key, 3)
+    partner = jax.random.randint(partner_key, (batch,), 1, batch)
+    partner = (jnp.arange(batch) + partner) % batch
+    draws = (batch,) if options.mode == "example" else (1,)
+    share = jax.random.beta(share_key, options.mixup, options.mixup, draws)
+    share = jnp.where(jax.random.bernoulli(on_key, options.prob, draws), share, 1.0)
+    share = jnp.where(known & known[partner], share, 1.0)[:, None]
+    audio = jnp.where(dsp.valid_samples(audio, audio_len), audio, 0)
+    mixed = share * audio + (1 - share) * audio[partner]
+    mixed = jnp.where(dsp.valid_samples(audio, audio_len), mixed, 0)
+    return mixed, share * targets + (1 - share) * targets[partner]
 
 
 def soft_targets(labels: Array, num_classes: int, smoothing: float = 0.0) -> Array:

@@ -11,10 +11,11 @@ from ssl_jax.core.config import ConfigError
 from ssl_jax.core.types import Array
 from ssl_jax.ops import augment, spectral
 
-# Applied in this order, whatever the order of the config. The first two move samples in time,
-# so that frames no longer line up with those of the clean clip.
-MOVING = ("speed", "time_shift")
-STEPS = (*MOVING, "random_filter", "mix", "add_noise", "gain")
+# These move samples in time, so that frames no longer line up with those of the clean clip.
+MOVING = ("speed", "time_shift", "roll")
+# Applied in this order, whatever the order of the config. A step draws by its place, so a new one
+# comes last.
+STEPS = ("speed", "time_shift", "random_filter", "mix", "add_noise", "gain", "roll", "magnitude")
 # The same for log-mel (ops.spectral); only the first moves frames.
 SPECTRAL_STEPS = ("shift", "warp", "equalize", "mix", "add_floor")
 
@@ -49,8 +50,8 @@ def chain(
         own = jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys)
         if name == "speed":
             audio, audio_len = augment.speed(own, audio, audio_len, **section[name])
-        elif name == "gain":
-            audio = augment.gain(own, audio, **section[name])
+        elif name in ("gain", "magnitude"):
+            audio = getattr(augment, name)(own, audio, **section[name])
         else:
             audio = getattr(augment, name)(own, audio, audio_len, **section[name])
     return audio, audio_len

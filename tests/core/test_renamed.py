@@ -37,6 +37,9 @@ def test_keys_that_an_older_config_lacks_are_what_they_amount_to():
     method["targets"]["center"] = "batch"
     found = config_lib.from_json(json.dumps({"method": method})).method.targets
     assert found.center == "batch"
+    found = config_lib.from_json('{"method": {"name": "mae", "augment": {"roll": {}}}}').method
+    assert found.attention == "global" and found.stripes.to_dict() == {"time": 0, "frequency": 0}
+    assert found.augment.to_dict() == {"roll": {}}
     other = json.dumps({"method": {"name": "my_method", "targets": {"layers": 4}}})
     assert config_lib.from_json(other).method.targets.to_dict() == {"layers": 4}
 

@@ -120,11 +120,49 @@ def test_class_and_mask_token_are_decayed_and_vectors_are_not(root):
         ({"decoder": {"width": 18}}, {}, r"config\.method\.decoder\.width is 18: use a multiple"),
         ({"decoder": {"depth": 0}}, {}, r"config\.method\.decoder\.depth is 0: use 1 or more"),
         ({"norm": True}, {}, r"config\.method\.norm does not exist"),
+        ({"stripes": {"time": 0.5}}, {}, r"config\.method\.stripes hides .* does not have: set"),
+        ({"augment": {"roll": {}}}, {}, r"config\.method\.augment changes audio, .*use \{\}"),
+        ({"attention": "near"}, {}, r"config\.method\.attention is 'near': use one of global, lo"),
     ],
 )
 def test_a_wrong_option_is_named(changes, encoder, message):
     with pytest.raises(ValueError, match=message):
         make(config_of("image", changes, **encoder))
+
+
+def test_stripes_are_refused_where_they_hide_nothing_or_are_no_shares():
+    with pytest.raises(ValueError, match=r"stripes\.time is 1\.0: use 0 to below 1, such as 0\.3"):
+        make(config_of("spectrogram", {"stripes": {"time": 1.0}}))
+    changes = {"stripes": {"time": 0.01, "frequency": 0.0}}
+    method = make(config_of("spectrogram", changes)).loss.__self__
+    assert method.visible(24)[24] == 22  # int(12 * 0.99) of 12 rows of 2
+    with pytest.raises(ValueError, match=r"stripes hides none of 1 x 2 patches: use larger"):
+        method.visible(2)
+
+
+@pytest.mark.slow
+def test_a_local_decoder_with_stripes_trains_every_parameter():
+    changes = {
+        "attention": "local",
+        "local": {"window": (4, 2), "bias_width": 4},
+        "stripes": {"time": 0.7, "frequency": 0.3},
+        "augment": {"magnitude": {}},
+    }
+    setup = tiny("spectrogram", changes, depth=1, frames=48, pos_grid="official")
+
+    def loss(params):
+        out = setup.loss(params)
+        return out.loss, out.metrics
+
+    gradient, metrics = quick_jit(jax.grad(loss, has_aux=True))(setup.params)
+    # 3 of 12 rows and 1 of 2 columns stay visible, of three clips that count
+    assert metrics["masked_share"] == (3 * (24 - 3), 3 * 24)
+    flat = dict(tree_lib.named_leaves(gradient))
+    still = {name for name, x in flat.items() if np.abs(x).max() < 1e-8}
+    # what is added to all scores of a query leaves softmax unchanged
+    constant = {"encoder/blocks/attention/key/bias", "decoder/blocks/attention/offset1/bias"}
+    assert still <= constant, still
+    assert "decoder/blocks/attention/tau" in flat
 
 
 def test_an_encoder_without_patches_is_named():

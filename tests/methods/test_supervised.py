@@ -6,10 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from method_cases import ROOT, quick_jit, tiny
+from mae_cases import ENCODERS
+from method_cases import ROOT, Setup, make_batch, quick_jit, tiny
 
+from configs import common
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import tree as tree_lib
+from ssl_jax.methods import supervised
 
 PLAIN = {"spec_augment.time_masks": 0, "spec_augment.freq_masks": 0}
 
@@ -161,3 +164,70 @@ def test_stripes_of_the_mean_are_not_stripes_of_zero():
 def test_spectral_augmentation_needs_log_mel():
     with pytest.raises(config_lib.ConfigError, match=r"config\.method\.encoder\.feature"):
         tiny("supervised/kws", {"spectral": {"equalize": {"std_db": 6.0}}})
+
+
+def spectrogram(**changes):
+    """A tiny classifier of the tags of clips of half a second, of 12 x 2 patches."""
+    config = common.supervised()
+    config.update({"encoder": ENCODERS["spectrogram"], "task": "tag", "pool": "frames", **changes})
+    method = supervised.make(config, precision="float32", sample_rate=16000, num_classes=5)
+    batch = make_batch()
+    batch["tags"] = jnp.eye(4, 5)
+    return Setup(method, {name: batch[name] for name in method.batch})
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"stripes": {"time": 0.2, "frequency": 0.5}}, 9 * 1),
+        ({"mask_ratio": 0.7}, 7),
+        ({}, None),
+    ],
+)
+def test_patches_are_hidden_in_training_alone(monkeypatch, changes, kept):
+    setup, seen, encode = spectrogram(**changes), [], supervised.encoder_lib.encode
+
+    def spy(encoder, params, x, valid, dropout=None, ids_keep=None, layers=None):
+        seen.append(None if ids_keep is None else ids_keep.shape)
+        return encode(encoder, params, x, valid, dropout, ids_keep, layers)
+
+    monkeypatch.setattr(supervised.encoder_lib, "encode", spy)
+    for train in (True, False):
+        jax.eval_shape(lambda train=train: setup.loss(train=train))
+    assert seen == [None if kept is None else (4, kept), None]
+
+
+@pytest.mark.slow
+def test_the_recipe_of_sounds_changes_the_loss_in_training_alone():
+    stripes = {"time_masks": 1, "time_width": 9, "freq_masks": 1, "freq_width": 5}
+    mix = {"mixup": 10.0, "prob": 1.0, "mode": "example"}
+    recipe = {"augment": {"roll": {}}, "mix": mix, "spec_augment": stripes}
+    setup, plain = (spectrogram(**changes) for changes in (recipe, {}))
+    values = quick_jit(
+        lambda: [s.loss(train=t).loss for s in (setup, plain) for t in (True, False)]
+    )()
+    assert values[1] == pytest.approx(values[3], rel=1e-6)
+    assert values[2] == pytest.approx(values[3], rel=1e-6)
+    assert abs(values[0] - values[1]) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mix": {"cutmix": 1.0}}, r"config\.method\.mix\.cutmix cuts images: set it to 0\.0"),
+        ({"mask_ratio": 1.0}, r"config\.method\.mask_ratio is 1\.0: use 0\.0 with .*stripes"),
+        ({"mask_ratio": 0.5, "stripes": {"time": 0.5}}, r"mask_ratio is 0\.5: use 0\.0 with"),
+        ({"task": "regress", "mix": {"mixup": 1.0}}, r"mix mixes labels: use .*task='tag'"),
+    ],
+)
+def test_a_wrong_option_of_the_recipe_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        spectrogram(**changes)
+
+
+def test_stripes_need_an_encoder_of_a_spectrogram():
+    encoder = ENCODERS["image"]
+    with pytest.raises(ValueError, match=r"stripes hides .* kind 'vit' does not have: set its"):
+        spectrogram(encoder=encoder, stripes={"time": 0.5, "frequency": 0.0})
+    with pytest.raises(ValueError, match=r"mix mixes the tags of sounds only: set its mixup"):
+        spectrogram(encoder=encoder, mix={"mixup": 0.5})

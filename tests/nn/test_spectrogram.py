@@ -66,6 +66,64 @@ def test_a_patch_is_real_when_all_its_frames_are():
     assert valid[2, :2].all()
 
 
+def test_clips_are_filled_up_with_frames_that_count():
+    both = [encoder(num_mels=16, patch=(4, 8), frames=n) for n in (16, None)]
+    ends = np.array([0, 400 + 3 * 160, 2000])
+    audio = np.random.default_rng(0).normal(0, 3000, (3, 2000)).astype(np.int16)
+    params = {"projection": {"kernel": jnp.zeros((32, 16)), "bias": jnp.zeros(16)}}
+
+    @jax.jit
+    def run(params):
+        valid = both[0].frontend.apply({"params": params}, audio, ends, False)[1]
+        return valid, *(m.frontend.apply({}, audio, ends, method="patches") for m in both)
+
+    valid, filled, shorter = map(np.asarray, run(params))
+    np.testing.assert_array_equal(valid.sum(1), [0, 8, 8])
+    assert both[0].grid == (4, 2) and filled.shape == (3, 8, 32)
+    # frames behind the end of a clip are 0 before normalization
+    np.testing.assert_allclose(filled[1, 2:], 0.46703, atol=1e-5)
+    np.testing.assert_array_equal(filled[2, :4], shorter[2, :4])
+    with pytest.raises(ValueError, match=r"1\.000 s has 98 frames, more than .*s 16: .*0\.175"):
+        shapes(both[0], 16_000)
+
+
+def test_the_published_positions_are_those_of_a_grid_of_8_by_64():
+    """Coordinates that reading the published code gives: patch 8 at (8, 0), 64 at (0, 1)."""
+    made = encoder(frames=1024, pos_grid="official", class_token=False)
+    assert made.grid == (64, 8)
+    table = np.asarray(made.bind({})._positions(512))
+    wanted = {8: (8, 0), 64: (0, 1), 511: (63, 7), 9: (9, 0), 130: (2, 2)}
+    for patch, (width, height) in wanted.items():
+        omega = 10000 ** (-np.arange(4) / 4)
+        halves = [[np.sin(p * omega), np.cos(p * omega)] for p in (width, height)]
+        np.testing.assert_allclose(table[patch], np.ravel(halves), atol=1e-6)
+        # w = 8 (t mod 8) + f and h = t div 8, of step t and band f
+        step, band = divmod(patch, 8)
+        assert (width, height) == (8 * (step % 8) + band, step // 8)
+    assert len(np.unique(table, axis=0)) == 512
+    correct = np.asarray(encoder(frames=1024, class_token=False).bind({})._positions(512))
+    assert not np.allclose(table, correct) and set(map(tuple, table)) != set(map(tuple, correct))
+
+
+def test_features_are_augmented_before_they_are_normalized():
+    made, seen = encoder(num_mels=16, patch=(4, 8)), []
+    audio = np.random.default_rng(0).normal(0, 3000, (1, 2000)).astype(np.int16)
+
+    def silence(features, lengths):
+        seen.append(features.shape)
+        assert lengths.shape == (1,)
+        return features.at[:, 4:8].set(0.0)
+
+    @jax.jit
+    def run(ends):
+        return [made.frontend.apply({}, audio, ends, f, method="patches") for f in (None, silence)]
+
+    plain, changed = map(np.asarray, run(np.array([2000])))
+    assert seen == [(1, 8, 16)]
+    np.testing.assert_allclose(changed[0, 2:], 0.46703, atol=1e-5)
+    np.testing.assert_array_equal(plain[0, :2], changed[0, :2])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -75,6 +133,8 @@ def test_a_patch_is_real_when_all_its_frames_are():
         ({"features": "mfcc"}, r"encoder\.features is 'mfcc': use one of beats, audiomae"),
         ({"positions": "learned"}, r"encoder\.positions is 'learned': use one of sincos, none"),
         ({"std": 0.0}, r"encoder\.std is 0\.0"),
+        ({"frames": 100}, r"encoder\.frames 100 is not a multiple of the 16 frames .* such as 96"),
+        ({"pos_grid": "own"}, r"encoder\.pos_grid is 'own': use one of correct, official"),
         ({"width": 18}, r"encoder\.width 18 cannot hold sin-cos positions"),
     ],
 )

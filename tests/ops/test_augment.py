@@ -48,6 +48,8 @@ STRONG = {
     "spec_augment": lambda k, x, n: augment.spec_augment(k, x),
     "time_shift": lambda k, x, n: augment.time_shift(k, x, n, max_samples=500),
     "gain": lambda k, x, n: augment.gain(k, x, low_db=-12, high_db=12),
+    "magnitude": lambda k, x, n: augment.magnitude(k, x),
+    "roll": lambda k, x, n: augment.roll(k, x, n),
     "add_noise": lambda k, x, n: augment.add_noise(k, x, n),
     "speed": lambda k, x, n: augment.speed(k, x, n, low=0.8, high=1.2)[0],
     "random_filter": lambda k, x, n: augment.random_filter(k, x, n, max_db=12),
@@ -80,7 +82,7 @@ def test_rows_depend_on_their_own_key_and_content_only(name):
     assert (abs(got - x) > 1e-4).any(axis=(1, *range(2, x.ndim))).all()
 
 
-@pytest.mark.parametrize("name", ["time_shift", "gain", "add_noise", "random_filter"])
+@pytest.mark.parametrize("name", ["time_shift", "gain", "roll", "add_noise", "random_filter"])
 def test_padding_stays_zero_and_shapes_stay(name):
     got = np.asarray(jax.jit(STRONG[name])(keys_of(4), clips(), LENGTHS))
     assert got.shape == (4, SIZE) and got.dtype == np.float32
@@ -133,6 +135,28 @@ def test_time_shift_moves_by_up_to_the_maximum():
     shift = jax.jit(lambda k: augment.time_shift(k, x, max_samples=20))
     got = np.asarray(shift(keys_of(500))).argmax(1)
     assert got.min() == 30 and got.max() == 70 and len(set(got)) == 41
+
+
+def test_roll_turns_the_real_samples_by_whole_steps():
+    x = np.zeros((400, 100), np.float32)
+    x[:, :90] = np.arange(90) + 1.0
+    lengths = np.full(400, 90)
+    roll = jax.jit(lambda k, step: augment.roll(k, x, lengths, samples=step), static_argnums=1)
+    got = np.asarray(roll(keys_of(400), 1))
+    shifts = got[:, :90].argmin(1)
+    assert set(shifts) == set(range(90)) and not got[:, 90:].any()
+    for row, shift in zip(got[:5], shifts, strict=False):
+        np.testing.assert_array_equal(row[:90], np.roll(np.arange(90) + 1.0, shift))
+    coarse = np.asarray(roll(keys_of(400), 40))[:, :90].argmin(1)
+    assert set(coarse) == {0, 40, 80}
+
+
+def test_magnitude_is_a_beta_around_one():
+    gain = jax.jit(lambda k: augment.magnitude(k, np.ones((2000, 1), np.float32)))
+    got = np.asarray(gain(keys_of(2000)))[:, 0]
+    assert 0.5 < got.min() < got.max() < 1.5
+    # Beta(10, 10) has the mean 1/2 and the variance 1/84
+    assert abs(got.mean() - 1) < 0.01 and abs(got.std() - 84**-0.5) < 0.01
 
 
 def test_gain_is_uniform_in_decibels():

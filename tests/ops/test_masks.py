@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax.ops import masks
+from ssl_jax.ops import masks, stripes
 
 span_mask = jax.jit(
     masks.span_mask, static_argnames=("size", "prob", "length", "min_spans", "same_count")
@@ -214,6 +214,29 @@ def test_random_visible_without_padding_is_random_mask():
     pair = random_visible(keys, np.ones((50, 20), bool), counts)
     for got, want in zip(pair, random_mask(keys, 20, 15), strict=True):
         np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(
+    ("time", "frequency", "kept"), [(0.2, 0.2, 51 * 6), (0.7, 0.3, 19 * 5), (0.8, 0.0, 12 * 8)]
+)
+def test_stripes_keep_exactly_whole_rows_and_columns_in_order(time, frequency, kept):
+    """The published counts, for clips of 64 rows of 8 patches; one clip has 30 rows."""
+    options = stripes.StripeOptions(time, frequency)
+    real = np.arange(512) < np.array([512] * 39 + [240])[:, None]
+    draw = jax.jit(lambda keys: options.draw(keys, real, 8))
+    order, mask = map(np.asarray, draw(keys_of(40)))
+    counts = options.visible(512, 8)
+    assert counts[512] == kept and counts[:9] == [0] * 8 + [kept // options.kept(64, 8)[0][64]]
+    assert ((real & ~mask).sum(1) == [counts[512]] * 39 + [counts[240]]).all()
+    assert not (mask & ~real).any() and (np.sort(order, 1) == np.arange(512)).all()
+    seen = (real & ~mask).reshape(40, 64, 8)
+    rows, columns = seen.any(2), seen.any(1)
+    np.testing.assert_array_equal(seen, rows[:, :, None] & columns[:, None])
+    assert len(np.unique(rows, axis=0)) == 40 and (frequency == 0) == columns.all()
+    for row in range(40):
+        own = order[row, :kept]
+        assert not mask[row, own].any(), "padding may fill the encoder's input, masked ids may not"
+        assert (np.diff(own) > 0).all()
 
 
 def test_ids_shuffle_of_puts_visible_ids_first_in_order():

@@ -8,7 +8,7 @@ import pytest
 from configs import common
 from ssl_jax.core import options as options_lib
 from ssl_jax.core.config import ConfigError
-from ssl_jax.ops.mix import MixOptions, mix, soft_targets
+from ssl_jax.ops.mix import MixOptions, mix, mix_audio, soft_targets
 
 CLASSES = 5
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 10, 3)).astype(np.uint8)
@@ -111,3 +111,36 @@ def test_errors_name_the_key():
     for section, message in cases:
         with pytest.raises(ConfigError, match=message):
             options_lib.read(MixOptions, NOTHING | section, "config.method.mix")
+
+
+def test_clips_are_mixed_with_any_other_row_and_tags_are_added():
+    draw = np.random.default_rng(0)
+    audio = draw.standard_normal((6, 50)).astype(np.float32)
+    lengths = np.array([50, 50, 30, 50, 50, 50])
+    audio = np.where(np.arange(50) < lengths[:, None], audio, 0)
+    tags = np.eye(6, 8, dtype=np.float32)
+    tags[:, 7] = 1  # one that all rows have
+    known = np.array([1, 1, 1, 1, 1, 0], bool)
+    options = MixOptions(**(NOTHING | {"mixup": 10.0, "prob": 0.5, "mode": "example"}))
+    call = jax.jit(functools.partial(mix_audio, options=options))
+    changed, partners = 0, set()
+    for seed in range(20):
+        mixed, targets = map(np.asarray, call(jax.random.key(seed), audio, lengths, tags, known))
+        np.testing.assert_allclose(targets[:, 7], 1, atol=1e-6)  # shared labels sum to 1
+        np.testing.assert_array_equal(mixed[5], audio[5])
+        for row in range(5):
+            own = targets[row, row]
+            others = np.flatnonzero(targets[row, :6] * (np.arange(6) != row))
+            if not len(others):
+                np.testing.assert_array_equal(mixed[row], audio[row])
+                continue
+            (other,) = others
+            assert other != 5, "a row that does not count is mixed into none"
+            assert own + targets[row, other] == pytest.approx(1) and 0.1 < own < 0.9
+            expected = own * audio[row] + (1 - own) * audio[other]
+            np.testing.assert_allclose(
+                mixed[row], np.where(np.arange(50) < lengths[row], expected, 0), atol=1e-5
+            )
+            changed += 1
+            partners.add((row, other))
+    assert 25 < changed < 65 and len(partners) > 12  # of 100, half, less those of row 5
