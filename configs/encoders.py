@@ -41,3 +41,10 @@ def small_keyword_encoder() -> ConfigDict:
     encoder.update({"depth": 4, "width": 96, "heads": 6, "mlp_width": 384})
     encoder.update({"norm": "pre", "init": "torch"})
     return encoder
+
+
+def beats_encoder() -> ConfigDict:
+    """Returns the Base encoder of BEATs: 16 x 16 patches of 128 mels, as one sequence."""
+    encoder = ConfigDict({"kind": "spectrogram", "preset": "base", "features": "beats"})
+    encoder.update({"num_mels": 128, "patch": (16, 16), "class_token": False})
+    return encoder

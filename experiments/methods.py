@@ -63,6 +63,7 @@ ROWS = (
         "ImageNet 84.0 % after 100 epochs",
         "dmae",
     ),
+    Row("BEATs", "features and tokens of any sound", "AudioSet-2M 48.6 mAP; ESC-50 98.1 %"),
     Row("MoCo v3", "features of images", "ImageNet 83.2 %, linear probe 76.7 %"),
     Row(
         "MimCo-style prediction",

@@ -102,13 +102,16 @@ class Frozen:
 
     folder: the value of config.method.teachers.<name>. keep: regexes of the names of parameters
     that are loaded. depth: stacked blocks are cut off behind that many; None: all are kept.
-    precision: matrices are held in the type that config.precision names.
+    precision: matrices are held in the type that config.precision names. `extra` of the run counts
+    as a parameter of that name. fresh(run, key, batch) -> initial values of these parameters, in
+    place of a run that is not there yet; None: those of its encoder.
     """
 
     folder: str
     keep: tuple[str, ...]
     depth: int | None = None
     precision: str = "float32"
+    fresh: Callable[[Any, Array, Batch], Tree] | None = None
 
 
 def _keep_extra(params: Tree, extra: Tree, step: Array) -> Tree:
@@ -137,6 +140,8 @@ class Method:
     its terms have different denominators, or depend on the batch (how evenly it uses codes). It
     makes accumulation exact. couples: what else couples the rows of a batch (batch statistics,
     negatives from other rows), each with the change that avoids it: accumulation is then refused.
+    tokens(params, extra, batch) -> Features whose hidden states (1, B, S, 1) are the discrete
+    tokens of a method that learns them; else None.
     frozen: the teachers that never train, by their names in config.method.teachers; `loss` finds
     their parameters at extra["frozen"][name], as the run had them: {"encoder": ...}.
     batch: the arrays the method reads. rules: sharding of params (a teacher's path contains
@@ -156,6 +161,7 @@ class Method:
     frames: Callable[[Any], Any] | None = None
     embed: Callable[[Tree, Batch], Array] | None = None
     masks: Callable[[Tree, Batch, Streams], Array] | None = None
+    tokens: Callable[[Tree, Tree, Batch], Features] | None = None
     combine: Callable[[Tree], Array] | None = None
     couples: Mapping[str, str] = dataclasses.field(default_factory=dict)
     frozen: Mapping[str, Frozen] = dataclasses.field(default_factory=dict)

@@ -24,10 +24,15 @@ OF_TRAINING = ("ema_decay", "temperature", "used_rows")
 """Metrics of a training step, which mean nothing in an evaluation: it is drawn as for step 0."""
 CEILING = 1000
 PARTS = {"target": "the targets", "prediction": "the predictions", "frontend": "the front end"}
+PARTS |= {"unit": "the labels of the tokenizer", "code": "the codebook"}
 PARTS["instance_variance_ratio"] = "the targets, to the position alone,"
 REMEDIES = {
     "instance_variance_ratio": "Set config.method.targets.center='batch', raise the EMA decay, "
-    "lower config.optim.lr, or use fewer position convolutions"
+    "lower config.optim.lr, or use fewer position convolutions",
+    "unit_entropy": "Use a tokenizer with a higher code_perplexity, or for random labels set "
+    "config.method.random.normalize_patches=True",
+    "code_perplexity": "Set config.method.codebook.restart=True, use a larger "
+    "config.data.batch_size, or fewer config.method.codebook.codes",
 }
 REMEDY = "Lower config.optim.lr, lengthen the warm-up, or raise the EMA decay"
 

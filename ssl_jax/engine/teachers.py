@@ -41,6 +41,8 @@ def load(method: Method) -> tuple[Tree, dict[str, checkpoint.Teacher]]:
             )
         exact = dataclasses.replace(declared, precision="float32")
         params = checkpoint.restore_params(teacher.folder)
+        if _needs_extra(declared):
+            params = {**params, "extra": checkpoint.restore_extra(teacher.folder)}
         checksum = _checksum(frozen_lib.part(params, exact, teacher))
         known[name] = checkpoint.Teacher(teacher.signature, checksum, str(teacher.folder))
         found[name] = frozen_lib.part(params, declared, teacher)
@@ -81,10 +83,15 @@ def _shapes(name: str, declared: Frozen) -> Tree:
         return jax.eval_shape(
             lambda key: frozen_lib.init(teacher, declared, key), jax.random.key(0)
         )
-    return jax.eval_shape(
-        lambda params: frozen_lib.part(params, declared, teacher),
-        checkpoint.param_shapes(teacher.folder),
-    )
+    params = checkpoint.param_shapes(teacher.folder)
+    if _needs_extra(declared):
+        extra = checkpoint.restore_extra(teacher.folder)
+        params = {**params, "extra": jax.eval_shape(lambda: extra)}
+    return jax.eval_shape(lambda params: frozen_lib.part(params, declared, teacher), params)
+
+
+def _needs_extra(declared: Frozen) -> bool:
+    return any(pattern.startswith("^extra/") for pattern in declared.keep)
 
 
 def _placed(value: np.ndarray, where: jax.sharding.Sharding) -> jax.Array:

@@ -126,14 +126,18 @@ def frontend(
     batch: Batch,
     train: bool = False,
     augment_fn: Callable | None = None,
+    dropout: Array | None = None,
 ) -> tuple[Array, Array]:
     """Returns the local tokens x (B, S, D) and which are real, (B, S) bool.
 
-    `augment_fn` is passed to a front end that takes one, for its spectral features or ids.
+    `augment_fn` is passed to a front end that takes one, for its spectral features or ids. In
+    training mode when there is a `dropout` key.
     """
     arrays = [batch[name] for name in encoder.reads]
     more = () if augment_fn is None else (augment_fn,)
-    return encoder.apply({"params": params}, *arrays, train, *more, method=_frontend)
+    rngs = None if dropout is None else {"dropout": dropout}
+    train = train or bool(rngs)
+    return encoder.apply({"params": params}, *arrays, train, *more, method=_frontend, rngs=rngs)
 
 
 def real(encoder: Encoder, params: Tree, batch: Batch, weight: Array | None = None) -> Array:

@@ -84,6 +84,18 @@ class Teacher:
                 f"and patch_size{', and its class_token' if class_token else ''}"
             )
 
+    def check_tokens(
+        self, encoder: encoder_lib.Encoder, own: encoder_lib.Encoder, sample_rate: int
+    ) -> None:
+        """Raises ConfigError unless the run's encoder has the tokens of `own`, place by place."""
+        there = (encoder.reads, encoder.grid, encoder.rate, int(self.config.data.sample_rate))
+        if there != (own.reads, own.grid, own.rate, sample_rate):
+            raise ConfigError(
+                f"{self.key} {self.reference} has {_tokens(encoder, there[-1])}, and "
+                f"config.method.encoder here {_tokens(own, sample_rate)}: use a run with the same "
+                f"patches and config.data.sample_rate"
+            )
+
     def _section(self) -> dict:
         section = self.config.method.get("encoder")
         if not section:
@@ -149,6 +161,10 @@ def init(teacher: Teacher, declared: Frozen, key: Array) -> Tree:
     for name, spec in whole.reads.items():
         sizes = (1, *(_longest(teacher.config) if n is None else n for n in spec.shape))
         batch[name] = jax.ShapeDtypeStruct(sizes, spec.dtype)
+    if declared.fresh is not None:
+        batch |= {"id": jax.ShapeDtypeStruct((1,), "uint32")}
+        batch |= {"weight": jax.ShapeDtypeStruct((1,), "float32")}
+        return part(declared.fresh(teacher, key, batch), declared, teacher)
     params, _ = encoder_lib.init(whole, key, batch)
     return part({"encoder": params}, declared, teacher)
 
@@ -198,3 +214,9 @@ def _input(encoder: encoder_lib.Encoder) -> str:
     shape, token = encoder.reads["image"].shape, "a" if encoder.prefix else "no"
     grid = " x ".join(map(str, encoder.grid))
     return f"images of {shape[0]} x {shape[1]} in {grid} patches, with {token} class token"
+
+
+def _tokens(encoder: encoder_lib.Encoder, sample_rate: int) -> str:
+    """Returns the tokens of an encoder, as text."""
+    each = " x ".join(map(str, encoder.grid[1:])) or "1"
+    return f"{each} tokens at {encoder.rate:g} steps per second of {sample_rate} Hz"

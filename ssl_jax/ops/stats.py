@@ -74,3 +74,10 @@ def usage_entropy(ids: Array, size: int, mask: Array) -> Array:
     uses = jnp.zeros(size).at[ids.reshape(-1)].add(counted)
     share = uses / jnp.maximum(uses.sum(), 1)
     return -jnp.where(share > 0, share * jnp.log(jnp.where(share > 0, share, 1)), 0).sum()
+
+
+def used(ids: Array, size: int, mask: Array) -> Array:
+    """Returns how many of `size` ids are used where `mask` is true; ids and mask (...)."""
+    counted = mask.reshape(-1).astype(jnp.float32)
+    uses = jnp.zeros(size).at[ids.reshape(-1)].add(counted)
+    return (uses > 0).sum()

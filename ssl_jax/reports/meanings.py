@@ -42,6 +42,11 @@ MEANINGS: Mapping[str, str] = {
     "unmasked_accuracy": "Share of the frames that are seen whose unit is predicted.",
     "unit_entropy": "How evenly the labels use the units, in nats.",
     "prediction_entropy": "How evenly the predictions use the units, in nats; 0 is a single unit.",
+    "codes_used": "Codes that the labels of a batch use.",
+    "codes_predicted": "Codes that the predictions for a batch use; 1 is a collapse.",
+    "unused_codes": "Codes of the tokenizer that no token has had for many updates.",
+    "estimate_loss": "1 - cosine of the teacher's features and their estimate from the codes.",
+    "commitment_loss": "Mean square of the tokenizer's vectors minus their codes.",
     "feature_penalty": "Mean energy of the output of the front end.",
     "contrastive_loss": "Cross-entropy of the frame's own code among negatives; chance is the "
     "logarithm of 1 + negatives.",

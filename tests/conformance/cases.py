@@ -23,6 +23,8 @@ CLASSES = 4
 FAST = ("configs/data2vec/kws.py", "configs/data2vec2/image.py", "configs/supervised/kws.py")
 # the encoder is that of data2vec; wav2vec 2.0 compiles slowest of all
 SLOW = (
+    "configs/beats/audio.py",
+    "configs/beats/tokenizer.py",
     "configs/ctc/speech.py",
     "configs/hubert/audio.py",
     "configs/mimco/image.py",

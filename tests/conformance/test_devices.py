@@ -63,6 +63,8 @@ def eight(tmp_path_factory):
 
 # one of each method and kind of encoder: their updates too, and on two meshes
 WHOLE = (
+    "configs/beats/audio.py",
+    "configs/beats/tokenizer.py",
     "configs/ctc/speech.py",
     "configs/data2vec/kws.py",
     "configs/data2vec/text.py",

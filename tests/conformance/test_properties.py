@@ -249,7 +249,8 @@ def test_masked_content_never_reaches_the_student(toy):
     if kept:
         _check_kept(spy, frames[0], kept)
         return
-    changed = [np.any(x != frames[0], axis=-1) for x in seen]
+    # a frozen teacher has a front end of its own
+    changed = [np.any(x != _nearest(x, frames), axis=-1) for x in seen]
     hidden = [mask for mask in changed if mask.any()]
     if "mask" not in toy.method.scopes:
         assert not hidden
@@ -265,6 +266,12 @@ def test_masked_content_never_reaches_the_student(toy):
     # and the test can fail: noise on a visible frame does reach the student
     visible = spy(np.where(mask[..., None], 0, loud))[1]
     assert not np.array_equal(visible[student], seen[student])
+
+
+def _nearest(x: np.ndarray, frames: list) -> np.ndarray:
+    """Returns the output of a front end from which the input x of an encoder differs least."""
+    alike = [f for f in frames if f.shape == x.shape]
+    return min(alike, key=lambda f: np.any(x != f, axis=-1).sum())
 
 
 def _check_kept(spy: Callable, frames: np.ndarray, calls: list) -> None:
