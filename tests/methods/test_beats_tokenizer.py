@@ -1,7 +1,7 @@
 """The tokenizer of BEATs: against a literal float64 computation, its codebook, and its errors."""
 
 import beats_cases as cases
-import beats_literal as literal
+import beats_method_literal as literal
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,7 @@
 """BEATs: against a literal float64 computation, its labels from three sources, and its errors."""
 
 import beats_cases as cases
-import beats_literal as literal
+import beats_method_literal as literal
 import jax
 import jax.numpy as jnp
 import numpy as np
