@@ -5,9 +5,13 @@ from ml_collections import ConfigDict
 from configs.data import audio_data as audio_data
 from configs.data import image_data as image_data
 from configs.data import text_data as text_data
+from configs.distilled import dmae as dmae
+from configs.distilled import lighthubert as lighthubert
+from configs.distilled import mimco as mimco
 from configs.encoders import beats_encoder as beats_encoder
 from configs.encoders import beit_encoder as beit_encoder
 from configs.encoders import keyword_encoder as keyword_encoder
+from configs.encoders import light_encoder as light_encoder
 from configs.encoders import moco_encoder as moco_encoder
 from configs.encoders import small_keyword_encoder as small_keyword_encoder
 from configs.tokens import beats as beats
@@ -271,33 +275,6 @@ def mae() -> ConfigDict:
     )
 
 
-def dmae() -> ConfigDict:
-    """Returns config.method of DMAE; ssl_jax/methods/dmae.py explains every key."""
-    return ConfigDict(
-        {
-            "name": "dmae",
-            "encoder": ConfigDict({}),
-            # the folder of a finished run, or the beginning of its signature; for a plan, a config
-            # such as configs/mae/image.py:large will do
-            "teachers": {"teacher": ""},
-            "mask_ratio": 0.75,
-            "rounding": "floor",
-            "norm_pix": False,
-            "masked_only": True,
-            "decoder": {"width": 512, "depth": 8, "heads": 16, "mlp_width": 2048},
-            "align": {
-                "student": (9,),
-                "teacher": (18,),
-                "projector": "linear",
-                "alpha": 1.0,
-                "normalize_features": "l2",
-                "center": "none",
-                "center_decay": 0.9,
-            },
-        }
-    )
-
-
 def moco_v3() -> ConfigDict:
     """Returns config.method of MoCo v3; ssl_jax/methods/moco_v3.py explains every key."""
     return ConfigDict(
@@ -321,39 +298,6 @@ def moco_v3() -> ConfigDict:
                 "rules": (("frontend/projection", "absent"), (".*", "average")),
             },
             "queue": 0,
-        }
-    )
-
-
-def mimco() -> ConfigDict:
-    """Returns config.method of MimCo; ssl_jax/methods/mimco.py explains every key.
-
-    Only the two contrastive losses and the frozen teacher are known: each number is a choice.
-    """
-    return ConfigDict(
-        {
-            "name": "mimco",
-            "encoder": ConfigDict({}),
-            "teachers": {"teacher": ""},
-            "mask_ratio": 0.75,
-            "decoder": {"width": 384, "depth": 1, "heads": 12, "mlp_width": 1536},
-            "hidden": 4096,
-            "patch": {
-                "weight": 1.0,
-                "loss": "infonce",
-                "temperature": 0.1,
-                "negatives": "image",
-                "beta": 1.0,
-                "center": "none",
-                "center_decay": 0.9,
-            },
-            "image": {
-                "weight": 1.0,
-                "loss": "infonce",
-                "temperature": 0.2,
-                "beta": 1.0,
-                "pool": "frames",
-            },
         }
     )
 

@@ -11,6 +11,14 @@ def moco_encoder(preset: str) -> ConfigDict:
     return encoder
 
 
+def light_encoder() -> ConfigDict:
+    """Returns the whole student of LightHuBERT: HuBERT Base with a norm in every layer of the front
+    end, and without dropout of attention weights and of whole blocks."""
+    encoder = ConfigDict({"kind": "waveform", "preset": "wav2vec2_base", "normalize": True})
+    encoder.update({"conv_norm": "layer", "attention_dropout": 0.0, "layerdrop": 0.0})
+    return encoder
+
+
 def beit_encoder() -> ConfigDict:
     """Returns the Base encoder of BEiT: relative positions, layer scale, no key bias."""
     encoder = ConfigDict({"kind": "vit", "preset": "base", "image_size": 224, "patch_size": 16})

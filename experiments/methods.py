@@ -64,6 +64,7 @@ ROWS = (
         "dmae",
     ),
     Row("BEATs", "features and tokens of any sound", "AudioSet-2M 48.6 mAP; ESC-50 98.1 %"),
+    Row("LightHuBERT", "HuBERT in a third of its size", "SUPERB score 79.1, HuBERT 80.8"),
     Row("MoCo v3", "features of images", "ImageNet 83.2 %, linear probe 76.7 %"),
     Row(
         "MimCo-style prediction",

@@ -139,6 +139,7 @@ def encode(
         dropout is not None,
         layers,
         rngs=None if dropout is None else {"dropout": dropout},
+        method="encode",
     )
 
 
@@ -237,7 +238,7 @@ class Masked(nn.Module):
         self.dropout = nn.Dropout(o.embed_dropout)
         self.blocks = Block(b, self.dtype)
 
-    def __call__(
+    def encode(
         self, x: Array, valid: Array, genes: Mapping[str, Array], train: bool, layers: Layers
     ) -> Encoded:
         """x (B, S, D), valid (B, S) -> Encoded."""

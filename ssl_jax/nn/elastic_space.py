@@ -282,10 +282,12 @@ def default_drop_order(layers: int) -> tuple[int, ...]:
     """Returns the layers in the order in which they are dropped, as in the paper's tables.
 
     The last of each group of four, from the top down, then the last but one of each: 11, 7, 3, 10,
-    6, 2 for 12 layers.
+    6, 2 for 12 layers. The tables end there; it goes on in the same way, and the first of each
+    group goes last.
     """
     groups = [list(range(i, min(i + 4, layers))) for i in range(0, layers, 4)]
-    return tuple(group.pop() for _ in range(2) for group in reversed(groups) if len(group) > 1)
+    rest = [group.pop() for _ in range(3) for group in reversed(groups) if len(group) > 1]
+    return (*rest, *(group[0] for group in reversed(groups[1:])))
 
 
 def _runs(values: Sequence[float]) -> str:

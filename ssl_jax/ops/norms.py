@@ -26,3 +26,12 @@ def instance_norm(x: Array, mask: Array | None = None, eps: float = 1e-5) -> Arr
     centred = jnp.where(real, centred, 0)
     variance = jnp.square(centred).sum(1, keepdims=True) / count
     return centred * jax.lax.rsqrt(variance + eps)
+
+
+def batch_norm(x: Array, mask: Array, eps: float = 1e-5) -> Array:
+    """Scales each channel of x (B, T, D) to zero mean and unit variance over the batch; float32.
+
+    `mask` (B, T) is true at the frames that count; the others become 0.
+    """
+    flat = instance_norm(x.reshape(1, -1, x.shape[-1]), mask.reshape(1, -1), eps)
+    return flat.reshape(x.shape)

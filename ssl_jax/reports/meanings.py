@@ -60,6 +60,8 @@ MEANINGS: Mapping[str, str] = {
     "infeasible": "Share of the clips with fewer frames than their transcript needs.",
     "masked_share": "Share of the tokens that are masked.",
     "used_rows": "Share of the rows that are used; the others are padding or unusable.",
+    "largest_loss": "Loss of the largest subnet.",
+    "smallest_loss": "Loss of the smallest subnet.",
     "lr": "The learning rate.",
     "gradient_norm": "Length of the gradient before clipping; jumps warn of divergence.",
     "parameter_norm": "Length of all parameters as one vector.",

@@ -27,6 +27,7 @@ SLOW = (
     "configs/beats/tokenizer.py",
     "configs/ctc/speech.py",
     "configs/hubert/audio.py",
+    "configs/lighthubert/speech.py",
     "configs/mimco/image.py",
     "configs/moco_v3/image.py",
     "configs/superb/verification.py",

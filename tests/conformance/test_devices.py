@@ -71,6 +71,7 @@ WHOLE = (
     "configs/data2vec2/image.py",
     "configs/dmae/image.py",
     "configs/hubert/audio.py",
+    "configs/lighthubert/speech.py",
     "configs/mae/image.py",
     "configs/mimco/image.py",
     "configs/moco_v3/image.py",

@@ -50,6 +50,7 @@ def test_layers_that_a_depth_keeps(depth, dropped):
 def test_another_number_of_layers_has_a_table_of_its_own():
     assert mini().kept(2) == (0, 2) and mini().kept(3) == (0, 1, 2)
     assert mini(drop_order=()).kept(2) == (0, 1)  # the published rule on one group of four
+    assert mini(drop_order=(), layers=5, depths=(1, 2)).kept(2) == (0, 4)  # and beyond its tables
     np.testing.assert_array_equal(mini().keep_table(), [[1, 0, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
 
 
