@@ -58,9 +58,9 @@ def base() -> ConfigDict:
                 "valid": True,
                 # the same over the test split, once, after the last step
                 "test": False,
-                # scores of a fine-tuned head over these splits: mcc and f1 for classes, roc_auc and
-                # average_precision for tags, pearson, spearman and r2 for numbers, wer and cer for
-                # transcripts, per for phones
+                # scores of a fine-tuned head over these splits: mcc and f1 for classes, roc_auc,
+                # average_precision and d_prime for tags, pearson, spearman and r2 for numbers, wer
+                # and cer for transcripts, per for phones
                 "scores": (),
                 # monitors of frozen features during training: ridge, knn, collapse
                 "monitors": (),
@@ -269,7 +269,7 @@ def mae() -> ConfigDict:
             "decoder": {"width": 512, "depth": 8, "heads": 16, "mlp_width": 2048},
             "stripes": {"time": 0.0, "frequency": 0.0},
             "attention": "global",
-            "local": {"window": (4, 4), "shift": (2, 0), "bias_width": 384, "bias_dropout": 0.1},
+            "local": {"window": (4, 4), "shift": (2, 0), "bias_width": 384, "bias_dropout": 0.0},
             "augment": ConfigDict({}),
         }
     )

@@ -54,6 +54,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if size == "audiomae":
         config.method.encoder.update({"frames": 1024, "pos_grid": "official"})
         config.method.attention = "local"
+        config.method.local.bias_dropout = 0.1
         config.method.decoder.depth = 16
         config.method.augment = ConfigDict({"magnitude": {}})
     if size in ("mini", "own"):

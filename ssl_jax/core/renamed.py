@@ -9,7 +9,7 @@ _CENTER = {"targets.center": "none", "targets.center_decay": 0.9}
 _AUDIOMAE = {
     "stripes": {"time": 0.0, "frequency": 0.0},
     "attention": "global",
-    "local": {"window": (4, 4), "shift": (2, 0), "bias_width": 384, "bias_dropout": 0.1},
+    "local": {"window": (4, 4), "shift": (2, 0), "bias_width": 384, "bias_dropout": 0.0},
     "augment": {},
 }
 NEWER: dict[str, dict[str, Any]] = {

@@ -2,7 +2,8 @@
 
 Rows are assigned to length buckets, and a batch comes from one bucket, so its shape is fixed. Each
 source is permuted anew every time it is used up; a bucket mixes its sources in proportion to their
-weights. An epoch draws about as many rows as the corpus has; with equal weights, each once.
+weights. An epoch draws about as many rows as the corpus has; with equal weights, each once. A
+source whose rows have weights is drawn with replacement instead.
 """
 
 from collections.abc import Sequence
@@ -14,21 +15,28 @@ from ssl_jax.data import hashing
 from ssl_jax.data.errors import DataError
 
 # Names of the streams of permutations.
-_ROWS, _MIX, _STEPS = 1, 2, 3
+_ROWS, _MIX, _STEPS, _DRAWS = 1, 2, 3, 4
 # Recordings longer than a bucket by at most this still fit it: their lengths are rounded.
 SLACK = 1e-4
 
 
 class Span(NamedTuple):
-    """The rows [start, stop) of one source and how often they are drawn."""
+    """The rows [start, stop) of one source and how often they are drawn.
+
+    rows (stop - start,): weights of the rows in relation to each other, 0 = never; None: all equal.
+    """
 
     start: int
     stop: int
     weight: float = 1.0
+    rows: np.ndarray | None = None
 
 
 class BatchIndices(NamedTuple):
-    """One global batch of one bucket; epoch counts how often a row's source was used up before."""
+    """One global batch of one bucket.
+
+    epoch counts how often a row's source was used up before; of rows with weights, all draws.
+    """
 
     bucket: int
     ids: np.ndarray  # (B,) int64
@@ -37,11 +45,19 @@ class BatchIndices(NamedTuple):
 
 
 class _Cell(NamedTuple):
-    """The rows of one source in one bucket; an epoch draws `draws` of them."""
+    """The rows of one source in one bucket; an epoch draws `draws` of them.
+
+    shares: the share of the draws that each row gets, where they differ.
+    """
 
     source: int
     rows: np.ndarray
     draws: int
+    shares: np.ndarray | None = None
+
+    def mean(self, values: np.ndarray) -> float:
+        """Returns the mean of values (n,) of all rows over the draws."""
+        return float(np.average(values[self.rows], weights=self.shares))
 
 
 class _Epoch(NamedTuple):
@@ -94,7 +110,7 @@ class BatchSchedule:
         self.shapes = sum(n > 0 for n in steps)  # of batches: those of buckets with rows
         kept = np.minimum(seconds, last)
         total = sum(
-            kept[c.rows].mean() * c.draws * steps[b] * self.batch_sizes[b] / max(draws[b], 1)
+            c.mean(kept) * c.draws * steps[b] * self.batch_sizes[b] / max(draws[b], 1)
             for b, cells in enumerate(self._cells)
             for c in cells
         )
@@ -155,6 +171,12 @@ class BatchSchedule:
             return cell.rows, np.zeros(len(cell.rows), np.int64)
         n = len(cell.rows)
         place = np.arange(number * cell.draws, (number + 1) * cell.draws)
+        if cell.shares is not None:
+            drawn = hashing.uniform(self.seed, _DRAWS, cell.source, bucket, place)
+            ends = np.cumsum(cell.shares)
+            # rounding may leave the last end below a draw
+            last = np.flatnonzero(cell.shares)[-1]
+            return cell.rows[np.minimum(np.searchsorted(ends, drawn, "right"), last)], place
         times = place // n
         rows = np.empty(len(place), np.int64)
         for time in range(int(times[0]), int(times[-1]) + 1):
@@ -183,16 +205,23 @@ def _cells(
 ) -> list[list[_Cell]]:
     """Groups rows by bucket and source, and divides an epoch's draws by weight."""
     found = []
-    for source, (start, stop, weight) in enumerate(spans):
+    for source, (start, stop, weight, each) in enumerate(spans):
         for b in range(buckets):
             rows = start + np.flatnonzero(bucket[start:stop] == b)
-            if len(rows):
-                found.append((b, source, rows, 1.0 if equal else float(weight)))
-    mass = np.array([weight * len(rows) for _, _, rows, weight in found])
-    draws = _apportion(mass, len(bucket))
+            if not len(rows):
+                continue
+            if equal or each is None:
+                found.append((b, source, rows, (1.0 if equal else float(weight)) * len(rows), None))
+                continue
+            # as many draws as its share of the source, of which an average row has one
+            own = each[rows - start]
+            if own.any():
+                mass = float(weight) * own.sum() / each.mean()
+                found.append((b, source, rows, mass, own / own.sum()))
+    draws = _apportion(np.array([mass for *_, mass, _ in found]), len(bucket))
     out: list[list[_Cell]] = [[] for _ in range(buckets)]
-    for (b, source, rows, _), n in zip(found, draws, strict=True):
-        out[b].append(_Cell(source, rows, int(n)))
+    for (b, source, rows, _, shares), n in zip(found, draws, strict=True):
+        out[b].append(_Cell(source, rows, int(n), shares))
     return out
 
 

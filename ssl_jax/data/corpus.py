@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import images, labels, recordings, texts, transcripts
+from ssl_jax.data import images, labels, recordings, row_weights, texts, transcripts
 from ssl_jax.data.base import Corpus
 from ssl_jax.data.batch_schedule import BatchSchedule
 from ssl_jax.data.errors import DataError
@@ -48,13 +48,18 @@ def open_split(
         kept = labels.chosen(codes, len(classes), config)
         sources = [s.take(k) if len(k) < len(s) else s for s, k in zip(sources, kept, strict=True)]
         codes = [x[k] for x, k in zip(codes, kept, strict=True)]
+    found = _fields(config, sources, options, classes)
+    drawn: tuple = (None,) * len(sources)
+    if split == "train":
+        drawn = row_weights.of_sources(sources, options, codes, found["fields"].get("tags"))
     shared = {
         "sources": tuple(sources),
         "weights": tuple(float(o.get("weight", 1.0)) for o in options),
+        "row_weights": drawn,
         "first": np.cumsum([0] + [len(s) for s in sources]),
         "labels": np.concatenate(codes),
         "classes": classes,
-        **_fields(config, sources, options, classes),
+        **found,
         "on_bad": config["on_bad"],
     }
     corpus = modality.build(config, shared, split)

@@ -191,13 +191,13 @@ def encode_targets(sources: Sequence[Source], options: Sequence[Config]) -> np.n
     width = widths.pop()
     found = []
     for source, own in zip(sources, names, strict=True):
-        columns = [_numbers(source, column(source, name, "target"), name) for name in own]
+        columns = [numbers(source, column(source, name, "target"), name) for name in own]
         unknown = np.full((len(source), width), np.nan, np.float32)
         found.append(np.stack(columns, axis=1) if columns else unknown)
     return np.concatenate(found)
 
 
-def _numbers(source: Source, values: np.ndarray, name: str) -> np.ndarray:
+def numbers(source: Source, values: np.ndarray, name: str) -> np.ndarray:
     """Returns a column (n,) as float32, NaN where it is empty."""
     out = np.full(len(values), np.nan, np.float32)
     for i, value in enumerate(values.tolist()):

@@ -94,6 +94,18 @@ def roc_auc(scores: np.ndarray, tags: np.ndarray) -> float:
     return _macro(found)
 
 
+def d_prime(scores: np.ndarray, tags: np.ndarray) -> float:
+    """Returns sqrt(2) times the normal quantile of `roc_auc`, as AudioSet reports it.
+
+    It is how far the scores of a tag's rows lie from those of the others, in standard deviations,
+    if both are normal; infinite if no row scores above another of the wrong kind. scores, tags
+    (N, C) and left-out tags as in `roc_auc`.
+    """
+    from scipy import stats
+
+    return float(np.sqrt(2) * stats.norm.ppf(roc_auc(scores, tags)))
+
+
 def average_precision(scores: np.ndarray, tags: np.ndarray) -> float:
     """Returns the mean over tags of sum over thresholds of (gain in recall) * precision.
 

@@ -22,6 +22,7 @@ SCORES: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], Any]]] = {
     "mcc": ("label", scores.mcc),
     "f1": ("label", scores.f1),
     "roc_auc": ("tags", scores.roc_auc),
+    "d_prime": ("tags", scores.d_prime),
     "average_precision": ("tags", scores.average_precision),
     "pearson": ("target", scores.pearson),
     "spearman": ("target", scores.spearman),

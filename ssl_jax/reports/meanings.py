@@ -13,6 +13,7 @@ MEANINGS: Mapping[str, str] = {
     "squared_error": "Mean squared distance of the predicted numbers from the true ones.",
     "average_precision": "Area under precision over recall, mean over tags; chance is their share.",
     "roc_auc": "Chance that a right tag scores above a wrong one; guessing is 0.5.",
+    "d_prime": "How far right tags score above wrong ones, in deviations; guessing is 0.",
     "mcc": "Correlation of predicted and true classes; guessing is 0.",
     "f1": "Harmonic mean of precision and recall.",
     "pearson": "Linear correlation of the predicted and the true numbers.",
@@ -73,6 +74,7 @@ MEANINGS: Mapping[str, str] = {
 _DROPOUT = re.compile(r"(^|[._])(dropout|layerdrop|drop_path)$")
 _AUGMENT = re.compile(r"^method\.(augment|spectral)\.|^data\.transforms\.(?!center_crop)")
 _STRIPES = re.compile(r"^method\.spec_augment\.(time|freq)_masks$")
+_HIDDEN = re.compile(r"^method\.stripes\.")
 _MIX = re.compile(r"^method\.mix\.(mixup|cutmix)$")
 
 
@@ -92,7 +94,8 @@ def of_validation(config: ConfigDict) -> str:
     off = ["dropout"] * anywhere(_DROPOUT) + ["augmentation"] * anywhere(_AUGMENT, _STRIPES, _MIX)
     off += ["label smoothing"] * bool(method.get("label_smoothing"))
     tunes = "frozen" in method  # masks are then noise of the training, else they set the task
-    off += ["masks"] * (tunes and bool(method.get("mask", {}).get("prob")))
+    hidden = (method.get("mask", {}).get("prob"), method.get("mask_ratio"), anywhere(_HIDDEN))
+    off += ["masks"] * (tunes and any(hidden))
     without, with_ = (f", {word} {_listed(off)}" if off else "" for word in ("without", "with"))
     masked = not tunes and ("mask" in method or "mask_ratio" in method)
     masks = ", under the same masks each time" if masked else ""

@@ -138,3 +138,13 @@ def test_the_score_of_no_row_is_nan_and_never_the_best():
 def test_a_score_of_numbers_needs_rows(score):
     with pytest.raises(ValueError, match="only one value"):
         score(np.zeros((0, 1)), np.zeros((0, 1)))
+
+
+def test_d_prime_is_that_of_two_normal_distributions():
+    rng = np.random.default_rng(3)
+    tags = rng.random((200, 4)) < 0.4
+    guess = rng.normal(size=(200, 4)) + 1.5 * tags
+    areas = [metrics.roc_auc_score(tags[:, i], guess[:, i]) for i in range(4)]
+    want = 2**0.5 * stats.norm.ppf(np.mean(areas))
+    assert scores.d_prime(guess, tags) == pytest.approx(want, rel=1e-12) and 1 < want < 2
+    assert scores.d_prime(np.zeros((200, 4)), tags) == 0

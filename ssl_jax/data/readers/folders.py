@@ -33,7 +33,7 @@ def folder(path: pathlib.Path, options: dict) -> Rows:
         names = ", ".join(f"{n} {kind}" for kind, n in there.most_common(5)) or "nothing"
         raise DataError(f"no sound file ({', '.join(EXTENSIONS)}) below it: it holds {names}")
     parents = [os.path.basename(os.path.dirname(os.path.join(path, p))) for p in paths]
-    return _rows(path, paths, {"folder": text(parents)})
+    return rows_of(path, paths, {"folder": text(parents)})
 
 
 def speech_commands(path: pathlib.Path, options: dict) -> Rows:
@@ -64,7 +64,7 @@ def speech_commands(path: pathlib.Path, options: dict) -> Rows:
         "speaker": text([p.split("/")[1].split("_nohash_")[0] for p in paths]),
         "split": text([splits[i] for i in keep]),
     }
-    return _rows(path, paths, columns)
+    return rows_of(path, paths, columns)
 
 
 def librispeech(path: pathlib.Path, options: dict) -> Rows:
@@ -88,7 +88,7 @@ def librispeech(path: pathlib.Path, options: dict) -> Rows:
         "chapter": text([p[2] for p in parts]),
         "split": text([p[0] for p in parts]),
     }
-    return _rows(path, paths, columns)
+    return rows_of(path, paths, columns)
 
 
 def _transcripts(path: pathlib.Path, chapter: str) -> list[tuple[str, str]]:
@@ -155,7 +155,8 @@ def warn_unread(names: Iterable[str], where: str, read: tuple[str, ...]) -> None
     )
 
 
-def _rows(path: pathlib.Path, paths: list[str], columns: dict[str, np.ndarray]) -> Rows:
+def rows_of(path: pathlib.Path, paths: list[str], columns: dict[str, np.ndarray]) -> Rows:
+    """Returns the rows of these files below a folder, with their lengths, rates and columns."""
     files = Files(str(path), text(paths))
     states = identity.states(files.places().files)
     samples, rates = headers(files.root, files.paths, states)

@@ -4,6 +4,8 @@
 
 Keys of every kind: `kind`; `path` ("" in valid or test: that of the source of this name in train);
 `weight` (how often its rows are drawn: 1.0 = once an epoch);
+`row_weight` (how often each row is, in training: a column of numbers, or "balanced" by its labels;
+see ssl_jax/data/row_weights.py);
 `label` (the column of the class; by default "label" if there is one); `tags` (instead of a label,
 the column of any number of classes, separated by "|"; or several columns, separated by commas,
 whose classes are then `column=value`); `target` (one or more columns of numbers to predict; an
@@ -24,7 +26,14 @@ import numpy as np
 from ssl_jax.core import paths, pulse
 from ssl_jax.data import hashing
 from ssl_jax.data.errors import DataError
-from ssl_jax.data.readers import folders, image_files, lines, manifests, text_files
+from ssl_jax.data.readers import (
+    folders,
+    image_files,
+    lines,
+    manifests,
+    sounds,
+    text_files,
+)
 from ssl_jax.data.readers.base import Items, Recordings, Rows, S, Source, text
 
 
@@ -61,6 +70,8 @@ AUDIO: dict[str, Kind] = {
     "fairseq_tsv": (manifests.fairseq_tsv, {"labels": (), "rate": 0}),
     "table": (manifests.table, {"root": ""}),
     "kaldi": (manifests.kaldi, {"root": ""}),
+    "audioset": (sounds.audioset, {"split": "", "segments": ()}),
+    "fsd50k": (sounds.fsd50k, {"split": ""}),
     "array_record": (_array_record, {}),
     "tfds": (_tfds, {"split": "", "audio": "", "rate": 0}),
 }
@@ -83,6 +94,7 @@ COMMON: dict[str, Any] = {
     "kind": "",
     "path": "",
     "weight": 1.0,
+    "row_weight": "",
     "label": "",
     "tags": "",
     "target": (),
