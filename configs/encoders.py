@@ -53,6 +53,4 @@ def small_keyword_encoder() -> ConfigDict:
 
 def beats_encoder() -> ConfigDict:
     """Returns the Base encoder of BEATs: 16 x 16 patches of 128 mels, as one sequence."""
-    encoder = ConfigDict({"kind": "spectrogram", "preset": "base", "features": "beats"})
-    encoder.update({"num_mels": 128, "patch": (16, 16), "class_token": False})
-    return encoder
+    return ConfigDict({"kind": "beats", "preset": "base", "num_mels": 128, "patch": (16, 16)})

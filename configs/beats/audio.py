@@ -60,10 +60,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 def _mini(config: ConfigDict) -> None:
     method = config.method
-    method.encoder.update({"depth": 4, "width": 128, "heads": 4, "mlp_width": 512, "num_mels": 64})
+    method.encoder.update({"depth": 4, "width": 128, "heads": 4, "mlp_width": 512})
+    # 64 tokens have no use for distances of 800
+    method.encoder.update({"num_mels": 64, "num_buckets": 64, "max_distance": 64})
+    method.encoder.update({"patch_width": 128, "position_kernel": 32, "layerdrop": 0.0})
     # over the cells of ESC-50
     method.encoder.update({"mean": 11.72215, "std": 10.60431})
-    method.predictor.update({"depth": 1, "width": 128, "heads": 4, "mlp_width": 512})
+    method.predictor.update({"depth": 2, "width": 128, "heads": 4, "mlp_width": 512})
     method.units.update({"classes": (256,), "rate": 25.0})
     method.random.update({"hidden": 0, "width": 64, "normalize_patches": True})
     del config.data.train.audioset, config.data.valid.audioset
@@ -82,8 +85,11 @@ def _toy(config: ConfigDict) -> None:
     common.toy(config)
     method = config.method
     method.encoder.update({"depth": 2, "width": 16, "heads": 2, "mlp_width": 32})
-    method.encoder.update({"num_mels": 16, "patch": (4, 8)})
+    method.encoder.update({"num_mels": 16, "patch": (4, 8), "patch_width": 8})
+    method.encoder.update({"position_kernel": 4, "position_groups": 2, "layerdrop": 0.0})
+    method.encoder.update({"num_buckets": 8, "max_distance": 12})
     method.predictor.update({"depth": 1, "width": 16, "heads": 2, "mlp_width": 32})
+    method.mask_token = "learned"
     method.units.update({"classes": (8,), "rate": 50.0})
     method.random.update({"hidden": 8, "width": 8})
     config.data.workers = 0

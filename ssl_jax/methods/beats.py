@@ -57,7 +57,9 @@ class Options:
     random: random_codes.RandomOptions
     mask_ratio: float  # int(S * (1 - ratio)) of S patches are visible
     predictor: TokenDecoderOptions
-    mask_token: str  # what the predictor reads at masked patches: zeros | learned
+    # what the predictor reads at masked patches: zeros, which all ask the same in its first block |
+    # learned, which a predictor of a single block needs
+    mask_token: str
     label_smoothing: float  # in training only
 
     def __post_init__(self) -> None:

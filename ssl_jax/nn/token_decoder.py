@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from ssl_jax.core import options as options_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.types import Array
+from ssl_jax.nn.gated import GatedTransformer
 from ssl_jax.nn.transformer import INITS, LAST, Transformer, TransformerOptions
 from ssl_jax.ops.patches import restore, sincos_table
 
@@ -20,11 +21,13 @@ class TokenDecoderOptions:
     depth: int
     heads: int
     mlp_width: int
-    positions: str  # sincos: fixed ones, added to the tokens, in pre-norm blocks
+    # relative: gated relative ones, in the blocks of BEATs | sincos: fixed ones, added to the
+    # tokens, in pre-norm blocks
+    positions: str
 
     def check(self, key: str) -> None:
         """Raises ConfigError, naming keys below `key`, on values that do not work."""
-        options_lib.choose(f"{key}.positions", self.positions, ("sincos",))
+        options_lib.choose(f"{key}.positions", self.positions, ("relative", "sincos"))
         for name in ("width", "depth", "heads", "mlp_width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{key}.{name} is {getattr(self, name)}: use 1 or more")
@@ -38,13 +41,15 @@ class TokenDecoderOptions:
         """Returns the options of the blocks, with init, eps, remat and unroll of an encoder's."""
         shape = {name: getattr(self, name) for name in ("width", "depth", "heads", "mlp_width")}
         same = {name: getattr(like, name) for name in ("init", "eps", "remat", "unroll")}
-        return TransformerOptions(norm="pre", **shape, **same)
+        norm = "pre" if self.positions == "sincos" else "post"
+        return TransformerOptions(norm=norm, **shape, **same)
 
 
 class TokenDecoder(nn.Module):
-    """Linear, blocks with positions, LayerNorm, Linear: one prediction for every token.
+    """Linear, blocks with positions, which end with a LayerNorm, Linear: a prediction per token.
 
-    params: embed, blocks, final_norm, predict, and `mask` if there is a learned mask token.
+    params: embed, blocks, predict; final_norm, or for relative positions their table; mask_token
+    if it is learned.
     """
 
     outputs: int
@@ -59,7 +64,10 @@ class TokenDecoder(nn.Module):
         if self.mask == "learned":
             normal = nn.initializers.normal(0.02)
             self.token = self.param("mask_token", normal, (o.width,), jnp.float32)
-        self.transformer = Transformer(o, self.dtype)
+        if self.positions == "relative":
+            self.transformer: nn.Module = GatedTransformer(o, dtype=self.dtype)
+        else:
+            self.transformer = Transformer(o, self.dtype)
         nn.share_scope(self, self.transformer)
         self.predict = nn.Dense(self.outputs, dtype=jnp.float32, kernel_init=init)
 
@@ -80,7 +88,8 @@ class TokenDecoder(nn.Module):
         if ids_shuffle is not None and visible is not None:
             empty = self.token.astype(x.dtype) if self.mask == "learned" else 0
             x = jnp.where(visible[..., None], restore(x, ids_shuffle), empty)
-        x = x + sincos_table(grid, self.options.width).astype(x.dtype)
+        if self.positions == "sincos":
+            x = x + sincos_table(grid, self.options.width).astype(x.dtype)
         encoded = self.transformer(x, valid, False, layers=LAST)
         return self.predict(encoded.hidden_states[-1].astype(jnp.float32))
 

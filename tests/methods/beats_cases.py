@@ -15,7 +15,7 @@ from ssl_jax.nn import frozen
 
 HEARD = (0, 1, 2)  # the rows of the batch that have a weight
 PLAIN = {**ENCODERS["spectrogram"], "class_token": False}
-DECODER = {"width": 16, "depth": 1, "heads": 2, "mlp_width": 32}
+DECODER = {"width": 16, "depth": 1, "heads": 2, "mlp_width": 32, "positions": "sincos"}
 CODES = 6
 
 
