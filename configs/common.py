@@ -359,6 +359,33 @@ def ctc() -> ConfigDict:
     )
 
 
+def transducer() -> ConfigDict:
+    """Returns config.method of the transducer; ssl_jax/methods/transducer.py explains every key."""
+    return ConfigDict(
+        {
+            "name": "transducer",
+            "encoder": ConfigDict({}),
+            "mask": {
+                "prob": 0.0,
+                "length": 10,
+                "min_spans": 2,
+                "channel_prob": 0.0,
+                "channel_length": 64,
+            },
+            "spec_augment": {
+                "time_masks": 10,
+                "time_share": 0.05,
+                "freq_masks": 2,
+                "freq_width": 27,
+            },
+            "predictor": {"embed": 128, "width": 640, "layers": 1, "dropout": 0.0},
+            "joint": {"width": 640, "norm": True, "block": 8},
+            "per_frame": 4,
+            "frozen": "none",
+        }
+    )
+
+
 def speaker() -> ConfigDict:
     """Returns config.method of speaker; ssl_jax/methods/speaker.py explains every key."""
     return ConfigDict(

@@ -26,8 +26,11 @@ def audio_data() -> ConfigDict:
             "constant_seconds": False,
             # ordered class names; () = the sorted labels of the training split
             "classes": (),
-            # tokens of transcripts: letters | characters | phones; see ssl_jax/data/transcripts.py
+            # tokens of transcripts: letters | characters | phones | pieces of words; see
+            # ssl_jax/data/transcripts.py
             "spelling": "letters",
+            # pieces: the size of the vocabulary that is learned from the training split
+            "pieces": 1024,
             # keep this many labelled training rows per class (0 = all), chosen by label_seed
             "labels_per_class": 0,
             "label_share": 1.0,

@@ -114,6 +114,24 @@ class Frozen:
     fresh: Callable[[Any, Array, Batch], Tree] | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+    """How a method transcribes whose next token depends on those before it.
+
+    Its `emissions` are what these functions read of each frame, (B, S, E). They hold transcripts in
+    N rows:
+    start(params, N) -> the state of empty ones, a tree of arrays with an axis of N in front.
+    extend(params, state, tokens (N,)) -> the state after one more token each.
+    scores(params, frames (N, E), state) -> log-probabilities of the next token (N, V), of which the
+    blank, token 0, leads to the next frame. per_frame: the most tokens at one frame.
+    """
+
+    start: Callable[[Tree, int], Tree]
+    extend: Callable[[Tree, Tree, Array], Tree]
+    scores: Callable[[Tree, Array, Tree], Array]
+    per_frame: int
+
+
 def _keep_extra(params: Tree, extra: Tree, step: Array) -> Tree:
     del params, step
     return extra
@@ -129,7 +147,8 @@ class Method:
     audio, video and fused, of which evaluations, monitors and k-means take one.
     predict(params, batch) -> (B, K), predictions of a method that learns from labels; else None.
     emissions(params, batch) -> (log-probabilities (B, S, V) float32, frames (B,) int32) of a method
-    that transcribes; else None. frames(samples (n,)) -> (n,): how many frames these are.
+    that transcribes; else None; with a `decoder`, what that reads. frames(samples (n,)) -> (n,):
+    how many frames these are.
     embed(params, batch) -> (B, W): vectors that are close for the same speaker; else None.
     masks(params, batch, streams) -> (B, M, S) bool, or (B, M, rows, columns) and so on of a grid:
     what an update masks in each of M views of an example; None for a method that masks nothing.
@@ -158,6 +177,7 @@ class Method:
     decay: Callable[[Any], Any] | None = None
     predict: Callable[[Tree, Batch], Array] | None = None
     emissions: Callable[[Tree, Batch], tuple[Array, Array]] | None = None
+    decoder: Decoder | None = None
     frames: Callable[[Any], Any] | None = None
     embed: Callable[[Tree, Batch], Array] | None = None
     masks: Callable[[Tree, Batch, Streams], Array] | None = None

@@ -33,7 +33,7 @@ from ssl_jax.core.rng import Streams
 from ssl_jax.core.types import Array, Batch, Features, Method, Output, Spec, Tree
 from ssl_jax.nn import build, heads, sharding
 from ssl_jax.nn import encoder as encoder_lib
-from ssl_jax.nn.transformer import LAST, STATES
+from ssl_jax.nn.transformer import LAST, STATES, Layers
 from ssl_jax.ops import ctc, losses, masks
 
 SCOPES = ("frontend", "mask", "encoder", "predictor", "loss")
@@ -62,13 +62,12 @@ class HeadOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """The section config.method of ctc."""
+class TunedOptions:
+    """The part of config.method about an encoder that learns to transcribe."""
 
     name: str
     encoder: Mapping  # see ssl_jax/nn/build.py
     mask: MaskOptions
-    head: HeadOptions
     # none | convs: the convolutions of the front end get no gradient | encoder: nor does the rest
     # of the encoder, which runs in evaluation mode
     frozen: str
@@ -82,9 +81,19 @@ class Options:
         for name, value in (("length", mask.length), ("channel_length", mask.channel_length)):
             if value < 1:
                 raise ConfigError(f"{key}.mask.{name} is {value}: use 1 or more, such as 10")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(TunedOptions):
+    """The section config.method of ctc."""
+
+    head: HeadOptions
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.head.dropout < 1:
             raise ConfigError(
-                f"{key}.head.dropout is {self.head.dropout}: use 0.0 or more and below 1.0"
+                f"config.method.head.dropout is {self.head.dropout}: use 0.0 or more and below 1.0"
             )
 
 
@@ -92,7 +101,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
     """Returns the method that config.method describes; `num_classes` counts the tokens."""
     options = options_lib.read(Options, config)
     encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
-    _check(options, encoder, num_classes)
+    check(options, encoder, num_classes)
     method = Ctc(options, encoder, num_classes)
     spoken = {"transcript": Spec((None,), "int32"), "transcript_len": Spec((), "int32")}
     return Method(
@@ -108,12 +117,12 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
     )
 
 
-def _check(options: Options, encoder: encoder_lib.Encoder, num_classes: int) -> None:
+def check(options: TunedOptions, encoder: encoder_lib.Encoder, num_classes: int) -> None:
     """Raises ConfigError where options, encoder and vocabulary do not fit each other."""
     if "audio" not in encoder.reads or len(encoder.grid) > 1:
         raise ConfigError(
-            f"config.method.encoder.kind is {options.encoder.get('kind')!r}: CTC needs the frames "
-            f"of a recording, so use 'waveform' or 'keyword_transformer'"
+            f"config.method.encoder.kind is {options.encoder.get('kind')!r}: transcripts need the "
+            f"frames of a recording, so use 'waveform', 'mel_conformer' or 'keyword_transformer'"
         )
     if options.frozen == "convs" and options.encoder.get("kind") != "waveform":
         raise ConfigError(
@@ -138,12 +147,74 @@ def _check(options: Options, encoder: encoder_lib.Encoder, num_classes: int) -> 
 
 
 @dataclasses.dataclass(frozen=True)
-class Ctc:
-    """The functions of the method over one encoder. params: encoder, head, mask/vector (D,)."""
+class Tuned:
+    """What methods that transcribe do with their encoder. params: encoder, mask/vector (D,)."""
 
-    options: Options
+    options: Any
     encoder: Any
     tokens: int
+
+    @property
+    def _layers(self) -> Layers:
+        """The layers that are read from the encoder."""
+        return LAST
+
+    def features(self, params: Tree, batch: Batch) -> Features:
+        """Returns the hidden states of the complete recording."""
+        return encoder_lib.features(self.encoder, params["encoder"], batch)
+
+    def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
+        """Returns which frames an update masks, (B, 1, S) bool."""
+        return self._spans(streams, encoder_lib.real(self.encoder, params["encoder"], batch))[
+            :, None
+        ]
+
+    def _tuned(self, encoder: Tree) -> Tree:
+        """Returns the parameters of the encoder, without a gradient where they are frozen."""
+        if self.options.frozen == "encoder":
+            return jax.lax.stop_gradient(encoder)
+        if self.options.frozen == "none":
+            return encoder
+        frontend = encoder["frontend"]
+        held = jax.lax.stop_gradient(frontend["convs"])
+        return {**encoder, "frontend": {**frontend, "convs": held}}
+
+    def _spans(self, streams: Streams, valid: Array) -> Array:
+        """valid (B, S) -> bool (B, S), true at the frames that a training step masks."""
+        o, keys = self.options.mask, streams.for_examples("mask")
+        lengths, size = valid.sum(1), valid.shape[1]
+        return masks.span_mask(keys, lengths, size, o.prob, o.length, o.min_spans, same_count=False)
+
+    def _hide(self, params: Tree, streams: Streams, x: Array, valid: Array) -> Array:
+        """Returns frames x (B, S, D) with spans of them masked, and spans of channels zeroed."""
+        o, (rows, _, width) = self.options.mask, x.shape
+        if o.prob:
+            vector = params["mask"]["vector"].astype(x.dtype)
+            x = jnp.where(self._spans(streams, valid)[..., None], vector, x)
+        if o.channel_prob:
+            keys, lengths = streams.for_examples("channels"), jnp.full((rows,), width)
+            silent = masks.span_mask(
+                keys, lengths, width, o.channel_prob, o.channel_length, 0, same_count=False
+            )
+            x = jnp.where(silent[:, None], 0, x)
+        return x
+
+    def _encode(
+        self, encoder: Tree, x: Array, valid: Array, streams: Streams | None = None
+    ) -> Array:
+        """x (B, S, D), valid (B, S) -> the hidden states of `_layers`, (N, B, S, D).
+
+        In training mode when there are `streams`.
+        """
+        tuned = self.options.frozen != "encoder"
+        dropout = streams.for_step("dropout") if streams is not None and tuned else None
+        encoded = encoder_lib.encode(self.encoder, encoder, x, valid, dropout, layers=self._layers)
+        return encoded.hidden_states[:, :, encoded.prefix :]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ctc(Tuned):
+    """The functions of the method over one encoder. params: encoder, head, mask/vector (D,)."""
 
     @property
     def head(self) -> heads.FrameClassifier:
@@ -162,20 +233,14 @@ class Ctc:
             params["mask"] = {"vector": jax.random.uniform(keys[2], (self.encoder.width,))}
         return params, {}
 
-    def features(self, params: Tree, batch: Batch) -> Features:
-        """Returns the hidden states of the complete recording."""
-        return encoder_lib.features(self.encoder, params["encoder"], batch)
+    @property
+    def _layers(self) -> Layers:
+        return STATES if self.options.head.mix else LAST
 
     def emissions(self, params: Tree, batch: Batch) -> tuple[Array, Array]:
         """Returns the log-probabilities of the tokens (B, S, V) float32 and the frames (B,)."""
         x, valid = encoder_lib.frontend(self.encoder, params["encoder"], batch)
         return self._answer(params, self._encode(params["encoder"], x, valid)), valid.sum(1)
-
-    def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
-        """Returns which frames an update masks, (B, 1, S) bool."""
-        return self._spans(streams, encoder_lib.real(self.encoder, params["encoder"], batch))[
-            :, None
-        ]
 
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
@@ -211,49 +276,6 @@ class Ctc:
             "blank_share": (silent.sum(), real.sum()),
         }
         return Output(loss, num_targets, metrics, extra)
-
-    def _tuned(self, encoder: Tree) -> Tree:
-        """Returns the parameters of the encoder, without a gradient where they are frozen."""
-        if self.options.frozen == "encoder":
-            return jax.lax.stop_gradient(encoder)
-        if self.options.frozen == "none":
-            return encoder
-        frontend = encoder["frontend"]
-        held = jax.lax.stop_gradient(frontend["convs"])
-        return {**encoder, "frontend": {**frontend, "convs": held}}
-
-    def _spans(self, streams: Streams, valid: Array) -> Array:
-        """valid (B, S) -> bool (B, S), true at the frames that a training step masks."""
-        o, keys = self.options.mask, streams.for_examples("mask")
-        lengths, size = valid.sum(1), valid.shape[1]
-        return masks.span_mask(keys, lengths, size, o.prob, o.length, o.min_spans, same_count=False)
-
-    def _hide(self, params: Tree, streams: Streams, x: Array, valid: Array) -> Array:
-        """Returns frames x (B, S, D) with spans of them masked, and spans of channels zeroed."""
-        o, (rows, _, width) = self.options.mask, x.shape
-        if o.prob:
-            vector = params["mask"]["vector"].astype(x.dtype)
-            x = jnp.where(self._spans(streams, valid)[..., None], vector, x)
-        if o.channel_prob:
-            keys, lengths = streams.for_examples("channels"), jnp.full((rows,), width)
-            silent = masks.span_mask(
-                keys, lengths, width, o.channel_prob, o.channel_length, 0, same_count=False
-            )
-            x = jnp.where(silent[:, None], 0, x)
-        return x
-
-    def _encode(
-        self, encoder: Tree, x: Array, valid: Array, streams: Streams | None = None
-    ) -> Array:
-        """x (B, S, D), valid (B, S) -> the hidden states that the head reads, (N, B, S, D).
-
-        In training mode when there are `streams`.
-        """
-        tuned = self.options.frozen != "encoder"
-        dropout = streams.for_step("dropout") if streams is not None and tuned else None
-        layers = STATES if self.options.head.mix else LAST
-        encoded = encoder_lib.encode(self.encoder, encoder, x, valid, dropout, layers=layers)
-        return encoded.hidden_states[:, :, encoded.prefix :]
 
     def _answer(self, params: Tree, hidden_states: Array, streams: Streams | None = None) -> Array:
         """hidden_states (N, B, S, D) -> log-probabilities of the tokens (B, S, V)."""

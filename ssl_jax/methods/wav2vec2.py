@@ -129,7 +129,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
     del num_classes
     options = options_lib.read(Options, config)
     encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
-    if not hasattr(encoder.options, "conv_channels"):
+    if not hasattr(encoder.options, "convolved"):
         raise ConfigError(
             f"config.method.encoder.kind is {options.encoder['kind']!r}, which has no convolutions "
             f"over audio whose output could be quantized: use 'waveform'"
@@ -174,7 +174,7 @@ class Wav2Vec2:
         """Returns (params, {})."""
         keys = jax.random.split(key, 5)
         encoder, encoded = encoder_lib.init(self.encoder, keys[0], batch)
-        width, channels = encoded.hidden_states.shape[-1], self.encoder.options.conv_channels
+        width, channels = encoded.hidden_states.shape[-1], self.encoder.options.convolved
         frames, codes = jnp.zeros((1, 1, channels)), jnp.zeros((1, self.options.quantizer.width))
         params = {
             "encoder": encoder,

@@ -28,7 +28,7 @@ from ssl_jax.nn.transformer import (
 )
 
 POSITIONS = ("relative", "rotary", "none")
-NORMS = ("batch", "layer")
+NORMS = ("batch", "layer", "group")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,10 @@ class ConformerOptions:
 
     depthwise_kernel: int = 31
     # after the depthwise convolution. batch: by the running statistics of imported weights, which
-    # stay fixed in training too | layer: over channels, for training from scratch
+    # stay fixed in training too | layer: over channels, for training from scratch | group: over
+    # the real frames and the channels of each of `norm_groups` groups
     depthwise_norm: str = "layer"
+    norm_groups: int = 8
     attention_positions: str = "relative"  # relative | rotary | none
     # padded frames are zeroed before the depthwise convolution, so that padding changes nothing;
     # false: as in the published code, where frames near the end of a padded clip differ
@@ -51,10 +53,38 @@ class ConformerOptions:
                 raise ValueError(
                     f"{key}.{name} is {getattr(self, name)!r}: use one of {', '.join(choices)}"
                 )
-        if self.depthwise_kernel < 1 or self.depthwise_kernel % 2 == 0:
+        for name, such in (("depthwise_kernel", 31), ("norm_groups", 8)):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{key}.{name} is {getattr(self, name)}: use 1 or more, such as {such}"
+                )
+
+
+def check_blocks(conformer: ConformerOptions, blocks: TransformerOptions) -> None:
+    """Raises ValueError on the options of a Transformer that a Conformer does not have."""
+    plain = TransformerOptions(norm="pre")
+    keys = ("qkv_bias", "key_bias", "out_proj", "layer_scale", "drop_path", "final_norm")
+    for key in (*keys, "head_width", "layer_heads", "layer_mlp_widths"):
+        if getattr(blocks, key) != getattr(plain, key):
             raise ValueError(
-                f"{key}.depthwise_kernel is {self.depthwise_kernel}: use an odd number, such as 31"
+                f"config.method.encoder.{key} is {getattr(blocks, key)}, which a Conformer does "
+                f"not have: set it to {getattr(plain, key)}"
             )
+    if blocks.norm == "res_post":
+        raise ValueError(
+            "config.method.encoder.norm is 'res_post', which a Conformer does not have: use 'post' "
+            "or 'pre'"
+        )
+    if conformer.attention_positions == "rotary" and blocks.width // blocks.heads % 2:
+        raise ValueError(
+            f"config.method.encoder.width {blocks.width} over heads {blocks.heads} is odd, but "
+            f"rotary positions rotate pairs of channels: use an even width per head"
+        )
+    if conformer.depthwise_norm == "group" and blocks.width % conformer.norm_groups:
+        raise ValueError(
+            f"config.method.encoder.norm_groups {conformer.norm_groups} does not divide "
+            f"config.method.encoder.width {blocks.width}: use a divisor, such as 1"
+        )
 
 
 def relative_table(size: int, width: int) -> np.ndarray:
@@ -153,6 +183,27 @@ class RunningNorm(nn.Module):
         return (y * p["scale"] + p["bias"]).astype(self.dtype)
 
 
+class GroupNorm(nn.Module):
+    """Scales each group of channels to mean 0 and variance 1 over the real frames of a clip."""
+
+    groups: int
+    eps: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, valid: Array) -> Array:
+        """x (B, T, D), valid (B, T) -> (B, T, D)."""
+        real, shape = valid[..., None, None], x.shape
+        y = x.astype(jnp.float32).reshape(*shape[:2], self.groups, -1)
+        count = jnp.maximum(real.sum((1, 3), keepdims=True), 1) * y.shape[-1]
+        y = y - jnp.where(real, y, 0).sum((1, 3), keepdims=True) / count
+        variance = jnp.where(real, jnp.square(y), 0).sum((1, 3), keepdims=True) / count
+        y = (y * jax.lax.rsqrt(variance + self.eps)).reshape(shape)
+        scale = self.param("scale", nn.initializers.ones, shape[-1:], jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape[-1:], jnp.float32)
+        return (y * scale + bias).astype(self.dtype)
+
+
 class ConvModule(nn.Module):
     """LayerNorm, a gated linear unit, a convolution of each channel, a norm, swish, Linear."""
 
@@ -171,6 +222,8 @@ class ConvModule(nn.Module):
         x = self._depthwise(x)
         if c.depthwise_norm == "batch":
             x = RunningNorm(dtype=self.dtype, name="running_norm")(x)
+        elif c.depthwise_norm == "group":
+            x = GroupNorm(c.norm_groups, o.eps, self.dtype, name="depthwise_norm")(x, valid)
         else:
             x = layer_norm(o.eps, self.dtype, name="depthwise_norm")(x)
         x = dense(o.width, o, self.dtype, "narrow", False)(nn.swish(x))
@@ -184,8 +237,9 @@ class ConvModule(nn.Module):
         taps, width = self.conformer.depthwise_kernel, x.shape[-1]
         init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=0, out_axis=())
         kernel = self.param("depthwise", init, (taps, width), jnp.float32).astype(x.dtype)
-        size, half = x.shape[1], taps // 2
-        padded = jnp.pad(x, ((0, 0), (half, half), (0, 0)))
+        # of an even number of taps, one more reads what follows than what went before
+        size, before = x.shape[1], (taps - 1) // 2
+        padded = jnp.pad(x, ((0, 0), (before, taps // 2), (0, 0)))
         shifted = (jax.lax.slice_in_dim(padded, k, k + size, axis=1) for k in range(taps))
         return sum(kernel[k] * frames for k, frames in enumerate(shifted))  # type: ignore
 

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ssl_jax.core.types import AUDIO, Array, Spec
-from ssl_jax.nn.conformer import Conformer, ConformerOptions
+from ssl_jax.nn.conformer import Conformer, ConformerOptions, check_blocks
 from ssl_jax.nn.conv import (
     KERNELS,
     STRIDES,
@@ -107,6 +107,11 @@ class Options(ConformerOptions):
     alibi: str = "none"
     input_dropout: float = 0.0  # on the projected frames, before masking
     embed_dropout: float = 0.1  # before the first block
+
+    @property
+    def convolved(self) -> int:
+        """The channels of a frame before it is projected."""
+        return self.conv_channels
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -321,21 +326,9 @@ def make(
 
 def _check_conformer(options: Options, blocks: TransformerOptions) -> None:
     """Raises ValueError on the options of a Transformer that a Conformer does not have."""
-    plain = TransformerOptions(norm="pre")
-    keys = ("qkv_bias", "key_bias", "out_proj", "layer_scale", "drop_path", "final_norm")
-    for key in (*keys, "head_width", "layer_heads", "layer_mlp_widths"):
-        if getattr(blocks, key) != getattr(plain, key):
-            raise ValueError(
-                f"config.method.encoder.{key} is {getattr(blocks, key)}, which a Conformer does "
-                f"not have: set it to {getattr(plain, key)}"
-            )
-    if blocks.norm == "res_post" or options.alibi != "none":
+    if options.alibi != "none":
         raise ValueError(
-            f"config.method.encoder.norm is {blocks.norm!r} and alibi {options.alibi!r}: for a "
-            f"Conformer use norm 'pre' or 'post', and alibi 'none'"
+            f"config.method.encoder.blocks is 'conformer' and alibi {options.alibi!r}: set it to "
+            f"'none'"
         )
-    if options.attention_positions == "rotary" and blocks.width // blocks.heads % 2:
-        raise ValueError(
-            f"config.method.encoder.width {blocks.width} over heads {blocks.heads} is odd, but "
-            f"rotary positions rotate pairs of channels: use an even width per head"
-        )
+    check_blocks(options, blocks)

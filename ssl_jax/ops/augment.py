@@ -39,7 +39,7 @@ def _power(audio: Array, real: Array) -> Array:
     return total / jnp.maximum(real.sum(1, keepdims=True), 1)
 
 
-def _stripes(key: Array, count: int, width: int, room: Array | int, size: int) -> Array:
+def _stripes(key: Array, count: int, width: Array | int, room: Array | int, size: int) -> Array:
     """Returns bool (size,): `count` stripes of 0 to `width` cells within the first `room`."""
     width_key, start_key = jax.random.split(key)
     widths = jnp.minimum(jax.random.randint(width_key, (count, 1), 0, width + 1), room)
@@ -55,6 +55,7 @@ def spec_augment(
     *,
     time_masks: int = 2,
     time_width: int = 24,
+    time_share: float = 0.0,
     freq_masks: int = 2,
     freq_width: int = 6,
     fill: float | str = 0.0,
@@ -62,8 +63,10 @@ def spec_augment(
     """Masks stripes of features (B, T, F) (SpecAugment, 1904.08779, without warping).
 
     Each of `time_masks` stripes is 0 to `time_width` frames wide, uniformly, and lies within the
-    row's `lengths` (B,) real frames; `freq_masks` and `freq_width` do the same over F. `fill` is
-    a value or "mean", the mean of the row's real cells. The defaults are those of data2vec-KWS.
+    row's `lengths` (B,) real frames; `freq_masks` and `freq_width` do the same over F. With
+    `time_share`, a stripe in time is up to that share of the row's frames wide instead, as in its
+    adaptive form (1912.05533). `fill` is a value or "mean", the mean of the row's real cells. The
+    defaults are those of data2vec-KWS.
     """
     batch, size, bins = features.shape
     lengths = jnp.full((batch,), size) if lengths is None else lengths
@@ -78,7 +81,8 @@ def spec_augment(
 
     def hidden(key: Array, length: Array) -> Array:
         time_key, freq_key = jax.random.split(key)
-        in_time = _stripes(time_key, time_masks, time_width, length, size)
+        width = jnp.floor(time_share * length).astype(int) if time_share else time_width
+        in_time = _stripes(time_key, time_masks, width, length, size)
         return in_time[:, None] | _stripes(freq_key, freq_masks, freq_width, bins, bins)
 
     return jnp.where(jax.vmap(hidden)(keys, lengths) & real, value, features)

@@ -76,8 +76,9 @@ def test_rotation_turns_pairs_and_keeps_products_of_equal_distance():
     np.testing.assert_allclose(same[1] @ same[3], same[2] @ same[4], rtol=1e-5)
 
 
-def test_depthwise_taps_are_a_convolution():
-    options = conformer.ConformerOptions(depthwise_kernel=3)
+@pytest.mark.parametrize("taps", [3, 4])
+def test_depthwise_taps_are_a_convolution(taps):
+    options = conformer.ConformerOptions(depthwise_kernel=taps)
     blocks = build.TransformerOptions(width=4, heads=1)
     module = conformer.ConvModule(blocks, options)
     x, valid = np.random.default_rng(0).standard_normal((1, 6, 4)), jnp.ones((1, 6), bool)
@@ -96,9 +97,9 @@ def test_depthwise_taps_are_a_convolution():
         bound(jnp.asarray(x), valid, False)
     h = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
     a, b = np.split(h @ np.asarray(params["widen"]["kernel"]), 2, -1)
-    h = np.pad((a / (1 + np.exp(-b)))[0], ((1, 1), (0, 0)))
-    taps = np.asarray(params["depthwise"])
-    want = sum(taps[k] * h[k : k + 6] for k in range(3))
+    h = np.pad((a / (1 + np.exp(-b)))[0], ((1, taps // 2), (0, 0)))
+    kernel = np.asarray(params["depthwise"])
+    want = sum(kernel[k] * h[k : k + 6] for k in range(taps))
     np.testing.assert_allclose(seen[0][0][0], want, atol=1e-4)
 
 
@@ -143,9 +144,10 @@ def test_running_statistics_are_used_and_get_no_gradient():
     ("options", "message"),
     [
         ({"blocks": "rnn"}, "blocks is 'rnn': use 'transformer' or 'conformer'"),
-        ({"depthwise_norm": "group"}, "depthwise_norm is 'group': use one of batch, layer"),
+        ({"depthwise_norm": "none"}, "depthwise_norm is 'none': use one of batch, layer, group"),
+        ({"depthwise_norm": "group", "norm_groups": 3}, "norm_groups 3 does not divide"),
         ({"attention_positions": "abs"}, "attention_positions is 'abs'"),
-        ({"depthwise_kernel": 4}, "depthwise_kernel is 4: use an odd number"),
+        ({"depthwise_kernel": 0}, "depthwise_kernel is 0: use 1 or more, such as 31"),
         ({"layer_scale": 0.1}, "layer_scale is 0.1, which a Conformer does not have"),
         ({"alibi": "fixed"}, "alibi 'fixed'"),
         ({"attention_positions": "rotary", "width": 6}, "use an even width per head"),

@@ -1,0 +1,90 @@
+r"""Speech recognition with a transducer: a Conformer over log-mel frames, on 16 kHz LibriSpeech.
+
+Command: python -m ssl_jax.train --config configs/transducer/speech.py:xl --workdir runs/asr_xl \
+           --config.init_from=runs/pretrained_xl
+         python -m ssl_jax.evaluate --run runs/asr_xl --step best \
+           --config.eval.decode.beam=8 --config.eval.decode.lm=3gram.arpa
+         (prints word errors and aligns the worst rows; without the last line, greedy decoding)
+  l         17 blocks of width 512 with relative positions, 119 M parameters with the LSTM decoder,
+            trained on 960 h (2005.08100). Published word error rate on test-clean / test-other:
+            2.1 / 4.3 without a language model, 1.9 / 3.9 with one.
+  xl, xxl   24 and 42 blocks of width 1024 without relative positions, 0.6 and 1.0 billion
+            parameters (2010.10504), from a pre-trained encoder. Published, without a language model
+            / with one: XL 1.7 / 3.5, 1.5 / 3.2; XXL 1.6 / 3.3, 1.5 / 3.1. From scratch they are
+            worse than L: 2.3 / 4.9 and 2.6 / 5.6.
+  xxl_plus  one block more, and half as many frames: 2.7 on test-other in the third generation of
+            noisy student training.
+  mini      4 blocks of width 144, frames of 20 ms and letters, on Mini LibriSpeech
+            (openslr.org/31): an estimated 3 hours on a laptop with 4 cores; no published number.
+  TPU v4-128 (64 chips), estimated from 40 % of peak, not measured: a day for 100k updates of XL.
+
+1,024 word pieces are learned from the training transcripts; config.data.spelling='letters' takes
+letters instead. Recordings are padded, never cropped. Where this config differs from the paper:
+Adam for all sizes, also for XXL; one schedule, by which the encoder has 0.3 of the rate, where the
+decoder warms up in 1.5k updates; and the number of updates, which was not published.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, datasets
+
+ARGUMENTS = ("l", "xl", "xxl", "xxl_plus", "mini", "toy")
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """Returns the run of `arg`, by default xl; see above."""
+    size = arg or "xl"
+    common.check(size, ARGUMENTS)
+    config = common.base()
+    config.method = common.transducer()
+    preset = "l" if size in ("mini", "toy") else size
+    config.method.encoder = ConfigDict({"kind": "mel_conformer", "preset": preset})
+    config.method.predictor.layers = 1 if preset == "l" else 2
+    config.data = datasets.librispeech(256)
+    config.data.update({"buckets": (4.0, 8.0, 12.0, 14.0, 16.0, 20.0, 25.0, 36.0)})
+    config.data.update({"min_seconds": 0.0, "spelling": "pieces", "pieces": 1024})
+    for split in (config.data.train, config.data.valid, config.data.test):
+        split.librispeech.transcript = "text"
+    config.optim.update({"lr": 1e-3, "betas": (0.9, 0.98), "eps": 1e-9, "clip": 20.0})
+    config.optim.update({"schedule": "inverse_sqrt", "warmup": "5k steps"})
+    config.optim.lr_rules = (("^(encoder|mask)/", 0.3), (".*", 1.0))
+    config.train.duration = "100k steps"
+    config.checkpoint.update({"best_metric": "valid/wer", "best_mode": "min"})
+    config.checkpoint.every = config.eval.every = "1k steps"
+    config.eval.scores = ("wer", "cer")
+    config.eval.decode = common.decode()
+    if preset != "l":
+        common.shard(config)
+    if size == "l":
+        config.optim.lr_rules = ()
+        config.optim.lr = 2e-3
+    if size == "mini":
+        _mini(config)
+    if size == "toy":
+        _toy(config)
+    return config
+
+
+def _mini(config: ConfigDict) -> None:
+    encoder, data = config.method.encoder, config.data
+    encoder.update({"depth": 4, "width": 144, "heads": 4, "mlp_width": 576, "depthwise_kernel": 15})
+    encoder.update({"conv_channels": 32, "strides": (2, 1)})
+    config.method.predictor.update({"embed": 64, "width": 144})
+    config.method.joint.width = 144
+    data.train.librispeech.splits = ("train-clean-5",)
+    data.valid.librispeech.splits = data.test.librispeech.splits = ("dev-clean-2",)
+    data.update({"batch_size": 8, "workers": 0, "spelling": "letters"})
+    config.optim.update({"lr": 1e-3, "lr_rules": (), "warmup": "500 steps"})
+    config.train.duration = "5k steps"
+    config.checkpoint.every = config.eval.every = "500 steps"
+
+
+def _toy(config: ConfigDict) -> None:
+    common.toy(config)
+    encoder, method = config.method.encoder, config.method
+    encoder.update({"depth": 2, "width": 16, "heads": 2, "mlp_width": 32, "depthwise_kernel": 4})
+    encoder.update({"num_mels": 16, "conv_channels": 4, "dropout": 0.0, "embed_dropout": 0.0})
+    method.predictor.update({"embed": 4, "width": 8})
+    method.joint.update({"width": 8, "block": 4})
+    method.spec_augment.update({"time_masks": 0, "freq_masks": 0})
+    config.data.update({"constant_seconds": False, "workers": 0, "spelling": "letters"})
