@@ -270,7 +270,8 @@ class Model:
         return named if isinstance(example, list | tuple) else named[0]
 
     def transcribe(self, waveform: Waveform | list[Waveform], rate: int | None = None) -> Any:
-        """Returns the transcript of a waveform by a run of configs/ctc, or those of a list.
+        """Returns the transcript of a waveform by a run of configs/ctc or configs/transducer, or
+        those of a list.
 
         `config.eval.decode` sets the decoder: the best path, or a beam search with its language
         model. Long recordings are processed in windows, whose frames are joined before decoding.
@@ -284,7 +285,7 @@ class Model:
         self._listener = self._listener or _listener(self)
         extract, read = self._listener
         found = extract.run([self._waveform(w, rate) for w in _listed(waveform)])
-        texts = [read(log_probs[0]) for log_probs in found]
+        texts = [read(self.params, frames[0]) for frames in found]
         return texts if isinstance(waveform, list | tuple) else texts[0]
 
     def _waveform(self, source: Waveform, rate: int | None) -> np.ndarray:
@@ -342,7 +343,7 @@ def _exact(features: Any, precision: str) -> Any:
 
 
 def _listener(model: Model) -> tuple[Any, Any]:
-    """Returns an Extractor of log-probabilities (1, T, V), and a decoder from (T, V) to text."""
+    """Returns an Extractor of emissions (1, T, E), and a decoder from these to text."""
     from ssl_jax.core.types import Features
     from ssl_jax.evals import transcribe
     from ssl_jax.evals.extract import Extractor
@@ -360,7 +361,7 @@ def _listener(model: Model) -> tuple[Any, Any]:
         sample_rate=model.sample_rate,
         window_s=float(model.config.data.buckets[-1]),
     )
-    return extractor, transcribe.reader(model.config, model.classes)
+    return extractor, transcribe.reader(model.config, model.classes, method.decoder)
 
 
 def _classifier(method: Any, precision: str) -> Any:

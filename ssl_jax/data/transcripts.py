@@ -1,4 +1,4 @@
-"""Transcripts of recordings, as tokens of a vocabulary: letters, characters or phones.
+"""Transcripts of recordings, as tokens of a vocabulary: letters, characters, phones or pieces.
 
 config.data.spelling names the kind of token:
   letters     26 capital letters, the apostrophe and `|`, which ends every word: the dictionary of
@@ -7,18 +7,20 @@ config.data.spelling names the kind of token:
   characters  the characters of the training split, sorted, and `|`, which ends every word.
   phones      the words between spaces in the training split, sorted; `|`, which separates words,
               is left out.
+  pieces      frequent parts of words, config.data.pieces of them, learned from the training split;
+              one that ends a word ends with `|`: see ssl_jax/data/word_pieces.py.
 Accents are joined to their letters (NFC) before text is split. Token 0 is the CTC blank. The
 vocabulary is stored with the run as its classes.
 """
 
 import dataclasses
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import labels
+from ssl_jax.data import labels, word_pieces
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.readers import lines
 from ssl_jax.data.readers.base import Source
@@ -27,8 +29,8 @@ Config = Mapping[str, Any]
 
 # quotation marks and a letter that are used for it, and its full-width form
 _APOSTROPHES = dict.fromkeys(map(ord, "\u2019\u2018\u02bc\uff07"), "'")
-SPELLINGS = ("letters", "characters", "phones")
-BLANK, WORD_END = "<blank>", "|"
+SPELLINGS = ("letters", "characters", "phones", "pieces")
+BLANK, WORD_END = "<blank>", word_pieces.WORD_END
 SPECIAL = (BLANK, "<pad>", "</s>", "<unk>")
 SILENT = (*SPECIAL, "<s>")  # tokens that stand for no text; <s> is one of other vocabularies
 LETTERS = (*SPECIAL, WORD_END, *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
@@ -119,6 +121,8 @@ def vocabulary(
         return LETTERS
     if given is None and split != "train" and len(config["train"]):
         return of_train()
+    if kind == "pieces":
+        return (BLANK, *word_pieces.learn(texts, config["pieces"]))
     found: set[str] = set()
     for column in texts:
         for text in column:
@@ -127,9 +131,14 @@ def vocabulary(
     return (BLANK, *ends, *sorted(found - {WORD_END}))
 
 
-def spell(text: str, kind: str) -> Sequence[str]:
-    """Returns the tokens of a text: "a b" -> "a|b|", or ["AA", "B"] for phones."""
+def spell(text: str, kind: str, vocabulary: Collection[str] = ()) -> Sequence[str]:
+    """Returns the tokens of a text: "a b" -> "a|b|", or ["AA", "B"] for phones; for pieces, those
+    of the `vocabulary`."""
     words = lines.composed(text).split()
+    if kind == "pieces":
+        longest = max(map(len, vocabulary), default=1)
+        cuts = (word_pieces.cut(word_pieces.marked(w), vocabulary, longest) for w in words)
+        return [piece for pieces in cuts for piece in pieces]
     if kind == "phones":
         return [word for word in words if word != WORD_END]
     joined = "".join(f"{word}{WORD_END}" for word in words)
@@ -177,7 +186,7 @@ def encode(
     codes = [np.zeros(0, small)]
     counts, refused = [0], {}
     for text in (str(text) for column in texts for text in column):
-        tokens = _known(spell(text, kind), number)
+        tokens = _known(spell(text, kind, number), number)
         own = [number.get(token, -1) for token in tokens]
         if not own:
             refused[len(counts) - 1] = (

@@ -180,12 +180,15 @@ def without_short(split: Split, method: Method) -> Split:
     if method.frames is None or spoken is None:
         return split
     frames = np.asarray(method.frames(corpus.lengths))
-    short = np.flatnonzero(frames < spoken.needed)
+    needed, how = spoken.needed, "repeats included"
+    if method.decoder is not None:
+        most = method.decoder.per_frame
+        needed, how = np.maximum(-(-spoken.lengths // most), 1), f"at most {most} a frame"
     refused = {
-        int(i): f"{spoken.lengths[i]} tokens of its transcript, repeats included, need "
-        f"{spoken.needed[i]} frames, and the encoder of config.method makes {frames[i]} of it: "
-        f"fix the transcript, or set config.data.on_bad='skip'"
-        for i in short
+        int(i): f"{spoken.lengths[i]} tokens of its transcript, {how}, need {needed[i]} frames, "
+        f"and the encoder of config.method makes {frames[i]} of it: fix the transcript, or set "
+        f"config.data.on_bad='skip'"
+        for i in np.flatnonzero(frames < needed)
     }
     corpus = dataclasses.replace(corpus, refused={**refused, **corpus.refused})
     if corpus.on_bad == "raise":

@@ -19,6 +19,7 @@ import numpy as np
 
 from ssl_jax.core.config import ConfigError
 from ssl_jax.data import transcripts
+from ssl_jax.data.errors import DataError
 from ssl_jax.data.readers import lines
 from ssl_jax.evals import lexicon as lexicon_lib
 from ssl_jax.evals import ngram
@@ -77,7 +78,7 @@ class _Node(NamedTuple):
     score: float
 
 
-class _Prefixes:
+class Prefixes:
     """Prefixes of transcripts as a tree; node 0 is the empty one."""
 
     def __init__(self, search: "BeamSearch"):
@@ -91,10 +92,10 @@ class _Prefixes:
         if found is not None:
             return found
         name, node = self._search.vocabulary[token], self.nodes[place]
-        ends = name == transcripts.WORD_END or self._search.tokens_are_words
+        ends = name.endswith(transcripts.WORD_END) or self._search.tokens_are_words
         word = node.word
-        if name not in (transcripts.WORD_END, *transcripts.SILENT):
-            word += name
+        if name not in transcripts.SILENT:
+            word += name.removesuffix(transcripts.WORD_END)
         added, state = self._search.add_word(node.state, word) if ends else (0.0, node.state)
         self.nodes.append(_Node(token, place, "" if ends else word, state, node.score + added))
         self._children[place, token] = len(self.nodes) - 1
@@ -138,6 +139,8 @@ class BeamSearch:
         self.tokens_are_words = spelling == "phones"
         spell = transcripts.plain if spelling == "letters" else lines.composed
         self.lm = ngram.read_arpa(options.lm, spell) if options.lm else None
+        if self.lm is not None:
+            _check_words(options.lm, self.lm, vocabulary, self.tokens_are_words)
         self.words = lexicon_lib.read(options.lexicon, self.lm, vocabulary, spelling)
 
     def add_word(self, state: ngram.State, word: str) -> tuple[float, ngram.State]:
@@ -155,7 +158,7 @@ class BeamSearch:
 
     def __call__(self, log_probs: np.ndarray) -> list[int]:
         """log_probs (S, V) of one recording -> its tokens."""
-        tree = _Prefixes(self)
+        tree = Prefixes(self)
         beam: Beam = {0: (0.0, _NEVER)}
         for frame in np.asarray(log_probs, np.float64):
             beam = self._kept(tree, self._step(tree, beam, frame))
@@ -163,7 +166,7 @@ class BeamSearch:
         best = max(ends, key=lambda place: _add(*beam[place]) + tree.final(place))
         return tree.tokens(tree.last_complete(best))
 
-    def _step(self, tree: _Prefixes, beam: Beam, frame: np.ndarray) -> Beam:
+    def _step(self, tree: Prefixes, beam: Beam, frame: np.ndarray) -> Beam:
         """Extends the prefixes by one frame: each is kept, and the best `beam` of those that are
         one token longer are added."""
         frame = np.where(frame < frame.max() - self.options.unit_threshold, _NEVER, frame)
@@ -191,12 +194,27 @@ class BeamSearch:
             new[child] = blank, _add(old, float(grown[row, token]))
         return new
 
-    def _kept(self, tree: _Prefixes, beam: Beam) -> Beam:
+    def _kept(self, tree: Prefixes, beam: Beam) -> Beam:
         """Returns the best prefixes, at most `beam` and within `threshold` of the best."""
         scores = {node: _add(*pair) + tree.nodes[node].score for node, pair in beam.items()}
         order = sorted(scores, key=scores.__getitem__, reverse=True)[: self.options.beam]
         least = scores[order[0]] - self.options.threshold
         return {node: beam[node] for node in order if scores[node] >= least}
+
+
+def _check_words(
+    path: str, lm: ngram.NGram, vocabulary: Sequence[str], tokens_are_words: bool
+) -> None:
+    """Raises DataError for a language model none of whose words the vocabulary can spell."""
+    known = {name.removesuffix(transcripts.WORD_END) for name in vocabulary}
+    known -= {"", *transcripts.SILENT}
+    words = [words[0] for words in lm.table if len(words) == 1 and words[0] not in ngram.SPECIAL]
+    if not any(word in known if tokens_are_words else known.issuperset(word) for word in words):
+        raise DataError(
+            f"{path} has no word that the vocabulary of the run can spell: it has "
+            f"{', '.join(sorted(words)[:5])}, and the run {' '.join(sorted(known)[:20])}. Give "
+            f"config.eval.decode.lm a model of that vocabulary"
+        )
 
 
 def _add(a: float, b: float) -> float:

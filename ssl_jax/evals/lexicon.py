@@ -13,7 +13,6 @@ from ssl_jax.evals import ngram
 
 OF_LM = "lm"
 _KEY = "config.eval.decode.lexicon"
-_NO_WORDS = (ngram.BEGIN, ngram.END, ngram.UNKNOWN)
 
 
 class Lexicon:
@@ -22,11 +21,8 @@ class Lexicon:
     def __init__(self, words: Iterable[str], vocabulary: Sequence[str]):
         self._words = frozenset(words)
         self._vocabulary = tuple(vocabulary)
-        self._next: dict[str, set[str]] = {}
+        self._begun = {word[:end] for word in self._words for end in range(1, len(word) + 1)}
         self._found: dict[str, np.ndarray] = {}
-        for word in self._words:
-            for end in range(len(word)):
-                self._next.setdefault(word[:end], set()).add(word[end])
 
     def __contains__(self, word: str) -> bool:
         return word in self._words
@@ -38,14 +34,15 @@ class Lexicon:
         """Returns which tokens (V,) bool may follow the prefix of a word; "" is between words."""
         found = self._found.get(prefix)
         if found is None:
-            letters = self._next.get(prefix, set())
-            ends = not prefix or prefix in self._words
-            allowed = [
-                ends if token == transcripts.WORD_END else token in letters
-                for token in self._vocabulary
-            ]
+            allowed = [self._allows(prefix, token) for token in self._vocabulary]
             found = self._found[prefix] = np.array(allowed)
         return found
+
+    def _allows(self, prefix: str, token: str) -> bool:
+        longer = prefix + token.removesuffix(transcripts.WORD_END)
+        if token.endswith(transcripts.WORD_END):
+            return not longer or longer in self._words
+        return longer in self._begun
 
 
 def read(
@@ -65,10 +62,12 @@ def read(
             f"{_KEY} is {given!r}, but config.data.spelling is 'phones', where tokens do not "
             f"form words: use '', or a run of letters"
         )
-    known = set(vocabulary) - {transcripts.WORD_END, *transcripts.SILENT}
+    # of word pieces, which may be of several letters, each letter is one too
+    known = {name.removesuffix(transcripts.WORD_END) for name in vocabulary}
+    known -= {"", *transcripts.SILENT}
     if given == OF_LM and lm is not None:
         singles = (words[0] for words in lm.table if len(words) == 1)
-        words = {word for word in singles if word not in _NO_WORDS and known.issuperset(word)}
+        words = {word for word in singles if word not in ngram.SPECIAL and known.issuperset(word)}
         where = "config.eval.decode.lm"
     else:
         words, where = set(_rows(given, known, spelling)), given
@@ -86,7 +85,7 @@ def _rows(given: str, known: set[str], spelling: str) -> Iterator[str]:
     for number, line in lines.filled(path):
         fields = lines.words(line)
         word, spelled = (
-            transcripts.join(transcripts.spell(text, spelling), spelling)
+            transcripts.join(transcripts.spell(text, spelling, known), spelling)
             for text in (fields[0], "".join(fields[1:]) or fields[0])
         )
         odd = sorted(set(word) - known)

@@ -17,7 +17,7 @@ from ssl_jax.data.readers import lines
 State = tuple[str, ...]
 """The words that the next one depends on, oldest first."""
 
-BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
+BEGIN, END, UNKNOWN = SPECIAL = "<s>", "</s>", "<unk>"
 # log10 probability of an unknown word where the model has no <unk>, as in KenLM
 _NEVER = -100.0
 

@@ -1,5 +1,6 @@
 """Transcripts of a model against their references: word, character and phone error rates."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import length_hint
@@ -14,17 +15,15 @@ from ml_collections import ConfigDict
 from ssl_jax.core import options as options_lib
 from ssl_jax.core import stop
 from ssl_jax.core.mesh import batch_sharding
-from ssl_jax.core.types import Array, Batch, Method, TrainState, Tree
+from ssl_jax.core.types import Array, Batch, Decoder, Method, TrainState, Tree
 from ssl_jax.data import transcripts
 from ssl_jax.evals import decode, edit_distance, table
-from ssl_jax.ops import ctc
+from ssl_jax.evals.transducer_search import TransducerSearch
+from ssl_jax.ops import ctc, transducer
 
 Batches = Iterable[Mapping[str, Any]]
-Search = Callable[[np.ndarray], Sequence[int]]
-"""From log-probabilities (S, V) of one recording to its tokens."""
-
 # config.data.spelling -> the scores that it allows
-SCORES = {"letters": ("wer", "cer"), "characters": ("wer", "cer"), "phones": ("per",)}
+SCORES = dict.fromkeys(("letters", "characters", "pieces"), ("wer", "cer")) | {"phones": ("per",)}
 
 
 class Utterance(NamedTuple):
@@ -38,27 +37,52 @@ class Utterance(NamedTuple):
 Spoken = Utterance  # its name in the version before this one
 
 
-def search_of(config: ConfigDict, vocabulary: Sequence[str]) -> Search | None:
-    """Returns the beam search that config.eval.decode asks for; None for the best path."""
+def search_of(config: ConfigDict, vocabulary: Sequence[str], decoder: Decoder | None = None) -> Any:
+    """Returns the beam search that config.eval.decode asks for; None for the best path.
+
+    It is a Search, or with the decoder of a method a TransducerSearch.
+    """
     options = options_lib.read(decode.Options, config.eval.get("decode", {}), "config.eval.decode")
     if not options.beam:
         return None
+    if decoder is not None:
+        return TransducerSearch(options, vocabulary, config.data.spelling, decoder)
     return decode.BeamSearch(options, vocabulary, config.data.spelling)
 
 
-def reader(config: ConfigDict, vocabulary: Sequence[str]) -> Callable[[np.ndarray], str]:
-    """Returns the function from log-probabilities (S, V) of one recording to text, on the host."""
-    search = search_of(config, vocabulary)
+def reader(
+    config: ConfigDict, vocabulary: Sequence[str], decoder: Decoder | None = None
+) -> Callable[[Tree, np.ndarray], str]:
+    """Returns the function from parameters and the emissions (S, E) of one recording to text."""
+    search = search_of(config, vocabulary, decoder)
+    best = None if decoder is None else jax.jit(functools.partial(greedy, decoder))
 
-    def read(log_probs: np.ndarray) -> str:
+    def read(params: Tree, frames: np.ndarray) -> str:
         if search is not None:
-            tokens = search(log_probs)
+            tokens = search(params, frames) if decoder else search(frames)
+        elif best is not None:
+            found, count = best(params, frames[None], np.array([len(frames)]))
+            tokens = np.asarray(found)[0, : int(count[0])].tolist()
         else:
-            path = (token for token, _ in itertools.groupby(log_probs.argmax(-1).tolist()))
+            path = (token for token, _ in itertools.groupby(frames.argmax(-1).tolist()))
             tokens = [token for token in path if token != ctc.BLANK]
         return transcripts.join((vocabulary[t] for t in tokens), config.data.spelling)
 
     return read
+
+
+def greedy(decoder: Decoder | None, params: Tree, frames: Array, count: Array) -> tuple:
+    """frames (B, S, E), count (B,) -> the tokens of the best path (B, L), and their number (B,)."""
+    if decoder is None:
+        return ctc.greedy(frames, count)
+    return transducer.greedy(
+        functools.partial(decoder.extend, params),
+        functools.partial(decoder.scores, params),
+        decoder.start(params, len(frames)),
+        frames,
+        count,
+        decoder.per_frame,
+    )
 
 
 def sides(row: Utterance, score: str) -> tuple[list[str], list[str]]:
@@ -105,8 +129,9 @@ def _cell(value: Any) -> str:
 class Transcriber:
     """Transcribes batches with a method that has emissions.
 
-    vocabulary, spelling: of the corpus, see `data/transcripts.py`. search: runs on the host in
-    place of the best path, which is found on the device. Compiled once: make it once and keep it.
+    vocabulary, spelling: of the corpus, see `data/transcripts.py`. search: of `search_of`, runs on
+    the host in place of the best path, which is found on the device. Compiled once: make it once
+    and keep it.
     """
 
     def __init__(
@@ -115,10 +140,10 @@ class Transcriber:
         mesh: Mesh,
         vocabulary: Sequence[str],
         spelling: str,
-        search: Search | None = None,
+        search: Any = None,
     ):
         self.vocabulary, self.spelling, self.search = tuple(vocabulary), spelling, search
-        self._sharding = batch_sharding(mesh)
+        self._sharding, self.decoder = batch_sharding(mesh), method.decoder
         emissions = method.emissions
         if emissions is None:
             raise ValueError("this method does not transcribe: use config.method.name='ctc'")
@@ -128,7 +153,7 @@ class Transcriber:
             found = {k: batch[k] for k in ("id", "weight", "transcript", "transcript_len")}
             if search is not None:
                 return {**found, "log_probs": log_probs, "count": frames}
-            tokens, count = ctc.greedy(log_probs, frames)
+            tokens, count = greedy(method.decoder, params, log_probs, frames)
             return {**found, "tokens": tokens, "count": count}
 
         self._apply = jax.jit(apply, out_shardings=NamedSharding(mesh, P()))
@@ -146,15 +171,16 @@ class Transcriber:
             }
             rows = jax.device_get(self._apply(params, placed))
             real = np.flatnonzero(rows["weight"] > 0).tolist()
-            out += [self._row(rows, row) for row in real]
+            out += [self._row(params, rows, row) for row in real]
         return out
 
-    def _row(self, rows: Mapping[str, np.ndarray], row: int) -> Utterance:
+    def _row(self, params: Tree, rows: Mapping[str, np.ndarray], row: int) -> Utterance:
         count = rows["count"][row]
         if self.search is None:
             hypothesis = rows["tokens"][row, :count].tolist()
         else:
-            hypothesis = self.search(rows["log_probs"][row, :count])
+            given = (params,) if self.decoder is not None else ()
+            hypothesis = self.search(*given, rows["log_probs"][row, :count])
         reference = rows["transcript"][row, : rows["transcript_len"][row]].tolist()
         return Utterance(int(rows["id"][row]), self._text(reference), self._text(hypothesis))
 

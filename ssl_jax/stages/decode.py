@@ -31,7 +31,7 @@ def transcribe_splits(
         config.data.batch_size = -(-config.data.batch_size // mesh.size) * mesh.size
         config.data.constant_seconds = False
     spelling, worst = config.data.spelling, config.eval.get("decode", {}).get("worst", 5)
-    search = transcribe.search_of(config, vocabulary)
+    search = transcribe.search_of(config, vocabulary, method.decoder)
     transcriber = transcribe.Transcriber(method, mesh, vocabulary, spelling, search)
     found = []
     for name in ("valid", "test"):

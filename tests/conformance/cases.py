@@ -31,6 +31,7 @@ SLOW = (
     "configs/mimco/image.py",
     "configs/moco_v3/image.py",
     "configs/superb/verification.py",
+    "configs/transducer/speech.py",
     "configs/wav2vec2/audio.py",
     "configs/wav2vec2/conformer.py",
 )

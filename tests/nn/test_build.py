@@ -38,6 +38,7 @@ def test_a_config_dict_with_lists_gives_a_hashable_module():
         ("vit", 1, 0.0, (14, 14)),
         ("spectrogram", 1, 6.25, (0, 8)),
         ("beats", 0, 6.25, (0, 8)),
+        ("mel_conformer", 0, 25.0, (0,)),
         ("text", 0, 0.0, (0,)),
     ],
 )
