@@ -340,6 +340,19 @@ def supervised() -> ConfigDict:
     )
 
 
+def distill() -> ConfigDict:
+    """Returns config.method of distillation; ssl_jax/methods/distill.py explains what it adds to
+    `supervised`."""
+    return distilled(supervised())
+
+
+def distilled(student: ConfigDict) -> ConfigDict:
+    """Returns config.method of distillation for the `student`, a section of `supervised`."""
+    soft = {"temperature": 2.0, "weight": 1.0, "label_weight": 0.5}
+    about = {"name": "distill", "teachers": {"teacher": ""}, "soft": soft}
+    return ConfigDict({**student.to_dict(), **about})
+
+
 def ctc() -> ConfigDict:
     """Returns config.method of CTC; ssl_jax/methods/ctc.py explains every key."""
     return ConfigDict(

@@ -456,7 +456,10 @@ TABLES = {
         part: once_run("scaling/results.json", functools.partial(scaling, part))
         for part in ("weak", "fit", "overhead")
     },
-    "dmae/README.md": {"probes": once_run("dmae/results.json", lambda: markdown(dmae.rows()))},
+    "dmae/README.md": {
+        "probes": once_run("dmae/results.json", lambda: markdown(dmae.rows())),
+        "few_labels": once_run("dmae/results.json", lambda: markdown(dmae.few_labels())),
+    },
     "wav2vec2/README.md": {"codes": once_run("wav2vec2/results.json", wav2vec2)},
     "kws/README.md": {"shares": shares, "long_spans": long_spans, "speakers": speakers},
     "music2vec/README.md": {part: functools.partial(music, part) for part in MUSIC_PARTS},

@@ -35,6 +35,7 @@ from ssl_jax.engine import (
     optim,
     setup,
     splits,
+    teachers,
     turnover,
 )
 from ssl_jax.engine import step as step_lib
@@ -70,7 +71,7 @@ def run(
         corpus = train.corpus
         to_steps = splits.durations(config, plan)
         total = to_steps("100%")
-        method = make_method(config, len(corpus.classes))
+        method = teachers.checked(make_method(config, len(corpus.classes)), corpus.classes)
         shapes = splits.batch_shapes(method, plan, corpus)
         train = splits.without_short(train, method)
         found = held_out.open_others(config, workdir, train, notes)

@@ -5,7 +5,8 @@
 PATH is a folder with train.tar and test.tar of images named class/name.jpg, for example CIFAR-10;
 --other names a second one that is only probed. Trains one teacher, then for each seed students by
 MAE and by DMAE, probes their frozen features, and writes results.json and results.png next to this
-file.
+file. With --few_labels="(0.05, 0.2)" it also fine-tunes students with these shares of the labels,
+beside one that learns from the outputs of the teacher, which is fine-tuned with the same labels.
 """
 
 import json
@@ -32,6 +33,8 @@ OPTIONS = {
     "steps": 250,  # of a student
     "longer": 4,  # times as many for the longest MAE
     "batch": 64,
+    "few_labels": (),  # shares of the labels; two take about 7 minutes a seed on two cores
+    "tune_steps": 100,
     "out": "",
 }
 # 100 patches, so that five are left where 95 % are masked
@@ -53,10 +56,13 @@ ALIGN = {
 ARMS = {
     "MAE 75 %": ("mae", 0.75, 1),
     "DMAE 75 %": ("dmae", 0.75, 1),
+    "MAE 90 %": ("mae", 0.9, 1),
+    "DMAE 90 %": ("dmae", 0.9, 1),
     "MAE 95 %": ("mae", 0.95, 1),
     "DMAE 95 %": ("dmae", 0.95, 1),
     "MAE 75 %, longer": ("mae", 0.75, 0),
 }
+TUNED = ("MAE 75 %", "DMAE 75 %")
 PROBED_TWICE = ("MAE 75 %", "DMAE 75 %", "MAE 75 %, longer")
 UNTRAINED = "random encoder"
 LEAST_GAP = 0.05  # of the teacher over the student's MAE: less, and there is nothing to learn
@@ -68,13 +74,14 @@ def main(pipe: Pipe) -> None:
     o = pipe.options
     teacher = pipe.train("teacher", _config(pipe, "mae", 0.75, o["teacher_steps"], TEACHER))
     found: dict[str, dict[str, list[float]]] = {"probe": {}, "other": {}}
+    starts: dict[str, list[Stage]] = {}
     for name, (method, ratio, times) in ARMS.items():
         config = _config(pipe, method, ratio, o["steps"] * (times or o["longer"]), STUDENT)
         taught = {"teacher": teacher} if method == "dmae" else {}
-        slug = name.replace(" %", "").replace(",", "").replace(" ", "-").lower()
         for seed in range(o["seeds"]):
             seeded = config_lib.override(config, [f"seed={seed}"])
-            run = pipe.train(f"{slug}-{seed}", seeded, teachers=taught)
+            run = pipe.train(f"{_slug(name)}-{seed}", seeded, teachers=taught)
+            starts.setdefault(name, []).append(run)
             _keep(found["probe"], name, _probe(pipe, run, o["data"], "this run"))
             if name in PROBED_TWICE and o["other"]:
                 _keep(found["other"], name, _probe(pipe, run, o["other"], "this run"))
@@ -85,7 +92,9 @@ def main(pipe: Pipe) -> None:
     gap = _probe(pipe, teacher, o["data"], "this run")
     found["probe"]["teacher"] = [gap] * o["seeds"]
     _ladder(pipe, found["probe"])
-    _write(pipe, found)
+    chosen = {name: starts[name] for name in TUNED}
+    few = {f"{100 * share:g} %": _tuned(pipe, share, chosen, teacher) for share in o["few_labels"]}
+    _write(pipe, {**found, "few labels": few})
 
 
 def _config(
@@ -102,9 +111,16 @@ def _config(
         config.method.teachers.teacher = ""
     config.data = _data(config.data, pipe.options["data"])
     config.data.update({"image_size": IMAGE["image_size"], "batch_size": pipe.options["batch"]})
+    return config_lib.override(config, _durations(steps))
+
+
+def _slug(name: str) -> str:
+    return name.replace(" %", "").replace(",", "").replace(" ", "-").lower()
+
+
+def _durations(steps: int) -> list[str]:
     changes = [f"train.duration={steps} steps", f"checkpoint.every={steps} steps"]
-    changes += [f"eval.every={steps} steps", "eval.valid=False", f"guard.after={steps}"]
-    return config_lib.override(config, changes)
+    return [*changes, f"eval.every={steps} steps", "eval.valid=False", f"guard.after={steps}"]
 
 
 def _data(data: ConfigDict, folder: str) -> ConfigDict:
@@ -139,6 +155,59 @@ def _probe(pipe: Pipe, run: Stage, folder: str, features: str) -> float:
     stage = pipe.stage("eval", name, what, work, (run,))
     (row,) = json.loads((pipe.folder(stage) / "rows.json").read_text(encoding="utf-8"))["rows"]
     return float(row["test"][0])
+
+
+def _tuned(
+    pipe: Pipe, share: float, starts: Mapping[str, list[Stage]], teacher: Stage
+) -> dict[str, list[float]]:
+    """Returns the accuracy of each arm with a share of the labels, the same ones for all.
+
+    Students start from their runs of pre-training, from scratch, or learn from scratch what the
+    fine-tuned teacher says of all images, whose labels they do not see.
+    """
+    learned, taught = "supervised/imagenet", "distill/image"
+    config = _tuning(pipe, learned, TEACHER, share, fresh=False)
+    expert = pipe.train(f"tuned-{share}-teacher", config, start=teacher)
+    plain = _tuning(pipe, learned, STUDENT, share, fresh=False)
+    found: dict[str, list[float]] = {}
+    for seed in range(pipe.options["seeds"]):
+        arms: dict[str, tuple[ConfigDict, dict[str, Any]]] = {
+            name: (plain, {"start": runs[seed]}) for name, runs in starts.items()
+        }
+        arms["from scratch"] = _tuning(pipe, learned, STUDENT, share, fresh=True), {}
+        every = _tuning(pipe, taught, STUDENT, 1.0, fresh=True)
+        arms["distilled logits"] = every, {"teachers": {"teacher": expert}}
+        for name, (config, more) in arms.items():
+            slug = f"tuned-{share}-{_slug(name)}-{seed}"
+            run = pipe.train(slug, config_lib.override(config, [f"seed={seed}"]), **more)
+            _keep(found, name, _accuracy(pipe, run))
+    found["teacher"] = [_accuracy(pipe, expert)] * pipe.options["seeds"]
+    return found
+
+
+def _tuning(
+    pipe: Pipe, name: str, size: Mapping[str, int], share: float, fresh: bool
+) -> ConfigDict:
+    """Returns the mini config of a method that learns classes; fresh: from no other run."""
+    encoder = _config(pipe, "mae", 0.75, 1, size).method.encoder
+    config = config_lib.load(f"configs/{name}.py:mini").copy_and_resolve_references()
+    config.unlock()
+    config.method.encoder = encoder
+    config.method.mix.update({"mixup": 0.0, "cutmix": 0.0})
+    if name.startswith("distill"):
+        config.method.teachers.teacher = ""
+        config.method.soft.label_weight = 0.0
+    config.data = _data(config.data, pipe.options["data"])
+    config.data.update({"image_size": IMAGE["image_size"], "batch_size": pipe.options["batch"]})
+    config.data.label_share = share
+    config.checkpoint.best_metric = ""
+    config.optim.layer_decay = 1.0 if fresh else config.optim.layer_decay
+    return config_lib.override(config, [*_durations(pipe.options["tune_steps"]), "eval.valid=True"])
+
+
+def _accuracy(pipe: Pipe, run: Stage) -> float:
+    """Returns the accuracy on the test images at the end of a run."""
+    return float(figures.read_metrics(pipe.folder(run), "valid/accuracy")[1][-1])
 
 
 def _keep(found: dict[str, list[float]], name: str, value: float) -> None:

@@ -104,7 +104,8 @@ class Frozen:
     that are loaded. depth: stacked blocks are cut off behind that many; None: all are kept.
     precision: matrices are held in the type that config.precision names. `extra` of the run counts
     as a parameter of that name. fresh(run, key, batch) -> initial values of these parameters, in
-    place of a run that is not there yet; None: those of its encoder.
+    place of a run that is not there yet; None: those of its encoder. same_classes: its classes must
+    be those of the run that it teaches.
     """
 
     folder: str
@@ -112,6 +113,7 @@ class Frozen:
     depth: int | None = None
     precision: str = "float32"
     fresh: Callable[[Any, Array, Batch], Tree] | None = None
+    same_classes: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

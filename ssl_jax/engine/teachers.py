@@ -6,6 +6,7 @@ evaluations see; a checkpoint holds only the signature and checksum of each.
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -51,6 +52,29 @@ def load(method: Method) -> tuple[Tree, dict[str, checkpoint.Teacher]]:
             f"{teacher.folder}"
         )
     return found, known
+
+
+def checked(method: Method, classes: Sequence[str]) -> Method:
+    """Returns the method of a run with these classes.
+
+    Raises ConfigError for a teacher that must have learned the same classes, and has not.
+    """
+    for name, declared in method.frozen.items():
+        if not declared.same_classes:
+            continue
+        teacher = frozen_lib.read(declared.folder, KEY + name)
+        if teacher.classes and teacher.classes != tuple(classes):
+            raise ConfigError(
+                f"{KEY}{name} {declared.folder} learned the {len(teacher.classes)} classes "
+                f"{_listed(teacher.classes)}, and config.data.train has the {len(classes)} classes "
+                f"{_listed(classes)}: use a teacher of the same classes, or set "
+                f"config.data.classes to its own, in their order"
+            )
+    return method
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 def join(

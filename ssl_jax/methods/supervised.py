@@ -112,17 +112,26 @@ class Options:
 def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: int) -> Method:
     """Returns the method that config.method describes; raises ConfigError without classes."""
     options = options_lib.read(Options, config)
+    return method_of(learner(options, precision, sample_rate, num_classes))
+
+
+def learner(options: Options, precision: str, sample_rate: int, num_classes: int) -> "Supervised":
+    """Returns the functions of the method; raises ConfigError where its options do not fit."""
     encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
     _check(options, encoder)
-    outputs = _outputs(options, num_classes)
-    method = Supervised(options, encoder, outputs)
-    truth = Spec((), "int32") if options.task == "classify" else Spec((outputs,), "float32")
+    return Supervised(options, encoder, _outputs(options, num_classes))
+
+
+def method_of(learner: "Supervised") -> Method:
+    """Returns the method of these functions."""
+    task, outputs = learner.options.task, learner.outputs
+    truth = Spec((), "int32") if task == "classify" else Spec((outputs,), "float32")
     return Method(
-        init=method.init,
-        loss=method.loss,
-        features=method.features,
-        predict=method.predict,
-        batch=encoder_lib.batch_spec(encoder) | {TRUTH[options.task]: truth},
+        init=learner.init,
+        loss=learner.loss,
+        features=learner.features,
+        predict=learner.predict,
+        batch=encoder_lib.batch_spec(learner.encoder) | {TRUTH[task]: truth},
         rules=sharding.RULES,
         scopes=SCOPES,
     )
@@ -225,7 +234,7 @@ class Supervised:
         """Returns (B, outputs): logits, or values on the scale of their targets."""
         x, valid = self._frontend(params, batch)
         encoded = encoder_lib.encode(self.encoder, params["encoder"], x, valid, layers=LAST)
-        outputs = self._answer(params, encoded)
+        outputs = self._head(params, encoded)
         o = self.options
         return outputs * o.target_std + o.target_mean if o.task == "regress" else outputs
 
@@ -233,6 +242,19 @@ class Supervised:
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
     ) -> Output:
         """Returns the mean loss of the rows that have a weight and a known truth."""
+        outputs, batch, shares = self.answer(params, batch, streams, train)
+        with jax.named_scope("loss"):
+            each, counted, metrics = self.evaluate(outputs, batch, shares, train)
+            loss, num_targets = losses.masked_mean(each, counted)
+        return Output(
+            loss, num_targets, {"loss": (loss * num_targets, num_targets), **metrics}, extra
+        )
+
+    def answer(
+        self, params: Tree, batch: Batch, streams: Streams, train: bool
+    ) -> tuple[Array, Batch, Array | None]:
+        """Returns the outputs (B, K), the batch as the encoder saw it, and the shares of its labels
+        if these are mixed."""
         o, tuned = self.options, params
         if o.frozen:
             tuned = {**params, "encoder": jax.lax.stop_gradient(params["encoder"])}
@@ -254,15 +276,7 @@ class Supervised:
 
         with jax.named_scope("predictor"):
             dropout = streams.for_step("head") if train else None
-            outputs = self._answer(params, encoded, dropout)
-
-        with jax.named_scope("loss"):
-            each, counted, metrics = self._evaluate(outputs, batch, shares, train)
-            loss, num_targets = losses.masked_mean(each, counted)
-
-        return Output(
-            loss, num_targets, {"loss": (loss * num_targets, num_targets), **metrics}, extra
-        )
+            return self._head(params, encoded, dropout), batch, shares
 
     def _change(self, batch: Batch, streams: Streams) -> tuple[Batch, Array | None]:
         """Returns the batch of a training step, and the shares of its labels if they are mixed."""
@@ -309,7 +323,7 @@ class Supervised:
         counts = [min(n, max(1, int(n * (1 - o.mask_ratio)))) for n in range(size + 1)]
         return masks.random_visible(keys, valid, counts)[0][:, : counts[-1]]
 
-    def _evaluate(
+    def evaluate(
         self, outputs: Array, batch: Batch, shares: Array | None, train: bool
     ) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
         """outputs (B, K) -> (losses, their weights, metrics); (B,) for classes, else (B, K)."""
@@ -348,7 +362,7 @@ class Supervised:
         fill = "mean" if stripes.pop("fill_mean") else 0.0
         return augment.spec_augment(keys, features, lengths, fill=fill, **stripes)
 
-    def _answer(self, params: Tree, encoded: Encoded, dropout: Array | None = None) -> Array:
+    def _head(self, params: Tree, encoded: Encoded, dropout: Array | None = None) -> Array:
         """Returns the outputs (B, K) of the last hidden states."""
         variables, last = {"params": params["head"]}, encoded.hidden_states[-1]
         rngs = None if dropout is None else {"dropout": dropout}

@@ -13,6 +13,7 @@ there yet: enough to plan a run, not to train one.
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,6 +62,14 @@ class Teacher:
         rate = int(self.config.data.sample_rate)
         return build.encoder(section, precision=precision, sample_rate=rate)
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the run's classes in order; () where they are unknown."""
+        path = None if self.folder is None else self.folder / "classes.json"
+        if path is None or not path.is_file():
+            return ()
+        return tuple(json.loads(path.read_text(encoding="utf-8")))
+
     def check_depth(self, depth: int) -> None:
         """Raises ConfigError unless the encoder has `depth` blocks."""
         if not 1 <= depth <= self.depth:
@@ -94,6 +103,14 @@ class Teacher:
                 f"{self.key} {self.reference} has {_tokens(encoder, there[-1])}, and "
                 f"config.method.encoder here {_tokens(own, sample_rate)}: use a run with the same "
                 f"patches and config.data.sample_rate"
+            )
+
+    def check_reads(self, encoder: encoder_lib.Encoder, own: encoder_lib.Encoder) -> None:
+        """Raises ConfigError unless the run's encoder reads the examples that `own` reads."""
+        if encoder.reads != own.reads:
+            raise ConfigError(
+                f"{self.key} {self.reference} reads {_input(encoder)}, and the student "
+                f"{_input(own)}: use a teacher that reads what the student reads"
             )
 
     def _section(self) -> dict:
@@ -187,8 +204,9 @@ def part(params: Tree, declared: Frozen, teacher: Teacher) -> Tree:
         if declared.depth is not None and BLOCKS in name:
             teacher.check_depth(declared.depth)
             x = x[: declared.depth]
-        # as an encoder casts matrices when it computes; norms stay float32
-        return x.astype(dtype) if name.endswith("kernel") and x.dtype != dtype else x
+        # as an encoder casts matrices when it computes; norms and heads stay float32
+        cast = name.endswith("kernel") and not name.startswith("head/")
+        return x.astype(dtype) if cast and x.dtype != dtype else x
 
     return tree_lib.nested(
         {

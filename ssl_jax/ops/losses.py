@@ -61,6 +61,16 @@ def soft_cross_entropy(logits: Array, targets: Array) -> Array:
     return -(targets * jax.nn.log_softmax(logits.astype(jnp.float32))).sum(-1)
 
 
+def soft_divergence(logits: Array, targets: Array, temperature: float) -> Array:
+    """Returns T^2 sum_c q_c (log q_c - log p_c), p and q the softmax of logits / T and targets / T,
+    both (..., C).
+
+    The factor keeps the size of the gradient at every temperature T (Hinton et al., 1503.02531).
+    """
+    p, q = (jax.nn.log_softmax(x.astype(jnp.float32) / temperature) for x in (logits, targets))
+    return temperature**2 * (jnp.exp(q) * (q - p)).sum(-1)
+
+
 def binary_cross_entropy(logits: Array, targets: Array) -> Array:
     """Returns -q log p - (1 - q) log(1 - p), p = sigmoid(logits), elementwise; q in [0, 1]."""
     logits = logits.astype(jnp.float32)

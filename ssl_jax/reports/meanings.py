@@ -30,6 +30,9 @@ MEANINGS: Mapping[str, str] = {
     "patch_loss": "Loss of the frozen teacher's features of masked patches.",
     "image_loss": "Loss of the frozen teacher's features of whole images.",
     "feature_loss": "Distance of the student's features from the frozen teacher's.",
+    "label_loss": "Cross-entropy of the labels.",
+    "soft_loss": "Divergence from the outputs of the frozen teacher, at the temperature.",
+    "teacher_accuracy": "Share of the examples that the frozen teacher classifies correctly.",
     "feature_std": "Spread of the frozen teacher's features over tokens.",
     "frontend_std": "Spread of the input of the blocks; towards 0, the front end has collapsed.",
     "instance_variance_ratio": "Share of the targets' variance that depends on the example, and "

@@ -24,7 +24,8 @@ from ssl_jax.data.corpus import open_split
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.readers import audio
 
-ARMS = ("MAE 75 %", "DMAE 75 %", "MAE 95 %", "DMAE 95 %", "MAE 75 %, longer")
+ARMS = {f"{name} {share} %" for name in ("MAE", "DMAE") for share in (75, 90, 95)}
+ARMS |= {"MAE 75 %, longer"}
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 OPTIONS = {"count": 2, "name": "a"}
@@ -303,14 +304,20 @@ def _images(folder: Path) -> None:
 def test_dmae_trains_students_of_one_teacher_and_decides_its_claims(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     _images(tmp_path)
-    options = {"data": tmp_path, "other": tmp_path, "seeds": 1, "steps": 2, "teacher_steps": 2}
-    options |= {"batch": 4, "longer": 2, "out": tmp_path}
+    options = {"data": tmp_path, "seeds": 1, "steps": 2, "teacher_steps": 2}
+    options |= {"batch": 4, "longer": 2, "few_labels": "(0.5,)", "tune_steps": 2, "out": tmp_path}
     overrides = [f"--{k}={v}" for k, v in options.items()]
     root = pipeline.run("experiments/dmae/program.py", str(tmp_path / "run"), overrides)
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results["probe"]) == {*ARMS, "teacher", "random encoder", "pixels"}
     assert all(len(v) == 1 and 0 <= v[0] <= 1 for v in results["probe"].values())
-    assert len(results["claims"]) == 5 and not any(c["held"] for c in results["claims"])
+    few = results["few labels"]["50 %"]
+    assert set(few) == {"MAE 75 %", "DMAE 75 %", "from scratch", "distilled logits", "teacher"}
+    (expert,) = root.glob("tuned-0.5-teacher-*")
+    (distilled,) = root.glob("tuned-0.5-distilled-*/config.json")
+    distilled = config_lib.of_file(distilled)
+    assert distilled.method.teachers.teacher == str(expert) and distilled.data.label_share == 1
+    assert len(results["claims"]) == 3 and not any(c["held"] for c in results["claims"])
     (teacher,) = root.glob("teacher-*")
     for config in root.glob("dmae-*/config.json"):
         assert config_lib.of_file(config).method.teachers.teacher == str(teacher)

@@ -26,6 +26,7 @@ SLOW = (
     "configs/beats/audio.py",
     "configs/beats/tokenizer.py",
     "configs/ctc/speech.py",
+    "configs/distill/image.py",
     "configs/hubert/audio.py",
     "configs/lighthubert/speech.py",
     "configs/mimco/image.py",

@@ -69,6 +69,7 @@ WHOLE = (
     "configs/data2vec/kws.py",
     "configs/data2vec/text.py",
     "configs/data2vec2/image.py",
+    "configs/distill/image.py",
     "configs/dmae/image.py",
     "configs/hubert/audio.py",
     "configs/lighthubert/speech.py",
