@@ -236,6 +236,7 @@ def wav2vec2() -> ConfigDict:
         {
             "name": "wav2vec2",
             "encoder": ConfigDict({}),
+            "targets": "codes",
             "mask": {"prob": 0.65, "length": 10, "min_spans": 2, "same_count": True},
             "quantizer": {
                 "groups": 2,
@@ -368,6 +369,18 @@ def ctc() -> ConfigDict:
             },
             "head": {"dropout": 0.0, "mix": False, "projection": 0},
             "frozen": "convs",
+        }
+    )
+
+
+def best_rq() -> ConfigDict:
+    """Returns config.method of BEST-RQ; ssl_jax/methods/best_rq.py explains every key."""
+    return ConfigDict(
+        {
+            "name": "best_rq",
+            "encoder": ConfigDict({}),
+            "mask": {"prob": 0.4, "length": 10, "min_spans": 1, "same_count": False},
+            "labels": {"seed": 0, "num_mels": 80, "width": 16, "codes": 8192, "books": 1},
         }
     )
 

@@ -26,7 +26,7 @@ decoder warms up in 1.5k updates; and the number of updates, which was not publi
 
 from ml_collections import ConfigDict
 
-from configs import common, datasets
+from configs import common, datasets, mel_speech
 
 ARGUMENTS = ("l", "xl", "xxl", "xxl_plus", "mini", "toy")
 
@@ -37,9 +37,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     common.check(size, ARGUMENTS)
     config = common.base()
     config.method = common.transducer()
-    preset = "l" if size in ("mini", "toy") else size
-    config.method.encoder = ConfigDict({"kind": "mel_conformer", "preset": preset})
-    config.method.predictor.layers = 1 if preset == "l" else 2
+    config.method.encoder = mel_speech.mel_encoder(size)
+    large = size in ("xl", "xxl", "xxl_plus")
+    config.method.predictor.layers = 2 if large else 1
     config.data = datasets.librispeech(256)
     config.data.update({"buckets": (4.0, 8.0, 12.0, 14.0, 16.0, 20.0, 25.0, 36.0)})
     config.data.update({"min_seconds": 0.0, "spelling": "pieces", "pieces": 1024})
@@ -53,7 +53,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.checkpoint.every = config.eval.every = "1k steps"
     config.eval.scores = ("wer", "cer")
     config.eval.decode = common.decode()
-    if preset != "l":
+    if large:
         common.shard(config)
     if size == "l":
         config.optim.lr_rules = ()
@@ -66,9 +66,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def _mini(config: ConfigDict) -> None:
-    encoder, data = config.method.encoder, config.data
-    encoder.update({"depth": 4, "width": 144, "heads": 4, "mlp_width": 576, "depthwise_kernel": 15})
-    encoder.update({"conv_channels": 32, "strides": (2, 1)})
+    data = config.data
     config.method.predictor.update({"embed": 64, "width": 144})
     config.method.joint.width = 144
     data.train.librispeech.splits = ("train-clean-5",)
@@ -81,9 +79,7 @@ def _mini(config: ConfigDict) -> None:
 
 def _toy(config: ConfigDict) -> None:
     common.toy(config)
-    encoder, method = config.method.encoder, config.method
-    encoder.update({"depth": 2, "width": 16, "heads": 2, "mlp_width": 32, "depthwise_kernel": 4})
-    encoder.update({"num_mels": 16, "conv_channels": 4, "dropout": 0.0, "embed_dropout": 0.0})
+    method = config.method
     method.predictor.update({"embed": 4, "width": 8})
     method.joint.update({"width": 8, "block": 4})
     method.spec_augment.update({"time_masks": 0, "freq_masks": 0})

@@ -16,6 +16,7 @@ NEWER: dict[str, dict[str, Any]] = {
     "data2vec": _CENTER,
     "data2vec2": _CENTER,
     "mae": _AUDIOMAE,
+    "wav2vec2": {"targets": "codes"},
     "supervised": {"mask_ratio": 0.0, "stripes": {"time": 0.0, "frequency": 0.0}},
 }
 """Method -> keys of config.method that earlier versions lack, and the values they amount to."""

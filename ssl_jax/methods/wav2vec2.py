@@ -4,10 +4,14 @@ Baevski et al., 2006.11477, with the details that only its published code gives.
 frames take two paths: masked through the transformer, and unmasked through a product quantizer that
 is trained with it. At a masked frame, the output must be closer to the frame's own codes than to
 those of other masked frames of the clip; a second term keeps the codes in use.
+
+With targets='linear' there are no codes: a Linear layer of the unmasked frames gives the targets,
+as in Zhang et al. (2010.10504), whose frames come from convolutions over log-mel.
 """
 
 import dataclasses
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +90,10 @@ class Options:
     """The section config.method of wav2vec2."""
 
     name: str
-    encoder: Mapping  # see ssl_jax/nn/build.py; of kind waveform
+    encoder: Mapping  # see ssl_jax/nn/build.py; of kind waveform or mel_conformer
+    # codes: the quantizer's, through a Linear layer | linear: a Linear layer of the frames; of the
+    # quantizer's options only its width, that of the comparison, is used
+    targets: str
     mask: MaskOptions
     quantizer: QuantizerOptions
     negatives: NegativeOptions
@@ -94,6 +101,12 @@ class Options:
 
     def __post_init__(self) -> None:
         key, q = "config.method", self.quantizer
+        options_lib.choose(f"{key}.targets", self.targets, ("codes", "linear"))
+        if self.targets == "linear" and self.loss.diversity:
+            raise ConfigError(
+                f"{key}.loss.diversity is {self.loss.diversity}, but {key}.targets='linear' has no "
+                f"codes to keep in use: set it to 0.0"
+            )
         options_lib.choose(f"{key}.negatives.source", self.negatives.source, ("masked", "all"))
         scales = ("mean", "sum")
         options_lib.choose(f"{key}.loss.diversity_scale", self.loss.diversity_scale, scales)
@@ -132,7 +145,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
     if not hasattr(encoder.options, "convolved"):
         raise ConfigError(
             f"config.method.encoder.kind is {options.encoder['kind']!r}, which has no convolutions "
-            f"over audio whose output could be quantized: use 'waveform'"
+            f"over audio whose output could be quantized: use 'waveform' or 'mel_conformer'"
         )
     method = Wav2Vec2(options, encoder)
     return Method(
@@ -148,12 +161,24 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
     )
 
 
+class _Targets(NamedTuple):
+    """vectors (B, S, E) with their codes ids (B, S, G), and the use of the codes: soft (G,)
+    perplexities, metrics, and sums for accumulation. Without codes, soft is None."""
+
+    vectors: Array
+    ids: Array
+    soft: Array | None
+    metrics: dict
+    sums: dict
+
+
 @dataclasses.dataclass(frozen=True)
 class Wav2Vec2:
     """The three functions of the method over one encoder.
 
     params: encoder, mask/vector (D,), quantizer, and the Linear layers to the space of comparison:
-    predictor (from D) and target (from codes).
+    predictor (from D) and target (from codes). Without codes there is no quantizer, and target
+    is from the frames (C).
     """
 
     options: Options
@@ -176,13 +201,15 @@ class Wav2Vec2:
         encoder, encoded = encoder_lib.init(self.encoder, keys[0], batch)
         width, channels = encoded.hidden_states.shape[-1], self.encoder.options.convolved
         frames, codes = jnp.zeros((1, 1, channels)), jnp.zeros((1, self.options.quantizer.width))
+        linear = self.options.targets == "linear"
         params = {
             "encoder": encoder,
             "mask": {"vector": jax.random.uniform(keys[1], (width,))},
-            "quantizer": self.quantizer.init(keys[2], frames, None, 1.0, False)["params"],
             "predictor": self.head.init(keys[3], jnp.zeros((1, width)))["params"],
-            "target": self.head.init(keys[4], codes)["params"],
+            "target": self.head.init(keys[4], frames[0] if linear else codes)["params"],
         }
+        if not linear:
+            params["quantizer"] = self.quantizer.init(keys[2], frames, None, 1.0, False)["params"]
         return params, {}
 
     def features(self, params: Tree, batch: Batch) -> Features:
@@ -216,9 +243,8 @@ class Wav2Vec2:
             )
 
         with jax.named_scope("targets"):
-            # the quantizer reads every frame, unmasked; only masked ones are used
-            codes = self._quantize(params, taps["normed"], streams, train)
-            targets = self._head(params["target"], codes.vectors)
+            # of every frame, unmasked; only masked ones are used
+            found = self._targets(params, taps["normed"], mask, streams, train)
 
         with jax.named_scope("predictor"):
             context = self._head(params["predictor"], encoded.hidden_states[-1].astype(jnp.float32))
@@ -226,17 +252,17 @@ class Wav2Vec2:
         with jax.named_scope("loss"):
             pool = mask if o.negatives.source == "masked" else real
             places = negatives.draw(streams.for_examples("negatives"), pool, o.negatives.count)
-            logits = negatives.logits(context, targets, codes.ids, places, o.loss.temperature)
+            logits = negatives.logits(context, found.vectors, found.ids, places, o.loss.temperature)
             # the only masked frame of a row has no distractors
             counted = mask & (pool.sum(1) > 1)[:, None]
             frame_loss = negatives.info_nce(logits)
             contrastive, num_targets = losses.masked_mean(frame_loss, counted * weight[:, None])
-            used = quantize.use(jax.nn.softmax(codes.logits), mask)
-            soft = quantize.perplexity_of(*used)
-            diversity = self._diversity(soft, num_targets)
             energy = jnp.square(taps["raw"]).mean(-1)
             penalty, frames = losses.masked_mean(energy, real)
-            loss = contrastive + o.loss.diversity * diversity + o.loss.penalty * penalty
+            loss = contrastive
+            if found.soft is not None:
+                loss = loss + o.loss.diversity * self._diversity(found.soft, num_targets)
+            loss = loss + o.loss.penalty * penalty
 
         metrics = {
             "loss": (loss * num_targets, num_targets),
@@ -245,22 +271,22 @@ class Wav2Vec2:
             "used_rows": encoder_lib.used_rows(batch, weight),
             "masked_share": (mask.sum(), real.sum()),
             **_agreement(logits, counted),
-            **self._code_use(codes, soft, mask),
-            "target_std": (stats.token_std(targets, mask), jnp.ones(())),
+            **found.metrics,
+            "target_std": (stats.token_std(found.vectors, mask), jnp.ones(())),
             "prediction_std": (stats.token_std(context, mask), jnp.ones(())),
             "frontend_std": (stats.token_std(x, real), jnp.ones(())),
         }
-        if train:
-            metrics["temperature"] = (self._temperature(streams.step), jnp.ones(()))
         sums = {name: metrics[name] for name in ("contrastive_loss", "feature_penalty")}
-        return Output(loss, num_targets, metrics, extra, sums | {"codes": used})
+        return Output(loss, num_targets, metrics, extra, sums | found.sums)
 
     def combine(self, sums: Tree) -> Array:
         """Returns the loss of a batch from the sums of its parts."""
         o = self.options.loss
         mean, (_, num_targets) = losses.mean_of, sums["contrastive_loss"]
-        diversity = self._diversity(quantize.perplexity_of(*sums["codes"]), num_targets)
-        loss = mean(sums["contrastive_loss"]) + o.diversity * diversity
+        loss = mean(sums["contrastive_loss"])
+        if "codes" in sums:
+            soft = quantize.perplexity_of(*sums["codes"])
+            loss = loss + o.diversity * self._diversity(soft, num_targets)
         return loss + o.penalty * mean(sums["feature_penalty"])
 
     def _diversity(self, perplexities: Array, num_targets: Array) -> Array:
@@ -269,6 +295,23 @@ class Wav2Vec2:
         if o.loss.diversity_scale == "sum":
             diversity = diversity / jnp.maximum(num_targets, 1)
         return diversity
+
+    def _targets(
+        self, params: Tree, frames: Array, mask: Array, streams: Streams, train: bool
+    ) -> _Targets:
+        """frames (B, S, C) -> what outputs are compared with, and how evenly codes are in use."""
+        if self.options.targets == "linear":
+            ids = jnp.arange(frames.shape[1])[None, :, None]  # no two frames are the same
+            ids = jnp.broadcast_to(ids, (*frames.shape[:2], 1))
+            return _Targets(self._head(params["target"], frames), ids, None, {}, {})
+        codes = self._quantize(params, frames, streams, train)
+        used = quantize.use(jax.nn.softmax(codes.logits), mask)
+        soft = quantize.perplexity_of(*used)
+        metrics = self._code_use(codes, soft, mask)
+        if train:
+            metrics["temperature"] = (self._temperature(streams.step), jnp.ones(()))
+        vectors = self._head(params["target"], codes.vectors)
+        return _Targets(vectors, codes.ids, soft, metrics, {"codes": used})
 
     def _quantize(self, params: Tree, frames: Array, streams: Streams, train: bool) -> Quantized:
         """frames (B, S, C) -> their codes, drawn with Gumbel noise in training."""

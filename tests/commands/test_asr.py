@@ -132,3 +132,30 @@ def test_scores_are_those_of_the_spelling(root, corpus, tmp_path):
     config = configured(root, "ctc/speech", corpus, "eval.scores=('per',)")
     with pytest.raises(ValueError, match=r"config.eval.scores is \('per',\).*use some of wer, cer"):
         train.run(config, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_transducer_learns_word_pieces_and_is_searched(root, corpus, tmp_path):
+    folder = tmp_path / "transducer"
+    config = configured(
+        *(root, "transducer/speech", corpus, "data.spelling='pieces'", "data.pieces=6"),
+        *("train.duration='400 steps'", "optim.lr=1e-2", "optim.lr_rules=()", "data.batch_size=6"),
+        *("method.encoder.strides=(2,1)", "log.every='100 steps'", "eval.every='200 steps'"),
+        "checkpoint.every='200 steps'",
+    )
+    last = train.run(config, folder)
+    assert last["valid/wer"] == 0 and last["valid/infeasible"] == 0
+    classes = json.loads((folder / "classes.json").read_text())
+    assert len(classes) == 6 and any(len(piece) > 1 for piece in classes[1:])
+    (tmp_path / "lm.arpa").write_text("\\data\\\n\\1-grams:\n-1\t</s>\n-1\tAB\n-1\tC\n-9\t<unk>\n")
+    beam = ["--config.eval.decode.beam=3", f"--config.eval.decode.lm={tmp_path}/lm.arpa"]
+    weights = ["--config.eval.decode.lm_weight=0.01", "--config.eval.decode.word_score=0.0"]
+    evaluate.main(["--run", str(folder), *beam, *weights])
+    rows = json.loads((folder / "evaluation.json").read_text())["results"]
+    assert [row["wer"] for row in rows] == [0, 0]
+    heard = soundfile.read(corpus / "train" / "0.wav", dtype="int16")[0]
+    assert ssl_jax.load(folder).transcribe([heard], RATE) == [TEXTS[0]]
+    short = configured(root, "transducer/speech", corpus, "method.per_frame=1")
+    short.method.encoder.strides = (4, 4)
+    with pytest.raises(BadFile, match=r"5 tokens of its transcript, at most 1 a frame, need 5"):
+        train.run(short, tmp_path / "short")

@@ -23,6 +23,7 @@ CLASSES = 4
 FAST = ("configs/data2vec/kws.py", "configs/data2vec2/image.py", "configs/supervised/kws.py")
 # the encoder is that of data2vec; wav2vec 2.0 compiles slowest of all
 SLOW = (
+    "configs/best_rq/speech.py",
     "configs/beats/audio.py",
     "configs/beats/tokenizer.py",
     "configs/ctc/speech.py",
@@ -35,6 +36,7 @@ SLOW = (
     "configs/transducer/speech.py",
     "configs/wav2vec2/audio.py",
     "configs/wav2vec2/conformer.py",
+    "configs/wav2vec2/log_mel.py",
 )
 
 

@@ -1,8 +1,10 @@
 """wav2vec 2.0 against a literal computation, and what its options and metrics mean."""
 
+import data2vec_literal as parts
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import wav2vec2_literal as literal
 from method_cases import quick_jit, tiny
@@ -20,6 +22,10 @@ CASES = {
     "of all frames": {"negatives.source": "all"},
     "diversity beside the sum": {"loss.diversity_scale": "sum"},
 }
+
+
+def flat(tree):
+    return {name: np.asarray(x, np.float64) for name, x in tree_lib.named_leaves(tree)}
 
 
 def value(out, name):
@@ -109,6 +115,54 @@ def test_the_penalty_is_of_what_the_convolutions_give():
             np.testing.assert_allclose(tenth, none, atol=1e-5 * np.abs(none).max(), err_msg=name)
 
 
+LINEAR = {"targets": "linear", "loss.diversity": 0.0, "loss.penalty": 0.0}
+
+
+def test_targets_without_codes_equal_the_literal_ones():
+    """Loss, gradient by differences in one direction of every parameter, and one update."""
+    case = Case(LINEAR)
+    setup, batch = case.setup, case.setup.batch
+    assert "quantizer" not in setup.params
+    streams = setup.streams(batch)
+
+    def loss(params):
+        out = case.loss(params)
+        return out.loss, out
+
+    @quick_jit
+    def drawn(params):
+        places = negatives.draw(streams.for_examples("negatives"), jnp.asarray(case.mask), 10)
+        (_, out), slope = jax.value_and_grad(loss, has_aux=True)(params)
+        tx = optax.adamw(1e-2, 0.9, 0.98, eps=1e-3, weight_decay=0.01)
+        updates, _ = tx.update(slope, tx.init(params), params)
+        return out, places, slope, optax.apply_updates(params, updates)
+
+    out, places, slope, updated = drawn(setup.params)
+    rows = [(i, int(case.real[i].sum())) for i in HEARD]
+    clips = [np.asarray(batch["audio"][i, : batch["audio_len"][i]]) for i in HEARD]
+    masks, others = ([np.asarray(x[i, :end]) for i, end in rows] for x in (case.mask, places))
+    params, slope = flat(setup.params), flat(slope)
+    want, terms = literal.linear_loss(params, clips, masks, others)
+    np.testing.assert_allclose(out.loss, want, rtol=2e-5)
+    assert out.weight == terms and "code_perplexity" not in out.metrics
+    draw, h, found = np.random.default_rng(11), 1e-5, {}
+    for key, x in params.items():
+        way = draw.standard_normal(x.shape)
+        ends = (
+            literal.linear_loss({**params, key: x + s * way}, clips, masks, others)[0]
+            for s in (h, -h)
+        )
+        # the factor of the front end
+        factor = 0.1 if key.startswith("encoder/frontend/convs/") else 1.0
+        found[key] = (slope[key] * way).sum(), factor * (next(ends) - next(ends)) / (2 * h)
+    scale = max(abs(b) for _, b in found.values())
+    for key, (a, b) in found.items():
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * scale, err_msg=key)
+    expected = parts.adam(params, slope, 1e-2)
+    for key, x in flat(updated).items():
+        np.testing.assert_allclose(x, expected[key], atol=2e-5, err_msg=key)
+
+
 def test_a_collapsed_quantizer_shows_in_its_numbers():
     """One code for every frame: the loss is perfect, and only the code usage reveals it."""
     case = Case({"loss.penalty": 0.0, "loss.diversity": 0.0})
@@ -138,6 +192,8 @@ def test_temperature_and_draws_follow_the_step():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"targets": "raw"}, "config.method.targets is 'raw': use one of codes, linear"),
+        ({"targets": "linear"}, "loss.diversity is 0.1, but .*targets='linear' has no codes"),
         ({"negatives.source": "batch"}, "negatives.source is 'batch': use one of masked, all"),
         ({"negatives.count": 0}, "negatives.count is 0: use 1 or more"),
         ({"loss.diversity_scale": "no"}, "loss.diversity_scale is 'no': use one of mean, sum"),

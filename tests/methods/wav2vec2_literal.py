@@ -95,6 +95,23 @@ def loss(params, clips, masks, places, noises, scale="mean", weights=(0.1, 10.0)
     return total, len(losses), soft, hard
 
 
+def linear_loss(params, clips, masks, places):
+    """The contrastive loss with targets from a Linear layer of the frames -> (loss, frames)."""
+    p, losses = parts.part(params, "encoder/"), []
+    for clip, mask, own in zip(clips, masks, places, strict=True):
+        raw = convolutions(p, clip)
+        frames = parts.affine(raw, p["frontend/norm/scale"], p["frontend/norm/bias"])
+        x = frames @ p["frontend/projection/kernel"] + p["frontend/projection/bias"]
+        outputs = context(params, x, mask)
+        targets = frames @ params["target/kernel"] + params["target/bias"]
+        if mask.sum() > 1:
+            losses += [
+                contrast(outputs[t], targets, range(len(mask)), t, own[t], 0.1)
+                for t in np.flatnonzero(mask)
+            ]
+    return np.mean(losses), len(losses)
+
+
 def _perplexities(shares):
     mean = shares.mean(0)
     return np.exp(-(mean * np.log(mean + 1e-7)).sum(-1))
