@@ -52,6 +52,11 @@ ROWS = (
         "4.0 % word errors, 960 h",
     ),
     Row(
+        "Conformers on log-mel",
+        "recognition with up to a billion parameters",
+        "3.3 % word errors, 960 h",
+    ),
+    Row(
         "MAE, images and spectrograms",
         "features of images, of sounds",
         "ImageNet 83.6 %; AudioSet 46.8 mAP",
