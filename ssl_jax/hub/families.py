@@ -193,7 +193,8 @@ def by_type(model_type: str, where: str) -> Family:
 def of_run(method: Any, o: Any, family: str = "") -> Family:
     """Returns the family of a run: by name, or by the encoder's options and the method.
 
-    HuBERT and wav2vec 2.0 have the same encoder: it counts as HuBERT's if the method is HuBERT.
+    HuBERT and wav2vec 2.0 have the same encoder: it counts as HuBERT's if the method is HuBERT, or
+    LightHuBERT, whose subnets are HuBERTs.
     Raises WeightsError if no family fits.
     """
     kind = method["encoder"]["kind"]
@@ -220,7 +221,7 @@ def _fitting(method: str, kind: str, o: Any) -> str:
     if kind == "waveform" and o.positions == "stack":
         return "data2vec-audio"
     if kind == "waveform":
-        return "hubert" if method == "hubert" else "wav2vec2"
+        return "hubert" if method in ("hubert", "lighthubert") else "wav2vec2"
     if kind == "vit":
         return "data2vec-vision" if o.positions == "relative" else "vit_mae"
     return next(f.model_type for f in FAMILIES.values() if f.kind == kind)

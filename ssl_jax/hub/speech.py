@@ -110,7 +110,12 @@ def config_of(o: Any, model_type: str) -> Config:
         "out_proj": True,
         "layer_scale": 0.0,
         "eps": 1e-5,
+        # subnets of LightHuBERT may have others
+        "layer_heads": None,
+        "layer_mlp_widths": None,
     }
+    if o.head_width != o.width / o.heads:
+        wanted["head_width"] = None
     check_options(o, wanted, model_type)
     if o.norm == "res_post" or o.final_norm not in (None, o.norm == "pre"):
         raise WeightsError(

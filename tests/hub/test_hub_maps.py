@@ -15,6 +15,8 @@ from ssl_jax.core import config as config_lib
 from ssl_jax.hub import fairseq, families, names, table
 from ssl_jax.hub.files import Source
 from ssl_jax.hub.table import Row, WeightsError
+from ssl_jax.methods import lighthubert
+from ssl_jax.nn import build, elastic
 from ssl_jax.ops.patches import sincos_table
 from ssl_jax.stages import weights
 
@@ -337,3 +339,32 @@ def test_the_encoder_of_a_stream_is_exported_alone():
     assert weights._of_stream(one, "", Path("run")) is one
     with pytest.raises(WeightsError, match="run has one encoder: leave it out"):
         weights._of_stream(one, "a", Path("run"))
+
+
+@pytest.mark.parametrize(
+    ("subnet", "message"),
+    [
+        ("8/1,1/2,2", ""),
+        ("8/2,2/2,2", "head_width is 8, which hubert in transformers does not have: it needs None"),
+        ("16/2,1/2,2", r"layer_heads is \(2, 1\), which hubert"),
+        ("8/1,1/1,2", r"layer_mlp_widths is \(8, 16\), which hubert"),
+    ],
+)
+def test_a_subnet_is_a_hubert_where_its_blocks_are_alike_and_its_heads_fill_its_width(
+    subnet, message
+):
+    config = config_lib.load("configs/lighthubert/speech.py:toy")
+    own = lighthubert.make(config.method, precision="float32", sample_rate=16000, num_classes=0)
+    space = own.loss.__self__.space
+    section = elastic.section(config.method.encoder, space, space.parse(subnet))
+    o = families.merged(build.encoder(section, precision="float32", sample_rate=16000))
+    family = families.of_run({"name": "lighthubert", "encoder": section}, o)
+    assert family.model_type == "hubert"
+    if message:
+        with pytest.raises(WeightsError, match=message):
+            family.module.config_of(o, family.model_type)
+        return
+    found = family.module.config_of(o, family.model_type)
+    sizes = ("hidden_size", "num_attention_heads", "intermediate_size", "num_hidden_layers")
+    assert tuple(found[key] for key in sizes) == (8, 1, 16, 2)
+    assert found["feat_extract_norm"] == "layer" and family.module.preprocessor(o)["do_normalize"]
