@@ -244,12 +244,12 @@ class Model:
             yield Clip(list(hidden), times)
 
     def predict(self, example: Example | list[Example], rate: int | None = None) -> Any:
-        """Returns {class name: probability} for an example, or a list of these for a list.
+        """Returns {class or tag: probability} for an example, or a list of these for a list.
 
         The probabilities of a long recording or text are averaged over its parts. Raises ValueError
         unless the run is a supervised classifier.
         """
-        if self.method.predict is None or self.config.method.get("task") in ("tag", "regress"):
+        if self.method.predict is None or self.config.method.get("task") == "regress":
             raise ValueError(
                 f"a run of {self.config.method.name!r} has no classifier: fine-tune it with "
                 f"configs/supervised, with config.init_from set to this run"
@@ -365,10 +365,14 @@ def _listener(model: Model) -> tuple[Any, Any]:
 
 
 def _classifier(method: Any, precision: str) -> Any:
-    """Returns the jitted (params, batch) -> probabilities (B, classes) of a supervised run."""
+    """Returns the jitted (params, batch) -> probabilities (B, classes) of a supervised run.
+
+    Tags have a probability each, classes one in all.
+    """
     import jax
 
     def apply(params: Any, batch: Any) -> Any:
-        return jax.nn.softmax(method.predict(params, batch))
+        outputs = method.predict(params, batch)
+        return jax.nn.sigmoid(outputs) if "tags" in method.batch else jax.nn.softmax(outputs)
 
     return jax.jit(_exact(apply, precision))

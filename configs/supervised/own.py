@@ -4,6 +4,8 @@ Command: python -m ssl_jax.train --config configs/supervised/own.py:own --workdi
            --config.init_from=runs/own --config.data.train.own.path=labels.csv
   own    the encoder of configs/data2vec2/audio.py:own; without init_from, it starts from scratch.
   base   the encoder of configs/data2vec2/audio.py:own_base.
+  tags   any number of tags for each recording: a column tags, with "|" between them, in place of
+         label; the encoder of configs/mae/spectrogram.py:own. The scores are mAP, ROC-AUC and d'.
   spectrogram, image, text
          those of configs/mae/spectrogram.py:own, configs/mae/image.py:own and
          configs/data2vec2/text.py:own.
@@ -27,6 +29,7 @@ ENCODERS = {
     "base": (audio, "own_base", "table"),
     "toy": (audio, "own_toy", "table"),
     "spectrogram": (spectrogram, "own", "table"),
+    "tags": (spectrogram, "own", "table"),
     "image": (image, "own", "table"),
     "text": (text, "own", "text_table"),
 }
@@ -52,6 +55,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.train.duration = "20 epochs"
     config.checkpoint.update({"every": "1 epochs", "best_metric": "valid/accuracy"})
     config.eval.update({"every": "1 epochs", "test": True})
+    if size == "tags":
+        _tags(config)
     if size == "toy":
         common.toy(config)
     return config
+
+
+def _tags(config: ConfigDict) -> None:
+    config.method.task = "tag"
+    for split in ("train", "valid", "test"):
+        config.data[split].own.update({"label": "", "tags": "tags"})
+    config.eval.scores = ("average_precision", "roc_auc", "d_prime")
+    config.checkpoint.best_metric = "valid/average_precision"

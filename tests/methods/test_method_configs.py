@@ -49,10 +49,13 @@ SIZES = {
     "mae/image.py:base": 111_907_840 - 197 * (768 + 512),
     "mae/image.py:huge": 657_074_508 - 257 * (1280 + 512),
     "mae/spectrogram.py:base": 110_999_808,
+    "mae/spectrogram.py:audiomae": None,
     "supervised/kws.py:kwt1": 559_075 - 64,
     "supervised/kws.py:kwt2": 2_397_603 - 128,
     "supervised/kws.py:kwt3": 5_365_859 - 192,
     "supervised/kws.py:toy": None,
+    # the published encoder with 35 of its 527 outputs
+    "supervised/sounds.py:audiomae_as20k": 85_659_407 - 769 * (527 - 35),
     # Wav2Vec2ForPreTraining of transformers: 95 and 317 million
     "wav2vec2/audio.py:base": 95_044_608,
     "wav2vec2/audio.py:large": 317_390_592,

@@ -1,4 +1,4 @@
-"""Corpora of tagged sounds as they are downloaded: AudioSet and FSD50K."""
+"""Corpora of sounds as they are downloaded: AudioSet, ESC-50 and FSD50K."""
 
 import csv
 import os
@@ -131,4 +131,22 @@ def fsd50k(path: pathlib.Path, options: dict) -> Rows:
         "mids": text([table["mids"][i].replace(",", "|") for i in keep]),
         "split": text([splits[i] for i in keep]),
     }
+    return folders.rows_of(path, clips, columns)
+
+
+def esc50(path: pathlib.Path, options: dict) -> Rows:
+    """Reads ESC-50: meta/esc50.csv and the clips in audio.
+
+    Columns: label (the category), fold (1 to 5, as text) and the others of the table.
+    """
+    del options
+    file = path / "meta" / "esc50.csv"
+    if not file.exists():
+        raise DataError(f"{path} has no meta/esc50.csv: put the table there")
+    table, _ = lines.read_table(file, "filename")
+    missing = [name for name in ("fold", "category") if name not in table]
+    if missing:
+        raise DataError(f"{file}, row 1: no column {missing[0]!r} among {list(table)}")
+    clips = [f"audio/{name}" for name in table.pop("filename")]
+    columns = {"label": text(table["category"])} | {k: text(v) for k, v in table.items()}
     return folders.rows_of(path, clips, columns)

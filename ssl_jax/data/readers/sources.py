@@ -71,6 +71,7 @@ AUDIO: dict[str, Kind] = {
     "table": (manifests.table, {"root": ""}),
     "kaldi": (manifests.kaldi, {"root": ""}),
     "audioset": (sounds.audioset, {"split": "", "segments": ()}),
+    "esc50": (sounds.esc50, {}),
     "fsd50k": (sounds.fsd50k, {"split": ""}),
     "array_record": (_array_record, {}),
     "tfds": (_tfds, {"split": "", "audio": "", "rate": 0}),

@@ -1,4 +1,4 @@
-"""AudioSet and FSD50K in the layouts in which they are downloaded."""
+"""AudioSet, ESC-50 and FSD50K in the layouts in which they are downloaded."""
 
 import pytest
 
@@ -88,3 +88,16 @@ def test_fsd50k_names_a_missing_clip_and_column(fsd50k, tmp_path):
         open_source("valid.f", fsd50k)
     with pytest.raises(DataError, match=r"split is 'all': use train, valid, test"):
         open_source("valid.f", {**fsd50k, "split": "all"})
+
+
+def test_esc50_has_its_folds(tmp_path, write):
+    (tmp_path / "meta").mkdir()
+    table = tmp_path / "meta" / "esc50.csv"
+    table.write_text("filename,fold,target,category\n1-a.wav,1,0,dog\n5-b.wav,5,1,rain\n")
+    for name in ("1-a", "5-b"):
+        write(tmp_path / "audio" / f"{name}.wav", 0.1)
+    given = {"kind": "esc50", "path": str(tmp_path), "where": {"fold": ("5",)}}
+    assert open_source("valid.e", given).columns["label"].tolist() == ["rain"]
+    table.write_text("filename,target\n1-a.wav,0\n")
+    with pytest.raises(DataError, match=r"esc50\.csv, row 1: no column 'fold' among"):
+        open_source("valid.e", given)
