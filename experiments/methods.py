@@ -62,6 +62,7 @@ ROWS = (
         "ImageNet 83.6 %; AudioSet 46.8 mAP",
         "mae",
     ),
+    Row("AudioMAE", "tags of sounds", "AudioSet 47.3 mAP, ESC-50 94.1 %"),
     Row(
         "DMAE",
         "a small MAE taught by a larger one",

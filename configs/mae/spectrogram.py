@@ -10,7 +10,7 @@ Command: python -m ssl_jax.train --config configs/mae/spectrogram.py:base --work
          the published form: clips filled up to 1024 frames, 64 x 8 patches; a decoder of 16 blocks
          with attention in windows of 4 x 4 patches, every second one shifted along time; a random
          gain; positions as published (pos_grid below). Published after fine-tuning: mAP 47.3 on
-         AudioSet-2M, 37.1 on AudioSet-20K (configs/supervised/sounds.py).
+         AudioSet-2M, 37.1 on AudioSet-20K (configs/supervised/audiomae.py).
   mini   6 blocks of width 192 on 5 s clips in 31 x 8 patches (ESC-10 as a table with columns path,
          label and fold): an estimated 20 minutes on two cores; no published number.
 

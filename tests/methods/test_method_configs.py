@@ -55,7 +55,7 @@ SIZES = {
     "supervised/kws.py:kwt3": 5_365_859 - 192,
     "supervised/kws.py:toy": None,
     # the published encoder with 35 of its 527 outputs
-    "supervised/sounds.py:audiomae_as20k": 85_659_407 - 769 * (527 - 35),
+    "supervised/audiomae.py:as20k": 85_659_407 - 769 * (527 - 35),
     # Wav2Vec2ForPreTraining of transformers: 95 and 317 million
     "wav2vec2/audio.py:base": 95_044_608,
     "wav2vec2/audio.py:large": 317_390_592,
