@@ -37,9 +37,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     """Returns the run of `arg`: as20k (default), another of configs/sounds.py, or toy."""
     task = arg or "as20k"
     common.check(task, (*sounds.TASKS, "toy"))
+    if task == "toy":
+        return _toy(get_config("esc50_1"))
     config = common.base()
     config.method = common.supervised()
-    sounds.tune(config, "fsd50k" if task == "toy" else task)
+    sounds.tune(config, task)
     method, kind = config.method, "ks" if task[:2] == "ks" else task.partition("_")[0]
     method.encoder = ConfigDict({"kind": "spectrogram", "preset": "base", "num_mels": 128})
     # a second is 98 frames; 10 s are 998
@@ -55,7 +57,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     method.spec_augment.update({"freq_masks": 1, "freq_width": mels})
     config.optim.update({"layer_decay": 0.75, "decay_rules": DECAY_RULES, "end_lr": 1e-6})
     (_classes if kind in CELLS else _tags)(config, kind)
-    return _toy(config) if task == "toy" else config
+    return config
 
 
 def _tags(config: ConfigDict, task: str) -> None:
@@ -87,10 +89,8 @@ def _toy(config: ConfigDict) -> ConfigDict:
     config.method.encoder.final_norm = False
     config.method.head.init_std = 0.02
     # so that a few clips can be memorized
-    config.method.mix.prob = 0.0
     config.method.stripes.update({"time": 0.0, "frequency": 0.0})
     config.method.augment = ConfigDict({})
     config.method.spec_augment.update({"time_width": 4, "freq_width": 2})
     config.data.classes, config.data.workers = ("a", "b", "c", "d"), 0
-    config.checkpoint.best_metric = ""
     return common.toy(config)
