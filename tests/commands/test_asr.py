@@ -152,7 +152,7 @@ def test_a_transducer_learns_word_pieces_and_is_searched(root, corpus, tmp_path)
     weights = ["--config.eval.decode.lm_weight=0.01", "--config.eval.decode.word_score=0.0"]
     evaluate.main(["--run", str(folder), *beam, *weights])
     rows = json.loads((folder / "evaluation.json").read_text())["results"]
-    assert [row["wer"] for row in rows] == [0, 0]
+    assert {row["wer"] for row in rows} == {0}
     heard = soundfile.read(corpus / "train" / "0.wav", dtype="int16")[0]
     assert ssl_jax.load(folder).transcribe([heard], RATE) == [TEXTS[0]]
     short = configured(root, "transducer/speech", corpus, "method.per_frame=1")

@@ -40,6 +40,7 @@ def test_keys_that_an_older_config_lacks_are_what_they_amount_to():
     found = config_lib.from_json('{"method": {"name": "mae", "augment": {"roll": {}}}}').method
     assert found.attention == "global" and found.stripes.to_dict() == {"time": 0, "frequency": 0}
     assert found.augment.to_dict() == {"roll": {}}
+    assert config_lib.from_json('{"method": {"name": "wav2vec2"}}').method.targets == "codes"
     other = json.dumps({"method": {"name": "my_method", "targets": {"layers": 4}}})
     assert config_lib.from_json(other).method.targets.to_dict() == {"layers": 4}
 

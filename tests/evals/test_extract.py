@@ -44,6 +44,13 @@ LOCAL = {
     "keyword_transformer": {"feature": "log_mel", "frames_per_token": 4},
     "waveform": {"normalize": False, "position_depth": 1, "position_kernel": 3, **CONVS},
     "spectrogram": {"positions": "none", "patch": (4, 16), "num_mels": 32},
+    "mel_conformer": {
+        "feature_norm": "none",
+        "num_mels": 16,
+        "conv_channels": 4,
+        "depthwise_kernel": 1,
+        "attention_positions": "none",
+    },
     "beats": {"patch": (4, 16), "num_mels": 32, "patch_width": 8, "position_kernel": 3},
 }
 
@@ -62,7 +69,8 @@ def local(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=[pytest.mark.slow] * (k == "beats")) for k in LOCAL]
+    "kind",
+    [pytest.param(k, marks=[pytest.mark.slow] * (k in ("beats", "mel_conformer"))) for k in LOCAL],
 )
 def test_windows_equal_one_pass_for_every_kind_of_encoder(kind):
     features, params = local(kind)

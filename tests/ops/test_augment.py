@@ -114,6 +114,14 @@ def test_spec_augment_hides_whole_stripes_of_the_stated_widths():
     assert ((both == 0).all(1).sum(1)).max() > 6  # two frequency stripes can be disjoint
 
 
+def test_stripes_in_time_may_be_up_to_a_share_of_each_row():
+    lengths = jnp.where(jnp.arange(400) % 2, 40, 20)
+    x = np.ones((400, 50, 4), np.float32)
+    given = {"time_masks": 1, "time_share": 0.25, "freq_masks": 0}
+    widths = (np.asarray(spec_augment(keys_of(400), x, lengths, **given)) == 0)[..., 0].sum(1)
+    assert widths[::2].max() == 5 and widths[1::2].max() == 10 and widths.min() == 0
+
+
 def test_spec_augment_stays_within_the_length_and_fills_with_the_mean():
     x, lengths = features(50), jnp.full((50,), 30)
     got = np.asarray(spec_augment(keys_of(50), x, lengths, fill="mean"))
