@@ -143,7 +143,9 @@ def _keep_extra(params: Tree, extra: Tree, step: Array) -> Tree:
 class Method:
     """A training objective as pure functions; built by `make(config)` in `methods/<name>.py`.
 
-    init(key, batch) -> (params, extra); `batch` may be abstract.
+    init(key, batch) -> (params, extra); `batch` may be abstract. untrained(key, batch) -> those of
+    these params that `features` reads, of a method whose init reads its frozen teachers, which may
+    be gone when a run is evaluated; None: init reads no teacher.
     loss(params, extra, batch, streams, train) -> Output
     features(params, batch) -> Features, deterministic. streams: more of these by name, such as
     audio, video and fused, of which evaluations, monitors and k-means take one.
@@ -175,6 +177,7 @@ class Method:
     batch: Mapping[str, Spec]
     rules: Rules
     scopes: tuple[str, ...]
+    untrained: Callable[[Array, Batch], Tree] | None = None
     update: Callable[[Tree, Tree, Array], Tree] = _keep_extra
     decay: Callable[[Any], Any] | None = None
     predict: Callable[[Tree, Batch], Array] | None = None

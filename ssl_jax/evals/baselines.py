@@ -150,5 +150,7 @@ def token_counts(batch: Batch, counters: int) -> Array:
 
 
 def random_encoder(method: Method, seed: int, batch: Mapping[str, Any]) -> Tree:
-    """Returns untrained parameters of the method, from a seed that no run uses by default."""
-    return jax.jit(lambda key: method.init(key, dict(batch))[0])(jax.random.key(seed + 1_000_003))
+    """Returns untrained parameters of the method, as far as its features read them, from a seed
+    that no run uses by default."""
+    make = method.untrained or (lambda key, batch: method.init(key, batch)[0])
+    return jax.jit(lambda key: make(key, dict(batch)))(jax.random.key(seed + 1_000_003))

@@ -105,6 +105,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         taught[TOKENIZER] = beats_tokenizer.tokenizer(run, precision)
     return Method(
         init=method.init,
+        untrained=method.untrained,
         loss=method.loss,
         features=method.features,
         masks=method.masks,
@@ -137,6 +138,11 @@ class Beats:
         ids = jnp.arange(size)[None]
         predictor = self._predictor.init(keys[1], last, all_of_them, places, ids, all_of_them)
         return {"encoder": encoder, "predictor": predictor["params"]}, {}
+
+    def untrained(self, key: Array, batch: Batch) -> Tree:
+        """Returns the parameters of `init` that need no teacher."""
+        key = jax.random.split(key)[0]
+        return {"encoder": encoder_lib.init(self.encoder, key, batch)[0]}
 
     def features(self, params: Tree, batch: Batch) -> Features:
         """Returns the encoder's hidden states of unmasked clips, without prefix tokens."""

@@ -95,6 +95,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
     method = BeatsTokenizer(options, encoder, precision, sample_rate)
     return Method(
         init=method.init,
+        untrained=method.untrained,
         loss=method.loss,
         update=method.update,
         features=method.features,
@@ -159,6 +160,11 @@ class BeatsTokenizer:
         center = o.centering.init(size, width)
         extra |= {"center": center} if center else {}
         return {"encoder": encoder, "head": head, "estimator": estimator}, extra
+
+    def untrained(self, key: Array, batch: Batch) -> Tree:
+        """Returns the parameters of `init` that need no teacher."""
+        key = jax.random.split(key, 3)[0]
+        return {"encoder": encoder_lib.init(self.encoder, key, batch)[0]}
 
     def update(self, params: Tree, extra: Tree, step: Array) -> Tree:
         """Moves the running mean of the teacher's output, if there is one."""

@@ -113,6 +113,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
     method.student.visible(encoder.grid[0] * encoder.grid[1])
     return Method(
         init=method.init,
+        untrained=method.untrained,
         loss=method.loss,
         update=method.update,
         features=method.student.features,
@@ -142,7 +143,7 @@ class DMAE:
         """Returns (params, extra), the latter with the running means of the teacher's features, if
         there are any; the engine adds the teacher."""
         keys = jax.random.split(key)
-        params, extra = self.student.init(keys[0], batch)
+        params, extra = self.untrained(key, batch), dict[str, Tree]()
         width, pairs = self.teacher().width, range(len(self.options.align.student))
         projector = self._projector(width)
         if projector is not None:
@@ -152,6 +153,10 @@ class DMAE:
             params = {**params, "projector": made}
         state = self.options.align.centering.init(self._places(), width)
         return params, {**extra, "center": {str(i): state for i in pairs}} if state else extra
+
+    def untrained(self, key: Array, batch: Batch) -> Tree:
+        """Returns the parameters of `init` that need no teacher."""
+        return self.student.init(jax.random.split(key)[0], batch)[0]
 
     def update(self, params: Tree, extra: Tree, step: Array) -> Tree:
         """Returns `extra` with the running means moved."""

@@ -103,6 +103,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
     same_count = masks.coupled("LightHuBERT", options.mask.same_count)
     return Method(
         init=method.init,
+        untrained=method.untrained,
         loss=method.loss,
         update=method.update,
         features=method.features,
@@ -147,6 +148,11 @@ class LightHubert:
             "head": {"kernel": INITS["torch"](keys[2], (width, outputs))},
         }
         return params, self.options.targets.center_state(encoded.valid.shape[1], outputs)
+
+    def untrained(self, key: Array, batch: Batch) -> Tree:
+        """Returns the parameters of `init` that need no teacher."""
+        key = jax.random.split(key, 3)[0]
+        return {"encoder": encoder_lib.init(self.encoder, key, batch)[0]}
 
     def update(self, params: Tree, extra: Tree, step: Array) -> Tree:
         """Returns `extra` with the running mean of the targets moved."""

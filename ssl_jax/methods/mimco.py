@@ -121,6 +121,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
     method.student.visible(encoder.grid[0] * encoder.grid[1])
     return Method(
         init=method.init,
+        untrained=method.untrained,
         loss=method.loss,
         update=method.update,
         features=method.features,
@@ -168,6 +169,11 @@ class MimCo:
             row = jnp.zeros((1, self.encoder.width))
             params["image_head"] = self._image_head(width).init(keys[3], row)["params"]
         return params, extra
+
+    def untrained(self, key: Array, batch: Batch) -> Tree:
+        """Returns the parameters of `init` that need no teacher."""
+        key = jax.random.split(key, 4)[0]
+        return {"encoder": encoder_lib.init(self.encoder, key, batch)[0]}
 
     def update(self, params: Tree, extra: Tree, step: Array) -> Tree:
         """Moves the running mean of the teacher's patches, if there is one."""

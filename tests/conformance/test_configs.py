@@ -91,6 +91,23 @@ def test_paper_scale_builds_and_evaluates_shapes(path):
     _optimizer_takes_every_leaf(config, params)
 
 
+def test_features_of_an_untrained_encoder_need_no_teacher(path):
+    config = cases.load(path, "toy").copy_and_resolve_references().unlock()
+    plain = cases.build(config)
+    if not plain.frozen:
+        return
+    with config.unlocked():
+        for name in config.method.teachers:
+            config.method.teachers[name] = "nowhere"
+    method = cases.build(config)
+    batch = cases.abstract_batch(method, 2, cases.longest(config))
+    make = method.untrained or (lambda *given: method.init(*given)[0])
+    params = jax.eval_shape(make, jax.random.key(0), batch)
+    assert jax.eval_shape(method.features, params, batch).hidden_states.shape[1] == 2
+    whole = dict(tree.named_leaves(jax.eval_shape(plain.init, jax.random.key(0), batch)[0]))
+    assert all(whole[name].shape == x.shape for name, x in tree.named_leaves(params))
+
+
 def _shape(x) -> tuple:
     return x.shape, x.dtype
 

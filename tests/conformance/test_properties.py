@@ -311,6 +311,16 @@ def test_named_scopes_are_in_the_compiled_step_in_order(toy):
     ]
 
 
+def test_untrained_parameters_are_those_of_init(toy):
+    if toy.method.untrained is None:
+        pytest.skip("init reads no teacher")
+    shapes = cases.abstract_batch(toy.method, 2, toy.samples)
+    found = jax.jit(lambda key: toy.method.untrained(key, shapes))(jax.random.key(0))
+    whole = dict(tree.named_leaves(toy.params))
+    for name, x in tree.named_leaves(found):
+        np.testing.assert_array_equal(x, whole[name], err_msg=name)
+
+
 def test_masks_and_noise_follow_the_example_not_the_row(toy):
     batch = toy.batch(2)
     swapped = {name: value[::-1] for name, value in batch.items()}
