@@ -15,9 +15,10 @@ which kind="array_record" reads. After an interruption it continues with the fir
 experiments/ read.
 
 `import` makes a run folder from a transformers folder (safetensors, no torch needed) or a .pt file
-of fairseq or s3prl. Load it, evaluate it, fine-tune from it with config.init_from, or continue its
+of fairseq, s3prl or BEATs. Load it, evaluate it, fine-tune from it with config.init_from, or continue its
 pre-training: `python -m ssl_jax.train --config RUN/config.json --workdir RUN`. `export` writes a
-checkpoint that transformers or s3prl load, or data2vec 2.0 in fairseq's format.
+checkpoint that transformers or s3prl load, data2vec 2.0 in fairseq's format, or BEATs in that of its
+authors.
 """
 
 import argparse
@@ -175,12 +176,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--method", default="", help="the module that a .json config may import")
     sub.set_defaults(run=_run_import)
     sub = commands.add_parser(
-        "export", help="write the weights of a run for transformers, s3prl or fairseq"
+        "export", help="write the weights of a run in the format of another library"
     )
     sub.add_argument("--from", dest="source", required=True, help="a run folder")
     sub.add_argument("--to", required=True, help="the folder to write")
     sub.add_argument(
-        "--to-format", default="transformers", choices=("transformers", "s3prl", "fairseq")
+        "--to-format",
+        default="transformers",
+        choices=("transformers", "s3prl", "fairseq", "original"),
     )
     sub.add_argument("--step", default="", help="a saved step, or best (default: the newest)")
     sub.add_argument("--stream", default="", help="which encoder of a run that has several")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.core import atomic
-from ssl_jax.hub import data2vec2_config, families, moco, names, table, torch_files, vocabulary
+from ssl_jax.hub import beats, data2vec2_config, families, moco, names, table, torch_files, vocabulary
 from ssl_jax.hub.files import Source, check_sizes, torch_for
 from ssl_jax.hub.pickles import plain
 from ssl_jax.hub.speech import DEFAULTS, Config
@@ -48,7 +48,7 @@ _ADAM = ("exp_avg", "exp_avg_sq")
 
 def read(path: Path) -> Source:
     """Reads a checkpoint of fairseq, pre-trained or fine-tuned, one converted by s3prl, or one of
-    MoCo v3.
+    MoCo v3 or BEATs.
 
     Adam's moments and the moving average (`_ema`) are kept if the file has all of them. Raises
     WeightsError, naming the file, for a file of another kind or model.
@@ -56,8 +56,9 @@ def read(path: Path) -> Source:
     if not path.is_file():
         raise WeightsError(f"{path} does not exist: --from takes a folder or a file of weights")
     loaded = torch_files.read(path)
-    if moco.is_checkpoint(loaded):
-        return moco.source(loaded, path)
+    for module in (moco, beats):
+        if module.is_checkpoint(loaded):
+            return module.source(loaded, path)
     if not isinstance(loaded, dict):
         raise WeightsError(f"{path} holds {type(loaded).__name__}, not a checkpoint of fairseq")
     key = next((k for k in ("model_weight", "model") if k in loaded), None)
@@ -338,9 +339,9 @@ def write(
     WeightsError for a family that s3prl has no loader for.
     """
     if family.model_type not in ("hubert", "wav2vec2", "data2vec-audio"):
-        other = "transformers" if family.architecture else "fairseq"
         raise WeightsError(
-            f"s3prl has no upstream that loads {family.model_type}: use --to-format {other}"
+            f"s3prl has no upstream that loads {family.model_type}: use --to-format "
+            f"{family.instead}"
         )
     config = family.module.config_of(o, family.model_type)
     arrays, left = table.to_theirs(family.rows(o, method, beside=True), params)

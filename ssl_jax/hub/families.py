@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ssl_jax.core.config import suggest
-from ssl_jax.hub import conformer, data2vec2, moco, speech, text, vision
+from ssl_jax.hub import beats, conformer, data2vec2, moco, speech, text, vision
 from ssl_jax.hub.speech import Config, Options
 from ssl_jax.hub.table import Arrays, Row, WeightsError
 
@@ -45,6 +45,7 @@ class Family:
     beside: dict[str, Head] = dataclasses.field(default_factory=dict)
     unused: str = r"$^"  # regex of arrays to ignore
     sizes: dict[int, str] = dataclasses.field(default_factory=dict)  # width: the recipe's argument
+    size: str = "base"  # its argument for other widths
 
     def rows(self, o: Any, method: Any, beside: bool = False) -> list[Row]:
         """Returns the map for an encoder of the options `o` and the section config.method.
@@ -55,6 +56,13 @@ class Family:
         for heads in (self.heads, self.beside) if beside else (self.heads,):
             found = found + (heads[name].rows(method) if name in heads else [])
         return found
+
+    @property
+    def instead(self) -> str:
+        """The format to export to where another has no such model."""
+        if self.architecture:
+            return "transformers"
+        return "original" if hasattr(self.module, "checkpoint") else "fairseq"
 
     def head(self, method: Any) -> Head | None:
         """Returns transformers' head for a run's method, if that covers the run's whole head."""
@@ -74,6 +82,7 @@ def _ctc(architecture: str) -> dict[str, Head]:
 _QUANTIZER = (speech.quantizer_rows, speech.quantizer_section, speech.quantizer_config)
 _VIEWS = {"data2vec2": Head("", data2vec2.decoder_rows, data2vec2.decoder_section)}
 _DECODER = (vision.decoder_rows, vision.decoder_section, vision.decoder_config)
+_BEATS_HEADS = r"^(predictor|quantize_layer|quantize)\."
 FAMILIES: dict[str, Family] = {
     f.model_type: f
     for f in (
@@ -163,6 +172,38 @@ FAMILIES: dict[str, Family] = {
             beside={"moco_v3": Head("", moco.head_rows, moco.section)},
             unused=r"^(head|predictor)\.",
         ),
+        Family(
+            beats.ENCODER,
+            "beats",
+            "",  # its authors publish it, as the two below
+            "",
+            beats,
+            "configs/beats/audio.py",
+            size="iter1",
+            unused=_BEATS_HEADS,
+        ),
+        Family(
+            beats.TUNED,
+            "beats",
+            "",
+            "",
+            beats,
+            "configs/supervised/beats.py",
+            size="as2m",
+            beside={"supervised": Head("", beats.tag_rows, beats.tag_section)},
+            unused=_BEATS_HEADS,
+        ),
+        Family(
+            beats.TOKENIZER,
+            "beats",
+            "",
+            "",
+            beats,
+            "configs/beats/tokenizer.py",
+            size="iter2",
+            beside={"beats_tokenizer": Head("", beats.code_rows, beats.code_section)},
+            unused=_BEATS_HEADS,
+        ),
         *(
             Family(
                 f"data2vec2-{modality}",
@@ -222,6 +263,10 @@ def _fitting(method: str, kind: str, o: Any) -> str:
         return "data2vec-audio"
     if kind == "waveform":
         return "hubert" if method in ("hubert", "lighthubert") else "wav2vec2"
+    if kind == "beats":
+        return {"supervised": beats.TUNED, "beats_tokenizer": beats.TOKENIZER}.get(
+            method, beats.ENCODER
+        )
     if kind == "vit":
         return "data2vec-vision" if o.positions == "relative" else "vit_mae"
     return next(f.model_type for f in FAMILIES.values() if f.kind == kind)

@@ -50,6 +50,8 @@ LAYOUTS: dict[str, tuple[Callable, Callable]] = {
     "cells": (lambda x: x.reshape(len(x), -1).T, _cells),
     # a number per head (1, H, 1, 1) -> (H,)
     "heads": (lambda x: x.reshape(-1), lambda x: x[None, :, None, None]),
+    # a number (1,) -> ()
+    "scalar": (lambda x: x.reshape(()), lambda x: x.reshape(1)),
     # a convolution over a grid (out, in, rows, columns) -> (rows, columns, in, out)
     "grid": (lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),
     # a convolution of one tap (out, in, 1) -> (in, out)

@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax import methods
+from ssl_jax.core import atomic
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import paths
@@ -28,13 +29,14 @@ from ssl_jax.hub.table import Arrays, WeightsError
 from ssl_jax.nn import build
 
 STATISTICS = "/running_norm/(mean|var)$"
-FORMATS = ("transformers", "s3prl", "fairseq")
+FORMATS = ("transformers", "s3prl", "fairseq", "original")
 # heads of other tasks, which the method of a run may lack
 HEADS = re.compile(
     r"(lm_head|classifier|projector|pooler|layer_weights|tdnn|objective|quantizer|project_hid|"
     r"project_q|final_proj|label_embs_concat|regression_head|decoder|dropout|cls)\b"
 )
 Notify = Callable[[str], None]
+Shapes = dict[str, tuple[int, ...]]
 
 
 def import_run(
@@ -48,7 +50,7 @@ def import_run(
     """Makes a run folder from weights and returns the step of its checkpoint.
 
     source: a folder of transformers, a .safetensors file next to its config.json, or a file of
-    fairseq, s3prl or MoCo v3. recipe: the config of the method that continues with them (default:
+    fairseq, s3prl, MoCo v3 or BEATs. recipe: the config of the method that continues with them (default:
     that of the family, `base`); its encoder options come from the weights. method: the module of
     yours that a recipe of a run folder, its config.json, may import. Adam's moments and teacher are
     taken from the source, where it has them. Raises WeightsError and ConfigError.
@@ -63,8 +65,8 @@ def import_run(
     config = _config(family, found, recipe, overrides)
     methods.check_file(recipe, config.method, method)
     made = _method(config)
-    tx, batch, shapes = _optimizer(config, made)
-    mapped = _mapped(family, found, config, shapes)
+    tx, batch, shapes, extra = _optimizer(config, made)
+    mapped = _mapped(family, found, config, shapes, extra)
     mesh = mesh_lib.make_mesh({"data": -1})
     state, _ = step_lib.init_state(made, tx, config.seed, mesh, batch)
     state = _filled(state, mapped, found.updates)
@@ -129,6 +131,8 @@ def _config(family: Family, found: Source, recipe: str, overrides: Sequence[str]
             config.optim.frozen = (*config.optim.frozen, STATISTICS)
         if config.method.name == "ctc":
             config.data.classes = _vocabulary(found, config.data)
+        if config.method.name == "supervised" and "classes" in found.config:
+            config.data.classes = tuple(found.config["classes"])
     return config_lib.override(config, overrides)
 
 
@@ -139,7 +143,7 @@ def _recipe(family: Family, width: int) -> str:
         raise WeightsError(
             f"this package has no recipe {family.recipe}: give a config file by --config"
         )
-    return f"{path}:{family.sizes.get(width, 'base')}"
+    return f"{path}:{family.sizes.get(width, family.size)}"
 
 
 def _vocabulary(found: Source, data: ConfigDict) -> tuple[str, ...]:
@@ -168,8 +172,8 @@ def _method(config: ConfigDict) -> Method:
 
 def _optimizer(
     config: ConfigDict, method: Method
-) -> tuple[Any, dict[str, Any], dict[str, tuple[int, ...]]]:
-    """Returns (optimizer, shapes of a batch, shapes of the parameters by name).
+) -> tuple[Any, dict[str, Any], Shapes, Shapes]:
+    """Returns (optimizer, shapes of a batch, shapes of the parameters and of extra by name).
 
     Only the structure of the optimizer's state is used. It does not depend on the length of an
     epoch, which is unknown without the data.
@@ -183,7 +187,7 @@ def _optimizer(
         name: jax.ShapeDtypeStruct((1, *(size if n is None else n for n in spec.shape)), spec.dtype)
         for name, spec in method.batch.items()
     }
-    params, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
+    params, extra = jax.eval_shape(method.init, jax.random.key(0), batch)
 
     def to_steps(duration: int | str, total: int | None = None) -> int:
         rows = max(1, data.batch_size)
@@ -203,19 +207,22 @@ def _optimizer(
         to_steps=lambda duration: to_steps(duration, total),
         depth=optim.depth(params),
     )
-    return tx, batch, {name: x.shape for name, x in tree_lib.named_leaves(params)}
+    of_params, of_extra = (
+        {name: x.shape for name, x in tree_lib.named_leaves(tree)} for tree in (params, extra)
+    )
+    return tx, batch, of_params, of_extra
 
 
 def _mapped(
-    family: Family, found: Source, config: ConfigDict, shapes: dict[str, tuple[int, ...]]
+    family: Family, found: Source, config: ConfigDict, shapes: Shapes, extra: Shapes
 ) -> Mapped:
     """Renames the source's arrays to the names here; raises WeightsError where that fails."""
-    rows = family.rows(_options(config), config.method, beside=True)
+    rows, known = family.rows(_options(config), config.method, beside=True), extra | shapes
 
     def ours(arrays: Arrays) -> Arrays:
-        return table.to_ours(rows, arrays, shapes, found.where)[0] if arrays else {}
+        return table.to_ours(rows, arrays, known, found.where)[0] if arrays else {}
 
-    weights, left = table.to_ours(rows, found.arrays, shapes, found.where)
+    weights, left = table.to_ours(rows, found.arrays, known, found.where)
     for name in left:
         if not HEADS.match(name) and not re.search(family.unused, name):
             raise WeightsError(
@@ -264,9 +271,9 @@ def _options(config: ConfigDict) -> Any:
 
 
 def _owned(name: str, arrays: Arrays) -> np.ndarray | None:
-    """Returns the array whose name is a suffix of the path `name`, if there is one."""
+    """Returns the array whose name is the path `name` or a suffix of it, if there is one."""
     parts = name.split("/")
-    tails = ("/".join(parts[i:]) for i in range(1, len(parts)))
+    tails = ("/".join(parts[i:]) for i in range(len(parts)))
     return next((arrays[tail] for tail in tails if tail in arrays), None)
 
 
@@ -300,7 +307,8 @@ def export_run(
 
     transformers: model.safetensors, config.json and preprocessor_config.json, no torch needed.
     s3prl: the file of its *_custom upstreams, by torch; see `hub.fairseq.write`. fairseq: the
-    checkpoint of data2vec 2.0, by torch, with the run's teacher. step: a saved one, "best", or None
+    checkpoint of data2vec 2.0, by torch, with the run's teacher. original: the file of the authors
+    of BEATs, by torch. step: a saved one, "best", or None
     for the newest. stream: which encoder of a run that has several. Raises WeightsError where the
     format has no such model.
     """
@@ -323,7 +331,11 @@ def export_run(
         path, left = _write_fairseq(folder, own, o, config.method, params, teacher)
     else:
         tokens = json.loads((run / "classes.json").read_text(encoding="utf-8"))
-        path, left = folder, _write(folder, own, o, config.method, params, tokens)
+        if to_format == "original":
+            params |= dict(tree_lib.named_leaves(checkpoint.restore_extra(run, step)))
+            path, left = _write_original(folder, own, o, config.method, params, tokens)
+        else:
+            path, left = folder, _write(folder, own, o, config.method, params, tokens)
     notify(f"{own.model_type} of {to_format} in {path}")
     notify(f"left out, as {to_format} has no place for it: {', '.join(left) or 'nothing'}")
     return path
@@ -370,6 +382,26 @@ def _write_fairseq(
     return data2vec2_config.write(folder, family, content, torch), left
 
 
+def _write_original(
+    folder: Path, family: Family, o: Any, method: Any, arrays: Arrays, classes: Sequence[str]
+) -> tuple[Path, list[str]]:
+    """Writes the file of a model's authors; returns (the file, the arrays left out)."""
+    if family.instead != "original":
+        raise WeightsError(
+            f"--to-format original is for BEATs only, not {family.model_type}: use "
+            f"{family.instead}"
+        )
+    content, left = family.module.checkpoint(family, o, method, arrays, tuple(classes))
+    _check_left(family, left)
+    path = folder / f"{family.model_type}.pt"
+    torch = files.torch_for(path)
+    model = {n: torch.from_numpy(np.array(x, np.float32)) for n, x in content["model"].items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic.making(path) as part:
+        torch.save(content | {"model": model}, part)
+    return path, left
+
+
 def _check_left(family: Family, left: Sequence[str]) -> None:
     stuck = [name for name in left if name.startswith("encoder/")]
     if stuck:
@@ -396,7 +428,8 @@ def _theirs(
     """Returns ((arrays, config.json), the parameters left out)."""
     if not family.architecture:
         raise WeightsError(
-            f"transformers has no class for {family.model_type}: use --to-format fairseq"
+            f"transformers has no class for {family.model_type}: use --to-format "
+            f"{family.instead}"
         )
     config = family.module.config_of(o, family.model_type)
     arrays, left = table.to_theirs(family.rows(o, method), params)
