@@ -178,6 +178,8 @@ class Model:
         self._extractor = self._extractor_of("")
         self._classify: Any = None
         self._listener: Any = None
+        self._tokenizer: Any = None
+        self._at = (folder, step)
 
     def __repr__(self) -> str:
         return f"ssl_jax.Model({self.config.method.name}, step {self.step})"
@@ -288,6 +290,22 @@ class Model:
         texts = [read(self.params, frames[0]) for frames in found]
         return texts if isinstance(waveform, list | tuple) else texts[0]
 
+    def tokens(self, waveform: Waveform | list[Waveform], rate: int | None = None) -> Any:
+        """Returns the discrete tokens (T,) int32 of a sound by a run of a tokenizer, or a list.
+
+        They are in the order of `features`: of patches, all of one step come before those of the
+        next. Long recordings are processed in windows. Raises ValueError unless the run has tokens.
+        """
+        if self.method.tokens is None:
+            raise ValueError(
+                f"a run of {self.config.method.name!r} has no tokens: load one of "
+                f"configs/beats/tokenizer.py"
+            )
+        self._tokenizer = self._tokenizer or _tokenizer(self, *self._at)
+        found = self._tokenizer.run([self._waveform(w, rate) for w in _listed(waveform)])
+        ids = [hidden[0, :, 0].astype(np.int32) for hidden in found]
+        return ids if isinstance(waveform, list | tuple) else ids[0]
+
     def _waveform(self, source: Waveform, rate: int | None) -> np.ndarray:
         from ssl_jax.data import inputs
 
@@ -362,6 +380,23 @@ def _listener(model: Model) -> tuple[Any, Any]:
         window_s=float(model.config.data.buckets[-1]),
     )
     return extractor, transcribe.reader(model.config, model.classes, method.decoder)
+
+
+def _tokenizer(model: Model, folder: str | Path, step: int) -> Any:
+    """Returns an Extractor of tokens as hidden states (1, T, 1)."""
+    from ssl_jax.engine import checkpoint
+    from ssl_jax.evals.extract import Extractor
+
+    def features(given: Any, batch: Any) -> Any:
+        return model.method.tokens(*given, batch)
+
+    return Extractor(
+        _exact(features, model._precision),
+        (model.params, checkpoint.restore_extra(folder, step)),
+        sample_rate=model.sample_rate,
+        window_s=model._window,
+        overlap_s=model._overlap,
+    )
 
 
 def _classifier(method: Any, precision: str) -> Any:

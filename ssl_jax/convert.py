@@ -15,10 +15,10 @@ which kind="array_record" reads. After an interruption it continues with the fir
 experiments/ read.
 
 `import` makes a run folder from a transformers folder (safetensors, no torch needed) or a .pt file
-of fairseq, s3prl or BEATs. Load it, evaluate it, fine-tune from it with config.init_from, or continue its
-pre-training: `python -m ssl_jax.train --config RUN/config.json --workdir RUN`. `export` writes a
-checkpoint that transformers or s3prl load, data2vec 2.0 in fairseq's format, or BEATs in that of its
-authors.
+of fairseq, s3prl or BEATs. Load it, evaluate it, fine-tune from it with config.init_from, or
+continue its pre-training: `python -m ssl_jax.train --config RUN/config.json --workdir RUN`.
+`export` writes a checkpoint that transformers or s3prl load, data2vec 2.0 in fairseq's format, or
+BEATs in that of its authors.
 """
 
 import argparse

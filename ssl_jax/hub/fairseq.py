@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.core import atomic
-from ssl_jax.hub import beats, data2vec2_config, families, moco, names, table, torch_files, vocabulary
+from ssl_jax.hub import (
+    beats,
+    data2vec2_config,
+    families,
+    moco,
+    names,
+    table,
+    torch_files,
+    vocabulary,
+)
 from ssl_jax.hub.files import Source, check_sizes, torch_for
 from ssl_jax.hub.pickles import plain
 from ssl_jax.hub.speech import DEFAULTS, Config

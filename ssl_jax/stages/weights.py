@@ -13,10 +13,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax import methods
-from ssl_jax.core import atomic
+from ssl_jax.core import atomic, paths
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
-from ssl_jax.core import paths
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import Method, TrainState
 from ssl_jax.engine import checkpoint, hosts, optim, setup
@@ -50,10 +49,10 @@ def import_run(
     """Makes a run folder from weights and returns the step of its checkpoint.
 
     source: a folder of transformers, a .safetensors file next to its config.json, or a file of
-    fairseq, s3prl, MoCo v3 or BEATs. recipe: the config of the method that continues with them (default:
-    that of the family, `base`); its encoder options come from the weights. method: the module of
-    yours that a recipe of a run folder, its config.json, may import. Adam's moments and teacher are
-    taken from the source, where it has them. Raises WeightsError and ConfigError.
+    fairseq, s3prl, MoCo v3 or BEATs. recipe: the config of the method that continues with them
+    (default: that of the family, for its size); its encoder options come from the weights. method:
+    the module of yours that a recipe of a run folder, its config.json, may import. Adam's moments
+    and teacher are taken from the source, where it has them. Raises WeightsError and ConfigError.
     """
     run = paths.of(run)
     there = (run / "checkpoints").iterdir() if (run / "checkpoints").is_dir() else ()
@@ -170,9 +169,7 @@ def _method(config: ConfigDict) -> Method:
     )
 
 
-def _optimizer(
-    config: ConfigDict, method: Method
-) -> tuple[Any, dict[str, Any], Shapes, Shapes]:
+def _optimizer(config: ConfigDict, method: Method) -> tuple[Any, dict[str, Any], Shapes, Shapes]:
     """Returns (optimizer, shapes of a batch, shapes of the parameters and of extra by name).
 
     Only the structure of the optimizer's state is used. It does not depend on the length of an
@@ -388,8 +385,7 @@ def _write_original(
     """Writes the file of a model's authors; returns (the file, the arrays left out)."""
     if family.instead != "original":
         raise WeightsError(
-            f"--to-format original is for BEATs only, not {family.model_type}: use "
-            f"{family.instead}"
+            f"--to-format original is for BEATs only, not {family.model_type}: use {family.instead}"
         )
     content, left = family.module.checkpoint(family, o, method, arrays, tuple(classes))
     _check_left(family, left)
@@ -428,8 +424,7 @@ def _theirs(
     """Returns ((arrays, config.json), the parameters left out)."""
     if not family.architecture:
         raise WeightsError(
-            f"transformers has no class for {family.model_type}: use --to-format "
-            f"{family.instead}"
+            f"transformers has no class for {family.model_type}: use --to-format {family.instead}"
         )
     config = family.module.config_of(o, family.model_type)
     arrays, left = table.to_theirs(family.rows(o, method), params)
