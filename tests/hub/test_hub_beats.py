@@ -118,7 +118,7 @@ def test_other_faults_of_a_file_are_named():
 @pytest.mark.slow
 def test_golden_values_and_the_number_of_parameters():
     """Executed with the published classes: 2 layers of Base width, weights by a formula."""
-    _, shapes = encoder({"cfg": beats_files.PUBLISHED, "model": {"patch_embedding.weight": []}})
+    _, shapes = encoder({"cfg": beats_files.PUBLISHED, "model": {}})
     assert sum(math.prod(s) for s in shapes.values()) == 90_311_792
     cfg = beats_files.PUBLISHED | {"encoder_layers": 2}
     arrays = beats_files.formula(cfg)
@@ -134,12 +134,12 @@ def test_golden_values_and_the_number_of_parameters():
     # a filterbank in float32 moves the quietest cells, and some outputs by up to 3e-3
     np.testing.assert_allclose(stats, (0.00198, 1.00113, 0.79752, -4.37678, 4.38414), atol=1e-2)
     some = {
-        (0, slice(4)): (0.02145, 1.20171, -0.09114, 0.48146),
-        (23, slice(100, 104)): (1.25272, -0.86783, -2.72669, -0.87972),
-        (47, slice(-4, None)): (1.8032, -2.30139, -0.17535, 0.59771),
+        (0, 0): (0.02145, 1.20171, -0.09114, 0.48146),
+        (23, 100): (1.25272, -0.86783, -2.72669, -0.87972),
+        (47, 764): (1.8032, -2.30139, -0.17535, 0.59771),
     }
-    for (token, channels), want in some.items():
-        np.testing.assert_allclose(y[0, token, channels], want, atol=1e-2)
+    for (token, first), want in some.items():
+        np.testing.assert_allclose(y[0, token, first : first + 4], want, atol=1e-2)
 
 
 def saved(folder, loaded):
@@ -157,10 +157,10 @@ def test_a_fine_tuned_file_becomes_a_run_and_a_file_again(tmp_path, root):
     weights.import_run(path, run, str(root / "configs/supervised/beats.py:toy"))
     model = ssl_jax.load(run)
     assert model.classes == tuple(beats_files.LABELS.values())
-    audio = beats_files.sweep()
+    audio = beats_files.sweep()[:8000]  # no longer than a window
     found = model.features(audio, 16000)
-    assert [x.shape for x in found.hidden_states] == [(48, 16)] * 3
-    batch = {"audio": audio[None], "audio_len": np.array([16000], np.int32)}
+    assert [x.shape for x in found.hidden_states] == [(24, 16)] * 3
+    batch = {"audio": audio[None], "audio_len": np.array([8000], np.int32)}
     batch |= {"id": np.zeros(1, np.uint32), "weight": np.ones(1, np.float32)}
     logits = np.asarray(jax.jit(model.method.predict)(model.params, batch))
     p = loaded["model"]
