@@ -86,4 +86,5 @@ def _toy(config: ConfigDict) -> None:
     encoder.update({"position_kernel": 4, "position_groups": 2})
     encoder.update({"num_buckets": 8, "max_distance": 12})
     config.method.spec_augment.time_width = 2
+    config.method.mix.mixup = 0.0  # its partners are other rows
     config.data.workers = 0

@@ -91,7 +91,7 @@ def test_overfits_two_examples(toy):
     assert losses[-1] < 0.7 * losses[0], losses[:: STEPS // 10]
     if "accuracy" in metrics:
         correct, count = metrics["accuracy"]
-        assert correct == count == 2
+        assert correct == count >= 2  # of tags, each counts
 
 
 def test_rows_of_weight_zero_change_nothing(toy):
