@@ -99,7 +99,8 @@ def content(kind, **changes):
     def made(*shape):
         return 0.3 * draw.standard_normal(shape).astype(np.float32)
 
-    model = repeated({n: made(*shape) for n, shape in shapes(cfg).items()}, cfg)
+    model = {n: made(*shape) for n, shape in shapes(cfg).items()}
+    model = repeated({n: x + n.endswith("layer_norm.weight") for n, x in model.items()}, cfg)
     found = {"cfg": cfg, "model": model}
     width = cfg["encoder_embed_dim"]
     if kind == "tuned":

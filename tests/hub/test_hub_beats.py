@@ -183,7 +183,8 @@ def test_a_fine_tuned_file_becomes_a_run_and_a_file_again(tmp_path, root):
 def test_a_tokenizer_file_becomes_a_run_that_gives_tokens(tmp_path, root):
     loaded = beats_files.content("tokenizer")
     path, run = saved(tmp_path, loaded), tmp_path / "run"
-    weights.import_run(path, run, str(root / "configs/beats/tokenizer.py:toy"))
+    teacher = f"method.teachers.teacher={root}/configs/beats/audio.py:iter1"  # the same patches
+    weights.import_run(path, run, str(root / "configs/beats/tokenizer.py:toy"), [teacher])
     model, audio, p = ssl_jax.load(run), beats_files.sweep(), loaded["model"]
     z = model.features(audio, 16000).hidden_states[-1]
     for i in (0, 2):
