@@ -7,7 +7,7 @@ from ssl_jax.ops import augment
 
 spec_augment = jax.jit(
     augment.spec_augment,
-    static_argnames=("time_masks", "time_width", "freq_masks", "freq_width", "fill"),
+    static_argnames=("time_masks", "time_width", "time_share", "freq_masks", "freq_width", "fill"),
 )
 speed = jax.jit(augment.speed)
 random_filter = jax.jit(augment.random_filter, static_argnames=("max_db", "bands", "prob"))
