@@ -77,7 +77,8 @@ def answer(options: argparse.Namespace, config: ConfigDict) -> str:
     if options.chips:
         return on_fewer(options, config, chips.smaller(asked, options.chips), estimated)
     devices = stand_ins(asked, options.compiles)
-    program(config, options.topology, devices, options.classes)  # raises if it cannot run
+    if asked.chips > 1:  # the estimate traces the work of one chip
+        program(config, options.topology, devices, options.classes).check()
     found = estimated(config, topology=asked, devices=devices, compiles=options.compiles)
     spun = turnover.line(make(config), run.steps) if run.steps else ""
     lines = [budget.text(options.config, config, asked, found, run, notes, spun)]

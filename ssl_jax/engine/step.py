@@ -72,9 +72,15 @@ def abstract_state(
     method: Method,
     tx: optax.GradientTransformation,
     batch_shapes: Shapes,
+    initial: tuple[Tree, Tree] | None = None,
 ) -> TrainState:
-    """Returns the shapes of the state without computing anything."""
-    return jax.eval_shape(_builder(method, tx, batch_shapes), rng.key_data(0))
+    """Returns the shapes of the state without computing anything.
+
+    `initial`: the shapes of (params, extra), if they are known: a large model takes long to trace.
+    """
+    if initial is None:
+        return jax.eval_shape(_builder(method, tx, batch_shapes), rng.key_data(0))
+    return jax.eval_shape(lambda key, first: _first(key, *first, tx), rng.key_data(0), initial)
 
 
 def init_state(
@@ -101,15 +107,19 @@ def _builder(
     def build(key: Array) -> TrainState:
         batch = {name: jnp.zeros(s.shape, s.dtype) for name, s in batch_shapes.items()}
         params, extra = method.init(rng.named(jax.random.wrap_key_data(key), "init"), batch)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            extra=extra,
-            opt_state=tx.init(params),
-            key=key,
-        )
+        return _first(key, params, extra, tx)
 
     return build
+
+
+def _first(key: Array, params: Tree, extra: Tree, tx: optax.GradientTransformation) -> TrainState:
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        extra=extra,
+        opt_state=tx.init(params),
+        key=key,
+    )
 
 
 def make_step(

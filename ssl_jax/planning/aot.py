@@ -1,6 +1,7 @@
 """Builds the train step of a config ahead of time: traced and compiled without data or devices."""
 
 import dataclasses
+import functools
 import importlib.util
 import math
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ class Program:
     """A train step over devices that need not exist; every array in it is abstract.
 
     state and shardings: all training arrays and how they are sharded. batch: one global batch of
-    the longest bucket. jitted: the function that the loop calls, as run(state, totals, batch).
+    the longest bucket. make_step: returns the step, which is traced when it is first asked for.
     optimizer: the pair that `optim.make` returns, the optimizer and its learning-rate schedule.
     platform: the platform that the step is traced for.
     """
@@ -36,11 +37,24 @@ class Program:
     mesh: Mesh
     state: TrainState
     shardings: TrainState
-    totals: Tree
     batch: dict[str, jax.ShapeDtypeStruct]
-    jitted: Any
+    make_step: Callable[[], step_lib.TrainStep]
     optimizer: tuple
     platform: str
+
+    @functools.cached_property
+    def totals(self) -> Tree:
+        """The shapes of the totals before any step."""
+        return jax.eval_shape(self._step.zeros)
+
+    @property
+    def jitted(self) -> Any:
+        """The function that the loop calls, as run(state, totals, batch)."""
+        return self._step.run
+
+    def check(self) -> None:
+        """Traces the step over its mesh; raises if it cannot run."""
+        self._traced()
 
     def trace(self) -> Any:
         """Returns the jaxpr of one step over the global batch."""
@@ -73,9 +87,14 @@ class Program:
         }
         return {name: chip_bytes(*part) for name, part in parts.items()}
 
+    @functools.cached_property
+    def _step(self) -> step_lib.TrainStep:
+        with platform.planned(self.platform):
+            return self.make_step()
+
     def _traced(self) -> Any:
         with platform.planned(self.platform):
-            return self.jitted.trace(self.state, self.totals, self.batch)
+            return self._step.run.trace(self.state, self.totals, self.batch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,15 +124,15 @@ def build(
     with platform.planned(platform_name):
         method = make_method()
         batch = batch_shapes.global_batch(config, method)
-        tx, schedule = optimizer = _optimizer(config, method, batch, examples)
-        state = step_lib.abstract_state(method, tx, batch)
+        initial = jax.eval_shape(method.init, jax.random.key(0), batch)
+        tx, schedule = optimizer = _optimizer(config, initial[0], examples)
+        state = step_lib.abstract_state(method, tx, batch, initial)
         shardings = step_lib.state_sharding(state, method.rules, mesh)
         taught = teachers.shapes(method)
         state, shardings = teachers.join(state, shardings, taught, method, mesh)
         step = step_lib.make_step(method, tx, schedule, mesh, config.train.accumulate)
-        compiled: Any = step_lib.compile_step(step, mesh, shardings, (state, batch))
-        totals = jax.eval_shape(compiled.zeros)
-    return Program(mesh, state, shardings, totals, batch, compiled.run, optimizer, platform_name)
+    compiled = functools.partial(step_lib.compile_step, step, mesh, shardings, (state, batch))
+    return Program(mesh, state, shardings, batch, compiled, optimizer, platform_name)
 
 
 def devices_of(topology: chips.Topology) -> list[Any]:
@@ -182,8 +201,7 @@ def unsharded_bytes(tree: Tree) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def _optimizer(config: ConfigDict, method: Method, batch: Tree, examples: int) -> tuple:
-    params, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
+def _optimizer(config: ConfigDict, params: Tree, examples: int) -> tuple:
     seconds = config.data.batch_size * float(config.data.buckets[-1])
 
     def to_steps(duration: int | str, total: int | None = None) -> int:

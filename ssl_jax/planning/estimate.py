@@ -64,7 +64,7 @@ def of_step(
     topology: Topology,
     devices: Sequence[Any],
     compiles: bool = False,
-    flows: dict[str, kernels_lib.Flow] | None = None,
+    flows: dict[str, tuple[kernels_lib.Flow, int]] | None = None,
 ) -> Estimate:
     """Returns the estimate of a step of `config` over `devices`, which stand in for the chips.
 
@@ -79,11 +79,12 @@ def of_step(
         single = whole
         if whole.mesh.size > 1:
             single = aot.build(one, lambda: make(one), devices[:1], topology.chip.platform)
-        flows[key] = kernels_lib.of(single.trace())
-    flow, held = flows[key], whole.held()
+        state = len(jax.tree.leaves((single.state, single.totals)))
+        flows[key] = kernels_lib.of(single.trace()), state
+    (flow, state), held = flows[key], whole.held()
     sharded = held["parameters"] / aot.unsharded_bytes(whole.state.params)
     kernels = [_of_chip(k, sharded, whole.mesh.shape["model"]) for k in flow.kernels]
-    found, temporaries = None, buffers(flow, whole)
+    found, temporaries = None, buffers(flow, whole, state)
     if compiles:
         found, temporaries = compiled_or_not(whole)
     sent = expected(whole, config.train.accumulate, topology.slices)
@@ -103,13 +104,12 @@ def of_step(
     )
 
 
-def buffers(flow: kernels_lib.Flow, program: aot.Program) -> float:
+def buffers(flow: kernels_lib.Flow, program: aot.Program, state: int) -> float:
     """Returns the bytes of activations, gradients and buffers of a chip, estimated from shapes.
 
-    The new state is written in place of the old one. Arrays of the shape of a parameter that is
-    sharded over `fsdp`, its gradient above all, are sharded likewise.
+    The new state, the first `state` arrays, is written in place of the old one. Arrays of the shape
+    of a parameter that is sharded over `fsdp`, its gradient above all, are sharded likewise.
     """
-    state = len(jax.tree.leaves((program.state, program.totals)))
     shares = {x.shape: 1 / program.mesh.shape["fsdp"] for _, x, _ in _shards(program, "params")}
     return flow.peak(state, shares) / program.mesh.shape["model"] + gathered(program)
 
