@@ -80,7 +80,9 @@ def abstract_state(
     """
     if initial is None:
         return jax.eval_shape(_builder(method, tx, batch_shapes), rng.key_data(0))
-    return jax.eval_shape(lambda key, first: _first(key, *first, tx), rng.key_data(0), initial)
+    return jax.eval_shape(
+        lambda key, first: _first(key, first[0], first[1], tx), rng.key_data(0), initial
+    )
 
 
 def init_state(

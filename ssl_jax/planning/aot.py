@@ -94,7 +94,7 @@ class Program:
 
     def _traced(self) -> Any:
         with platform.planned(self.platform):
-            return self._step.run.trace(self.state, self.totals, self.batch)
+            return self.jitted.trace(self.state, self.totals, self.batch)
 
 
 @dataclasses.dataclass(frozen=True)
