@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import address, claims, methods, miniatures, results
+from experiments.beats import page as beats
 from experiments.benchmarks import layers_kept, recipes
 from experiments.dmae import page as dmae
 from ssl_jax.core import atomic
@@ -455,6 +456,10 @@ TABLES = {
     "scaling/README.md": {
         part: once_run("scaling/results.json", functools.partial(scaling, part))
         for part in ("weak", "fit", "overhead")
+    },
+    "beats/README.md": {
+        name: once_run("beats/results.json", lambda make=make: markdown(make()))
+        for name, make in (("probes", beats.probes), ("tokens", beats.tokens))
     },
     "dmae/README.md": {
         "probes": once_run("dmae/results.json", lambda: markdown(dmae.rows())),

@@ -43,12 +43,19 @@ class Writer:
     """Writes a store row by row, from one process; `with` completes it unless an error is raised.
 
     rate: labels per second. vocab_size: ids lie in [0, vocab_size). signature: names the model
-    and the clusters; equal for all stores of one k-means model. If a killed writer left
+    and the clusters; equal for all stores of one k-means model. grid: labels of one step, such as 8
+    bands of a spectrogram; crops then start at a step. If a killed writer left
     `<path>.part` with the same header, it is continued. Raises DataError if `path` exists.
     """
 
     def __init__(
-        self, path: str | os.PathLike, *, rate: float, vocab_size: int, signature: str
+        self,
+        path: str | os.PathLike,
+        *,
+        rate: float,
+        vocab_size: int,
+        signature: str,
+        grid: int = 1,
     ) -> None:
         self.path = paths.local(path, "the folder of the frame labels")
         self._part = self.path.with_name(self.path.name + ".part")
@@ -63,6 +70,7 @@ class Writer:
         dtype = "uint16" if self.vocab_size <= 1 << 16 else "uint32"
         self._header: dict[str, Any] = {"format": _FORMAT, "rate": float(rate), "dtype": dtype}
         self._header |= {"vocab_size": self.vocab_size, "signature": str(signature)}
+        self._header |= {"grid": grid} if grid > 1 else {}
         self._keys: set[int] = set()
         self._units, self._log = self._begin()
 
@@ -162,6 +170,7 @@ class UnitStore:
     keys: np.ndarray
     starts: np.ndarray
     counts: np.ndarray
+    grid: int = 1  # labels of one step
     _map: list[np.ndarray] = dataclasses.field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
@@ -228,7 +237,7 @@ def open_store(path: str | os.PathLike) -> UnitStore:
     about: dict[str, Any] = {
         name: header[name] for name in ("rate", "vocab_size", "signature", "dtype")
     }
-    return UnitStore(str(folder), **about | index)
+    return UnitStore(str(folder), **about | index, grid=header.get("grid", 1))
 
 
 def _hash(key: str) -> int:

@@ -37,6 +37,16 @@ class Units:
         return self.stores[0].rate
 
     @property
+    def grid(self) -> int:
+        """Labels of one step, at which crops have to start."""
+        return self.stores[0].grid
+
+    @property
+    def tolerance(self) -> float:
+        """Seconds by which audio and labels may differ: of a grid, a step that is not full too."""
+        return TOLERANCE + 1e-9 + (self.grid / self.rate if self.grid > 1 else 0)
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """The number of ids of each set."""
         return tuple(store.vocab_size for store in self.stores)
@@ -63,7 +73,7 @@ class Units:
         bad = np.zeros(len(samples), bool)
         for store, places in zip(self.stores, self.places, strict=True):
             seconds = store.counts[places] / store.rate
-            off = np.abs(seconds - samples / self.sample_rate) > TOLERANCE + 1e-9
+            off = np.abs(seconds - samples / self.sample_rate) > self.tolerance
             bad |= (places < 0) | off
         return bad
 
@@ -77,7 +87,7 @@ class Units:
                     "or leave the row out of config.data"
                 )
             count = int(store.counts[place])
-            if abs(count / store.rate - seconds) > TOLERANCE + 1e-9:
+            if abs(count / store.rate - seconds) > self.tolerance:
                 fewer = "fewer" if count < seconds * store.rate else "more"
                 return (
                     f"{fewer} frame labels than audio: {count} at {store.rate:g} Hz in "

@@ -80,7 +80,10 @@ class AudioCorpus(Corpus):
         if seed is None:
             return [0] * len(ids)
         drawn = hashing.uniform(seed, _CROP, ids, epoch)
-        return (drawn * (room + 1)).astype(np.int64).tolist()
+        starts = (drawn * (room + 1)).astype(np.int64)
+        if self.units and self.units.grid > 1:
+            starts -= starts % round(self.sample_rate * self.units.grid / self.units.rate)
+        return starts.tolist()
 
     def fill(self, i: int, key: int, arrays: Arrays, row: int) -> float:
         """Decodes from sample `key` into audio[row] and returns the share of samples at full

@@ -238,8 +238,7 @@ class Beats:
         """valid (B, S) -> ids_shuffle (B, S), visible ids first and ascending; mask (B, S) bool."""
         counts = self.visible(valid.shape[1])
         ids, mask = masks.random_visible(streams.for_examples("mask"), valid, counts)
-        kept = counts[-1]
-        return jnp.concatenate([jnp.sort(ids[:, :kept], 1), ids[:, kept:]], 1), mask
+        return masks.ascending(ids, counts[-1]), mask
 
     def _label(self, params: Tree, extra: Tree, batch: Batch, valid: Array) -> Array:
         """Returns the label of every patch of whole clips (B, S) int32, -1 where there is none."""

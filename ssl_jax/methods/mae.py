@@ -24,6 +24,7 @@ from ssl_jax.core.rng import Streams
 from ssl_jax.core.types import Array, Batch, Features, Method, Output, Tree
 from ssl_jax.nn import build, sharding
 from ssl_jax.nn import encoder as encoder_lib
+from ssl_jax.nn.beats import BeatsEncoder
 from ssl_jax.nn.decoder import PatchDecoder
 from ssl_jax.nn.local_decoder import LocalDecoder, LocalOptions
 from ssl_jax.nn.transformer import LAST, Encoded, TransformerOptions
@@ -227,7 +228,10 @@ class MAE:
         if self.options.stripes.active:
             keys = streams.for_examples("mask")
             return self.options.stripes.draw(keys, valid, self.encoder.grid[1])
-        return masks.random_visible(streams.for_examples("mask"), valid, counts)
+        ids, mask = masks.random_visible(streams.for_examples("mask"), valid, counts)
+        if isinstance(self.encoder, BeatsEncoder):  # to which the order of tokens matters
+            ids = masks.ascending(ids, counts[-1])
+        return ids, mask
 
     def visible(self, size: int) -> list[int]:
         """Returns how many patches of a row with 0 to `size` real ones stay visible.

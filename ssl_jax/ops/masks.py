@@ -152,6 +152,11 @@ def stripes_visible(
     return ids_shuffle_of(mask, real), mask
 
 
+def ascending(ids_shuffle: Array, kept: int) -> Array:
+    """Returns ids_shuffle (B, T) with its first `kept` ids in ascending order."""
+    return jnp.concatenate([jnp.sort(ids_shuffle[:, :kept], 1), ids_shuffle[:, kept:]], 1)
+
+
 def clone_keys(keys: Array, clones: int) -> Array:
     """keys (B,) of examples -> (B * clones,), example-major; a key does not depend on `clones`."""
     numbers = jnp.arange(clones)

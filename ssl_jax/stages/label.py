@@ -38,11 +38,42 @@ def write(
     codebook = codebook.only(layer)
     header: dict[str, Any] = {"rate": codebook.rate, "vocab_size": codebook.clusters}
     header["signature"] = f"{codebook.signature}-{layer}"
-    _same_recordings(pathlib.Path(path), corpus)
     if pathlib.Path(path).exists():
+        _same_recordings(pathlib.Path(path), corpus)
         return _kept(path, header)
     reader = quantizer(encoder, codebook, corpus.sample_rate, window_s)
-    with frame_label_store.Writer(path, **header) as writer:
+    return _written(path, reader, header, corpus)
+
+
+def write_tokens(
+    path: str | os.PathLike,
+    tokenizer: Encoder,
+    codes: int,
+    corpus: AudioCorpus,
+    *,
+    window_s: float,
+) -> frame_label_store.UnitStore:
+    """Labels whole recordings with the tokens of a tokenizer; otherwise as `write`.
+
+    tokenizer: its hidden states (1, B, S, 1) are ids below `codes`.
+    """
+    reader = Extractor(
+        tokenizer.features, tokenizer.params, sample_rate=corpus.sample_rate, window_s=window_s
+    )
+    header: dict[str, Any] = {"rate": corpus.sample_rate / reader.hop * reader.tokens}
+    header |= {"vocab_size": codes, "signature": tokenizer.key}
+    if pathlib.Path(path).exists():
+        _same_recordings(pathlib.Path(path), corpus)
+        return _kept(path, header)
+    return _written(path, reader, header, corpus)
+
+
+def _written(
+    path: str | os.PathLike, reader: Extractor, header: dict[str, Any], corpus: AudioCorpus
+) -> frame_label_store.UnitStore:
+    """Labels all recordings, and returns the store."""
+    _same_recordings(pathlib.Path(path), corpus)
+    with frame_label_store.Writer(path, **header, grid=reader.tokens) as writer:
         todo = [i for i in range(len(corpus)) if corpus.key(i) not in writer]
         done = len(corpus) - len(todo)
         with Progress("labels: recording", len(corpus), done=done) as progress:

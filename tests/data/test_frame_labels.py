@@ -81,6 +81,24 @@ def test_labels_at_50_hz(make, tmp_path):
     np.testing.assert_array_equal(out[0], np.arange(10, 35))
 
 
+def test_crops_of_labels_in_a_grid_start_at_a_step(make, tmp_path):
+    path = tmp_path / "grid"
+    with frame_label_store.Writer(path, rate=50.0, vocab_size=100, signature="t", grid=8) as writer:
+        for i, seconds in enumerate(SECONDS):  # whole steps of 0.16 s
+            writer.add(f"mine/{i}.wav", np.arange(8 * int(seconds / 0.16)) % 100)
+    corpus = open_split(make(train=(str(path),)), "train")
+    corpus.check()  # the last 0.14 s of a second have no label
+    drawn = np.concatenate(
+        [corpus.keys(np.array([1, 1, 2]), np.full(3, epoch), 0.5, 3) for epoch in range(9)]
+    )
+    assert len(set(drawn.tolist())) > 2 and not (drawn % 2560).any()
+    out = np.zeros((1, 25), np.int32)
+    corpus.units.read_into(1, 2560 * 2, 8000, out)
+    np.testing.assert_array_equal(out[0], np.arange(16, 41))
+    again = frame_label_store.open_store(path)
+    assert again.grid == 8 and frame_label_store.open_store(label(tmp_path, "plain")).grid == 1
+
+
 def test_no_stores_no_units(make):
     corpus = open_split(make(), "train")
     assert "units" not in corpus.specs(0.5) and corpus.unit_sizes == () and not corpus.unit_rate

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from mae_cases import ENCODERS
+from mae_cases import config_of as mae_config
 from method_cases import quick_jit
 from ml_collections import ConfigDict
 from test_mae_oracle import flat
@@ -15,6 +16,7 @@ from ssl_jax.core import config as config_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.types import FROZEN
 from ssl_jax.engine import optim
+from ssl_jax.methods import mae
 from ssl_jax.nn import random_codes
 
 KEY = "config.method.teachers.tokenizer"
@@ -200,3 +202,17 @@ def test_what_does_not_fit_is_named_with_what_would(tokenizer, changes, made, me
     with pytest.raises(ConfigError, match=message) as error:
         cases.setup_of(config)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["beats", "spectrogram"])
+def test_a_masked_autoencoder_keeps_the_order_of_patches_for_an_encoder_that_reads_it(kind):
+    more = {"position_groups": 2, "position_kernel": 4, "patch_width": 8} if kind == "beats" else {}
+    config = mae_config("spectrogram", {"mask_ratio": 0.75})
+    config.encoder.update({"kind": kind, **more})
+    method = mae.make(config, precision="float32", sample_rate=16000, num_classes=0)
+    setup = cases.setup_of(cases.model_config())
+    keys = setup.streams(setup.batch)
+    found = quick_jit(lambda real: method.loss.__self__.mask(keys, real))(np.ones((4, 24), bool))
+    kept = found[0][:, :6]
+    assert (np.sort(kept, 1) == kept).all() == (kind == "beats")
+    assert not np.take_along_axis(found[1], kept, 1).any()
