@@ -264,11 +264,14 @@ class Model:
             pieces = [self._rows(item, rate) for item in items]
         rows = [row for piece in pieces for row in piece]
         self._classify = self._classify or _classifier(self.method, self._precision)
-        found = np.zeros((len(rows), len(self.classes)))
+        # of imported weights, tags have numbers if their file does not name them
+        tags = self.method.batch["tags"].shape[0] if "tags" in self.method.batch else 0
+        names = self.classes or tuple(map(str, range(tags or 0)))
+        found = np.zeros((len(rows), len(names)))
         for group, batch in self._extractor.batches(rows):
             found[group] = np.asarray(self._classify(self.params, batch))[: len(group)]
         clips = np.split(found, np.cumsum([len(piece) for piece in pieces])[:-1])
-        named = [dict(zip(self.classes, c.mean(0).tolist(), strict=True)) for c in clips]
+        named = [dict(zip(names, c.mean(0).tolist(), strict=True)) for c in clips]
         return named if isinstance(example, list | tuple) else named[0]
 
     def transcribe(self, waveform: Waveform | list[Waveform], rate: int | None = None) -> Any:

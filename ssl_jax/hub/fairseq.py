@@ -13,6 +13,7 @@ import numpy as np
 
 from ssl_jax.core import atomic
 from ssl_jax.hub import (
+    audiomae,
     beats,
     data2vec2_config,
     families,
@@ -57,7 +58,7 @@ _ADAM = ("exp_avg", "exp_avg_sq")
 
 def read(path: Path) -> Source:
     """Reads a checkpoint of fairseq, pre-trained or fine-tuned, one converted by s3prl, or one of
-    MoCo v3 or BEATs.
+    MoCo v3, BEATs or AudioMAE.
 
     Adam's moments and the moving average (`_ema`) are kept if the file has all of them. Raises
     WeightsError, naming the file, for a file of another kind or model.
@@ -65,7 +66,7 @@ def read(path: Path) -> Source:
     if not path.is_file():
         raise WeightsError(f"{path} does not exist: --from takes a folder or a file of weights")
     loaded = torch_files.read(path)
-    for module in (moco, beats):
+    for module in (moco, beats, audiomae):
         if module.is_checkpoint(loaded):
             return module.source(loaded, path)
     if not isinstance(loaded, dict):

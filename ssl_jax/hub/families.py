@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ssl_jax.core.config import suggest
-from ssl_jax.hub import beats, conformer, data2vec2, moco, speech, text, vision
+from ssl_jax.hub import audiomae, beats, conformer, data2vec2, moco, speech, text, vision
 from ssl_jax.hub.speech import Config, Options
 from ssl_jax.hub.table import Arrays, Row, WeightsError
 
@@ -203,6 +203,21 @@ FAMILIES: dict[str, Family] = {
             size="iter2",
             beside={"beats_tokenizer": Head("", beats.code_rows, beats.code_section)},
             unused=_BEATS_HEADS,
+        ),
+        Family(
+            audiomae.MODEL_TYPE,
+            "spectrogram",
+            "",
+            "",
+            audiomae,
+            "configs/mae/spectrogram.py",
+            # its sizes have one recipe
+            sizes=dict.fromkeys((384, 768, 1024), "audiomae"),
+            beside={
+                "mae": Head("", audiomae.decoder_rows, audiomae.decoder_section),
+                "supervised": Head("", audiomae.head_rows, audiomae.head_section),
+            },
+            unused=r"^(norm\.|fc_norm\.|head\.|mask_token|decoder_)",
         ),
         *(
             Family(

@@ -96,6 +96,12 @@ def rows(o: Any) -> list[Row]:
         Row("cls_token", "encoder/cls", "token"),
         *norm("norm", "encoder/final_norm"),
     ]
+    return found + timm_rows(_BLOCK, blocks, o.depth)
+
+
+def timm_rows(block: str, blocks: str, depth: int, part: str = "") -> list[Row]:
+    """Returns the map of blocks with timm's names, whose query, key and value are apart."""
+    found: list[Row] = []
     pairs = {
         **{f"attn.{n[0]}": f"attention/{n}" for n in ("query", "key", "value")},
         "attn.proj": "attention/out",
@@ -103,9 +109,9 @@ def rows(o: Any) -> list[Row]:
         "mlp.fc2": "mlp/down",
     }
     for theirs, ours in pairs.items():
-        found += linear(f"{_BLOCK}.{theirs}", f"{blocks}/{ours}", o.depth)
+        found += linear(f"{block}.{theirs}", f"{blocks}/{ours}", depth, part)
     for name in ("norm1", "norm2"):
-        found += norm(f"{_BLOCK}.{name}", f"{blocks}/{name}", o.depth)
+        found += norm(f"{block}.{name}", f"{blocks}/{name}", depth, part)
     return found
 
 

@@ -385,7 +385,7 @@ def _write_original(
     """Writes the file of a model's authors; returns (the file, the arrays left out)."""
     if family.instead != "original":
         raise WeightsError(
-            f"--to-format original is for BEATs only, not {family.model_type}: use {family.instead}"
+            f"--to-format original is for BEATs and AudioMAE only, not {family.model_type}: use {family.instead}"
         )
     content, left = family.module.checkpoint(family, o, method, arrays, tuple(classes))
     _check_left(family, left)
