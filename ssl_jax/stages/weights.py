@@ -305,8 +305,7 @@ def export_run(
     transformers: model.safetensors, config.json and preprocessor_config.json, no torch needed.
     s3prl: the file of its *_custom upstreams, by torch; see `hub.fairseq.write`. fairseq: the
     checkpoint of data2vec 2.0, by torch, with the run's teacher. original: the file of the authors
-    of BEATs, by torch. step: a saved one, "best", or None
-    for the newest. stream: which encoder of a run that has several. Raises WeightsError where the
+    of BEATs or AudioMAE, by torch. step: a saved one, "best", or None for the newest. stream: which encoder of a run that has several. Raises WeightsError where the
     format has no such model.
     """
     if to_format not in FORMATS:
@@ -385,7 +384,8 @@ def _write_original(
     """Writes the file of a model's authors; returns (the file, the arrays left out)."""
     if family.instead != "original":
         raise WeightsError(
-            f"--to-format original is for BEATs and AudioMAE only, not {family.model_type}: use {family.instead}"
+            f"--to-format original is for BEATs and AudioMAE only, not {family.model_type}: use "
+            f"{family.instead}"
         )
     content, left = family.module.checkpoint(family, o, method, arrays, tuple(classes))
     _check_left(family, left)

@@ -147,6 +147,9 @@ def test_layouts_undo_each_other(layout):
         "grid": (5, 4, 3, 2),
         "pointwise": (5, 4, 1),
         "token": (1, 1, 5),
+        "cells": (5, 1, 4, 4),
+        "heads": (1, 5, 1, 1),
+        "scalar": (1,),
     }
     shape = (shapes | {"depthwise": (5, 1, 3)}).get(layout, (5, 3))
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
