@@ -305,8 +305,8 @@ def export_run(
     transformers: model.safetensors, config.json and preprocessor_config.json, no torch needed.
     s3prl: the file of its *_custom upstreams, by torch; see `hub.fairseq.write`. fairseq: the
     checkpoint of data2vec 2.0, by torch, with the run's teacher. original: the file of the authors
-    of BEATs or AudioMAE, by torch. step: a saved one, "best", or None for the newest. stream: which encoder of a run that has several. Raises WeightsError where the
-    format has no such model.
+    of BEATs or AudioMAE, by torch. step: a saved one, "best", or None for the newest. stream: which
+    encoder of a run that has several. Raises WeightsError where the format has no such model.
     """
     if to_format not in FORMATS:
         raise WeightsError(f"--to-format is {to_format!r}: use one of {', '.join(FORMATS)}")
