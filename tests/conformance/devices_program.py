@@ -5,8 +5,11 @@ The job 'memory' compiles the step of a deep model whose parameters are sharded 
 as for a TPU; 'tpu' compiles for eight TPU chips, which needs libtpu and no TPU.
 """
 
+import dataclasses
 import json
 import sys
+import tempfile
+from pathlib import Path
 from typing import NamedTuple
 
 import cases
@@ -14,17 +17,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import resume
 
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import platform, tree
-from ssl_jax.core.types import TrainState
+from ssl_jax.core.types import Batch, TrainState
 from ssl_jax.engine import step, teachers
 from ssl_jax.nn import batch_norm
 from ssl_jax.ops import contrast, losses
 from ssl_jax.planning import aot
 
-ROWS, STEPS = 8, 3
+STEPS = 3
 DATA = {"slice": 1, "data": 8, "fsdp": 1, "model": 1}
 ALL_AXES = {"slice": 2, "data": 1, "fsdp": 2, "model": 2}
 # A bias on all keys leaves softmax unchanged: its gradient is rounding, which Adam magnifies.
@@ -59,36 +63,62 @@ class Start(NamedTuple):
     shapes: dict[str, jax.ShapeDtypeStruct]
     state: TrainState
 
+    def without_updates(self) -> "Start":
+        """Returns a start whose steps record their gradient and move nothing."""
+        still = optax.set_to_zero()
+        state = dataclasses.replace(
+            self.state, opt_state=(self.state.opt_state[0], still.init(self.state.params))
+        )
+        return self._replace(tx=recording(still), state=state)
 
-def start(path: str, updates: bool) -> Start:
-    """Returns the start of a config; without updates, of interest for its gradient alone.
+
+class Compiled(NamedTuple):
+    """The step of a mesh."""
+
+    mesh: jax.sharding.Mesh
+    shardings: TrainState
+    step: step.TrainStep
+
+    def update(self, state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
+        """Returns the next state and the loss; a state on the devices is given away."""
+        state = jax.device_put(state, self.shardings)
+        batch = jax.device_put(batch, mesh_lib.batch_sharding(self.mesh))
+        state, _, loss = self.step.run(state, self.step.zeros(), batch)
+        return state, loss
+
+
+def start(path: str) -> Start:
+    """Returns the start of a config.
 
     tests/engine/test_sharding.py checks that a mesh makes the same state as one device.
     """
     toy = cases.abstract_toy(path)
     tx, schedule = toy.optimizer()
-    tx = recording(tx if updates else optax.set_to_zero())
-    shapes = cases.abstract_batch(toy.method, ROWS, toy.samples)
+    tx = recording(tx)
+    shapes = cases.abstract_batch(toy.method, resume.ROWS, toy.samples)
     one = mesh_lib.make_mesh({"data": 1}, jax.devices()[:1])
     state, shardings = step.init_state(toy.method, tx, 5, one, shapes)
     state, _ = teachers.join(state, shardings, teachers.fresh(toy.method), toy.method, one)
     return Start(toy, tx, schedule, shapes, jax.device_get(state))
 
 
-def train(
-    begun: Start, sizes: dict[str, int], devices: list, steps: int = STEPS
-) -> tuple[list[float], dict, dict, int]:
-    """Returns losses, the first gradient, the last parameters, how many of these are sharded."""
+def compiled(begun: Start, sizes: dict[str, int], devices: list) -> Compiled:
+    """Returns the step of a mesh; it is compiled when it first runs."""
     method = begun.toy.method
     mesh = mesh_lib.make_mesh(sizes, devices)
     shardings = step.state_sharding(begun.state, method.rules, mesh)
-    state = jax.device_put(begun.state, shardings)
     update = step.make_step(method, begun.tx, begun.schedule, mesh)
-    run = step.compile_step(update, mesh, shardings, (state, begun.shapes))
-    totals, losses, first = run.zeros(), [], {}
+    run = step.compile_step(update, mesh, shardings, (begun.state, begun.shapes))
+    return Compiled(mesh, shardings, run)
+
+
+def train(
+    begun: Start, program: Compiled, steps: int = STEPS
+) -> tuple[list[float], dict, dict, int]:
+    """Returns losses, the first gradient, the last parameters, how many of these are sharded."""
+    state, losses, first = begun.state, [], {}
     for i in range(steps):
-        batch = jax.device_put(begun.toy.batch(ROWS, seed=i), mesh_lib.batch_sharding(mesh))
-        state, totals, loss = run.run(state, totals, batch)
+        state, loss = program.update(state, begun.toy.batch(resume.ROWS, seed=i))
         losses.append(float(loss))
         first = first or _arrays(state.opt_state[0])
     split = sum(not x.sharding.is_fully_replicated for x in jax.tree.leaves(state.params))
@@ -104,36 +134,56 @@ def _worst(a: dict[str, np.ndarray], b: dict[str, np.ndarray], scale: float) -> 
 
 
 def compare(path: str) -> dict[str, object]:
-    """Returns the largest differences between one device and each mesh of eight."""
-    begun = start(path, updates=True)
-    losses, reference, params, _ = train(begun, {"data": 1}, jax.devices()[:1])
+    """Returns the largest differences between one device and each mesh of eight, and `resumed`."""
+    begun = start(path)
+    one = compiled(begun, {"data": 1}, jax.devices()[:1])
+    losses, reference, params, _ = train(begun, one)
     largest = max(float(np.abs(g).max()) for g in reference.values())
-    report = {}
+    meshes = {}
     # one device and the first mesh run the program of a CPU; the second that of a TPU: a loop over
     # layers, and convolutions with all their groups
     for sizes, kind in ((DATA, "cpu"), (ALL_AXES, "tpu")):
         with platform.planned(kind):
-            others, there, arrays, split = train(begun, sizes, jax.devices())
+            program = compiled(begun, sizes, jax.devices())
+            others, there, arrays, split = train(begun, program)
         noise = NOISE + NOISE_OF.get(path, ())
         moved = {name: x for name, x in params.items() if not name.endswith(noise)}
         far = max(abs(a - b) / max(abs(a), 1e-6) for a, b in zip(losses, others, strict=True))
-        report[json.dumps(sizes)] = {
+        meshes[json.dumps(sizes)] = {
             "loss": far,
             "gradient": _worst(reference, there, largest),
             "params": _worst(moved, arrays, 1.0),
             "split": split,
         }
-    return report
+    return {"meshes": meshes, "resumed": _resumed(begun, one)}
 
 
 def compare_gradients(path: str) -> dict[str, object]:
-    """Returns the largest difference of a gradient between one device and the mesh of all axes."""
-    begun = start(path, updates=False)
-    _, reference, _, _ = train(begun, {"data": 1}, jax.devices()[:1], steps=1)
+    """Returns the largest difference of a gradient between one device and the mesh of all axes.
+
+    And what a resumed run on one device changes: both are asked of every config, so that its step
+    is compiled once.
+    """
+    begun = start(path)
+    one = compiled(begun, {"data": 1}, jax.devices()[:1])
+    _, reference, _, _ = train(begun, one, steps=1)
     largest = max(float(np.abs(g).max()) for g in reference.values())
+    still = begun.without_updates()
     with platform.planned("tpu"):
-        _, there, _, _ = train(begun, ALL_AXES, jax.devices(), steps=1)
-    return {"gradient": _worst(reference, there, largest)}
+        program = compiled(still, ALL_AXES, jax.devices())
+        _, there, _, _ = train(still, program, steps=1)
+    return {"gradient": _worst(reference, there, largest), "resumed": _resumed(begun, one)}
+
+
+def _resumed(begun: Start, one: Compiled) -> dict[str, object]:
+    with tempfile.TemporaryDirectory() as folder:
+        return resume.report(
+            begun.toy,
+            begun.state,
+            one.shardings,
+            lambda *given: one.update(*given)[0],
+            Path(folder),
+        )
 
 
 def compile_for_tpu(path: str) -> dict[str, object]:
@@ -143,7 +193,7 @@ def compile_for_tpu(path: str) -> dict[str, object]:
     topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4")
     toy = cases.abstract_toy(path)
     tx, schedule = toy.optimizer()
-    shapes = cases.abstract_batch(toy.method, ROWS, toy.samples)
+    shapes = cases.abstract_batch(toy.method, resume.ROWS, toy.samples)
     mesh = mesh_lib.make_mesh({"data": -1, "fsdp": 2}, list(topology.devices))
     state = step.abstract_state(toy.method, tx, shapes)
     shardings = step.state_sharding(state, toy.method.rules, mesh)

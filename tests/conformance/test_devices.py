@@ -1,65 +1,9 @@
 """One device gives the results of eight, and the step compiles for a TPU, in separate processes."""
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
-import threading
-from pathlib import Path
 
 import cases
 import pytest
-
-PROGRAM = cases.ROOT / "tests" / "conformance" / "devices_program.py"
-
-FLAGS = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-EIGHT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS}
-
-
-class Program:
-    """A process of the program that runs one job after another; a failed job ends it."""
-
-    def __init__(self, log: Path, **env: str):
-        self._log, self._env = log, {**os.environ, "PYTHONPATH": str(cases.ROOT), **env}
-        self._process: subprocess.Popen | None = None
-
-    def ask(self, path: str, job: str, seconds: float = 600) -> dict:
-        """Returns the result of a job for a config."""
-        if self._process is None or self._process.poll() is not None:
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            with self._log.open("w") as told:
-                self._process = subprocess.Popen(
-                    [sys.executable, str(PROGRAM)],
-                    cwd=cases.ROOT,
-                    env=self._env,
-                    stderr=told,
-                    **pipes,
-                )
-        late = threading.Timer(seconds, self._process.kill)
-        late.start()
-        print(json.dumps([path, job]), file=self._process.stdin, flush=True)
-        answer = self._process.stdout.readline()
-        late.cancel()
-        if not answer:
-            self.close()
-            raise AssertionError(self._log.read_text()[-4000:])
-        return json.loads(answer)
-
-    def close(self) -> None:
-        """Ends the process."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-
-
-@pytest.fixture(scope="session")
-def eight(tmp_path_factory):
-    """A process with eight devices, which imports everything once for all configs."""
-    program = Program(tmp_path_factory.mktemp("eight") / "stderr.txt", **EIGHT)
-    yield program
-    program.close()
-
 
 # one of each method and kind of encoder: their updates too, and on two meshes
 WHOLE = (
@@ -95,7 +39,7 @@ def test_the_gradient_of_one_device_is_that_of_eight(path, eight):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", WHOLE)
 def test_one_device_equals_eight(path, eight):
-    report = eight.ask(path, "compare")
+    report = eight.ask(path, "compare")["meshes"]
     assert len(report) == 2
     assert max(row["split"] for row in report.values()) > 0, "no parameter is sharded"
     for mesh, row in report.items():
@@ -121,9 +65,9 @@ def test_a_device_holds_one_block_whole_at_a_time(eight):
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 @pytest.mark.parametrize("path", cases.config_paths())
-def test_step_compiles_for_a_tpu_slice(path, tmp_path):
+def test_step_compiles_for_a_tpu_slice(path, program, tmp_path):
     # libtpu ends the process if it finds the flag of the CPU compiler that conftest sets
     env = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "XLA_FLAGS": ""}
-    program = Program(tmp_path / "stderr.txt", **env)
-    assert program.ask(path, "tpu")["bytes"] > 0
-    program.close()
+    alone = program(tmp_path / "stderr.txt", **env)
+    assert alone.ask(path, "tpu")["bytes"] > 0
+    alone.close()
