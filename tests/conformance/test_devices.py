@@ -9,6 +9,7 @@ import pytest
 WHOLE = (
     "configs/beats/audio.py",
     "configs/beats/tokenizer.py",
+    "configs/best_rq/speech.py",
     "configs/ctc/speech.py",
     "configs/data2vec/kws.py",
     "configs/data2vec/text.py",
@@ -22,6 +23,7 @@ WHOLE = (
     "configs/moco_v3/image.py",
     "configs/superb/verification.py",
     "configs/supervised/kws.py",
+    "configs/transducer/speech.py",
     "configs/wav2vec2/conformer.py",
 )
 
