@@ -15,10 +15,11 @@ which kind="array_record" reads. After an interruption it continues with the fir
 experiments/ read.
 
 `import` makes a run folder from a transformers folder (safetensors, no torch needed) or a .pt file
-of fairseq, s3prl or BEATs. Load it, evaluate it, fine-tune from it with config.init_from, or
-continue its pre-training: `python -m ssl_jax.train --config RUN/config.json --workdir RUN`.
-`export` writes a checkpoint that transformers or s3prl load, data2vec 2.0 in fairseq's format, or
-BEATs in that of its authors.
+of fairseq, s3prl, BEATs or LightHuBERT. Load it, evaluate it, fine-tune from it with
+config.init_from, or continue its pre-training: `python -m ssl_jax.train --config RUN/config.json
+--workdir RUN`. `extract` makes a run of one subnet of LightHuBERT. `export` writes a checkpoint
+that transformers or s3prl load, data2vec 2.0 or LightHuBERT in fairseq's format, or BEATs in that
+of its authors.
 """
 
 import argparse
@@ -130,6 +131,15 @@ def _run_import(args: argparse.Namespace) -> None:
     print(f"python -m ssl_jax.train --config {args.to}/config.json --workdir {args.to}")
 
 
+def _run_extract(args: argparse.Namespace) -> None:
+    """Makes a run of one subnet of a supernet."""
+    from ssl_jax.stages import extraction  # imports jax
+
+    step = int(args.step) if args.step.isdigit() else args.step or None
+    subnet = extraction.extract_run(args.source, args.to, args.subnet, step)
+    print(f"subnet {subnet} in {args.to}: use ssl_jax.load({args.to!r}), or config.init_from")
+
+
 def _run_export(args: argparse.Namespace) -> None:
     """Writes the weights of a run for another library."""
     from ssl_jax.stages import weights  # imports jax
@@ -175,6 +185,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--override", nargs="*", default=[], metavar="a.b=v", help="config overrides")
     sub.add_argument("--method", default="", help="the module that a .json config may import")
     sub.set_defaults(run=_run_import)
+    sub = commands.add_parser("extract", help="make a run of one subnet of a LightHuBERT run")
+    sub.add_argument("--from", dest="source", required=True, help="a run folder")
+    sub.add_argument("--to", required=True, help="the run folder to create")
+    sub.add_argument(
+        "--subnet", default="", help="a name, or width/heads/ratios (default: its own)"
+    )
+    sub.add_argument("--step", default="", help="a saved step, or best (default: the newest)")
+    sub.set_defaults(run=_run_extract)
     sub = commands.add_parser(
         "export", help="write the weights of a run in the format of another library"
     )
@@ -197,7 +215,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     terminal.forgive()
     try:
-        progress.tell(_devices() if args.command in ("import", "export") else terminal.on_cpu())
+        progress.tell(
+            _devices() if args.command in ("import", "extract", "export") else terminal.on_cpu()
+        )
         args.run(args)
     except KeyboardInterrupt:
         progress.clear()

@@ -14,12 +14,10 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import recognition
-import steps
 from ml_collections import ConfigDict
 
 from experiments import curves
-from experiments.hubert import claims, pictures
+from experiments.hubert import claims, pictures, recognition, steps
 from ssl_jax.core import config as config_lib
 from ssl_jax.pipeline import Pipe
 from ssl_jax.reports import figures
@@ -134,7 +132,9 @@ def iterate(pipe: Pipe, data: ConfigDict, seed: int, found: Found) -> None:
         to_label = steps.whole(unlabelled, 1.0)
         units = clustering.labels(pipe, f"labels-{n}-{seed}", to_label, layer, codebook, before)
         found.labels.setdefault(name, units)
-        config = _config(pipe, data, "configs/hubert/audio.py:mini", _updates(pipe)[n - 1], seed)
+        config = pretraining_config(
+            pipe, data, "configs/hubert/audio.py:mini", _updates(pipe)[n - 1], seed
+        )
         rate = 50.0 if before else 100.0
         config.method.units.update({"classes": (count,), "rate": rate})
         config.method.loss.update(LOSS)
@@ -188,7 +188,9 @@ def _evaluate(
     return rows
 
 
-def _config(pipe: Pipe, data: ConfigDict, path: str, updates: int, seed: int) -> ConfigDict:
+def pretraining_config(
+    pipe: Pipe, data: ConfigDict, path: str, updates: int, seed: int
+) -> ConfigDict:
     """Returns a pre-training config at the size of this experiment, unlocked."""
     config = config_lib.load(path).copy_and_resolve_references().unlock()
     config.seed, config.data = seed, pretraining_data(pipe, data)
@@ -207,7 +209,7 @@ def _config(pipe: Pipe, data: ConfigDict, path: str, updates: int, seed: int) ->
 def _wav2vec2(pipe: Pipe, data: ConfigDict, seed: int) -> Stage:
     """Trains wav2vec 2.0 for as many updates as all iterations of HuBERT have together."""
     updates = sum(_updates(pipe))
-    config = _config(pipe, data, "configs/wav2vec2/audio.py:mini", updates, seed)
+    config = pretraining_config(pipe, data, "configs/wav2vec2/audio.py:mini", updates, seed)
     config.method.quantizer.update({"codes": 40, "width": 48, "dropout": 0.0})
     # soft sampling and a small learning rate for hundreds of updates lead to a context that is the
     # same for all frames, at the loss of chance, which the run never leaves again

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import steps
 from ml_collections import ConfigDict
 
+from experiments.hubert import steps
 from ssl_jax.core import atomic
 from ssl_jax.core import config as config_lib
 from ssl_jax.data import transcripts
@@ -55,7 +55,7 @@ def run(
             for name, stages in starts.items():
                 start = stages[seed]
                 own = {**size, **OWN.get(name, {})}
-                config = _config(pipe, tables[task], task, seed, own, start is not None)
+                config = labelled_config(pipe, tables[task], task, seed, own, start is not None)
                 tag = f"{task}-{re.sub('[^a-zA-Z0-9.]+', '-', name)}-{seed}"
                 stage = pipe.train(tag, config, start=start)
                 for score in scores:
@@ -64,7 +64,7 @@ def run(
     return found
 
 
-def _config(
+def labelled_config(
     pipe: Pipe,
     data: ConfigDict,
     task: str,

@@ -17,6 +17,7 @@ from ssl_jax.hub import (
     beats,
     data2vec2_config,
     families,
+    lighthubert,
     moco,
     names,
     table,
@@ -153,6 +154,8 @@ def config_of(model: Config, task: Config, arrays: Arrays, where: str) -> Config
     name = model.get("_name") or model.get("arch") or ""
     if data2vec2_config.is_model(name, arrays):
         return data2vec2_config.read(model, task, arrays, conv_layers, where)
+    if lighthubert.is_model(name):
+        return lighthubert.read_config(model, arrays, conv_layers, where)
     name = name or _guess(arrays)
     kind = next((t for start, t in TYPES.items() if name.startswith(start)), None)
     if kind is None:

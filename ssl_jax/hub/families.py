@@ -6,7 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 from ssl_jax.core.config import suggest
-from ssl_jax.hub import audiomae, beats, conformer, data2vec2, moco, speech, text, vision
+from ssl_jax.hub import (
+    audiomae,
+    beats,
+    conformer,
+    data2vec2,
+    lighthubert,
+    moco,
+    speech,
+    text,
+    vision,
+)
 from ssl_jax.hub.speech import Config, Options
 from ssl_jax.hub.table import Arrays, Row, WeightsError
 
@@ -96,6 +106,15 @@ FAMILIES: dict[str, Family] = {
             _ctc("HubertForCTC"),
             sizes={1024: "large", 1280: "xlarge"},
             beside={"hubert": Head("", speech.unit_rows, speech.unit_section)},
+        ),
+        Family(
+            "lighthubert",
+            "waveform",
+            "",  # a supernet; its subnets are HuBERT's
+            "",
+            lighthubert,
+            "configs/lighthubert/speech.py",
+            beside={"lighthubert": Head("", lighthubert.head_rows, lighthubert.section_of)},
         ),
         Family(
             "wav2vec2",

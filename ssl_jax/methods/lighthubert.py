@@ -15,6 +15,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -90,14 +91,8 @@ class Options:
 def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: int) -> Method:
     """Returns the method that config.method describes; it needs no classes."""
     del num_classes
-    options = options_lib.read(Options, config)
-    encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
-    if not encoder.options.normalize:
-        raise ConfigError(
-            "config.method.encoder.normalize is False, but the student hears normalized clips, and "
-            "only the teacher may hear them as they are: use True"
-        )
-    method = LightHubert(options, encoder, precision)
+    method = student(config, precision=precision, sample_rate=sample_rate)
+    options, encoder = method.options, method.encoder
     if options.sample != "full" or options.subnet:
         method.subnet()  # raises on an encoder, a space or a subnet that can not be
     same_count = masks.coupled("LightHuBERT", options.mask.same_count)
@@ -114,6 +109,28 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         frozen={TEACHER: frozen.encoder(options.teachers[TEACHER], precision)},
         couples=same_count | options.targets.couples(),
     )
+
+
+def student(config: ConfigDict, *, precision: str, sample_rate: int) -> "LightHubert":
+    """Returns the functions of the method that config.method describes, for work with subnets."""
+    options = options_lib.read(Options, config)
+    encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
+    if not encoder.options.normalize:
+        raise ConfigError(
+            "config.method.encoder.normalize is False, but the student hears normalized clips, and "
+            "only the teacher may hear them as they are: use True"
+        )
+    return LightHubert(options, encoder, precision)
+
+
+@flax.struct.dataclass
+class Held:
+    """What all subnets share of a batch that they are scored on: see `LightHubert.held`."""
+
+    x: Array  # (B, S, D), projected frames, some masked
+    valid: Array  # (B, S) bool
+    targets: Array  # (B, S, D of the teacher)
+    counted: Array  # (B, S), weights of the frames that count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,6 +273,25 @@ class LightHubert:
         ends = {name: means[name] for name in ("largest", "smallest") if name in means}
         metrics |= {f"{name}_loss": (mean * n, n) for name, (mean, n) in ends.items()}
         return Output(loss, num_targets, metrics, extra)
+
+    def held(self, params: Tree, extra: Tree, batch: Batch, streams: Streams) -> Held:
+        """Returns the masked input and the targets of a batch, to score many subnets on it."""
+        o, weight = self.options, encoder_lib.weights(batch)
+        x, valid = encoder_lib.frontend(self.encoder, params["encoder"], batch)
+        real = valid & (weight > 0)[:, None]
+        mask = self._mask(streams, real)
+        x = jnp.where(mask[..., None], params["mask"]["vector"].astype(x.dtype), x)
+        targets, _ = o.targets.centred(self._raw_targets(extra, batch, valid), real, extra)
+        if o.targets.standardize:
+            targets = norms.batch_norm(targets, real)
+        return Held(x, valid, targets, (mask if o.masked_only else real) * weight[:, None])
+
+    def error_of(self, params: Tree, held: Held, genes: Genes | None) -> tuple[Array, Array]:
+        """Returns the mean absolute error of a subnet, None for the whole student, and the number
+        of frames that it is over."""
+        last = self._last(params, held.x, held.valid, None, genes)
+        found = last @ params["head"]["kernel"][: last.shape[-1]]
+        return losses.masked_mean(jnp.abs(found - held.targets).mean(-1), held.counted)
 
     def extracted(self, params: Tree, subnet: Subnet) -> tuple[dict[str, Any], Tree]:
         """Returns config.method and the parameters of a subnet as a run of its own, of stage 1."""

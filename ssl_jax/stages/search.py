@@ -132,7 +132,7 @@ def random_subnet(space: Space, options: Options, rng: np.random.Generator) -> S
     return _cut(space, options, drawn, rng)
 
 
-def smallest_heuristic(space: Space, options: Options) -> Subnet:
+def largest_alike(space: Space, options: Options) -> Subnet:
     """Returns the largest subnet within the budget whose layers are all alike: no search at all."""
     check_budget(space, options)
     alike = [
@@ -157,7 +157,7 @@ def _fresh(
     fresh: dict[Subnet, None] = {}
     parents = sorted(losses, key=lambda subnet: losses[subnet])[: options.population]
     if not generation and options.kind == "evolution":
-        fresh[smallest_heuristic(space, options)] = None
+        fresh[largest_alike(space, options)] = None
     idle = 0  # a small space runs out of subnets
     while len(fresh) < options.population and idle < _TRIES:
         if generation and options.kind == "evolution":

@@ -20,7 +20,7 @@ from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.types import Method, TrainState
 from ssl_jax.engine import checkpoint, hosts, optim, setup
 from ssl_jax.engine import step as step_lib
-from ssl_jax.hub import data2vec2_config, fairseq, families, files, table, vocabulary
+from ssl_jax.hub import data2vec2_config, fairseq, families, files, lighthubert, table, vocabulary
 from ssl_jax.hub.families import Family
 from ssl_jax.hub.files import Source
 from ssl_jax.hub.speech import LETTERS
@@ -63,19 +63,25 @@ def import_run(
     found = _plain(family, found)
     config = _config(family, found, recipe, overrides)
     methods.check_file(recipe, config.method, method)
-    made = _method(config)
-    tx, batch, shapes, extra = _optimizer(config, made)
+    _, _, shapes, extra = _optimizer(config, _method(config))
     mapped = _mapped(family, found, config, shapes, extra)
+    step = create(run, config, lambda state: _filled(state, mapped, found.updates))
+    _report(notify, family, found, mapped)
+    return step
+
+
+def create(run: Path, config: ConfigDict, filled: Callable[[TrainState], TrainState]) -> int:
+    """Makes a run folder of a config whose state is `filled` of a fresh one; returns its step."""
+    made = _method(config)
+    tx, batch, *_ = _optimizer(config, made)
     mesh = mesh_lib.make_mesh({"data": -1})
-    state, _ = step_lib.init_state(made, tx, config.seed, mesh, batch)
-    state = _filled(state, mapped, found.updates)
+    state = filled(step_lib.init_state(made, tx, config.seed, mesh, batch)[0])
     step = int(state.step)
     with hosts.holding(run):
         setup.write_folder(run, config, tuple(config.data.classes), state)
         checkpoints = checkpoint.Checkpoints(run, config)
         checkpoints.save(step, state)
         checkpoints.close()
-    _report(notify, family, found, mapped)
     return step
 
 
@@ -315,11 +321,14 @@ def export_run(
         raise WeightsError(f"{run} is no run folder: it has no config.json; give a --workdir")
     config = _of_stream(config_lib.of_file(run / "config.json"), stream, run)
     o = _options(config)
-    own = families.of_run(config.method, o, family)
+    supernet = config.method.name == "lighthubert" and to_format == "fairseq"
+    own = families.of_run(config.method, o, "lighthubert" if supernet else family)
     params = dict(tree_lib.named_leaves(checkpoint.restore_params(run, step)))
     if stream:
         inner = ((name.partition(f"encoder/{stream}/"), x) for name, x in params.items())
         params = {f"encoder/{rest}": x for (before, cut, rest), x in inner if cut and not before}
+    if to_format != "fairseq":
+        o, params = lighthubert.even(o, params)
     if to_format == "s3prl":
         path, left = fairseq.write(folder, own, o, config.method, params)
     elif to_format == "fairseq":
@@ -367,12 +376,15 @@ def _write_fairseq(
     folder: Path, family: Family, o: Any, method: Any, params: Arrays, teacher: Arrays
 ) -> tuple[Path, list[str]]:
     """Writes a checkpoint of fairseq; returns (the file, the parameters left out)."""
-    if not family.model_type.startswith("data2vec2-"):
+    if family.model_type == "lighthubert":
+        content, left = lighthubert.checkpoint(family, o, method, params)
+    elif family.model_type.startswith("data2vec2-"):
+        content, left = data2vec2_config.checkpoint(family, o, method, params, teacher)
+    else:
         raise WeightsError(
-            f"--to-format fairseq is for data2vec 2.0 only, not {family.model_type}: use "
-            f"transformers"
+            f"--to-format fairseq is for data2vec 2.0 and LightHuBERT only, not "
+            f"{family.model_type}: use transformers"
         )
-    content, left = data2vec2_config.checkpoint(family, o, method, params, teacher)
     _check_left(family, left)
     torch = files.torch_for(folder / f"{family.model_type}.pt")
     return data2vec2_config.write(folder, family, content, torch), left

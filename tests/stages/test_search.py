@@ -68,7 +68,7 @@ def test_evolution_beats_random_search_and_the_heuristic(tmp_path):
         found = search.search(SPACE, scores, options, tmp_path / kind)
         best[kind] = loss(found.best)
     assert best["evolution"] < best["random"]
-    assert best["evolution"] < loss(search.smallest_heuristic(SPACE, OPTIONS))
+    assert best["evolution"] < loss(search.largest_alike(SPACE, OPTIONS))
 
 
 def test_a_killed_search_continues_to_the_same_bits(tmp_path):

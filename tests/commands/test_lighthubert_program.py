@@ -1,0 +1,53 @@
+"""The program of LightHuBERT at toy size: every arm, its claims and its picture."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ssl_jax
+from ssl_jax import pipeline
+from ssl_jax.stages import weights
+
+ROOT = Path(__file__).resolve().parents[2]
+ARMS = {
+    "stage 1 alone",
+    "whole supernet",
+    "searched",
+    "random",
+    "layers alike",
+    "separate, same steps",
+    "separate, third of the steps",
+    "pruned",
+    "pruned and tuned",
+    "two layers",
+}
+
+
+@pytest.mark.slow
+def test_lighthubert_searches_extracts_prunes_and_compares(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    # compiling a dozen training steps is most of the time: the runs stay as they begin
+    monkeypatch.setattr(pipeline, "_train", lambda config, folder, *_: created(folder, config))
+    options = {"train": 40, "test": 4, "seeds": 1, "batch": 2, "clusters": 4, "shares": "(0.5,)"}
+    options |= {"population": 2, "generations": 2, "labels": 0, "out": tmp_path}
+    overrides = [f"--{k}={v}" for k, v in options.items()]
+    root = pipeline.run("experiments/lighthubert/program.py", str(tmp_path / "run"), overrides)
+    results = json.loads((tmp_path / "results.json").read_text())
+    arms = results["arms"]
+    assert set(arms) == ARMS and set(arms["searched"]) == {"0.5"}
+    assert all(np.isfinite(row["loss"]).all() for rows in arms.values() for row in rows.values())
+    largest = arms["whole supernet"]["1"]
+    assert arms["searched"]["0.5"]["params"][0] <= 0.5 * largest["params"][0]
+    assert arms["stage 1 alone"]["1"]["loss"] != largest["loss"]
+    assert len(results["claims"]) == 3 and len(results["latency"]) == 4
+    assert (tmp_path / "results.png").stat().st_size > 20_000
+    (found,) = root.glob("searched-0.5-0-*")
+    model = ssl_jax.load(found)
+    assert not model.config.method.subnet and model.config.method.sample == "full"
+
+
+def created(folder, config):
+    """Makes the run folder of a config as it is before its first update."""
+    weights.create(folder, config, lambda state: state)
