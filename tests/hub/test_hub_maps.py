@@ -52,8 +52,8 @@ def test_map_reads_and_writes_the_golden_keys_to_the_bit(name):
     found = weights._plain(family, Source(config_json(name) | beside, theirs, "here"))
     config = weights._config(family, found, f"{CASES[name][2]}:toy", CHANGES.get(name, ()))
     method = weights._method(config)
-    _, _, shapes = weights._optimizer(config, method)
-    mapped = weights._mapped(family, found, config, shapes)
+    _, _, shapes, extra = weights._optimizer(config, method)
+    mapped = weights._mapped(family, found, config, shapes, extra)
     assert {n: x.shape for n, x in mapped.weights.items()}.items() <= shapes.items()
     parts = ("encoder/", "decoder/", "mask/")  # for text, the mask is a token of the vocabulary
     assert not [n for n in mapped.fresh if n.startswith(parts[: 2 if "text" in name else 3])]
@@ -185,8 +185,8 @@ def test_a_conformer_of_fairseq_has_its_norm_where_its_config_says(first):
     family = families.by_type(said["model_type"], "")
     found = weights._plain(family, Source(config, arrays_of("conformer"), "here"))
     config = weights._config(family, found, "configs/wav2vec2/audio.py:toy", ())
-    _, _, shapes = weights._optimizer(config, weights._method(config))
-    assert weights._mapped(family, found, config, shapes).fresh == []
+    _, _, shapes, extra = weights._optimizer(config, weights._method(config))
+    assert weights._mapped(family, found, config, shapes, extra).fresh == []
     assert ("encoder/final_norm/scale" in shapes, "encoder/norm/scale" in shapes) == (
         first,
         not first,
