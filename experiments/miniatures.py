@@ -33,6 +33,12 @@ def _students() -> str:
     return f"CIFAR-10 probe {own} %, MAE in the same updates {alone} %"
 
 
+def _contrastive(name: str) -> str:
+    found = results.read("mimco/results.json")["ridge"]
+    own, pixels = percent(found[name]), percent(found["MAE"])
+    return f"CIFAR-10 probe {own} %, MAE {pixels} %: not reproduced"
+
+
 def _phone_units() -> str:
     best = results.chain(results.read("hubert/results.json")["units"])
     return f"PNMI {_seeds(best, list(best))}"
@@ -56,6 +62,8 @@ MINIATURES = {
     "data2vec": lambda: _image_probe("data2vec"),
     "data2vec2": lambda: _image_probe("data2vec 2.0"),
     "dmae": _students,
+    "mimco": lambda: _contrastive("MimCo"),
+    "moco_v3": lambda: _contrastive("MoCo v3"),
     "mae": lambda: _image_probe("MAE"),
     "hubert": _phone_units,
     "wav2vec2": _codes,

@@ -13,6 +13,7 @@ from experiments import address, claims, methods, miniatures, results
 from experiments.beats import page as beats
 from experiments.benchmarks import layers_kept, recipes
 from experiments.dmae import page as dmae
+from experiments.mimco import page as mimco
 from ssl_jax.core import atomic
 from ssl_jax.evals import table
 
@@ -453,19 +454,17 @@ TABLES = {
         for name, make in (("units", units), ("gains", unit_gains))
     }
     | {"recognition": once_run("hubert/results.json", recognition)},
-    "scaling/README.md": {
-        part: once_run("scaling/results.json", functools.partial(scaling, part))
-        for part in ("weak", "fit", "overhead")
-    },
+    "scaling/README.md": {p: functools.partial(scaling, p) for p in ("weak", "fit", "overhead")},
     "beats/README.md": {
         name: once_run("beats/results.json", lambda make=make: markdown(make()))
         for name, make in (("probes", beats.probes), ("tokens", beats.tokens))
     },
     "dmae/README.md": {
-        "probes": once_run("dmae/results.json", lambda: markdown(dmae.rows())),
-        "few_labels": once_run("dmae/results.json", lambda: markdown(dmae.few_labels())),
+        "probes": lambda: markdown(dmae.rows()),
+        "few_labels": lambda: markdown(dmae.few_labels()),
     },
-    "wav2vec2/README.md": {"codes": once_run("wav2vec2/results.json", wav2vec2)},
+    "mimco/README.md": {"probes": lambda: markdown(mimco.rows())},
+    "wav2vec2/README.md": {"codes": wav2vec2},
     "kws/README.md": {"shares": shares, "long_spans": long_spans, "speakers": speakers},
     "music2vec/README.md": {part: functools.partial(music, part) for part in MUSIC_PARTS},
 }
