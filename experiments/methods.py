@@ -71,11 +71,12 @@ ROWS = (
     ),
     Row("BEATs", "features and tokens of any sound", "AudioSet-2M 48.6 mAP; ESC-50 98.1 %"),
     Row("LightHuBERT", "HuBERT in a third of its size", "SUPERB score 79.1, HuBERT 80.8"),
-    Row("MoCo v3", "features of images", "ImageNet 83.2 %, linear probe 76.7 %"),
+    Row("MoCo v3", "features of images", "ImageNet 83.2 %, linear probe 76.7 %", "moco_v3"),
     Row(
         "MimCo-style prediction",
         "masked images, taught by MoCo v3",
         "ImageNet 82.5 % after 100 epochs",
+        "mimco",
     ),
     Row("Music2Vec", "tags, genre and key of music", "MagnaTagATune 90.0 ROC-AUC", "music2vec"),
 )
