@@ -90,7 +90,7 @@ def base_config(system: str, depth: int, clones: int) -> ConfigDict:
     config = config.copy_and_resolve_references().unlock()
     method = config.method
     method.encoder.update({"depth": depth, "layerdrop": 0.0})
-    if "targets" in method:
+    if isinstance(method.get("targets"), ConfigDict):  # those of wav2vec 2.0 are no layers
         free = depth - method.get("prenet_depth", 0)
         method.targets.layers = min(method.targets.layers, free)
     if "clones" in method:

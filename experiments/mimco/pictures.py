@@ -38,5 +38,5 @@ def _panel(ax: Axes, scores: Mapping[str, Sequence[float]], title: str, label: s
         ax.text(len(arms) - 0.45, mean, name, ha="right", va="bottom", fontsize=8)
 
 
-PICTURES: dict[str, pictures.Kept] = {}
-"""{picture: how it is drawn}; none until there are results"""
+PICTURES = {"results.png": pictures.Kept(draw, ("results.json",))}
+"""{picture: how it is drawn}"""

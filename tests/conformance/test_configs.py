@@ -66,7 +66,8 @@ def test_an_unknown_option_of_the_method_is_named(path):
 def test_paper_scale_builds_and_evaluates_shapes(path):
     config = cases.load(path)
     method = cases.build(config)
-    batch = cases.abstract_batch(method, 2, cases.longest(config))
+    # enough tokens to begin a codebook of 1,024 with
+    batch = cases.abstract_batch(method, 4, cases.longest(config))
     params, extra = jax.eval_shape(method.init, jax.random.key(0), batch)
     extra = cases.with_teachers(extra, teachers.shapes(method))
     streams = Streams(
@@ -86,7 +87,7 @@ def test_paper_scale_builds_and_evaluates_shapes(path):
     assert jax.tree.map(_shape, updated) == jax.tree.map(_shape, extra)
     features = jax.eval_shape(method.features, params, batch)
     layers, rows, frames, _ = features.hidden_states.shape
-    assert (rows, frames) == features.mask.shape and rows == 2 and layers >= 2
+    assert (rows, frames) == features.mask.shape and rows == 4 and layers >= 2
     _every_leaf_has_a_rule(method, params, extra)
     _optimizer_takes_every_leaf(config, params)
 
