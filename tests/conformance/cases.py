@@ -49,6 +49,17 @@ def config_paths() -> list[str]:
     ]
 
 
+def distinct_paths() -> list[str]:
+    """Returns one config for each method, kind of encoder and kind of block: the others of a
+    method lay out and save the same parameters by the same code."""
+    seen: dict[tuple, str] = {}
+    for path in config_paths():
+        method = load(path, "toy").method
+        encoder = method.get("encoder", {})
+        seen.setdefault((method.name, encoder.get("kind"), encoder.get("blocks")), path)
+    return list(seen.values())
+
+
 def method_names() -> list[str]:
     """Returns the modules of ssl_jax/methods that can be named in `config.method.name`."""
     return [

@@ -33,7 +33,7 @@ def test_every_method_is_compared_whole():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", sorted({*cases.config_paths()} - {*WHOLE}))
+@pytest.mark.parametrize("path", sorted({*cases.distinct_paths()} - {*WHOLE}))
 def test_the_gradient_of_one_device_is_that_of_eight(path, eight):
     assert eight.ask(path, "gradients")["gradient"][0] < 1e-5
 

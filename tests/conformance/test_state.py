@@ -13,7 +13,7 @@ from ssl_jax.engine import step, teachers
 FAST = ("configs/data2vec/kws.py", "configs/supervised/kws.py")
 PARAMS = [
     pytest.param(path, marks=[] if path in FAST else [pytest.mark.slow], id=path)
-    for path in cases.config_paths()
+    for path in sorted({*cases.distinct_paths(), *WHOLE})
 ]
 
 
