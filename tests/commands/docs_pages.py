@@ -64,6 +64,10 @@ ELSEWHERE = {
         "tests/hub/test_hub_maps.py",
         "def test_the_command_imports_goes_on_and_exports",
     ),
+    "python -m ssl_jax.convert extract": (
+        "tests/stages/test_extraction.py",
+        "def test_a_subnet_is_extracted_as_a_run_of_its_own",
+    ),
     "python -m ssl_jax.train --config runs/hubert/config.json": (
         "tests/hub/test_hub_train.py",
         "def test_pretraining_goes_on_in_the_folder_and_fine_tuning_starts_from_it",

@@ -163,7 +163,7 @@ def test_every_config_has_a_plan(root, monkeypatch):
     monkeypatch.setattr(aot.Program, "trace", lambda made: traces.append(TRACE(made)) or traces[-1])
     assert len(paths) >= 18
     for path in paths:
-        full = config_lib.load(str(root / path))
+        full = change(config_lib.load(str(root / path)), {"mesh.fsdp": 1})
         program = plan.program(full, "h100:1")
         program.check()
         held = program.held()

@@ -37,8 +37,9 @@ def of_depth(path: str, layers: int, **more) -> tuple[int, set[int]]:
     config = cases.load(path, "toy")
     with config.unlocked():
         config.method.encoder.update({"depth": layers, **more})
-        if "depth" in config.method.get("decoder", {}):
-            config.method.decoder.update({"depth": layers, **more})
+        for part in ("decoder", "predictor", "estimator"):
+            if "depth" in config.method.get(part, {}):
+                config.method[part].update({"depth": layers, **more})
     made = aot.build(config, lambda: cases.build(config), jax.devices()[:1], "tpu")
     leaves = tree.named_leaves(made.state.params)
     return length(made.trace()), {x.shape[0] for name, x in leaves if "/blocks/" in name}
