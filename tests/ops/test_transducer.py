@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend import core
 
 from ssl_jax.ops import transducer
 
@@ -165,7 +166,7 @@ def _shapes(jaxpr):
     for equation in jaxpr.eqns:
         for out in equation.outvars:
             yield out.aval.shape
-        for inner in jax.core.jaxprs_in_params(equation.params):
+        for inner in core.jaxprs_in_params(equation.params):
             yield from _shapes(inner)
 
 
