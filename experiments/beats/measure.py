@@ -18,8 +18,9 @@ ROWS = 40  # clips that are computed at once
 PROBE_NOISE = ((0.0, 15.0), 12.0)  # signal-to-noise ratios in dB, and gains
 TOKEN_NOISE = ((20.0, 20.0), 6.0)
 ROUNDS = 20  # of k-means over patches
-PIECES = 2  # per clip of five seconds, so that a piece is about as long as in training
+WINDOW = round(sound.SECONDS * sound.RATE)  # longer clips are cut: no encoder has heard such
 Apply = Callable[[Any, Mapping[str, Any]], Any]
+Coder = tuple[pool.FeaturesFn, Any]  # tokens as hidden states (1, B, S, 1), and parameters
 
 
 def in_batches(run: Apply, params: Any, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -33,16 +34,7 @@ def in_batches(run: Apply, params: Any, rows: np.ndarray, lengths: np.ndarray) -
     return np.concatenate(found)
 
 
-def pooled(run: Apply, params: Any, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Returns mean and deviation over time of every layer, (N, L + 1, 2 D); long clips are cut."""
-    if (lengths < rows.shape[1]).any():
-        return in_batches(run, params, rows, lengths)
-    cut = rows.reshape(len(rows) * PIECES, -1)
-    found = in_batches(run, params, cut, np.full(len(cut), cut.shape[1], np.int32))
-    return found.reshape(len(rows), PIECES, *found.shape[1:]).mean(1)
-
-
-def encoders(model: Any, seed: int) -> dict[str, tuple[Apply, Any]]:
+def encoders(model: Any, seed: int) -> dict[str, tuple[pool.FeaturesFn, Any]]:
     """Returns (features, parameters) of a run, of the same encoder untrained, and of log-mel."""
     size = round(sound.SECONDS * sound.RATE)
     batch = extract.audio_batch(np.zeros((1, size), np.float32), np.full(1, size, np.int32))
@@ -61,22 +53,27 @@ def encoders(model: Any, seed: int) -> dict[str, tuple[Apply, Any]]:
 
 
 def probe(
-    features: Apply, params: Any, sounds: Mapping[str, tuple[str, str, float]], seed: int
+    features: pool.FeaturesFn,
+    params: Any,
+    sounds: Mapping[str, tuple[str, str, float]],
+    seed: int,
 ) -> dict[str, float]:
     """Returns the accuracy of a ridge probe of each task, in quiet and in noise.
 
+    Features are pooled to mean and deviation over the whole clip.
     sounds: {task: (folder, column, seconds)}; a table with the column fold has its folds as tests,
     one with split its own test.
     """
-    run = jax.jit(lambda params, batch: pool.mean_std(features(params, batch)))
+    cut = pool.windowed(features, WINDOW, sound.RATE)
+    run = jax.jit(lambda params, batch: pool.mean_std(cut(params, batch)))
     found = {}
     for folder, seconds in dict.fromkeys((folder, s) for folder, _, s in sounds.values()):
         rows, lengths = sound.clips(folder, seconds)
         tests, columns = _tests(folder), sound.recordings(folder)[1]
         tasks = {task: column for task, (own, column, _) in sounds.items() if own == folder}
         for noise in (False, True):
-            heard = sound.noisy(rows, *PROBE_NOISE, 7) if noise else rows
-            x = pooled(run, params, heard, lengths)
+            heard = sound.noisy(folder, seconds, *PROBE_NOISE, 7) if noise else rows
+            x = in_batches(run, params, heard, lengths)
             for task, column in tasks.items():
                 score = _accuracy(x, sound.labels(columns[column]), tests, seed)
                 found[f"{task} in noise" if noise else task] = score
@@ -102,24 +99,34 @@ def _tests(folder: str) -> list[np.ndarray]:
     return [np.array([str(value) for value in columns["split"]]) == "test"]
 
 
-def patches(model: Any) -> Apply:
-    """Returns the patches (B, S, P) that the encoder of a run reads."""
+def patches(model: Any) -> pool.FeaturesFn:
+    """Returns the patches that the encoder of a run reads, as one hidden state (1, B, S, P)."""
     section, data = model.config.method.encoder.to_dict(), model.config.data
     encoder = build.encoder(section, precision="float32", sample_rate=data.sample_rate)
 
-    def apply(_: Any, batch: Mapping[str, Any]) -> Any:
-        return encoder.apply({}, batch["audio"], batch["audio_len"], method="patches")
+    def features(_: Any, batch: Mapping[str, Any]) -> Features:
+        cut: Any = encoder.apply({}, batch["audio"], batch["audio_len"], method="patches")
+        real = jnp.arange(cut.shape[1]) < _real(model, batch["audio_len"])[:, None]
+        return Features(cut[None], real, encoder.rate, encoder.grid)
 
-    return apply
+    return features
 
 
-def tokenizers(model: Any, codes: int, rows: np.ndarray, seed: int) -> dict[str, tuple[Apply, Any]]:
-    """Returns (tokens (B, S), parameters) of the random projection of a run, and of k-means over
-    the patches of clips (N, n)."""
+def _real(model: Any, lengths: Any) -> Any:
+    """Returns how many patches clips of so many samples have (N,)."""
+    frames, bands = patch_of(model)
+    columns = dsp.frames(lengths, 400, 160) // frames
+    return columns * (int(model.config.method.encoder.num_mels) // bands)
+
+
+def tokenizers(
+    model: Any, codes: int, rows: np.ndarray, lengths: np.ndarray, seed: int
+) -> dict[str, Coder]:
+    """Returns the random projection of a run, and k-means over the patches of clips (N, n)."""
     cut, options = patches(model), dict(model.config.method.random)
     random = random_codes.RandomOptions(**options)
-    lengths = np.full(len(rows), rows.shape[1], np.int32)
-    every = in_batches(jax.jit(cut), {}, rows, lengths).reshape(-1, int(np.prod(patch_of(model))))
+    found = in_batches(jax.jit(lambda *a: cut(*a).hidden_states[0]), {}, rows, lengths)
+    every = found[np.arange(found.shape[1]) < _real(model, lengths)[:, None]]
     x = jnp.asarray(np.random.default_rng(seed).permutation(every)[: 64 * codes])
     weight = jnp.ones(len(x))
     state = kmeans.seed(jax.random.key(seed), x, weight, codes)[0]
@@ -128,13 +135,19 @@ def tokenizers(model: Any, codes: int, rows: np.ndarray, seed: int) -> dict[str,
         mean = sums.total / jnp.maximum(sums.counts, 1)[:, None]
         state = jnp.where(sums.counts[:, None] > 0, mean, state)
 
-    def nearest(centres: Any, batch: Mapping[str, Any]) -> Any:
-        own = cut({}, batch)
-        return kmeans.assign(own.reshape(-1, own.shape[-1]), centres)[0].reshape(own.shape[:2])
+    def coded(nearest: Callable[[Any, Any], Any]) -> pool.FeaturesFn:
+        def features(params: Any, batch: Mapping[str, Any]) -> Features:
+            own = cut({}, batch)
+            return own.replace(hidden_states=nearest(params, own.hidden_states[0])[None, ..., None])
+
+        return features
+
+    def nearest(centres: Any, x: Any) -> Any:
+        return kmeans.assign(x.reshape(-1, x.shape[-1]), centres)[0].reshape(x.shape[:2])
 
     return {
-        "random": (lambda _, batch: random_codes.label(random, cut({}, batch), codes), {}),
-        "k-means of patches": (nearest, state),
+        "random": (coded(lambda _, x: random_codes.label(random, x, codes)), {}),
+        "k-means of patches": (coded(nearest), state),
     }
 
 
@@ -144,24 +157,39 @@ def patch_of(model: Any) -> tuple[int, int]:
     return int(frames), int(bands)
 
 
-def quality(
-    apply: Apply, params: Any, codes: int, rows: np.ndarray, labels: np.ndarray
-) -> dict[str, float]:
-    """Returns how many codes are in use (the perplexity), the nats that a token knows of the class
-    of its clip, and the share of tokens that stay the same under new noise."""
-    run, lengths = jax.jit(apply), np.full(len(rows), rows.shape[1], np.int32)
-    quiet, loud = (
-        in_batches(run, params, heard, lengths)
-        for heard in (rows, sound.noisy(rows, *TOKEN_NOISE, 11))
-    )
+def tokens(coder: Coder, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Returns the tokens (N, S) int of clips (N, n), -1 where a clip has none."""
+    cut = pool.windowed(coder[0], WINDOW, sound.RATE)
+
+    def run(params: Any, batch: Mapping[str, Any]) -> Any:
+        found = cut(params, batch)
+        return jnp.where(found.mask, found.hidden_states[0, ..., 0], -1)
+
+    return in_batches(jax.jit(run), coder[1], rows, lengths).astype(int)
+
+
+def quality(coder: Coder, codes: int, folder: str, seconds: float) -> dict[str, float]:
+    """Returns `known` of the clips of a folder, and as `consistency` the share of tokens that new
+    noise does not change."""
+    rows, lengths = sound.clips(folder, seconds)
+    labels = sound.labels(sound.recordings(folder)[1]["label"])
+    heard = sound.noisy(folder, seconds, *TOKEN_NOISE, 11)
+    quiet, loud = (tokens(coder, given, lengths) for given in (rows, heard))
+    same = float((quiet == loud)[quiet >= 0].mean())
+    return known(quiet, labels, codes) | {"consistency": same}
+
+
+def known(ids: np.ndarray, labels: np.ndarray, codes: int) -> dict[str, float]:
+    """Returns how many codes the tokens (N, S) of clips use (the perplexity), and the nats that a
+    token knows of the class (N,) of its clip; tokens below 0 do not count."""
+    of_clip, real = np.broadcast_to(labels[:, None], ids.shape), ids >= 0
     joint = np.zeros((labels.max() + 1, codes))
-    np.add.at(joint, (np.repeat(labels, quiet.shape[1]), quiet.ravel().astype(int)), 1)
+    np.add.at(joint, (of_clip[real], ids[real]), 1)
     share = joint / joint.sum()
     of_codes, of_classes = _entropy(share.sum(0)), _entropy(share.sum(1))
     return {
         "perplexity": float(np.exp(of_codes)),
         "information": of_codes + of_classes - _entropy(share.ravel()),
-        "consistency": float((quiet == loud).mean()),
     }
 
 

@@ -22,7 +22,7 @@ def draw(path: pathlib.Path, found: Mapping[str, Any]) -> None:
     panels += [
         lambda ax: _tokens(ax, found["tokens"]),
         (lambda ax: _codes(ax, found["codes"])) if found.get("codes") else None,
-        lambda ax: _clip(ax, found["clip"]),
+        lambda ax: clip(ax, found["clip"]),
     ]
     figures.draw(path, title, panels, size=(6.5, 4.5))
 
@@ -57,15 +57,15 @@ def _codes(ax: Axes, codes: Mapping[str, Mapping[str, Any]]) -> None:
     figures.bands(ax, codes, "Codes in use", "codes of a batch")
 
 
-def _clip(ax: Axes, clip: Mapping[str, Any]) -> None:
-    """A spectrogram, and below it the tokens of each tokenizer, a row for each band."""
-    cells = pictures.log_mel(clip)
+def clip(ax: Axes, given: Mapping[str, Any]) -> None:
+    """Draws a spectrogram, and below it the tokens of each tokenizer, a row for each band."""
+    cells = pictures.log_mel(given)
     bands, seconds = cells.shape[1], len(cells) / 100
-    figures.spectrogram(ax, cells, seconds, f"Tokens of a clip: {clip['name'].replace('_', ' ')}")
-    for n, (name, ids) in enumerate(clip["tokens"].items()):
+    figures.spectrogram(ax, cells, seconds, f"Tokens of a clip: {given['name'].replace('_', ' ')}")
+    for n, (name, ids) in enumerate(given["tokens"].items()):
         own = np.asarray(ids).T
         high = -bands * (n * (HEIGHT + 0.05) + 0.05)
-        extent = (0, own.shape[1] * clip["seconds_per_token"], high - bands * HEIGHT, high)
+        extent = (0, own.shape[1] * given["seconds_per_token"], high - bands * HEIGHT, high)
         ax.imshow(
             own % COLOURS,
             aspect="auto",
@@ -77,7 +77,7 @@ def _clip(ax: Axes, clip: Mapping[str, Any]) -> None:
             vmax=COLOURS - 0.5,
         )
         ax.text(1.01 * seconds, high - bands * HEIGHT / 2, name, va="center", fontsize=8)
-    lowest = -bands * len(clip["tokens"]) * (HEIGHT + 0.05)
+    lowest = -bands * len(given["tokens"]) * (HEIGHT + 0.05)
     ax.set(xlim=(0, seconds), ylim=(lowest, bands), yticks=[], ylabel="")
 
 

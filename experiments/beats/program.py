@@ -4,25 +4,27 @@
 
 Cuts the recordings of up to four folders with index.tsv into pieces with gain, room and noise, and
 pre-trains on them without labels: a model on random tokens, a tokenizer taught by it, a model on
-its tokens, and so on for any number of iterations. Beside them stand a masked autoencoder, and the
-first iteration for twice the updates. Probes frozen features in quiet and in noise, measures the
+its tokens, and so on for any number of iterations. Beside them stand a masked autoencoder, the
+first iteration for twice the updates, and a second model whose tokens are k-means clusters of the
+first one's features, as in HuBERT. Probes frozen features in quiet and in noise, measures the
 tokens, and writes results.json and results.png next to this file.
 """
 
+import functools
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import pictures as clips
 from experiments.beats import claims, measure, models, pictures, sound
 from ssl_jax.core import config as config_lib
-from ssl_jax.engine import checkpoint
 from ssl_jax.pipeline import Pipe
 from ssl_jax.reports import figures
+from ssl_jax.stages import clustering, kmeans
 from ssl_jax.stages.graph import Stage
 
 OPTIONS = {
@@ -43,6 +45,9 @@ OPTIONS = {
 }
 DATA = {"digits": "fsdd", "speech": "speechocean762", "music": "librosa"}
 RECONSTRUCTION, LONGER = "MAE", "iteration 1, twice as long"
+CLUSTERED, CLUSTERS = "iteration 2, k-means tokens", "k-means of features"
+KMEANS = {"batch_frames": 10_000, "tries": 3, "epochs": 5}
+Coders = Callable[[], dict[str, measure.Coder]]
 HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -54,8 +59,8 @@ def main(pipe: Pipe) -> None:
     data, found = _sounds(pipe), _Found()
     for seed in range(o["seeds"]):
         _seed(pipe, data, seed, found)
-        if len(found.first) == 1:
-            found.clip = _clip(pipe, found.first[0], found.tokenizers[seed])
+        if seed == 0:
+            found.clip = _clip(pipe, found)
     _write(pipe, found)
 
 
@@ -65,8 +70,9 @@ class _Found:
     def __init__(self) -> None:
         self.probe: dict[str, dict[str, list[float]]] = {}
         self.tokens: dict[str, dict[str, list[float]]] = {}
-        self.first: list[Stage] = []
+        self.first: Stage | None = None  # model of the first seed
         self.tokenizers: list[dict[str, Stage]] = []
+        self.coders: list[Coders] = []  # of the first seed
         self.clip: dict[str, Any] = {}
 
     def add(self, where: str, arm: str, values: dict[str, float]) -> None:
@@ -97,27 +103,38 @@ def _seed(pipe: Pipe, data: ConfigDict, seed: int, found: _Found) -> None:
     o = pipe.options
     made = pipe.train(f"mae-{seed}", models.reconstruction(data, o["steps"], seed))
     found.add("probe", RECONSTRUCTION, _probe(pipe, made, seed, "this run"))
-    model, tokenizers = None, {}
-    for n in range(1, o["iterations"] + 1):
+    model = pipe.train(f"beats-1-{seed}", models.model(data, o["steps"], o["codes"], seed))
+    found.first = found.first or model
+    for arm, features in (("iteration 1", "this run"), ("untrained",) * 2, ("log-mel",) * 2):
+        own = 0 if features == "log-mel" else seed  # it has no seed
+        found.add("probe", arm, _probe(pipe, model, own, features))
+    _quality(pipe, found, seed, model, functools.partial(_fixed, pipe, model, seed))
+    if o["iterations"] > 1:
+        _clustered(pipe, data, model, seed, found)
+    found.tokenizers.append({})
+    for n in range(2, o["iterations"] + 1):
+        name, tokenizer = f"tokenizer {n}", _tokenizer(pipe, data, n, model, seed)
+        found.tokenizers[-1][name] = tokenizer
+        _quality(pipe, found, seed, tokenizer, functools.partial(_learned, pipe, name, tokenizer))
         config = models.model(data, o["steps"], o["codes"], seed)
-        taught = {}
-        if model is not None:
-            taught["tokenizer"] = _tokenizer(pipe, data, n, model, seed)
-            tokenizers[f"tokenizer {n}"] = taught["tokenizer"]
-            config.method.labels = "tokenizer"
-            found.add("tokens", f"tokenizer {n}", _quality(pipe, taught["tokenizer"], seed)[""])
-        model = pipe.train(f"beats-{n}-{seed}", config, teachers=taught)
+        config.method.labels = "tokenizer"
+        model = pipe.train(f"beats-{n}-{seed}", config, teachers={"tokenizer": tokenizer})
         found.add("probe", f"iteration {n}", _probe(pipe, model, seed, "this run"))
-        if n > 1:
-            continue
-        found.first.append(model)
-        found.add("probe", "untrained", _probe(pipe, model, seed, "untrained"))
-        found.add("probe", "log-mel", _probe(pipe, model, 0, "log-mel"))
-        for name, values in _quality(pipe, model, seed).items():
-            found.add("tokens", name, values)
-    found.tokenizers.append(tokenizers)
     longer = pipe.train(f"longer-{seed}", models.model(data, 2 * o["steps"], o["codes"], seed))
     found.add("probe", LONGER, _probe(pipe, longer, seed, "this run"))
+
+
+def _clustered(pipe: Pipe, data: ConfigDict, model: Stage, seed: int, found: _Found) -> None:
+    """Trains and measures a second model on clusters of the last features of the first."""
+    o, layer = pipe.options, int(models.SIZE["depth"])
+    options = kmeans.Options(clusters=o["codes"], seed=seed, **KMEANS)
+    codebook = clustering.clusters(pipe, f"kmeans-{seed}", data, options, layer, model)
+    units = clustering.labels(pipe, f"labels-{seed}", data, layer, codebook, model)
+    _quality(pipe, found, seed, codebook, functools.partial(_of_clusters, pipe, model, codebook))
+    config = models.model(data, o["steps"], o["codes"], seed)
+    config.method.labels = "stored"
+    run = pipe.train(f"clustered-{seed}", config, labels=[units])
+    found.add("probe", CLUSTERED, _probe(pipe, run, seed, "this run"))
 
 
 def _tokenizer(pipe: Pipe, data: ConfigDict, n: int, model: Stage, seed: int) -> Stage:
@@ -157,33 +174,38 @@ def _probe(pipe: Pipe, run: Stage, seed: int, features: str) -> dict[str, float]
     return _kept(pipe, f"probe-{features.replace(' ', '-')}-{run.name}", about, work, run)
 
 
-def _quality(pipe: Pipe, run: Stage, seed: int) -> dict[str, dict[str, float]]:
-    """Returns {"": how good the tokens of a tokenizer are}, or for a model those of the random
-    projection and of k-means, by name."""
-    codes = pipe.options["codes"]
+def _quality(pipe: Pipe, found: _Found, seed: int, of: Stage, make: Coders) -> None:
+    """Measures the tokens that `make` gives, which depend on the stage `of`."""
+    codes, tested = pipe.options["codes"], (pipe.options["esc10"], 5.0)
 
     def work(out: pathlib.Path) -> None:
-        model = pipe.load(run)
-        esc10 = pipe.options["esc10"]
-        rows, labels = sound.clips(esc10, 5.0)[0], sound.labels(sound.recordings(esc10)[1]["label"])
-        given = {"": _tokens(pipe, run)} if model.method.tokens else {}
-        given = given or measure.tokenizers(model, codes, rows, seed)
-        found = {n: measure.quality(*each, codes, rows, labels) for n, each in given.items()}
-        figures.write_results(out / "scores.json", found)
+        each = {name: measure.quality(coder, codes, *tested) for name, coder in make().items()}
+        figures.write_results(out / "scores.json", each)
 
-    about = {"tokens": pipe.options["esc10"], "codes": codes, "seed": seed}
-    return _kept(pipe, f"tokens-{run.name}", about, work, run)
+    about = {"tokens": tested[0], "codes": codes, "seed": seed}
+    for name, values in _kept(pipe, f"tokens-{of.name}", about, work, of).items():
+        found.add("tokens", name, values)
+    if seed == 0:
+        found.coders.append(make)
 
 
-def _tokens(pipe: Pipe, run: Stage) -> tuple[measure.Apply, Any]:
-    """Returns (tokens (B, S), parameters) of a tokenizer."""
-    model = pipe.load(run)
-    extra = checkpoint.restore_extra(pipe.folder(run))
+def _fixed(pipe: Pipe, run: Stage, seed: int) -> dict[str, measure.Coder]:
+    """Returns the random projection of a model, and k-means of the patches that it reads."""
+    given = sound.clips(pipe.options["esc10"], 5.0)
+    return measure.tokenizers(pipe.load(run), pipe.options["codes"], *given, seed)
 
-    def apply(given: Any, batch: Any) -> Any:
-        return model.method.tokens(*given, batch).hidden_states[0, ..., 0]
 
-    return apply, (model.params, extra)
+def _of_clusters(pipe: Pipe, run: Stage, codebook: Stage) -> dict[str, measure.Coder]:
+    """Returns the clusters of a model's features."""
+    fitted = kmeans.load(pipe.folder(codebook) / "codebook.npz")
+    coder = fitted.quantizer(clustering.encoder(pipe, run, sound.RATE))
+    return {CLUSTERS: (coder.features, coder.params)}
+
+
+def _learned(pipe: Pipe, name: str, run: Stage) -> dict[str, measure.Coder]:
+    """Returns the tokens of a tokenizer."""
+    coder = clustering.tokenizer(pipe, run)
+    return {name: (coder.features, coder.params)}
 
 
 def _kept(pipe: Pipe, name: str, about: dict[str, Any], work: Any, run: Stage) -> Any:
@@ -191,23 +213,21 @@ def _kept(pipe: Pipe, name: str, about: dict[str, Any], work: Any, run: Stage) -
     return json.loads((pipe.folder(stage) / "scores.json").read_text(encoding="utf-8"))
 
 
-def _clip(pipe: Pipe, model: Stage, tokenizers: dict[str, Stage]) -> dict[str, Any]:
+def _clip(pipe: Pipe, found: _Found) -> dict[str, Any]:
     """Returns a clip of ESC-10 and its tokens by each tokenizer, to be drawn."""
-    loaded = pipe.load(model)
-    rows, lengths = sound.clips(pipe.options["esc10"], 5.0)
-    name = str(sound.recordings(pipe.options["esc10"])[1]["label"][0])
-    given = measure.tokenizers(loaded, pipe.options["codes"], rows, 0)
-    given |= {name: _tokens(pipe, stage) for name, stage in tokenizers.items()}
-    one, size = rows[:1], lengths[:1]
+    assert found.first is not None
+    loaded, folder = pipe.load(found.first), pipe.options["esc10"]
+    rows, lengths = sound.clips(folder, sound.SECONDS)
+    one = rows[:1], lengths[:1]
     frames, bands = measure.patch_of(loaded)
     columns = int(loaded.config.method.encoder.num_mels) // bands
     log_mel, none = measure.encoders(loaded, 0)["log-mel"]
-    cells = measure.in_batches(lambda *a: log_mel(*a).hidden_states[0], none, one, size)[0]
+    cells = measure.in_batches(lambda *a: log_mel(*a).hidden_states[0], none, *one)[0]
     kept = clips.clip(cells, [], frames / 100)
-    for tokenizer, (apply, params) in given.items():
-        ids = measure.in_batches(jax.jit(apply), params, one, size)[0].astype(int)
-        kept.setdefault("tokens", {})[tokenizer] = ids.reshape(-1, columns).tolist()
-    return kept | {"name": name}
+    for name, coder in (pair for make in found.coders for pair in make().items()):
+        ids = measure.tokens(coder, *one)[0]
+        kept.setdefault("tokens", {})[name] = ids.reshape(-1, columns).tolist()
+    return kept | {"name": str(sound.recordings(folder)[1]["label"][0])}
 
 
 def _write(pipe: Pipe, found: _Found) -> None:

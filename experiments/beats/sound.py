@@ -17,6 +17,7 @@ RATE = 16000
 SECONDS = 2.6  # of a piece: sixteen columns of patches
 SHORTEST = 1.0  # of the last piece of a recording
 SHORT = 1.5  # shorter recordings, such as digits, are joined
+QUIETEST = 0.005  # of full scale, from the lowest sample to the highest: less counts as silence
 
 
 @functools.cache
@@ -31,7 +32,8 @@ def recordings(folder: str) -> tuple[list[np.ndarray], Mapping[str, Any]]:
 
 
 def pieces(folder: str, most: int) -> list[np.ndarray]:
-    """Returns pieces (n,) of SECONDS or less of `most` recordings of a folder, spread over it."""
+    """Returns pieces (n,) of SECONDS or less of `most` recordings of a folder, spread over it,
+    without those that are silent."""
     found, joined, waiting = [], [], 0
     every = recordings(folder)[0]
     chosen = np.linspace(0, len(every), min(most, len(every)), endpoint=False).astype(int)
@@ -45,7 +47,8 @@ def pieces(folder: str, most: int) -> list[np.ndarray]:
                 continue
             clip, joined, waiting = np.concatenate(joined)[:size], [], 0
         cut = [clip[first : first + size] for first in range(0, len(clip), size)]
-        found += [piece for piece in cut if len(piece) >= SHORTEST * RATE and piece.any()]
+        long = (piece for piece in cut if len(piece) >= SHORTEST * RATE)
+        found += [piece for piece in long if np.ptp(piece) >= QUIETEST]
     return found
 
 
@@ -83,6 +86,7 @@ def write(folder: pathlib.Path, given: Mapping[str, int], copies: int, seed: int
     atomic.write_text(folder / "index.tsv", "\n".join(rows) + "\n")
 
 
+@functools.cache
 def clips(folder: str, seconds: float) -> tuple[np.ndarray, np.ndarray]:
     """Returns the recordings (N, n) of a folder, cut or padded to `seconds`, and their lengths
     (N,), at least half a second."""
@@ -92,12 +96,18 @@ def clips(folder: str, seconds: float) -> tuple[np.ndarray, np.ndarray]:
     return rows, lengths
 
 
+@functools.cache
+def noisy(
+    folder: str, seconds: float, snr_db: tuple[float, float], gain_db: float, seed: int
+) -> np.ndarray:
+    """Returns `clips` (N, n), each altered in its own way."""
+    draw, (rows, lengths) = np.random.default_rng(seed), clips(folder, seconds)
+    heard = np.zeros_like(rows)
+    for i, (row, size) in enumerate(zip(rows, lengths, strict=True)):
+        heard[i, :size] = altered(row[:size], draw, snr_db, gain_db)
+    return heard
+
+
 def labels(column: Any) -> np.ndarray:
     """Returns a column of a table as indices of its values (N,)."""
     return np.unique([str(value) for value in column], return_inverse=True)[1]
-
-
-def noisy(rows: np.ndarray, snr_db: tuple[float, float], gain_db: float, seed: int) -> np.ndarray:
-    """Returns clips (N, n), each altered in its own way."""
-    draw = np.random.default_rng(seed)
-    return np.stack([altered(row, draw, snr_db, gain_db) for row in rows])

@@ -1,16 +1,18 @@
-"""The stages between two runs of a program: clusters of features, and frame labels."""
+"""The stages between two runs of a program: clusters of features, and labels of recordings."""
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from ml_collections import ConfigDict
 
 from ssl_jax.core import config as config_lib
 from ssl_jax.core.mesh import make_mesh
+from ssl_jax.core.types import Batch, Features, Tree
 from ssl_jax.data import corpus as corpus_lib
-from ssl_jax.engine import splits
+from ssl_jax.data.recordings import AudioCorpus
+from ssl_jax.engine import checkpoint, splits
 from ssl_jax.evals import unit_quality
 from ssl_jax.evals.baselines import Encoder
 from ssl_jax.stages import embed, kmeans, label
@@ -91,13 +93,54 @@ def labels(
     def work(folder: pathlib.Path) -> None:
         found = encoder(program, of, data.sample_rate, stream)
         fitted = kmeans.load(program.folder(codebook) / "codebook.npz")
-        for split in corpus_lib.SPLITS:
-            if len(data[split]):
-                corpus: Any = corpus_lib.open_split(data, split)
-                window = float(data.buckets[-1])
-                label.write(folder / split, found, fitted, layer, corpus, window_s=window)
+        for path, corpus, window in _splits(data, folder):
+            label.write(path, found, fitted, layer, corpus, window_s=window)
 
     return program.stage("label", name, about, work, (codebook, *((of,) if of else ())))
+
+
+def tokenizer(program: Program, of: Stage) -> Encoder:
+    """Returns the tokens of the run `of` as features; raises ConfigError where it has none."""
+    model = program.load(of)
+    if model.method.tokens is None:
+        raise config_lib.ConfigError(
+            f"a run of {model.config.method.name!r} has no tokens: use one of "
+            f"configs/beats/tokenizer.py"
+        )
+    given = (model.params, checkpoint.restore_extra(program.folder(of)))
+
+    def features(given: Tree, batch: Batch) -> Features:
+        return model.method.tokens(*given, batch)
+
+    key = f"{config_lib.sign(model.config)} step {model.step} {embed.weights(list(given))}"
+    return Encoder("tokens", features, given, key)
+
+
+def tokens(program: Program, name: str, data: ConfigDict, of: Stage) -> Stage:
+    """Labels every recording of config.data with the tokens of the run `of`, as `labels` does.
+
+    A run of them learns what it would if the tokenizer labelled in every step, as long as no
+    recording is longer than the last of config.data.buckets: of longer ones, the tokenizer hears
+    windows here and crops there.
+    """
+
+    def work(folder: pathlib.Path) -> None:
+        found = tokenizer(program, of)
+        codes = int(program.load(of).config.method.codebook.codes)
+        for path, corpus, window in _splits(data, folder):
+            label.write_tokens(path, found, codes, corpus, window_s=window)
+
+    return program.stage("label", name, {"data": config_lib.flatten(data)}, work, (of,))
+
+
+def _splits(
+    data: ConfigDict, folder: pathlib.Path
+) -> Iterator[tuple[pathlib.Path, AudioCorpus, float]]:
+    """Yields (path of the store, recordings, seconds of a window) of each split of config.data."""
+    for split in corpus_lib.SPLITS:
+        if len(data[split]):
+            corpus: Any = corpus_lib.open_split(data, split)
+            yield folder / split, corpus, float(data.buckets[-1])
 
 
 def bare_run(data: ConfigDict) -> ConfigDict:

@@ -3,13 +3,15 @@
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
 
-from experiments.beats import models
+from experiments.beats import measure, models, sound
 from ssl_jax import pipeline
 from ssl_jax.core import config as config_lib
+from ssl_jax.core.types import Features
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,18 +49,59 @@ def test_beats_iterates_and_measures_features_and_tokens(tmp_path, monkeypatch):
     tasks = {"class", "digit", "speaker"}
     assert set(results["probe"]) == tasks | {f"{task} in noise" for task in tasks}
     for values in results["probe"].values():
-        assert set(values) == {*arms, "iteration 1, twice as long"}
+        assert set(values) == {*arms, "iteration 1, twice as long", "iteration 2, k-means tokens"}
         assert all(len(v) == 1 and 0 <= v[0] <= 1 for v in values.values())
+    tokenizers = ["random", "k-means of patches", "k-means of features", "tokenizer 2"]
     for values in results["tokens"].values():
-        assert list(values) == ["random", "k-means of patches", "tokenizer 2"]
+        assert list(values) == tokenizers
     assert all(1 <= v[0] <= 8 for v in results["tokens"]["perplexity"].values())
-    assert set(results["clip"]["tokens"]) == {"random", "k-means of patches", "tokenizer 2"}
+    assert list(results["clip"]["tokens"]) == tokenizers
     assert len(results["claims"]) == 10 and not any(c["held"] for c in results["claims"])
     (config,) = root.glob("beats-2-0-*/config.json")
     (tokenizer,) = root.glob("tokenizer-2-0-*")
     method = config_lib.of_file(config).method
     assert method.labels == "tokenizer" and method.teachers.tokenizer == str(tokenizer)
+    (config,) = root.glob("clustered-0-*/config.json")
+    (units,) = root.glob("labels-0-*/train")
+    assert config_lib.of_file(config).method.labels == "stored"
+    assert config_lib.of_file(config).data.units.train == (str(units),)
     (tuned,) = root.glob("finetuned-2-0-*")
     method = config_lib.of_file(tokenizer / "config.json").method
     assert method.target == "logits" and method.teachers.teacher == str(tuned)
     assert (tmp_path / "results.png").stat().st_size > 20_000
+
+
+def test_pieces_leave_out_silence_and_noise_spares_padding(tmp_path):
+    folder = _table(tmp_path / "own", "label\tfold", ["a\t1", "b\t1"], 2.6)
+    tone, rate = soundfile.read(folder / "0.wav")
+    quiet = np.concatenate([tone, 1e-4 * (np.arange(2 * rate) % 2)])
+    soundfile.write(folder / "0.wav", quiet, rate)  # its second piece has no sound
+    pieces = sound.pieces(str(folder), 2)
+    assert [len(piece) for piece in pieces] == [41600, 41600]
+    rows, lengths = sound.clips(str(folder), 5.0)
+    assert lengths.tolist() == [len(quiet), 41600]
+    heard = sound.noisy(str(folder), 5.0, (0.0, 0.0), 0.0, 1)
+    assert not heard[1, 41600:].any() and (heard[1, :41600] != rows[1, :41600]).mean() > 0.9
+
+
+def test_token_quality_counts_real_tokens_of_windows(tmp_path):
+    """Tokens that say the class know log 2 nats, and padding does not count."""
+    folder, seen = _table(tmp_path / "own", "label\tfold", ["a\t1", "b\t1"], 4.0), []
+
+    def coder(tell):
+        def features(params, batch):
+            seen.append(batch["audio"].shape[1])
+            real = jnp.arange(8) < (batch["audio_len"] // 5120)[:, None]
+            ids = jnp.broadcast_to(tell(batch)[:, None], real.shape)
+            return Features(ids[None, ..., None], real, 3.125, (0, 1))
+
+        return features, {}
+
+    told = measure.quality(coder(lambda batch: batch["id"] % 2), 4, str(folder), 5.0)
+    assert max(seen) <= 41600  # as long as in training
+    assert told["information"] == pytest.approx(np.log(2)) and told["consistency"] == 1
+    assert told["perplexity"] == pytest.approx(2)
+    silent = measure.quality(coder(lambda batch: batch["id"] * 0 + 3), 4, str(folder), 5.0)
+    assert silent["information"] == pytest.approx(0, abs=1e-9) and silent["perplexity"] == 1
+    level = coder(lambda batch: (batch["audio"][:, 100] * 1e6).astype(int) % 4)
+    assert measure.quality(level, 4, str(folder), 5.0)["consistency"] < 1

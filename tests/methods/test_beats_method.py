@@ -9,7 +9,6 @@ import pytest
 from mae_cases import ENCODERS
 from mae_cases import config_of as mae_config
 from method_cases import quick_jit
-from ml_collections import ConfigDict
 from test_mae_oracle import flat
 
 from ssl_jax.core import config as config_lib
@@ -133,12 +132,7 @@ def tokenizer(root, tmp_path_factory):
         method = cases.tokenizer_config(taught, codes=codes)
         with method.unlocked():
             method.encoder.update(encoder)
-        config = config_lib.load(f"{root}/configs/beats/tokenizer.py:toy")
-        with config.unlocked():
-            config.method = ConfigDict(method)
-        (place / "checkpoints" / "1").mkdir(parents=True)
-        (place / "config.json").write_text(config_lib.to_json(config))
-        return str(place)
+        return cases.tokenizer_folder(root, place, method)
 
     return made
 
