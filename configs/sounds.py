@@ -1,5 +1,7 @@
 """Data sections of the tasks on which encoders of sounds are fine-tuned; see docs/data.md."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import common
@@ -33,6 +35,16 @@ def tune(config: ConfigDict, task: str) -> None:
         config.eval.test = True
         best = "average_precision" if tags else "accuracy"
         config.checkpoint.best_metric = f"valid/{best}"
+
+
+def folds(s: Any, task: str) -> Any:
+    """Returns the runs of a sweep of one of TASKS: the folds of ESC-50, or three seeds."""
+    if not task.startswith("esc50"):
+        return s.product({"seed": range(3)})
+    others = tuple(tuple(n for n in FOLDS if n != fold) for fold in FOLDS)
+    where = "data.{}.esc50.where.fold"
+    held_out = tuple((fold,) for fold in FOLDS)
+    return s.zip({where.format("train"): others, where.format("valid"): held_out})
 
 
 def _audioset(data: ConfigDict, whole: bool) -> None:

@@ -7,7 +7,10 @@ Command: python -m ssl_jax.train --config configs/supervised/beats.py:as20k --wo
   as20k  the balanced 20,666 clips, 160 epochs. Published 38.3 and 38.9; in the code of a third
          party, 37.5 from the published weights and 31.3 from its own pre-training.
   esc50_1 to esc50_5   the fold with that number held out; the score is the mean of the five
-         accuracies. Published 95.6 %.
+         accuracies. Published 95.6 %. All five, and then their mean:
+         python -m ssl_jax.sweep --config configs/supervised/beats.py:esc50_1 --launch local \
+           --workdir runs/esc50 --config.init_from=runs/pretrained
+         python -m ssl_jax.sweep --workdir runs/esc50 --report --metric valid/accuracy
   ks1, ks2  Speech Commands V1 (a table as in configs/superb/utterances.py) and V2. Published 97.7
          and 98.3 %.
   fsd50k  FSD50K, 200 tags; no published number.
@@ -20,6 +23,8 @@ left out, as is its smoothing of tags, and the share of mixup is drawn as in Aud
 falls from block to block (encoder.layer_gradient_decay), which under Adam is not the same as a
 falling rate (config.optim.layer_decay): its scale nearly cancels, except in the clipping.
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -61,6 +66,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.optim.update({"lr": 5e-5, "warmup": "5%"})
         config.train.duration = "6k steps"
     return _toy(config) if size == "toy" else config
+
+
+def sweep(s: Any, arg: str | None) -> Any:
+    """Returns the folds of ESC-50 for one of them, three seeds of another task."""
+    return sounds.folds(s, arg or "as2m")
 
 
 def _toy(config: ConfigDict) -> ConfigDict:

@@ -6,6 +6,8 @@ Command: python -m ssl_jax.train --config configs/supervised/own.py:own --workdi
   base   the encoder of configs/data2vec2/audio.py:own_base.
   tags   any number of tags for each recording: a column tags, with "|" between them, in place of
          label; the encoder of configs/mae/spectrogram.py:own. The scores are mAP, ROC-AUC and d'.
+  beats, beats_tags
+         label or tags with the Base encoder of configs/beats/audio.py, for published weights too.
   spectrogram, image, text
          those of configs/mae/spectrogram.py:own, configs/mae/image.py:own and
          configs/data2vec2/text.py:own.
@@ -20,6 +22,7 @@ is evaluated once, at the end. No published number.
 from ml_collections import ConfigDict
 
 from configs import common
+from configs.beats import audio as beats
 from configs.data2vec2 import audio, text
 from configs.mae import image, spectrogram
 
@@ -30,6 +33,8 @@ ENCODERS = {
     "toy": (audio, "own_toy", "table"),
     "spectrogram": (spectrogram, "own", "table"),
     "tags": (spectrogram, "own", "table"),
+    "beats": (beats, "iter1", "table"),
+    "beats_tags": (beats, "iter1", "table"),
     "image": (image, "own", "table"),
     "text": (text, "own", "text_table"),
 }
@@ -50,12 +55,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
         source = {"kind": kind, "path": "", "label": "label", "where": {"split": split}}
         source |= {"columns": ("text",)} if kind == "text_table" else {}
         config.data[split] = ConfigDict({"own": source})
-    config.optim.update({"lr": 5e-5 if size == "base" else 1e-3, "weight_decay": 0.01})
+    small = size not in ("base", "beats", "beats_tags")
+    config.optim.update({"lr": 1e-3 if small else 5e-5, "weight_decay": 0.01})
     config.optim.update({"warmup": "10%", "clip": 1.0})
     config.train.duration = "20 epochs"
     config.checkpoint.update({"every": "1 epochs", "best_metric": "valid/accuracy"})
     config.eval.update({"every": "1 epochs", "test": True})
-    if size == "tags":
+    if module is beats:  # a head as that of the published files
+        config.method.head.norm = False
+        config.data.update({"batch_size": 16, "workers": 0, "min_seconds": 0.2})
+    if size in ("tags", "beats_tags"):
         _tags(config)
     if size == "toy":
         common.toy(config)

@@ -45,7 +45,7 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs that differ only in their seeds. values: those they share; scores: of finished runs."""
+    """Runs that differ only in seeds or folds. values: those they share; scores: of those done."""
 
     values: dict[str, Value]
     results: list[Result]
@@ -69,9 +69,10 @@ def collect(found: Sequence[Run]) -> list[Result]:
 
 
 def is_seed(name: str) -> bool:
-    """Returns whether a key is a seed to average over, such as seed or data.label_seed."""
+    """Returns whether a key is averaged over: a seed, such as seed or data.label_seed, or the folds
+    of a source, data.train.<name>.where.fold."""
     last = name.split(".")[-1]
-    return last == "seed" or last.endswith("_seed")
+    return last == "seed" or last.endswith("_seed") or name.endswith(".where.fold")
 
 
 def choose(results: Sequence[Result], metric: str = "", best: str = "") -> tuple[str, str]:

@@ -12,6 +12,15 @@ from ssl_jax.core import config as config_lib
 TINY = {"depth": 1, "width": 16, "heads": 2, "mlp_width": 16, "num_mels": 16, "patch": (4, 8)}
 
 
+def test_tags_of_a_table_may_start_from_published_weights_of_beats(root):
+    config = config_lib.load(str(root / "configs/supervised/own.py:beats_tags"))
+    method, data = config.method, config.data
+    assert (method.encoder.kind, method.encoder.preset, method.task) == ("beats", "base", "tag")
+    assert not method.head.norm and method.pool == "frames"  # as in those files
+    assert list(data.train) == ["own"] and data.train.own.tags == "tags"
+    assert data.batch_size == 16 and config.checkpoint.best_metric == "valid/average_precision"
+
+
 @pytest.mark.slow
 def test_a_table_of_tags_makes_a_tagger(root, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", os.environ["SSL_JAX_CACHE"])
