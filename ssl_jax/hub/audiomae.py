@@ -218,7 +218,7 @@ def _joined(arrays: Arrays) -> Arrays:
 def _check(o: Any) -> None:
     wanted = {"num_mels": MELS, "patch": (PATCH, PATCH), "class_token": True, "norm": "pre"}
     wanted |= {"qkv_bias": True, "key_bias": True, "out_proj": True, "embed_norm": False}
-    wanted |= {"positions": "sincos", "layer_scale": 0.0}
+    wanted |= {"positions": "sincos", "layer_scale": 0.0, "stride": None}
     for key, value in wanted.items():
         if getattr(o, key) != value:
             raise WeightsError(

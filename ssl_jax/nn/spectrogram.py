@@ -1,7 +1,8 @@
 """A Vision Transformer over patches of a log-mel spectrogram (AudioMAE, 2207.06405).
 
 Audio becomes a Kaldi filterbank, normalized, cut into patches of time by mel. Tokens are in
-raster order, time outermost: S = rows * columns, columns = num_mels / patch[1].
+raster order, time outermost: S = rows * columns, columns = num_mels / patch[1], or more of patches
+that overlap.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from ssl_jax.nn import vit
 from ssl_jax.nn.conv import Length
 from ssl_jax.nn.transformer import TransformerOptions, check_share
 from ssl_jax.ops import dsp
-from ssl_jax.ops.patches import patchify
+from ssl_jax.ops.patches import overlapping
 
 PRESETS = {name: vit.PRESETS[name] for name in ("base", "small", "large")}
 
@@ -39,6 +40,9 @@ class Options:
     # AudioMAE, whose table is made for a grid of 8 x 64 while the patches lie in 64 x 8. Patch k
     # gets column k % 64 and row k // 64: unique, but neighbours in time are none in the table.
     pos_grid: str = "correct"
+    # frames and mel bands from a patch to the next; None: those of a patch. Smaller ones overlap,
+    # as the (10, 10) of AudioMAE: 101 x 12 patches of 10 s
+    stride: tuple[int, int] | None = None
     class_token: bool = True
     class_std: float = 0.02  # of its initial value
     embed_norm: bool = False  # a LayerNorm of the tokens before the first block
@@ -48,11 +52,27 @@ class Options:
         check_choices(self, {"positions": ("sincos", "none"), "pos_grid": ("correct", "official")})
         check_share("embed_dropout", self.embed_dropout)
         check_cells(self)
+        self._check_stride()
         if self.frames is not None and (self.frames < 1 or self.frames % self.patch[0]):
             near = self.patch[0] * max(1, self.frames // self.patch[0])
             raise ValueError(
                 f"config.method.encoder.frames {self.frames} is not a multiple of the "
                 f"{self.patch[0]} frames of config.method.encoder.patch: use a value such as {near}"
+            )
+
+    def _check_stride(self) -> None:
+        key, stride = "config.method.encoder", self.stride
+        if stride is None:
+            return
+        if len(stride) != 2 or not all(0 < s <= p for s, p in zip(stride, self.patch, strict=True)):
+            raise ValueError(
+                f"{key}.stride is {stride}: use (frames, mel bands) of 1 up to those of "
+                f"{key}.patch {self.patch}, such as (10, 10), or None"
+            )
+        if self.pos_grid == "official":
+            raise ValueError(
+                f"{key}.pos_grid is 'official', the table of patches that do not overlap, and "
+                f"{key}.stride is {stride}: use 'correct', or a stride of None"
             )
 
 
@@ -113,8 +133,7 @@ class SpectrogramFrontEnd(nn.Module):
         del train  # nothing random in here
         cut = self.patches(audio, audio_len, augment_fn)
         x = vit.projection(cut.shape[-1], self.width, self.weight_init, self.dtype)(cut)
-        o = self.options
-        real = self._real(audio_len) // o.patch[0] * (o.num_mels // o.patch[1])
+        real = self._whole(self._real(audio_len)) * _columns(self.options)
         return x, jnp.arange(x.shape[1]) < real[:, None]
 
     def patches(
@@ -139,7 +158,8 @@ class SpectrogramFrontEnd(nn.Module):
         if o.std is not None:
             options["divisor"] = 2 * o.std
         given = (audio, audio_len)
-        options |= {"sample_rate": rate, "num_frames": rows * o.patch[0]}
+        options |= {"sample_rate": rate}
+        options["num_frames"] = (rows - 1) * _step(o)[0] + o.patch[0]
         if augment_fn is None:
             cells = dsp.fbank(*given, **options)
         else:
@@ -149,13 +169,13 @@ class SpectrogramFrontEnd(nn.Module):
             if audio_len is not None:
                 lengths = jnp.minimum(self._real(audio_len), lengths)
             cells = (augment_fn(cells, lengths) - mean) / divisor
-        return patchify(cells[..., None], o.patch)
+        return overlapping(cells[..., None], o.patch, _step(o))
 
     def _rows(self, samples: int) -> int:
         """Returns how many rows of patches a batch of `samples` has."""
         frames, most = self.frames(samples), self.num_frames
         if most is None:
-            return frames // self.options.patch[0]
+            return self._whole(frames)
         if frames > most:
             longest = (most - 1) / 100 + 0.025
             raise ValueError(
@@ -163,7 +183,11 @@ class SpectrogramFrontEnd(nn.Module):
                 f"config.method.encoder.frames {most}: set config.data.buckets to at most "
                 f"{longest:.3f}"
             )
-        return most // self.options.patch[0]
+        return self._whole(most)
+
+    def _whole(self, frames: Length) -> Length:
+        """Returns how many rows of patches lie within so many frames."""
+        return dsp.frames(frames, self.options.patch[0], _step(self.options)[0])
 
     def _real(self, audio_len: Array) -> Array:
         """Returns how many frames of each clip count as real, (B,)."""
@@ -173,6 +197,16 @@ class SpectrogramFrontEnd(nn.Module):
     def frames(self, samples: Length) -> Length:
         """Returns the number of frames of `samples`; an int or an integer array."""
         return dsp.frames(samples, self.sample_rate * 25 // 1000, self.sample_rate // 100)
+
+
+def _step(o: Any) -> tuple[int, int]:
+    """Returns the frames and mel bands from a patch to the next."""
+    return getattr(o, "stride", None) or o.patch
+
+
+def _columns(o: Any) -> int:
+    """Returns the number of patches of a row."""
+    return (o.num_mels - o.patch[1]) // _step(o)[1] + 1
 
 
 def make(
@@ -185,20 +219,20 @@ def make(
     """Returns the encoder for audio at `sample_rate`.
 
     A row of its grid covers patch[0] frames of 10 ms; `rate` counts rows per second: 6.25, of 8
-    tokens each, for 128 mels in patches of 16 by 16.
+    tokens each, for 128 mels in patches of 16 by 16 that do not overlap.
     """
     if options.positions == "sincos":
         vit.check_positions(blocks.width)
-    columns = options.num_mels // options.patch[1]
     frontend = SpectrogramFrontEnd(
         options, sample_rate, blocks.width, blocks.init, dtype, options.frames
     )
+    rows, columns = frontend._whole(options.frames or 0), _columns(options)
     return vit.VisionTransformer(
         frontend,
-        ((options.frames or 0) // options.patch[0], columns),
+        (rows, columns),
         options,
         blocks,
         dtype,
-        100 / options.patch[0],
+        100 / _step(options)[0],
         swapped=options.pos_grid == "official",
     )

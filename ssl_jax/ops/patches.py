@@ -31,6 +31,20 @@ def patchify(x: Array, patch: tuple[int, int]) -> Array:
     return x.swapaxes(2, 3).reshape(batch, -1, ph * pw * channels)
 
 
+def overlapping(x: Array, patch: tuple[int, int], step: tuple[int, int]) -> Array:
+    """Cuts x (B, H, W, C) into patches (B, S, ph * pw * C) as `patchify` does, but `step` rows and
+    columns apart; what does not fill a last patch is dropped."""
+    rows, columns = ((n - p) // s + 1 for n, p, s in zip(x.shape[1:3], patch, step, strict=True))
+    if patch == step:
+        return patchify(x[:, : rows * patch[0], : columns * patch[1]], patch)
+    high, wide = (
+        np.arange(count)[:, None] * s + np.arange(p)
+        for count, s, p in zip((rows, columns), step, patch, strict=True)
+    )
+    x = x[:, high][:, :, :, wide]  # (B, rows, ph, columns, pw, C)
+    return x.swapaxes(2, 3).reshape(len(x), rows * columns, -1)
+
+
 def normalize_patches(patches: Array, eps: float = 1e-6) -> Array:
     """Scales each patch (..., P) to mean 0 and variance 1; float32.
 

@@ -1,5 +1,7 @@
 """Files of AudioMAE as its authors publish them, on made-up weights with their names."""
 
+import types
+
 import numpy as np
 import pytest
 
@@ -107,6 +109,9 @@ def test_a_run_gives_the_file_back_to_the_bit(run, tmp_path):
     assert set(found) == set(wanted)
     for name, x in wanted.items():
         np.testing.assert_array_equal(found[name].numpy(), x, err_msg=name)
+    apart = types.SimpleNamespace(**{**vars(o), "stride": (10, 10)})
+    with pytest.raises(WeightsError, match=r"stride is \(10, 10\), and AudioMAE has None"):
+        audiomae.checkpoint(family, apart, config.method, params, ())
 
 
 def test_a_fine_tuned_file_keeps_its_head(tmp_path, root):

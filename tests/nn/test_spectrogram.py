@@ -66,6 +66,44 @@ def test_a_patch_is_real_when_all_its_frames_are():
     assert valid[2, :2].all()
 
 
+def test_patches_may_overlap():
+    whole = encoder(frames=1024, stride=(10, 10))
+    assert whole.grid == (101, 12) and whole.rate == 10  # the 1212 tokens of AudioMAE
+    made = encoder(num_mels=16, patch=(4, 8), stride=(3, 4))
+    noise = np.random.default_rng(0).normal(0, 3000, (2, 2000)).astype(np.int16)
+    ends = np.array([2000, 400 + 6 * 160])  # 11 frames, of which 3 patches need 10; and 7
+    params = {"projection": {"kernel": jnp.zeros((32, 16)), "bias": jnp.zeros(16)}}
+
+    @jax.jit
+    def run(params):
+        valid = made.frontend.apply({"params": params}, noise, ends, False)[1]
+        cells = dsp.fbank(noise, ends, **{**dsp.CONVENTIONS["audiomae"], "num_mels": 16})
+        return valid, made.frontend.apply({}, noise, ends, method="patches"), cells
+
+    valid, patches, cells = map(np.asarray, run(params))
+    assert patches.shape == (2, 9, 32) and made.grid == (0, 3)
+    np.testing.assert_array_equal(valid.sum(1), [9, 6])
+    for place in range(9):
+        row, column = 3 * (place // 3), 4 * (place % 3)
+        own = cells[0, row : row + 4, column : column + 8]
+        np.testing.assert_allclose(patches[0, place], np.ravel(own), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"stride": (20, 10)},
+            r"stride is \(20, 10\): use .* of config.method.encoder.patch \(1",
+        ),
+        ({"stride": (10, 10), "pos_grid": "official"}, "pos_grid is 'official', the table of pat"),
+    ],
+)
+def test_a_stride_that_does_not_work_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        encoder(**options)
+
+
 def test_clips_are_filled_up_with_frames_that_count():
     both = [encoder(num_mels=16, patch=(4, 8), frames=n) for n in (16, None)]
     ends = np.array([0, 400 + 3 * 160, 2000])
