@@ -69,7 +69,7 @@ ROWS = (
         "ImageNet 84.0 % after 100 epochs",
         "dmae",
     ),
-    Row("BEATs", "features and tokens of any sound", "AudioSet-2M 48.6 mAP; ESC-50 98.1 %"),
+    Row("BEATs", "features and tokens of any sound", "AudioSet 48.6 mAP, ESC-50 98.1 %", "beats"),
     Row("LightHuBERT", "HuBERT in a third of its size", "SUPERB score 79.1, HuBERT 80.8"),
     Row("MoCo v3", "features of images", "ImageNet 83.2 %, linear probe 76.7 %", "moco_v3"),
     Row(
@@ -88,6 +88,8 @@ SHORT = {
     "data2vec_audio": "data2vec",
     "data2vec2_audio": "data2vec 2.0 on speech",
     "data2vec2_image": "data2vec 2.0 on images",
+    "beats": "BEATs",
+    "beats_tokenizer": "BEATs' tokenizer",
     "mae": "MAE",
     "dmae": "DMAE",
     "moco_v3": "MoCo v3",

@@ -57,6 +57,15 @@ def _pitch() -> str:
     return f"pitch {own} %, untrained {random} %: not reproduced"
 
 
+def _audio_tokens() -> str:
+    if not (results.HERE / "beats/results.json").exists():
+        return "not run yet"
+    found = results.read("beats/results.json")["probe"]["class"]
+    arms = [arm for arm in ("iteration 1", "iteration 2") if arm in found]
+    chain = " → ".join(percent(found[arm]) for arm in arms)
+    return f"ESC-10 probe {chain} %, untrained {percent(found['untrained'])} %"
+
+
 MINIATURES = {
     "kws": _keywords,
     "data2vec": lambda: _image_probe("data2vec"),
@@ -68,5 +77,6 @@ MINIATURES = {
     "hubert": _phone_units,
     "wav2vec2": _codes,
     "music2vec": _pitch,
+    "beats": _audio_tokens,
 }
 """By system, the text of its cell in the table of methods (experiments/methods.py)."""

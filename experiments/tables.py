@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments import address, claims, methods, miniatures, results
 from experiments.beats import page as beats
-from experiments.benchmarks import layers_kept, recipes
+from experiments.benchmarks import layers_kept, recipes, tokens
 from experiments.dmae import page as dmae
 from experiments.mimco import page as mimco
 from ssl_jax.core import atomic
@@ -25,6 +25,8 @@ STEPS = {
     "data2vec_audio": "data2vec v1, waveforms of 5 s",
     "data2vec2_audio": "data2vec 2.0, waveforms of 5 s",
     "data2vec2_image": "data2vec 2.0, images",
+    "beats": "BEATs, spectrograms of 5 s",
+    "beats_tokenizer": "BEATs' tokenizer, spectrograms of 5 s",
     "mae": "MAE, images",
     "dmae": "DMAE, images: Large to Base",
     "moco_v3": "MoCo v3, images, Small",
@@ -125,8 +127,7 @@ def step_vs_torch() -> str:
         busy = {arm: s for arm, s in found["core_seconds"].items() if arm != "ours"}
         row["in core-seconds"] = f"{min(busy.values()) / found['core_seconds']['ours']:.2f}"
         row["of a large product"] = f"{found['utilization']:.2f}"
-        row["load"] = f"{found['load']:.0f}"
-        rows.append(row)
+        rows.append(row | {"load": f"{found['load']:.0f}"})
     return f"{markdown(rows)}\n{report['precision']} on {report['machine']}.\n"
 
 
@@ -432,6 +433,7 @@ TABLES = {
         "extraction": once_run("benchmarks/extraction.json", extraction),
         "kmeans": once_run("benchmarks/kmeans.json", kmeans_speed),
         "amortization": once_run("benchmarks/amortization.json", amortization),
+        "tokens": once_run("benchmarks/tokens.json", lambda: markdown(tokens.rows())),
         "layers": lambda: markdown(layers_kept.rows(results.read("benchmarks/layers_kept.json"))),
     },
     "../docs/faults.md": {"checkpoint": once_run("benchmarks/checkpoint.json", checkpoint)},

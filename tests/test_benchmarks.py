@@ -4,6 +4,7 @@ import functools
 import importlib
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -18,8 +19,10 @@ from experiments.benchmarks import (
     startup,
     step_vs_torch,
     stepping,
+    tokens,
 )
 from experiments.data2vec2 import time_to_accuracy
+from ssl_jax.methods import beats
 from ssl_jax.planning import batch_shapes
 
 
@@ -158,6 +161,49 @@ def test_speech_systems_step_in_torch(system):
     # of 100 units, or of a frame among 100 others, plus the diversity term or penalty
     assert 4.0 < first < 8.0, first
     assert np.isfinite(step())
+
+
+def test_a_store_of_tokens_pays_after_as_many_passes_as_its_making_costs():
+    seconds = {"labels alone": 0.6, "random": 1.0, "tokenizer": 1.5, "stored": 1.0}
+    found = tokens.worth(seconds, 900)
+    assert found["passes"] == 1.2 and found["share"] == 0.333
+    assert found["tokens_per_second"]["stored"] == 900 and found["megabytes_per_hour"] == 0.36
+    assert tokens.worth(seconds | {"tokenizer": 1.0}, 900)["passes"] is None
+
+
+def test_the_table_of_tokens_says_when_a_store_pays(monkeypatch):
+    seconds = {"labels alone": 0.6, "random": 1.0, "tokenizer": 1.5, "stored": 1.0}
+    report = {"seconds": seconds, "rows": 8, "depth": 12, "machine": "a machine"}
+    monkeypatch.setattr(tokens.results, "read", lambda name: report | tokens.worth(seconds, 900))
+    rows = {row["BEATs"]: row["remark"] for row in tokens.rows()}
+    assert rows["a step with stored tokens"].endswith("pays after 1.2 passes over the data")
+    assert rows["a step with the tokenizer"] == "which takes 33% of it"
+
+
+def test_labels_of_every_source_have_their_batch():
+    for labels in tokens.LABELS:
+        config = tokens.config_of(labels, 1)
+        method = beats.make(config.method, precision="float32", sample_rate=16000, num_classes=0)
+        batch = tokens.batch_of(labels, 1)
+        assert set(method.batch) <= set(batch)
+        assert list(method.frozen) == ["tokenizer"] * (labels == "tokenizer")
+        assert config.method.labels == labels
+
+
+@pytest.mark.interop
+@pytest.mark.slow
+@pytest.mark.parametrize(("system", "low", "high"), [("beats", 6, 9), ("beats_tokenizer", 0.5, 2)])
+def test_sound_systems_have_the_parameters_of_ours_and_step_in_torch(system, low, high):
+    config, batch = step_vs_torch.base_config(system, 1, 1), step_vs_torch.make_batch(system, 1)
+    model, _ = step_vs_torch.of_sounds(system, config, batch["audio"])
+    module = importlib.import_module(f"ssl_jax.methods.{system}")
+    method = module.make(config.method, precision="float32", sample_rate=16000, num_classes=0)
+    params, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained == sum(x.size for x in jax.tree.leaves(params))
+    step = step_vs_torch.theirs(system, config, batch, compiled=False)
+    first = step()
+    assert low < first < high and step() < first
 
 
 @pytest.mark.slow

@@ -22,6 +22,10 @@ KILOBYTES = 300
 LOG_LINES = 12
 # the parameters with which a notebook runs here, and the number of images it shows
 TOYS = {
+    "audio_tokens": (
+        {"CLIPS": {"train": 64, "test": 12}, "STEPS": 4, "TOKENIZER_STEPS": 2, "CODES": 8},
+        4,
+    ),
     "features": ({"CLIPS": {"train": 12, "valid": 2, "test": 6}, "STEPS": 4, "CLUSTERS": 8}, 3),
     "own_method": ({"CLIPS": {"train": 60, "valid": 20, "test": 20}, "STEPS": 8}, 2),
     "plan": (

@@ -42,6 +42,8 @@ SYSTEMS = {
     "data2vec_audio": "data2vec v1, waveforms",
     "data2vec2_audio": "data2vec 2.0, waveforms",
     "data2vec2_image": "data2vec 2.0, images",
+    "beats": "BEATs, sounds",
+    "beats_tokenizer": "BEATs' tokenizer, sounds",
     "mae": "MAE, images",
     "dmae": "DMAE, images",
     "moco_v3": "MoCo v3, images",
@@ -52,6 +54,8 @@ CONFIGS = {
     "data2vec_audio": "data2vec/audio.py:base",
     "data2vec2_audio": "data2vec2/audio.py:base",
     "data2vec2_image": "data2vec2/image.py:base",
+    "beats": "beats/audio.py:iter1",
+    "beats_tokenizer": "beats/tokenizer.py:iter2",
     "mae": "mae/image.py:base",
     "dmae": "dmae/image.py:base",
     "moco_v3": "moco_v3/image.py:small",
@@ -64,6 +68,8 @@ ROWS = {
         "data2vec_audio": (2, 1),
         "data2vec2_audio": (1, 4),
         "data2vec2_image": (2, 8),
+        "beats": (8, 1),
+        "beats_tokenizer": (4, 1),
         "mae": (8, 1),
         "dmae": (8, 1),
         "moco_v3": (8, 2),
@@ -74,14 +80,22 @@ ROWS = {
         "data2vec_audio": (32, 1),
         "data2vec2_audio": (16, 8),
         "data2vec2_image": (32, 16),
+        "beats": (128, 1),
+        "beats_tokenizer": (64, 1),
         "mae": (256, 1),
         "dmae": (256, 1),
         "moco_v3": (128, 2),
     },
 }
+SOUNDS = ("beats", "beats_tokenizer")  # in patches of spectrograms
 # the share of frames that the published spans mask
 MASKED = {"hubert_audio": 0.57, "wav2vec2_audio": 0.49, "data2vec_audio": 0.49}
 SECONDS, RATE, IMAGE, PATCHES, WIDTH = 5, 16_000, 224, 196, 768
+
+
+def hears(system: str) -> bool:
+    """Returns whether a system reads waveforms."""
+    return system.endswith("audio") or system in SOUNDS
 
 
 def base_config(system: str, depth: int, clones: int) -> ConfigDict:
@@ -106,7 +120,7 @@ def make_batch(system: str, rows: int) -> dict[str, np.ndarray]:
     """Returns a host batch of noise, as the loader would yield it."""
     rng = np.random.default_rng(0)
     batch = {"id": np.arange(rows, dtype=np.uint32), "weight": np.ones(rows, np.float32)}
-    if system.endswith("audio"):
+    if hears(system):
         audio = rng.integers(-3000, 3000, (rows, SECONDS * RATE)).astype(np.int16)
         batch |= {"audio": audio, "audio_len": np.full(rows, SECONDS * RATE, np.int32)}
         if system == "hubert_audio":  # 100 clusters of MFCC, 100 labels per second
@@ -132,6 +146,9 @@ def theirs(system: str, config: ConfigDict, batch: dict[str, np.ndarray], compil
         inputs = {"first": views[0], "second": views[1]}
         return torch_steps.Trainer(model, inputs, compiled, config.optim.clip).step
     depth = method.encoder.depth
+    if system in SOUNDS:
+        model, tensors = of_sounds(system, config, batch["audio"])
+        return torch_steps.Trainer(model, tensors, compiled, config.optim.clip).step
     clones = method.get("clones", 1)
     inputs = {"signal": batch.get("audio", batch.get("image"))}
     if system.endswith("audio"):
@@ -180,6 +197,26 @@ def of_masked_frames(
     return torch_steps.Hubert(depth, *method.units.classes), inputs
 
 
+def of_sounds(system: str, config: ConfigDict, audio: np.ndarray) -> tuple[Any, dict[str, Any]]:
+    """Returns the torch model of BEATs or its tokenizer, and its inputs."""
+    import torch
+
+    from experiments.benchmarks import torch_sounds
+
+    method, depth = config.method, config.method.encoder.depth
+    signal = torch.from_numpy(audio.astype(np.float32) / 32768)
+    if system == "beats_tokenizer":
+        return torch_sounds.Tokenizer(depth, 12, method.estimator.depth), {"audio": signal}
+    tokens = (SECONDS * 100 - 2) // 16 * 8
+    noise = np.random.default_rng(1).random((len(audio), tokens))
+    keep = np.sort(noise.argsort(1)[:, : int(tokens * (1 - method.mask_ratio))], 1)
+    masked = np.ones(noise.shape, bool)
+    np.put_along_axis(masked, keep, False, 1)
+    inputs = {"audio": signal, "ids_keep": torch.from_numpy(keep)}
+    inputs["masked"] = torch.from_numpy(masked)
+    return torch_sounds.Beats(depth, method.predictor.depth), inputs
+
+
 def visible_tokens(config: ConfigDict, tokens: int) -> int:
     """Returns how many tokens of a view data2vec 2.0 encodes."""
     return MaskOptions(**config.method.mask.to_dict()).visible(tokens)
@@ -188,7 +225,7 @@ def visible_tokens(config: ConfigDict, tokens: int) -> int:
 def of_batch(system: str, config: ConfigDict, rows: int) -> ConfigDict:
     """Returns the config with the batch of `make_batch`."""
     changes: dict[str, Any] = {"data.batch_size": rows}
-    if system.endswith("audio"):
+    if hears(system):
         changes |= {"data.buckets": (float(SECONDS),), "data.constant_seconds": False}
     return config_lib.change(config, changes)
 
