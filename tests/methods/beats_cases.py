@@ -29,11 +29,11 @@ def folder_of(root, place, config_file="mae/spectrogram.py", changes=None):
     return str(place)
 
 
-def tokenizer_folder(root, place, method):
+def tokenizer_folder(root, place, method, sample_rate=16000):
     """Makes a run folder, as far as a method reads one, of a tokenizer; returns its path."""
     config = config_lib.load(f"{root}/configs/beats/tokenizer.py:toy")
     with config.unlocked():
-        config.method = ConfigDict(method)
+        config.method, config.data.sample_rate = ConfigDict(method), sample_rate
     (place / "checkpoints" / "1").mkdir(parents=True)
     (place / "config.json").write_text(config_lib.to_json(config))
     return str(place)

@@ -126,6 +126,21 @@ def test_a_store_is_kept_and_that_of_another_tokenizer_refused(
     other = clustering.tokenizer(program, "a run")
     with pytest.raises(DataError, match=r"holds labels of signature .*: remove it, or"):
         label.write_tokens(path, other, cases.CODES, corpus, window_s=0.5)
+    data = recordings.copy_and_resolve_references()
+    with data.unlocked():
+        data.units.train = (str(path),)
+    method = {"units": {"classes": (5,), "rate": 50.0}}
+    message = r"^config.method.units.classes is \(5,\), .* have \(6,\) ids: set it to \(6,\)$"
+    with pytest.raises(ConfigError, match=message):
+        splits.open_split(ConfigDict({"data": data, "method": method}), tmp_path, "train")
+
+
+def test_a_tokenizer_of_another_rate_is_named(root, tmp_path):
+    config = cases.tokenizer_config(cases.folder_of(root, tmp_path / "teacher"))
+    model = cases.model_config({"labels": "tokenizer"})
+    model.teachers.tokenizer = cases.tokenizer_folder(root, tmp_path / "run", config, 8000)
+    with pytest.raises(ConfigError, match=r"^config.method.teachers.tokenizer .* of 8000 Hz"):
+        cases.setup_of(model)
 
 
 def test_a_run_without_tokens_is_named(tmp_path):
