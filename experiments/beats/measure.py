@@ -34,22 +34,26 @@ def in_batches(run: Apply, params: Any, rows: np.ndarray, lengths: np.ndarray) -
     return np.concatenate(found)
 
 
-def encoders(model: Any, seed: int) -> dict[str, tuple[pool.FeaturesFn, Any]]:
-    """Returns (features, parameters) of a run, of the same encoder untrained, and of log-mel."""
-    size = round(sound.SECONDS * sound.RATE)
-    batch = extract.audio_batch(np.zeros((1, size), np.float32), np.full(1, size, np.int32))
-    mels = int(model.config.method.encoder.num_mels)
+def encoder(model: Any, name: str, seed: int) -> tuple[pool.FeaturesFn, Any]:
+    """Returns (features, parameters) of a run, of its encoder "untrained", or "log-mel"."""
+    if name == "log-mel":
+        return log_mel(int(model.config.method.encoder.num_mels)), {}
+    if name != "untrained":
+        return model.method.features, model.params
+    audio = np.zeros((1, WINDOW), np.float32)
+    batch = extract.audio_batch(audio, np.full(1, WINDOW, np.int32))
+    return model.method.features, random_encoder(model.method, seed, batch)
 
-    def log_mel(_: Any, batch: Mapping[str, Any]) -> Features:
+
+def log_mel(mels: int) -> pool.FeaturesFn:
+    """Returns the log-mel cells that encoders read, before they are normalized, as features."""
+
+    def features(_: Any, batch: Mapping[str, Any]) -> Features:
         cells = dsp.fbank(batch["audio"], batch["audio_len"], num_mels=mels, scale=32768.0)
         real = dsp.frames(batch["audio_len"], 400, 160)[:, None]
         return Features(cells[None], jnp.arange(cells.shape[1]) < real, 100.0)
 
-    return {
-        "this run": (model.method.features, model.params),
-        "untrained": (model.method.features, random_encoder(model.method, seed, batch)),
-        "log-mel": (log_mel, {}),
-    }
+    return features
 
 
 def probe(

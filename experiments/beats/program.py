@@ -167,7 +167,7 @@ def _probe(pipe: Pipe, run: Stage, seed: int, features: str) -> dict[str, float]
     """Returns the accuracies of ridge probes of a run, of its encoder untrained, or of log-mel."""
 
     def work(out: pathlib.Path) -> None:
-        given = measure.encoders(pipe.load(run), seed)[features]
+        given = measure.encoder(pipe.load(run), features, seed)
         figures.write_results(out / "scores.json", measure.probe(*given, _probed(pipe), seed))
 
     about = {"probe": "ridge", "features": features, "seed": seed, "tasks": _probed(pipe)}
@@ -221,8 +221,8 @@ def _clip(pipe: Pipe, found: _Found) -> dict[str, Any]:
     one = rows[:1], lengths[:1]
     frames, bands = measure.patch_of(loaded)
     columns = int(loaded.config.method.encoder.num_mels) // bands
-    log_mel, none = measure.encoders(loaded, 0)["log-mel"]
-    cells = measure.in_batches(lambda *a: log_mel(*a).hidden_states[0], none, *one)[0]
+    log_mel = measure.log_mel(columns * bands)
+    cells = measure.in_batches(lambda *a: log_mel(*a).hidden_states[0], {}, *one)[0]
     kept = clips.clip(cells, [], frames / 100)
     for name, coder in (pair for make in found.coders for pair in make().items()):
         ids = measure.tokens(coder, *one)[0]
