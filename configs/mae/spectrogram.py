@@ -20,9 +20,9 @@ Whole stripes of time and mel are hidden with, for example, --config.method.stri
 The original numbers its 64 x 8 patches as a grid of 8 x 64, so that their positions are scrambled:
 audiomae has the same positions, as its published weights need, and --config.method.encoder.pos_grid
 =correct has those of time and mel, as base does. The original means to roll clips in time as well,
-but draws the shift from an axis of length 1, so that none moves. --config.method.encoder.stride='(10,
-10)' has patches overlap, which the original offers too, with pos_grid=correct. Known difference:
-base drops the frames that do not fill a patch.
+but draws the shift from an axis of length 1, so that none moves. Patches may overlap, as in the
+original, by --config.method.encoder.stride='(10, 10)' with pos_grid=correct. Known difference: base
+drops the frames that do not fill a patch.
 """
 
 from ml_collections import ConfigDict
