@@ -167,9 +167,9 @@ def tokens(coder: Coder, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
     def run(params: Any, batch: Mapping[str, Any]) -> Any:
         found = cut(params, batch)
-        return jnp.where(found.mask, found.hidden_states[0, ..., 0], -1)
+        return jnp.where(found.mask, found.hidden_states[0, ..., 0].astype(jnp.int32), -1)
 
-    return in_batches(jax.jit(run), coder[1], rows, lengths).astype(int)
+    return in_batches(jax.jit(run), coder[1], rows, lengths)
 
 
 def quality(coder: Coder, codes: int, folder: str, seconds: float) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Tokens on disk against the same in the step: one loss, one contract."""
 
+import pathlib
 import types
 
 import beats_cases as cases
@@ -74,7 +75,7 @@ def program_of(root, made, monkeypatch, **changes):
 def batch_of(data):
     """All recordings in one batch, as training reads them."""
     config = ConfigDict({"data": data, "method": {}})
-    corpus = splits.open_split(config, data.train.own.path, "train").corpus
+    corpus = splits.open_split(config, pathlib.Path(data.train.own.path), "train").corpus
     shapes = corpus.shapes(0.5).items()
     arrays = {name: np.zeros((4, *shape), kind) for name, (shape, kind) in shapes}
     for i in range(4):
@@ -82,6 +83,7 @@ def batch_of(data):
     return {**arrays, "id": np.arange(4, dtype=np.uint32), "weight": np.ones(4, np.float32)}
 
 
+@pytest.mark.slow
 def test_stored_tokens_have_the_loss_of_a_tokenizer_in_the_step(
     recordings, taught, tmp_path, monkeypatch
 ):
