@@ -105,7 +105,8 @@ def on_fewer(
     def fits(one: ConfigDict) -> bool:
         return estimated(one, topology=fewer, devices=devices).spare >= 0
 
-    changes = rescale.for_chips(config, options.chips, fits)
+    whole = bool(make_method(config, options.classes).couples)  # it refuses micro-batches
+    changes = rescale.for_chips(config, options.chips, fits, whole)
     one = config_lib.change(config, changes)
     found = estimated(one, topology=fewer, devices=devices)
     run = budget.whole_run(one, options.examples, options.hours)

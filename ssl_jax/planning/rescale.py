@@ -16,14 +16,17 @@ Changes = dict[str, Any]
 """Dotted config key -> its new value."""
 
 
-def for_chips(config: ConfigDict, chips: int, fits: Callable[[ConfigDict], bool]) -> Changes:
+def for_chips(
+    config: ConfigDict, chips: int, fits: Callable[[ConfigDict], bool], whole: bool = False
+) -> Changes:
     """Returns the changes with which `chips` chips make the same updates as the config's own.
 
     The global batch is kept and accumulated over as few micro-batches as fit in memory, first with
     the config's own sharding of parameters, then with parameters sharded over all chips. If the
     batch does not divide over the chips, the nearest one that does is used, with the changes of
-    `for_batch`, which keep its updates closest. Raises ConfigError if one example per chip does
-    not fit.
+    `for_batch`, which keep its updates closest. whole: do not split the batch into micro-batches,
+    as of a method whose rows are coupled. Raises ConfigError if one example per chip does not fit,
+    or the whole batch.
     """
     mesh = config.mesh
     free = chips // mesh.model
@@ -33,15 +36,20 @@ def for_chips(config: ConfigDict, chips: int, fits: Callable[[ConfigDict], bool]
     near = size if size % free == 0 else max(free, round(size / free) * free)
     scaled = for_batch(config, near) | {"mesh.slice": 1, "mesh.data": -1}
     for fsdp in dict.fromkeys((math.gcd(mesh.fsdp, free), free)):
-        tried = [
-            scaled | {"mesh.fsdp": fsdp, "train.accumulate": n} for n in divisors(near // free)
-        ]
+        counts = [1] if whole else divisors(near // free)
+        tried = [scaled | {"mesh.fsdp": fsdp, "train.accumulate": n} for n in counts]
         # memory falls with the number of micro-batches; usually the first choice fits
         first = 0
         if not fits(change(config, tried[0])):
             first = bisect.bisect_left(tried, True, 1, key=lambda c: fits(change(config, c)))
         if first < len(tried):
             return _effective(config, tried[first])
+    if whole:
+        raise ConfigError(
+            f"the batch of {near} does not fit on {chips} chips, and config.method.name "
+            f"{config.method.name!r} couples its rows, so micro-batches cannot stand in for chips: "
+            f"raise --chips, or use a smaller config.data.batch_size"
+        )
     raise ConfigError(
         f"one example per chip does not fit on {chips} chips: raise --chips, or add "
         f"config.method.encoder.remat='full'"

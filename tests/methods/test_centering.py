@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from method_cases import tiny
+from method_cases import _drawn, quick_jit, tiny
 
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import rng
 from ssl_jax.core.config import ConfigError
+from ssl_jax.core.types import FROZEN
 from ssl_jax.engine import step as step_lib
+from ssl_jax.engine import teachers
 
 FAMILIES = ("data2vec/kws", "data2vec2/image")
 
@@ -44,6 +46,31 @@ def test_a_mean_over_the_batch_refuses_micro_batches_and_a_running_one_does_not(
     with pytest.raises(ConfigError, match=r"set config\.method\.targets\.center='running'"):
         step_lib.make_step(method, *given, 2)
     step_lib.make_step(tiny(name, {**changes, "targets.center": "running"}).method, *given, 2)
+
+
+# the option of every method that regresses features, and the metric of its targets
+CENTRED = {
+    "data2vec/kws": ("targets.center", "target_std"),
+    "data2vec2/image": ("targets.center", "target_std"),
+    "dmae/image": ("align.center", "feature_std"),
+    "mimco/image": ("patch.center", "target_std"),
+    "beats/tokenizer": ("center", "target_std"),
+    "lighthubert/speech": ("targets.center", "target_std"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CENTRED)
+def test_targets_of_the_position_alone_become_zero_in_every_method(name):
+    """Copies of one example, whose targets the position alone tells apart."""
+    option, metric = CENTRED[name]
+    setup = tiny(name, {option: "batch"})
+    batch = {**setup.batch, "weight": jnp.ones(4)}
+    if taught := teachers.shapes(setup.method):
+        setup.extra = {**setup.extra, FROZEN: _drawn(taught, 2)}
+    run = quick_jit(lambda batch: setup.loss(batch=batch).metrics[metric][0])
+    copies = {key: jnp.repeat(x[:1], 4, axis=0) for key, x in batch.items()}
+    assert run(batch) > 0.05 and run(copies) < 0.002
 
 
 def texts(key, rows=16):

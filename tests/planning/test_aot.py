@@ -33,6 +33,17 @@ def test_state_and_batch_have_the_bytes_of_their_arrays(root):
     assert made.batch["image"] == jax.ShapeDtypeStruct((4, 16, 16, 3), "uint8")
 
 
+def test_a_frozen_teacher_counts_in_memory_up_to_its_aligned_block(root, monkeypatch):
+    monkeypatch.chdir(root)  # its config stands for a run
+    toy = load(root, "dmae/image.py:toy", "config.precision=auto")
+    made = plan.program(toy, "h100:1")
+    teacher = made.state.extra["frozen"]["teacher"]["encoder"]
+    size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(teacher))
+    assert made.held()["extra"] == size > 0
+    kernel = teacher["blocks"]["mlp"]["up"]["kernel"]
+    assert len(kernel) == 1 and kernel.dtype == "bfloat16" and "final_norm" not in teacher
+
+
 def test_an_accelerator_computes_in_bfloat16_and_a_tpu_loops_over_its_layers(root):
     toy, one = load(root, "mae/image.py:toy", "config.precision=auto"), jax.devices()[:1]
     on = {name: str(plan.program(toy, name, one).trace()) for name in ("v5e:1x1", "cpu:1")}

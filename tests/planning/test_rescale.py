@@ -38,6 +38,14 @@ def test_parameters_are_sharded_where_they_do_not_fit(root):
         rescale.for_chips(mae, 8, lambda c: False)
 
 
+def test_a_batch_of_coupled_rows_is_not_cut(root):
+    moco = load(root, "moco_v3/image.py")
+    assert rescale.for_chips(moco, 8, lambda c: c.mesh.fsdp == 8, True) == {"mesh.fsdp": 8}
+    words = r"batch of 4096 does not fit on 8 chips, .*'moco_v3' couples.*a smaller config\.data\."
+    with pytest.raises(ConfigError, match=words):
+        rescale.for_chips(moco, 8, lambda c: c.train.accumulate > 1, True)
+
+
 def test_a_batch_that_does_not_divide_changes_rate_decay_and_length(root):
     speech = load(root, "data2vec2/audio.py")  # 48 clips
     found = rescale.for_chips(speech, 10, lambda c: True)
