@@ -87,9 +87,9 @@ def toy_params() -> list:
     return out
 
 
-def build(config: Any) -> Method:
+def build(config: Any, module: Any = None) -> Method:
     """Returns the method that a config names, built as the train command builds it."""
-    module = importlib.import_module(f"ssl_jax.methods.{config.method.name}")
+    module = module or importlib.import_module(f"ssl_jax.methods.{config.method.name}")
     return module.make(
         config.method,
         precision="float32",
@@ -167,8 +167,12 @@ def toy(path: str) -> Toy:
 
 def abstract_toy(path: str) -> Toy:
     """Returns the tiny form of a config, with shapes in place of its parameters."""
-    config = load(path, "toy")
-    method, samples = build(config), longest(config)
+    return abstract_toy_of(load(path, "toy"))
+
+
+def abstract_toy_of(config: Any, module: Any = None) -> Toy:
+    """Returns the model of a tiny config; module: that of a method outside the package."""
+    method, samples = build(config, module), longest(config)
     batch = abstract_batch(method, 2, samples)
     params, extra = jax.eval_shape(method.init, jax.random.key(0), batch)
     return Toy(config, method, samples, params, with_teachers(extra, teachers.shapes(method)))

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import resume
+import two_encoders
 
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import mesh as mesh_lib
@@ -93,12 +94,11 @@ class Compiled(NamedTuple):
         return state, loss
 
 
-def start(path: str) -> Start:
-    """Returns the start of a config.
+def start(toy: cases.Toy) -> Start:
+    """Returns the start of a tiny model, which may be abstract.
 
     tests/engine/test_sharding.py checks that a mesh makes the same state as one device.
     """
-    toy = cases.abstract_toy(path)
     tx, schedule = toy.optimizer()
     tx = recording(tx)
     shapes = cases.abstract_batch(toy.method, resume.ROWS, toy.samples)
@@ -141,7 +141,12 @@ def _worst(a: dict[str, np.ndarray], b: dict[str, np.ndarray], scale: float) -> 
 
 def compare(path: str) -> dict[str, object]:
     """Returns the largest differences between one device and each mesh of eight, and `resumed`."""
-    begun = start(path)
+    return compare_toy(cases.abstract_toy(path), NOISE_OF.get(path, ()))
+
+
+def compare_toy(toy: cases.Toy, noisy: tuple[str, ...] = ()) -> dict[str, object]:
+    """Does so for a tiny model. noisy: names of parameters whose gradient is rounding."""
+    begun = start(toy)
     one = compiled(begun, {"data": 1}, jax.devices()[:1])
     losses, reference, params, _ = train(begun, one)
     largest = max(float(np.abs(g).max()) for g in reference.values())
@@ -152,8 +157,7 @@ def compare(path: str) -> dict[str, object]:
         with platform.planned(kind):
             program = compiled(begun, sizes, jax.devices())
             others, there, arrays, split = train(begun, program)
-        noise = NOISE + NOISE_OF.get(path, ())
-        moved = {name: x for name, x in params.items() if not name.endswith(noise)}
+        moved = {name: x for name, x in params.items() if not name.endswith(NOISE + noisy)}
         far = max(abs(a - b) / max(abs(a), 1e-6) for a, b in zip(losses, others, strict=True))
         meshes[json.dumps(sizes)] = {
             "loss": far,
@@ -170,7 +174,7 @@ def compare_gradients(path: str) -> dict[str, object]:
     And what a resumed run on one device changes: both are asked of every config, so that its step
     is compiled once.
     """
-    begun = start(path)
+    begun = start(cases.abstract_toy(path))
     one = compiled(begun, {"data": 1}, jax.devices()[:1])
     _, reference, _, _ = train(begun, one, steps=1)
     largest = max(float(np.abs(g).max()) for g in reference.values())
@@ -260,7 +264,27 @@ def coupled(path: str) -> dict[str, float]:
     return dict(zip(("loss", "statistics", "gradient"), apart, strict=True))
 
 
+def streams(path: str) -> dict[str, object]:
+    """Compares the throw-away method of two encoders, and the features of both of its streams,
+    relative to the largest."""
+    del path
+    toy = cases.abstract_toy_of(two_encoders.config(), two_encoders)
+    batch = toy.batch(resume.ROWS)
+    params, _ = jax.jit(toy.method.init)(jax.random.key(0), batch)
+    apart = {}
+    for name, features in toy.method.streams.items():
+        found = []
+        for devices in (jax.devices()[:1], jax.devices()):
+            mesh = mesh_lib.make_mesh({"data": -1}, devices)
+            rows = jax.device_put(batch, mesh_lib.batch_sharding(mesh))
+            with mesh_lib.using(mesh):
+                found.append(np.array(jax.jit(features)(params, rows).hidden_states))
+        apart[name] = float(np.abs(found[0] - found[1]).max() / np.abs(found[0]).max())
+    return {**compare_toy(toy), "features": apart}
+
+
 JOBS = {
+    "streams": streams,
     "coupled": coupled,
     "tpu": compile_for_tpu,
     "compare": compare,

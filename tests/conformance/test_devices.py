@@ -47,13 +47,24 @@ def test_the_gradient_of_one_device_is_that_of_eight(path, eight):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", WHOLE)
 def test_one_device_equals_eight(path, eight):
-    report = eight.ask(path, "compare")["meshes"]
+    _are_equal(eight.ask(path, "compare")["meshes"])
+
+
+def _are_equal(report: dict) -> None:
     assert len(report) == 2
     assert max(row["split"] for row in report.values()) > 0, "no parameter is sharded"
     for mesh, row in report.items():
         assert row["loss"] < 1e-5, (mesh, row)
         assert row["gradient"][0] < 1e-5, (mesh, row)
         assert row["params"][0] < 1e-5, (mesh, row)
+
+
+@pytest.mark.slow
+def test_two_encoders_and_their_streams_are_those_of_one_device(eight):
+    found = eight.ask("", "streams")
+    assert set(found["features"]) == {"words", "patches"}
+    assert max(found["features"].values()) < 1e-5, found
+    _are_equal(found["meshes"])
 
 
 @pytest.mark.slow

@@ -1,11 +1,12 @@
 """A method of two encoders and two streams: a throw-away one is trained, probed and continued."""
 
 import json
-import textwrap
+import shutil
 
 import numpy as np
 import pytest
 import soundfile
+import two_encoders
 from ml_collections import ConfigDict
 
 import ssl_jax
@@ -17,84 +18,23 @@ from ssl_jax.core.types import Features, Method
 from ssl_jax.engine import checkpoint
 from ssl_jax.stages import clustering, evaluations
 
-METHOD = '''
-    """Two encoders of a clip, of its words and of its patches, whose means predict each other."""
-
-    import jax
-    import jax.numpy as jnp
-
-    from ssl_jax.core.types import Features, Method, Output
-    from ssl_jax.nn import build, sharding
-    from ssl_jax.nn import encoder as encoder_lib
-    from ssl_jax.nn.transformer import LAST
-
-
-    def make(config, *, precision, sample_rate, num_classes):
-        encoders = build.encoders(config.encoders, precision=precision, sample_rate=sample_rate)
-
-        def init(key, batch):
-            keys = dict(zip(encoders, jax.random.split(key, len(encoders))))
-            found = {s: encoder_lib.init(encoders[s], keys[s], batch)[0] for s in encoders}
-            return {"encoder": found}, {}
-
-        def mean(stream, params, batch):
-            encoder, own = encoders[stream], params["encoder"][stream]
-            x, valid = encoder_lib.frontend(encoder, own, batch)
-            last = encoder_lib.encode(encoder, own, x, valid, layers=LAST)
-            return last.hidden_states[0, :, last.prefix :].mean(1)
-
-        def loss(params, extra, batch, streams, train):
-            with jax.named_scope("encoder"):
-                words, patches = (mean(s, params, batch) for s in ("words", "patches"))
-            with jax.named_scope("loss"):
-                error = jnp.square(words - patches).mean(-1)
-                count = batch["weight"].sum()
-                value = (error * batch["weight"]).sum() / jnp.maximum(count, 1)
-            return Output(value, count, {"loss": (value * count, count)}, extra)
-
-        def features_of(stream):
-            return lambda params, batch: encoder_lib.features(
-                encoders[stream], params["encoder"][stream], batch
-            )
-
-        return Method(
-            init,
-            loss,
-            features_of("words"),
-            encoder_lib.batch_spec(encoders["words"]),
-            sharding.RULES,
-            ("encoder", "loss"),
-            streams={stream: features_of(stream) for stream in encoders},
-        )
-'''
-BLOCKS = {"width": 16, "heads": 2, "mlp_width": 16}
-ENCODERS = {
-    "words": {"kind": "keyword_transformer", "depth": 1, "frames_per_token": 4, "fmax": 4000.0},
-    "patches": {"kind": "spectrogram", "depth": 2, "num_mels": 16, "patch": (8, 8)},
-}
-
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-    """Writes the method and a corpus of eight clips of two classes; returns the config."""
+    """Makes the method a part of the package; returns its config, with eight clips as data."""
     folder = tmp_path / "methods"
     folder.mkdir()
-    (folder / "throwaway_streams.py").write_text(textwrap.dedent(METHOD).lstrip())
+    shutil.copy(two_encoders.__file__, folder)
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(folder)])
     rng = np.random.default_rng(0)
     for i in range(8):
         word = tmp_path / "clips" / ("yes" if i % 2 else "no")
         word.mkdir(parents=True, exist_ok=True)
         soundfile.write(word / f"{i}.wav", rng.normal(0, 0.05 + 0.1 * (i % 2), 4000), 8000)
-    config = common.base()
-    config.method = ConfigDict({"name": "throwaway_streams"})
-    config.method.encoders = ConfigDict({s: {**BLOCKS, **o} for s, o in ENCODERS.items()})
+    config = two_encoders.config()
     for split in ("train", "valid"):
         clips = {"kind": "folder", "path": str(tmp_path / "clips"), "label": "folder"}
         config.data[split].clips = ConfigDict(clips)
-    config.data.update({"sample_rate": 8000, "buckets": (0.5,), "batch_size": 4})
-    config.optim.update({"lr": 0.01, "layer_decay": 0.5, "lr_rules": (("/patches/", 0.5),)})
-    config.optim.frozen = ("^encoder/words/cls",)
     config.train.duration = "2 steps"
     config.checkpoint.every = config.eval.every = "2 steps"
     config.eval.monitors = ("collapse", "patches/ridge", "patches/collapse")
