@@ -39,7 +39,8 @@ text, or the Path of a text file."""
 class Clip:
     """Features of one recording, image or text.
 
-    hidden_states: the input of the first block, then the output of every block; (T, D) float32.
+    hidden_states: the input of the first block, then the output of every block, or the layers that
+    were asked for; (T, D) float32 each.
     times (T,): the centre of every frame in seconds; None for images and texts.
     """
 
@@ -174,8 +175,8 @@ class Model:
         self.params = jax.device_put(checkpoint.restore_params(folder, step))
         self.modality = config.data.get("modality", "audio")
         self._window, self._overlap = window or float(config.data.buckets[-1]), overlap
-        self._extractors: dict[str, Any] = {}
-        self._extractor = self._extractor_of("")
+        self._extractors: dict[tuple, Any] = {}
+        self._extractor = self._extractor_of()
         self._classify: Any = None
         self._listener: Any = None
         self._tokenizer: Any = None
@@ -184,15 +185,19 @@ class Model:
     def __repr__(self) -> str:
         return f"ssl_jax.Model({self.config.method.name}, step {self.step})"
 
-    def _extractor_of(self, stream: str) -> Any:
-        """Returns what reads features of a stream, made once."""
+    def _extractor_of(self, stream: str = "", layers: Sequence[int] | None = None) -> Any:
+        """Returns what reads features of a stream, or some layers of it, made once."""
+        from ssl_jax.core.types import of_layers
         from ssl_jax.evals.extract import Examples, Extractor
 
-        if stream not in self._extractors:
+        key = stream, None if layers is None else tuple(layers)
+        if key not in self._extractors:
             features = self.method.of_stream(stream, "stream").features
+            if layers is not None:
+                features = of_layers(features, layers)
             exact = _exact(features, self._precision)
             if self.modality == "audio":
-                self._extractors[stream] = Extractor(
+                self._extractors[key] = Extractor(
                     exact,
                     self.params,
                     sample_rate=self.sample_rate,
@@ -200,11 +205,15 @@ class Model:
                     overlap_s=self._overlap,
                 )
             else:
-                self._extractors[stream] = Examples(exact, self.params)
-        return self._extractors[stream]
+                self._extractors[key] = Examples(exact, self.params)
+        return self._extractors[key]
 
     def features(
-        self, example: Example | list[Example], rate: int | None = None, stream: str = ""
+        self,
+        example: Example | list[Example],
+        rate: int | None = None,
+        stream: str = "",
+        layers: Sequence[int] | None = None,
     ) -> Any:
         """Returns the Clip of a sound, an image or a text, or the Clips of a list of them.
 
@@ -213,10 +222,12 @@ class Model:
         cropped and scaled as in the run's evaluation. A text gets <s> and </s> around it; one
         longer than the model's context is split into blocks that do not attend to each other. The
         result does not depend on what is batched together. stream: which features of a method that
-        has several. Raises ValueError for an example that is empty, too short for one frame, or not
-        of the kind that the run reads, and for a stream that does not exist.
+        has several. layers: the hidden states to return, by number, from the end where negative, in
+        the order of depth; the others take no memory. Raises ValueError for an example that is
+        empty, too short for one frame, or not of the kind that the run reads, and for a stream or a
+        layer that does not exist.
         """
-        extractor = self._extractor_of(stream)
+        extractor = self._extractor_of(stream, layers)
         if self.modality == "audio":
             audio = [self._waveform(w, rate) for w in _listed(example)]
             clips = [
@@ -231,18 +242,20 @@ class Model:
             clips = [Clip(list(np.concatenate(parts, 1)), None) for parts in joined]
         return Clips(tuple(clips)) if isinstance(example, list | tuple) else clips[0]
 
-    def stream(self, source: Waveform, rate: int | None = None) -> Iterator[Clip]:
+    def stream(
+        self, source: Waveform, rate: int | None = None, layers: Sequence[int] | None = None
+    ) -> Iterator[Clip]:
         """Yields the features of one long recording in consecutive parts, in bounded memory.
 
-        source: an audio file, read as needed, or a waveform with its rate. The parts joined equal
-        the result of `features`, up to resampling.
+        source: an audio file, read as needed, or a waveform with its rate. layers: as in
+        `features`. The parts joined equal the result of `features`, up to resampling.
         """
         from ssl_jax.data import inputs
 
         if self.modality != "audio":
             raise ValueError(f"a run on {self.modality}s has no time axis to stream: use features")
         blocks = inputs.blocks(self._sound(source, rate), self.sample_rate)
-        for hidden, times in self._extractor.stream(blocks):
+        for hidden, times in self._extractor_of(layers=layers).stream(blocks):
             yield Clip(list(hidden), times)
 
     def predict(self, example: Example | list[Example], rate: int | None = None) -> Any:

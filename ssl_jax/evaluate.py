@@ -24,7 +24,8 @@ match phones. For a run with a head (configs/supervised) the scores of the head 
 test come first. A run of configs/ctc is evaluated by its transcripts of validation and test: error
 rates, and the worst recordings aligned with their references; a run of
 configs/superb/verification.py by its trials. Without --step, heads and transcripts are those of the
-last and of the best checkpoint. --stream evaluates other features of a method that has several.
+last and of the best checkpoint. --stream evaluates other features of a method that has several,
+--layers 6,9 these hidden states alone, by number.
 Prints a table and writes RUN/evaluation.json, or RUN/evaluation-STREAM.json.
 """
 
@@ -70,28 +71,29 @@ def run(
     method: str = "",
     baselines: Sequence[str] | None = None,
     stream: str = "",
+    layers: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Evaluates a run folder and returns what it writes to evaluation.json.
 
     overrides: such as "data.test.sc.path=...", of the run's config or the protocol's. method: the
     module of the run's method where that is one of yours, see `ssl_jax.load`. baselines: some of
     embed.BASELINES in addition to the usual ones (None: those that the protocol names). stream: one
-    of those of the method, whose results are in evaluation-STREAM.json. Raises ValueError on an
-    unknown probe, and on data without labels, of one class, or without a test.
+    of those of the method, whose results are in evaluation-STREAM.json. layers: the hidden states
+    to probe, by number (): all. Raises ValueError on an unknown probe, a layer that does not exist,
+    and on data without labels, of one class, or without a test.
     """
-    _check(probes, labels, protocol)
+    _check(probes, labels, protocol, layers)
     start = time.monotonic()
     start_lib.use_compilation_cache()
     folder, model = paths.of(folder), ssl_jax.load(folder, step, method=method)
-    model.method = model.method.of_stream(stream, "--stream")
+    model.method = model.method.of_stream(stream, "--stream").of_layers(layers)
     given = config_lib.load(protocol, overrides, "get_protocol") if protocol else ConfigDict({})
     config = _config(model.config, given, () if protocol else overrides)
     scratch, mesh = paths.scratch(folder), make_mesh({"data": -1})
     if labels:
         config, given = embed.labelled(config, labels, scratch)
     task = None if protocol or labels else _task(model)
-    if baselines and ("units" in given or task is not None):
-        raise ValueError("--baselines is for probes, and this evaluation has none: leave it out")
+    _check_probed(task, given, {"--baselines": baselines, "--layers": layers})
     judged = head.checkpoints(folder, model.config, model.step, model.params, step)
     window = given.get("window_seconds", 0.0)
     most = embed.most_rows(model.method, model.params, config, mesh.size, window)
@@ -104,10 +106,9 @@ def run(
     more = given.get("baselines", ()) if baselines is None else baselines
     embed.check_baselines(more, config.data.get("modality", "audio"))
     corpora = embed.open_splits(config, scratch, mesh.size, most)
-    collapse: dict[str, dict[str, float]] = {}
     own = [] if given or labels else head.rows(judged, model.method, corpora, model.classes, mesh)
     if "units" in given:
-        rows = _units(model, corpora, given, mesh, scratch)
+        rows, collapse = _units(model, corpora, given, mesh, scratch), dict[str, Any]()
     else:
         chosen = (compare.MLP,) if protocol else probes
         pool = given.get("pool", config.eval.pool)
@@ -122,12 +123,28 @@ def run(
     return _written(folder, {**_about(model, config, start), **result})
 
 
-def _check(probes: Sequence[str], labels: embed.Labels | None, protocol: str) -> None:
+def _check(
+    probes: Sequence[str], labels: embed.Labels | None, protocol: str, layers: Sequence[int]
+) -> None:
+    if any(layer < 0 for layer in layers):
+        raise ValueError(
+            f"--layers has {min(layers)}: use 0, the input of the first block, or more"
+        )
     if labels and protocol:
         raise ValueError("--labels and --protocol each bring their own data: give one of them")
     unknown = [name for name in probes if name not in PROBES]
     if unknown:
         raise ValueError(f"--probe has {unknown}: use some of {','.join(PROBES)}")
+
+
+def _check_probed(task: Any, given: ConfigDict, options: dict[str, Any]) -> None:
+    """Raises ValueError for options that an evaluation without probes, or the probe of a protocol,
+    has no use for."""
+    for name, value in options.items():
+        if value and ("units" in given or task is not None):
+            raise ValueError(f"{name} is for probes, and this evaluation has none: leave it out")
+    if options["--layers"] and "layers" in given.get("probe", {}):
+        raise ValueError("the protocol chooses the layers of its probe itself: leave --layers out")
 
 
 def _task(model: ssl_jax.Model) -> Callable[..., list[dict[str, Any]]] | None:
@@ -195,6 +212,12 @@ def _encoders(
     return embed.encoders(*about, train, mesh, window, more, pool)
 
 
+def _number(text: str) -> int:
+    if not text.strip().isdigit():
+        raise ValueError(f"--layers has {text!r}: use numbers from 0, such as 6,9")
+    return int(text)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, evaluates the run and prints the tables."""
     parser = argparse.ArgumentParser(prog="python -m ssl_jax.evaluate", description=__doc__)
@@ -209,6 +232,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--group", default="", help="a column whose values no two splits share")
     parser.add_argument("--root", default="", help="the folder of the files that --labels names")
     parser.add_argument("--stream", default="", help="one of those of a method that has several")
+    parser.add_argument("--layers", default="", help="hidden states to probe: 6,9 (default: all)")
     parser.add_argument("--step", help="a saved step, or best (default: the newest)")
     parser.add_argument("--method", default="", help="the run's own method module, to be imported")
     hosts_lib.add_flags(parser)
@@ -222,7 +246,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.runs:
                 print(diff.text(diff.expand(args.runs)))
                 return
-            given = (args.protocol, labels, args.method, more, args.stream)
+            layers = [_number(x) for x in args.layers.split(",") if x]
+            given = (args.protocol, labels, args.method, more, args.stream, layers)
             result = run(args.run, probes, args.step, overrides, *given)
         except (ValueError, FileNotFoundError) as error:
             sys.exit(f"error: {error}")

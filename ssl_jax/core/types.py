@@ -1,8 +1,10 @@
 """The few types shared by every floor: Batch, TrainState, Output, Features, Method."""
 
 import dataclasses
+import functools
+import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -70,7 +72,7 @@ class Output:
 class Features:
     """Hidden states of a batch: input of the first block, then the output of each."""
 
-    hidden_states: Array  # (L + 1, B, S, D)
+    hidden_states: Array  # (L + 1, B, S, D), or fewer where only some layers were asked for
     mask: Array  # (B, S) bool, true where a frame is real
     # steps per second along the first axis of `grid`; 0 where there is no time
     rate: float = flax.struct.field(pytree_node=False)
@@ -147,8 +149,10 @@ class Method:
     these params that `features` reads, of a method whose init reads its frozen teachers, which may
     be gone when a run is evaluated; None: init reads no teacher.
     loss(params, extra, batch, streams, train) -> Output
-    features(params, batch) -> Features, deterministic. streams: more of these by name, such as
-    audio, video and fused, of which evaluations, monitors and k-means take one.
+    features(params, batch, layers=None) -> Features, deterministic. layers: the indices of the
+    hidden states that are asked for, which come in the order of depth, and no others are kept;
+    None: all. streams: more of these by name, such as audio, video and fused, of which
+    evaluations, monitors and k-means take one.
     predict(params, batch) -> (B, K), predictions of a method that learns from labels; else None.
     emissions(params, batch) -> (log-probabilities (B, S, V) float32, frames (B,) int32) of a method
     that transcribes; else None; with a `decoder`, what that reads. frames(samples (n,)) -> (n,):
@@ -173,7 +177,7 @@ class Method:
 
     init: Callable[[Array, Batch], tuple[Tree, Tree]]
     loss: Callable[[Tree, Tree, Batch, Streams, bool], Output]
-    features: Callable[[Tree, Batch], Features]
+    features: Callable[..., Features]
     batch: Mapping[str, Spec]
     rules: Rules
     scopes: tuple[str, ...]
@@ -190,10 +194,9 @@ class Method:
     combine: Callable[[Tree], Array] | None = None
     couples: Mapping[str, str] = dataclasses.field(default_factory=dict)
     frozen: Mapping[str, Frozen] = dataclasses.field(default_factory=dict)
-    streams: Mapping[str, Callable[[Tree, Batch], Features]] = dataclasses.field(
-        default_factory=dict
-    )
+    streams: Mapping[str, Callable[..., Features]] = dataclasses.field(default_factory=dict)
     stream: str = ""  # whose features `features` are, as `of_stream` sets it
+    layers: tuple[int, ...] = ()  # those that `features` gives, as `of_layers` sets it; (): all
 
     def of_stream(self, stream: str, key: str) -> "Method":
         """Returns the method with the features of one of its streams; for "" as it is.
@@ -208,3 +211,24 @@ class Method:
                 use = f"use one of {', '.join(sorted(self.streams))}"
             raise ValueError(f"{key} is {stream!r}, a stream that does not exist: {use}")
         return dataclasses.replace(self, features=self.streams[stream], stream=stream)
+
+    def of_layers(self, layers: Sequence[int]) -> "Method":
+        """Returns the method with the features of some layers alone; for () as it is."""
+        if not layers:
+            return self
+        layers = tuple(sorted(set(layers)))
+        return dataclasses.replace(self, features=of_layers(self.features, layers), layers=layers)
+
+
+def of_layers(features: Callable[..., Features], layers: Sequence[int]) -> Callable[..., Features]:
+    """Returns the features of some layers, in the order of depth; no other is kept.
+
+    Raises ValueError for features that do not take `layers`.
+    """
+    if "layers" not in inspect.signature(features).parameters:
+        raise ValueError(
+            "the features of this method have no argument `layers`: write "
+            "`def features(params, batch, layers=None)`, and pass it on to the encoder "
+            "(docs/method.md)"
+        )
+    return functools.partial(features, layers=tuple(layers))

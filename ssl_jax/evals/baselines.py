@@ -25,6 +25,7 @@ class Encoder:
 
     prepare: turns a batch of numpy arrays on the host into the one that `features` reads (None: the
     same). frames: False for one vector per clip, which is not pooled. pool: mean or mean_std.
+    layers: which hidden states `features` gives, by number; () from 0 on.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Encoder:
     prepare: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     frames: bool = True
     pool: str = "mean"
+    layers: tuple[int, ...] = ()
 
 
 def encoders(
@@ -56,16 +58,16 @@ def encoders(
     window: samples per window of a clip at `sample_rate` (0: clips are not cut). pool: one of
     `pool.KINDS`. Parameters are replicated over the mesh.
     """
-    how = of_encoder(pool)
+    about: dict[str, Any] = {"pool": of_encoder(pool), "layers": method.layers}
     untrained = random_encoder(method, seed, example)
-    features, cut = method.features, ""
+    features, cut = method.features, f" of {method.layers}" if method.layers else ""
     if window:
-        features, cut = windowed(features, window, sample_rate), f" by {window}"
+        features, cut = windowed(features, window, sample_rate), f"{cut} by {window}"
     if mesh is not None:
         params, untrained = jax.device_put((params, untrained), NamedSharding(mesh, P()))
     return [
-        Encoder(THIS_RUN, features, params, f"{key} step {step}{cut}", pool=how),
-        Encoder("random encoder", features, untrained, key + cut, pool=how),
+        Encoder(THIS_RUN, features, params, f"{key} step {step}{cut}", **about),
+        Encoder("random encoder", features, untrained, key + cut, **about),
         dataclasses.replace(raw, pool=of_raw(pool) if raw.frames else "mean"),
     ]
 

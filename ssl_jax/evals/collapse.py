@@ -4,6 +4,8 @@ All are computed from cached pooled features (N, L + 1, D), where N counts the c
 split over all hosts. A loss can look fine while the front end has collapsed; layer 0 is its output.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,9 +63,19 @@ def layer_cosine(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
     return np.asarray(_layer_cosine(student, teacher)) if len(student) else _no_clips(student)
 
 
-def report(features: np.ndarray, teacher: np.ndarray | None = None) -> dict[str, float]:
-    """Returns names such as "std/layer3", "rankme/layer3", "teacher_cosine/layer3" -> value."""
+def report(
+    features: np.ndarray, teacher: np.ndarray | None = None, layers: Sequence[int] = ()
+) -> dict[str, float]:
+    """Returns names such as "std/layer3", "rankme/layer3", "teacher_cosine/layer3" -> value.
+
+    layers: the numbers of the layers; () from 0 on.
+    """
+    layers = layers or range(features.shape[1])
     parts = {"std": layer_std(features), "rankme": layer_rank(features)}
     if teacher is not None:
         parts["teacher_cosine"] = layer_cosine(features, teacher)
-    return {f"{k}/layer{i}": float(v) for k, values in parts.items() for i, v in enumerate(values)}
+    return {
+        f"{k}/layer{i}": float(v)
+        for k, values in parts.items()
+        for i, v in zip(layers, values, strict=True)
+    }

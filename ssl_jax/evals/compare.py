@@ -156,6 +156,17 @@ def mlp_row(
     }
 
 
+def numbered(row: dict[str, Any], layers: Sequence[int]) -> dict[str, Any]:
+    """Returns a row whose layers have their numbers in the encoder, of which `layers` were asked
+    for; () for all."""
+    if not layers:
+        return row
+    known = {**dict(enumerate(layers)), linear_probe.MIX: linear_probe.MIX}
+    names = {layer_name(place): layer_name(number) for place, number in known.items()}
+    by_layer = {names[name]: values for name, values in row["layers"].items()}
+    return {**row, "layer": known[row["layer"]], "layers": by_layer}
+
+
 def layer_name(layer: int) -> str:
     """Returns the name of a layer in a table: its number, or "mix"."""
     return "mix" if layer == linear_probe.MIX else str(layer)

@@ -21,7 +21,8 @@ from ssl_jax.core import atomic, options, stop
 from ssl_jax.core.mesh import batch_sharding
 from ssl_jax.core.types import Array, Batch, Features, Tree
 
-FeaturesFn = Callable[[Tree, Batch], Features]
+FeaturesFn = Callable[..., Features]
+"""features(params, batch), as of a `Method`; of an encoder of several layers, with `layers` too."""
 Batches = Iterable[Mapping[str, Any]]
 KINDS = ("mean_std", "mean", "raw_mean_std")
 """The values of config.eval.pool: mean and deviation, or the mean alone, of encoders and of frames

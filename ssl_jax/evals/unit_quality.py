@@ -81,8 +81,8 @@ def mfcc_encoder(sample_rate: int) -> Encoder:
     """Returns 39 MFCC at 100 frames a second, the first features of HuBERT, as one layer."""
     window, hop = sample_rate * 25 // 1000, sample_rate // 100
 
-    def features(params: Tree, batch: Batch) -> Features:
-        del params
+    def features(params: Tree, batch: Batch, layers: Sequence[int] | None = None) -> Features:
+        del params, layers  # it has one
         found = dsp.kaldi_mfcc(batch["audio"], batch["audio_len"], sample_rate=sample_rate)
         count = dsp.frames(batch["audio_len"], window, hop)
         return Features(found[None], jnp.arange(found.shape[1]) < count[:, None], 100.0)

@@ -144,9 +144,11 @@ class Beats:
         key = jax.random.split(key)[0]
         return {"encoder": encoder_lib.init(self.encoder, key, batch)[0]}
 
-    def features(self, params: Tree, batch: Batch) -> Features:
+    def features(
+        self, params: Tree, batch: Batch, layers: tuple[int, ...] | None = None
+    ) -> Features:
         """Returns the encoder's hidden states of unmasked clips, without prefix tokens."""
-        return encoder_lib.features(self.encoder, params["encoder"], batch)
+        return encoder_lib.features(self.encoder, params["encoder"], batch, layers)
 
     def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
         """Returns which patches an update masks, (B, 1, steps, bands) bool."""

@@ -173,9 +173,11 @@ class BeatsTokenizer:
             return extra
         return {**extra, "center": self.options.centering.update(extra["center"])}
 
-    def features(self, params: Tree, batch: Batch) -> Features:
+    def features(
+        self, params: Tree, batch: Batch, layers: tuple[int, ...] | None = None
+    ) -> Features:
         """Returns the encoder's hidden states, without prefix tokens."""
-        return encoder_lib.features(self.encoder, params["encoder"], batch)
+        return encoder_lib.features(self.encoder, params["encoder"], batch, layers)
 
     def tokens(self, params: Tree, extra: Tree, batch: Batch) -> Features:
         """Returns the codes of the tokens as hidden states (1, B, S, 1)."""

@@ -159,9 +159,11 @@ class Tuned:
         """The layers that are read from the encoder."""
         return LAST
 
-    def features(self, params: Tree, batch: Batch) -> Features:
+    def features(
+        self, params: Tree, batch: Batch, layers: tuple[int, ...] | None = None
+    ) -> Features:
         """Returns the hidden states of the complete recording."""
-        return encoder_lib.features(self.encoder, params["encoder"], batch)
+        return encoder_lib.features(self.encoder, params["encoder"], batch, layers)
 
     def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
         """Returns which frames an update masks, (B, 1, S) bool."""

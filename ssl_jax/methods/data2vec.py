@@ -206,9 +206,11 @@ class Data2Vec:
         teacher = ema.update(extra["teacher"], _student(params), o.ema.decay(step), modes)
         return {**o.targets.moved(extra), "teacher": teacher}
 
-    def features(self, params: Tree, batch: Batch) -> Features:
+    def features(
+        self, params: Tree, batch: Batch, layers: tuple[int, ...] | None = None
+    ) -> Features:
         """Returns the student's hidden states of the unmasked example, without prefix tokens."""
-        return encoder_lib.features(self.encoder, params["encoder"], batch)
+        return encoder_lib.features(self.encoder, params["encoder"], batch, layers)
 
     def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
         """Returns which tokens an update masks, (B, 1, S) or (B, 1, rows, columns) bool."""

@@ -176,19 +176,27 @@ class LightHubert:
         del params, step
         return self.options.targets.moved(extra)
 
-    def features(self, params: Tree, batch: Batch) -> Features:
+    def features(
+        self, params: Tree, batch: Batch, layers: tuple[int, ...] | None = None
+    ) -> Features:
         """Returns the hidden states of the unmasked clip, of the subnet that the config names."""
         if not self.options.subnet:
-            return encoder_lib.features(self.encoder, params["encoder"], batch)
-        return self.features_of(params, batch, self.subnet())
+            return encoder_lib.features(self.encoder, params["encoder"], batch, layers)
+        return self.features_of(params, batch, self.subnet(), layers)
 
-    def features_of(self, params: Tree, batch: Batch, subnet: Subnet) -> Features:
+    def features_of(
+        self,
+        params: Tree,
+        batch: Batch,
+        subnet: Subnet,
+        layers: tuple[int, ...] | None = None,
+    ) -> Features:
         """Returns the hidden states (L + 1, B, S, D) of a subnet, of its depth and width."""
         own = elastic.section(self.options.encoder, self.space, subnet)
         rate = self.encoder.sample_rate  # type: ignore
         encoder = build.encoder(own, precision=self.precision, sample_rate=rate)
         return encoder_lib.features(
-            encoder, elastic.extract(params["encoder"], self.space, subnet), batch
+            encoder, elastic.extract(params["encoder"], self.space, subnet), batch, layers
         )
 
     def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:

@@ -163,9 +163,11 @@ class MAE:
         )
         return decoder["params"]
 
-    def features(self, params: Tree, batch: Batch) -> Features:
+    def features(
+        self, params: Tree, batch: Batch, layers: tuple[int, ...] | None = None
+    ) -> Features:
         """Returns the encoder's hidden states of unmasked examples, without the class token."""
-        return encoder_lib.features(self.encoder, params["encoder"], batch)
+        return encoder_lib.features(self.encoder, params["encoder"], batch, layers)
 
     def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
         """Returns which patches an update masks, (B, 1, rows, columns) bool."""

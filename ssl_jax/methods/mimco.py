@@ -182,9 +182,11 @@ class MimCo:
             return extra
         return {**extra, "center": self.options.center.update(extra["center"])}
 
-    def features(self, params: Tree, batch: Batch) -> Features:
+    def features(
+        self, params: Tree, batch: Batch, layers: tuple[int, ...] | None = None
+    ) -> Features:
         """Returns the encoder's hidden states of unmasked examples, without the class token."""
-        return encoder_lib.features(self.encoder, params["encoder"], batch)
+        return encoder_lib.features(self.encoder, params["encoder"], batch, layers)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool

@@ -166,10 +166,12 @@ class MoCoV3:
             extra["queue"] = {"keys": keys, "weight": jnp.zeros(o.queue)}
         return params, extra
 
-    def features(self, params: Tree, batch: Batch) -> Features:
+    def features(
+        self, params: Tree, batch: Batch, layers: tuple[int, ...] | None = None
+    ) -> Features:
         """Returns the student's hidden states of the first view, without the class token."""
         batch = {**batch, "image": first_view(batch["image"])}
-        return encoder_lib.features(self.encoder, params["encoder"], batch)
+        return encoder_lib.features(self.encoder, params["encoder"], batch, layers)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool

@@ -99,9 +99,11 @@ class Speaker:
             "speakers": {"kernel": speakers},
         }, {}
 
-    def features(self, params: Tree, batch: Batch) -> Features:
+    def features(
+        self, params: Tree, batch: Batch, layers: tuple[int, ...] | None = None
+    ) -> Features:
         """Returns the hidden states of the complete recording."""
-        return encoder_lib.features(self.encoder, params["encoder"], batch)
+        return encoder_lib.features(self.encoder, params["encoder"], batch, layers)
 
     def embed(self, params: Tree, batch: Batch) -> Array:
         """Returns the embeddings of the speakers (B, W) float32."""

@@ -226,9 +226,11 @@ class Supervised:
         head = self.head.init(keys[1], encoded.hidden_states[-1], encoded.valid, encoded.prefix)
         return {"encoder": encoder, "head": head["params"]}, {}
 
-    def features(self, params: Tree, batch: Batch) -> Features:
+    def features(
+        self, params: Tree, batch: Batch, layers: tuple[int, ...] | None = None
+    ) -> Features:
         """Returns the hidden states of the example, without prefix tokens."""
-        return encoder_lib.features(self.encoder, params["encoder"], batch)
+        return encoder_lib.features(self.encoder, params["encoder"], batch, layers)
 
     def predict(self, params: Tree, batch: Batch) -> Array:
         """Returns (B, outputs): logits, or values on the scale of their targets."""

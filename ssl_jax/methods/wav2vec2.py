@@ -212,9 +212,11 @@ class Wav2Vec2:
             params["quantizer"] = self.quantizer.init(keys[2], frames, None, 1.0, False)["params"]
         return params, {}
 
-    def features(self, params: Tree, batch: Batch) -> Features:
+    def features(
+        self, params: Tree, batch: Batch, layers: tuple[int, ...] | None = None
+    ) -> Features:
         """Returns the hidden states of the unmasked clip."""
-        return encoder_lib.features(self.encoder, params["encoder"], batch)
+        return encoder_lib.features(self.encoder, params["encoder"], batch, layers)
 
     def masks(self, params: Tree, batch: Batch, streams: Streams) -> Array:
         """Returns which frames an update masks, (B, 1, S) bool."""

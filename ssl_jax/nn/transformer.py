@@ -173,8 +173,8 @@ def _indices(asked: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
     for layer in asked:
         if not -count <= layer < count:
             raise ValueError(
-                f"layer {layer} does not exist: the encoder has {count}, so use {-count} to "
-                f"{count - 1}"
+                f"layers has {layer}, which does not exist: the encoder has {count}, so use "
+                f"{-count} to {count - 1}"
             )
     return tuple(sorted({layer % count for layer in asked}))
 

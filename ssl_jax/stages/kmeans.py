@@ -25,7 +25,7 @@ from ssl_jax.core import atomic
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.mesh import BATCH_AXES, batch_sharding
 from ssl_jax.core.progress import Progress
-from ssl_jax.core.types import Array, Batch, Features, Tree
+from ssl_jax.core.types import Array, Batch, Features, Tree, of_layers
 from ssl_jax.data.batch_schedule import BatchSchedule
 from ssl_jax.data.corpus import make_schedule
 from ssl_jax.engine import prefetch, splits
@@ -100,13 +100,13 @@ class Codebook:
 
     def quantizer(self, encoder: Encoder) -> Encoder:
         """Returns the encoder whose hidden states (L, B, S, 1) are the units of `layers`."""
-        places = np.array(self.layers)
+        own, order = of_layers(encoder.features, self.layers), places(self.layers)
 
         def features(params: Tree, batch: Batch) -> Features:
-            found = encoder.features(params["encoder"], batch)
-            hidden = found.hidden_states[places].astype(jnp.float32)
+            found = own(params["encoder"], batch)
+            hidden = found.hidden_states[order].astype(jnp.float32)
             shape = hidden.shape[:-1]
-            rows = hidden.reshape(len(places), -1, hidden.shape[-1])
+            rows = hidden.reshape(len(order), -1, hidden.shape[-1])
             units, _ = jax.lax.map(lambda pair: kmeans.assign(*pair), (rows, params["centres"]))
             return Features(units.reshape(*shape, 1), found.mask, found.rate, found.grid)
 
@@ -120,6 +120,11 @@ def load(path: str | os.PathLike) -> Codebook:
         arrays = {k: found[k] for k in ("centres", "counts", "inertia")}
         layers, rate = tuple(int(n) for n in found["layers"]), float(found["rate"])
         return Codebook(**arrays, layers=layers, rate=rate, signature=str(found["signature"]))
+
+
+def places(layers: Sequence[int]) -> np.ndarray:
+    """Returns where each layer stands among those asked for, which come in the order of depth."""
+    return np.searchsorted(sorted(set(layers)), layers)
 
 
 def fit(
@@ -194,7 +199,7 @@ class _Work:
         self.signature = signature(
             encoder.name, encoder.key, layers, options, embed.contents(split), schedule.batch_sizes
         )
-        self._features = encoder.features
+        self._features = of_layers(encoder.features, layers)
         self._add = jax.jit(self._added, donate_argnums=(0,), out_shardings=self._replicated)
         self._move = jax.jit(
             jax.vmap(functools.partial(kmeans.update, share=self.share, patience=options.patience)),
@@ -263,7 +268,7 @@ class _Work:
     def _frames(self, params: Tree, batch: Batch) -> tuple[Array, Array]:
         """Returns the frames (L, N, D) of the layers, and the weight (N,) of each frame."""
         found = self._features(params, batch)
-        hidden = found.hidden_states[np.array(self.layers)].astype(jnp.float32)
+        hidden = found.hidden_states[places(self.layers)].astype(jnp.float32)
         weight = found.mask * (batch["weight"] > 0)[:, None]
         return hidden.reshape(len(self.layers), -1, hidden.shape[-1]), weight.reshape(-1)
 

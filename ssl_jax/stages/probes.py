@@ -41,7 +41,7 @@ def run_probes(
     rows, diagnostics = [], {}
     for encoder in encoders():
         pooled = embed.pooled(encoder, corpora, mesh, folder)
-        rows += compare.rows(
+        found = compare.rows(
             encoder.name,
             probes,
             pooled,
@@ -50,7 +50,8 @@ def run_probes(
             task=task,
             options=options,
         )
+        rows += [compare.numbered(row, encoder.layers) for row in found]
         if encoder.params:
-            features = pooled.get("valid", pooled["train"]).features
-            diagnostics[encoder.name] = collapse.report(means(features, encoder.pool))
+            features = means(pooled.get("valid", pooled["train"]).features, encoder.pool)
+            diagnostics[encoder.name] = collapse.report(features, layers=encoder.layers)
     return rows, diagnostics

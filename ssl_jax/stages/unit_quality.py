@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from ssl_jax.core import options as options_lib
 from ssl_jax.core.config import ConfigError
 from ssl_jax.core.progress import Progress
+from ssl_jax.core.types import of_layers
 from ssl_jax.data.readers import alignments
 from ssl_jax.data.recordings import AudioCorpus
 from ssl_jax.engine.splits import Split
@@ -88,9 +89,9 @@ def compare(
     They are spread evenly over it, and their frames are held in memory, in half precision.
     """
     corpus = _audio(split)
-    reader = Extractor(
-        encoder.features, encoder.params, sample_rate=corpus.sample_rate, window_s=window_s
-    )
+    features = of_layers(encoder.features, layers)
+    reader = Extractor(features, encoder.params, sample_rate=corpus.sample_rate, window_s=window_s)
+    places = kmeans_lib.places(layers)
     tokens, chosen = abx.Tokens(), np.linspace(0, len(corpus), recordings, endpoint=False)
     rows = sorted({int(i) for i in chosen})
     with Progress(f"{encoder.name}, ABX: recording", len(rows)) as progress:
@@ -98,7 +99,7 @@ def compare(
             batch = rows[first : first + _BATCH]
             for i, hidden in label.read_features(reader, corpus, batch):
                 spans = phones.spans(alignments.name_of(corpus.key(i)))
-                tokens.add(hidden[list(layers)], reader.times(hidden.shape[1]), *spans)
+                tokens.add(hidden[places], reader.times(hidden.shape[1]), *spans)
             progress.step(len(batch))
     return tokens.errors()
 

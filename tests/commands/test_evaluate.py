@@ -197,3 +197,20 @@ def test_a_head_is_judged_at_its_last_and_its_best_checkpoint(
     assert [row["checkpoint"] for row in result["head"]] == ["asked for"] * 2
     page = (folder / "report.html").read_text()
     assert "The head of the run" in page and f"{rows[1]['accuracy']:.3f}" in page
+
+
+@pytest.mark.slow
+def test_layers_that_are_asked_for_are_probed_alone_by_their_numbers(run, result):
+    found = evaluate.run(run, ["ridge"], layers=(2, 1))
+    of_all = [row for row in result["results"] if row["probe"] == "ridge"]
+    for row, whole in zip(found["results"], of_all, strict=True):
+        one = row["features"] == "log-mel"  # which has one
+        assert set(row["layers"]) == ({"0"} if one else {"1", "2"})
+        for name, values in row["layers"].items():
+            np.testing.assert_allclose(values, whole["layers"][name], atol=1 / 24)
+    assert set(found["health"]["this run"]) == {
+        f"{k}/layer{i}" for k in ("std", "rankme") for i in (1, 2)
+    }
+    for wrong, words in (((3,), "layers has 3, which does not exist"), ((-1,), "--layers has -1")):
+        with pytest.raises(ValueError, match=words):
+            evaluate.run(run, ["ridge"], layers=wrong)

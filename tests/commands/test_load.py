@@ -167,6 +167,19 @@ def test_another_rate_is_resampled(model):
     assert len(wrong.times) > 1.8 * len(got.times)
 
 
+def test_layers_that_are_asked_for_are_those_of_all(model):
+    clip = noise(0.5)
+    whole = model.features(clip, RATE).hidden_states
+    some = model.features(clip, RATE, layers=(-1, 0)).hidden_states
+    (part,) = model.stream(clip, RATE, layers=(-1, 0))
+    assert len(some) == len(part.hidden_states) == 2  # in the order of depth
+    for layer, a, b in zip((0, 2), some, part.hidden_states, strict=True):
+        np.testing.assert_allclose(a, whole[layer], atol=1e-6)
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match=r"layers has 3, .*not exist: .* use -3 to 2"):
+        model.features(clip, RATE, layers=(3,))
+
+
 def test_a_long_recording_is_joined_from_windows(model):
     long = noise(5.0)
     found = model.features(long, RATE)

@@ -66,9 +66,10 @@ METHOD = '''
                 mean = (error * batch["weight"]).sum() / jnp.maximum(count, 1)
             return Output(mean, count, {"squared_error": (mean * count, count)}, extra)
 
-        def features(params, batch):
+        def features(params, batch, layers=None):
             x = _loudness(batch)[..., None]
             hidden = jnp.stack([jnp.tile(x, config.width), x * params["encoder"]["kernel"]])
+            hidden = hidden if layers is None else hidden[jnp.array(layers)]
             length = batch["audio"].shape[1] / sample_rate
             return Features(hidden, jnp.ones(x.shape[:2], bool), PARTS / length)
 

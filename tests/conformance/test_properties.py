@@ -1,5 +1,6 @@
 """Properties that hold for every method, checked on the tiny form of every config."""
 
+import functools
 import re
 from collections.abc import Callable
 
@@ -145,6 +146,11 @@ def test_masks_are_those_of_the_loss_and_need_no_parameters(toy):
     output, _ = _run(toy, batch)
     if "masked_share" in output.metrics:
         assert hidden.sum() == output.metrics["masked_share"][0]
+
+
+def test_features_are_of_the_layers_that_are_asked_for(toy):
+    features = functools.partial(toy.method.features, layers=(0, -1))
+    assert len(jax.eval_shape(features, toy.params, toy.batch(2)).hidden_states) == 2
 
 
 def test_what_lies_behind_the_end_of_an_example_changes_nothing(toy):

@@ -1,8 +1,11 @@
+import math
+
 import jax
 import numpy as np
 import pytest
 
-from ssl_jax.evals.extract import Extractor
+from ssl_jax.core.types import of_layers
+from ssl_jax.evals.extract import Extractor, audio_batch
 from ssl_jax.nn import build
 from ssl_jax.nn import encoder as encoder_lib
 
@@ -91,6 +94,27 @@ def test_the_kinds_above_are_all_that_have_time():
         return build.encoder({"kind": kind}, precision="float32", sample_rate=16000).rate
 
     assert set(LOCAL) == {kind for kind in build.kinds() if rate(kind)}
+
+
+def test_one_layer_of_many_takes_the_memory_of_one():
+    """As in k-means and labels, which read one layer of an encoder whose blocks are a loop."""
+    options = {"kind": "spectrogram", "depth": 12, "width": 8, "heads": 2, "mlp_width": 8}
+    options |= {"patch": (4, 16), "num_mels": 32, "unroll": False}
+    made = build.encoder(options, precision="float32", sample_rate=16000)
+    batch = audio_batch(np.zeros((4, 16000), np.int16), np.full(4, 16000, np.int32))
+    params, _ = jax.eval_shape(lambda key: encoder_lib.init(made, key, batch), jax.random.key(0))
+
+    def features(params, batch, layers=None):
+        return encoder_lib.features(made, params, batch, layers)
+
+    def needs(features, place):
+        run = jax.jit(lambda p: features(p, batch).hidden_states[place])
+        found = run.lower(params).compile().memory_analysis()
+        return found.temp_size_in_bytes + found.output_size_in_bytes
+
+    layers, *layer = jax.eval_shape(features, params, batch).hidden_states.shape
+    assert layers == 13
+    assert needs(features, 6) - needs(of_layers(features, (6,)), 0) > 8 * 4 * math.prod(layer)
 
 
 def test_alone_and_among_others_are_equal(extractor):

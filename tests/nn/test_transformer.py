@@ -215,7 +215,7 @@ def test_layers_that_nobody_asked_for_take_no_memory():
 
 
 def test_a_layer_that_does_not_exist_is_named():
-    with pytest.raises(ValueError, match=r"layer 4 does not exist: .* use -4 to 3"):
+    with pytest.raises(ValueError, match=r"layers has 4, which does not exist: .* use -4 to 3"):
         Layers((4,), ()).indices(3)
 
 

@@ -120,17 +120,20 @@ def test_a_killed_stage_goes_on_to_the_same_bits(book, corpus, tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_layers_are_clustered_at_once_as_each_alone(book, corpus, tmp_path):
-    def features(params, batch):
+    asked = set()
+
+    def features(params, batch, layers=None):
+        asked.add(layers)
         found = MFCC.features(params, batch)
         hidden = found.hidden_states
-        return Features(
-            jnp.concatenate([hidden, hidden[:, :, ::-1] * 0.1, hidden]), found.mask, 100.0
-        )
+        hidden = jnp.concatenate([hidden, hidden[:, :, ::-1] * 0.1, hidden])
+        return Features(hidden if layers is None else hidden[np.sort(layers)], found.mask, 100.0)
 
     three = Encoder("three", features, {}, "three")
     found = kmeans.fit(three, (2, 1), open_split(corpus), OPTIONS, make_mesh({"data": 1}), tmp_path)
     np.testing.assert_allclose(found.centres[0], book.centres[0], rtol=1e-4, atol=1e-4)
     assert np.abs(found.centres[1] - book.centres[0]).max() > 0.1
+    assert asked == {None, (2, 1)}  # their shapes, and then the layers
     np.testing.assert_array_equal(found.only(1).centres[0], found.centres[1])
     with pytest.raises(ConfigError, match=r"layer 0 was not clustered.*\[2, 1\]"):
         found.only(0)
@@ -198,6 +201,12 @@ def test_what_cannot_be_clustered_is_an_error(corpus, tmp_path, layers, options,
     options = dataclasses.replace(OPTIONS, **options)
     with pytest.raises(ConfigError, match=says):
         kmeans.fit(MFCC, layers, open_split(corpus), options, make_mesh({"data": 1}), tmp_path)
+
+
+def test_features_without_layers_are_told_how_to_have_them(corpus, tmp_path):
+    old = Encoder("old", lambda params, batch: MFCC.features(params, batch), {}, "old")
+    with pytest.raises(ValueError, match=r"no argument `layers`: write .* layers=None.*method.md"):
+        kmeans.fit(old, (0,), open_split(corpus), OPTIONS, make_mesh({"data": 1}), tmp_path)
 
 
 def test_options_are_checked():
