@@ -70,7 +70,12 @@ ROWS = (
         "dmae",
     ),
     Row("BEATs", "features and tokens of any sound", "AudioSet 48.6 mAP, ESC-50 98.1 %", "beats"),
-    Row("LightHuBERT", "HuBERT in a third of its size", "SUPERB score 79.1, HuBERT 80.8"),
+    Row(
+        "LightHuBERT",
+        "HuBERT in a third of its size",
+        "SUPERB score 79.1, HuBERT 80.8",
+        "lighthubert",
+    ),
     Row("MoCo v3", "features of images", "ImageNet 83.2 %, linear probe 76.7 %", "moco_v3"),
     Row(
         "MimCo-style prediction",
@@ -104,7 +109,7 @@ def table() -> list[dict[str, str]]:
             "system": row.system,
             "what it is for": row.purpose,
             "published": row.published,
-            "ours, in miniature": made.get(row.miniature, "not run yet"),
+            "ours, in miniature": made.get(row.miniature, miniatures.NOT_RUN),
             "details": f"[more](docs/methods.md#{row.anchor})",
         }
         for row in ROWS

@@ -1,9 +1,11 @@
 """One number per miniature, for the table of methods in the README."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from experiments import results
 from ssl_jax.evals import table
+
+NOT_RUN = "not run yet"
 
 
 def percent(values: Sequence[float]) -> str:
@@ -58,12 +60,29 @@ def _pitch() -> str:
 
 
 def _audio_tokens() -> str:
-    if not (results.HERE / "beats/results.json").exists():
-        return "not run yet"
     found = results.read("beats/results.json")["probe"]["class"]
     arms = [arm for arm in ("iteration 1", "iteration 2") if arm in found]
     chain = " → ".join(percent(found[arm]) for arm in arms)
     return f"ESC-10 probe {chain} %, untrained {percent(found['untrained'])} %"
+
+
+def _sizes() -> str:
+    found = results.read("lighthubert/results.json")
+    arms, shares = found["arms"], sorted(found["arms"]["searched"])
+    middle = shares[len(shares) // 2]
+    names = ("searched", "separate, same steps", "pruned")
+    own, alone, pruned = (table.cell(arms[name][middle]["loss"]) for name in names)
+    held = sum(claim["held"] for claim in found["claims"])
+    return (
+        f"at {100 * float(middle):g} % of its size: error {own}, trained alone {alone}, pruned "
+        f"{pruned}; {held} of {len(found['claims'])} bars met"
+    )
+
+
+def once_run(folder: str, make: Callable[[], str]) -> Callable[[], str]:
+    """Returns a maker of a text that says `NOT_RUN` while the results of a folder are missing."""
+    path = results.HERE / folder / "results.json"
+    return lambda: make() if path.exists() else NOT_RUN
 
 
 MINIATURES = {
@@ -71,12 +90,13 @@ MINIATURES = {
     "data2vec": lambda: _image_probe("data2vec"),
     "data2vec2": lambda: _image_probe("data2vec 2.0"),
     "dmae": _students,
+    "lighthubert": once_run("lighthubert", _sizes),
     "mimco": lambda: _contrastive("MimCo"),
     "moco_v3": lambda: _contrastive("MoCo v3"),
     "mae": lambda: _image_probe("MAE"),
     "hubert": _phone_units,
     "wav2vec2": _codes,
     "music2vec": _pitch,
-    "beats": _audio_tokens,
+    "beats": once_run("beats", _audio_tokens),
 }
 """By system, the text of its cell in the table of methods (experiments/methods.py)."""

@@ -13,7 +13,9 @@ from experiments import address, claims, methods, miniatures, results
 from experiments.beats import page as beats
 from experiments.benchmarks import layers_kept, recipes, tokens
 from experiments.dmae import page as dmae
+from experiments.lighthubert import page as lighthubert
 from experiments.mimco import page as mimco
+from experiments.scaling import page as scaling
 from ssl_jax.core import atomic
 from ssl_jax.evals import table
 
@@ -367,38 +369,6 @@ def _band(band: Mapping[str, Sequence[float]]) -> str:
     return f"{band['mean'][0]:.3g} → {band['mean'][-1]:.3g} ({least:.3g} to {most:.3g})"
 
 
-def scaling(part: str) -> str:
-    """Returns a part of the scaling experiment: "weak" and "fit" by compilation, "overhead"."""
-    found = results.read("scaling/results.json").get(part, [])
-    if not found:
-        return "Not run yet.\n"
-    if part == "overhead":
-        return markdown([_timed(row, found[0]["seconds"]) for row in found])
-    order = sorted(found, key=lambda row: (row["config"], row["chips"]))
-    return markdown([_compiled(row) for row in order])
-
-
-def _timed(found: Mapping[str, Any], first: float) -> dict[str, str]:
-    row = {"config": found["config"], "devices": str(found["devices"])}
-    row["seconds per step"] = f"{found['seconds']:.3f}"
-    return row | {"relative to one device": f"{found['seconds'] / first:.2f}"}
-
-
-def _compiled(found: Mapping[str, Any]) -> dict[str, str]:
-    used, limit = sum(found["memory"].values()) / 2**30, found["limit"] / 2**30
-    between = sum(k["sent"] for name, k in found["collectives"].items() if "between" in name)
-    return {
-        "config": found["config"],
-        "topology": found["topology"],
-        "chips": f"{found['chips']:,}",
-        "TFLOP per chip": f"{found['flops'] / 1e12:.2f}",
-        "memory per chip": f"{used:.1f} of {limit:.2f} GiB",
-        "sent per chip": f"{(found['sent'] - between) / 2**30:.2f} GiB",
-        "to other slices": f"{between / 2**30:.3f} GiB" if between else "-",
-        "predicted efficiency": f"{found['efficiency']:.3f}",
-    }
-
-
 def all_claims() -> str:
     """Returns the table of the claims of all experiments, with gains and verdicts."""
     return markdown(claims.rows(claims.published()))
@@ -456,7 +426,9 @@ TABLES = {
         for name, make in (("units", units), ("gains", unit_gains))
     }
     | {"recognition": once_run("hubert/results.json", recognition)},
-    "scaling/README.md": {p: functools.partial(scaling, p) for p in ("weak", "fit", "overhead")},
+    "scaling/README.md": {
+        part: lambda part=part: markdown(scaling.rows(part)) for part in ("weak", "fit", "overhead")
+    },
     "beats/README.md": {
         name: once_run("beats/results.json", lambda make=make: markdown(make()))
         for name, make in (("probes", beats.probes), ("tokens", beats.tokens))
@@ -465,6 +437,11 @@ TABLES = {
         "probes": lambda: markdown(dmae.rows()),
         "few_labels": lambda: markdown(dmae.few_labels()),
     },
+    "lighthubert/README.md": {
+        name: once_run(lighthubert.FILE, lambda make=make: markdown(make()))
+        for name, make in (("arms", lighthubert.arms), ("latency", lighthubert.latency))
+    }
+    | {"notes": once_run(lighthubert.FILE, lighthubert.notes)},
     "mimco/README.md": {"probes": lambda: markdown(mimco.rows())},
     "wav2vec2/README.md": {"codes": wav2vec2},
     "kws/README.md": {"shares": shares, "long_spans": long_spans, "speakers": speakers},

@@ -3,8 +3,8 @@
 import dataclasses
 import json
 import pathlib
-import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,9 +24,10 @@ from ssl_jax.stages import extraction, search
 from ssl_jax.stages.graph import Stage
 
 # arms whose features are clustered, and those that are fine-tuned: both take a while
-CLUSTERED = ("whole supernet", "searched", "separate, same steps", "pruned", "two layers")
-TUNED = ("whole supernet", "searched", "separate, same steps", "pruned and tuned", "two layers")
-LATENCY_SECONDS, REPEATS = 10, 15
+WHOLE = ("whole supernet", "stage 1, as long as both")
+CLUSTERED = (*WHOLE, "searched", "separate, same steps", "pruned", "two layers")
+TUNED = (*WHOLE, "searched", "separate, same steps", "pruned and tuned", "two layers")
+LATENCY_SECONDS, WARM, REPEATS = 10, 2, 25
 UNIT_SHARE = 0.1  # of the training utterances, for the clusters
 
 
@@ -35,12 +36,14 @@ class Found:
     """The results so far.
 
     arms: {arm: {share of the parameters: {loss, pnmi, per, params, flops: a value per seed}}}.
-    latency: a row per model of the first seed. scored: (parameters, loss) of the searched subnets.
+    latency: a row per model of the first seed. scored: (parameters, loss) of the subnets that its
+    searches have scored. searches: how many subnets each search has scored, and its seconds.
     """
 
     arms: dict[str, dict[str, dict[str, list[float]]]] = dataclasses.field(default_factory=dict)
     latency: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     scored: list[list[float]] = dataclasses.field(default_factory=list)
+    searches: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
 
 def budget(space: Space, share: float) -> search.Options:
@@ -108,7 +111,11 @@ class Context:
         name = f"search-{share}-{self.seed}"
         stage = self.pipe.stage("eval", name, about, work, (supernet,))
         self.searches.append(stage)
-        return space.parse(_read(self.pipe.folder(stage) / "best.json")["subnet"])
+        folder = self.pipe.folder(stage)
+        count, seconds = len(_read(folder / search.STATE)["losses"]), self.pipe.graph.seconds(stage)
+        row = {"seed": self.seed, "share": share, "subnets": count, "seconds": round(seconds, 1)}
+        self.found.searches.append(row)
+        return space.parse(_read(folder / "best.json")["subnet"])
 
     def inherited(self, arm: str, share: float, supernet: Stage, subnet: Subnet) -> None:
         """Measures a subnet with the weights of the supernet, extracted."""
@@ -126,7 +133,7 @@ class Context:
         self.arm(arm, 1.0, run, space.full())
 
     def pruned(self, share: float, run: Stage, subnet: Subnet) -> Stage:
-        """Returns the student of stage 1, cut to the sizes of a subnet by magnitude."""
+        """Returns a whole student, cut to the sizes of a subnet by magnitude."""
 
         def work(folder: pathlib.Path) -> None:
             source = self.pipe.folder(run)
@@ -136,7 +143,8 @@ class Context:
             extraction.write(folder, config, section, pruning.prune(params, own.space, subnet))
 
         about = {"subnet": str(subnet)}
-        return self.pipe.stage("export", f"pruned-{share}-{self.seed}", about, work, (run,))
+        name = f"pruned-{share}-{run.name}"
+        return self.pipe.stage("export", name, about, work, (run,))
 
     def arm(self, arm: str, share: float, run: Stage, subnet: Subnet) -> None:
         """Measures a run and keeps what was found."""
@@ -147,11 +155,21 @@ class Context:
             row["pnmi"] = self._pnmi(run)
         if arm in TUNED and self.pipe.options["labels"]:
             row["per"] = self._phone_errors(run)
-        kept = self.found.arms.setdefault(arm, {}).setdefault(f"{share:g}", {})
-        for key, value in row.items():
-            kept.setdefault(key, []).append(value)
+        self._keep(arm, share, row)
         if arm in ("whole supernet", "searched", "layers alike", "two layers"):
             self.models.append((f"{arm}, {share:g}", run, subnet))
+
+    def references(self, teacher: Stage | None, run: Stage) -> None:
+        """Measures the units and phones of the teacher, and of a student before any update."""
+        labels = self.pipe.options["labels"]
+        if teacher:
+            row = {"pnmi": self._pnmi(teacher, f"teacher-{self.seed}")}
+            row |= {"per": self._phone_errors(teacher, f"teacher-{self.seed}")} if labels else {}
+            self._keep("teacher", 1.0, row)
+        name = f"untrained-{self.seed}"
+        row = {"pnmi": self._pnmi(run, name, trained=False)}
+        row |= {"per": self._phone_errors(run, name, trained=False)} if labels else {}
+        self._keep("untrained", 1.0, row)
 
     def scored(self) -> list[list[float]]:
         """Returns (parameters, loss) of all subnets that the searches have scored."""
@@ -162,12 +180,12 @@ class Context:
         return [[self.space.params(self.space.parse(k)), v] for k, v in found.items()]
 
     def latency(self) -> list[dict[str, Any]]:
-        """Returns the milliseconds of each extracted model for a clip of 10 s, and its size."""
+        """Returns the times of each extracted model for a clip of 10 s, and its size."""
         assert self.space is not None
         models, space = self.models, self.space
 
         def work(folder: pathlib.Path) -> None:
-            times = _times([(name, self.pipe.load(run)) for name, run, _ in models])
+            times = clock([(name, self.pipe.load(run)) for name, run, _ in models])
             figures.write_results(folder / "times.json", times)
 
         about = {"models": tuple(name for name, _, _ in models)}
@@ -180,7 +198,7 @@ class Context:
                 "subnet": str(subnet),
                 "params": space.params(subnet),
                 "flops": space.flops(subnet),
-                "ms": times[name],
+                **times[name],
             }
             for name, _, subnet in models
         ]
@@ -200,27 +218,37 @@ class Context:
         stage = self.pipe.stage("eval", f"loss-{run.name}", about, work, (run,))
         return float(_read(self.pipe.folder(stage) / "loss.json")["loss"])
 
-    def _pnmi(self, run: Stage) -> float:
+    def _keep(self, arm: str, share: float, row: dict[str, float]) -> None:
+        kept = self.found.arms.setdefault(arm, {}).setdefault(f"{share:g}", {})
+        for key, value in row.items():
+            kept.setdefault(key, []).append(value)
+
+    def _pnmi(self, run: Stage, name: str = "", trained: bool = True) -> float:
         """Returns the phone-normalized mutual information of the best layer's units."""
         data = steps.whole(self.data, UNIT_SHARE)
         data.valid = ConfigDict({})
         options = hubert.kmeans_options(self.pipe.options["clusters"], self.seed)
-        rows = steps.quality(self.pipe, f"units-{run.name}", data, options, run)
+        rows = steps.quality(
+            self.pipe, f"units-{name or run.name}", data, options, run, not trained
+        )
         return max(row["pnmi"] for row in rows)
 
-    def _phone_errors(self, run: Stage) -> float:
-        """Returns the phone errors after fine-tuning with CTC on few labels."""
+    def _phone_errors(self, run: Stage, name: str = "", trained: bool = True) -> float:
+        """Returns the phone errors after training with CTC on few labels."""
         encoder = config_lib.of_file(self.pipe.folder(run) / "config.json").method.encoder
         size = {k: v for k, v in encoder.to_dict().items() if k not in ("kind", "preset")}
-        given = self.pipe, self.data, "phones", self.seed, size, True
-        tuned = self.pipe.train(
-            f"phones-{run.name}", recognition.labelled_config(*given), start=run
-        )
+        given = self.pipe, self.data, "phones", self.seed, size, trained
+        config, start = recognition.labelled_config(*given), run if trained else None
+        tuned = self.pipe.train(f"phones-{name or run.name}", config, start=start)
         return float(figures.read_metrics(self.pipe.folder(tuned), "valid/per")[1][-1])
 
 
-def _times(models: list[tuple[str, Any]]) -> dict[str, float]:
-    """Returns the median milliseconds of each model, measured in turns."""
+def clock(models: Sequence[tuple[str, Any]]) -> dict[str, dict[str, float]]:
+    """Returns {model: median milliseconds, and those of all cores together, for a clip}.
+
+    Models take turns, so that load on the machine affects all alike; each first runs twice, to
+    compile and to fill caches.
+    """
     audio = np.random.default_rng(0).integers(-3000, 3000, (1, 16000 * LATENCY_SECONDS), np.int16)
     batch = {"audio": audio, "audio_len": np.array([audio.shape[1]], np.int32)}
     runs = {}
@@ -229,14 +257,17 @@ def _times(models: list[tuple[str, Any]]) -> dict[str, float]:
         runs[name] = lambda features=features, params=model.params: jax.block_until_ready(
             features(params, batch).hidden_states
         )
-        runs[name]()  # compiles
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(REPEATS):
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for turn in range(WARM + REPEATS):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             run()
-            taken[name].append(1000 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in taken.items()}
+            if turn >= WARM:
+                taken[name].append((time.perf_counter() - start, time.process_time() - busy))
+    return {
+        name: dict(zip(("ms", "core_ms"), 1000 * np.median(each, 0), strict=True))
+        for name, each in taken.items()
+    }
 
 
 def _slug(arm: str) -> str:

@@ -18,6 +18,7 @@ SHOWN = (
     "pruned",
     "two layers",
 )
+REFERENCES = {"teacher": "--", "untrained": ":"}  # lines at the height of their scores
 SCORES = {
     "loss": "absolute error, held-out audio",
     "pnmi": "PNMI of the best layer",
@@ -53,6 +54,11 @@ def _against_size(ax: Axes, arms: Mapping[str, Any], key: str) -> None:
         bars = np.maximum(0, [means - low, np.array(high) - means])
         ax.errorbar(sizes, means, bars, fmt="o-", ms=4, lw=1, color=colour, label=name)
         names.append(name)
+    for name, line in REFERENCES.items():
+        for row in arms.get(name, {}).values():
+            if key in row:
+                ax.axhline(np.mean(row[key]), ls=line, lw=1, color=style.SOFT, label=name)
+                names.append(name)
     ax.set(title="", xlabel="thousand parameters", ylabel=SCORES[key])
     figures.legend(ax, names)
 

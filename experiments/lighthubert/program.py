@@ -8,6 +8,7 @@ search for subnets of three sizes, and the models they are compared with. Writes
 results.png next to this file.
 """
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -25,7 +26,7 @@ from ssl_jax.stages.graph import Stage
 
 OPTIONS = {
     "train": 1500,  # synthesized utterances of about 3 s
-    "test": 60,
+    "test": 100,
     "data": "",  # more speech, without labels: a folder with index.tsv
     "fsdd": "",  # spoken digits, likewise
     "teacher": "",  # a run folder in place of the teacher that is trained here
@@ -38,7 +39,7 @@ OPTIONS = {
     "lr": 1e-3,
     "clusters": 100,  # of MFCC, the teacher's labels, and of the features that are evaluated
     "population": 24,
-    "generations": 6,
+    "generations": 14,  # the three searches of a seed score about a thousand subnets
     "labels": 60,  # transcribed utterances; 0: no recognition
     "finetune_steps": 300,
     "out": "",
@@ -73,6 +74,9 @@ def run_seed(
     stage2 = here.train("stage2", config(pipe, data, "uniform", o["stage2"], seed), stage1)
     space = space_of(pipe, data)
     here.whole("stage 1 alone", stage1, space)
+    longer = here.train("stage1-long", config(pipe, data, "full", both, seed))
+    here.whole("stage 1, as long as both", longer, space)
+    here.references(teacher, stage1)
     here.inherited("whole supernet", 1.0, stage2, space.full())
     for share in o["shares"]:
         best = here.searched(share, stage2, space)
@@ -84,10 +88,9 @@ def run_seed(
         here.arm("separate, same steps", share, here.train(f"alone-{share}", alone), best)
         third = config(pipe, data, "full", both // len(o["shares"]), seed, section)
         here.arm("separate, third of the steps", share, here.train(f"third-{share}", third), best)
-        pruned = here.pruned(share, stage1, best)
-        here.arm("pruned", share, pruned, best)
+        here.arm("pruned", share, here.pruned(share, longer, best), best)
         tuned = config(pipe, data, "full", o["stage2"], seed, section)
-        tuned_run = here.train(f"tuned-{share}", tuned, pruned)
+        tuned_run = here.train(f"tuned-{share}", tuned, here.pruned(share, stage1, best))
         here.arm("pruned and tuned", share, tuned_run, best)
     two = space.uniform(space.width, space.heads_full, space.blocks, 2)
     small = config(pipe, data, "full", both, seed, here.section(stage2, two))
@@ -151,7 +154,7 @@ def _write(pipe: Pipe, found: arms.Found) -> None:
     out = pathlib.Path(pipe.options["out"]) if pipe.options["out"] else HERE
     used = {k: v for k, v in pipe.options.items() if k not in ("out", "speech")}
     used |= {k: pathlib.Path(used[k]).name for k in ("data", "fsdd", "teacher")}
-    results = {"arms": found.arms, "latency": found.latency, "scored": found.scored}
+    results = dataclasses.asdict(found)
     results |= {"options": used, "machine": pipe.machine()}
     results["claims"] = claims.sizes(results)
     figures.write_results(out / "results.json", results)

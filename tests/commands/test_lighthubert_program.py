@@ -13,6 +13,9 @@ from ssl_jax.stages import weights
 ROOT = Path(__file__).resolve().parents[2]
 ARMS = {
     "stage 1 alone",
+    "stage 1, as long as both",
+    "teacher",
+    "untrained",
     "whole supernet",
     "searched",
     "random",
@@ -23,6 +26,7 @@ ARMS = {
     "pruned and tuned",
     "two layers",
 }
+REFERENCES = {"teacher", "untrained"}  # have no error of their own
 
 
 @pytest.mark.slow
@@ -37,12 +41,22 @@ def test_lighthubert_searches_extracts_prunes_and_compares(tmp_path, monkeypatch
     results = json.loads((tmp_path / "results.json").read_text())
     arms = results["arms"]
     assert set(arms) == ARMS and set(arms["searched"]) == {"0.5"}
-    assert all(np.isfinite(row["loss"]).all() for rows in arms.values() for row in rows.values())
+    assert all(
+        np.isfinite(values).all()
+        for rows in arms.values()
+        for row in rows.values()
+        for values in row.values()
+    )
+    assert all("loss" in row for arm in ARMS - REFERENCES for row in arms[arm].values())
+    assert all("pnmi" in arms[arm]["1"] for arm in REFERENCES)
     largest = arms["whole supernet"]["1"]
     assert arms["searched"]["0.5"]["params"][0] <= 0.5 * largest["params"][0]
     # stage 2 begins with the student of stage 1
     assert arms["stage 1 alone"]["1"]["loss"] == pytest.approx(largest["loss"], rel=1e-5)
     assert len(results["claims"]) == 3 and len(results["latency"]) == 4
+    assert all(row["ms"] > 0 and row["core_ms"] > 0 for row in results["latency"])
+    (search,) = results["searches"]
+    assert search["subnets"] == len(results["scored"]) == 4 and search["seconds"] > 0
     assert (tmp_path / "results.png").stat().st_size > 20_000
     (found,) = root.glob("searched-0.5-0-*")
     model = ssl_jax.load(found)
