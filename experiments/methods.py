@@ -92,6 +92,7 @@ SHORT = {
     "wav2vec2_audio": "wav2vec 2.0",
     "data2vec_audio": "data2vec",
     "data2vec2_audio": "data2vec 2.0 on speech",
+    "lighthubert_audio": "LightHuBERT",
     "data2vec2_image": "data2vec 2.0 on images",
     "beats": "BEATs",
     "beats_tokenizer": "BEATs' tokenizer",

@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments import address, claims, methods, miniatures, results
 from experiments.beats import page as beats
-from experiments.benchmarks import layers_kept, recipes, tokens
+from experiments.benchmarks import elastic_step, layers_kept, recipes, tokens
 from experiments.dmae import page as dmae
 from experiments.lighthubert import page as lighthubert
 from experiments.mimco import page as mimco
@@ -26,6 +26,7 @@ STEPS = {
     "wav2vec2_audio": "wav2vec 2.0, waveforms of 5 s",
     "data2vec_audio": "data2vec v1, waveforms of 5 s",
     "data2vec2_audio": "data2vec 2.0, waveforms of 5 s",
+    "lighthubert_audio": "LightHuBERT, stage 2, waveforms of 5 s",
     "data2vec2_image": "data2vec 2.0, images",
     "beats": "BEATs, spectrograms of 5 s",
     "beats_tokenizer": "BEATs' tokenizer, spectrograms of 5 s",
@@ -404,6 +405,10 @@ TABLES = {
         "kmeans": once_run("benchmarks/kmeans.json", kmeans_speed),
         "amortization": once_run("benchmarks/amortization.json", amortization),
         "tokens": once_run("benchmarks/tokens.json", lambda: markdown(tokens.rows())),
+        "elastic": once_run(
+            "benchmarks/elastic_step.json",
+            lambda: markdown(elastic_step.rows(results.read("benchmarks/elastic_step.json"))),
+        ),
         "layers": lambda: markdown(layers_kept.rows(results.read("benchmarks/layers_kept.json"))),
     },
     "../docs/faults.md": {"checkpoint": once_run("benchmarks/checkpoint.json", checkpoint)},

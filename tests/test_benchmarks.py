@@ -11,6 +11,7 @@ import pytest
 from experiments.benchmarks import (
     amortization,
     checkpoint,
+    elastic_step,
     extraction,
     layers_kept,
     loop,
@@ -22,7 +23,9 @@ from experiments.benchmarks import (
     tokens,
 )
 from experiments.data2vec2 import time_to_accuracy
+from ssl_jax.core import config as config_lib
 from ssl_jax.methods import beats
+from ssl_jax.nn import elastic_space
 from ssl_jax.planning import batch_shapes
 
 
@@ -206,6 +209,30 @@ def test_sound_systems_have_the_parameters_of_ours_and_step_in_torch(system, low
     assert low < first < high and step() < first
 
 
+@pytest.mark.interop
+@pytest.mark.slow
+def test_a_subnet_is_trained_in_torch_by_slices_alone():
+    torch = pytest.importorskip("torch")
+    config = step_vs_torch.base_config("lighthubert_audio", 1, 1)
+    config = config_lib.change(config, {"method.targets.layers": 1})
+    model = step_vs_torch.elastic(config, largest=False)
+    model.teacher.encoder.layers = model.teacher.encoder.layers[:1]
+    model.choices = model.choices._replace(embed=(512,), heads=(8,), ratios=(3.5,))
+    audio, mask = torch.randn(1, 4000), torch.zeros(1, 12, dtype=torch.bool)
+    mask[0, 3:7] = True
+    loss = model(audio, mask, torch.arange(3, 7)[None])
+    loss.backward()
+    block = model.student.encoder.layers[0]
+    used = block.feed_forward.intermediate_dense.weight.grad.abs().sum(1).nonzero()[:, 0]
+    space = elastic_space.BASE
+    np.testing.assert_array_equal(used, space.hidden_units(512, 3.5))
+    assert block.attention.q_proj.weight.grad.abs().sum(1).nonzero().max() == 8 * 64 - 1
+    assert (
+        np.isfinite(loss.item())
+        and model.teacher.encoder.layers[0].attention.q_proj.weight.grad is None
+    )
+
+
 @pytest.mark.slow
 def test_a_gradient_without_the_layers_that_nobody_reads_takes_less_memory():
     path, changes = "mae/image.py:toy", ("method.encoder.depth=12",)
@@ -217,6 +244,17 @@ def test_a_gradient_without_the_layers_that_nobody_reads_takes_less_memory():
 def test_a_row_without_a_compiled_arm_is_text():
     row = {"seconds": {"ours": 2.0, "eager": 3.0}, "ratio": 1.5}
     assert step_vs_torch.line(row) == "ours 2.00 s, eager 3.00 s; 1.50 times the better torch"
+
+
+@pytest.mark.slow
+def test_a_step_of_a_subnet_is_timed_against_one_of_the_whole():
+    arms = {"whole": ("toy", ("method.sample=full",)), "subnet": ("toy", ())}
+    report = elastic_step.measure(2, 0.5, 2, arms)
+    both = report["seconds"]
+    assert set(both) == {"whole", "subnet"} and min(both.values()) > 0
+    assert report["ratio"] == pytest.approx(both["subnet"] / both["whole"], rel=0.1)
+    (row,) = elastic_step.rows(report)
+    assert row["step"] == "2 clips of 0.5 s" and row["at most"] == "1.15"
 
 
 @pytest.mark.slow

@@ -26,6 +26,10 @@ TOYS = {
         {"CLIPS": {"train": 64, "test": 12}, "STEPS": 4, "TOKENIZER_STEPS": 2, "CODES": 8},
         4,
     ),
+    "compress": (
+        {"CLIPS": {"train": 16, "test": 4}, "STEPS": 4, "STAGE1": 4, "STAGE2": 4, "SUBNETS": 8},
+        3,
+    ),
     "features": ({"CLIPS": {"train": 12, "valid": 2, "test": 6}, "STEPS": 4, "CLUSTERS": 8}, 3),
     "own_method": ({"CLIPS": {"train": 60, "valid": 20, "test": 20}, "STEPS": 8}, 2),
     "plan": (

@@ -7,7 +7,9 @@ and with torch.compile, on batches of the same shapes, each in its own process. 
 few steps, and medians are reported. On CPU everything is float32 with as many threads as cores. On
 a GPU matrix products are bfloat16, and the model FLOPs utilization is reported from the counted
 FLOPs of the step; on CPU it is relative to the rate of a large product. Layerdrop is off, because
-torch skips a dropped block, while ours computes and discards it.
+torch skips a dropped block, while ours computes and discards it. Of LightHuBERT, ours and the eager
+torch draw a subnet in every step, where torch computes no more than its slices; the compiled one
+has the largest in every step, because it would compile each of them anew.
 """
 
 import argparse
@@ -33,6 +35,7 @@ from ssl_jax import plan
 from ssl_jax.core import atomic, chips
 from ssl_jax.core import config as config_lib
 from ssl_jax.methods.data2vec2 import MaskOptions
+from ssl_jax.nn import build
 from ssl_jax.nn.conv import output_lengths
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +44,7 @@ SYSTEMS = {
     "wav2vec2_audio": "wav2vec 2.0, waveforms",
     "data2vec_audio": "data2vec v1, waveforms",
     "data2vec2_audio": "data2vec 2.0, waveforms",
+    "lighthubert_audio": "LightHuBERT, waveforms",
     "data2vec2_image": "data2vec 2.0, images",
     "beats": "BEATs, sounds",
     "beats_tokenizer": "BEATs' tokenizer, sounds",
@@ -53,6 +57,7 @@ CONFIGS = {
     "wav2vec2_audio": "wav2vec2/audio.py:base",
     "data2vec_audio": "data2vec/audio.py:base",
     "data2vec2_audio": "data2vec2/audio.py:base",
+    "lighthubert_audio": "lighthubert/speech.py:base",
     "data2vec2_image": "data2vec2/image.py:base",
     "beats": "beats/audio.py:iter1",
     "beats_tokenizer": "beats/tokenizer.py:iter2",
@@ -67,6 +72,7 @@ ROWS = {
         "wav2vec2_audio": (2, 1),
         "data2vec_audio": (2, 1),
         "data2vec2_audio": (1, 4),
+        "lighthubert_audio": (2, 1),
         "data2vec2_image": (2, 8),
         "beats": (8, 1),
         "beats_tokenizer": (4, 1),
@@ -79,6 +85,7 @@ ROWS = {
         "wav2vec2_audio": (32, 1),
         "data2vec_audio": (32, 1),
         "data2vec2_audio": (16, 8),
+        "lighthubert_audio": (32, 1),
         "data2vec2_image": (32, 16),
         "beats": (128, 1),
         "beats_tokenizer": (64, 1),
@@ -90,6 +97,7 @@ ROWS = {
 SOUNDS = ("beats", "beats_tokenizer")  # in patches of spectrograms
 # the share of frames that the published spans mask
 MASKED = {"hubert_audio": 0.57, "wav2vec2_audio": 0.49, "data2vec_audio": 0.49}
+MASKED |= {"lighthubert_audio": 0.49}
 SECONDS, RATE, IMAGE, PATCHES, WIDTH = 5, 16_000, 224, 196, 768
 
 
@@ -109,6 +117,8 @@ def base_config(system: str, depth: int, clones: int) -> ConfigDict:
         method.targets.layers = min(method.targets.layers, free)
     if "clones" in method:
         method.clones = clones
+    if "space" in method:
+        method.space.depths = (depth,)
     if "align" in method:  # with three quarters of the student, of any depth
         method.align.student = (max(1, 3 * depth // 4),)
     config.optim.update({"schedule": "constant", "lr": 1e-4, "warmup": "0 steps", "end_lr": 0.0})
@@ -165,7 +175,8 @@ def theirs(system: str, config: ConfigDict, batch: dict[str, np.ndarray], compil
         inputs = {"image": inputs["signal"], "noise": noise}
     elif system in MASKED:
         mask = noise.argsort(1).argsort(1) < int(MASKED[system] * tokens)
-        model, inputs = of_masked_frames(system, config, mask, inputs["signal"], batch)
+        given = system, config, mask, inputs["signal"], batch
+        model, inputs = of_masked_frames(*given, compiled)
     else:
         audio = system.endswith("audio")
         shape = (tokens,) if audio else (14, 14)
@@ -179,7 +190,12 @@ def theirs(system: str, config: ConfigDict, batch: dict[str, np.ndarray], compil
 
 
 def of_masked_frames(
-    system: str, config: ConfigDict, mask: np.ndarray, audio: np.ndarray, batch: dict
+    system: str,
+    config: ConfigDict,
+    mask: np.ndarray,
+    audio: np.ndarray,
+    batch: dict,
+    compiled: bool,
 ) -> tuple[Any, dict[str, np.ndarray]]:
     """Returns the torch model of a system with masked frames (B, S), and its inputs."""
     from experiments.benchmarks import torch_steps
@@ -192,6 +208,8 @@ def of_masked_frames(
     inputs["ids_masked"] = np.nonzero(mask)[1].reshape(len(mask), -1)
     if system == "data2vec_audio":
         return torch_steps.Data2VecAudio(depth, method.targets.layers), inputs
+    if system == "lighthubert_audio":
+        return elastic(config, compiled), inputs
     labels = batch["units"][:, 0, :: round(method.units.rate) // 50]
     inputs["units"] = np.take_along_axis(labels, inputs["ids_masked"], 1)
     return torch_steps.Hubert(depth, *method.units.classes), inputs
@@ -215,6 +233,18 @@ def of_sounds(system: str, config: ConfigDict, audio: np.ndarray) -> tuple[Any, 
     inputs = {"audio": signal, "ids_keep": torch.from_numpy(keep)}
     inputs["masked"] = torch.from_numpy(masked)
     return torch_sounds.Beats(depth, method.predictor.depth), inputs
+
+
+def elastic(config: ConfigDict, largest: bool) -> Any:
+    """Returns the torch model of LightHuBERT; largest: of its largest subnet in every step."""
+    from experiments.benchmarks import torch_elastic
+
+    method, space = config.method, config.method.space
+    teacher = config_lib.load(str(ROOT / method.teachers.teacher)).method.encoder
+    teacher = build.encoder(teacher, precision="float32", sample_rate=RATE).depth
+    choices = torch_elastic.Choices(space.embed, space.heads, space.ratios)
+    depth, top = method.encoder.depth, method.targets.layers
+    return torch_elastic.LightHubert(depth, teacher, top, choices, largest)
 
 
 def visible_tokens(config: ConfigDict, tokens: int) -> int:

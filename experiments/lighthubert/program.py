@@ -58,7 +58,7 @@ def main(pipe: Pipe) -> None:
     pipe.options |= {"speech": pipe.options["data"]}
     data = hubert.read_data(pipe)
     found = arms.Found()
-    teacher = None if pipe.options["teacher"] else _teacher(pipe, data)
+    teacher = None if pipe.options["teacher"] else teacher_of(pipe, data)
     for seed in range(pipe.options["seeds"]):
         run_seed(pipe, data, teacher, seed, found)
         _write(pipe, found)  # each seed is available while the rest runs
@@ -133,7 +133,7 @@ def space_of(pipe: Pipe, data: ConfigDict) -> Space:
     return extraction.student(config(pipe, data, "uniform", 1, 0), "the supernet").space
 
 
-def _teacher(pipe: Pipe, data: ConfigDict) -> Stage:
+def teacher_of(pipe: Pipe, data: ConfigDict) -> Stage:
     """Trains HuBERT on clusters of MFCC."""
     o, unlabelled = pipe.options, hubert.pretraining_data(pipe, data)
     options = hubert.kmeans_options(o["clusters"], 0)

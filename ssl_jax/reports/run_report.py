@@ -209,9 +209,11 @@ def _probes(found: metrics.Series, evaluation: Mapping[str, Any]) -> str:
 
 
 def _stream(file: Path) -> str:
-    """Returns the evaluation of one stream of the features of a run."""
+    """Returns the evaluation of one stream of the features of a run, or of one subnet."""
     found = _json(file)
-    return f"<h3>Stream {html.text(found.get('stream', '?'))}</h3>{_probes({}, found)}"
+    kind = "subnet" if "subnet" in found else "stream"
+    name = html.text(found.get(kind, "?"))
+    return f"<h3>{kind.capitalize()} {name}</h3>{_probes({}, found)}"
 
 
 def reporter(result: Mapping[str, Any]) -> Callable[[Any], str]:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import paths, rng
 from ssl_jax.core.mesh import make_mesh
-from ssl_jax.core.types import FROZEN, Batch, TrainState, Tree
+from ssl_jax.core.types import FROZEN, Batch, Method, TrainState, Tree
 from ssl_jax.engine import checkpoint, splits, teachers
 from ssl_jax.methods import lighthubert
 from ssl_jax.nn.elastic_space import Subnet
@@ -31,6 +31,20 @@ def student(config: ConfigDict, source: str | Path) -> Student:
         )
     rate = int(config.data.sample_rate)
     return lighthubert.student(config.method, precision="float32", sample_rate=rate)
+
+
+def chosen(config: ConfigDict, subnet: str, source: str | Path) -> tuple[ConfigDict, Method]:
+    """Returns the config of a run with config.method.subnet set, and its method.
+
+    Raises ValueError for a subnet outside the space, ConfigError for a run of another method.
+    """
+    student(config, source).space.parse(subnet, "--subnet")
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.method.subnet = subnet
+    rate = int(config.data.sample_rate)
+    given: Any = {"precision": "float32", "sample_rate": rate, "num_classes": 0}
+    return config, lighthubert.make(config.method, **given)
 
 
 def extract_run(
