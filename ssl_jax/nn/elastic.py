@@ -43,6 +43,8 @@ KEY = "config.method.encoder"
 # options of the encoder that a supernet must have
 FIXED: dict[str, tuple[Any, ...]] = {
     "blocks": ("transformer",),
+    "conv_norm": ("layer",),  # as the sizes of subnets count it
+    "conv_bias": (False,),
     "positions": ("weight_norm",),
     "alibi": ("none",),
     "norm": ("post",),

@@ -143,7 +143,13 @@ def test_a_tpu_that_is_not_there_compiles_the_step(root):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["hubert/audio.py:xlarge", "mae/image.py:huge", "wav2vec2/audio.py:1b"]
+    "name",
+    [
+        "hubert/audio.py:xlarge",
+        "lighthubert/speech.py:base",
+        "mae/image.py:huge",
+        "wav2vec2/audio.py:1b",
+    ],
 )
 def test_a_large_model_fits_the_chips_of_its_config(root, name):
     """Sharded over eight chips of 16 GB with one example each, estimated from shapes."""

@@ -46,6 +46,9 @@ SIZES = {
     "hubert/audio.py:mini": None,
     "hubert/audio.py:mini_it2": None,
     "hubert/audio.py:toy": None,
+    # HuBERT Base with a norm after every convolution, and a prediction without bias
+    "lighthubert/speech.py:stage1": 94_377_728 + 128 + 768 * 768,
+    "lighthubert/speech.py:small": 94_377_728 + 128 + 768 * 768,
     "mae/image.py:base": 111_907_840 - 197 * (768 + 512),
     "mae/image.py:huge": 657_074_508 - 257 * (1280 + 512),
     "mae/spectrogram.py:base": 110_999_808,

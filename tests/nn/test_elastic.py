@@ -171,6 +171,7 @@ def test_drawn_genes_are_in_the_space_and_reach_all_of_it(case):
     ("change", "message"),
     [
         ({"norm": "pre"}, "encoder.norm is 'pre', but a supernet has 'post': use that"),
+        ({"conv_norm": "group"}, "encoder.conv_norm is 'group', but a supernet has 'layer'"),
         ({"positions": "stack"}, "encoder.positions is 'stack', but a supernet has 'weight_norm'"),
         ({"layerdrop": 0.1}, "encoder.layerdrop is 0.1, but a supernet has 0.0: use that"),
         ({"mlp_width": 60}, "encoder.mlp_width is 60, no multiple of .*width 16, .*: use 64"),
