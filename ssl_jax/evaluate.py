@@ -25,8 +25,9 @@ test come first. A run of configs/ctc is evaluated by its transcripts of validat
 rates, and the worst recordings aligned with their references; a run of
 configs/superb/verification.py by its trials. Without --step, heads and transcripts are those of the
 last and of the best checkpoint. --stream evaluates other features of a method that has several,
---layers 6,9 these hidden states alone, by number.
-Prints a table and writes RUN/evaluation.json, or RUN/evaluation-STREAM.json.
+--layers 6,9 these hidden states alone, by number, --subnet a subnet of a run of
+configs/lighthubert, by name or as width/heads/ratios. Prints a table and writes
+RUN/evaluation.json, or RUN/evaluation-STREAM.json, or RUN/evaluation-SUBNET.json.
 """
 
 import argparse
@@ -53,7 +54,7 @@ from ssl_jax.evals import compare, split_scores
 from ssl_jax.evals import unit_quality as units_lib
 from ssl_jax.evals.baselines import Encoder
 from ssl_jax.reports import run_report
-from ssl_jax.stages import decode, embed, head
+from ssl_jax.stages import decode, embed, extraction, head
 from ssl_jax.stages import probes as probes_stage
 from ssl_jax.stages import unit_quality as units_stage
 from ssl_jax.sweeps import diff
@@ -72,6 +73,7 @@ def run(
     baselines: Sequence[str] | None = None,
     stream: str = "",
     layers: Sequence[int] = (),
+    subnet: str = "",
 ) -> dict[str, Any]:
     """Evaluates a run folder and returns what it writes to evaluation.json.
 
@@ -79,13 +81,13 @@ def run(
     module of the run's method where that is one of yours, see `ssl_jax.load`. baselines: some of
     embed.BASELINES in addition to the usual ones (None: those that the protocol names). stream: one
     of those of the method, whose results are in evaluation-STREAM.json. layers: the hidden states
-    to probe, by number (): all. Raises ValueError on an unknown probe, a layer that does not exist,
-    and on data without labels, of one class, or without a test.
+    to probe, by number (): all. subnet: of a run of LightHuBERT. Raises ValueError on a probe,
+    layer or subnet that does not exist, and on data without labels, of one class or without a test.
     """
     _check(probes, labels, protocol, layers)
     start = time.monotonic()
     start_lib.use_compilation_cache()
-    folder, model = paths.of(folder), ssl_jax.load(folder, step, method=method)
+    folder, model = paths.of(folder), _model(folder, step, method, subnet)
     model.method = model.method.of_stream(stream, "--stream").of_layers(layers)
     given = config_lib.load(protocol, overrides, "get_protocol") if protocol else ConfigDict({})
     config = _config(model.config, given, () if protocol else overrides)
@@ -100,7 +102,7 @@ def run(
     if task is not None:
         about = (embed.bounded(config, most), model.classes, mesh, scratch)
         rows = head.each(judged, lambda params: task(model.method, params, *about))
-        return _written(folder, {**_about(model, config, start), "results": rows})
+        return _written(folder, {**_about(model, config, start, subnet), "results": rows})
     if not (labels or protocol):
         embed.check_present(config)
     more = given.get("baselines", ()) if baselines is None else baselines
@@ -120,7 +122,15 @@ def run(
         "results": rows,
         "health": collapse,
     } | ({"head": own} if own else {})
-    return _written(folder, {**_about(model, config, start), **result})
+    return _written(folder, {**_about(model, config, start, subnet), **result})
+
+
+def _model(folder: str | Path, step: int | str | None, method: str, subnet: str) -> ssl_jax.Model:
+    """Returns the model of a run, with the features of a subnet if one is named."""
+    model = ssl_jax.load(folder, step, method=method)
+    if subnet:
+        model.config, model.method = extraction.chosen(model.config, subnet, folder)
+    return model
 
 
 def _check(
@@ -154,10 +164,11 @@ def _task(model: ssl_jax.Model) -> Callable[..., list[dict[str, Any]]] | None:
     return decode.verify_speakers if model.method.embed is not None else None
 
 
-def _about(model: ssl_jax.Model, config: ConfigDict, start: float) -> dict[str, Any]:
+def _about(model: ssl_jax.Model, config: ConfigDict, start: float, subnet: str) -> dict[str, Any]:
     seconds = round(time.monotonic() - start, 1)
     about = {"step": model.step, "signature": config_lib.sign(config), "seconds": seconds}
-    return about | ({"stream": model.method.stream} if model.method.stream else {})
+    parts = {"stream": model.method.stream, "subnet": subnet}
+    return about | {name: part for name, part in parts.items() if part}
 
 
 def _written(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
@@ -168,8 +179,8 @@ def _written(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _file(folder: Path, result: dict[str, Any]) -> Path:
-    stream = result.get("stream")
-    return folder / (f"evaluation-{stream}.json" if stream else "evaluation.json")
+    part = (result.get("stream") or result.get("subnet", "")).replace("/", "_")
+    return folder / (f"evaluation-{part}.json" if part else "evaluation.json")
 
 
 def _units(
@@ -233,6 +244,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--root", default="", help="the folder of the files that --labels names")
     parser.add_argument("--stream", default="", help="one of those of a method that has several")
     parser.add_argument("--layers", default="", help="hidden states to probe: 6,9 (default: all)")
+    parser.add_argument(
+        "--subnet", default="", help="of LightHuBERT: its name or width/heads/ratios"
+    )
     parser.add_argument("--step", help="a saved step, or best (default: the newest)")
     parser.add_argument("--method", default="", help="the run's own method module, to be imported")
     hosts_lib.add_flags(parser)
@@ -247,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(diff.text(diff.expand(args.runs)))
                 return
             layers = [_number(x) for x in args.layers.split(",") if x]
-            given = (args.protocol, labels, args.method, more, args.stream, layers)
+            given = (args.protocol, labels, args.method, more, args.stream, layers, args.subnet)
             result = run(args.run, probes, args.step, overrides, *given)
         except (ValueError, FileNotFoundError) as error:
             sys.exit(f"error: {error}")
