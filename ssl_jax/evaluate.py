@@ -78,11 +78,11 @@ def run(
     """Evaluates a run folder and returns what it writes to evaluation.json.
 
     overrides: such as "data.test.sc.path=...", of the run's config or the protocol's. method: the
-    module of the run's method where that is one of yours, see `ssl_jax.load`. baselines: some of
-    embed.BASELINES in addition to the usual ones (None: those that the protocol names). stream: one
-    of those of the method, whose results are in evaluation-STREAM.json. layers: the hidden states
-    to probe, by number (): all. subnet: of a run of LightHuBERT. Raises ValueError on a probe,
-    layer or subnet that does not exist, and on data without labels, of one class or without a test.
+    module of the run's method if it is yours, see `ssl_jax.load`. baselines: some of
+    embed.BASELINES beside the usual ones (None: those of the protocol). stream: one of the method's,
+    whose results are in evaluation-STREAM.json. layers: hidden states to probe, (): all. subnet: of
+    LightHuBERT. Raises ValueError on a probe, layer or subnet that does not exist, and on data
+    without labels, of one class, or without a test.
     """
     _check(probes, labels, protocol, layers)
     start = time.monotonic()
@@ -244,9 +244,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--root", default="", help="the folder of the files that --labels names")
     parser.add_argument("--stream", default="", help="one of those of a method that has several")
     parser.add_argument("--layers", default="", help="hidden states to probe: 6,9 (default: all)")
-    parser.add_argument(
-        "--subnet", default="", help="of LightHuBERT: its name or width/heads/ratios"
-    )
+    parser.add_argument("--subnet", default="", help="of LightHuBERT: name or width/heads/ratios")
     parser.add_argument("--step", help="a saved step, or best (default: the newest)")
     parser.add_argument("--method", default="", help="the run's own method module, to be imported")
     hosts_lib.add_flags(parser)
