@@ -79,10 +79,9 @@ def run(
 
     overrides: such as "data.test.sc.path=...", of the run's config or the protocol's. method: the
     module of the run's method if it is yours, see `ssl_jax.load`. baselines: some of
-    embed.BASELINES beside the usual ones (None: those of the protocol). stream: one of the method's,
-    whose results are in evaluation-STREAM.json. layers: hidden states to probe, (): all. subnet: of
-    LightHuBERT. Raises ValueError on a probe, layer or subnet that does not exist, and on data
-    without labels, of one class, or without a test.
+    embed.BASELINES beside the usual ones (None: those of the protocol). stream: one of the method,
+    with results in evaluation-STREAM.json. layers: hidden states to probe, (): all. subnet: of
+    LightHuBERT. Raises ValueError on what does not exist, and on data without labels or a test.
     """
     _check(probes, labels, protocol, layers)
     start = time.monotonic()
