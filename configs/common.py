@@ -367,7 +367,7 @@ def ctc() -> ConfigDict:
                 "channel_prob": 0.5,
                 "channel_length": 64,
             },
-            "head": {"dropout": 0.0, "mix": False, "projection": 0},
+            "head": {"dropout": 0.0, "mix": False, "projection": 0, "blank_bias": 0.0},
             "frozen": "convs",
         }
     )

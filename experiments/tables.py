@@ -15,6 +15,7 @@ from experiments.benchmarks import elastic_step, layers_kept, recipes, tokens
 from experiments.dmae import page as dmae
 from experiments.lighthubert import page as lighthubert
 from experiments.mimco import page as mimco
+from experiments.noisy_student import page as students
 from experiments.scaling import page as scaling
 from ssl_jax.core import atomic
 from ssl_jax.evals import table
@@ -448,6 +449,10 @@ TABLES = {
     }
     | {"notes": once_run(lighthubert.FILE, lighthubert.notes)},
     "mimco/README.md": {"probes": lambda: markdown(mimco.rows())},
+    "noisy_student/README.md": {
+        name: once_run("noisy_student/results.json", lambda make=make: markdown(make()))
+        for name, make in (("generations", students.rows), ("labels", students.labels))
+    },
     "wav2vec2/README.md": {"codes": wav2vec2},
     "kws/README.md": {"shares": shares, "long_spans": long_spans, "speakers": speakers},
     "music2vec/README.md": {part: functools.partial(music, part) for part in MUSIC_PARTS},

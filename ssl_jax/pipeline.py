@@ -63,6 +63,7 @@ class Pipe:
         start: Stage | Mapping[str, Stage] | None = None,
         labels: Sequence[Stage] = (),
         teachers: Mapping[str, Stage] | None = None,
+        pseudo_labels: Mapping[str, Stage] | None = None,
     ) -> Stage:
         """Trains a resolved config; `start`: the run whose parameters initialize it, or a map from
         prefixes of parameters to runs, see engine/init_from.py.
@@ -71,11 +72,12 @@ class Pipe:
         each stage is one set of labels. teachers: the runs of config.method.teachers, by name; they
         count in the signature of the stage, and their folders do not. A teacher that would stay
         random is refused, unless the option `allow_low_turnover` is true; see engine/turnover.py.
+        pseudo_labels: the stores that label sources of the training split, by name of the source.
         """
-        teachers = teachers or {}
+        teachers, labelled = teachers or {}, dict(sorted((pseudo_labels or {}).items()))
         frozen = (teachers[name] for name in sorted(teachers))
         starts = {"": start} if isinstance(start, Stage) else dict(sorted((start or {}).items()))
-        needs = (*needs, *starts.values(), *labels, *frozen)
+        needs = (*needs, *starts.values(), *labels, *frozen, *labelled.values())
         about = config_lib.flatten(config)
         if starts and not isinstance(start, Stage):
             about["init_from"] = tuple(starts)
@@ -90,6 +92,8 @@ class Pipe:
                     config.init_from = ConfigDict(runs)
             for key, run in teachers.items():
                 config.method.teachers[key] = str(self.graph.folder(run))
+            for source, store in labelled.items():
+                config.data.train[source].pseudo_labels = str(self.graph.folder(store))
             for split in SPLITS if labels else ():
                 if len(config.data[split]):
                     stores = tuple(str(self.graph.folder(each) / split) for each in labels)

@@ -13,6 +13,7 @@ _AUDIOMAE = {
     "augment": {},
 }
 NEWER: dict[str, dict[str, Any]] = {
+    "ctc": {"head.blank_bias": 0.0},
     "data2vec": _CENTER,
     "data2vec2": _CENTER,
     "mae": _AUDIOMAE,

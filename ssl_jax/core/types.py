@@ -58,7 +58,9 @@ class Output:
     `loss` is a mean over `weight` terms (masked tokens, examples); micro-batches are combined
     as sum(weight * gradient) / sum(weight), so accumulation equals one large batch. A loss that
     is not such a mean has `sums`, a tree of float32 arrays that are sums over rows, and a method
-    that defines how to `combine` them. `metrics` holds (sum, count) pairs.
+    that defines how to `combine` them. `metrics` holds (sum, count) pairs. `moved` has the new
+    values of parameters that no gradient trains, such as running statistics, as a part of the tree
+    of params; a method that has some couples the rows of a batch.
     """
 
     loss: Array
@@ -66,6 +68,7 @@ class Output:
     metrics: dict[str, tuple[Array, Array]]
     extra: Tree
     sums: Tree = None
+    moved: Tree = flax.struct.field(default_factory=dict)
 
 
 @flax.struct.dataclass

@@ -21,16 +21,18 @@ class Corpus:
     """The rows of one split, source after source; the id of a row is its position here.
 
     weights, row_weights: how often the rows of each source are drawn, and each of them in relation
-    to the others; see `data/row_weights.py`. first (sources + 1,): the id at which each source
-    starts. labels (n,) int32 into `classes`, -1 if unlabelled. fields: name -> (n, ...) array, or
-    an object indexed like one, whose rows go into every batch unchanged. refused: row -> why it
-    cannot be used, where that is known before decoding. Images, sound and text each add the arrays
-    that `shapes` names and `fill` decodes.
+    to the others; see `data/row_weights.py`. batch_shares: the share of every batch that comes from
+    each source, all 0 where that is left to chance. first (sources + 1,): the id at which each
+    source starts. labels (n,) int32 into `classes`, -1 if unlabelled. fields: name -> (n, ...)
+    array, or an object indexed like one, whose rows go into every batch unchanged. refused: row ->
+    why it cannot be used, where that is known before decoding. Images, sound and text each add the
+    arrays that `shapes` names and `fill` decodes.
     """
 
     sources: tuple[Source, ...]
     weights: tuple[float, ...]
     row_weights: tuple[np.ndarray | None, ...]
+    batch_shares: tuple[float, ...]
     first: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
@@ -84,8 +86,8 @@ class Corpus:
     @property
     def spans(self) -> tuple[Span, ...]:
         """The rows and weight of each source, for a BatchSchedule."""
-        given = (self.first[:-1], self.first[1:], self.weights, self.row_weights)
-        return tuple(Span(int(a), int(b), w, rows) for a, b, w, rows in zip(*given, strict=True))
+        given = (self.first[:-1], self.first[1:], self.weights, self.row_weights, self.batch_shares)
+        return tuple(Span(int(a), int(b), *more) for a, b, *more in zip(*given, strict=True))
 
     def where(self, i: int) -> str:
         """Names the file and row."""

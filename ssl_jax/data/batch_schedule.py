@@ -3,7 +3,8 @@
 Rows are assigned to length buckets, and a batch comes from one bucket, so its shape is fixed. Each
 source is permuted anew every time it is used up; a bucket mixes its sources in proportion to their
 weights. An epoch draws about as many rows as the corpus has; with equal weights, each once. A
-source whose rows have weights is drawn with replacement instead.
+source whose rows have weights is drawn with replacement instead. Where sources have shares of the
+batch, every batch holds as many rows of each.
 """
 
 from collections.abc import Sequence
@@ -24,12 +25,14 @@ class Span(NamedTuple):
     """The rows [start, stop) of one source and how often they are drawn.
 
     rows (stop - start,): weights of the rows in relation to each other, 0 = never; None: all equal.
+    share: of every batch, in place of the weight; 0.0 for all spans: left to chance.
     """
 
     start: int
     stop: int
     weight: float = 1.0
     rows: np.ndarray | None = None
+    share: float = 0.0
 
 
 class BatchIndices(NamedTuple):
@@ -102,6 +105,9 @@ class BatchSchedule:
         bucket = np.searchsorted(np.array(self.buckets), seconds - SLACK)
         bucket = np.minimum(bucket, len(self.buckets) - 1)
         self._cells = _cells(bucket, spans, len(self.buckets), equal=not shuffle)
+        self._fixed = shuffle and any(span.share for span in spans)
+        if self._fixed:
+            self._cells = _shared(self._cells, spans, self.buckets, self.batch_sizes)
         draws = [sum(c.draws for c in cells) for cells in self._cells]
         self.examples_per_epoch = sum(draws)
         steps = [-(-n // size) for n, size in zip(draws, self.batch_sizes, strict=True)]
@@ -155,7 +161,13 @@ class BatchSchedule:
             drawn = [self._draw_cell(c, b, number) for c in cells]
             rows = np.concatenate([d[0] for d in drawn] or [np.zeros(0, np.int64)])
             times = np.concatenate([d[1] for d in drawn] or [np.zeros(0, np.int64)])
-            if self.shuffle and len(cells) > 1:
+            if self._fixed and cells:
+                # each step takes its part of every source
+                each = np.repeat([i for i, _ in enumerate(cells)], [len(d[0]) for d in drawn])
+                step = np.concatenate([_steps_of(len(d[0]), self._steps(b)) for d in drawn])
+                order = np.lexsort((each, step))
+                rows, times = rows[order], times[order]
+            elif self.shuffle and len(cells) > 1:
                 order = hashing.permutation(len(rows), self.seed, _MIX, b, number)
                 rows, times = rows[order], times[order]
             ids.append(rows)
@@ -164,6 +176,10 @@ class BatchSchedule:
         if self.shuffle:
             steps = hashing.permutation(self.steps_per_epoch, self.seed, _STEPS, number)
         return _Epoch(ids, epochs, steps)
+
+    def _steps(self, bucket: int) -> int:
+        """Returns the steps of a bucket in an epoch."""
+        return int(self._last_step[bucket] - (self._last_step[bucket - 1] if bucket else 0))
 
     def _draw_cell(self, cell: _Cell, bucket: int, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Takes the next `draws` rows of a cell's endless permutations -> (rows, repetition)."""
@@ -205,7 +221,7 @@ def _cells(
 ) -> list[list[_Cell]]:
     """Groups rows by bucket and source, and divides an epoch's draws by weight."""
     found = []
-    for source, (start, stop, weight, each) in enumerate(spans):
+    for source, (start, stop, weight, each, _) in enumerate(spans):
         for b in range(buckets):
             rows = start + np.flatnonzero(bucket[start:stop] == b)
             if not len(rows):
@@ -223,6 +239,45 @@ def _cells(
     for (b, source, rows, _, shares), n in zip(found, draws, strict=True):
         out[b].append(_Cell(source, rows, int(n), shares))
     return out
+
+
+def _shared(
+    cells: list[list[_Cell]],
+    spans: Sequence[Span],
+    buckets: Sequence[float],
+    sizes: Sequence[int],
+) -> list[list[_Cell]]:
+    """Returns the cells with as many draws as fixed shares of the batches of an epoch need.
+
+    A bucket keeps its number of steps. Raises DataError for a bucket in which a source has no rows,
+    or for batches too small to hold a row of each.
+    """
+    out: list[list[_Cell]] = []
+    for own, seconds, size in zip(cells, buckets, sizes, strict=True):
+        if not own:
+            out.append([])
+            continue
+        missing = sorted(set(range(len(spans))) - {cell.source for cell in own})
+        if missing:
+            raise DataError(
+                f"config.data.buckets: source {missing[0] + 1} of config.data.train has no "
+                f"recording in the bucket of {seconds} s, of whose batches it has a share "
+                f"(batch_share): use fewer buckets, such as ({buckets[-1]},)"
+            )
+        rows = _apportion(np.array([span.share for span in spans]), size)
+        if rows.sum() > size:
+            raise DataError(
+                f"config.data.batch_size gives batches of {size} rows, too few to hold one of each "
+                f"of {len(spans)} sources by batch_share: use a larger one"
+            )
+        steps = -(-sum(cell.draws for cell in own) // size)
+        out.append([cell._replace(draws=int(rows[cell.source]) * steps) for cell in own])
+    return out
+
+
+def _steps_of(draws: int, steps: int) -> np.ndarray:
+    """Returns the step (draws,) in which each draw of a cell is used, equally many in each."""
+    return np.arange(draws) // (draws // steps)
 
 
 def _apportion(mass: np.ndarray, total: int) -> np.ndarray:

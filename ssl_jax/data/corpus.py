@@ -56,6 +56,7 @@ def open_split(
         "sources": tuple(sources),
         "weights": tuple(float(o.get("weight", 1.0)) for o in options),
         "row_weights": drawn,
+        "batch_shares": _batch_shares(options, split),
         "first": np.cumsum([0] + [len(s) for s in sources]),
         "labels": np.concatenate(codes),
         "classes": classes,
@@ -90,6 +91,27 @@ def _fields(
         found, refused = transcripts.encode(spoken, classes, config["spelling"])
         fields |= {"transcript": found, "transcript_len": found.lengths}
     return {"fields": fields, "refused": refused}
+
+
+def _batch_shares(options: Sequence[Mapping[str, Any]], split: str) -> tuple[float, ...]:
+    """Returns the share of every training batch that each source has; all 0 without any.
+
+    Raises DataError where only some sources name one, and where they do not add up to 1.
+    """
+    shares = tuple(float(o.get("batch_share", 0.0)) for o in options)
+    if split != "train" or not any(shares):
+        return (0.0,) * len(shares)
+    if not all(shares) or abs(sum(shares) - 1) > 1e-6:
+        raise DataError(
+            f"the batch_share of the sources of config.data.train are {shares}: give each of them "
+            f"a share above 0, so that they add up to 1, such as 0.1 and 0.9, or none of them"
+        )
+    if any(float(o.get("weight", 1.0)) != 1 for o in options):
+        raise DataError(
+            "config.data.train has sources with a weight and with a batch_share, which would both "
+            "say how often they are drawn: leave weight at 1.0"
+        )
+    return shares
 
 
 def _source(config: Mapping[str, Any], split: str, name: str) -> dict[str, Any]:

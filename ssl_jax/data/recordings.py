@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.data import frame_labels as units_lib
-from ssl_jax.data import hashing
+from ssl_jax.data import hashing, pseudo_labels
 from ssl_jax.data.base import Arrays, Corpus, Shapes
 from ssl_jax.data.batch_schedule import SLACK
 from ssl_jax.data.errors import BadFile, DataError, Unreadable
@@ -177,7 +177,10 @@ def open_sources(config: Mapping[str, Any], named: Mapping[str, Any]) -> list[Re
     """Opens the audio sources of a split; `named`: "train.mine" -> its section."""
     if config["sample_rate"] < 1:
         raise DataError(f"config.data.sample_rate is {config['sample_rate']}: use Hz, like 16000")
-    return [open_source(name, options) for name, options in named.items()]
+    return [
+        pseudo_labels.attached(open_source(name, options), options)
+        for name, options in named.items()
+    ]
 
 
 def build(config: Mapping[str, Any], shared: Mapping[str, Any], split: str) -> AudioCorpus:
@@ -194,7 +197,7 @@ def build(config: Mapping[str, Any], shared: Mapping[str, Any], split: str) -> A
         )
     buckets = tuple(config["buckets"])
     if "transcript" in shared["fields"]:
-        shared = {**shared, "refused": {**_cut(sizes / rate, buckets), **shared["refused"]}}
+        shared = {**shared, "refused": {**cut(sizes / rate, buckets), **shared["refused"]}}
     return AudioCorpus(
         **shared,
         sizes=sizes,
@@ -205,7 +208,7 @@ def build(config: Mapping[str, Any], shared: Mapping[str, Any], split: str) -> A
     )
 
 
-def _cut(seconds: np.ndarray, buckets: tuple[float, ...]) -> dict[int, str]:
+def cut(seconds: np.ndarray, buckets: tuple[float, ...]) -> dict[int, str]:
     """Returns {row: why} of the recordings that would be cut while their transcript is kept."""
     rows = np.flatnonzero(seconds > max(buckets, default=np.inf) + SLACK)
     return {

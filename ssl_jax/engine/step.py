@@ -155,9 +155,10 @@ def make_step(
                 out = method.loss(params, extra, micro, streams, True)
             return out.loss, dataclasses.replace(out, extra=split_frozen(out.extra)[0])
 
+        moved: Tree = {}
         if accumulate == 1:
             gradients, out = jax.grad(loss, has_aux=True)(state.params, state.extra, batch)
-            extra, metrics = out.extra, _metrics(out)
+            extra, metrics, moved = out.extra, _metrics(out), out.moved
         elif method.combine is None:
             gradients, extra, metrics = _of_means(loss, state, batch, accumulate)
         else:
@@ -165,6 +166,8 @@ def make_step(
         with jax.named_scope("optimizer"):
             updates, opt_state = tx.update(gradients, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
+            if moved:
+                params = _merged(params, moved)
         done = state.step + 1
         with jax.named_scope("update"):
             extra = method.update(params, extra, done)
@@ -180,6 +183,14 @@ def make_step(
         return state, metrics
 
     return step
+
+
+def _merged(params: Tree, moved: Tree) -> Tree:
+    """Returns params with the leaves that `moved` has in their place."""
+    if not isinstance(moved, dict):
+        return moved.astype(params.dtype)
+    changed = {name: _merged(params[name], value) for name, value in moved.items()}
+    return {**params, **changed}
 
 
 def _check_couples(method: Method, accumulate: int) -> None:

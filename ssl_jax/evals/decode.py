@@ -158,13 +158,18 @@ class BeamSearch:
 
     def __call__(self, log_probs: np.ndarray) -> list[int]:
         """log_probs (S, V) of one recording -> its tokens."""
+        return self.best(log_probs)[0]
+
+    def best(self, log_probs: np.ndarray) -> tuple[list[int], float]:
+        """Returns the tokens of one recording, and the score of these, in nats."""
         tree = Prefixes(self)
         beam: Beam = {0: (0.0, _NEVER)}
         for frame in np.asarray(log_probs, np.float64):
             beam = self._kept(tree, self._step(tree, beam, frame))
         ends = [place for place in beam if tree.is_complete(place)] or list(beam)
-        best = max(ends, key=lambda place: _add(*beam[place]) + tree.final(place))
-        return tree.tokens(tree.last_complete(best))
+        scores = {place: _add(*beam[place]) + tree.final(place) for place in ends}
+        best = max(scores, key=scores.__getitem__)
+        return tree.tokens(tree.last_complete(best)), scores[best]
 
     def _step(self, tree: Prefixes, beam: Beam, frame: np.ndarray) -> Beam:
         """Extends the prefixes by one frame: each is kept, and the best `beam` of those that are

@@ -4,13 +4,14 @@ They are read into a dict, since no language model library had wheels for all of
 and 3.13. A model of a few million n-grams fits in memory; prune larger ones.
 """
 
+import collections
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from ssl_jax.core import paths
+from ssl_jax.core import atomic, paths
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.readers import lines
 
@@ -20,6 +21,8 @@ State = tuple[str, ...]
 BEGIN, END, UNKNOWN = SPECIAL = "<s>", "</s>", "<unk>"
 # log10 probability of an unknown word where the model has no <unk>, as in KenLM
 _NEVER = -100.0
+_UNSAID = -99.0  # that of the beginning of a sentence, which is never a next word
+_DISCOUNT = 0.5  # of every count
 
 
 class NGram(NamedTuple):
@@ -54,6 +57,56 @@ class NGram(NamedTuple):
             value, state = self.score(state, word)
             total += value
         return total
+
+
+def estimate(texts: Iterable[str], order: int) -> NGram:
+    """Returns the n-gram model of texts, words between spaces, with interpolated absolute
+    discounting: each seen n-gram gives half a count to the shorter history.
+
+    For small text; train larger models with KenLM. Raises ValueError for text without words.
+    """
+    counts: list[collections.Counter[State]] = [collections.Counter() for _ in range(order)]
+    for text in texts:
+        words = [BEGIN, *lines.composed(text).split(), END]
+        for size in range(1, order + 1):
+            found = (tuple(words[i : i + size]) for i in range(len(words) - size + 1))
+            counts[size - 1].update(found)
+    del counts[0][(BEGIN,)]  # never said
+    types, total = len(counts[0]), counts[0].total()
+    if types < 2:
+        raise ValueError("there are no words to estimate a language model from: give other texts")
+    # what unigrams give is shared by all words and one that is unknown
+    rest = _DISCOUNT * types / total / (types + 1)
+    known = {gram: (count - _DISCOUNT) / total + rest for gram, count in counts[0].items()}
+    probability, weights = {**known, (UNKNOWN,): rest}, dict[State, float]()
+    for longer in counts[1:]:
+        sums, kinds = collections.Counter[State](), collections.Counter[State]()
+        for gram, count in longer.items():
+            sums[gram[:-1]] += count
+            kinds[gram[:-1]] += 1
+        own = {history: _DISCOUNT * kinds[history] / sums[history] for history in sums}
+        for gram, count in longer.items():
+            shorter = own[gram[:-1]] * probability[gram[1:]]
+            probability[gram] = (count - _DISCOUNT) / sums[gram[:-1]] + shorter
+        weights |= own
+    grams = [*probability, *([(BEGIN,)] if order > 1 else [])]
+    log = {gram: math.log10(p) for gram, p in probability.items()}
+    table = {g: (log.get(g, _UNSAID), math.log10(weights.get(g, 1.0))) for g in grams}
+    return NGram(order, table)
+
+
+def write_arpa(path: str | os.PathLike, model: NGram) -> None:
+    """Writes a model as an ARPA file."""
+    grams = sorted(model.table, key=lambda gram: (len(gram), gram))
+    sizes = collections.Counter(map(len, grams))
+    text = ["\\data\\", *(f"ngram {size}={count}" for size, count in sorted(sizes.items()))]
+    for size in sorted(sizes):
+        text += ["", f"\\{size}-grams:"]
+        for gram in (gram for gram in grams if len(gram) == size):
+            value, back_off = model.table[gram]
+            end = f"\t{back_off:.6f}" if size < model.order else ""
+            text.append(f"{value:.6f}\t{' '.join(gram)}{end}")
+    atomic.write_text(path, "\n".join([*text, "", "\\end\\", ""]))
 
 
 def read_arpa(path: str | os.PathLike, spell: Callable[[str], str] = lines.composed) -> NGram:

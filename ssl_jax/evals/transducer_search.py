@@ -44,13 +44,18 @@ class TransducerSearch:
 
     def __call__(self, params: Tree, frames: np.ndarray) -> list[int]:
         """frames (S, E) of one recording, its emissions -> its tokens."""
+        return self.best(params, frames)[0]
+
+    def best(self, params: Tree, frames: np.ndarray) -> tuple[list[int], float]:
+        """Returns the tokens of one recording, and the score of these, in nats."""
         tree = decode.Prefixes(self.rules)
         beam, state = {0: 0.0}, self._start(params)
         for frame in frames:
             beam, state = self._frame(params, tree, jnp.asarray(frame), beam, state)
         ends = [place for place in beam if tree.is_complete(place)] or list(beam)
-        best = max(ends, key=lambda place: beam[place] + tree.final(place))
-        return tree.tokens(tree.last_complete(best))
+        scores = {place: float(beam[place] + tree.final(place)) for place in ends}
+        best = max(scores, key=scores.__getitem__)
+        return tree.tokens(tree.last_complete(best)), scores[best]
 
     def _frame(
         self, params: Tree, tree: decode.Prefixes, frame: Array, beam: dict[int, float], state: Tree

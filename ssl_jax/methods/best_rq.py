@@ -81,7 +81,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
     """Returns the method that config.method describes; it needs no classes."""
     del num_classes
     options = options_lib.read(Options, config)
-    encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
+    encoder = build.moving(options.encoder, precision=precision, sample_rate=sample_rate)
     if "audio" not in encoder.reads or len(encoder.grid) > 1 or encoder.prefix:
         raise ConfigError(
             f"config.method.encoder.kind is {options.encoder.get('kind')!r}, which has no frames "
@@ -101,7 +101,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         batch=encoder_lib.batch_spec(encoder),
         rules=sharding.RULES,
         scopes=SCOPES,
-        couples=masks.coupled("BEST-RQ", options.mask.same_count),
+        couples=masks.coupled("BEST-RQ", options.mask.same_count) | encoder_lib.coupled(encoder),
     )
 
 
@@ -185,7 +185,8 @@ class BestRq:
             "prediction_std": (stats.token_std(last, mask), one),
             "frontend_std": (stats.token_std(x, real), one),
         }
-        return Output(loss, num_targets, metrics, extra)
+        moved = {"encoder": encoded.moved} if encoded.moved else {}
+        return Output(loss, num_targets, metrics, extra, moved=moved)
 
     def labels(self, batch: Batch, size: int) -> Array:
         """Returns the codes of the first `size` frames in every book, (B, K, size) int32.

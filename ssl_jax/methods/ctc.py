@@ -59,6 +59,9 @@ class HeadOptions:
     dropout: float
     mix: bool  # all hidden states with learned weights, instead of the last one
     projection: int  # width of a Linear layer before the classifier; 0: none
+    # what the bias of the blank begins at; below 0, such as -2.0, the time is shorter in which only
+    # the blank is predicted
+    blank_bias: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +103,7 @@ class Options(TunedOptions):
 def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: int) -> Method:
     """Returns the method that config.method describes; `num_classes` counts the tokens."""
     options = options_lib.read(Options, config)
-    encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
+    encoder = build.moving(options.encoder, precision=precision, sample_rate=sample_rate)
     check(options, encoder, num_classes)
     method = Ctc(options, encoder, num_classes)
     spoken = {"transcript": Spec((None,), "int32"), "transcript_len": Spec((), "int32")}
@@ -114,6 +117,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         batch=encoder_lib.batch_spec(encoder) | spoken,
         rules=sharding.RULES,
         scopes=SCOPES if options.mask.prob or options.mask.channel_prob else UNMASKED,
+        couples=encoder_lib.coupled(encoder),
     )
 
 
@@ -203,15 +207,17 @@ class Tuned:
 
     def _encode(
         self, encoder: Tree, x: Array, valid: Array, streams: Streams | None = None
-    ) -> Array:
-        """x (B, S, D), valid (B, S) -> the hidden states of `_layers`, (N, B, S, D).
+    ) -> tuple[Array, Tree]:
+        """x (B, S, D), valid (B, S) -> the hidden states of `_layers`, (N, B, S, D), and what is
+        moved (see `core.types.Output`).
 
         In training mode when there are `streams`.
         """
         tuned = self.options.frozen != "encoder"
         dropout = streams.for_step("dropout") if streams is not None and tuned else None
         encoded = encoder_lib.encode(self.encoder, encoder, x, valid, dropout, layers=self._layers)
-        return encoded.hidden_states[:, :, encoded.prefix :]
+        moved = {"encoder": encoded.moved} if encoded.moved else {}
+        return encoded.hidden_states[:, :, encoded.prefix :], moved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,16 +227,18 @@ class Ctc(Tuned):
     @property
     def head(self) -> heads.FrameClassifier:
         """Dropout and Linear on every frame."""
-        return heads.FrameClassifier(self.tokens, **dataclasses.asdict(self.options.head))
+        o = self.options.head
+        return heads.FrameClassifier(self.tokens, o.dropout, o.mix, o.projection)
 
     def init(self, key: Array, batch: Batch) -> tuple[Tree, Tree]:
         """Returns (params, {})."""
         keys = jax.random.split(key, 3)
         encoder, encoded = encoder_lib.init(self.encoder, keys[0], batch)
-        params = {
-            "encoder": encoder,
-            "head": self.head.init(keys[1], encoded.hidden_states)["params"],
-        }
+        head = self.head.init(keys[1], encoded.hidden_states)["params"]
+        classifier = head["classifier"]
+        bias = classifier["bias"].at[ctc.BLANK].add(self.options.head.blank_bias)
+        head = {**head, "classifier": {**classifier, "bias": bias}}
+        params = {"encoder": encoder, "head": head}
         if self.options.mask.prob:
             params["mask"] = {"vector": jax.random.uniform(keys[2], (self.encoder.width,))}
         return params, {}
@@ -242,7 +250,7 @@ class Ctc(Tuned):
     def emissions(self, params: Tree, batch: Batch) -> tuple[Array, Array]:
         """Returns the log-probabilities of the tokens (B, S, V) float32 and the frames (B,)."""
         x, valid = encoder_lib.frontend(self.encoder, params["encoder"], batch)
-        return self._answer(params, self._encode(params["encoder"], x, valid)), valid.sum(1)
+        return self._answer(params, self._encode(params["encoder"], x, valid)[0]), valid.sum(1)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Batch, streams: Streams, train: bool
@@ -259,7 +267,7 @@ class Ctc(Tuned):
 
         noise = streams if train else None
         with jax.named_scope("encoder"):
-            hidden_states = self._encode(encoder, x, valid, noise)
+            hidden_states, moved = self._encode(encoder, x, valid, noise)
 
         with jax.named_scope("predictor"):
             log_probs = self._answer(params, hidden_states, noise)
@@ -277,7 +285,7 @@ class Ctc(Tuned):
             # 1 while only the blank is predicted, as is common early in training
             "blank_share": (silent.sum(), real.sum()),
         }
-        return Output(loss, num_targets, metrics, extra)
+        return Output(loss, num_targets, metrics, extra, moved=moved)
 
     def _answer(self, params: Tree, hidden_states: Array, streams: Streams | None = None) -> Array:
         """hidden_states (N, B, S, D) -> log-probabilities of the tokens (B, S, V)."""

@@ -98,7 +98,7 @@ class Options(ctc.TunedOptions):
 def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: int) -> Method:
     """Returns the method that config.method describes; `num_classes` counts the tokens."""
     options = options_lib.read(Options, config)
-    encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
+    encoder = build.moving(options.encoder, precision=precision, sample_rate=sample_rate)
     ctc.check(options, encoder, num_classes)
     kind = options.encoder.get("kind")
     if options.spec_augment.active and kind not in ("mel_conformer", "keyword_transformer"):
@@ -120,6 +120,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         batch=encoder_lib.batch_spec(encoder) | spoken,
         rules=sharding.RULES,
         scopes=ctc.SCOPES if masked else ctc.UNMASKED,
+        couples=encoder_lib.coupled(encoder),
     )
 
 
@@ -162,7 +163,7 @@ class Transducer(ctc.Tuned):
     def emissions(self, params: Tree, batch: Batch) -> tuple[Array, Array]:
         """Returns what the joint network reads of each frame, (B, S, J), and the frames (B,)."""
         x, valid = encoder_lib.frontend(self.encoder, params["encoder"], batch)
-        return self._frames(params, self._encode(params["encoder"], x, valid)), valid.sum(1)
+        return self._frames(params, self._encode(params["encoder"], x, valid)[0]), valid.sum(1)
 
     def start(self, params: Tree, rows: int) -> Tree:
         """Returns the state of `rows` empty transcripts; see `core.types.Decoder`."""
@@ -195,7 +196,7 @@ class Transducer(ctc.Tuned):
 
         noise = streams if train else None
         with jax.named_scope("encoder"):
-            hidden_states = self._encode(encoder, x, valid, noise)
+            hidden_states, moved = self._encode(encoder, x, valid, noise)
 
         with jax.named_scope("predictor"):
             frames = self._frames(params, hidden_states)
@@ -221,7 +222,7 @@ class Transducer(ctc.Tuned):
             "loss": (loss * num_targets, num_targets),
             "infeasible": ((weight * ~feasible).sum(), weight.sum()),
         }
-        return Output(loss, num_targets, metrics, extra)
+        return Output(loss, num_targets, metrics, extra, moved=moved)
 
     def _stripes(self, streams: Streams) -> Callable | None:
         """Returns what masks stripes of log-mel frames; None where nothing is masked."""

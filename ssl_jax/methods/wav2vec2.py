@@ -141,7 +141,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
     """Returns the method that config.method describes; it needs no classes."""
     del num_classes
     options = options_lib.read(Options, config)
-    encoder = build.encoder(options.encoder, precision=precision, sample_rate=sample_rate)
+    encoder = build.moving(options.encoder, precision=precision, sample_rate=sample_rate)
     if not hasattr(encoder.options, "convolved"):
         raise ConfigError(
             f"config.method.encoder.kind is {options.encoder['kind']!r}, which has no convolutions "
@@ -157,7 +157,8 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         rules=sharding.RULES,
         scopes=SCOPES,
         combine=method.combine if options.loss.diversity or options.loss.penalty else None,
-        couples=masks.coupled("wav2vec 2.0", options.mask.same_count),
+        couples=masks.coupled("wav2vec 2.0", options.mask.same_count)
+        | encoder_lib.coupled(encoder),
     )
 
 
@@ -279,7 +280,8 @@ class Wav2Vec2:
             "frontend_std": (stats.token_std(x, real), jnp.ones(())),
         }
         sums = {name: metrics[name] for name in ("contrastive_loss", "feature_penalty")}
-        return Output(loss, num_targets, metrics, extra, sums | found.sums)
+        moved = {"encoder": encoded.moved} if encoded.moved else {}
+        return Output(loss, num_targets, metrics, extra, sums | found.sums, moved)
 
     def combine(self, sums: Tree) -> Array:
         """Returns the loss of a batch from the sums of its parts."""

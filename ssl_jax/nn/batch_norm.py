@@ -34,11 +34,9 @@ class BatchNorm(nn.Module):
             self.variable(STATISTICS, "var", jnp.ones, size),
         )
         if train and not self.is_initializing():
-            mean, variance, count = _moments(x, mask)
-            unbiased = variance * count / jnp.maximum(count - 1, 1)
-            for kept, new in zip(running, (mean, unbiased), strict=True):
-                step = jnp.where(count > 0, self.momentum, 0.0)
-                kept.value += step * jax.lax.stop_gradient(new - kept.value)
+            mean, variance, *moved = moments(x, mask, self.momentum, *(v.value for v in running))
+            for kept, new in zip(running, moved, strict=True):
+                kept.value = new
         else:
             mean, variance = (kept.value for kept in running)
         y = (x - mean) * jax.lax.rsqrt(variance + self.eps)
@@ -48,11 +46,19 @@ class BatchNorm(nn.Module):
         return y
 
 
-def _moments(x: Array, mask: Array) -> tuple[Array, Array, Array]:
-    """Returns (mean (D,), biased variance (D,), count ()) of the rows of x (..., D) in `mask`."""
+def moments(
+    x: Array, mask: Array, momentum: float, mean: Array, variance: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Returns mean and biased variance (D,) of the rows of x (..., D) in `mask`, and the running
+    ones `mean` and `variance` moved by `momentum` towards these, without a gradient."""
     real = mask.astype(bool)[..., None]
     axes = tuple(range(x.ndim - 1))
     count = real.sum().astype(jnp.float32)
-    mean = jnp.where(real, x, 0).sum(axes) / jnp.maximum(count, 1)
-    variance = jnp.where(real, jnp.square(x - mean), 0).sum(axes) / jnp.maximum(count, 1)
-    return mean, variance, count
+    own = jnp.where(real, x, 0).sum(axes) / jnp.maximum(count, 1)
+    spread = jnp.where(real, jnp.square(x - own), 0).sum(axes) / jnp.maximum(count, 1)
+    unbiased, step = spread * count / jnp.maximum(count - 1, 1), jnp.where(count > 0, momentum, 0.0)
+    moved = (
+        kept + step * jax.lax.stop_gradient(new - kept)
+        for kept, new in ((mean, own), (variance, unbiased))
+    )
+    return own, spread, *moved

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from ssl_jax import nn
 from ssl_jax.core import config_text, modules
 from ssl_jax.core.precision import compute_dtype
-from ssl_jax.nn.encoder import Encoder
+from ssl_jax.nn.encoder import Encoder, moves
 from ssl_jax.nn.transformer import TransformerOptions
 
 PARTS = ("Options", "PRESETS", "make")
@@ -88,6 +88,11 @@ def sections(method: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return found | {f"encoders.{stream}": several[stream] for stream in several}
 
 
+def moving(config: Mapping[str, Any], *, precision: str, sample_rate: int) -> Encoder:
+    """Returns the encoder of a method that keeps the running statistics which training moves."""
+    return _made(config, precision, sample_rate, "encoder")
+
+
 def encoder(
     config: Mapping[str, Any], *, precision: str, sample_rate: int, key: str = "encoder"
 ) -> Encoder:
@@ -98,6 +103,16 @@ def encoder(
     config.method the section lies. Raises ValueError, naming the key, on an unknown kind, preset,
     key or value.
     """
+    found = _made(config, precision, sample_rate, key)
+    if moves(found):
+        raise ValueError(
+            f"config.method.{key}.batch_momentum is above 0, but this method does not keep the "
+            f"statistics that training would move: set it to 0.0, or depthwise_norm to 'group'"
+        )
+    return found
+
+
+def _made(config: Mapping[str, Any], precision: str, sample_rate: int, key: str) -> Encoder:
     try:
         module, options, blocks = _read(config)
         dtype = compute_dtype(precision)

@@ -17,8 +17,10 @@ import numpy as np
 
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core.types import Array
+from ssl_jax.nn import batch_norm
 from ssl_jax.nn.transformer import (
     ALL,
+    MOVED,
     Encoded,
     Layers,
     TransformerOptions,
@@ -36,10 +38,14 @@ class ConformerOptions:
     """The options of a Conformer's blocks beyond those of a Transformer's."""
 
     depthwise_kernel: int = 31
-    # after the depthwise convolution. batch: by the running statistics of imported weights, which
-    # stay fixed in training too | layer: over channels, for training from scratch | group: over
-    # the real frames and the channels of each of `norm_groups` groups
+    # after the depthwise convolution. batch: by running statistics, see `batch_momentum` | layer:
+    # over channels, for training from scratch | group: over the real frames and the channels of
+    # each of `norm_groups` groups
     depthwise_norm: str = "layer"
+    # 0.0: the statistics of imported weights stay fixed, in training too; more, such as 0.01: in
+    # training, those of the real frames of the whole global batch are used, and the running ones,
+    # which are for evaluation, move towards them by as much
+    batch_momentum: float = 0.0
     norm_groups: int = 8
     attention_positions: str = "relative"  # relative | rotary | none
     # padded frames are zeroed before the depthwise convolution, so that padding changes nothing;
@@ -53,6 +59,15 @@ class ConformerOptions:
                 raise ValueError(
                     f"{key}.{name} is {getattr(self, name)!r}: use one of {', '.join(choices)}"
                 )
+        if not 0 <= self.batch_momentum <= 1:
+            raise ValueError(
+                f"{key}.batch_momentum is {self.batch_momentum}: use 0.0 to 1.0, such as 0.01"
+            )
+        if self.batch_momentum and self.depthwise_norm != "batch":
+            raise ValueError(
+                f"{key}.batch_momentum is {self.batch_momentum}, but {key}.depthwise_norm is "
+                f"{self.depthwise_norm!r}: set it to 0.0, or the norm to 'batch'"
+            )
         for name, such in (("depthwise_kernel", 31), ("norm_groups", 8)):
             if getattr(self, name) < 1:
                 raise ValueError(
@@ -166,19 +181,27 @@ def _products(query: Array, key: Array) -> Array:
 class RunningNorm(nn.Module):
     """BatchNorm with running statistics, which are parameters without a gradient.
 
-    Name them in config.optim.frozen, as `(mean|var)$`, or weight decay will shrink them.
+    Without momentum they are fixed: name them in config.optim.frozen, as `(mean|var)$`, or weight
+    decay will shrink them. With it, a training step uses the statistics of the global batch, and
+    puts the running ones, moved towards them, into the collection MOVED.
     """
 
+    momentum: float = 0.0
     eps: float = 1e-5
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """x (B, T, D) -> (B, T, D)."""
+    def __call__(self, x: Array, valid: Array, train: bool) -> Array:
+        """x (B, T, D), valid (B, T) -> (B, T, D)."""
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
         inits = {"scale": ones, "bias": zeros, "mean": zeros, "var": ones}
         p = {n: self.param(n, init, x.shape[-1:], jnp.float32) for n, init in inits.items()}
         mean, var = jax.lax.stop_gradient((p["mean"], p["var"]))
+        if train and self.momentum:
+            y = x.astype(jnp.float32)
+            mean, var, *moved = batch_norm.moments(y, valid, self.momentum, mean, var)
+            for name, value in zip(("mean", "var"), moved, strict=True):
+                self.sow(MOVED, name, value, reduce_fn=lambda _, new: new, init_fn=lambda: None)
         y = (x.astype(jnp.float32) - mean) * jax.lax.rsqrt(var + self.eps)
         return (y * p["scale"] + p["bias"]).astype(self.dtype)
 
@@ -221,7 +244,8 @@ class ConvModule(nn.Module):
             x = jnp.where(valid[..., None], x, 0)
         x = self._depthwise(x)
         if c.depthwise_norm == "batch":
-            x = RunningNorm(dtype=self.dtype, name="running_norm")(x)
+            norm = RunningNorm(c.batch_momentum, dtype=self.dtype, name="running_norm")
+            x = norm(x, valid, train)
         elif c.depthwise_norm == "group":
             x = GroupNorm(c.norm_groups, o.eps, self.dtype, name="depthwise_norm")(x, valid)
         else:

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax.numpy as jnp
 
 from ssl_jax.core.types import Array, Batch, Features, Spec, Tree
-from ssl_jax.nn.transformer import ALL, Encoded, Layers, TransformerOptions
+from ssl_jax.nn.transformer import ALL, MOVED, Encoded, Layers, TransformerOptions
 
 
 @runtime_checkable
@@ -196,9 +196,25 @@ def encode(
     more: dict[str, Any] = {} if ids_keep is None else {"ids_keep": ids_keep}
     if layers != ALL:
         more["layers"] = layers
-    return encoder.apply(
-        {"params": params}, x, valid, bool(rngs), method="encode", rngs=rngs, **more
+    if rngs is None or not moves(encoder):
+        return encoder.apply(
+            {"params": params}, x, valid, bool(rngs), method="encode", rngs=rngs, **more
+        )
+    encoded, found = encoder.apply(
+        {"params": params}, x, valid, True, method="encode", rngs=rngs, mutable=[MOVED], **more
     )
+    return encoded.replace(moved=found[MOVED])
+
+
+def moves(encoder: Encoder) -> bool:
+    """Returns whether an encoder has running statistics that training moves: `Encoded.moved`."""
+    return bool(getattr(getattr(encoder, "options", None), "batch_momentum", 0.0))
+
+
+def coupled(encoder: Encoder) -> dict[str, str]:
+    """Returns how an encoder couples the rows of a batch; see `core.types.Method.couples`."""
+    how = "config.method.encoder.depthwise_norm='batch' takes its statistics from all of a batch"
+    return {how: "config.method.encoder.depthwise_norm='group'"} if moves(encoder) else {}
 
 
 def features(

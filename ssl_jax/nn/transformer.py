@@ -16,7 +16,7 @@ import numpy as np
 
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core import platform
-from ssl_jax.core.types import Array
+from ssl_jax.core.types import Array, Tree
 from ssl_jax.nn import attention, sharding
 
 NORMS = ("pre", "post", "res_post")
@@ -165,6 +165,7 @@ class Layers:
 
 
 ALL, STATES, LAST = Layers(), Layers(None, ()), Layers((-1,), ())
+MOVED = "moved"  # the collection of running statistics that a training step has moved
 
 
 def _indices(asked: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
@@ -195,6 +196,8 @@ class Encoded:
     ffn: Array  # (M, B, T, D), by default M = L
     valid: Array  # (B, T) bool
     prefix: int = flax.struct.field(pytree_node=False, default=0)
+    # of a training step: new values of parameters that are running statistics; {}: none
+    moved: Tree = flax.struct.field(default_factory=dict)
 
 
 def layer_norm(
@@ -371,7 +374,7 @@ def over_layers(
 
     scan = nn.scan(
         step,
-        variable_axes={"params": 0},
+        variable_axes={"params": 0, MOVED: 0},
         split_rngs={"params": True, "dropout": True},
         length=depth,
         unroll=depth if unrolled(options) else 1,

@@ -47,6 +47,10 @@ ELSEWHERE = {
         "tests/commands/test_evaluate_units.py",
         "def test_",
     ),
+    "python -m ssl_jax.pipeline experiments/noisy_student": (
+        "tests/commands/test_noisy_student_program.py",
+        "def test_",
+    ),
     "python -m ssl_jax.train --config configs/ctc/speech.py": (
         "tests/commands/test_asr.py",
         "def test_",

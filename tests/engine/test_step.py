@@ -66,6 +66,20 @@ def test_rows_that_know_of_each_other_are_not_accumulated(mesh):
     step_lib.make_step(method, *toy.make_tx(), mesh, 1)
 
 
+def test_running_statistics_replace_parameters_after_the_update(mesh):
+    made = toy.make_method()
+
+    def loss(params, extra, batch, streams, train):
+        out = made.loss(params, extra, batch, streams, train)
+        return out.replace(moved={"encoder": {"bias": jnp.full(toy.WIDTH, 7.0)}} if train else {})
+
+    state, _ = run(mesh, steps=1, method=dataclasses.replace(made, loss=loss))
+    plain, _ = run(mesh, steps=1)
+    np.testing.assert_array_equal(state.params["encoder"].pop("bias"), np.full(toy.WIDTH, 7.0))
+    plain.params["encoder"].pop("bias")
+    jax.tree.map(np.testing.assert_array_equal, state.params, plain.params)
+
+
 def test_a_micro_batch_takes_rows_from_every_device():
     parts = np.asarray(step_lib._interleave(jnp.arange(8), 2))
     assert parts.tolist() == [[0, 2, 4, 6], [1, 3, 5, 7]]

@@ -44,6 +44,14 @@ def collapsed(path):
     return tuple(u for u, _ in itertools.groupby(path) if u)
 
 
+def likelihood(log_probs, tokens):
+    """Returns log p of a transcript, over all its paths."""
+    frames, units = log_probs.shape
+    paths = itertools.product(range(units), repeat=frames)
+    same = [log_probs[range(frames), path].sum() for path in paths if collapsed(path) == tokens]
+    return np.log(np.exp(same).sum())
+
+
 def best_of_all(log_probs, score, vocabulary=VOCABULARY):
     """Returns the transcript with the best score, by summing over all paths of each transcript."""
     frames, units = log_probs.shape
@@ -82,6 +90,9 @@ def test_with_one_it_finds_the_best_score_of_words(lm):
     for log_probs in emissions(12):
         best = best_of_all(log_probs, score)
         assert tuple(found(log_probs)) == best
+        assert found.best(log_probs)[1] == pytest.approx(
+            likelihood(log_probs, best) + score([VOCABULARY[u] for u in best])
+        )
         changed += best != best_of_all(log_probs, lambda units: 0.0)
     assert changed
 
@@ -195,3 +206,22 @@ def test_a_broken_file_is_named(tmp_path, text, message):
 def test_a_wrong_option_is_named(options, message):
     with pytest.raises(ConfigError, match=message):
         decode.Options(**options)
+
+
+def test_an_estimated_model_is_a_distribution_that_its_file_keeps(tmp_path):
+    texts = ["a b a", "a b", "c b  a", "b"]
+    model = ngram.estimate(texts, 3)
+    words = ["a", "b", "c", ngram.END, ngram.UNKNOWN]
+    for state in ((ngram.BEGIN,), ("a", "b"), ("b", "a"), ("c",), ("z", "b"), ("a", "c")):
+        assert sum(10 ** model.score(state, w)[0] for w in words) == pytest.approx(1)
+    # "b a" is half of what follows "b" three times out of five, half a count discounted
+    unigram = {w: (n - 0.5) / 13 + 0.5 * 4 / 13 / 5 for w, n in (("a", 4), ("b", 4))}
+    bigram = (2 - 0.5) / 4 + 0.5 * 2 / 4 * unigram["a"]
+    assert 10 ** model.table[("b", "a")][0] == pytest.approx(bigram)
+    ngram.write_arpa(tmp_path / "lm.arpa", model)
+    again = ngram.read_arpa(tmp_path / "lm.arpa")
+    assert again.order == 3 and set(again.table) == set(model.table)
+    for text in ("a b", "c c a", "x", ""):
+        assert again.sentence(text.split()) == pytest.approx(model.sentence(text.split()), abs=1e-4)
+    with pytest.raises(ValueError, match="no words"):
+        ngram.estimate(["", " "], 2)

@@ -109,7 +109,10 @@ def test_with_one_it_finds_the_best_score_of_words(lm, spelling, vocabulary):
     changed = 0
     for table in tables(2):
         best = best_of_all(table, score, vocabulary)
-        assert tuple(found(table, FRAMES)) == best
+        tokens, value = found.best(table, FRAMES)
+        assert tuple(tokens) == best
+        expected = probability(table, best) + score([vocabulary[t] for t in best])
+        assert value == pytest.approx(expected, rel=1e-4)
         changed += best != best_of_all(table, lambda tokens: 0.0, vocabulary)
     assert changed
 

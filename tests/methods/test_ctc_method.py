@@ -41,6 +41,13 @@ def test_loss_is_the_mean_over_recordings_of_minus_log_p():
     assert out.weight == 3 and out.metrics["infeasible"] == (0, 3)
 
 
+def test_the_bias_of_the_blank_begins_where_it_is_set():
+    setup = made(**{"head.blank_bias": -2.0})
+    # of all that init makes, only this is compiled
+    bias = jax.jit(lambda k: setup.method.init(k, setup.batch)[0]["head"]["classifier"]["bias"])
+    assert bias(jax.random.key(0)).tolist() == [-2.0] + [0.0] * (UNITS - 1)
+
+
 def test_a_transcript_without_enough_frames_does_not_count():
     setup = made()
     short = {**setup.batch, "audio_len": jnp.array([8000, 1300, 8000, 8000])}

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax.nn import build, conformer
+from ssl_jax.nn import batch_norm, build, conformer
+from ssl_jax.nn import encoder as encoder_lib
+from ssl_jax.nn.transformer import LAST
 
 TINY = {
     "kind": "waveform",
@@ -145,6 +147,8 @@ def test_running_statistics_are_used_and_get_no_gradient():
     [
         ({"blocks": "rnn"}, "blocks is 'rnn': use 'transformer' or 'conformer'"),
         ({"depthwise_norm": "none"}, "depthwise_norm is 'none': use one of batch, layer, group"),
+        ({"batch_momentum": 2.0}, "batch_momentum is 2.0: use 0.0 to 1.0, such as 0.01"),
+        ({"batch_momentum": 0.1}, "but config.method.encoder.depthwise_norm is 'layer'"),
         ({"depthwise_norm": "group", "norm_groups": 3}, "norm_groups 3 does not divide"),
         ({"attention_positions": "abs"}, "attention_positions is 'abs'"),
         ({"depthwise_kernel": 0}, "depthwise_kernel is 0: use 1 or more, such as 31"),
@@ -165,3 +169,57 @@ def test_a_method_that_shows_some_frames_only_is_refused():
     x, valid, keep = jnp.zeros((1, 4, 8)), jnp.ones((1, 4), bool), jnp.zeros((1, 2), int)
     with pytest.raises(ValueError, match="whose convolutions need all frames"):
         module.apply(params, x, valid, False, keep, method="encode")
+
+
+def test_a_batch_norm_that_learns_has_the_statistics_of_all_real_frames():
+    draw = np.random.default_rng(0)
+    x = draw.normal(2, 3, (3, 5, 4)).astype(np.float32)
+    valid = jnp.asarray(np.arange(5) < np.array([5, 2, 0])[:, None])
+    params = {"scale": jnp.arange(1.0, 5), "bias": jnp.ones(4)}
+    running = {"mean": jnp.full(4, 0.5), "var": jnp.full(4, 2.0)}
+    found, moved = conformer.RunningNorm(0.25).apply(
+        {"params": params | running}, x, valid, True, mutable=["moved"]
+    )
+    given = {"params": params, batch_norm.STATISTICS: running}
+    want, kept = batch_norm.BatchNorm(momentum=0.25).apply(
+        given, x, valid, True, mutable=[batch_norm.STATISTICS]
+    )
+    np.testing.assert_allclose(found, want, rtol=1e-6)
+    assert moved["moved"].keys() == {"mean", "var"}
+    jax.tree.map(np.testing.assert_array_equal, moved["moved"], kept[batch_norm.STATISTICS])
+    # an evaluation uses the running ones, as they are
+    still = conformer.RunningNorm(0.25).apply({"params": params | running}, x, valid, False)
+    np.testing.assert_allclose(still, (x - 0.5) * (2 + 1e-5) ** -0.5 * params["scale"] + 1)
+
+    def total(given):
+        norm = conformer.RunningNorm(0.25)
+        y, _ = norm.apply({"params": given}, x, valid, True, mutable=["moved"])
+        return jnp.where(valid[..., None], y**3, 0).sum()
+
+    slope = jax.grad(total)(params | running)
+    assert not slope["mean"].any() and not slope["var"].any() and slope["scale"].all()
+
+
+def test_an_encoder_gives_its_moved_statistics_by_layer():
+    options = {"depthwise_norm": "batch", "batch_momentum": 0.5, "attention_positions": "none"}
+    module = build.moving(TINY | options, precision="float32", sample_rate=16000)
+    x = np.random.default_rng(0).normal(0, 1, (2, 6, 8)).astype(np.float32)
+    valid = jnp.asarray(np.arange(6) < np.array([6, 4])[:, None])
+    shapes = jax.eval_shape(
+        lambda: module.init(jax.random.key(0), x, valid, False, method="encode")
+    )["params"]
+    draw = np.random.default_rng(1)
+    params = jax.tree.map(lambda s: draw.normal(0, 0.5, s.shape).astype(np.float32), shapes)
+
+    @jax.jit
+    def run(x):
+        key = jax.random.key(0)
+        return encoder_lib.encode(module, params, x, valid, key, layers=LAST).moved
+
+    moved = run(x)["blocks"]["conv"]["running_norm"]
+    assert moved["mean"].shape == moved["var"].shape == (2, 8)
+    padded = run(np.where(valid[..., None], x, 9.0))["blocks"]["conv"]["running_norm"]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), moved, padded)
+    assert list(encoder_lib.coupled(module)) and not encoder_lib.coupled(encoder())
+    with pytest.raises(ValueError, match="batch_momentum is above 0, but this method does not"):
+        encoder(**options)

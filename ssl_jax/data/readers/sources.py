@@ -5,12 +5,15 @@
 Keys of every kind: `kind`; `path` ("" in valid or test: that of the source of this name in train);
 `weight` (how often its rows are drawn: 1.0 = once an epoch);
 `row_weight` (how often each row is, in training: a column of numbers, or "balanced" by its labels;
-see ssl_jax/data/row_weights.py);
+see ssl_jax/data/row_weights.py); `batch_share` (in training, the share of every batch that comes
+from this source: all sources name one, or none, and `weight` then stays 1.0);
 `label` (the column of the class; by default "label" if there is one); `tags` (instead of a label,
 the column of any number of classes, separated by "|"; or several columns, separated by commas,
 whose classes are then `column=value`); `target` (one or more columns of numbers to predict; an
 empty field is unknown); `transcript` (the column of the text that is spoken, in tokens that
-config.data.spelling names; see ssl_jax/data/transcripts.py); `where` (keep rows whose columns have
+config.data.spelling names; see ssl_jax/data/transcripts.py); `pseudo_labels` (of audio: a store of
+transcripts that a model made, whose columns the rows get; see ssl_jax/data/pseudo_labels.py) and
+`teacher` (the signature of that model; "": any); `where` (keep rows whose columns have
 these values, {"split": "train", "speaker": ("a", "b")}); `part` (lo, hi): keep the rows whose
 hashed position in the corpus falls between, so that (0.0, 0.8) and (0.8, 1.0) divide a corpus
 permanently. The other keys belong to a kind and are explained at its reader.
@@ -96,6 +99,7 @@ COMMON: dict[str, Any] = {
     "path": "",
     "weight": 1.0,
     "row_weight": "",
+    "batch_share": 0.0,
     "label": "",
     "tags": "",
     "target": (),
@@ -103,6 +107,7 @@ COMMON: dict[str, Any] = {
     "where": {},
     "part": (0.0, 1.0),
 }
+AUDIO_ONLY: dict[str, Any] = {"pseudo_labels": "", "teacher": ""}
 _PART_SEED = 0x5EED
 
 
@@ -166,7 +171,8 @@ def _options(name: str, config: Mapping[str, Any], modality: str) -> dict[str, A
         other = [m for m, found in KINDS.items() if kind in found]
         hint = f", or set config.data.modality to {other[0]!r}" if other else ""
         raise DataError(f"{key}.kind is {kind!r}: use one of {', '.join(kinds)}{hint}")
-    known = {**COMMON, **kinds[kind][1]}
+    own = AUDIO_ONLY if modality == "audio" else {}
+    known = {**COMMON, **own, **kinds[kind][1]}
     for unknown in sorted(set(given) - set(known)):
         near = difflib.get_close_matches(unknown, known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -181,6 +187,10 @@ def _options(name: str, config: Mapping[str, Any], modality: str) -> dict[str, A
             raise DataError(f"{key}.{option} is {out[option]!r}: use a value like {default!r}")
     if out["weight"] <= 0:
         raise DataError(f"{key}.weight is {out['weight']}: use a positive number, such as 1.0")
+    if not 0 <= out["batch_share"] <= 1:
+        raise DataError(
+            f"{key}.batch_share is {out['batch_share']}: use a share of the batch, such as 0.1"
+        )
     if "split" in known and not out["split"]:
         out["split"] = name.split(".")[0]
     return out

@@ -1,0 +1,280 @@
+"""Does a student of pseudo-labels beat its teacher, and does pre-training add to that?
+
+    python -m ssl_jax.pipeline experiments/noisy_student/program.py [--option=value ...]
+
+Synthesizes read speech, of which a few sentences are labelled, and pre-trains a Conformer on all of
+it without labels. Generation 0 learns from the labels alone, from scratch and pre-trained. Each
+next generation learns from the labels and from what the one before it says of the unlabelled
+recordings, and starts anew from scratch or from the pre-trained weights, not from its teacher. One
+arm has a language model for its labels and one has none; recordings of another domain are labelled
+without a filter and with one. Writes results.json and results.png next to this file; python -m
+experiments.tables fills its README.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments.noisy_student import claims, pictures, speech
+from ssl_jax.core import config as config_lib
+from ssl_jax.data import pseudo_labels as stores
+from ssl_jax.evals.label_filters import Filters
+from ssl_jax.pipeline import Pipe
+from ssl_jax.reports import figures
+from ssl_jax.stages import pseudo_labels
+from ssl_jax.stages.graph import Stage
+
+OPTIONS = {
+    "kind": "sentences",  # or digits
+    "labels": 120,  # labelled recordings, other ones for each seed
+    "unlabelled": 800,
+    "other": 400,  # unlabelled recordings of another domain
+    "test": 150,  # of each domain
+    "texts": 20_000,  # sentences that the language model is estimated from
+    "method": "ctc",  # or transducer
+    "pretraining": "best_rq",  # or wav2vec2, the contrast without codes
+    "generations": 3,
+    "sizes": ("small",),  # ("small", "large"): whether size pays only with pre-training
+    "seeds": 3,
+    "pretrain_steps": 600,
+    "steps": 400,  # of each generation
+    "batch": 16,
+    "pseudo_share": 0.8,  # of every batch; the paper has 0.9
+    "beam": 8,
+    "lm_weight": 1.0,
+    "word_score": 0.0,
+    "out": "",
+}
+HERE = pathlib.Path(__file__).resolve().parent
+SIZES = {
+    "small": {"depth": 4, "width": 64, "heads": 4, "mlp_width": 256},
+    "large": {"depth": 8, "width": 96, "heads": 4, "mlp_width": 384},
+}
+# a frame every 20 ms, as there are up to 15 letters a second
+ENCODER = {"depthwise_kernel": 15, "conv_channels": 16, "num_mels": 40, "strides": (2, 1)}
+ENCODER |= {"depthwise_norm": "layer", "dropout": 0.1, "embed_dropout": 0.0}
+STARTS = ("scratch", "pre-trained")
+ALL = Filters()
+# what hypotheses of the other domain must agree in, with and without language model
+STRICT = Filters(disagreement=0.1)
+CROP = 3.0  # seconds, of pre-training
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """How the unlabelled recordings get their labels."""
+
+    name: str
+    pool: str  # the split of the recordings
+    lm: bool
+    filters: Filters = ALL
+    starts: tuple[str, ...] = STARTS
+    generations: int = 0  # at most; 0: all
+
+
+ARMS = (
+    Arm("with LM", "train", True),
+    Arm("without LM", "train", False, starts=("pre-trained",), generations=1),
+    Arm("filtered", "train", True, STRICT, starts=("pre-trained",), generations=1),
+    Arm("other domain", "other", True, starts=("pre-trained",), generations=1),
+    Arm("other domain, filtered", "other", True, STRICT, ("pre-trained",), 1),
+)
+Found = dict[str, Any]
+
+
+def main(pipe: Pipe) -> None:
+    """Runs every part; complete stages are skipped."""
+    folder = speech.corpus(pipe)
+    lm = speech.language_model(pipe, folder)
+    found: Found = {"wer": {}, "labels": {}, "sizes": {}}
+    for seed in range(pipe.options["seeds"]):
+        for size in pipe.options["sizes"]:
+            pretrained = pipe.train(
+                f"pretrained-{size}-{seed}", _pretraining(pipe, folder, size, seed)
+            )
+            for start in STARTS:
+                first = pretrained if start == "pre-trained" else None
+                _generations(pipe, folder, lm, (size, start, first), seed, found)
+    _write(pipe, found)
+
+
+def _generations(
+    pipe: Pipe,
+    folder: pathlib.Path,
+    lm: pathlib.Path,
+    about: tuple[str, str, Stage | None],
+    seed: int,
+    found: Found,
+) -> None:
+    """Trains generation 0 of a size and a start, and with the first size those that follow."""
+    size, start, first = about
+    tag = f"{size}-{start}-{seed}"
+    zero = pipe.train(f"generation-0-{tag}", _labelled(pipe, folder, size, seed), start=first)
+    _keep(found["sizes"], f"{size}, {start}", _errors(pipe, zero))
+    if size != pipe.options["sizes"][0]:
+        return
+    for arm in (arm for arm in ARMS if start in arm.starts):
+        name, teacher = f"{start}, {arm.name}", zero
+        own = found["wer"].setdefault(name, {})
+        _keep(own, "0", _errors(pipe, zero))
+        most = arm.generations or pipe.options["generations"]
+        for number in range(1, min(most, pipe.options["generations"]) + 1):
+            slug = f"{number}-{arm.name.replace(', ', '-').replace(' ', '-')}-{tag}"
+            labels = _labels(pipe, folder, lm, arm, teacher, (number, tag, slug, seed))
+            _keep(found["labels"].setdefault(name, {}), str(number), _about(pipe, labels))
+            config = _mixed(pipe, folder, size, seed, arm.pool)
+            student = f"generation-{slug}"
+            teacher = pipe.train(student, config, start=first, pseudo_labels={"pool": labels})
+            _keep(own, str(number), _errors(pipe, teacher))
+
+
+def _labels(
+    pipe: Pipe,
+    folder: pathlib.Path,
+    lm: pathlib.Path,
+    arm: Arm,
+    teacher: Stage,
+    about: tuple[int, str, str, int],
+) -> Stage:
+    """Transcribes the recordings of an arm with its teacher, and keeps what passes the filter.
+
+    Arms of one teacher that differ in the filter share the transcripts.
+    """
+    o, (number, tag, slug, seed) = pipe.options, about
+    data = _data(pipe, speech.buckets(folder, _labelled_part(pipe, seed)))
+    data.train = ConfigDict({"pool": speech.source(folder, arm.pool, **_part(pipe, arm.pool))})
+    search = {"beam": o["beam"], "word_score": 0.0}
+    if arm.lm:
+        search |= {"lm": str(lm), "lm_weight": o["lm_weight"], "word_score": o["word_score"]}
+    name = f"{arm.pool}-{'lm' if arm.lm else 'plain'}-{tag}" if number == 1 else slug
+    # what is said is known, so that the errors of the labels can be told; nothing is trained on it
+    decoded = pseudo_labels.decode(pipe, f"decoded-{number}-{name}", teacher, data, search, "text")
+    return pseudo_labels.select(pipe, f"labels-{slug}", decoded, arm.filters)
+
+
+def _part(pipe: Pipe, split: str) -> dict[str, Any]:
+    """Returns the unlabelled part of a split: of the training split, what no seed has labelled."""
+    if split != "train":
+        return {}
+    o = pipe.options
+    labelled = o["labels"] * o["seeds"]
+    return {"part": (labelled / (labelled + o["unlabelled"]), 1.0)}
+
+
+def _labelled_part(pipe: Pipe, seed: int) -> tuple[float, float]:
+    """Returns the part of the training split that is labelled for a seed."""
+    o = pipe.options
+    every = o["labels"] * o["seeds"] + o["unlabelled"]
+    return seed * o["labels"] / every, (seed + 1) * o["labels"] / every
+
+
+def _data(pipe: Pipe, buckets: tuple[float, ...]) -> ConfigDict:
+    """Returns config.data without sources."""
+    data = config_lib.load("configs/ctc/speech.py:mini").copy_and_resolve_references().data
+    data.unlock()
+    data.train, data.valid, data.test = ConfigDict({}), ConfigDict({}), ConfigDict({})
+    data.update({"buckets": buckets, "batch_size": pipe.options["batch"]})
+    data.update({"min_seconds": 0.1, "workers": 0})
+    return data
+
+
+def _pretraining(pipe: Pipe, folder: pathlib.Path, size: str, seed: int) -> ConfigDict:
+    """Returns the pre-training on all recordings of the training split and of the other domain."""
+    o = pipe.options
+    name = {"best_rq": "best_rq/speech", "wav2vec2": "wav2vec2/log_mel"}[o["pretraining"]]
+    config = config_lib.load(f"configs/{name}.py:mini").copy_and_resolve_references()
+    config.unlock()
+    config.seed, config.data = seed, _data(pipe, (CROP,))
+    config.data.train = ConfigDict(
+        {name: speech.source(folder, name) for name in ("train", "other")}
+    )
+    config.method.encoder.update(ENCODER | SIZES[size])
+    config.method.mask.update({"length": 5})
+    if o["pretraining"] == "best_rq":
+        config.method.labels.update({"codes": 256, "num_mels": ENCODER["num_mels"]})
+    return _timed(config, o["pretrain_steps"])
+
+
+def _labelled(pipe: Pipe, folder: pathlib.Path, size: str, seed: int) -> ConfigDict:
+    """Returns the config of generation 0: the labelled recordings of a seed."""
+    o = pipe.options
+    name = {"ctc": "ctc/speech", "transducer": "transducer/speech"}[o["method"]]
+    config = config_lib.load(f"configs/{name}.py:mini").copy_and_resolve_references()
+    config.unlock()
+    part = _labelled_part(pipe, seed)
+    # of both sources of a student, there are recordings in both buckets
+    config.seed, config.data = seed, _data(pipe, speech.buckets(folder, part))
+    config.data.train.labelled = ConfigDict(
+        speech.source(folder, "train", transcript="text", part=part)
+    )
+    config.data.valid.clean = ConfigDict(speech.source(folder, "test", transcript="text"))
+    config.data.test.other = ConfigDict(speech.source(folder, "test_other", transcript="text"))
+    encoder = {"kind": "mel_conformer", "preset": "l", **ENCODER, **SIZES[size]}
+    config.method.encoder = ConfigDict(encoder)
+    config.method.frozen = "none"
+    config.method.mask.update({"prob": 0.3, "length": 5, "channel_prob": 0.1})
+    config.method.mask.channel_length = 8
+    if o["method"] == "ctc":
+        config.method.head.update({"blank_bias": -2.0, "dropout": 0.1})
+    config.optim.update({"frozen": (), "frozen_first": (), "freeze_until": "0 steps"})
+    config.eval.update({"test": True, "scores": ("wer",)})
+    return _timed(config, o["steps"])
+
+
+def _mixed(pipe: Pipe, folder: pathlib.Path, size: str, seed: int, pool: str) -> ConfigDict:
+    """Returns the config of a student: labels and pseudo-labels at a fixed ratio in every batch."""
+    config = _labelled(pipe, folder, size, seed)
+    share = pipe.options["pseudo_share"]
+    with config.unlocked():
+        config.data.train.labelled.batch_share = 1 - share
+        about = {"transcript": "text", "batch_share": share, "pseudo_labels": ""}
+        config.data.train.pool = ConfigDict(
+            speech.source(folder, pool, **_part(pipe, pool), **about)
+        )
+    return config
+
+
+def _timed(config: ConfigDict, steps: int) -> ConfigDict:
+    """Returns a config for so many updates, evaluated and saved at their end."""
+    config.optim.update({"lr": 2e-3, "schedule": "cosine", "warmup": "10%"})
+    config.optim.lr_rules = ()
+    changes = [f"train.duration={steps} steps", f"eval.every={steps} steps"]
+    changes += [f"checkpoint.every={steps} steps", f"guard.after={steps}"]
+    config.checkpoint.best_metric = ""
+    return config_lib.override(config, changes)
+
+
+def _errors(pipe: Pipe, run: Stage) -> tuple[float, float]:
+    """Returns the word error rates of a run without language model, in and out of domain."""
+    folder = pipe.folder(run)
+    names = ("valid/wer", "test/wer")
+    inside, outside = (float(figures.read_metrics(folder, name)[1][-1]) for name in names)
+    return inside, outside
+
+
+def _about(pipe: Pipe, labels: Stage) -> tuple[float, float, float]:
+    """Returns the word error rate of pseudo-labels, that of those kept, and the share kept."""
+    header = stores.read(pipe.folder(labels)).header
+    return header["wer"], header["kept_wer"], header["kept_share"]
+
+
+def _keep(found: dict[str, Any], name: str, values: tuple[float, ...]) -> None:
+    """Appends the values of a seed to the lists of a name."""
+    lists = found.setdefault(name, [[] for _ in values])
+    for kept, value in zip(lists, values, strict=True):
+        kept.append(value)
+
+
+def _write(pipe: Pipe, found: Mapping[str, Any]) -> None:
+    """Writes results.json and results.png."""
+    out = pathlib.Path(pipe.options["out"]) if pipe.options["out"] else HERE
+    options = {k: v for k, v in pipe.options.items() if k != "out"}
+    results = json.loads(json.dumps({**found, "options": options}))
+    results["machine"] = pipe.machine()
+    results["claims"] = claims.generations(results)
+    figures.write_results(out / "results.json", results)
+    pictures.draw(out / "results.png", results)

@@ -1,0 +1,117 @@
+"""The noisy student experiment at toy size: two generations, every arm, its claims and picture."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from experiments.noisy_student import program, speech
+from ssl_jax import pipeline
+from ssl_jax.core import config as config_lib
+from ssl_jax.data import pseudo_labels
+from ssl_jax.data.synthetic import read_speech
+from ssl_jax.stages import weights
+
+ROOT = Path(__file__).resolve().parents[2]
+# pieces are learned by generation 0, and stay those of all
+TINY = """
+from ml_collections import ConfigDict
+from configs.ctc import speech
+
+def get_config(arg=None):
+    config = speech.get_config("toy")
+    for split in ("train", "valid", "test"):
+        source = {"kind": "table", "path": "", "transcript": "text", "where": {"split": split}}
+        config.data[split] = ConfigDict({"own": source})
+    config.data.update({"spelling": "pieces", "pieces": 40, "batch_size": 4, "buckets": (0.6,)})
+    return config
+"""
+
+
+def spoken(root, *, clips, **_):
+    """Writes tones in place of synthesized sentences."""
+    root.mkdir(parents=True, exist_ok=True)
+    draw, rows = np.random.default_rng(0), ["path\tsplit\tspeaker\ttext\tphones\tsamples\trate"]
+    for split, count in clips.items():
+        for i in range(count):
+            samples, name = int(draw.integers(6000, 9000)), f"{split}_{i}.flac"
+            tone = np.sin(np.arange(samples) * draw.uniform(0.1, 0.4)) / 4
+            soundfile.write(root / name, tone + draw.normal(0, 0.02, samples), 16000)
+            rows.append(f"{name}\t{split}\ts\tthe fox {i % 3}\tp\t{samples}\t16000")
+    (root / "index.tsv").write_text("\n".join(rows).replace(" 0\t", " a\t") + "\n")
+    return root
+
+
+def created(config, folder, *_):
+    """Makes the run folder of a config as it is before its first update."""
+    weights.create(folder, config, lambda state: state)
+
+
+@pytest.mark.slow
+def test_students_follow_their_teachers_from_their_own_start(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    # compiling a dozen training steps is most of the time: the runs stay as they begin
+    monkeypatch.setattr(pipeline, "_train", created)
+    monkeypatch.setattr(program, "_errors", lambda pipe, run: (0.5, 0.75))
+    monkeypatch.setattr(read_speech, "corpus", spoken)
+    small = {"depth": 1, "width": 16, "heads": 2, "mlp_width": 16}
+    monkeypatch.setattr(program, "SIZES", {"small": small})
+    monkeypatch.setattr(program, "CROP", 0.3)
+    options = {"labels": 4, "unlabelled": 6, "other": 6, "test": 2, "texts": 50, "seeds": 1}
+    options |= {"generations": 2, "batch": 4, "pretrain_steps": 2, "steps": 2, "beam": 2}
+    overrides = [f"--{k}={v}" for k, v in (options | {"out": tmp_path}).items()]
+    root = pipeline.run(str(Path(program.__file__)), str(tmp_path / "run"), overrides)
+    results = json.loads((tmp_path / "results.json").read_text())
+    arms = {arm.name: arm for arm in program.ARMS}
+    assert set(results["wer"]) == {
+        f"{start}, {name}" for name, arm in arms.items() for start in arm.starts
+    }
+    assert list(results["wer"]["scratch, with LM"]) == ["0", "1", "2"]
+    assert all(0 < arm["1"][2][0] <= 1 for arm in results["labels"].values())
+    assert len(results["claims"]) == 6 and not any(c["held"] for c in results["claims"])
+    assert (tmp_path / "results.png").stat().st_size > 20_000
+    # generation 2 starts from the pre-trained run, and reads what generation 1 said
+    (config,) = root.glob("generation-2-with-LM-small-pre-trained-0-*/config.json")
+    config = config_lib.of_file(config)
+    assert Path(config.init_from).name.startswith("pretrained-small-0-")
+    assert config.data.train.pool.batch_share == 0.8
+    store = pseudo_labels.read(config.data.train.pool.pseudo_labels)
+    assert store.path.name.startswith("labels-2-with-LM-small-pre-trained-0-")
+    (made,) = (x for x in root.glob("decoded-2-with-LM-*") if "pre-trained" in x.name)
+    assert json.loads((made / "about.json").read_text())["teacher"] == store.teacher
+    # filtered and unfiltered labels of generation 1 share their transcripts
+    assert len(list(root.glob("decoded-1-train-lm-small-pre-trained-0-*"))) == 1
+
+
+@pytest.mark.slow
+def test_your_own_recordings_go_through_two_generations(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(pipeline, "_train", created)
+    table = spoken(tmp_path / "clips", clips={"train": 4, "valid": 1, "test": 1}) / "index.tsv"
+    pool = spoken(tmp_path / "pool", clips={"train": 6})
+    (tmp_path / "tiny.py").write_text(TINY)
+    options = {"labelled": table, "pool": pool, "config": tmp_path / "tiny.py", "beam": 2}
+    options |= {"generations": 2, "disagreement": 0.0, "pseudo_share": 0.5}
+    overrides = [f"--{k}={v}" for k, v in (options | {"set": ("seed=5",)}).items()]
+    path = str(Path(program.__file__).with_name("own.py"))
+    root = pipeline.run(path, str(tmp_path / "run"), overrides)
+    (last,) = root.glob("generation-2-*")
+    (zero,) = root.glob("generation-0-*")
+    classes = [json.loads((run / "classes.json").read_text()) for run in (last, zero)]
+    assert classes[0] == classes[1] and len(classes[0]) > 10
+    config = config_lib.of_file(last / "config.json")
+    assert config.seed == 5 and config.data.spelling == "pieces"
+    assert config.data.train.own.batch_share == config.data.train.pool.batch_share == 0.5
+    with pytest.raises(config_lib.ConfigError, match="--pool is empty: give --pool=PATH"):
+        pipeline.run(path, str(tmp_path / "x"), overrides[:1])
+
+
+def test_the_other_domain_is_noisy_and_partly_without_speech():
+    draw = np.random.default_rng(0)
+    tone = (8000 * np.sin(np.arange(16000) * 0.1)).astype(np.int16)
+    noisy = speech._other(tone, draw)
+    assert noisy.dtype == np.int16 and 16000 / 1.26 < len(noisy) < 16000 / 0.79
+    for _ in range(4):
+        assert speech._wordless(4000, draw).std() > 100
