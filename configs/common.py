@@ -87,7 +87,7 @@ def optim() -> ConfigDict:
     """Returns the optimizer section: AdamW with warm-up and cosine decay."""
     return ConfigDict(
         {
-            # adamw | adam_l2 (coupled L2) | sgd | lars | lamb
+            # adamw | adam_l2 (coupled L2) | sgd | lars | lamb | adafactor (factored moments)
             "name": "adamw",
             "lr": 0.0,
             # cosine | linear | tri_stage | inverse_sqrt | one_cycle | constant

@@ -22,8 +22,10 @@ def mel_encoder(size: str) -> ConfigDict:
 def pretraining(method: ConfigDict, size: str) -> ConfigDict:
     """Returns a run that pre-trains an encoder of that size on 60k hours of Libri-Light.
 
-    2,048 crops of 32 s; 25k updates of warm-up, then the inverse square root. XXL was trained with
-    Adafactor, here all sizes are with Adam.
+    2,048 crops of 32 s; 25k updates of warm-up, then the inverse square root. XXL and XXL+ have
+    Adafactor, whose state is half as large as that of Adam. The norm after the depthwise
+    convolution is a LayerNorm: for the paper's BatchNorm, over the real frames of the global batch,
+    set config.method.encoder.depthwise_norm='batch' and batch_momentum=0.01.
     """
     config = common.base()
     config.method = method
@@ -38,6 +40,8 @@ def pretraining(method: ConfigDict, size: str) -> ConfigDict:
     config.checkpoint.every = config.eval.every = "5k steps"
     if size in ("xl", "xxl", "xxl_plus"):
         common.shard(config)
+    if size in ("xxl", "xxl_plus"):
+        config.optim.name = "adafactor"
     if size == "mini":
         config.data.train = datasets.librispeech(8).train
         config.data.train.librispeech.splits = ("train-clean-5",)

@@ -7,6 +7,7 @@ Command: python -m ssl_jax.train --config configs/wav2vec2/log_mel.py:xl --workd
             relative attention), XL 1.7 / 3.5, XXL 1.6 / 3.3.
   mini      4 blocks of width 144, frames of 20 ms, on Mini LibriSpeech (openslr.org/31): an
             estimated 2 hours on a laptop with 4 cores; no published number.
+  XXL and XXL+ have Adafactor, as in the paper.
   TPU v4-512 (256 chips), estimated from 40 % of peak, not measured: two days for 400k updates of
   XL.
 

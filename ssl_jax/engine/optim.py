@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.core.config import ConfigError, suggest
 from ssl_jax.core.types import Array
+from ssl_jax.engine import adafactor
 from ssl_jax.ops import schedules
 from ssl_jax.ops.schedules import Schedule
 
@@ -29,7 +30,7 @@ KEYS = (
     *("frozen", "freeze_until", "frozen_first", "clip"),
 )
 NEWER = ("eps_inside", "lr_rules")  # keys that older runs lack
-OPTIMIZERS = ("adamw", "adam_l2", "sgd", "lars", "lamb")
+OPTIMIZERS = ("adamw", "adam_l2", "sgd", "lars", "lamb", "adafactor")
 # schedule: which of warmup and end_lr it reads; setting the other is an error
 SCHEDULES = {
     "cosine": ("warmup", "end_lr"),
@@ -60,8 +61,9 @@ def make(
     result. Frozen leaves have no state. The `frozen_first` leaves do not move, with empty
     moments, for the first `freeze_until` updates, and then start like new ones.
 
-    adamw and lamb decay weights apart from the gradient; adam_l2, sgd and lars add the decay to
-    it, as torch does. sgd and lars take betas[0] as momentum, and the rate is applied after it.
+    adamw, adafactor and lamb decay weights apart from the gradient; adam_l2, sgd and lars add the
+    decay to it, as torch does. sgd and lars take betas[0] as momentum, and the rate is applied
+    after it.
     Raises ConfigError, naming the key or the parameter.
     """
     _check(config)
@@ -247,6 +249,8 @@ def _rule(config: ConfigDict, rates: dict[str, float]) -> optax.GradientTransfor
     decay = _add_decay(rates)
     if config.name == "adamw":
         return optax.chain(adam, decay)
+    if config.name == "adafactor":
+        return optax.chain(adafactor.scale(momentum, second, config.eps, STACKED), decay)
     if config.name == "adam_l2":
         return optax.chain(decay, adam)
     if config.name == "lamb":
@@ -381,10 +385,10 @@ def _check(config: ConfigDict) -> None:
         if key not in config:
             raise ConfigError(f"config.optim.{key} is missing: start from configs/common.py")
     _choose("name", config.name, OPTIMIZERS)
-    if config.get("eps_inside", False) and config.name in ("sgd", "lars"):
+    if config.get("eps_inside", False) and config.name in ("sgd", "lars", "adafactor"):
         raise ConfigError(
-            f"config.optim.eps_inside is True, but config.optim.name {config.name!r} has no eps: "
-            f"set it to False, or the name to 'adamw'"
+            f"config.optim.eps_inside is True, but config.optim.name {config.name!r} has no eps "
+            f"that could be inside: set it to False, or the name to 'adamw'"
         )
     ranges = (
         ("weight_decay", config.weight_decay >= 0, "0.0 or more"),

@@ -66,7 +66,7 @@ def for_batch(config: ConfigDict, size: int) -> Changes:
     k = size / config.data.batch_size
     if k == 1:
         return {}
-    adaptive = config.optim.name in ("adamw", "adam_l2", "lamb")
+    adaptive = config.optim.name in ("adamw", "adam_l2", "lamb", "adafactor")
     changes: Changes = {"data.batch_size": size}
     changes["optim.lr"] = config.optim.lr * (math.sqrt(k) if adaptive else k)
     for key in ("train.duration", "optim.warmup", "optim.freeze_until"):
