@@ -127,9 +127,7 @@ def test_what_cannot_be_decoded_is_refused(pool, tmp_path):
     with pytest.raises(ValueError, match=r"set config\.eval\.decode\.beam above 0, such as 16"):
         write(tmp_path / "out", pool, beam=0)
     short = data(tmp_path, buckets=(0.05,), min_seconds=0.0)
-    with pytest.raises(
-        BadFile, match=r"lasts 0\.06\d s and would be cut at 0\.05"
-    ):
+    with pytest.raises(BadFile, match=r"lasts 0\.06\d s and would be cut at 0\.05"):
         write(tmp_path / "out", short)
     with pytest.raises(DataError, match=r"lm=.*none\.arpa.* does not exist"):
         write(tmp_path / "out", pool, lm=str(tmp_path / "none.arpa"))
