@@ -87,7 +87,7 @@ class Corpus:
     def spans(self) -> tuple[Span, ...]:
         """The rows and weight of each source, for a BatchSchedule."""
         given = (self.first[:-1], self.first[1:], self.weights, self.row_weights, self.batch_shares)
-        return tuple(Span(int(a), int(b), *more) for a, b, *more in zip(*given, strict=True))
+        return tuple(Span(int(a), int(b), w, r, s) for a, b, w, r, s in zip(*given, strict=True))
 
     def where(self, i: int) -> str:
         """Names the file and row."""

@@ -21,10 +21,10 @@ from ssl_jax.core.types import Array, Tree
 
 
 class State(NamedTuple):
-    """count: updates so far. mean: of the updates. rows, columns: of squared gradients; of what is
+    """updates: so far. mean: of the updates. rows, columns: of squared gradients; of what is
     no matrix, rows has all of them and columns is empty."""
 
-    count: Array
+    updates: Array
     mean: Tree
     rows: Tree
     columns: Tree
@@ -54,7 +54,7 @@ def scale(first: float, second: float, eps: float, stacked: str) -> optax.Gradie
 
     def update(updates: Tree, state: State, params: Any = None) -> tuple[Tree, State]:
         del params
-        count = state.count + 1
+        count = state.updates + 1
         so_far = 1 - second ** count.astype(jnp.float32)
 
         def rows(name: str, g: Array, kept: Array) -> Array:

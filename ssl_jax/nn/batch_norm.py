@@ -57,8 +57,8 @@ def moments(
     own = jnp.where(real, x, 0).sum(axes) / jnp.maximum(count, 1)
     spread = jnp.where(real, jnp.square(x - own), 0).sum(axes) / jnp.maximum(count, 1)
     unbiased, step = spread * count / jnp.maximum(count - 1, 1), jnp.where(count > 0, momentum, 0.0)
-    moved = (
-        kept + step * jax.lax.stop_gradient(new - kept)
-        for kept, new in ((mean, own), (variance, unbiased))
-    )
-    return own, spread, *moved
+
+    def moved(kept: Array, new: Array) -> Array:
+        return kept + step * jax.lax.stop_gradient(new - kept)
+
+    return own, spread, moved(mean, own), moved(variance, unbiased)
