@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import soundfile
+from ml_collections import ConfigDict
 from run_folder import NAMES, RATE, make_run
 
 import ssl_jax
@@ -214,3 +215,14 @@ def test_layers_that_are_asked_for_are_probed_alone_by_their_numbers(run, result
     for wrong, words in (((3,), "layers has 3, which does not exist"), ((-1,), "--layers has -1")):
         with pytest.raises(ValueError, match=words):
             evaluate.run(run, ["ridge"], layers=wrong)
+
+
+def test_layers_that_cannot_be_asked_for_are_one_error(run):
+    with pytest.raises(SystemExit, match=r"^error: --layers has 'six': use numbers from 0"):
+        evaluate.main(["--run", str(run), "--layers", "six"])
+    for options, protocol, words in (
+        ({"--layers": (6,)}, {"units": {}}, "--layers is for probes, and this evaluation has none"),
+        ({"--layers": (6,)}, {"probe": {"layers": (6,)}}, "the protocol chooses the layers"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            evaluate._check_probed(None, ConfigDict(protocol), options)
