@@ -26,8 +26,8 @@ def audio_data() -> ConfigDict:
             "constant_seconds": False,
             # ordered class names; () = the sorted labels of the training split
             "classes": (),
-            # tokens of transcripts: letters | characters | phones | pieces of words; see
-            # ssl_jax/data/transcripts.py
+            # tokens of transcripts: letters | characters | phones | pieces of words | a file with a
+            # model of these; see ssl_jax/data/transcripts.py
             "spelling": "letters",
             # pieces: the size of the vocabulary that is learned from the training split
             "pieces": 1024,

@@ -86,74 +86,78 @@ ARMS = (
 Found = dict[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """What all generations of one size, start and seed have in common.
+
+    first: the run that each of them starts from; None: from scratch.
+    """
+
+    folder: pathlib.Path
+    lm: pathlib.Path
+    size: str
+    start: str
+    first: Stage | None
+    seed: int
+
+    def slug(self, name: str) -> str:
+        """Returns the end of the name of a stage."""
+        plain = name.replace(", ", "-").replace(" ", "-")
+        return "-".join(filter(None, [plain, self.size, self.start, str(self.seed)]))
+
+
 def main(pipe: Pipe) -> None:
     """Runs every part; complete stages are skipped."""
+    o, found = pipe.options, {"wer": {}, "labels": {}, "sizes": {}}
     folder = speech.corpus(pipe)
     lm = speech.language_model(pipe, folder)
-    found: Found = {"wer": {}, "labels": {}, "sizes": {}}
-    for seed in range(pipe.options["seeds"]):
-        for size in pipe.options["sizes"]:
-            pretrained = pipe.train(
-                f"pretrained-{size}-{seed}", _pretraining(pipe, folder, size, seed)
-            )
-            for start in STARTS:
-                first = pretrained if start == "pre-trained" else None
-                _generations(pipe, folder, lm, (size, start, first), seed, found)
+    for seed in range(o["seeds"]):
+        for size in o["sizes"]:
+            config = _pretraining(pipe, folder, size, seed)
+            pretrained = pipe.train(f"pretrained-{size}-{seed}", config)
+            for start, first in zip(STARTS, (None, pretrained), strict=True):
+                _generations(pipe, Line(folder, lm, size, start, first, seed), found)
     _write(pipe, found)
 
 
-def _generations(
-    pipe: Pipe,
-    folder: pathlib.Path,
-    lm: pathlib.Path,
-    about: tuple[str, str, Stage | None],
-    seed: int,
-    found: Found,
-) -> None:
-    """Trains generation 0 of a size and a start, and with the first size those that follow."""
-    size, start, first = about
-    tag = f"{size}-{start}-{seed}"
-    zero = pipe.train(f"generation-0-{tag}", _labelled(pipe, folder, size, seed), start=first)
-    _keep(found["sizes"], f"{size}, {start}", _errors(pipe, zero))
-    if size != pipe.options["sizes"][0]:
+def _generations(pipe: Pipe, line: Line, found: Found) -> None:
+    """Trains generation 0 and, with the first size, those that follow."""
+    config = _labelled(pipe, line.folder, line.size, line.seed)
+    zero = pipe.train(f"generation-0-{line.slug('')}", config, start=line.first)
+    _keep(found["sizes"], f"{line.size}, {line.start}", _errors(pipe, zero))
+    if line.size != pipe.options["sizes"][0]:
         return
-    for arm in (arm for arm in ARMS if start in arm.starts):
-        name, teacher = f"{start}, {arm.name}", zero
-        own = found["wer"].setdefault(name, {})
-        _keep(own, "0", _errors(pipe, zero))
-        most = arm.generations or pipe.options["generations"]
-        for number in range(1, min(most, pipe.options["generations"]) + 1):
-            slug = f"{number}-{arm.name.replace(', ', '-').replace(' ', '-')}-{tag}"
-            labels = _labels(pipe, folder, lm, arm, teacher, (number, tag, slug, seed))
-            _keep(found["labels"].setdefault(name, {}), str(number), _about(pipe, labels))
-            config = _mixed(pipe, folder, size, seed, arm.pool)
-            student = f"generation-{slug}"
-            teacher = pipe.train(student, config, start=first, pseudo_labels={"pool": labels})
-            _keep(own, str(number), _errors(pipe, teacher))
+    for arm in (arm for arm in ARMS if line.start in arm.starts):
+        name, teacher = f"{line.start}, {arm.name}", zero
+        errors, about = (found[key].setdefault(name, {}) for key in ("wer", "labels"))
+        _keep(errors, "0", _errors(pipe, zero))
+        most = pipe.options["generations"]
+        for number in range(1, min(arm.generations or most, most) + 1):
+            labels = _labels(pipe, line, arm, teacher, number)
+            _keep(about, str(number), _about(pipe, labels))
+            config = _mixed(pipe, line, arm.pool)
+            student = f"generation-{number}-{line.slug(arm.name)}"
+            given = {"start": line.first, "pseudo_labels": {"pool": labels}}
+            teacher = pipe.train(student, config, **given)
+            _keep(errors, str(number), _errors(pipe, teacher))
 
 
-def _labels(
-    pipe: Pipe,
-    folder: pathlib.Path,
-    lm: pathlib.Path,
-    arm: Arm,
-    teacher: Stage,
-    about: tuple[int, str, str, int],
-) -> Stage:
-    """Transcribes the recordings of an arm with its teacher, and keeps what passes the filter.
-
-    Arms of one teacher that differ in the filter share the transcripts.
-    """
-    o, (number, tag, slug, seed) = pipe.options, about
-    data = _data(pipe, speech.buckets(folder, _labelled_part(pipe, seed)))
-    data.train = ConfigDict({"pool": speech.source(folder, arm.pool, **_part(pipe, arm.pool))})
+def _labels(pipe: Pipe, line: Line, arm: Arm, teacher: Stage, number: int) -> Stage:
+    """Transcribes the recordings of an arm with its teacher, and keeps what passes the filter."""
+    o = pipe.options
+    data = _data(pipe, speech.buckets(line.folder, _labelled_part(pipe, line.seed)))
+    pool = speech.source(line.folder, arm.pool, **_part(pipe, arm.pool))
+    data.train = ConfigDict({"pool": pool})
     search = {"beam": o["beam"], "word_score": 0.0}
     if arm.lm:
-        search |= {"lm": str(lm), "lm_weight": o["lm_weight"], "word_score": o["word_score"]}
-    name = f"{arm.pool}-{'lm' if arm.lm else 'plain'}-{tag}" if number == 1 else slug
+        search |= {"lm": str(line.lm), "lm_weight": o["lm_weight"], "word_score": o["word_score"]}
+    # arms of one teacher that differ in the filter share the transcripts
+    shared = f"{arm.pool} {'lm' if arm.lm else 'plain'}" if number == 1 else arm.name
+    name = f"decoded-{number}-{line.slug(shared)}"
     # what is said is known, so that the errors of the labels can be told; nothing is trained on it
-    decoded = pseudo_labels.decode(pipe, f"decoded-{number}-{name}", teacher, data, search, "text")
-    return pseudo_labels.select(pipe, f"labels-{slug}", decoded, arm.filters)
+    decoded = pseudo_labels.decode(pipe, name, teacher, data, search, "text")
+    stage = f"labels-{number}-{line.slug(arm.name)}"
+    return pseudo_labels.select(pipe, stage, decoded, arm.filters)
 
 
 def _part(pipe: Pipe, split: str) -> dict[str, Any]:
@@ -225,15 +229,15 @@ def _labelled(pipe: Pipe, folder: pathlib.Path, size: str, seed: int) -> ConfigD
     return _timed(config, o["steps"])
 
 
-def _mixed(pipe: Pipe, folder: pathlib.Path, size: str, seed: int, pool: str) -> ConfigDict:
+def _mixed(pipe: Pipe, line: Line, pool: str) -> ConfigDict:
     """Returns the config of a student: labels and pseudo-labels at a fixed ratio in every batch."""
-    config = _labelled(pipe, folder, size, seed)
+    config = _labelled(pipe, line.folder, line.size, line.seed)
     share = pipe.options["pseudo_share"]
     with config.unlocked():
         config.data.train.labelled.batch_share = 1 - share
         about = {"transcript": "text", "batch_share": share, "pseudo_labels": ""}
         config.data.train.pool = ConfigDict(
-            speech.source(folder, pool, **_part(pipe, pool), **about)
+            speech.source(line.folder, pool, **_part(pipe, pool), **about)
         )
     return config
 

@@ -63,9 +63,9 @@ def _write(folder: pathlib.Path, clean: pathlib.Path, tests: int) -> None:
     table = {"kind": "table", "path": str(clean)}
     source = sources.open_source("train.clean", table)
     rows, seen = [_HEADER], 0
-    named = ("split", "speaker", "text", "path")
     for i in range(len(source)):
-        split, speaker, text, name = (str(source.columns[column][i]) for column in named)
+        split, speaker, text = (str(source.columns[c][i]) for c in ("split", "speaker", "text"))
+        name = source.key(i).partition("/")[2]
         noise = "none"
         if split == "valid":
             rng = np.random.default_rng((3, i))

@@ -9,6 +9,8 @@ config.data.spelling names the kind of token:
               is left out.
   pieces      frequent parts of words, config.data.pieces of them, learned from the training split;
               one that ends a word ends with `|`: see ssl_jax/data/word_pieces.py.
+  pieces.model, tokenizer.json
+              the word pieces of a file of yours: see ssl_jax/data/piece_models.py.
 Accents are joined to their letters (NFC) before text is split. Token 0 is the CTC blank. The
 vocabulary is stored with the run as its classes.
 """
@@ -20,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import labels, word_pieces
+from ssl_jax.data import labels, piece_models, word_pieces
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.readers import lines
 from ssl_jax.data.readers.base import Source
@@ -107,8 +109,11 @@ def vocabulary(
     """Returns the tokens in order, the blank first: those given, else config.data.classes, else
     those of `letters` or of the training split."""
     kind = config.get("spelling", "")
-    if kind not in SPELLINGS:
-        raise DataError(f"config.data.spelling is {kind!r}: use one of {', '.join(SPELLINGS)}")
+    if kind not in SPELLINGS and not piece_models.is_file(kind):
+        raise DataError(
+            f"config.data.spelling is {kind!r}: use one of {', '.join(SPELLINGS)}, or a file such "
+            f"as pieces.model"
+        )
     chosen = tuple(config["classes"]) if given is None else tuple(given)
     if chosen:
         if len(chosen) < 2 or len(set(chosen)) < len(chosen):
@@ -119,6 +124,8 @@ def vocabulary(
         return chosen
     if kind == "letters":
         return LETTERS
+    if piece_models.is_file(kind):
+        return (BLANK, *piece_models.open_model(kind).pieces)
     if given is None and split != "train" and len(config["train"]):
         return of_train()
     if kind == "pieces":
@@ -135,6 +142,8 @@ def spell(text: str, kind: str, vocabulary: Collection[str] = ()) -> Sequence[st
     """Returns the tokens of a text: "a b" -> "a|b|", or ["AA", "B"] for phones; for pieces, those
     of the `vocabulary`."""
     words = lines.composed(text).split()
+    if piece_models.is_file(kind):
+        return piece_models.open_model(kind).cut(" ".join(words))
     if kind == "pieces":
         longest = max(map(len, vocabulary), default=1)
         cuts = (word_pieces.cut(word_pieces.marked(w), vocabulary, longest) for w in words)
@@ -155,6 +164,8 @@ def join(tokens: Iterable[str], kind: str) -> str:
     real = [token for token in tokens if token not in SILENT]
     if kind == "phones":
         return " ".join(real)
+    if piece_models.is_file(kind):
+        return " ".join("".join(real).replace(piece_models.START, " ").split())
     return " ".join("".join(real).replace(WORD_END, " ").split())
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ssl_jax.core.config import ConfigError
-from ssl_jax.data import transcripts
+from ssl_jax.data import piece_models, transcripts
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.readers import lines
 from ssl_jax.evals import lexicon as lexicon_lib
@@ -92,12 +92,19 @@ class Prefixes:
         if found is not None:
             return found
         name, node = self._search.vocabulary[token], self.nodes[place]
-        ends = name.endswith(transcripts.WORD_END) or self._search.tokens_are_words
-        word = node.word
+        ends = self._search.tokens_are_words
+        ends |= not self._search.marks_starts and name.endswith(transcripts.WORD_END)
+        word, state, score = node.word, node.state, node.score
+        if self._search.marks_starts and name.startswith(piece_models.START):
+            # of a piece that begins a word, the word before ends here
+            added, state = self._search.add_word(state, word)
+            word, name, score = "", name.removeprefix(piece_models.START), score + added
         if name not in transcripts.SILENT:
-            word += name.removesuffix(transcripts.WORD_END)
-        added, state = self._search.add_word(node.state, word) if ends else (0.0, node.state)
-        self.nodes.append(_Node(token, place, "" if ends else word, state, node.score + added))
+            word += name if self._search.marks_starts else name.removesuffix(transcripts.WORD_END)
+        if ends:
+            added, state = self._search.add_word(state, word)
+            word, score = "", score + added
+        self.nodes.append(_Node(token, place, word, state, score))
         self._children[place, token] = len(self.nodes) - 1
         return len(self.nodes) - 1
 
@@ -137,6 +144,8 @@ class BeamSearch:
     def __init__(self, options: Options, vocabulary: Sequence[str], spelling: str):
         self.options, self.vocabulary = options, tuple(vocabulary)
         self.tokens_are_words = spelling == "phones"
+        # whether a mark begins a word, and not one that ends it
+        self.marks_starts = piece_models.is_file(spelling)
         spell = transcripts.plain if spelling == "letters" else lines.composed
         self.lm = ngram.read_arpa(options.lm, spell) if options.lm else None
         if self.lm is not None:
@@ -211,8 +220,9 @@ def _check_words(
     path: str, lm: ngram.NGram, vocabulary: Sequence[str], tokens_are_words: bool
 ) -> None:
     """Raises DataError for a language model none of whose words the vocabulary can spell."""
-    known = {name.removesuffix(transcripts.WORD_END) for name in vocabulary}
-    known -= {"", *transcripts.SILENT}
+    real = [name for name in vocabulary if name not in transcripts.SILENT]
+    known = set(real) if tokens_are_words else set("".join(real))
+    known -= {transcripts.WORD_END, piece_models.START}
     words = [words[0] for words in lm.table if len(words) == 1 and words[0] not in ngram.SPECIAL]
     if not any(word in known if tokens_are_words else known.issuperset(word) for word in words):
         raise DataError(

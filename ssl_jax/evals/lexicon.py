@@ -6,7 +6,7 @@ import numpy as np
 
 from ssl_jax.core import paths
 from ssl_jax.core.config import ConfigError
-from ssl_jax.data import transcripts
+from ssl_jax.data import piece_models, transcripts
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.readers import lines
 from ssl_jax.evals import ngram
@@ -61,6 +61,11 @@ def read(
         raise ConfigError(
             f"{_KEY} is {given!r}, but config.data.spelling is 'phones', where tokens do not "
             f"form words: use '', or a run of letters"
+        )
+    if piece_models.is_file(spelling):
+        raise ConfigError(
+            f"{_KEY} is {given!r}, but config.data.spelling is {spelling!r}, whose pieces do not "
+            f"show where a word ends: use ''"
         )
     # of word pieces, which may be of several letters, each letter is one too
     known = {name.removesuffix(transcripts.WORD_END) for name in vocabulary}

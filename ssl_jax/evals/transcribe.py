@@ -22,8 +22,11 @@ from ssl_jax.evals.transducer_search import TransducerSearch
 from ssl_jax.ops import ctc, transducer
 
 Batches = Iterable[Mapping[str, Any]]
-# config.data.spelling -> the scores that it allows
-SCORES = dict.fromkeys(("letters", "characters", "pieces"), ("wer", "cer")) | {"phones": ("per",)}
+
+
+def scores_of(spelling: str) -> tuple[str, ...]:
+    """Returns the scores that a config.data.spelling allows."""
+    return ("per",) if spelling == "phones" else ("wer", "cer")
 
 
 class Utterance(NamedTuple):
@@ -191,7 +194,7 @@ class Transcriber:
 class Monitor:
     """A hook of the loop: monitor(step, state) -> {"valid/wer": 0.2, "valid/cer": 0.05}.
 
-    names: of config.eval.scores, some of SCORES[spelling]. batches: called anew each time.
+    names: of config.eval.scores, some of `scores_of` the spelling. batches: called anew each time.
     """
 
     def __init__(
@@ -201,7 +204,7 @@ class Monitor:
         batches: Callable[[], Batches],
         split: str,
     ):
-        known = SCORES[transcriber.spelling]
+        known = scores_of(transcriber.spelling)
         if any(name not in known for name in names):
             raise ValueError(
                 f"config.eval.scores is {tuple(names)}: with config.data.spelling="

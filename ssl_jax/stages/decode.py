@@ -48,7 +48,7 @@ def transcribe_splits(
 def _row(
     utterances: list[Utterance], split: splits_lib.Split, spelling: str, worst: int
 ) -> dict[str, Any]:
-    scores = transcribe.SCORES[spelling]
+    scores = transcribe.scores_of(spelling)
     counts = [edit_distance.edits(*transcribe.sides(row, scores[0])) for row in utterances]
     wrong = [i for i in range(len(utterances)) if counts[i].errors]
     shown = sorted(wrong, key=lambda i: (-counts[i].rate, -counts[i].errors))[:worst]

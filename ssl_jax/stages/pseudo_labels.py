@@ -251,10 +251,10 @@ def _begin(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
     path = folder / _ABOUT
     if path.exists():
         kept = atomic.read_json(path, "remove it, and decode the recordings anew")
-        for name, what in (("teacher", "teacher"), ("content", "recordings")):
+        for name, what in (("teacher", "another teacher"), ("content", "other recordings")):
             if kept[name] != about[name]:
                 raise DataError(
-                    f"{folder} holds hypotheses of another {what}: {kept[name]}, and now it is "
+                    f"{folder} holds hypotheses of {what}: {kept[name]}, and now it is "
                     f"{about[name]}: use another folder, or remove that one"
                 )
     elif hosts.is_first():

@@ -146,6 +146,7 @@ def test_a_tpu_that_is_not_there_compiles_the_step(root):
     "name",
     [
         "hubert/audio.py:xlarge",
+        "best_rq/speech.py:xxl",
         "lighthubert/speech.py:base",
         "mae/image.py:huge",
         "wav2vec2/audio.py:1b",

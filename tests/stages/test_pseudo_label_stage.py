@@ -94,7 +94,7 @@ def test_hypotheses_go_on_where_they_were_and_only_with_the_same_teacher(
     with pytest.raises(DataError, match="another teacher"):
         write(out, pool, beam=8)
     (tmp_path / "index.tsv").write_text("path\nb.wav\na.wav\n")
-    with pytest.raises(DataError, match="out holds hypotheses of another recordings"):
+    with pytest.raises(DataError, match="out holds hypotheses of other recordings"):
         write(out, pool)
 
 
