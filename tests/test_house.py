@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -41,9 +42,28 @@ def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]
             yield node
 
 
-def undocumented(source: str) -> list[str]:
+class Facts(NamedTuple):
+    """What the tests ask of a file, which is parsed once for all of them."""
+
+    lines: int
+    functions: list[tuple[str, int]]  # name, lines
+    swallowed: list[int]
+    undocumented: list[str]
+    imported: list[str]  # dotted names
+
+
+@functools.cache
+def facts(path: Path) -> Facts:
+    """Returns the facts of a Python file; raises SyntaxError for one that does not compile."""
+    source = path.read_text()
+    tree = compile(source, str(path), "exec", ast.PyCF_ONLY_AST)
+    sizes = [(f.name, (f.end_lineno or 0) - f.lineno + 1) for f in functions(tree)]
+    given = swallowed(tree), undocumented(tree), imported(tree)
+    return Facts(len(source.splitlines()), sizes, *given)
+
+
+def undocumented(tree: ast.Module) -> list[str]:
     """Returns the public functions, classes and methods (and the file) without a docstring."""
-    tree = ast.parse(source)
     if not tree.body:
         return []
     missing = [] if ast.get_docstring(tree) else ["the file"]
@@ -64,10 +84,10 @@ def undocumented(source: str) -> list[str]:
     return missing
 
 
-def swallowed(source: str) -> list[int]:
+def swallowed(tree: ast.Module) -> list[int]:
     """Returns the lines of handlers that hide an error: an empty body, or a bare `except:`."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.ExceptHandler):
             empty = all(
                 isinstance(b, ast.Pass) or (isinstance(b, ast.Expr) and _is_ellipsis(b.value))
@@ -75,6 +95,17 @@ def swallowed(source: str) -> list[int]:
             )
             if empty or node.type is None:
                 found.append(node.lineno)
+    return found
+
+
+def imported(tree: ast.Module) -> list[str]:
+    """Returns the names of the modules that a file imports anywhere, relative ones left out."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.append(node.module)
     return found
 
 
@@ -127,34 +158,24 @@ def third_party(folder: str) -> dict[str, str]:
     own |= {p.stem for top in ("tests", "experiments") for p in (ROOT / top).rglob("*.py")}
     own |= {p.parent.name for p in (ROOT / "experiments").rglob("*.py")}
     for path in sorted((ROOT / folder).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                names = [node.module]
-            for top in {n.split(".")[0] for n in names} - own - set(sys.stdlib_module_names):
-                found.setdefault(top, name(path))
+        tops = {module.split(".")[0] for module in facts(path).imported}
+        for top in tops - own - set(sys.stdlib_module_names):
+            found.setdefault(top, name(path))
     return found
 
 
 @pytest.mark.parametrize("path", code_files(), ids=name)
 def test_file_compiles_is_short_and_hides_no_error(path):
-    source = path.read_text()
-    tree = compile(source, str(path), "exec", ast.PyCF_ONLY_AST)
-    assert len(source.splitlines()) <= FILE_LINES
-    long = [
-        f"{f.name} ({f.end_lineno - f.lineno + 1} lines)"
-        for f in functions(tree)
-        if f.end_lineno - f.lineno + 1 > FUNCTION_LINES
-    ]
+    found = facts(path)
+    assert found.lines <= FILE_LINES
+    long = [f"{f} ({lines} lines)" for f, lines in found.functions if lines > FUNCTION_LINES]
     assert not long, f"aim for 40 lines: {long}"
-    assert not swallowed(source), "an error is hidden in these lines"
+    assert not found.swallowed, "an error is hidden in these lines"
 
 
 @pytest.mark.parametrize("path", code_files(PUBLISHED), ids=name)
 def test_everything_public_has_a_docstring(path):
-    assert not undocumented(path.read_text())
+    assert not facts(path).undocumented
 
 
 def test_no_path_of_one_machine():
@@ -291,13 +312,12 @@ def test_every_folder_is_a_package():
 
 
 def test_the_checks_can_fail(tmp_path):
-    assert swallowed("try:\n    f()\nexcept ValueError:\n    pass\n") == [3]
-    assert swallowed("try:\n    f()\nexcept:\n    g()\n") == [3]
-    assert swallowed("try:\n    f()\nexcept ValueError:\n    g()\n") == []
-    assert undocumented("def f():\n    pass\n") == ["the file", "f"]
-    assert undocumented('"""A."""\nclass C:\n    """B."""\n    def g(self):\n        pass\n') == [
-        "C.g"
-    ]
+    handlers = {" ValueError:\n    pass": [3], ":\n    g()": [3], " ValueError:\n    g()": []}
+    for handler, lines in handlers.items():
+        assert swallowed(ast.parse(f"try:\n    f()\nexcept{handler}\n")) == lines
+    assert undocumented(ast.parse("def f():\n    pass\n")) == ["the file", "f"]
+    within = '"""A."""\nclass C:\n    """B."""\n    def g(self):\n        pass\n'
+    assert undocumented(ast.parse(within)) == ["C.g"]
     assert MACHINE_PATH.search("x = '" + "/wo" + "rk/data'")
     assert not MACHINE_PATH.search("see https://example.org/ho" + "me/x")
     readme = tmp_path / "README.md"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_program import smaller
 
 import ssl_jax
 from ssl_jax import pipeline
@@ -37,6 +38,9 @@ def test_lighthubert_searches_extracts_prunes_and_compares(tmp_path, monkeypatch
     options = {"train": 40, "test": 4, "seeds": 1, "batch": 2, "clusters": 4, "shares": "(0.5,)"}
     options |= {"population": 2, "generations": 2, "labels": 0, "out": tmp_path}
     overrides = [f"--{k}={v}" for k, v in options.items()]
+    space = {"depths": (2, 3), "drop_order": (1,)}
+    small = {"depth": 3, "conv_channels": 8, "position_kernel": 8}
+    smaller(monkeypatch, SIZE=small, SPACE=space, TARGETS={"layers": 2})
     root = pipeline.run("experiments/lighthubert/program.py", str(tmp_path / "run"), overrides)
     results = json.loads((tmp_path / "results.json").read_text())
     arms = results["arms"]

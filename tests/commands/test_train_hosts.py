@@ -32,7 +32,9 @@ OPTIONS = {
     "optim.name": "sgd",
     "optim.lr": 1e-4,
     "optim.weight_decay": 0.0,
+    "method.encoder.depth": 1,  # every process compiles, or reads what another compiled
 }
+KILLS = 16
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +127,9 @@ def test_hosts_with_different_configs_all_end_naming_the_difference(tmp_path, co
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_thirty_kills_change_no_bit(tmp_path, corpus, herd):
+def test_kills_at_any_moment_change_no_bit(tmp_path, corpus, herd):
     changes = {"train.duration": "400 steps", "eval.every": "400 steps", "checkpoint.every": 5}
+    # tests/engine/test_kill.py kills at every change of a folder; these come at random
     start = time.monotonic()
     whole = herd.start(*arguments(tmp_path / "whole", corpus, **changes))
     whole.until(lambda: newest(tmp_path / "whole") > 0)
@@ -135,7 +138,7 @@ def test_thirty_kills_change_no_bit(tmp_path, corpus, herd):
     folder, draw = tmp_path / "killed", random.Random(0)
     command = arguments(folder, corpus, **changes)
     reached = [0]
-    for life in range(30):
+    for life in range(KILLS):
         child = herd.start(*command, pause=0.02)  # slow enough to be killed before it ends
         if life % 2:  # while it starts, at the latest during its first save
             late = time.monotonic() + draw.uniform(0, ready)
@@ -146,7 +149,8 @@ def test_thirty_kills_change_no_bit(tmp_path, corpus, herd):
         child.signal(signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL, child.text()
         reached.append(newest(folder))
-    assert reached == sorted(reached) and len(set(reached)) > 15 and reached[-1] < 400, reached
+    assert reached == sorted(reached) and reached[-1] < 400, reached
+    assert len(set(reached)) > KILLS // 2, reached
     last = herd.start(*command)
     assert last.wait() == 0, last.text()
     assert f"at step {reached[-1]}" in last.text()

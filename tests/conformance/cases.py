@@ -28,6 +28,7 @@ SLOW = (
     "configs/beats/tokenizer.py",
     "configs/ctc/speech.py",
     "configs/distill/image.py",
+    "configs/dmae/image.py",
     "configs/hubert/audio.py",
     "configs/lighthubert/speech.py",
     "configs/mimco/image.py",

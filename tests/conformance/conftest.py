@@ -1,4 +1,4 @@
-"""The process with eight devices that the conformance tests ask."""
+"""The process with many devices that the conformance tests ask."""
 
 import json
 import os
@@ -11,8 +11,9 @@ import cases
 import pytest
 
 PROGRAM = cases.ROOT / "tests" / "conformance" / "devices_program.py"
-FLAGS = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-EIGHT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS}
+# two along each of the four axes of a mesh
+FLAGS = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=16"
+MANY = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS}
 
 
 class Program:
@@ -64,8 +65,8 @@ def program():
 
 
 @pytest.fixture(scope="session")
-def eight(tmp_path_factory):
-    """A process with eight devices, which imports everything once for all configs."""
-    process = Program(tmp_path_factory.mktemp("eight") / "stderr.txt", **EIGHT)
+def many(tmp_path_factory):
+    """A process with sixteen devices, which imports everything once for all configs."""
+    process = Program(tmp_path_factory.mktemp("many") / "stderr.txt", **MANY)
     yield process
     process.close()

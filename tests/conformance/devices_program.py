@@ -1,4 +1,4 @@
-"""Runs tiny configs on 1 and on 8 forced CPU devices; test_devices.py starts it as a process.
+"""Runs tiny configs on 1 and on 16 forced CPU devices; test_devices.py starts it as a process.
 
 It reads one job per line, JSON [path of a config, name of the job], and answers each with a line.
 The job 'memory' compiles the step of a deep model whose parameters are sharded over eight devices,
@@ -30,8 +30,7 @@ from ssl_jax.ops import contrast, losses
 from ssl_jax.planning import aot
 
 STEPS = 3
-DATA = {"slice": 1, "data": 8, "fsdp": 1, "model": 1}
-ALL_AXES = {"slice": 2, "data": 1, "fsdp": 2, "model": 2}
+ALL_AXES = {"slice": 2, "data": 2, "fsdp": 2, "model": 2}
 # A bias on all keys leaves softmax unchanged: its gradient is rounding, which Adam magnifies.
 NOISE = ("attention/key/bias",)
 # So does one on all rows that a batch norm reads. A slow wave of relative positions, which hardly
@@ -140,7 +139,7 @@ def _worst(a: dict[str, np.ndarray], b: dict[str, np.ndarray], scale: float) -> 
 
 
 def compare(path: str) -> dict[str, object]:
-    """Returns the largest differences between one device and each mesh of eight, and `resumed`."""
+    """Returns the largest differences between one device and a mesh of all axes, and `resumed`."""
     return compare_toy(cases.abstract_toy(path), NOISE_OF.get(path, ()))
 
 
@@ -150,22 +149,19 @@ def compare_toy(toy: cases.Toy, noisy: tuple[str, ...] = ()) -> dict[str, object
     one = compiled(begun, {"data": 1}, jax.devices()[:1])
     losses, reference, params, _ = train(begun, one)
     largest = max(float(np.abs(g).max()) for g in reference.values())
-    meshes = {}
-    # one device and the first mesh run the program of a CPU; the second that of a TPU: a loop over
-    # layers, and convolutions with all their groups
-    for sizes, kind in ((DATA, "cpu"), (ALL_AXES, "tpu")):
-        with platform.planned(kind):
-            program = compiled(begun, sizes, jax.devices())
-            others, there, arrays, split = train(begun, program)
-        moved = {name: x for name, x in params.items() if not name.endswith(NOISE + noisy)}
-        far = max(abs(a - b) / max(abs(a), 1e-6) for a, b in zip(losses, others, strict=True))
-        meshes[json.dumps(sizes)] = {
-            "loss": far,
-            "gradient": _worst(reference, there, largest),
-            "params": _worst(moved, arrays, 1.0),
-            "split": split,
-        }
-    return {"meshes": meshes, "resumed": _resumed(begun, one)}
+    # one device runs the program of a CPU; the mesh that of a TPU: a loop over layers, and
+    # convolutions with all their groups
+    with platform.planned("tpu"):
+        others, there, arrays, split = train(begun, compiled(begun, ALL_AXES, jax.devices()))
+    moved = {name: x for name, x in params.items() if not name.endswith(NOISE + noisy)}
+    far = max(abs(a - b) / max(abs(a), 1e-6) for a, b in zip(losses, others, strict=True))
+    return {
+        "loss": far,
+        "gradient": _worst(reference, there, largest),
+        "params": _worst(moved, arrays, 1.0),
+        "split": split,
+        "resumed": _resumed(begun, one),
+    }
 
 
 def compare_gradients(path: str) -> dict[str, object]:
@@ -225,7 +221,7 @@ def memory(path: str) -> dict[str, int]:
         str(cases.ROOT / path) + ":toy",
         [*(f"config.method.encoder.{x}" for x in deep), "config.mesh.fsdp=8", "data.batch_size=8"],
     )
-    program = aot.build(config, lambda: cases.build(config), jax.devices(), "tpu")
+    program = aot.build(config, lambda: cases.build(config), jax.devices()[:8], "tpu")
     blocks = program.state.params["encoder"]["blocks"]
     found = program.compile().memory
     return {
@@ -236,7 +232,7 @@ def memory(path: str) -> dict[str, int]:
 
 
 def coupled(path: str) -> dict[str, float]:
-    """Returns the largest differences between one device and eight of rows that depend on all.
+    """Returns the largest differences between one device and all of rows that depend on all.
 
     A norm over the whole batch, whose last rows are padding, and a contrast with all other rows.
     """
@@ -274,8 +270,8 @@ def streams(path: str) -> dict[str, object]:
     apart = {}
     for name, features in toy.method.streams.items():
         found = []
-        for devices in (jax.devices()[:1], jax.devices()):
-            mesh = mesh_lib.make_mesh({"data": -1}, devices)
+        for count in (1, resume.ROWS):
+            mesh = mesh_lib.make_mesh({"data": -1}, jax.devices()[:count])
             rows = jax.device_put(batch, mesh_lib.batch_sharding(mesh))
             with mesh_lib.using(mesh):
                 found.append(np.array(jax.jit(features)(params, rows).hidden_states))

@@ -32,7 +32,7 @@ def found(request, reports, tmp_path):
             reports[path] = report(path, tmp_path)
         else:
             job = "compare" if path in WHOLE else "gradients"
-            reports[path] = request.getfixturevalue("eight").ask(path, job)["resumed"]
+            reports[path] = request.getfixturevalue("many").ask(path, job)["resumed"]
     return reports[path]
 
 

@@ -120,8 +120,12 @@ def test_hidden_states_of_speech(name, padded, pair):
     _same_hidden_states(name, padded, pair, 4000)
 
 
+# one of each architecture: transformers computes a HuBERT and a wav2vec 2.0 of one size alike
+WIDE = [n for n in SOUND if n not in ("hubert ctc", "wav2vec2", "wav2vec2 large")]
+
+
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("name", SOUND)
+@pytest.mark.parametrize("name", WIDE)
 def test_hidden_states_of_speech_at_full_width(name, padded, pair):
     _same_hidden_states(name, padded, pair, 8000, wide=True)
 
