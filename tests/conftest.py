@@ -37,6 +37,16 @@ def root() -> Path:
     return Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_programs() -> None:
+    """Keeps and reads compiled programs from the first test on: otherwise a process would begin
+    with the first run that it trains, and compile what others have compiled until then."""
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", os.environ["SSL_JAX_CACHE"])
+
+
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Returns the objects of an in-memory object store, which serves gs:// until the test ends."""

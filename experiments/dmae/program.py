@@ -145,8 +145,7 @@ def _probe(pipe: Pipe, run: Stage, folder: str, features: str) -> float:
             config.data = _data(config.data, folder)
         corpora = embed.open_splits(config, out, mesh.size)
         about = (model.method, model.params, model.config, model.step)
-        every = embed.encoders(*about, corpora["train"], mesh)
-        chosen = [encoder for encoder in every if encoder.name == features]
+        chosen = embed.encoders(*about, corpora["train"], mesh, only=features)
         rows, _ = probes.run_probes(lambda: chosen, corpora, ConfigDict({}), ("ridge",), mesh, out)
         figures.write_results(out / "rows.json", {"rows": rows})
 

@@ -178,8 +178,7 @@ def _probe(pipe: Pipe, run: Stage, features: str) -> dict[str, float]:
             _data(config, pipe.options["data"])
         corpora = embed.open_splits(config, out, mesh.size)
         about = (model.method, model.params, model.config, model.step)
-        every = embed.encoders(*about, corpora["train"], mesh)
-        chosen = [encoder for encoder in every if encoder.name == features]
+        chosen = embed.encoders(*about, corpora["train"], mesh, only=features)
         kinds = ("ridge", "knn")
         rows, _ = probes.run_probes(lambda: chosen, corpora, ConfigDict({}), kinds, mesh, out)
         figures.write_results(out / "rows.json", {"rows": rows})

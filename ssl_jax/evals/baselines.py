@@ -51,25 +51,32 @@ def encoders(
     sample_rate: int = 0,
     mesh: Mesh | None = None,
     pool: str = "mean_std",
+    only: str = "",
 ) -> list[Encoder]:
     """Returns a run's encoder, the same encoder untrained, and the raw features.
 
     example: a batch, may be abstract. seed, key: those of the run; step: identifies its weights.
     window: samples per window of a clip at `sample_rate` (0: clips are not cut). pool: one of
-    `pool.KINDS`. Parameters are replicated over the mesh.
+    `pool.KINDS`. only: the name of one of them ('': all). Parameters are replicated over the mesh.
     """
     about: dict[str, Any] = {"pool": of_encoder(pool), "layers": method.layers}
-    untrained = random_encoder(method, seed, example)
     features, cut = method.features, f" of {method.layers}" if method.layers else ""
     if window:
         features, cut = windowed(features, window, sample_rate), f"{cut} by {window}"
-    if mesh is not None:
-        params, untrained = jax.device_put((params, untrained), NamedSharding(mesh, P()))
-    return [
-        Encoder(THIS_RUN, features, params, f"{key} step {step}{cut}", **about),
-        Encoder("random encoder", features, untrained, key + cut, **about),
-        dataclasses.replace(raw, pool=of_raw(pool) if raw.frames else "mean"),
-    ]
+
+    def replicated(params: Tree) -> Tree:
+        return params if mesh is None else jax.device_put(params, NamedSharding(mesh, P()))
+
+    def of(name: str) -> Encoder:
+        if name == raw.name:
+            return dataclasses.replace(raw, pool=of_raw(pool) if raw.frames else "mean")
+        if name == THIS_RUN:
+            return Encoder(name, features, replicated(params), f"{key} step {step}{cut}", **about)
+        untrained = random_encoder(method, seed, example)  # takes a while to compile
+        return Encoder(name, features, replicated(untrained), key + cut, **about)
+
+    names = (THIS_RUN, "random encoder", raw.name)
+    return [of(name) for name in names if only in ("", name)]
 
 
 def raw_features(

@@ -186,12 +186,13 @@ def encoders(
     window: float = 0.0,
     more: Sequence[str] = (),
     pool: str = "mean_std",
+    only: str = "",
 ) -> list[Encoder]:
     """Returns a run's encoder, the same untrained, and the raw features of its modality.
 
     config, step: of the run. train: the split that is probed. window: seconds of audio in one pass
     of an encoder (0: the whole clip). more: further baselines, some of BASELINES. pool: one of
-    `pool.KINDS`.
+    `pool.KINDS`. only: the name of one, further baselines aside ('': all).
     """
     data, specs = train.config.data, train.corpus.specs(window or train.corpus.buckets[-1])
     sections = build.sections(config.method).values()
@@ -210,6 +211,7 @@ def encoders(
         sample_rate=data.sample_rate,
         mesh=mesh,
         pool=pool,
+        only=only,
     )
     return found + [BASELINES[name](data.sample_rate) for name in more]
 

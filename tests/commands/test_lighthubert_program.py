@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_program import smaller
+from small_program import one_bucket, smaller
 
 import ssl_jax
 from ssl_jax import pipeline
@@ -41,6 +41,7 @@ def test_lighthubert_searches_extracts_prunes_and_compares(tmp_path, monkeypatch
     space = {"depths": (2, 3), "drop_order": (1,)}
     small = {"depth": 3, "conv_channels": 8, "position_kernel": 8}
     smaller(monkeypatch, SIZE=small, SPACE=space, TARGETS={"layers": 2})
+    one_bucket(monkeypatch)
     root = pipeline.run("experiments/lighthubert/program.py", str(tmp_path / "run"), overrides)
     results = json.loads((tmp_path / "results.json").read_text())
     arms = results["arms"]

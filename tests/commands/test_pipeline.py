@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from ml_collections import ConfigDict
 from PIL import Image
-from small_program import BLOCK, smaller
+from small_program import BLOCK, one_bucket, smaller
 
 import ssl_jax
 from configs import common
@@ -224,6 +224,7 @@ def test_hubert_runs_two_iterations_judges_both_and_goes_on_after_a_kill(
     options |= {"fsdd": recorded_digits, "later_clusters": 9}
     overrides = [f"--{k}={v}" for k, v in options.items()]
     smaller(monkeypatch, SIZE=BLOCK | {"conv_channels": 8, "position_kernel": 4})
+    one_bucket(monkeypatch)
     program, root = "experiments/hubert/pipeline.py", str(tmp_path / "hubert")
     run, calls = pipeline.Pipe._run, []
 

@@ -43,6 +43,17 @@ def test_encoders_and_frames_of_raw_features_are_pooled_alike(kind, encoder, raw
         baselines.encoders(method, {}, {}, given, **(about | {"pool": "max"}))
 
 
+def test_the_untrained_encoder_is_made_only_where_it_is_asked_for():
+    made = []
+    method = Method(
+        lambda *_: made.append(1) or ({}, {}), lambda *_: None, lambda *_: None, {}, (), ()
+    )
+    given = baselines.raw_encoder("image")
+    for name, count in (("this run", 0), ("pixels", 0), ("random encoder", 1)):
+        (found,) = baselines.encoders(method, {}, {}, given, seed=0, key="k", step=1, only=name)
+        assert found.name == name and len(made) == count
+
+
 def test_random_encoders_differ_by_seed_and_from_the_run():
     def init(key, batch):
         return {"w": jax.random.normal(key, (batch["audio"].shape[1],))}, {}
