@@ -23,7 +23,12 @@ LOG_LINES = 12
 # the parameters with which a notebook runs here, and the number of images it shows
 TOYS = {
     "audio_tokens": (
-        {"CLIPS": {"train": 64, "test": 12}, "STEPS": 4, "TOKENIZER_STEPS": 2, "CODES": 8},
+        {
+            "CLIPS": {"train": 64, "valid": 20, "test": 20},
+            "STEPS": 4,
+            "TOKENIZER_STEPS": 2,
+            "CODES": 8,
+        },
         4,
     ),
     "compress": (

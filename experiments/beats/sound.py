@@ -22,13 +22,16 @@ QUIETEST = 0.005  # of full scale, from the lowest sample to the highest: less c
 
 @functools.cache
 def recordings(folder: str) -> tuple[list[np.ndarray], Mapping[str, Any]]:
-    """Returns the recordings (n,) float32 at RATE of a folder with index.tsv, and its columns."""
+    """Returns the recordings (n,) float32 at RATE of a folder with index.tsv, and its columns.
+
+    Each has a mean of zero: an offset, made louder, would be clipped to a constant.
+    """
     data = common.audio_data()
     data.train.own = ConfigDict({"kind": "table", "path": folder})
     data.update({"buckets": (SECONDS,), "batch_size": 1})
     corpus: Any = corpus_lib.open_split(data, "train")
     found = [corpus.read(i).astype(np.float32) / 32768 for i in range(len(corpus))]
-    return found, corpus.sources[0].columns
+    return [clip - clip.mean() for clip in found], corpus.sources[0].columns
 
 
 def pieces(folder: str, most: int) -> list[np.ndarray]:

@@ -76,8 +76,12 @@ def test_pieces_leave_out_silence_and_noise_spares_padding(tmp_path):
     tone, rate = soundfile.read(folder / "0.wav")
     quiet = np.concatenate([tone, 1e-4 * (np.arange(2 * rate) % 2)])
     soundfile.write(folder / "0.wav", quiet, rate)  # its second piece has no sound
+    offset = soundfile.read(folder / "1.wav")[0] * 0.1 + 0.5  # at four times the level, all clipped
+    soundfile.write(folder / "1.wav", offset, rate)
     pieces = sound.pieces(str(folder), 2)
     assert [len(piece) for piece in pieces] == [41600, 41600]
+    loud = sound.altered(pieces[1], np.random.default_rng(0), (30.0, 30.0), 0.0)
+    assert abs(loud.mean()) < 0.01 < loud.std()
     rows, lengths = sound.clips(str(folder), 5.0)
     assert lengths.tolist() == [len(quiet), 41600]
     heard = sound.noisy(str(folder), 5.0, (0.0, 0.0), 0.0, 1)
