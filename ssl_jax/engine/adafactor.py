@@ -22,7 +22,7 @@ from ssl_jax.core.types import Array, Tree
 
 class State(NamedTuple):
     """updates: so far. mean: of the updates. rows, columns: of squared gradients; of what is
-    no matrix, rows has all of them and columns is empty."""
+    no matrix, rows has all of them and columns is 0."""
 
     updates: Array
     mean: Tree
@@ -45,7 +45,7 @@ def scale(first: float, second: float, eps: float, stacked: str) -> optax.Gradie
             return jnp.zeros(x.shape[:-1] if is_matrix(name, x) else x.shape, jnp.float32)
 
         def columns(name: str, x: Array) -> Array:
-            shape = (*x.shape[:-2], x.shape[-1]) if is_matrix(name, x) else (0,)
+            shape = (*x.shape[:-2], x.shape[-1]) if is_matrix(name, x) else ()
             return jnp.zeros(shape, jnp.float32)
 
         mean = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params)
