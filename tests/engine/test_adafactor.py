@@ -2,7 +2,7 @@
 
 import jax
 import numpy as np
-from optim_cases import arrays, make, section
+from optim_cases import arrays
 
 from ssl_jax.core import tree as tree_lib
 from ssl_jax.engine import adafactor
@@ -46,7 +46,7 @@ def test_updates_are_those_of_the_formulas():
 
 
 def test_the_second_moments_of_a_matrix_are_a_row_and_a_column():
-    tx, _ = make(section(name="adafactor", betas=(FIRST, SECOND)))
+    tx = adafactor.scale(FIRST, SECOND, EPS, "blocks/")
     shapes = jax.eval_shape(tx.init, {"kernel": np.zeros((30, 50), np.float32)})
     sizes = sorted(x.size for x in jax.tree.leaves(shapes) if x.size > 1)
     assert sizes == [30, 50, 30 * 50]
