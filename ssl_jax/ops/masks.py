@@ -152,6 +152,22 @@ def stripes_visible(
     return ids_shuffle_of(mask, real), mask
 
 
+def tube_mask(keys: Array, steps: int, places: int, ratio: float) -> Array:
+    """Masks the same int(ratio * places) places at every step: keys (B,) -> (B, steps * places).
+
+    Form of VideoMAE (2203.12602): what is hidden stays hidden, so that no neighbour in time tells
+    it. At ratio 0.9, 176 of 196 places are, for 8 steps 1408 of 1568 tokens.
+    """
+    hit = _rank(_uniform(keys, places)) < int(ratio * places)
+    return jnp.tile(hit, (1, steps))
+
+
+def scattered_mask(keys: Array, steps: int, places: int, ratio: float) -> Array:
+    """Masks as many tokens of a clip as `tube_mask` does, each drawn for itself."""
+    size = steps * places
+    return _rank(_uniform(keys, size)) < steps * int(ratio * places)
+
+
 def ascending(ids_shuffle: Array, kept: int) -> Array:
     """Returns ids_shuffle (B, T) with its first `kept` ids in ascending order."""
     return jnp.concatenate([jnp.sort(ids_shuffle[:, :kept], 1), ids_shuffle[:, kept:]], 1)

@@ -165,10 +165,11 @@ def test_a_local_decoder_with_stripes_trains_every_parameter():
     assert "decoder/blocks/attention/tau" in flat
 
 
-def test_an_encoder_without_patches_is_named():
+@pytest.mark.parametrize("kind", ["text", "video"])
+def test_an_encoder_without_patches_is_named(kind):
     config = config_of("image", {})
-    config.encoder = ConfigDict({"kind": "text", "depth": 1})
-    with pytest.raises(ValueError, match=r"kind is 'text', which has no patches .*use 'vit' or 's"):
+    config.encoder = ConfigDict({"kind": kind, "depth": 1})
+    with pytest.raises(ValueError, match=f"kind is '{kind}', which has no patches .*use 'vit' or"):
         make(config)
 
 

@@ -39,6 +39,7 @@ def test_a_config_dict_with_lists_gives_a_hashable_module():
         ("spectrogram", 1, 6.25, (0, 8)),
         ("beats", 0, 6.25, (0, 8)),
         ("mel_conformer", 0, 25.0, (0,)),
+        ("video", 0, 0.0, (8, 14, 14)),
         ("text", 0, 0.0, (0,)),
     ],
 )
