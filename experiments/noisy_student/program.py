@@ -19,10 +19,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.noisy_student import claims, pictures, speech
+from experiments.noisy_student import arms, claims, pictures, speech
 from ssl_jax.core import config as config_lib
 from ssl_jax.data import pseudo_labels as stores
-from ssl_jax.evals.label_filters import Filters
 from ssl_jax.pipeline import Pipe
 from ssl_jax.reports import figures
 from ssl_jax.stages import pseudo_labels
@@ -50,39 +49,6 @@ OPTIONS = {
     "out": "",
 }
 HERE = pathlib.Path(__file__).resolve().parent
-SIZES = {
-    "small": {"depth": 4, "width": 64, "heads": 4, "mlp_width": 256},
-    "large": {"depth": 8, "width": 96, "heads": 4, "mlp_width": 384},
-}
-# a frame every 20 ms, as there are up to 15 letters a second
-ENCODER = {"depthwise_kernel": 15, "conv_channels": 16, "num_mels": 40, "strides": (2, 1)}
-ENCODER |= {"depthwise_norm": "layer", "dropout": 0.1, "embed_dropout": 0.0}
-STARTS = ("scratch", "pre-trained")
-ALL = Filters()
-# what hypotheses of the other domain must agree in, with and without language model
-STRICT = Filters(disagreement=0.1)
-CROP = 3.0  # seconds, of pre-training
-
-
-@dataclasses.dataclass(frozen=True)
-class Arm:
-    """How the unlabelled recordings get their labels."""
-
-    name: str
-    pool: str  # the split of the recordings
-    lm: bool
-    filters: Filters = ALL
-    starts: tuple[str, ...] = STARTS
-    generations: int = 0  # at most; 0: all
-
-
-ARMS = (
-    Arm("with LM", "train", True),
-    Arm("without LM", "train", False, starts=("pre-trained",), generations=1),
-    Arm("filtered", "train", True, STRICT, starts=("pre-trained",), generations=1),
-    Arm("other domain", "other", True, starts=("pre-trained",), generations=1),
-    Arm("other domain, filtered", "other", True, STRICT, ("pre-trained",), 1),
-)
 Found = dict[str, Any]
 
 
@@ -115,7 +81,7 @@ def main(pipe: Pipe) -> None:
         for size in o["sizes"]:
             config = _pretraining(pipe, folder, size, seed)
             pretrained = pipe.train(f"pretrained-{size}-{seed}", config)
-            for start, first in zip(STARTS, (None, pretrained), strict=True):
+            for start, first in zip(arms.STARTS, (None, pretrained), strict=True):
                 _generations(pipe, Line(folder, lm, size, start, first, seed), found)
     _write(pipe, found)
 
@@ -124,13 +90,13 @@ def _generations(pipe: Pipe, line: Line, found: Found) -> None:
     """Trains generation 0 and, with the first size, those that follow."""
     config = _labelled(pipe, line.folder, line.size, line.seed)
     zero = pipe.train(f"generation-0-{line.slug('')}", config, start=line.first)
-    _keep(found["sizes"], f"{line.size}, {line.start}", _errors(pipe, zero))
+    _keep(found["sizes"], f"{line.size}, {line.start}", arms.errors(pipe, zero))
     if line.size != pipe.options["sizes"][0]:
         return
-    for arm in (arm for arm in ARMS if line.start in arm.starts):
+    for arm in (arm for arm in arms.ARMS if line.start in arm.starts):
         name, teacher = f"{line.start}, {arm.name}", zero
         errors, about = (found[key].setdefault(name, {}) for key in ("wer", "labels"))
-        _keep(errors, "0", _errors(pipe, zero))
+        _keep(errors, "0", arms.errors(pipe, zero))
         most = pipe.options["generations"]
         for number in range(1, min(arm.generations or most, most) + 1):
             labels = _labels(pipe, line, arm, teacher, number)
@@ -139,10 +105,10 @@ def _generations(pipe: Pipe, line: Line, found: Found) -> None:
             student = f"generation-{number}-{line.slug(arm.name)}"
             given = {"start": line.first, "pseudo_labels": {"pool": labels}}
             teacher = pipe.train(student, config, **given)
-            _keep(errors, str(number), _errors(pipe, teacher))
+            _keep(errors, str(number), arms.errors(pipe, teacher))
 
 
-def _labels(pipe: Pipe, line: Line, arm: Arm, teacher: Stage, number: int) -> Stage:
+def _labels(pipe: Pipe, line: Line, arm: arms.Arm, teacher: Stage, number: int) -> Stage:
     """Transcribes the recordings of an arm with its teacher, and keeps what passes the filter."""
     o = pipe.options
     data = _data(pipe, speech.buckets(line.folder, _labelled_part(pipe, line.seed)))
@@ -192,14 +158,14 @@ def _pretraining(pipe: Pipe, folder: pathlib.Path, size: str, seed: int) -> Conf
     name = {"best_rq": "best_rq/speech", "wav2vec2": "wav2vec2/log_mel"}[o["pretraining"]]
     config = config_lib.load(f"configs/{name}.py:mini").copy_and_resolve_references()
     config.unlock()
-    config.seed, config.data = seed, _data(pipe, (CROP,))
+    config.seed, config.data = seed, _data(pipe, (arms.CROP,))
     config.data.train = ConfigDict(
         {name: speech.source(folder, name) for name in ("train", "other")}
     )
-    config.method.encoder.update(ENCODER | SIZES[size])
+    config.method.encoder.update(arms.ENCODER | arms.SIZES[size])
     config.method.mask.update({"length": 5})
     if o["pretraining"] == "best_rq":
-        config.method.labels.update({"codes": 256, "num_mels": ENCODER["num_mels"]})
+        config.method.labels.update({"codes": 256, "num_mels": arms.ENCODER["num_mels"]})
     return _timed(config, o["pretrain_steps"])
 
 
@@ -217,7 +183,7 @@ def _labelled(pipe: Pipe, folder: pathlib.Path, size: str, seed: int) -> ConfigD
     )
     config.data.valid.clean = ConfigDict(speech.source(folder, "test", transcript="text"))
     config.data.test.other = ConfigDict(speech.source(folder, "test_other", transcript="text"))
-    encoder = {"kind": "mel_conformer", "preset": "l", **ENCODER, **SIZES[size]}
+    encoder = {"kind": "mel_conformer", "preset": "l", **arms.ENCODER, **arms.SIZES[size]}
     config.method.encoder = ConfigDict(encoder)
     config.method.frozen = "none"
     config.method.mask.update({"prob": 0.3, "length": 5, "channel_prob": 0.1})
@@ -250,14 +216,6 @@ def _timed(config: ConfigDict, steps: int) -> ConfigDict:
     changes += [f"checkpoint.every={steps} steps", f"guard.after={steps}"]
     config.checkpoint.best_metric = ""
     return config_lib.override(config, changes)
-
-
-def _errors(pipe: Pipe, run: Stage) -> tuple[float, float]:
-    """Returns the word error rates of a run without language model, in and out of domain."""
-    folder = pipe.folder(run)
-    names = ("valid/wer", "test/wer")
-    inside, outside = (float(figures.read_metrics(folder, name)[1][-1]) for name in names)
-    return inside, outside
 
 
 def _about(pipe: Pipe, labels: Stage) -> tuple[float, float, float]:

@@ -51,8 +51,9 @@ def language_model(pipe: Pipe, folder: pathlib.Path) -> pathlib.Path:
     def work(out: pathlib.Path) -> None:
         source = sources.open_source("train.speech", {"kind": "table", "path": str(folder)})
         spoken, draw = {str(text) for text in source.columns["text"]}, np.random.default_rng(1)
+        # in capitals, as the letters of transcripts are
         texts = [read_speech.draw_text(o["kind"], draw) for _ in range(o["texts"])]
-        model = ngram.estimate((t for t in texts if t not in spoken), 3)
+        model = ngram.estimate((t.upper() for t in texts if t not in spoken), 3)
         ngram.write_arpa(out / "lm.arpa", model)
 
     return pipe.folder(pipe.stage("data", "language-model", about, work)) / "lm.arpa"
