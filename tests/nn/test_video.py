@@ -7,6 +7,8 @@ import pytest
 
 from ssl_jax.nn import build
 from ssl_jax.nn import encoder as encoder_lib
+from ssl_jax.nn.transformer import Layers
+from ssl_jax.ops import tubelets
 
 TINY = {"image_size": 8, "frames": 4, "patch_size": 4, "depth": 1, "width": 16, "heads": 2}
 
@@ -48,20 +50,32 @@ def test_the_grid_has_time_rows_and_columns(frames):
 
 
 def test_tokens_are_projected_tubelets_and_visible_ones_keep_their_positions():
-    made = encoder(depth=1)
-    video = np.random.default_rng(0).integers(0, 256, (2, 4, 8, 8, 3)).astype(np.uint8)
-    params = made.init(jax.random.key(0), video)["params"]
-    x, valid = encoder_lib.frontend(made, params, {"video": video})
+    made = encoder()
+    draw = np.random.default_rng(0)
+    video = draw.integers(0, 256, (2, 4, 8, 8, 3)).astype(np.uint8)
+    shapes = jax.eval_shape(made.init, jax.random.key(0), video)["params"]
+    params = jax.tree.map(lambda x: draw.standard_normal(x.shape).astype(np.float32), shapes)
+    first = Layers((0,), ())
+
+    @jax.jit
+    def tokens(params, video, ids):
+        x, valid = encoder_lib.frontend(made, params, {"video": video})
+        kept, whole = (
+            encoder_lib.encode(made, params, x, valid, None, only, first).hidden_states[0]
+            for only in (ids, None)
+        )
+        return x, valid, kept, whole
+
+    x, valid, kept, whole = jax.device_get(tokens(params, video, np.array([[1, 6], [0, 7]])))
     assert x.shape == (2, 8, 16) and valid.all()
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     cube = ((video[1, 2:, 4:, :4] / 255 - mean) / std).reshape(-1)
     projection = params["frontend"]["projection"]
     want = cube @ projection["kernel"] + projection["bias"]
-    np.testing.assert_allclose(x[1, 6], want, atol=1e-5)
-    ids = jnp.array([[1, 6], [0, 7]])
-    seen = encoder_lib.encode(made, params, x, valid, ids_keep=ids).hidden_states[0]
-    whole = encoder_lib.encode(made, params, x, valid).hidden_states[0]
-    np.testing.assert_allclose(seen[1, 1], whole[1, 7], atol=1e-6)
+    np.testing.assert_allclose(x[1, 6], want, atol=1e-4)
+    table = tubelets.positions("flat", made.grid, 16)
+    np.testing.assert_allclose(whole, x + table, atol=1e-5)
+    np.testing.assert_array_equal(kept[1], whole[1, [0, 7]])
 
 
 def test_pixels_to_predict_are_in_zero_to_one():
