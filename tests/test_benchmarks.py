@@ -44,19 +44,21 @@ def test_small_config_is_the_quickstart_s_size():
 def test_jobs_take_turns_and_their_results_must_be_equal(tmp_path, monkeypatch):
     order, values = [], iter([[0.5]] * 5 + [[0.6]])
 
-    def run(folder, jobs, size):
+    program = side_by_side.Program(tmp_path, {"seeds": 3}, {"seeds": 1}, ("values",))
+
+    def run(folder, jobs, program, size):
         (folder / "corpus").mkdir(parents=True, exist_ok=True)
         order.append((folder.name, jobs, size["seeds"]))
         return {"seconds": 12.0 / jobs, "results": next(values)}
 
     monkeypatch.setattr(side_by_side, "run", run)
-    report = side_by_side.measure(tmp_path, 2, 2, {"seeds": 3})
+    report = side_by_side.measure(tmp_path, 2, 2, program)
     turns = [("0-1", 1, 3), ("0-2", 2, 3), ("1-2", 2, 3), ("1-1", 1, 3)]
     assert order == [("first", 1, 1), *turns]
     assert report["seconds"] == {"1": 12.0, "2": 6.0} and report["ratio"] == 2.0
     values = iter([[0.5], [0.5], [0.6]])
     with pytest.raises(ValueError, match="the results differ between 1 and 2 jobs"):
-        side_by_side.measure(tmp_path / "other", 2, 1, {"seeds": 3})
+        side_by_side.measure(tmp_path / "other", 2, 1, program)
 
 
 @pytest.mark.slow

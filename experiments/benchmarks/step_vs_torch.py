@@ -384,10 +384,11 @@ def main() -> None:
         import torch  # noqa: F401
     except ImportError:
         raise SystemExit("this comparison needs torch: pip install -e '.[interop]'") from None
-    report = measure(tuple(options.only), options.depth, options.rounds, options.eager)
-    if options.out.exists():
-        report = merge(json.loads(options.out.read_text(encoding="utf-8")), report)
-    atomic.write_json(options.out, report)
+    for system in options.only:  # each is written at once, as the next may fail or be stopped
+        report = measure((system,), options.depth, options.rounds, options.eager)
+        if options.out.exists():
+            report = merge(json.loads(options.out.read_text(encoding="utf-8")), report)
+        atomic.write_json(options.out, report)
 
 
 if __name__ == "__main__":

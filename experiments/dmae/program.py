@@ -11,7 +11,7 @@ beside one that learns from the outputs of the teacher, which is fine-tuned with
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -73,7 +73,7 @@ def main(pipe: Pipe) -> None:
     """Runs every part; complete stages are skipped."""
     o = pipe.options
     teacher = pipe.train("teacher", _config(pipe, "mae", 0.75, o["teacher_steps"], TEACHER))
-    found: dict[str, dict[str, list[float]]] = {"probe": {}, "other": {}}
+    asked: dict[str, dict[str, list[Stage]]] = {"probe": {}, "other": {}}
     starts: dict[str, list[Stage]] = {}
     for name, (method, ratio, times) in ARMS.items():
         config = _config(pipe, method, ratio, o["steps"] * (times or o["longer"]), STUDENT)
@@ -82,19 +82,30 @@ def main(pipe: Pipe) -> None:
             seeded = config_lib.override(config, [f"seed={seed}"])
             run = pipe.train(f"{_slug(name)}-{seed}", seeded, teachers=taught)
             starts.setdefault(name, []).append(run)
-            _keep(found["probe"], name, _probe(pipe, run, o["data"], "this run"))
+            _keep(asked["probe"], name, _probe(pipe, run, o["data"], "this run"))
             if name in PROBED_TWICE and o["other"]:
-                _keep(found["other"], name, _probe(pipe, run, o["other"], "this run"))
+                _keep(asked["other"], name, _probe(pipe, run, o["other"], "this run"))
             if name == "MAE 75 %":
-                _keep(found["probe"], UNTRAINED, _probe(pipe, run, o["data"], UNTRAINED))
+                _keep(asked["probe"], UNTRAINED, _probe(pipe, run, o["data"], UNTRAINED))
                 if not seed:  # pixels are the same for all seeds
-                    found["probe"]["pixels"] = [_probe(pipe, run, o["data"], "pixels")] * o["seeds"]
-    gap = _probe(pipe, teacher, o["data"], "this run")
-    found["probe"]["teacher"] = [gap] * o["seeds"]
-    _ladder(pipe, found["probe"])
+                    asked["probe"]["pixels"] = [_probe(pipe, run, o["data"], "pixels")] * o["seeds"]
+    asked["probe"]["teacher"] = [_probe(pipe, teacher, o["data"], "this run")] * o["seeds"]
     chosen = {name: starts[name] for name in TUNED}
-    few = {f"{100 * share:g} %": _tuned(pipe, share, chosen, teacher) for share in o["few_labels"]}
+    shares = o["few_labels"]
+    tuned = {f"{100 * share:g} %": _tuned(pipe, share, chosen, teacher) for share in shares}
+    # Results are read once every stage has been asked for: reading one waits for it, and until then
+    # stages that do not need each other may run side by side.
+    found = {part: _read(pipe, stages, _score) for part, stages in asked.items()}
+    _ladder(pipe, found["probe"])
+    few = {share: _read(pipe, runs, _accuracy) for share, runs in tuned.items()}
     _write(pipe, {**found, "few labels": few})
+
+
+def _read(
+    pipe: Pipe, stages: Mapping[str, list[Stage]], value: Callable[[Pipe, Stage], float]
+) -> dict[str, list[float]]:
+    """Returns the value of each stage of each arm."""
+    return {name: [value(pipe, stage) for stage in each] for name, each in stages.items()}
 
 
 def _config(
@@ -134,9 +145,9 @@ def _data(data: ConfigDict, folder: str) -> ConfigDict:
     return data
 
 
-def _probe(pipe: Pipe, run: Stage, folder: str, features: str) -> float:
-    """Returns the accuracy of a ridge probe of frozen features: of a run, of the same encoder
-    untrained, or of pixels."""
+def _probe(pipe: Pipe, run: Stage, folder: str, features: str) -> Stage:
+    """Returns the ridge probe of frozen features: of a run, of the same encoder untrained, or of
+    pixels."""
 
     def work(out: pathlib.Path) -> None:
         model, mesh = pipe.load(run), make_mesh({"data": -1})
@@ -151,15 +162,19 @@ def _probe(pipe: Pipe, run: Stage, folder: str, features: str) -> float:
 
     name = f"probe-{pathlib.Path(folder).name}-{features.replace(' ', '-')}-{run.name}"
     what = {"probe": "ridge", "features": features, "data": folder}
-    stage = pipe.stage("eval", name, what, work, (run,))
+    return pipe.stage("eval", name, what, work, (run,))
+
+
+def _score(pipe: Pipe, stage: Stage) -> float:
+    """Returns the accuracy of a probe."""
     (row,) = json.loads((pipe.folder(stage) / "rows.json").read_text(encoding="utf-8"))["rows"]
     return float(row["test"][0])
 
 
 def _tuned(
     pipe: Pipe, share: float, starts: Mapping[str, list[Stage]], teacher: Stage
-) -> dict[str, list[float]]:
-    """Returns the accuracy of each arm with a share of the labels, the same ones for all.
+) -> dict[str, list[Stage]]:
+    """Returns the runs of each arm with a share of the labels, the same ones for all.
 
     Students start from their runs of pre-training, from scratch, or learn from scratch what the
     fine-tuned teacher says of all images, whose labels they do not see.
@@ -168,7 +183,7 @@ def _tuned(
     config = _tuning(pipe, learned, TEACHER, share, fresh=False)
     expert = pipe.train(f"tuned-{share}-teacher", config, start=teacher)
     plain = _tuning(pipe, learned, STUDENT, share, fresh=False)
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[Stage]] = {}
     for seed in range(pipe.options["seeds"]):
         arms: dict[str, tuple[ConfigDict, dict[str, Any]]] = {
             name: (plain, {"start": runs[seed]}) for name, runs in starts.items()
@@ -179,8 +194,8 @@ def _tuned(
         for name, (config, more) in arms.items():
             slug = f"tuned-{share}-{_slug(name)}-{seed}"
             run = pipe.train(slug, config_lib.override(config, [f"seed={seed}"]), **more)
-            _keep(found, name, _accuracy(pipe, run))
-    found["teacher"] = [_accuracy(pipe, expert)] * pipe.options["seeds"]
+            _keep(found, name, run)
+    found["teacher"] = [expert] * pipe.options["seeds"]
     return found
 
 
@@ -209,8 +224,8 @@ def _accuracy(pipe: Pipe, run: Stage) -> float:
     return float(figures.read_metrics(pipe.folder(run), "valid/accuracy")[1][-1])
 
 
-def _keep(found: dict[str, list[float]], name: str, value: float) -> None:
-    found.setdefault(name, []).append(value)
+def _keep(found: dict[str, list[Stage]], name: str, stage: Stage) -> None:
+    found.setdefault(name, []).append(stage)
 
 
 def _ladder(pipe: Pipe, probe: Mapping[str, list[float]]) -> None:
