@@ -94,7 +94,7 @@ def compare(about: dict[str, Any], torch: str) -> dict[str, Any]:
 
 
 def _run(command: list[str]) -> dict[str, Any]:
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8")
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -22,7 +22,7 @@ def test_sources_lie_end_to_end(words, tmp_path, write, data_config):
     assert len(corpus) == 21 and corpus.classes == ("no", "up", "yes")
     assert np.bincount(corpus.labels + 1).tolist() == [1, 4, 6, 10]
     assert corpus.lengths[-1] == 1600 and corpus.seconds[-1] == pytest.approx(0.1)
-    assert corpus.spans == ((0, 20, 1.0, None), (20, 21, 2.0, None))
+    assert corpus.spans == ((0, 20, 1.0, None, 0.0), (20, 21, 2.0, None, 0.0))
     assert corpus.where(20).endswith("more/a.wav, row 1")
     assert len(corpus.read(20)) == 1600 and len(corpus.read(20, 100, 300)) == 300
     assert corpus.column("folder")[:4] == ["no"] * 4 and corpus.column("speaker") == [""] * 21

@@ -154,7 +154,9 @@ def half_masked(params, batch, streams):
 
 def test_examples_are_usable_rows_with_the_masks_of_the_method(tmp_path):
     first, labels = np.array([0, 8]), np.arange(8, dtype=np.int32) % 2
-    corpus = Tones((), (1.0,), (None,), first, labels, ("yes", "no"), {}, {3: "refused"}, "skip")
+    corpus = Tones(
+        (), (1.0,), (None,), (0.0,), first, labels, ("yes", "no"), {}, {3: "refused"}, "skip"
+    )
     method = Method(
         init=lambda key, batch: ({}, {}),
         loss=lambda *args: None,
