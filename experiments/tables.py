@@ -113,9 +113,10 @@ def benchmarks() -> str:
     return markdown(rows)
 
 
-def step_vs_torch() -> str:
-    """Returns the table of complete pre-training steps against torch; "-": that arm was not run."""
-    report, rows = results.read("benchmarks/step_vs_torch.json"), []
+def step_vs_torch(file: str) -> str:
+    """Returns the table of complete pre-training steps against torch, of a results file; "-": that
+    arm was not run."""
+    report, rows = results.read(file), []
     for system, name in STEPS.items():
         if system not in report["systems"]:
             continue
@@ -132,7 +133,9 @@ def step_vs_torch() -> str:
         row["in core-seconds"] = f"{min(busy.values()) / found['core_seconds']['ours']:.2f}"
         row["of a large product"] = f"{found['utilization']:.2f}"
         rows.append(row | {"load": f"{found['load']:.0f}"})
-    return f"{markdown(rows)}\n{report['precision']} on {report['machine']}.\n"
+    rates = sorted({f"{one['peak_flops'] / 1e9:.0f}" for one in report["systems"].values()})
+    about = f"{report['precision']} on {report['machine']}; a large product runs at "
+    return f"{markdown(rows)}\n{about}{' to '.join(rates[:: max(1, len(rates) - 1)])} GFLOP/s.\n"
 
 
 def step_vs_torch_gpu() -> str:
@@ -403,7 +406,10 @@ TABLES = {
         "side_by_side": once_run("benchmarks/side_by_side.json", side_by_side),
     },
     "../docs/speed.md": {
-        "steps": once_run("benchmarks/step_vs_torch.json", step_vs_torch),
+        name: functools.partial(step_vs_torch, f"benchmarks/{file}.json")
+        for name, file in (("steps", "step_vs_torch"), ("steps_slower", "step_vs_torch_slower"))
+    }
+    | {
         "steps_gpu": once_run("benchmarks/step_vs_torch_gpu.json", step_vs_torch_gpu),
         "prediction": once_run("benchmarks/prediction.json", prediction),
         "extraction": once_run("benchmarks/extraction.json", extraction),
