@@ -34,7 +34,7 @@ OPTIONS = {
     "optim.weight_decay": 0.0,
     "method.encoder.depth": 1,  # every process compiles, or reads what another compiled
 }
-KILLS = 16
+KILLS = 12
 
 
 @pytest.fixture(scope="module")
