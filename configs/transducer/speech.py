@@ -29,8 +29,8 @@ Command: python -m ssl_jax.train --config configs/transducer/speech.py:xl --work
 
 1,024 word pieces are learned from the training transcripts; config.data.spelling='letters' takes
 letters instead. Recordings are padded, never cropped. Where this config differs from the paper:
-one schedule, by which the encoder has 0.3 of the rate, where the
-decoder warms up in 1.5k updates; and the number of updates, which was not published.
+one schedule, by which the encoder has 0.3 of the rate, where the decoder
+warms up in 1.5k updates; and the number of updates, which was not published.
 """
 
 from ml_collections import ConfigDict

@@ -239,7 +239,7 @@ def _errors(rows: Sequence[Hypothesis]) -> float:
 def _about(teacher: Teacher, options: decode_lib.Options, split: splits.Split) -> dict[str, Any]:
     """Returns what made hypotheses; `teacher` is the signature of model, search and LM."""
     search = {**dataclasses.asdict(options), "lm": _digest(options.lm)}
-    search["lexicon"] = search["lexicon"] and _digest(options.lexicon)
+    search["lexicon"] = search["lexicon"] and _digest(options.lexicon, "lexicon")
     made = {"model": teacher.key, "decode": search}
     text = json.dumps(made, sort_keys=True)
     sign = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -266,13 +266,14 @@ def _file(folder: pathlib.Path, block: int) -> pathlib.Path:
     return folder / f"hypotheses-{block:06}.json"
 
 
-def _digest(path: str) -> str:
+def _digest(path: str, key: str = "lm") -> str:
     """Returns a digest of a file, "" for none and "lm" for the name of a lexicon that is none."""
     if path in ("", "lm"):
         return path
     file = paths.of(path)
     if not file.is_file():
-        raise DataError(f"config.eval.decode.lm={path!r} does not exist: give an ARPA file")
+        kind = "an ARPA file" if key == "lm" else "a file of the allowed words, or 'lm'"
+        raise DataError(f"config.eval.decode.{key}={path!r} does not exist: give {kind}")
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 

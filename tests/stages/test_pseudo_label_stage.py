@@ -131,6 +131,8 @@ def test_what_cannot_be_decoded_is_refused(pool, tmp_path):
         write(tmp_path / "out", short)
     with pytest.raises(DataError, match=r"lm=.*none\.arpa.* does not exist"):
         write(tmp_path / "out", pool, lm=str(tmp_path / "none.arpa"))
+    with pytest.raises(DataError, match=r"lexicon=.*none\.txt.* does not exist: give"):
+        write(tmp_path / "out", pool, lexicon=str(tmp_path / "none.txt"))
     mute = dataclasses.replace(METHOD, emissions=None)
     config = config_lib.load("configs/mae/image.py:toy")
     with pytest.raises(ValueError, match=r"'mae' does not transcribe: the teacher of a noisy"):
