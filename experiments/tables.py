@@ -12,8 +12,10 @@ from typing import Any
 from experiments import address, claims, methods, miniatures, results
 from experiments.beats import page as beats
 from experiments.benchmarks import elastic_step, layers_kept, recipes, tokens
+from experiments.benchmarks import page as speed
 from experiments.dmae import page as dmae
 from experiments.lighthubert import page as lighthubert
+from experiments.markdown import markdown
 from experiments.mimco import page as mimco
 from experiments.noisy_student import page as students
 from experiments.scaling import page as scaling
@@ -22,28 +24,7 @@ from ssl_jax.evals import table
 
 MUSIC_PARTS = ("probes", "ablations")
 MUSIC = {"instrument": "accuracy", "pitch": "accuracy", "key": "weighted_key", "tempo": "r2"}
-STEPS = {
-    "hubert_audio": "HuBERT, waveforms of 5 s",
-    "wav2vec2_audio": "wav2vec 2.0, waveforms of 5 s",
-    "data2vec_audio": "data2vec v1, waveforms of 5 s",
-    "data2vec2_audio": "data2vec 2.0, waveforms of 5 s",
-    "lighthubert_audio": "LightHuBERT, stage 2, waveforms of 5 s",
-    "data2vec2_image": "data2vec 2.0, images",
-    "beats": "BEATs, spectrograms of 5 s",
-    "beats_tokenizer": "BEATs' tokenizer, spectrograms of 5 s",
-    "mae": "MAE, images",
-    "dmae": "DMAE, images: Large to Base",
-    "moco_v3": "MoCo v3, images, Small",
-}
 # the goal for "speed-up over the better torch" on CPU
-TARGETS = {name: "1.5" if name.endswith("audio") else "1.0" for name in STEPS}
-
-
-def markdown(rows: Sequence[Mapping[str, str]]) -> str:
-    """Returns rows of {column: text} as a markdown table that ends with a newline."""
-    columns = list(rows[0])
-    lines = [columns, ["---"] * len(columns), *([row[c] for c in columns] for row in rows)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def arms(first: str, groups: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
@@ -84,130 +65,6 @@ def speakers() -> str:
     means = {arm: [statistics.mean(group[arm]) for group in found.values()] for arm in results.ARMS}
     last = arms("speaker left out", {"over the speakers": means}).splitlines(keepends=True)[-1]
     return arms("speaker left out", found) + last.replace(f"| {len(found)} |", "|  |")
-
-
-def benchmarks() -> str:
-    """Returns one line per benchmark that has a results file."""
-    rows = []
-    loop, loader, startup = (
-        results.read(f"benchmarks/{n}.json") for n in ("loop", "loader", "startup")
-    )
-    rows.append(
-        {
-            "benchmark": "`loop.py`: engine against a bare jitted loop of the same step",
-            "result": f"{loop['ratio']:.2f} of its steps per second",
-        }
-    )
-    ratios = {n: r["ratio"] for n, r in loader["hours_per_second"].items()}
-    text = ", ".join(f"{r:.2f} with {n} worker{'s' * (n != '1')}" for n, r in ratios.items())
-    rows.append(
-        {"benchmark": "`loader.py`: hours of audio per second, relative to torch", "result": text}
-    )
-    deep = startup["compile_ratio_deepest_to_shallowest"]
-    rows.append(
-        {
-            "benchmark": "`startup.py`: compile time of the deepest over the shallowest model",
-            "result": f"{deep:.2f}",
-        }
-    )
-    return markdown(rows)
-
-
-def step_vs_torch(file: str) -> str:
-    """Returns the table of complete pre-training steps against torch, of a results file; "-": that
-    arm was not run."""
-    report, rows = results.read(file), []
-    for system, name in STEPS.items():
-        if system not in report["systems"]:
-            continue
-        found = report["systems"][system]
-        each = "views" if system == "moco_v3" else "masks"
-        batch = f"{found['rows']} x {found['masks']} {each}, {found['depth']} blocks"
-        row = {"step": name, "batch": batch, "target": TARGETS[system]}
-        for arm in ("ours", "eager", "compiled"):
-            seconds = found["seconds"].get(arm)
-            column = arm if arm == "ours" else f"torch, {arm}"
-            row[column] = "-" if seconds is None else f"{seconds:.2f} s"
-        row["speed-up over the better torch"] = f"{found['ratio']:.2f}"
-        busy = {arm: s for arm, s in found["core_seconds"].items() if arm != "ours"}
-        row["in core-seconds"] = f"{min(busy.values()) / found['core_seconds']['ours']:.2f}"
-        row["of a large product"] = f"{found['utilization']:.2f}"
-        rows.append(row | {"load": f"{found['load']:.0f}"})
-    rates = sorted({f"{one['peak_flops'] / 1e9:.0f}" for one in report["systems"].values()})
-    about = f"{report['precision']} on {report['machine']}; a large product runs at "
-    return f"{markdown(rows)}\n{about}{' to '.join(rates[:: max(1, len(rates) - 1)])} GFLOP/s.\n"
-
-
-def step_vs_torch_gpu() -> str:
-    """Returns the table of complete pre-training steps on a GPU against torch."""
-    report, rows = results.read("benchmarks/step_vs_torch_gpu.json"), []
-    for system, found in report["systems"].items():
-        row = {"step": STEPS[system], "batch": f"{found['rows']} x {found['masks']} masks"}
-        for arm, seconds in found["seconds"].items():
-            row[arm if arm == "ours" else f"torch, {arm}"] = f"{1000 * seconds:.0f} ms"
-        row["speed-up over the better torch"] = f"{found['ratio']:.2f}"
-        row["model FLOPs utilization"] = f"{found['utilization']:.2f}"
-        rows.append(row)
-    about = f"{report['precision']} on {report['machine']}; jax {report['jax']}"
-    return f"{markdown(rows)}\n{about}, torch {report['torch']}.\n"
-
-
-def prediction() -> str:
-    """Returns the table of predicted and measured steps, and where the predicted time goes."""
-    report, rows = results.read("benchmarks/prediction.json"), []
-    for system, found in report["systems"].items():
-        row = {"step": STEPS[system]}
-        row |= {kind: f"{found[kind]:.0f} ms" for kind in ("predicted", "measured")}
-        row["predicted over measured"] = f"{found['ratio']:.2f}"
-        row["parts of the prediction, ms"] = ", ".join(
-            f"{name} {ms:.0f}" for name, ms in found["parts"].items()
-        )
-        rows.append(row)
-    return f"{markdown(rows)}\nMeasured on {report['machine']}.\n"
-
-
-def extraction() -> str:
-    """Returns the table of the throughput of a frozen encoder by library."""
-    found = results.read("benchmarks/extraction.json")
-    row = {"HuBERT": f"{found['clips']} clips of {found['seconds']:g} s, {found['depth']} blocks"}
-    for arm, rate in found["hours_per_second"].items():
-        row[arm if arm == "ours" else f"transformers, {arm}"] = f"{rate:.4f} h/s"
-    row["speed-up over the better torch"] = f"{found['ratio']:.2f}"
-    return f"{markdown([row])}\nfloat32 on {found['machine']}, at a load of {found['load']:.0f}.\n"
-
-
-def amortization() -> str:
-    """Returns the table of the cost per mask of data2vec 2.0 by the number of masks."""
-    found, rows = results.read("benchmarks/amortization.json"), []
-    for m, milliseconds in found["milliseconds"].items():
-        row = {"masks": m, "ms per image and mask": f"{milliseconds:.0f}"}
-        row |= {name: f"{found[name][m]:.2f}" for name in ("measured", "predicted")}
-        rows.append(row)
-    size = f"{found['depth']} blocks, {found['rows']} images"
-    return f"{markdown(rows)}\n{size}, at a load of {found['load']:.0f}.\n"
-
-
-def side_by_side() -> str:
-    """Returns the table of shortened programs with one job and with several."""
-    rows, loads = [], []
-    for name, found in results.read("benchmarks/side_by_side.json").items():
-        row = {"program": name, "cores": str(found["cores"])}
-        row |= {f"seconds, {n} at once": f"{s:.0f}" for n, s in found["seconds"].items()}
-        rows.append(row | {"times as fast": f"{found['ratio']:.2f}"})
-        loads += found["load"]
-    return (
-        f"{markdown(rows)}\nWith the same results, at a load of {min(loads):g} to {max(loads):g}.\n"
-    )
-
-
-def checkpoint() -> str:
-    """Returns the table of the cost of a save and a restore at Base width."""
-    found = results.read("benchmarks/checkpoint.json")
-    seconds = {f"{name}, s": f"{value:.3f}" for name, value in found["seconds"].items()}
-    row = {"state": f"{found['gigabytes']:.2f} GB", **seconds}
-    row["blocked, share of a step"] = f"{found['share']:.1%}"
-    about = f"{found['system']}, {found['depth']} blocks, batch of {found['rows']}"
-    return f"{markdown([row])}\n{about}, on {found['machine']}, at a load of {found['load']:.0f}.\n"
 
 
 def music(part: str) -> str:
@@ -332,16 +189,6 @@ def recognition() -> str:
     return markdown(rows)
 
 
-def kmeans_speed() -> str:
-    """Returns the table of k-means throughput by library."""
-    found, rows = results.read("benchmarks/kmeans.json")["frames_per_second"], []
-    for size, speeds in found.items():
-        row = {"frames per second": size}
-        row |= {name: f"{speeds[name]:,.0f}" for name in speeds["runs"]}
-        rows.append(row | {"relative to scikit-learn": f"{speeds['ratio']:.2f}"})
-    return markdown(rows)
-
-
 def wav2vec2() -> str:
     """Returns the table of wav2vec 2.0 as published and with two mistakes of known ports."""
     found = results.read("wav2vec2/results.json")
@@ -396,25 +243,25 @@ TABLES = {
         "clone": address.clone,
         "report": address.report,
         "quickstart": quickstart,
-        "benchmarks": benchmarks,
+        "benchmarks": speed.benchmarks,
     },
     "../docs/install.md": {"clone": address.clone},
     "../docs/first_hour.md": {"clone": address.clone},
     "../docs/time.md": {
         "programs": lambda: markdown(recipes.programs()),
         "recipes": lambda: markdown(recipes.table()),
-        "side_by_side": once_run("benchmarks/side_by_side.json", side_by_side),
+        "side_by_side": once_run("benchmarks/side_by_side.json", speed.side_by_side),
     },
     "../docs/speed.md": {
-        name: functools.partial(step_vs_torch, f"benchmarks/{file}.json")
+        name: functools.partial(speed.step_vs_torch, f"benchmarks/{file}.json")
         for name, file in (("steps", "step_vs_torch"), ("steps_slower", "step_vs_torch_slower"))
     }
     | {
-        "steps_gpu": once_run("benchmarks/step_vs_torch_gpu.json", step_vs_torch_gpu),
-        "prediction": once_run("benchmarks/prediction.json", prediction),
-        "extraction": once_run("benchmarks/extraction.json", extraction),
-        "kmeans": once_run("benchmarks/kmeans.json", kmeans_speed),
-        "amortization": once_run("benchmarks/amortization.json", amortization),
+        "steps_gpu": once_run("benchmarks/step_vs_torch_gpu.json", speed.step_vs_torch_gpu),
+        "prediction": once_run("benchmarks/prediction.json", speed.prediction),
+        "extraction": once_run("benchmarks/extraction.json", speed.extraction),
+        "kmeans": once_run("benchmarks/kmeans.json", speed.kmeans_speed),
+        "amortization": once_run("benchmarks/amortization.json", speed.amortization),
         "tokens": once_run("benchmarks/tokens.json", lambda: markdown(tokens.rows())),
         "elastic": once_run(
             "benchmarks/elastic_step.json",
@@ -422,7 +269,7 @@ TABLES = {
         ),
         "layers": lambda: markdown(layers_kept.rows(results.read("benchmarks/layers_kept.json"))),
     },
-    "../docs/faults.md": {"checkpoint": once_run("benchmarks/checkpoint.json", checkpoint)},
+    "../docs/faults.md": {"checkpoint": once_run("benchmarks/checkpoint.json", speed.checkpoint)},
     "../docs/metrics.md": {"curves": curves},
     "../docs/claims.md": {"claims": all_claims},
     "data2vec2/README.md": {
@@ -460,8 +307,9 @@ TABLES = {
     | {"notes": once_run(lighthubert.FILE, lighthubert.notes)},
     "mimco/README.md": {"probes": lambda: markdown(mimco.rows())},
     "noisy_student/README.md": {
-        name: once_run("noisy_student/results.json", lambda make=make: markdown(make()))
+        f"{name}{end}": once_run(file, lambda make=make, file=file: markdown(make(file)))
         for name, make in (("generations", students.rows), ("labels", students.labels))
+        for end, file in students.FILES.items()
     },
     "wav2vec2/README.md": {"codes": wav2vec2},
     "kws/README.md": {"shares": shares, "long_spans": long_spans, "speakers": speakers},

@@ -64,5 +64,5 @@ def _below(text: str, metric: str, a: tuple, b: tuple) -> Claim:
     return claim(text, metric, a, b, better="lower", seeds=2)
 
 
-CLAIMS = {"results.json": generations}
+CLAIMS = {"results.json": generations, "results_grid.json": generations}
 """{results file: maker of its claims}"""

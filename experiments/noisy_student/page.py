@@ -3,13 +3,14 @@
 from experiments import results
 from ssl_jax.evals import table
 
-_FILE = "noisy_student/results.json"
+# end of the name of a table: its results
+FILES = {"": "noisy_student/results.json", "_grid": "noisy_student/results_grid.json"}
 
 
-def rows() -> list[dict[str, str]]:
+def rows(file: str) -> list[dict[str, str]]:
     """Returns the word errors of every arm by generation, in the domain and out of it."""
     made = []
-    for name, arm in results.read(_FILE)["wer"].items():
+    for name, arm in results.read(file)["wer"].items():
         for number, (inside, outside) in arm.items():
             row = {"arm": name, "generation": number, "in the domain": table.cell(inside)}
             row["other domain"] = table.cell(outside)
@@ -17,10 +18,10 @@ def rows() -> list[dict[str, str]]:
     return made
 
 
-def labels() -> list[dict[str, str]]:
+def labels(file: str) -> list[dict[str, str]]:
     """Returns the word errors of the pseudo-labels of every arm, and the share that is kept."""
     made = []
-    for name, arm in results.read(_FILE)["labels"].items():
+    for name, arm in results.read(file)["labels"].items():
         for number, (every, kept, share) in arm.items():
             row = {"arm": name, "for generation": number, "errors": table.cell(every)}
             made.append(row | {"errors, kept": table.cell(kept), "share kept": table.cell(share)})

@@ -50,5 +50,8 @@ def _sizes(ax: Axes, found: Mapping[str, Any]) -> None:
     figures.points(ax, groups, "Generation 0, by size", "word error rate")
 
 
-PICTURES = {"results.png": pictures.Kept(draw, ("results.json",))}
+PICTURES = {
+    "results.png": pictures.Kept(draw, ("results.json",)),
+    "results_grid.png": pictures.Kept(draw, ("results_grid.json",)),
+}
 """{picture: how it is drawn}"""

@@ -29,6 +29,9 @@ from ssl_jax.stages.graph import Stage
 
 OPTIONS = {
     "kind": "sentences",  # or digits
+    "grid": "",  # recorded sentences in place of synthesized ones: GRID, a folder with index.tsv
+    "others": (),  # then the recordings of the other domain: folders with index.tsv
+    "more": "",  # more speech for pre-training: a folder with index.tsv
     "labels": 120,  # labelled recordings, other ones for each seed
     "unlabelled": 800,
     "other": 400,  # unlabelled recordings of another domain
@@ -162,6 +165,8 @@ def _pretraining(pipe: Pipe, folder: pathlib.Path, size: str, seed: int) -> Conf
     config.data.train = ConfigDict(
         {name: speech.source(folder, name) for name in ("train", "other")}
     )
+    if o["more"]:
+        config.data.train.more = ConfigDict({"kind": "table", "path": o["more"]})
     config.method.encoder.update(arms.ENCODER | arms.SIZES[size])
     config.method.mask.update({"length": 5})
     if o["pretraining"] == "best_rq":
@@ -235,8 +240,11 @@ def _write(pipe: Pipe, found: Mapping[str, Any]) -> None:
     """Writes results.json and results.png."""
     out = pathlib.Path(pipe.options["out"]) if pipe.options["out"] else HERE
     options = {k: v for k, v in pipe.options.items() if k != "out"}
+    options |= {k: pathlib.Path(options[k]).name for k in ("grid", "more")}
+    options["others"] = [pathlib.Path(path).name for path in options["others"]]
+    end = "_grid" if options["grid"] else ""
     results = json.loads(json.dumps({**found, "options": options}))
     results["machine"] = pipe.machine()
     results["claims"] = claims.generations(results)
-    figures.write_results(out / "results.json", results)
-    pictures.draw(out / "results.png", results)
+    figures.write_results(out / f"results{end}.json", results)
+    pictures.draw(out / f"results{end}.png", results)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.noisy_student import recorded
 from ssl_jax.core import atomic
 from ssl_jax.core.progress import Progress
 from ssl_jax.data.readers import audio, sources
@@ -15,7 +16,6 @@ from ssl_jax.evals import ngram
 from ssl_jax.pipeline import Pipe
 
 RATE = 16000
-_HEADER = "path\tsplit\tspeaker\ttext\tsamples\trate\tnoise"
 _NOISY = {"snr_db": (0.0, 10.0), "speed": (0.8, 1.25)}
 _WORDLESS = 1 / 3  # of the other domain: music and noise, without speech
 
@@ -25,10 +25,16 @@ def corpus(pipe: Pipe) -> pathlib.Path:
 
     Its splits: `train`, of which the first are labelled; `other`, unlabelled and of another domain
     (other voices and speeds, noise of 0 to 10 dB, a third of it music or noise without speech);
-    `test`, and `test_other` of that domain, all with speech. No sentence is in two of them.
+    `test`, and `test_other` of that domain, all with speech. No sentence is in two of them. With
+    --grid, sentences of GRID, and as other domain the recordings of --others.
     """
     o = pipe.options
     counts = {"train": o["labels"] * o["seeds"] + o["unlabelled"]}
+    if o["grid"]:
+        given = {"grid": o["grid"], "others": tuple(o["others"])}
+        given["counts"] = counts | {"test": o["test"]}
+        stage = pipe.stage("data", "recorded", given, lambda out: recorded.write(out, **given))
+        return pipe.folder(stage)
     counts |= {"valid": o["other"] + o["test"], "test": o["test"]}
     bar = Progress("sentences spoken", sum(counts.values()), patience=1.0)
     clean = read_speech.corpus(
@@ -48,11 +54,14 @@ def language_model(pipe: Pipe, folder: pathlib.Path) -> pathlib.Path:
     o = pipe.options
     about = {"texts": o["texts"], "kind": o["kind"], "recordings": folder.name}
 
+    def draw(rng: np.random.Generator) -> str:
+        return recorded.draw_text(rng) if o["grid"] else read_speech.draw_text(o["kind"], rng)
+
     def work(out: pathlib.Path) -> None:
         source = sources.open_source("train.speech", {"kind": "table", "path": str(folder)})
-        spoken, draw = {str(text) for text in source.columns["text"]}, np.random.default_rng(1)
+        spoken, rng = {str(text) for text in source.columns["text"]}, np.random.default_rng(1)
         # in capitals, as the letters of transcripts are
-        texts = [read_speech.draw_text(o["kind"], draw) for _ in range(o["texts"])]
+        texts = [draw(rng) for _ in range(o["texts"])]
         model = ngram.estimate((t.upper() for t in texts if t not in spoken), 3)
         ngram.write_arpa(out / "lm.arpa", model)
 
@@ -63,7 +72,7 @@ def _write(folder: pathlib.Path, clean: pathlib.Path, tests: int) -> None:
     """Writes all recordings, those of the other domain changed, and their index."""
     table = {"kind": "table", "path": str(clean)}
     source = sources.open_source("train.clean", table)
-    rows, seen = [_HEADER], 0
+    rows, seen = [recorded.HEADER], 0
     for i in range(len(source)):
         split, speaker, text = (str(source.columns[c][i]) for c in ("split", "speaker", "text"))
         name = source.key(i).partition("/")[2]

@@ -1,5 +1,6 @@
 """The noisy student experiment at toy size: two generations, every arm, its claims and picture."""
 
+import collections
 import json
 import shutil
 from pathlib import Path
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from experiments.noisy_student import arms, program, speech
+from experiments.noisy_student import arms, program, recorded, speech
 from ssl_jax import pipeline
 from ssl_jax.core import config as config_lib
 from ssl_jax.data import pseudo_labels, transcripts
+from ssl_jax.data.errors import DataError
+from ssl_jax.data.readers import sources
 from ssl_jax.data.synthetic import read_speech
 from ssl_jax.evals import label_filters
 from ssl_jax.stages import weights
@@ -125,6 +128,33 @@ def test_your_own_recordings_go_through_two_generations(tmp_path, monkeypatch, u
     assert config.data.train.own.batch_share == config.data.train.pool.batch_share == 0.5
     with pytest.raises(config_lib.ConfigError, match="--pool is empty: give --pool=PATH"):
         pipeline.run(path, str(tmp_path / "x"), overrides[:1])
+
+
+def test_recorded_sentences_are_copied_to_their_splits(tmp_path):
+    for name, column in (("grid", "transcript"), ("others", "words")):
+        folder = tmp_path / name
+        spoken(folder, clips={"train": 5, "test": 3})
+        table = folder / "index.tsv"
+        table.write_text(table.read_text().replace("text", column, 1))
+    long = tmp_path / "others" / "test_2.flac"
+    soundfile.write(long, np.full(80_000, 0.1), 16000)
+    lines = (tmp_path / "others" / "index.tsv").read_text().splitlines()
+    lines[-1] = "test_2.flac\ttest\ts\ttoo long\tp\t80000\t16000"
+    (tmp_path / "others" / "index.tsv").write_text("\n".join(lines) + "\n")
+    given = str(tmp_path / "grid"), (str(tmp_path / "others"),)
+    recorded.write(tmp_path, *given, {"train": 4, "test": 3})
+    source = sources.open_source("train.x", {"kind": "table", "path": str(tmp_path)})
+    found = collections.Counter(map(str, source.columns["split"]))
+    assert found == {"train": 4, "test": 3, "other": 4, "test_other": 3}
+    assert "too long" not in source.columns["text"].tolist()
+    texts = {str(text) for text in source.columns["text"]}
+    assert texts == {"the fox a", "the fox b", "the fox c"}
+    for i in range(len(source)):  # whole files, as their row says
+        assert len(source.read(i)[0]) == source.samples[i]
+    with pytest.raises(DataError, match="has 5 recordings for 'train', and 6 are asked for: use"):
+        recorded.write(tmp_path, *given, {"train": 6, "test": 3})
+    words = recorded.draw_text(np.random.default_rng(0)).split()
+    assert len(words) == 6 and words[4] in read_speech.DIGITS
 
 
 def test_the_other_domain_is_noisy_and_partly_without_speech():
