@@ -197,7 +197,10 @@ def test_labels_of_every_source_have_their_batch():
 
 @pytest.mark.interop
 @pytest.mark.slow
-@pytest.mark.parametrize(("system", "low", "high"), [("beats", 6, 9), ("beats_tokenizer", 0.5, 2)])
+@pytest.mark.parametrize(
+    ("system", "low", "high"),
+    [("beats", 6, 9), ("beats_tokenizer", 0.5, 2), ("best_rq", 8, 12)],
+)
 def test_sound_systems_have_the_parameters_of_ours_and_step_in_torch(system, low, high):
     config, batch = step_vs_torch.base_config(system, 1, 1), step_vs_torch.make_batch(system, 1)
     model, _ = step_vs_torch.of_sounds(system, config, batch["audio"])

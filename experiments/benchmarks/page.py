@@ -12,6 +12,7 @@ STEPS = {
     "data2vec2_image": "data2vec 2.0, images",
     "beats": "BEATs, spectrograms of 5 s",
     "beats_tokenizer": "BEATs' tokenizer, spectrograms of 5 s",
+    "best_rq": "BEST-RQ, Conformer L of log-mel, 5 s",
     "mae": "MAE, images",
     "dmae": "DMAE, images: Large to Base",
     "moco_v3": "MoCo v3, images, Small",

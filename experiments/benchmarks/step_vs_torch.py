@@ -48,6 +48,7 @@ SYSTEMS = {
     "data2vec2_image": "data2vec 2.0, images",
     "beats": "BEATs, sounds",
     "beats_tokenizer": "BEATs' tokenizer, sounds",
+    "best_rq": "BEST-RQ, Conformer L of log-mel",
     "mae": "MAE, images",
     "dmae": "DMAE, images",
     "moco_v3": "MoCo v3, images",
@@ -61,6 +62,7 @@ CONFIGS = {
     "data2vec2_image": "data2vec2/image.py:base",
     "beats": "beats/audio.py:iter1",
     "beats_tokenizer": "beats/tokenizer.py:iter2",
+    "best_rq": "best_rq/speech.py:l",
     "mae": "mae/image.py:base",
     "dmae": "dmae/image.py:base",
     "moco_v3": "moco_v3/image.py:small",
@@ -76,6 +78,7 @@ ROWS = {
         "data2vec2_image": (2, 8),
         "beats": (8, 1),
         "beats_tokenizer": (4, 1),
+        "best_rq": (4, 1),
         "mae": (8, 1),
         "dmae": (8, 1),
         "moco_v3": (8, 2),
@@ -89,15 +92,16 @@ ROWS = {
         "data2vec2_image": (32, 16),
         "beats": (128, 1),
         "beats_tokenizer": (64, 1),
+        "best_rq": (64, 1),
         "mae": (256, 1),
         "dmae": (256, 1),
         "moco_v3": (128, 2),
     },
 }
-SOUNDS = ("beats", "beats_tokenizer")  # in patches of spectrograms
+SOUNDS = ("beats", "beats_tokenizer", "best_rq")  # as spectrograms
 # the share of frames that the published spans mask
 MASKED = {"hubert_audio": 0.57, "wav2vec2_audio": 0.49, "data2vec_audio": 0.49}
-MASKED |= {"lighthubert_audio": 0.49}
+MASKED |= {"lighthubert_audio": 0.49, "best_rq": 0.33}
 SECONDS, RATE, IMAGE, PATCHES, WIDTH = 5, 16_000, 224, 196, 768
 
 
@@ -216,15 +220,20 @@ def of_masked_frames(
 
 
 def of_sounds(system: str, config: ConfigDict, audio: np.ndarray) -> tuple[Any, dict[str, Any]]:
-    """Returns the torch model of BEATs or its tokenizer, and its inputs."""
+    """Returns the torch model of BEATs, its tokenizer or BEST-RQ, and its inputs."""
     import torch
 
-    from experiments.benchmarks import torch_sounds
+    from experiments.benchmarks import torch_conformer, torch_sounds
 
     method, depth = config.method, config.method.encoder.depth
     signal = torch.from_numpy(audio.astype(np.float32) / 32768)
     if system == "beats_tokenizer":
         return torch_sounds.Tokenizer(depth, 12, method.estimator.depth), {"audio": signal}
+    if system == "best_rq":
+        encoder = build.encoder(method.encoder, precision="float32", sample_rate=RATE)
+        noise = np.random.default_rng(1).random((len(audio), int(encoder.frames(audio.shape[1]))))
+        mask = torch.from_numpy(noise < np.quantile(noise, MASKED[system], 1, keepdims=True))
+        return torch_conformer.BestRq(depth), {"audio": signal, "mask": mask}
     tokens = (SECONDS * 100 - 2) // 16 * 8
     noise = np.random.default_rng(1).random((len(audio), tokens))
     keep = np.sort(noise.argsort(1)[:, : int(tokens * (1 - method.mask_ratio))], 1)
