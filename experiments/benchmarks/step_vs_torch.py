@@ -77,7 +77,7 @@ ROWS = {
         "lighthubert_audio": (2, 1),
         "data2vec2_image": (2, 8),
         "beats": (8, 1),
-        "beats_tokenizer": (4, 1),
+        "beats_tokenizer": (5, 1),  # as many tokens as codes
         "best_rq": (4, 1),
         "mae": (8, 1),
         "dmae": (8, 1),
