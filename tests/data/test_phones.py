@@ -12,5 +12,5 @@ def test_phones_lose_stress_and_marks():
     for phone, name in written.items():
         assert phones.normal(phone) == name
     assert phones.silent("sp") and phones.silent(phones.GAP) and not phones.silent("S")
-    with pytest.raises(DataError, match="'QX' is no phone: use one of AA AE AH .* or ERR"):
+    with pytest.raises(DataError, match=r"'QX' is no phone: use one of AA AE AH .* or ERR"):
         phones.normal("QX")
