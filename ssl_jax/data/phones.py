@@ -5,6 +5,7 @@ for a sound that is none of them (`err` of L2-ARCTIC, `<unk>` of speechocean762)
 """
 
 import re
+from collections.abc import Iterable
 
 from ssl_jax.data.errors import DataError
 
@@ -39,3 +40,23 @@ def normal(phone: str) -> str:
 def silent(phone: str) -> bool:
     """Returns whether a phone is a pause, however it is spelled, or a gap."""
     return phone == GAP or phone.upper() in _SILENT
+
+
+def without_repeats(phones: Iterable[str]) -> list[str]:
+    """Returns phones with one SILENCE for each run of it."""
+    out: list[str] = []
+    for phone in phones:
+        if phone != SILENCE or out[-1:] != [SILENCE]:
+            out.append(phone)
+    return out
+
+
+def pairs_text(pairs: Iterable[tuple[str, str]]) -> str:
+    """Returns (canonical, perceived) pairs as text: "DH>D AH L>- ->AH"; GAP: none on that side."""
+    return " ".join(a if a == b else f"{a}>{b}" for a, b in pairs)
+
+
+def pairs_of(text: str) -> list[tuple[str, str]]:
+    """Returns the pairs of a text that `pairs_text` wrote."""
+    found = [word.partition(">") for word in text.split()]
+    return [(a, b if mark else a) for a, mark, b in found]

@@ -1,6 +1,6 @@
 """Checks that the splits of a config do not overlap: no row may be in two of them.
 
-A row may be in two sources of one split, which is reported.
+A row may be in two sources of one split, and a speaker in two splits, which is reported.
 """
 
 import itertools
@@ -50,6 +50,25 @@ def repeated(corpus: Corpus) -> str:
                 f"{_where(corpus, first_a + i)}"
             )
     return ""
+
+
+def known_speakers(corpora: Mapping[str, Corpus]) -> list[str]:
+    """Returns a note for each split of transcribed speech with speakers of the training split.
+
+    corpora: as in `check`. Speakers are those of a column `speaker`, where there is one.
+    """
+    spoken = {n: corpus for n, corpus in corpora.items() if "transcript" in corpus.fields}
+    found = {name: set(corpus.column("speaker")) - {""} for name, corpus in spoken.items()}
+    known, notes = found.pop("train", set()), []
+    for name, own in found.items():
+        shared = sorted(own & known)
+        if shared:
+            notes.append(
+                f"{len(shared)} of {len(own)} speakers of config.data.{name} are in "
+                f"config.data.train too, such as {shared[0]!r}: errors on new voices will be more "
+                f"frequent. To test on new ones, give each speaker one split, by `where`"
+            )
+    return notes
 
 
 def _where(corpus: Corpus, row: int) -> str:

@@ -133,8 +133,12 @@ def open_others(config: ConfigDict, workdir: Path, train: Split) -> dict[str, Sp
 
 
 def check_apart(*found: Split) -> None:
-    """Raises DataError where one file is in two of these splits, naming both rows."""
-    split_overlap.check({split.name: split.corpus for split in found})
+    """Raises DataError where one file is in two of these splits, naming both rows; mentions
+    speakers of the training split in the others."""
+    corpora = {split.name: split.corpus for split in found}
+    split_overlap.check(corpora)
+    for note in split_overlap.known_speakers(corpora):
+        log.notify(note)
 
 
 def batch_shapes(

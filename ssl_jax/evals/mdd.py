@@ -111,12 +111,15 @@ def _f1(hits: int, false_alarms: int, missed: int) -> float:
 
 def without_silence(row: Spoken) -> Spoken:
     """Returns a row without its pauses; of pairs, those go whose sides are both silent."""
-    own = ([p for p in side if not phones.silent(p)] for side in row[:3])
+    canonical, perceived, hypothesis = (
+        [p for p in side if not phones.silent(p)]
+        for side in (row.canonical, row.perceived, row.hypothesis)
+    )
     pairs = row.pairs
     if pairs is not None:
         sides = (tuple("" if phones.silent(p) else p for p in pair) for pair in pairs)
         pairs = [(c, h) for c, h in sides if c or h]
-    return Spoken(*own, row.speaker, pairs)
+    return Spoken(canonical, perceived, hypothesis, row.speaker, pairs)
 
 
 def paper(row: Spoken) -> list[Event]:
@@ -125,7 +128,7 @@ def paper(row: Spoken) -> list[Event]:
     A canonical phone that the listener missed is looked up in the alignment of canonical and
     hypothesis, all others in that of perceived and hypothesis.
     """
-    canonical, perceived, hypothesis = map(list, without_silence(row)[:3])
+    canonical, perceived, hypothesis, *_ = without_silence(row)
     of_canonical = dict(edit_distance.align(canonical, hypothesis))
     of_perceived = dict(edit_distance.align(perceived, hypothesis))
     found = []

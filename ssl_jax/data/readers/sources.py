@@ -32,9 +32,11 @@ from ssl_jax.data.errors import DataError
 from ssl_jax.data.readers import (
     folders,
     image_files,
+    l2_arctic,
     lines,
     manifests,
     sounds,
+    speechocean762,
     text_files,
 )
 from ssl_jax.data.readers.base import Items, Recordings, Rows, S, Source, text
@@ -76,6 +78,11 @@ AUDIO: dict[str, Kind] = {
     "audioset": (sounds.audioset, {"split": "", "segments": ()}),
     "esc50": (sounds.esc50, {}),
     "fsd50k": (sounds.fsd50k, {"split": ""}),
+    "l2_arctic": (l2_arctic.l2_arctic, {"leave_out": ()}),
+    "speechocean762": (
+        speechocean762.speechocean762,
+        {"split": "", "starred": "error", "several": "insert"},
+    ),
     "array_record": (_array_record, {}),
     "tfds": (_tfds, {"split": "", "audio": "", "rate": 0}),
 }
