@@ -17,7 +17,7 @@ import numpy as np
 
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core.types import Array
-from ssl_jax.nn import batch_norm
+from ssl_jax.nn import attention, batch_norm
 from ssl_jax.nn.transformer import (
     ALL,
     MOVED,
@@ -151,11 +151,11 @@ class RelativeAttention(nn.Module):
         if self.positions == "relative":
             scores = self._relative(query, key)
         else:
-            scores = _products(query, key)
+            scores = attention.scores(query, key)
         scores = jnp.where(valid[:, None, None, :], scores * head**-0.5, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores, axis=-1)
         weights = nn.Dropout(o.attention_dropout, deterministic=not train)(weights)
-        y = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(self.dtype), value).reshape(x.shape)
+        y = attention.weighted(weights.astype(self.dtype), value).reshape(x.shape)
         return dense(o.width, o, self.dtype, "out")(y)
 
     def _relative(self, query: Array, key: Array) -> Array:
@@ -171,11 +171,7 @@ class RelativeAttention(nn.Module):
         by_offset = jnp.einsum(
             "bqhd,rhd->bhqr", query + to_offset, offsets, preferred_element_type=jnp.float32
         )
-        return _products(query + to_key, key) + skew(by_offset)
-
-
-def _products(query: Array, key: Array) -> Array:
-    return jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+        return attention.scores(query + to_key, key) + skew(by_offset)
 
 
 class RunningNorm(nn.Module):
@@ -298,9 +294,9 @@ class ConformerBlock(nn.Module):
         skipped = x
         dropout = nn.Dropout(o.dropout, deterministic=not train)
         x = x + 0.5 * dropout(FeedForward(o, self.dtype, name="first")(x, train))
-        attention = RelativeAttention(o, c.attention_positions, self.dtype, name="attention")
+        attend = RelativeAttention(o, c.attention_positions, self.dtype, name="attention")
         normed = layer_norm(o.eps, self.dtype, name="attention_norm")(x)
-        x = x + dropout(attention(normed, valid, train))
+        x = x + dropout(attend(normed, valid, train))
         x = x + ConvModule(o, c, self.dtype, name="conv")(x, valid, train)
         ffn = FeedForward(o, self.dtype, name="second")(x, train)
         x = layer_norm(o.eps, self.dtype, name="norm")(x + 0.5 * dropout(ffn))

@@ -17,6 +17,7 @@ import numpy as np
 
 from ssl_jax.core import mesh as mesh_lib
 from ssl_jax.core.types import Array
+from ssl_jax.nn import attention
 from ssl_jax.nn.conformer import skew
 from ssl_jax.nn.conv import scale_gradient
 from ssl_jax.nn.transformer import (
@@ -117,14 +118,12 @@ class GatedAttention(nn.Module):
         )
         if self.gated.gated:
             bias = self._gate(query) * bias
-        scores = jnp.einsum(
-            "bqhd,bkhd->bhqk", query * head**-0.5, key, preferred_element_type=jnp.float32
-        )
+        scores = attention.scores(query * head**-0.5, key)
         # the smallest finite number, not -inf: a row without any valid key stays finite
         scores = jnp.where(valid[:, None, None, :], scores + bias, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores, axis=-1)
         weights = nn.Dropout(o.attention_dropout, deterministic=not train)(weights)
-        y = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(self.dtype), value).reshape(x.shape)
+        y = attention.weighted(weights.astype(self.dtype), value).reshape(x.shape)
         return dense(o.width, o, self.dtype, "out")(y)
 
     def _gate(self, query: Array) -> Array:

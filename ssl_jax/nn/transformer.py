@@ -263,16 +263,14 @@ class Attention(nn.Module):
         if attention.has_kernel(head, self.dtype, bias, dropout):
             y = attention.in_one_kernel(query, key, value, valid).reshape(flat)
             return self._out(y)
-        scores = jnp.einsum(
-            "bqhd,bkhd->bhqk", query * head**-0.5, key, preferred_element_type=jnp.float32
-        )
+        scores = attention.scores(query * head**-0.5, key)
         if bias is not None:
             scores = scores + bias.astype(jnp.float32)
         # The smallest finite number, not -inf: a row without any valid key stays finite.
         scores = jnp.where(valid[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores, axis=-1)
         weights = nn.Dropout(o.attention_dropout, deterministic=not train)(weights)
-        y = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(self.dtype), value).reshape(flat)
+        y = attention.weighted(weights.astype(self.dtype), value).reshape(flat)
         return self._out(y)
 
     def _out(self, y: Array) -> Array:

@@ -61,3 +61,17 @@ def test_layers_are_unrolled_where_a_loop_is_slower(device, depth, expected):
     with platform.planned(device):
         assert unrolled(TransformerOptions(depth=depth)) == expected
         assert unrolled(TransformerOptions(depth=depth, unroll=not expected)) != expected
+
+
+def test_the_products_of_a_cpu_are_those_of_other_platforms():
+    keys = jax.random.split(jax.random.key(0), 3)
+    query, value = (
+        jax.random.normal(key, (2, n, 3, 4)) for key, n in zip(keys[:2], (5, 6), strict=True)
+    )
+    weights = jax.random.normal(keys[2], (2, 3, 5, 6))
+    found = attention.scores(query, value), attention.weighted(weights, value)
+    with platform.planned("tpu"):
+        other = attention.scores(query, value), attention.weighted(weights, value)
+    for got, want, shape in zip(found, other, ((2, 3, 5, 6), (2, 5, 3, 4)), strict=True):
+        assert got.shape == shape
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
