@@ -71,7 +71,10 @@ class Espeak:
         self._chunks: list[np.ndarray] = []
         self._starts: list[tuple[int, str]] = []
         self._callback = _CALLBACK(self._collect)
-        self._lib.espeak_SetSynthCallback(self._callback)
+        self._lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
+        self._lib.espeak_TextToPhonemes.argtypes = (
+            *(ctypes.POINTER(ctypes.c_void_p), ctypes.c_int, ctypes.c_int),
+        )
 
     def variants(self, languages: Sequence[str]) -> list[str]:
         """Returns the names of the timbres that every one of these languages accepts, sorted."""
@@ -94,6 +97,9 @@ class Espeak:
             self._lib.espeak_SetParameter(parameter, value, 0)
         self._lib.espeak_ng_SetRandSeed(ctypes.c_long(seed))  # breath noise; else the clock's
         self._chunks, self._starts = [], []
+        self._lib.espeak_SetSynthCallback(
+            self._callback
+        )  # it is global: others may have set theirs
         data = text.encode()
         status = self._lib.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8, None, None)
         if status != 0 or not self._chunks:
@@ -109,6 +115,23 @@ class Espeak:
         starts = [(0, SILENCE), *self._starts, (total, SILENCE)]
         spans = itertools.pairwise(starts)
         return [Phone(name, a, b) for (a, name), (b, _) in spans if b > a]
+
+    def words(self, text: str, voice: str = "en-us") -> list[list[str]]:
+        """Returns the phones of every word without speaking it, in espeak's notation without
+        stress; of short words that are read as one, such as "in the", together.
+
+        Raises ValueError for a voice that does not exist.
+        """
+        if not self._set_voice(voice):
+            raise ValueError(f"espeak-ng has no voice {voice!r}: try 'en-us'")
+        data = ctypes.create_string_buffer(text.encode())
+        place = ctypes.c_void_p(ctypes.addressof(data))
+        parts: list[str] = []
+        while place.value:  # one clause at a time
+            found = self._lib.espeak_TextToPhonemes(ctypes.byref(place), _UTF8, ord("|") << 8)
+            parts += (found or b"").decode().split()
+        named = [[_plain(name) for name in word.split("|")] for word in parts]
+        return [[name for name in word if name != SILENCE] for word in named]
 
     def _set_voice(self, voice: str) -> bool:
         return self._lib.espeak_SetVoiceByName(voice.encode()) == 0
