@@ -8,6 +8,7 @@ from configs.data import text_data as text_data
 from configs.distilled import dmae as dmae
 from configs.distilled import lighthubert as lighthubert
 from configs.distilled import mimco as mimco
+from configs.distilled import mvd as mvd
 from configs.encoders import beats_encoder as beats_encoder
 from configs.encoders import beit_encoder as beit_encoder
 from configs.encoders import keyword_encoder as keyword_encoder
@@ -276,6 +277,19 @@ def mae() -> ConfigDict:
     )
 
 
+def videomae() -> ConfigDict:
+    """Returns config.method of VideoMAE; ssl_jax/methods/videomae.py explains every key."""
+    return ConfigDict(
+        {
+            "name": "videomae",
+            "encoder": ConfigDict({}),
+            "mask": {"kind": "tube", "ratio": 0.9},
+            "norm_pix": True,
+            "decoder": {"width": 384, "depth": 4, "heads": 6, "mlp_width": 1536},
+        }
+    )
+
+
 def moco_v3() -> ConfigDict:
     """Returns config.method of MoCo v3; ssl_jax/methods/moco_v3.py explains every key."""
     return ConfigDict(
@@ -332,7 +346,7 @@ def supervised() -> ConfigDict:
             },
             "augment": ConfigDict({}),
             "spectral": ConfigDict({}),
-            # for example mixup 0.8 and cutmix 1.0, which is for images only; see ssl_jax/ops/mix.py
+            # for example mixup 0.8 and cutmix 1.0, which is not for sounds; see ssl_jax/ops/mix.py
             "mix": {"mixup": 0.0, "cutmix": 0.0, "prob": 1.0, "switch_prob": 0.5, "mode": "batch"},
             "mask_ratio": 0.0,
             "stripes": {"time": 0.0, "frequency": 0.0},

@@ -94,3 +94,25 @@ def lighthubert() -> ConfigDict:
             "masked_only": True,
         }
     )
+
+
+def mvd() -> ConfigDict:
+    """Returns config.method of MVD; ssl_jax/methods/mvd.py explains every key."""
+    return ConfigDict(
+        {
+            "name": "mvd",
+            "encoder": ConfigDict({}),
+            # as in `dmae`; either may be left out
+            "teachers": ConfigDict({"image": "", "video": ""}),
+            "mask": {"kind": "tube", "ratio": 0.9},
+            "decoder": {"width": 768, "depth": 2, "heads": 12, "mlp_width": 3072},
+            "targets": {
+                "norm": "none",
+                "loss": "smooth_l1",
+                "beta": 1.0,
+                "image_weight": 1.0,
+                "video_weight": 1.0,
+                "resize": False,
+            },
+        }
+    )

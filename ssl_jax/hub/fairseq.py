@@ -19,6 +19,7 @@ from ssl_jax.hub import (
     families,
     lighthubert,
     moco,
+    mvd,
     names,
     table,
     torch_files,
@@ -59,7 +60,7 @@ _ADAM = ("exp_avg", "exp_avg_sq")
 
 def read(path: Path) -> Source:
     """Reads a checkpoint of fairseq, pre-trained or fine-tuned, one converted by s3prl, or one of
-    MoCo v3, BEATs or AudioMAE.
+    MoCo v3, BEATs, AudioMAE or MVD.
 
     Adam's moments and the moving average (`_ema`) are kept if the file has all of them. Raises
     WeightsError, naming the file, for a file of another kind or model.
@@ -67,7 +68,7 @@ def read(path: Path) -> Source:
     if not path.is_file():
         raise WeightsError(f"{path} does not exist: --from takes a folder or a file of weights")
     loaded = torch_files.read(path)
-    for module in (moco, beats, audiomae):
+    for module in (moco, beats, audiomae, mvd):
         if module.is_checkpoint(loaded):
             return module.source(loaded, path)
     if not isinstance(loaded, dict):

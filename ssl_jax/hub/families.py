@@ -13,8 +13,10 @@ from ssl_jax.hub import (
     data2vec2,
     lighthubert,
     moco,
+    mvd,
     speech,
     text,
+    videomae,
     vision,
 )
 from ssl_jax.hub.speech import Config, Options
@@ -179,6 +181,37 @@ FAMILIES: dict[str, Family] = {
             "configs/mae/image.py",
             {"mae": Head("ViTMAEForPreTraining", *_DECODER)},
             sizes={1024: "large", 1280: "huge"},
+        ),
+        Family(
+            "videomae",
+            "video",
+            "VideoMAEModel",
+            "videomae.",
+            videomae,
+            "configs/videomae/video.py",
+            {
+                "videomae": Head(
+                    "VideoMAEForPreTraining",
+                    videomae.decoder_rows,
+                    videomae.section,
+                    videomae.section_config,
+                ),
+                "supervised": Head("VideoMAEForVideoClassification", videomae.head_rows),
+            },
+            unused=r"^(mask_token$|encoder_to_decoder\.|fc_norm\.)",
+            sizes={384: "small", 1024: "large", 1280: "huge"},
+        ),
+        Family(
+            mvd.MODEL_TYPE,
+            "video",
+            "",  # its authors publish it, and this one
+            "",
+            mvd,
+            "configs/mvd/video.py",
+            sizes={384: "b_s", 1024: "l_l", 1280: "h_h"},
+            size="b_b",
+            beside={"mvd": Head("", mvd.decoder_rows, mvd.section)},
+            unused=r"^(down|decoder|mask_token)_",
         ),
         Family(
             "moco_v3",

@@ -25,7 +25,7 @@ _SIZES = (
     *("conv_pos_kernel_size", "conv_depthwise_kernel_size", "num_codevectors_per_group"),
     *("num_codevector_groups", "codevector_dim", "proj_codevector_dim", "position_kernel"),
     *("decoder_hidden_size", "decoder_num_attention_heads", "decoder_intermediate_size"),
-    *("conv_channels", "position_groups"),
+    *("conv_channels", "position_groups", "num_frames", "tubelet_size"),
 )
 _LAYERS = (
     *("num_hidden_layers", "decoder_num_hidden_layers", "num_conv_pos_embeddings"),

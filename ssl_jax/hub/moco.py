@@ -99,7 +99,9 @@ def rows(o: Any) -> list[Row]:
     return found + timm_rows(_BLOCK, blocks, o.depth)
 
 
-def timm_rows(block: str, blocks: str, depth: int, part: str = "") -> list[Row]:
+def timm_rows(
+    block: str, blocks: str, depth: int, part: str = "", key_bias: bool = True
+) -> list[Row]:
     """Returns the map of blocks with timm's names, whose query, key and value are apart."""
     found: list[Row] = []
     pairs = {
@@ -109,7 +111,8 @@ def timm_rows(block: str, blocks: str, depth: int, part: str = "") -> list[Row]:
         "mlp.fc2": "mlp/down",
     }
     for theirs, ours in pairs.items():
-        found += linear(f"{block}.{theirs}", f"{blocks}/{ours}", depth, part)
+        bias = key_bias or theirs != "attn.k"
+        found += linear(f"{block}.{theirs}", f"{blocks}/{ours}", depth, part, bias)
     for name in ("norm1", "norm2"):
         found += norm(f"{block}.{name}", f"{blocks}/{name}", depth, part)
     return found

@@ -129,7 +129,8 @@ def preprocessor(o: Any) -> Config:
     }
 
 
-def _blocks(theirs: str, ours: str, depth: int, part: str, key_bias: bool) -> list[Row]:
+def layer_rows(theirs: str, ours: str, depth: int, part: str, key_bias: bool) -> list[Row]:
+    """Returns the map of blocks with ViT's names."""
     found: list[Row] = []
     for name in ("query", "key", "value"):
         bias = key_bias or name != "key"
@@ -150,7 +151,7 @@ def rows(o: Any) -> list[Row]:
         Row(f"{_PATCHES}.weight", "encoder/frontend/projection/kernel", "patches"),
         Row(f"{_PATCHES}.bias", "encoder/frontend/projection/bias"),
         Row("embeddings.cls_token", "encoder/cls", "token"),
-        *_blocks(layer, blocks, o.depth, "", o.key_bias),
+        *layer_rows(layer, blocks, o.depth, "", o.key_bias),
     ]
     if o.positions == "learned":
         found.append(Row(_LEARNED, "encoder/positions"))
@@ -171,7 +172,7 @@ def decoder_rows(section: Any) -> list[Row]:
     return [
         *linear("decoder.decoder_embed", "decoder/embed", part=part),
         Row("decoder.mask_token", "decoder/mask", "token", part=part),
-        *_blocks(layer, "decoder/blocks", depth, part, True),
+        *layer_rows(layer, "decoder/blocks", depth, part, True),
         *norm("decoder.decoder_norm", "decoder/final_norm", part=part),
         *linear("decoder.decoder_pred", "decoder/predict", part=part),
     ]
@@ -201,24 +202,31 @@ def tidy(arrays: Arrays, config: Config) -> Arrays:
                 f"relative positions can be read"
             )
         found[_SHARED] = own[0]
-    return _with_imagenet(found, config)
+    return with_imagenet(found, config, f"{_PATCHES}.weight")
 
 
 def _own_tables(c: Config) -> list[str]:
     return [_OWN.format(i=i) for i in range(c["num_hidden_layers"])]
 
 
-def _with_imagenet(arrays: Arrays, config: Config) -> Arrays:
-    """Folds the config's pixel normalization into the projection, unless it is ImageNet's."""
+def with_imagenet(arrays: Arrays, config: Config, name: str) -> Arrays:
+    """Folds the config's pixel normalization into a projection, unless it is ImageNet's.
+
+    name: of its kernel, (D, 3, rows, columns) or, flat, (D, N) with the colours innermost.
+    """
     mean, std = (np.asarray(config.get(k, d), np.float64) for k, d in _CONSTANTS)
     here = np.asarray(MEAN), np.asarray(STD)
-    if f"{_PATCHES}.weight" not in arrays or np.allclose((mean, std), here, atol=1e-6):
+    if name not in arrays or np.allclose((mean, std), here, atol=1e-6):
         return arrays
-    kernel = np.asarray(arrays[f"{_PATCHES}.weight"], np.float64)
+    kernel = np.asarray(arrays[name], np.float64)
     factor, shift = here[1] / std, (here[0] - mean) / std
-    moved = np.asarray(arrays[f"{_PATCHES}.bias"]) + (kernel.sum((2, 3)) * shift).sum(1)
-    scaled = kernel * factor[:, None, None]
-    return arrays | {f"{_PATCHES}.weight": scaled, f"{_PATCHES}.bias": moved}
+    if kernel.ndim == 2:
+        factor, shift = (np.tile(x, kernel.shape[1] // 3) for x in (factor, shift))
+    else:
+        factor, shift = (x[:, None, None] for x in (factor, shift))
+    offset = name.removesuffix("weight") + "bias"
+    moved = np.asarray(arrays[offset]) + (kernel * shift).reshape(len(kernel), -1).sum(1)
+    return arrays | {name: kernel * factor, offset: moved}
 
 
 _CONSTANTS = (("image_mean", MEAN), ("image_std", STD))

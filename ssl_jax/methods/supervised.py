@@ -69,7 +69,8 @@ class Options:
     # log-mel, at a fraction of the cost, of the log-mel (ops.spectral)
     augment: Mapping
     spectral: Mapping
-    # in training: images or sounds and their labels are mixed with each other; tags, of sounds only
+    # in training: images, clips or sounds and their labels are mixed with each other; tags, of
+    # sounds only
     mix: mix_lib.MixOptions
     # in training: patches that the encoder does not see, a share of all or stripes of time and mel
     # (AudioMAE)
@@ -195,14 +196,14 @@ def _check_mix(options: Options, encoder: encoder_lib.Encoder) -> None:
     """Raises ConfigError where what the encoder reads cannot be mixed as configured."""
     if "audio" in encoder.reads and options.mix.cutmix:
         raise ConfigError("config.method.mix.cutmix cuts images: set it to 0.0 for sounds")
-    if "image" in encoder.reads and options.task != "classify":
+    if {"image", "video"} & set(encoder.reads) and options.task != "classify":
         raise ConfigError(
             "config.method.mix mixes the tags of sounds only: set its mixup and cutmix to 0"
         )
-    if not {"image", "audio"} & set(encoder.reads):
+    if not {"image", "video", "audio"} & set(encoder.reads):
         raise ConfigError(
-            "config.method.mix is for images and sounds, which the encoder does not read: set its "
-            "mixup and cutmix to 0"
+            "config.method.mix is for images, clips and sounds, which the encoder does not read: "
+            "set its mixup and cutmix to 0"
         )
 
 
@@ -293,9 +294,10 @@ class Supervised:
             return self._mix_audio(batch, streams.for_step("mix"))
         # a row that does not count must not be mixed into another
         labels = jnp.where(batch["weight"] > 0, batch["label"], -1)
-        key, count = streams.for_step("mix"), self.outputs
-        image, shares = mix_lib.mix(key, batch["image"], labels, count, o.mix, o.label_smoothing)
-        return {**batch, "image": image}, shares
+        name = next(n for n in ("image", "video") if n in batch)
+        given = (labels, self.outputs, o.mix, o.label_smoothing)
+        mixed, shares = mix_lib.mix(streams.for_step("mix"), batch[name], *given)
+        return {**batch, name: mixed}, shares
 
     def _mix_audio(self, batch: Batch, key: Array) -> tuple[Batch, Array | None]:
         """Returns the batch with its clips mixed, and their tags; shares of labels on their own."""

@@ -50,12 +50,17 @@ class Teacher:
         """The number of blocks of the run's encoder."""
         return int(build.settings(self._section())["depth"])
 
-    def encoder(self, precision: str, depth: int | None = None) -> encoder_lib.Encoder:
+    def encoder(
+        self, precision: str, depth: int | None = None, image_size: int | None = None
+    ) -> encoder_lib.Encoder:
         """Returns the run's own encoder, or the part of it up to the output of `depth` blocks.
 
-        A part has no final norm. Raises ConfigError for a depth that it has not.
+        A part has no final norm. image_size: in place of its own. Raises ConfigError for a depth
+        that it has not.
         """
         section = {**self._section(), "remat": "none"}  # nothing is kept for a backward pass
+        if image_size is not None:
+            section |= {"image_size": image_size}
         if depth is not None:
             self.check_depth(depth)
             section |= {"depth": depth, "final_norm": False}

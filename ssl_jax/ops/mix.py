@@ -55,14 +55,15 @@ def mix(
 ) -> tuple[Array, Array]:
     """images (B, H, W, C), labels (B,) -> images, float where mixed, targets (B, num_classes).
 
-    uint8 images become float32 of the same values, 0 to 255. The targets are shares of the two
-    labels; `smoothing` is spread over all classes. A row without a label (-1) has a target of
-    zeros; it and its partner are not mixed.
+    Clips (B, T, H, W, C) are mixed like images, with one share or window for all frames. uint8
+    images become float32 of the same values, 0 to 255. The targets are shares of the two labels;
+    `smoothing` is spread over all classes. A row without a label (-1) has a target of zeros; it and
+    its partner are not mixed.
     """
     targets = soft_targets(labels, num_classes, smoothing)
     if not options.active:
         return images, targets
-    batch, height, width, _ = images.shape
+    batch, (height, width) = len(images), images.shape[-3:-1]
     images = images.astype(jnp.promote_types(images.dtype, jnp.float32))
     draws = batch if options.mode == "example" else 1
     share, window = jax.vmap(lambda k: _draw(k, height, width, options))(
@@ -75,6 +76,7 @@ def mix(
     cut = window.any((1, 2))
     weight = jnp.where(cut, 1.0, share)[:, None, None]
     weight = jnp.where(window, 0.0, weight)[..., None]
+    weight = weight[:, None] if images.ndim == 5 else weight
     mixed = images * weight + images[::-1] * (1 - weight)
     share = share[:, None]
     return mixed, targets * share + targets[::-1] * (1 - share)

@@ -36,7 +36,7 @@ def normalize(x: Array, channels: int = 3, eps: float = 1e-6) -> Array:
     return (centred / (jnp.sqrt(variance) + eps)).reshape(x.shape)
 
 
-def positions(kind: str, grid: tuple[int, int, int], width: int) -> np.ndarray:
+def positions(kind: str, grid: tuple[int, ...], width: int) -> np.ndarray:
     """Returns fixed positions (S, D) float32 of a grid (steps, rows, columns).
 
     flat: of the place in raster order, with sine and cosine in turn (VideoMAE). space_time: a

@@ -27,9 +27,10 @@ from ssl_jax.ops.patches import first_view
 from ssl_jax.reports import html, style
 
 FILE = "examples.npz"
-COUNT = {"audio": 4, "image": 6, "text": 3}
-VIEWS = {"audio": 3, "image": 4, "text": 2}  # masks shown of one example
+COUNT = {"audio": 4, "image": 6, "text": 3, "video": 4}
+VIEWS = {"audio": 3, "image": 4, "text": 2, "video": 2}  # masks shown of one example
 COLUMNS, BANDS, SIDE, TOKENS = 640, 80, 224, 400  # limits of a picture and of a text
+STRIP = 1120  # pixels of frames side by side
 _COLOURS = np.array(style.SOUND)
 
 
@@ -71,6 +72,8 @@ def write(workdir: Path, config: ConfigDict, method: Method, params: Tree, corpu
             example["seconds"] = float(own["audio_len"]) / config.data.sample_rate
             audio = own["audio"][: own["audio_len"]]
             stored[f"picture{i}"] = _spectrogram(audio, config.data.sample_rate)
+        elif kind == "video":
+            stored[f"picture{i}"] = _strip(own["video"], mask)
         else:
             step = -(-max(own["image"].shape[-3:-1]) // SIDE)
             stored[f"picture{i}"] = first_view(own["image"][None])[0, ::step, ::step]
@@ -107,7 +110,7 @@ def draw(examples: Sequence[Example]) -> str:
     figures = []
     for example in examples:
         drawn = _figure(example, max(example.seconds / longest, 0.2) if longest else 1.0)
-        wide = example.texts or example.seconds
+        wide = example.texts or example.seconds or example.masks.ndim > 3
         figures.append(f'<div class="whole">{drawn}</div>' if wide else drawn)
     return html.grid(figures)
 
@@ -244,6 +247,16 @@ def _name(corpus: Corpus, row: int) -> str:
     name = re.split(r"[/\\]", corpus.where(row))[-1]
     label = int(corpus.labels[row])
     return f"{name}: {corpus.classes[label]}" if 0 <= label < len(corpus.classes) else name
+
+
+def _strip(video: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """video (T, H, W, 3), mask (V, steps, rows, columns) -> (H, W * steps, 3), the first frame of
+    each step side by side, or of all where nothing is masked; thinned out to the width of a page.
+    """
+    steps = mask.shape[1] if len(mask) else len(video)
+    frames = video[:: len(video) // steps]
+    thin = -(-frames.shape[2] * steps // STRIP)
+    return np.concatenate(list(frames[:, ::thin, ::thin]), axis=1)
 
 
 def _spectrogram(audio: np.ndarray, rate: int) -> np.ndarray:

@@ -29,6 +29,8 @@ MEANINGS: Mapping[str, str] = {
     "pixel_loss": "Squared error of the pixels of masked patches.",
     "patch_loss": "Loss of the frozen teacher's features of masked patches.",
     "image_loss": "Loss of the frozen teacher's features of whole images.",
+    "frame_loss": "Distance from the features that the teacher of images has of hidden tubelets.",
+    "clip_loss": "Distance from the features that the teacher of video has of hidden tubelets.",
     "feature_loss": "Distance of the student's features from the frozen teacher's.",
     "label_loss": "Cross-entropy of the labels.",
     "soft_loss": "Divergence from the outputs of the frozen teacher, at the temperature.",

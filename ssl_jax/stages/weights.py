@@ -130,8 +130,9 @@ def _config(family: Family, found: Source, recipe: str, overrides: Sequence[str]
     with config.unlocked():
         config.method.encoder.update(ConfigDict(options))
         config.method.update(ConfigDict(family.section(config.method, found.config)))
-        if "image_size" in options:
-            config.data.image_size = options["image_size"]
+        for size in ("image_size", "frames"):
+            if size in options and size in config.data:
+                config.data[size] = options[size]
         if options.get("depthwise_norm") == "batch":  # weight decay would shrink statistics
             config.optim.frozen = (*config.optim.frozen, STATISTICS)
         if config.method.name == "ctc":

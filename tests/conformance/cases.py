@@ -33,8 +33,11 @@ SLOW = (
     "configs/lighthubert/speech.py",
     "configs/mimco/image.py",
     "configs/moco_v3/image.py",
+    "configs/mvd/video.py",
     "configs/superb/verification.py",
+    "configs/supervised/video.py",
     "configs/transducer/speech.py",
+    "configs/videomae/video.py",
     "configs/wav2vec2/audio.py",
     "configs/wav2vec2/conformer.py",
     "configs/wav2vec2/log_mel.py",
@@ -193,6 +196,7 @@ def make_batch(method: Method, rows: int, samples: int, seed: int) -> Batch:
         "audio": lambda spec, noise: _tones(rows, samples, noise),
         "audio_len": lambda spec, noise: _lengths(rows, samples),
         "image": lambda spec, noise: _pictures(rows, spec.shape, noise),
+        "video": lambda spec, noise: _clips(rows, spec.shape, noise),
         "tokens": lambda spec, noise: noise.integers(5, 250, (rows, spec.shape[0] or samples)),
         "tokens_len": lambda spec, noise: _lengths(rows, _block(method) or samples),
         "transcript": lambda spec, noise: _transcript(rows, noise),
@@ -263,6 +267,12 @@ def _pictures(rows: int, shape: tuple, noise: np.random.Generator) -> np.ndarray
     colour = noise.uniform(20, 100, (rows, 1, 1, channels))
     picture = 128 + colour * wave[..., None] + noise.normal(0, 10, (rows, *shape))
     return picture.clip(0, 255)
+
+
+def _clips(rows: int, shape: tuple, noise: np.random.Generator) -> np.ndarray:
+    """Returns the waves of `_pictures`, which move by a pixel from frame to frame."""
+    picture = _pictures(rows, shape[1:], noise)
+    return np.stack([np.roll(picture, step, axis=2) for step in range(shape[0])], 1)
 
 
 def abstract_batch(method: Method, rows: int, samples: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -30,6 +30,8 @@ MESHES = {
 ARGUMENTS = {
     "configs/hubert/audio.py": "xlarge",
     "configs/mae/image.py": "huge",
+    "configs/mvd/video.py": "h_h",
+    "configs/videomae/video.py": "huge",
     "configs/data2vec2/image.py": "huge14",
 }
 

@@ -21,9 +21,11 @@ WHOLE = (
     "configs/mae/image.py",
     "configs/mimco/image.py",
     "configs/moco_v3/image.py",
+    "configs/mvd/video.py",
     "configs/superb/verification.py",
     "configs/supervised/kws.py",
     "configs/transducer/speech.py",
+    "configs/videomae/video.py",
     "configs/wav2vec2/conformer.py",
 )
 

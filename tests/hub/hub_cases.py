@@ -67,6 +67,19 @@ CASES = {
         {**IMAGE, **DECODER, "layer_norm_eps": 1e-6, "norm_pix_loss": True},
         "configs/mae/image.py",
     ),
+    "videomae": (
+        "VideoMAEForPreTraining",
+        {
+            **IMAGE,
+            **DECODER,
+            # its positions need a multiple of 16 here
+            "decoder_hidden_size": 16,
+            "num_frames": 4,
+            "layer_norm_eps": 1e-6,
+            "use_mean_pooling": False,
+        },
+        "configs/videomae/video.py",
+    ),
 }
 # vocab.json of the published CTC models
 UNITS = ("<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
@@ -79,6 +92,7 @@ _TYPES = {
     "Data2VecVision": "data2vec-vision",
     "Data2VecText": "data2vec-text",
     "ViTMAE": "vit_mae",
+    "VideoMAE": "videomae",
     "Wav2Vec2Conformer": "wav2vec2-conformer",
 }
 # in an encoder without its own positions, no parameter matches the recipe's rule for them

@@ -183,6 +183,17 @@ def test_hidden_states_of_images(pair):
             np.testing.assert_allclose(ours, theirs.detach().numpy()[:, 1:], atol=1e-4)
 
 
+def test_hidden_states_of_video(pair):
+    video = np.random.default_rng(0).integers(0, 256, (2, 4, 16, 16, 3)).astype(np.uint8)
+    pixels = np.asarray(normalize_image(jnp.asarray(video))).transpose(0, 1, 4, 2, 3)
+    model, hidden_states = pair("videomae")
+    out = model.videomae(torch_of(pixels), output_hidden_states=True)
+    want = [*out.hidden_states[:-1], out.last_hidden_state]
+    got, _ = hidden_states({"video": video})
+    for ours, theirs in zip(got, want, strict=True):
+        np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-4)
+
+
 @pytest.mark.parametrize("padded", [False, True])
 def test_hidden_states_of_text(padded, pair):
     model, hidden_states = pair("data2vec text")

@@ -82,6 +82,18 @@ def test_examples_draw_for_themselves_and_how_often():
     assert abs(share.mean() - 0.5) < 0.02 and abs(share.var() - 1 / (4 * 2.6)) < 0.01
 
 
+def test_all_frames_of_a_clip_are_mixed_alike():
+    options = MixOptions(**(NOTHING | {"mixup": 0.8, "cutmix": 1.0, "mode": "example"}))
+    frames = jnp.asarray(IMAGES)
+    clips = jnp.stack([frames, frames[:, ::-1]], 1)
+    mixed, targets = compiled(options)(jax.random.key(2), clips, jnp.asarray(LABELS), CLASSES)
+    one, same = run(2, mixup=0.8, cutmix=1.0, mode="example")
+    np.testing.assert_allclose(mixed[:, 0], one, atol=1e-4)
+    np.testing.assert_array_equal(targets, same)
+    where = (np.asarray(mixed) != np.asarray(clips)).any(-1)
+    assert mixed.shape == clips.shape and where[:, 1].any()
+
+
 def test_rows_without_a_label_are_left_alone():
     labels = LABELS.copy()
     labels[1] = -1

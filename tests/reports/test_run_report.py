@@ -202,6 +202,21 @@ def test_masks_cover_the_masked_parts():
     )
 
 
+def test_a_clip_is_a_strip_of_the_first_frame_of_each_step():
+    video = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3)).astype(np.uint8)
+    masks = np.zeros((1, 4, 2, 2), bool)
+    masks[0, :, 0, 1] = True
+    strip = examples._strip(video, masks)
+    np.testing.assert_array_equal(strip, np.concatenate([video[t] for t in (0, 2, 4, 6)], axis=1))
+    assert examples._strip(video, masks[:0, :1, 0, 0]).shape == (16, 8 * 16, 3)
+    large = np.zeros((16, 224, 224, 3), np.uint8)
+    assert examples._strip(large, np.zeros((1, 8, 14, 14), bool)).shape == (112, 8 * 112, 3)
+    drawn = examples.draw([examples.Example("a", strip, masks, 0.0, 0.0, [])])
+    assert drawn.count("<svg") == 2 and 'class="whole"' in drawn
+    # the masked place is in each of the four frames
+    assert drawn.count("v8.0") == 4
+
+
 def test_an_impossible_speed_is_left_out_and_reported():
     steps = np.arange(6)
     found = {"train/examples_per_second": (steps, np.array([900.0, 8, 9, 10, 11, 0]))}
