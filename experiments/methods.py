@@ -74,6 +74,17 @@ ROWS = (
         "ImageNet 84.0 % after 100 epochs",
         "dmae",
     ),
+    Row(
+        "VideoMAE",
+        "features of video",
+        "Kinetics-400 81.5 %, Something-Something v2 70.8 %",
+    ),
+    Row(
+        "MVD",
+        "features of video, taught by images and video",
+        "Kinetics-400 82.7 %, Something-Something v2 72.5 %",
+        "mvd",
+    ),
     Row("BEATs", "features and tokens of any sound", "AudioSet 48.6 mAP, ESC-50 98.1 %", "beats"),
     Row(
         "LightHuBERT",

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from experiments import results
+from experiments.mvd import claims as mvd
 from ssl_jax.evals import table
 
 NOT_RUN = "not run yet"
+MVD_ARMS = ("image teacher", "video teacher", "both")
 
 
 def percent(values: Sequence[float]) -> str:
@@ -79,6 +81,19 @@ def _sizes() -> str:
     )
 
 
+def _clips() -> str:
+    found = results.read("mvd/results.json")
+    arms, held = found["probe"], sum(claim["held"] for claim in found["claims"])
+    parts = []
+    for what, labels in (("space", mvd.SPACE), ("time", mvd.TIME)):
+        chain = " / ".join(percent(mvd.mean(arms[arm], labels)) for arm in MVD_ARMS)
+        parts.append(f"{what} {chain} %")
+    return (
+        f"taught by images / video / both: {', '.join(parts)}; {held} of {len(found['claims'])} "
+        f"claims hold"
+    )
+
+
 def once_run(folder: str, make: Callable[[], str]) -> Callable[[], str]:
     """Returns a maker of a text that says `NOT_RUN` while the results of a folder are missing."""
     path = results.HERE / folder / "results.json"
@@ -91,6 +106,7 @@ MINIATURES = {
     "data2vec2": lambda: _image_probe("data2vec 2.0"),
     "dmae": _students,
     "lighthubert": once_run("lighthubert", _sizes),
+    "mvd": once_run("mvd", _clips),
     "mimco": lambda: _contrastive("MimCo"),
     "moco_v3": lambda: _contrastive("MoCo v3"),
     "mae": lambda: _image_probe("MAE"),

@@ -17,6 +17,7 @@ from experiments.dmae import page as dmae
 from experiments.lighthubert import page as lighthubert
 from experiments.markdown import markdown
 from experiments.mimco import page as mimco
+from experiments.mvd import page as mvd
 from experiments.noisy_student import page as students
 from experiments.scaling import page as scaling
 from ssl_jax.core import atomic
@@ -305,6 +306,11 @@ TABLES = {
         for name, make in (("arms", lighthubert.arms), ("latency", lighthubert.latency))
     }
     | {"notes": once_run(lighthubert.FILE, lighthubert.notes)},
+    "mvd/README.md": {
+        name: once_run(mvd.FILE, lambda make=make: markdown(make()))
+        for name, make in (("probes", mvd.rows), ("droid", mvd.droid))
+    }
+    | {"notes": once_run(mvd.FILE, mvd.notes)},
     "mimco/README.md": {"probes": lambda: markdown(mimco.rows())},
     "noisy_student/README.md": {
         f"{name}{end}": once_run(file, lambda make=make, file=file: markdown(make(file)))

@@ -32,6 +32,7 @@ _GIVEN_BY = {
     "audio": "config.data.modality='audio'",
     "audio_len": "config.data.modality='audio'",
     "image": "config.data.modality='image'",
+    "video": "config.data.modality='video'",
     "tokens": "config.data.modality='text'",
     "tokens_len": "config.data.modality='text'",
     "units": "config.data.units.{split}, which names stores of frame labels",

@@ -107,12 +107,16 @@ def vector_features(vector_of: Callable[[Batch], Array]) -> FeaturesFn:
 
 
 def raw_encoder(modality: str, *, sample_rate: int = 0, vocab_size: int = 0) -> Encoder:
-    """Returns the raw features of config.data.modality: log-mel, pixels or token counts."""
+    """Returns the raw features of config.data.modality: log-mel, pixels, those of a single frame of
+    a clip, or token counts."""
     if modality == "audio":
         features = raw_features(lambda batch: log_mel(batch, sample_rate))
         return Encoder("log-mel", features, {}, str(sample_rate))
     if modality == "image":
         return Encoder("pixels", vector_features(pixels), {}, str(PIXELS), frames=False)
+    if modality == "video":
+        features = vector_features(lambda batch: pixels({"image": middle_frame(batch)}))
+        return Encoder("single frame", features, {}, str(PIXELS), frames=False)
     counters = min(vocab_size, COUNTERS)
     features = vector_features(lambda batch: token_counts(batch, counters))
     return Encoder("token counts", features, {}, str(counters), frames=False)
@@ -131,6 +135,11 @@ def log_mel(batch: Batch, rate: int) -> tuple[Array, Array]:
     )
     count = dsp.frames(batch["audio_len"], window, hop)
     return frames, jnp.arange(frames.shape[1]) < count[:, None]
+
+
+def middle_frame(batch: Batch) -> Array:
+    """video (B, T, H, W, 3) -> the frame in the middle of each clip (B, H, W, 3)."""
+    return batch["video"][:, batch["video"].shape[1] // 2]
 
 
 def pixels(batch: Batch) -> Array:

@@ -184,6 +184,32 @@ class VideoMAE:
         }
         return Output(loss, num_targets, metrics, extra)
 
+    def reconstruct(self, params: Tree, batch: Batch, streams: Streams) -> tuple[Array, Array]:
+        """Returns clips (B, T, H, W, 3) uint8 with the hidden tubelets as they are predicted, and
+        which pixels are hidden (B, T, H, W) bool.
+
+        Where targets are normalized, a prediction gets the mean and deviation of the true pixels.
+        """
+        o, grid = self.encoder.options, self.encoder.grid
+        x, valid = encoder_lib.frontend(self.encoder, params["encoder"], batch)
+        ids, mask = self.options.mask.draw(streams.for_examples("mask"), grid)
+        seen = x.shape[1] - self.options.mask.hidden(grid)
+        encoded = encoder_lib.encode(
+            self.encoder, params["encoder"], x, valid, None, ids[:, :seen], LAST
+        )
+        true, hidden = self._tubelets(params["encoder"], batch), ids[:, seen:, None]
+        decoder, last = self._decoder(true.shape[-1]), encoded.hidden_states[-1]
+        y = predicted(decoder, params["decoder"], last, ids, grid, None)
+        if self.options.norm_pix:
+            pixels = jnp.take_along_axis(true, hidden, axis=1).reshape(*y.shape[:2], -1, 3)
+            spread, mean = pixels.std(2, keepdims=True, ddof=1), pixels.mean(2, keepdims=True)
+            y = (y.reshape(pixels.shape) * spread + mean).reshape(y.shape)
+        whole = true.at[jnp.arange(len(y))[:, None], ids[:, seen:]].set(y)
+        cube = (o.tubelet, o.patch_size, o.patch_size)
+        video = (tubelets.join(whole, grid, cube) * 255).round().clip(0, 255).astype(jnp.uint8)
+        covered = jnp.broadcast_to(mask[..., None], true.shape)
+        return video, tubelets.join(covered, grid, cube)[..., 0]
+
     def _tubelets(self, params: Tree, batch: Batch) -> Array:
         """Returns the tubelets (B, S, P) of pixels in [0, 1], float32."""
         arrays = [batch[name] for name in self.encoder.reads]

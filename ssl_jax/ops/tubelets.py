@@ -23,6 +23,13 @@ def cut(x: Array, tubelet: tuple[int, int, int]) -> Array:
     return x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(batch, -1, t * h * w * channels)
 
 
+def join(x: Array, grid: tuple[int, ...], tubelet: tuple[int, int, int]) -> Array:
+    """Undoes `cut`: tubelets x (B, S, t * h * w * C) of a grid (steps, rows, columns) -> clips."""
+    (steps, rows, columns), (t, h, w) = grid, tubelet
+    x = x.reshape(len(x), steps, rows, columns, t, h, w, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
+    return x.reshape(len(x), steps * t, rows * h, columns * w, -1)
+
+
 def normalize(x: Array, channels: int = 3, eps: float = 1e-6) -> Array:
     """Scales each channel of each tubelet (..., P) to mean 0 and deviation 1; float32.
 

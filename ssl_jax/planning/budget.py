@@ -52,7 +52,7 @@ def whole_run(config: ConfigDict, examples: int = 0, hours: float = 0.0) -> Run:
     elif data.modality == "text":
         consumed = f"{rows * data.block_tokens:,} tokens in {rows:,} blocks"
     else:
-        consumed = f"{rows:,} images"
+        consumed = f"{rows:,} {'clips' if data.modality == 'video' else 'images'}"
     return Run(steps, "", consumed)
 
 

@@ -29,7 +29,7 @@ from ssl_jax.evals.baselines import Encoder
 from ssl_jax.evals.pool import Pooled, cached, pool, pooler, signature, windowed
 from ssl_jax.nn import build
 
-SIGNALS = ("audio", "audio_len", "image", "tokens", "tokens_len")
+SIGNALS = ("audio", "audio_len", "image", "video", "tokens", "tokens_len")
 # keys of a source that name columns of labels, on which no feature depends
 TRUTH = ("label", "tags", "target", "transcript")
 BASELINES = {"librosa": librosa_features.encoder}

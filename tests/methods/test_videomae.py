@@ -90,6 +90,20 @@ def test_an_update_is_that_of_adamw_with_no_decay_of_vectors(case, root):
         )
 
 
+@pytest.mark.slow
+def test_a_reconstruction_keeps_what_is_visible_and_predicts_the_rest():
+    setup = Setup(make(CASES["tubes"]), moving())
+    functions = setup.method.loss.__self__
+    streams = setup.streams(setup.batch)
+    video, hidden = quick_jit(functions.reconstruct)(setup.params, setup.batch, streams)
+    true = np.asarray(setup.batch["video"])
+    assert video.dtype == np.uint8 and video.shape == true.shape and hidden.mean() == 0.5
+    np.testing.assert_array_equal(video[~hidden], true[~hidden])
+    assert (video[hidden] != true[hidden]).mean() > 0.5
+    mask = quick_jit(setup.method.masks)(setup.params, setup.batch, streams)[:2, 0]
+    np.testing.assert_array_equal(mask, hidden[:2, ::2, ::4, ::4])
+
+
 @pytest.mark.parametrize(
     ("size", "millions"), [("small", 24.0), ("base", 94.2), ("large", 343.0), ("huge", 692.5)]
 )

@@ -16,6 +16,7 @@ def test_tubelets_are_in_raster_order_with_channels_last():
         row, column = divmod(rest, 2)
         cube = x[:, 2 * step :, 2 * row :, 3 * column :][:, :2, :2, :3]
         np.testing.assert_array_equal(got[:, token], cube.reshape(2, -1))
+    np.testing.assert_array_equal(tubelets.join(got, (2, 2, 2), (2, 2, 3)), x)
 
 
 def test_each_channel_of_a_tubelet_is_normalized_with_eps_outside_the_root():

@@ -31,6 +31,7 @@ from ssl_jax.data import hashing
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.readers import (
     folders,
+    frame_folders,
     image_files,
     l2_arctic,
     lines,
@@ -100,7 +101,8 @@ TEXT: dict[str, Kind] = {
     ),
     "text_table": (text_files.text_table, {"columns": ()}),
 }
-KINDS = {"audio": AUDIO, "image": IMAGE, "text": TEXT}
+VIDEO: dict[str, Kind] = {"table": (frame_folders.table, {"root": ""})}
+KINDS = {"audio": AUDIO, "image": IMAGE, "text": TEXT, "video": VIDEO}
 COMMON: dict[str, Any] = {
     "kind": "",
     "path": "",
@@ -115,6 +117,7 @@ COMMON: dict[str, Any] = {
     "part": (0.0, 1.0),
 }
 AUDIO_ONLY: dict[str, Any] = {"pseudo_labels": "", "teacher": ""}
+ITEMS = {"image": "images", "text": "documents", "video": "clips"}
 _PART_SEED = 0x5EED
 
 
@@ -140,7 +143,7 @@ def open_items(name: str, config: Mapping[str, Any], modality: str) -> Source:
     items: Items = _read(key, options, modality)
     columns = _composed(key, items.columns, items.total)
     source = Source(name, items.reader, np.arange(items.total), columns)
-    return _select(key, source, options, {"image": "images", "text": "documents"}[modality])
+    return _select(key, source, options, ITEMS[modality])
 
 
 def _read(key: str, options: dict[str, Any], modality: str) -> Any:
