@@ -228,7 +228,7 @@ UNLIKE = {"faiss": "faiss-cpu"}
             ("", "synth", "audio", "music", "text", "eval", "interop", "log", "slurm"),
         ),
         ("configs", ("",)),
-        ("experiments", ("", "synth", "eval", "interop", "test")),
+        ("experiments", ("", "synth", "audio", "eval", "interop", "test")),
         ("tests", ("", "test", "synth", "interop", "log", "browser", "slurm")),
     ],
 )

@@ -16,7 +16,8 @@ from ssl_jax.core import rng
 from ssl_jax.reports import figures, style
 
 ARMS = ("VideoMAE alone", "image teacher", "video teacher", "both")
-LINES = {"untrained": "--", "single frame": ":"}
+# name: (style of its line, side of the line that its name is on)
+LINES = {"untrained": ("--", "bottom"), "single frame": (":", "top")}
 SCALE = 3  # of the pixels in the gallery
 
 
@@ -58,12 +59,15 @@ def gallery(path: pathlib.Path, model: Any, shown: tuple[np.ndarray, Any]) -> No
 def _labels(ax: Axes, probe: Mapping[str, Any], labels: tuple[str, ...], title: str) -> None:
     groups = {label: {arm: probe[arm][label] for arm in ARMS} for label in labels}
     figures.points(ax, groups, title, "ridge probe, accuracy")
+    # a single group has its arms side by side
+    wide = len(ARMS) if len(labels) == 1 else 1
     for i, label in enumerate(labels):
-        for name, line in LINES.items():
+        left, right = i - 0.4, i + wide - 0.6
+        for name, (line, side) in LINES.items():
             level = np.mean(probe[name][label])
-            ax.plot([i - 0.4, i + 0.4], [level, level], color=style.SOFT, ls=line, lw=1)
+            ax.plot([left, right], [level, level], color=style.SOFT, ls=line, lw=1)
             if not i:
-                ax.text(i - 0.4, level, name, va="bottom", fontsize=8)
+                ax.text(left, level, name, va=side, fontsize=8)
 
 
 def _droid(ax: Axes, found: Mapping[str, Mapping[str, list[float]]]) -> None:
