@@ -149,6 +149,8 @@ def test_a_tpu_that_is_not_there_compiles_the_step(root):
         "best_rq/speech.py:xxl",
         "lighthubert/speech.py:base",
         "mae/image.py:huge",
+        "mvd/video.py:h_h",
+        "videomae/video.py:huge",
         "wav2vec2/audio.py:1b",
     ],
 )
