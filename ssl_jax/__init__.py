@@ -31,8 +31,8 @@ moved.install()
 Waveform = Any
 """A sound file; or float in [-1, 1] or int16, (n,), (n, channels) or (channels, n)."""
 Example = Any
-"""A Waveform; an image, as (H, W, 3) uint8, uint16 or float in 0..1, a Pillow image or a file; or a
-text, or the Path of a text file."""
+"""A Waveform; an image, as (H, W, 3) uint8, uint16 or float in 0..1, a Pillow image or a file; the
+frames of a video, as (T, H, W, 3); or a text, or the Path of a text file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,11 +215,12 @@ class Model:
         stream: str = "",
         layers: Sequence[int] | None = None,
     ) -> Any:
-        """Returns the Clip of a sound, an image or a text, or the Clips of a list of them.
+        """Returns the Clip of a sound, an image, a video or a text, or the Clips of a list of them.
 
         rate: the sampling rate of waveforms, which are resampled to the model's; a file has its
         own. Channels are averaged. Floats are not rounded; int16 is read as in training. Images are
-        cropped and scaled as in the run's evaluation. A text gets <s> and </s> around it; one
+        cropped and scaled as in the run's evaluation, and so are the frames (T, H, W, 3) of a
+        video, those in its middle. A text gets <s> and </s> around it; one
         longer than the model's context is split into blocks that do not attend to each other. The
         result does not depend on what is batched together. stream: which features of a method that
         has several. layers: the hidden states to return, by number, from the end where negative, in
@@ -345,7 +346,7 @@ class Model:
         return sound
 
     def _rows(self, item: Example, rate: int | None) -> list[dict[str, np.ndarray]]:
-        """Returns the model's inputs: one row for an image, one per block for a text."""
+        """Returns the model's inputs: a row for an image or clip, one per block for a text."""
         from ssl_jax.data import inputs
 
         if rate is not None:
@@ -354,6 +355,10 @@ class Model:
             # that of the encoder, as weights of others may come with the data of another size
             size = self.method.batch["image"].shape[-2]  # several views have an axis of their own
             return [inputs.image_row(item, {**self.config.data, "image_size": size})]
+        if self.modality == "video":
+            frames, size = self.method.batch["video"].shape[:2]
+            sizes = {"frames": frames, "image_size": size}
+            return [inputs.video_row(item, {**self.config.data, **sizes})]
         return inputs.token_rows(item, self.config.data)
 
 

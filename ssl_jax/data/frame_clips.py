@@ -63,10 +63,17 @@ class FrameClips(Corpus):
         """Returns the numbers (T,) of the frames of a clip in a video of `count`; key -1: those in
         the middle."""
         room = count - (self.frames - 1) * self.stride - 1
-        start = max(room, 0) // 2
-        if key >= 0 and room > 0:
-            start = int(hashing.mix(key, _START)) % (room + 1)
-        return np.minimum(start + self.stride * np.arange(self.frames), count - 1)
+        if key < 0 or room <= 0:
+            return middle(count, self.frames, self.stride)
+        start = int(hashing.mix(key, _START)) % (room + 1)
+        return start + self.stride * np.arange(self.frames)
+
+
+def middle(count: int, frames: int, stride: int) -> np.ndarray:
+    """Returns the numbers (frames,) of the frames in the middle of a video of `count`, `stride`
+    apart; of a shorter one the last is repeated."""
+    start = max(count - (frames - 1) * stride - 1, 0) // 2
+    return np.minimum(start + stride * np.arange(frames), count - 1)
 
 
 def open_sources(config: Mapping[str, Any], named: Mapping[str, Any]) -> list[Source]:

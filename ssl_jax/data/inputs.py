@@ -1,4 +1,4 @@
-"""Turns waveforms, images and texts that a user passes into the arrays that a model reads."""
+"""Turns waveforms, images, clips and texts of a user into the arrays that a model reads."""
 
 import functools
 import itertools
@@ -10,7 +10,7 @@ import numpy as np
 import soxr
 
 from ssl_jax.core import paths
-from ssl_jax.data import tokenizers, transforms
+from ssl_jax.data import frame_clips, tokenizers, transforms
 from ssl_jax.data.errors import Unreadable
 from ssl_jax.data.readers import audio, pixels
 
@@ -39,6 +39,27 @@ def image_row(image: Any, config: Mapping[str, Any]) -> Row:
         return {"image": transforms.apply(steps, decoded, 0, config["image_size"])}
     except Unreadable as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def video_row(clip: Any, config: Mapping[str, Any]) -> Row:
+    """Returns {video: (T, H, W, 3) uint8}, a clip after the evaluation transforms of config.data.
+
+    clip: frames as `pixels.from_array` takes them, with an axis of time in front; those in the
+    middle are taken. Raises ValueError for anything else.
+    """
+    if isinstance(clip, str | Path):
+        raise ValueError(f"{clip}: pass the frames of a clip as one array (T, H, W, 3)")
+    frames = np.asarray(clip)
+    if frames.ndim != 4 or not len(frames):
+        raise ValueError(f"the clip has shape {frames.shape}: pass its frames, (T, H, W, 3)")
+    at = frame_clips.middle(len(frames), config["frames"], config["stride"])
+    steps = transforms.build(config["eval_transforms"], "config.data.eval_transforms")
+    try:
+        decoded = [pixels.from_array(frames[n]) for n in at]
+    except Unreadable as error:
+        raise ValueError(f"the clip: {error}") from error
+    size = config["image_size"]
+    return {"video": np.stack([transforms.apply(steps, frame, 0, size) for frame in decoded])}
 
 
 def token_rows(text: str | Path, config: Mapping[str, Any]) -> list[Row]:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from configs import clips
 from ssl_jax.data import corpus as corpus_lib
+from ssl_jax.data import inputs
 from ssl_jax.data.errors import BadFile, DataError
 from ssl_jax.data.synthetic import moving_objects
 
@@ -73,6 +74,20 @@ def test_all_frames_have_the_crop_and_flip_of_their_clip(folder, tmp_path):
     one, other = filled(corpus, 0, 1), filled(corpus, 0, 2)
     assert (one == one[0]).all() and (other == other[0]).all()
     assert (one != other).mean() > 0.3
+
+
+def test_an_array_of_frames_is_what_a_model_reads(folder):
+    data, drawn = clips.moving_objects(2), moving_objects.clip(0, 3).video
+    np.testing.assert_array_equal(inputs.video_row(drawn, data)["video"], drawn)
+    short = inputs.video_row(drawn, {**data, "frames": 2, "stride": 3, "image_size": 16})
+    assert short["video"].shape == (2, 16, 16, 3)
+    for wrong, message in (
+        (drawn[0], r"shape \(32, 32, 3\): pass its frames"),
+        ("a.mp4", r"a.mp4: pass the frames of a clip as one array"),
+        (drawn.astype(str), r"the clip: "),
+    ):
+        with pytest.raises(ValueError, match=message):
+            inputs.video_row(wrong, data)
 
 
 def test_a_damaged_frame_is_named(folder, tmp_path):
