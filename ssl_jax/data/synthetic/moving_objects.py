@@ -2,9 +2,9 @@
 
 Every motion is periodic, so that where something is in one frame tells nothing about where it goes.
 A frame alone tells the class of the larger object (`object`); no frame tells where that moves
-(`direction`), how fast (`speed`), which of two lights goes on first (`order`), nor whether the
-clip is played backwards (`playback`: forwards, objects slow down). The class of whichever object
-moves faster (`faster`) needs both.
+(`direction`), how fast (`speed`), which of two faint lights at one place goes on first (`order`),
+nor whether the clip is played backwards (`playback`: forwards, objects slow down). The class of
+whichever object moves faster (`faster`) needs both.
 """
 
 import colorsys
@@ -36,7 +36,8 @@ SPEEDS = {"slow": 0.8, "medium": 1.6, "fast": 2.6}  # pixels per frame, on avera
 ORDERS, PLAYBACKS = ("red_first", "blue_first"), ("forwards", "backwards")
 LABELS = ("object", "direction", "speed", "order", "playback", "faster")
 LARGE, SMALL = 14, 9  # sides of the objects
-LIGHTS = ((255, 40, 40), (40, 80, 255))
+LIGHTS = np.array([(255, 40, 40), (40, 80, 255)])
+SPOT = 3  # side of a light, which is half of what is seen there
 # two slots that leave the first, the middle and the last frames without a light
 SLOTS = ((1, 2), (5, 6))
 _SLOWING = 0.8  # the first step is longer than the mean by this share, the last one shorter
@@ -79,8 +80,12 @@ def clip(seed: int, i: int, pictures: Pictures | None = None) -> Clip:
         _object(rng, names[large], LARGE, pictures),
         _object(rng, names[small], SMALL, pictures),
     ]
-    ground = _texture(rng)
-    video = np.stack([_frame(t, ground, paths, cut, int(order)) for t in range(FRAMES)])
+    ground, spot = _texture(rng), rng.integers(0, SIDE - SPOT + 1, 2)
+    video = np.stack([_frame(t, ground, paths, cut) for t in range(FRAMES)])
+    rows, columns = (slice(at, at + SPOT) for at in spot)
+    for slot, times in enumerate(SLOTS):
+        lit = video[times, rows, columns].astype(int)
+        video[times, rows, columns] = (lit + LIGHTS[(slot + order) % 2]) // 2
     labels = {
         "object": names[large],
         "direction": DIRECTIONS[directions[0]],
@@ -99,7 +104,7 @@ def write(folder: Path, count: int, seed: int, pictures: Pictures | None = None)
     frames of clip 3 are 000003/00.png and so on; index.tsv has the columns path and LABELS.
     """
     names = sorted(set(pictures.classes)) if pictures else list(SHAPES)
-    request = {"count": count, "seed": seed, "classes": names, "version": 1}
+    request = {"count": count, "seed": seed, "classes": names, "version": 2}
     done = folder / "DONE"
     if done.is_file() and done.read_text(encoding="utf-8") == _text(request):
         return folder
@@ -143,18 +148,14 @@ def _frame(
     ground: np.ndarray,
     paths: list[np.ndarray],
     cut: list[tuple[np.ndarray, np.ndarray]],
-    order: int,
 ) -> np.ndarray:
-    """Returns frame t (SIDE, SIDE, 3) uint8: the ground, the objects over it, and a light."""
+    """Returns frame t (SIDE, SIDE, 3) uint8: the ground, and the objects over it."""
     large, small, under = (np.round(path[t]).astype(int) for path in paths)
     frame = np.roll(ground, under, (0, 1)).copy()
     for (pixels, inside), at in zip(cut, (large, small), strict=True):
         rows, columns = ((at[k] + np.arange(len(pixels))) % SIDE for k in (0, 1))
         place = np.ix_(rows, columns)
         frame[place] = np.where(inside[..., None], pixels, frame[place])
-    for slot, times in enumerate(SLOTS):
-        if t in times:
-            frame[:3, -6:] = LIGHTS[(slot + order) % 2]
     return frame
 
 
