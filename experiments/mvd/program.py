@@ -48,15 +48,18 @@ def main(pipe: Pipe) -> None:
     """Runs every part; complete stages are skipped."""
     o = pipe.options
     drawn = {split: clips.drawn(pipe, split) for split in ("train", "test")}
+    needs = tuple(drawn.values())
+    video = _config(pipe, drawn, "videomae", o["video_steps"])
     teachers = {
-        "image": pipe.train("teacher-image", _image_config(pipe, drawn), tuple(drawn.values())),
-        "video": pipe.train("teacher-video", _config(pipe, drawn, "videomae", o["video_steps"])),
+        "image": pipe.train("teacher-image", _image_config(pipe, drawn), needs),
+        "video": pipe.train("teacher-video", video, needs),
     }
     asked: dict[str, list[Stage]] = {}
     shown: list[Stage] = []
     for seed in range(o["seeds"]):
         longer = o["video_steps"] + COST * o["steps"]
-        alone = pipe.train(f"alone-{seed}", _config(pipe, drawn, "videomae", longer, seed))
+        config = _config(pipe, drawn, "videomae", longer, seed)
+        alone = pipe.train(f"alone-{seed}", config, needs)
         _keep(asked, ALONE, probes.frozen(pipe, alone, drawn))
         _keep(asked, UNTRAINED, probes.frozen(pipe, alone, drawn, untrained=True))
         if not seed:
@@ -64,7 +67,7 @@ def main(pipe: Pipe) -> None:
         for arm, names in STUDENTS.items():
             config = _config(pipe, drawn, "mvd", o["steps"], seed, names)
             own = {name: teachers[name] for name in names}
-            run = pipe.train(f"{arm.replace(' ', '-')}-{seed}", config, teachers=own)
+            run = pipe.train(f"{arm.replace(' ', '-')}-{seed}", config, needs, teachers=own)
             _keep(asked, arm, probes.frozen(pipe, run, drawn))
     asked[FRAME] = [probes.single_frame(pipe, drawn)] * o["seeds"]
     # of the teacher itself, which serves all seeds
@@ -80,7 +83,7 @@ def _droid(pipe: Pipe) -> dict[str, dict[str, list[float]]]:
     asked: dict[str, list[Stage]] = {}
     for seed in range(pipe.options["seeds"]):
         config = _config(pipe, kept, "videomae", pipe.options["droid_steps"], seed)
-        run = pipe.train(f"droid-{seed}", config)
+        run = pipe.train(f"droid-{seed}", config, tuple(kept.values()))
         _keep(asked, "VideoMAE", probes.frozen(pipe, run, kept))
         _keep(asked, UNTRAINED, probes.frozen(pipe, run, kept, untrained=True))
     asked[FRAME] = [probes.single_frame(pipe, kept)] * pipe.options["seeds"]
