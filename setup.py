@@ -44,6 +44,8 @@ EXTRAS = {
     "synth": ["espeakng-loader>=0.2.4"],
     # audio that libsndfile cannot read: AAC, MP4, WebM, WMA (ssl_jax/data/readers/ffmpeg.py)
     "audio": ["av>=14"],
+    # video files, in the formats of FFmpeg
+    "video": ["av>=14"],
     # toy music from notes; pretty_midi bundles the SoundFont
     "music": ["midirenderer>=0.1.3", "pretty_midi>=0.2.11"],
     # reads a tokenizer.json; the byte tokenizer needs no package

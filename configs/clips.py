@@ -21,6 +21,12 @@ def video_data() -> ConfigDict:
             "image_size": 224,  # side of the square frames
             "frames": 16,  # of a clip, `stride` of the video apart
             "stride": 4,
+            "fps": 0.0,  # frames per second that are counted; 0.0: those of the video
+            # dense: frames in a row, from a random place on, in evaluation from the middle |
+            # segments: one frame of each of as many equal parts of the video, without `stride`
+            "sampling": "dense",
+            # of a video shorter than a clip: hold (its last frame is repeated) | error
+            "short": "hold",
             # as of images, with the same random numbers for all frames of a clip
             "transforms": ConfigDict({"random_resized_crop": {"scale": (0.2, 1.0)}, "flip": {}}),
             "eval_transforms": ConfigDict({"center_crop": {"share": 1.0}}),

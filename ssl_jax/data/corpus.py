@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import frame_clips, images, labels, recordings, row_weights, texts, transcripts
+from ssl_jax.data import images, labels, recordings, row_weights, texts, transcripts, videos
 from ssl_jax.data.base import Corpus
 from ssl_jax.data.batch_schedule import BatchSchedule
 from ssl_jax.data.errors import DataError
@@ -18,8 +18,9 @@ MODALITIES: dict[str, types.ModuleType] = {
     "audio": recordings,
     "image": images,
     "text": texts,
-    "video": frame_clips,
+    "video": videos,
 }
+_SUCH = {"audio": "folder", "image": "image_folder", "text": "text_files", "video": "video_folder"}
 
 
 def open_split(
@@ -157,10 +158,10 @@ def _check_config(config: Mapping[str, Any], split: str) -> None:
     if split not in SPLITS:
         raise DataError(f"there is no split {split!r}: use one of {', '.join(SPLITS)}")
     if not len(config[split]):
-        kind = {"audio": "folder", "image": "image_folder", "text": "text_files"}
+        kind = _SUCH[modality]
         raise DataError(
             f"config.data.{split} names no source: add one, such as "
-            f"config.data.{split}.mine = dict(kind={kind.get(modality, 'table')!r}, path='...')"
+            f"config.data.{split}.mine = dict(kind={kind!r}, path='...')"
         )
     if config["on_bad"] not in ("raise", "skip"):
         raise DataError(f"config.data.on_bad is {config['on_bad']!r}: use 'raise' or 'skip'")

@@ -255,6 +255,11 @@ def _sized_by(name: str, shape: tuple[int | None, ...]) -> str:
     """Returns the key that sets the shape of an array that the method reads."""
     if name == "image":
         return f"set config.data.image_size={shape[-2]}, or config.method.encoder.image_size"
+    if name == "video":
+        return (
+            f"set config.data.frames={shape[0]} and config.data.image_size={shape[-2]}, or "
+            f"config.method.encoder.frames and image_size"
+        )
     if name == "tokens":
         return f"set config.data.block_tokens={shape[0]}, or config.method.encoder.max_tokens"
     return f"config.data.{name}s and config.method must agree"

@@ -31,7 +31,6 @@ from ssl_jax.data import hashing
 from ssl_jax.data.errors import DataError
 from ssl_jax.data.readers import (
     folders,
-    frame_folders,
     image_files,
     l2_arctic,
     lines,
@@ -39,6 +38,7 @@ from ssl_jax.data.readers import (
     sounds,
     speechocean762,
     text_files,
+    video_files,
 )
 from ssl_jax.data.readers.base import Items, Recordings, Rows, S, Source, text
 
@@ -101,7 +101,12 @@ TEXT: dict[str, Kind] = {
     ),
     "text_table": (text_files.text_table, {"columns": ()}),
 }
-VIDEO: dict[str, Kind] = {"table": (frame_folders.table, {"root": ""})}
+VIDEO: dict[str, Kind] = {
+    "video_folder": (video_files.video_folder, {}),
+    "frame_folder": (video_files.frame_folder, video_files.FPS),
+    "table": (video_files.table, {"root": "", **video_files.FPS}),
+    "video_list": (video_files.video_list, {"root": "", **video_files.FPS}),
+}
 KINDS = {"audio": AUDIO, "image": IMAGE, "text": TEXT, "video": VIDEO}
 COMMON: dict[str, Any] = {
     "kind": "",
@@ -117,7 +122,7 @@ COMMON: dict[str, Any] = {
     "part": (0.0, 1.0),
 }
 AUDIO_ONLY: dict[str, Any] = {"pseudo_labels": "", "teacher": ""}
-ITEMS = {"image": "images", "text": "documents", "video": "clips"}
+ITEMS = {"image": "images", "text": "documents", "video": "videos"}
 _PART_SEED = 0x5EED
 
 
