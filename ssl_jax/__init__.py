@@ -31,8 +31,9 @@ moved.install()
 Waveform = Any
 """A sound file; or float in [-1, 1] or int16, (n,), (n, channels) or (channels, n)."""
 Example = Any
-"""A Waveform; an image, as (H, W, 3) uint8, uint16 or float in 0..1, a Pillow image or a file; the
-frames of a video, as (T, H, W, 3); or a text, or the Path of a text file."""
+"""A Waveform; an image, as (H, W, 3) uint8, uint16 or float in 0..1, a Pillow image or a file; a
+video, as its frames (T, H, W, 3), a file or a folder of frames; or a text, or the Path of a text
+file."""
 
 
 @dataclasses.dataclass(frozen=True)

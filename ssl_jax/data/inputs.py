@@ -1,22 +1,24 @@
-"""Turns waveforms, images, clips and texts of a user into the arrays that a model reads."""
+"""Turns waveforms, images, videos and texts that a user passes into the arrays of a model."""
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import soxr
+from PIL import Image
 
 from ssl_jax.core import paths
-from ssl_jax.data import frame_clips, tokenizers, transforms
+from ssl_jax.data import tokenizers, transforms, videos
 from ssl_jax.data.errors import Unreadable
-from ssl_jax.data.readers import audio, pixels
+from ssl_jax.data.readers import audio, pixels, video_decoding
 
 Row = dict[str, np.ndarray]
 # more columns than this are no channels but a matrix of something else
 CHANNELS = 64
+FRAMES_PER_SECOND = 25.0  # of frames without a rate; a clip counts frames, not seconds
 _tokenizer = functools.cache(tokenizers.open_tokenizer)
 
 
@@ -41,25 +43,46 @@ def image_row(image: Any, config: Mapping[str, Any]) -> Row:
         raise ValueError(f"{where}: {error}") from error
 
 
-def video_row(clip: Any, config: Mapping[str, Any]) -> Row:
-    """Returns {video: (T, H, W, 3) uint8}, a clip after the evaluation transforms of config.data.
+def video_row(video: Any, config: Mapping[str, Any]) -> Row:
+    """Returns {video: (T, H, W, 3) uint8}, a clip as in the evaluation of config.data.
 
-    clip: frames as `pixels.from_array` takes them, with an axis of time in front; those in the
-    middle are taken. Raises ValueError for anything else.
+    video: a file, a folder of frames, or frames as `pixels.from_array` takes them, with an axis of
+    time in front. Raises ValueError for anything else, and for a file that is not a video.
     """
-    if isinstance(clip, str | Path):
-        raise ValueError(f"{clip}: pass the frames of a clip as one array (T, H, W, 3)")
-    frames = np.asarray(clip)
-    if frames.ndim != 4 or not len(frames):
-        raise ValueError(f"the clip has shape {frames.shape}: pass its frames, (T, H, W, 3)")
-    at = frame_clips.middle(len(frames), config["frames"], config["stride"])
-    steps = transforms.build(config["eval_transforms"], "config.data.eval_transforms")
+    where = str(video) if isinstance(video, str | Path) else "the video"
+    sampling = videos.sampling_of(config)
     try:
-        decoded = [pixels.from_array(frames[n]) for n in at]
+        if isinstance(video, str | Path):
+            path = str(paths.expanded(video))
+            with video_decoding.opened(path, sampling.fps or FRAMES_PER_SECOND) as found:
+                images = found.frames(sampling.times(found, -1))
+        else:
+            frames = np.asarray(video)
+            if frames.ndim != 4 or not len(frames):
+                raise ValueError(f"the clip has shape {frames.shape}: pass its frames, (T, H, W, 3)")
+            held = Frames(frames, sampling.fps or FRAMES_PER_SECOND)
+            images = held.frames(sampling.times(held, -1))
+        steps = transforms.build(config["eval_transforms"], "config.data.eval_transforms")
+        clip = [transforms.apply(steps, image, 0, config["image_size"]) for image in images]
+        return {"video": np.stack(clip)}
     except Unreadable as error:
-        raise ValueError(f"the clip: {error}") from error
-    size = config["image_size"]
-    return {"video": np.stack([transforms.apply(steps, frame, 0, size) for frame in decoded])}
+        raise ValueError(f"{where}: {error}") from error
+
+
+class Frames(NamedTuple):
+    """Frames in memory (N, H, W, 3) uint8 as a video."""
+
+    held: np.ndarray
+    rate: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return len(self.held) / self.rate
+
+    def frames(self, times: Sequence[float]) -> list[Image.Image]:
+        """Returns the frame at each time."""
+        return [pixels.from_array(self.held[int(time * self.rate)]) for time in times]
 
 
 def token_rows(text: str | Path, config: Mapping[str, Any]) -> list[Row]:

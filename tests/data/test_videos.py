@@ -10,8 +10,10 @@ from PIL import Image
 
 from configs import clips
 from ssl_jax.data import corpus as corpus_lib
+from ssl_jax.data import inputs
 from ssl_jax.data.errors import BadFile, DataError
 from ssl_jax.data.readers import video_decoding
+from ssl_jax.data.synthetic import moving_objects
 from ssl_jax.data.videos import Sampling
 
 av = pytest.importorskip("av")
@@ -215,7 +217,9 @@ def test_damage_in_the_middle_names_the_second(tmp_path):
     (tmp_path / "bad.mkv").write_bytes(whole)
     with video_decoding.opened(str(tmp_path / "bad.mkv"), RATE) as video:
         assert numbers(video.frames([0.05])) == [0]
-        with pytest.raises(video_decoding.Unreadable, match=r"(cannot be decoded|it ends) at 1\.\d\d s"):
+        with pytest.raises(
+            video_decoding.Unreadable, match=r"(cannot be decoded|it ends) at 1\.\d\d s"
+        ):
             video.frames([k / 10 + 0.05 for k in range(30)])
 
 
@@ -239,3 +243,31 @@ def test_without_pyav_the_error_names_the_extra(monkeypatch, videos):
     error = r"a video file needs PyAV: pip install 'ssl_jax\[video\]'"
     with pytest.raises(DataError, match=error), made:
         pass
+
+
+def test_a_model_takes_files_folders_and_frames(tmp_path, videos):
+    own = data(videos, "video_folder")
+    frames = np.stack([grey(i) for i in range(30)])
+    given = (videos / "run" / "one.mp4", folder(tmp_path / "frames", 30), frames)
+    for video in given:
+        assert numbers(inputs.video_row(video, own)["video"]) == [11, 13, 15, 17]
+    with pytest.raises(ValueError, match=r"shape \(30, 32, 32\): pass its frames"):
+        inputs.video_row(frames[..., 0], own)
+    with pytest.raises(ValueError, match=r"missing.mp4: .*No such file"):
+        inputs.video_row(tmp_path / "missing.mp4", own)
+
+
+def test_drawn_clips_are_read_as_they_were_drawn(tmp_path):
+    made = moving_objects.write(tmp_path / "train", 3, seed=0)
+    own = clips.moving_objects(2)
+    own.train.clips.update({"path": str(made), "label": "direction"})
+    corpus = corpus_lib.open_split(own, "train")
+    for i in range(3):
+        drawn = moving_objects.clip(0, i)
+        for key in (-1, 7):
+            np.testing.assert_array_equal(clip(corpus, i, key), drawn.video)
+        assert corpus.classes[corpus.labels[i]] == drawn.labels["direction"]
+    assert corpus.content  # of folders too
+    (made / "000001" / "03.png").write_bytes(b"no picture")
+    with pytest.raises(BadFile, match=r"000001, row 3 of index.tsv: 03.png, at 0.14 s: "):
+        clip(corpus, 1)
