@@ -59,7 +59,9 @@ def video_row(video: Any, config: Mapping[str, Any]) -> Row:
         else:
             frames = np.asarray(video)
             if frames.ndim != 4 or not len(frames):
-                raise ValueError(f"the clip has shape {frames.shape}: pass its frames, (T, H, W, 3)")
+                raise ValueError(
+                    f"the clip has shape {frames.shape}: pass its frames, (T, H, W, 3)"
+                )
             held = Frames(frames, sampling.fps or FRAMES_PER_SECOND)
             images = held.frames(sampling.times(held, -1))
         steps = transforms.build(config["eval_transforms"], "config.data.eval_transforms")
