@@ -15,6 +15,7 @@ from configs.encoders import keyword_encoder as keyword_encoder
 from configs.encoders import light_encoder as light_encoder
 from configs.encoders import moco_encoder as moco_encoder
 from configs.encoders import small_keyword_encoder as small_keyword_encoder
+from configs.pairs import mavil as mavil
 from configs.tokens import beats as beats
 from configs.tokens import beats_tokenizer as beats_tokenizer
 

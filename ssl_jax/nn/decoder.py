@@ -6,6 +6,7 @@ import numpy as np
 
 from ssl_jax.core.types import Array
 from ssl_jax.nn.transformer import INITS, LAST, Transformer, TransformerOptions
+from ssl_jax.ops import tubelets
 from ssl_jax.ops.patches import restore, sincos_table
 
 
@@ -18,8 +19,13 @@ def filled(tokens: Array, ids_shuffle: Array, visible: Array, mask: Array) -> Ar
 
 
 def positions(grid: tuple[int, ...], width: int, swapped: bool) -> np.ndarray:
-    """Returns the fixed positions (S, D) of a grid; `swapped`: those of the grid with its axes
-    exchanged, in its raster order, which do not fit the places (see nn/spectrogram.py)."""
+    """Returns the fixed positions (S, D) of a grid, of clips those of time and of place.
+
+    `swapped`: those of the grid with its axes exchanged, in its raster order, which do not fit the
+    places (see nn/spectrogram.py).
+    """
+    if len(grid) == 3:
+        return tubelets.positions("space_time", grid, width)
     return sincos_table(grid[::-1] if swapped else grid, width)
 
 

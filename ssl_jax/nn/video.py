@@ -1,7 +1,8 @@
 """Vision Transformers of clips: tubelets, fixed positions, blocks (VideoMAE, 2203.12602).
 
-Tokens are in raster order of time, row and column, without a class token. In attention, query and
-value have a bias and the key has none.
+Tokens are in raster order of time, row and column; a class token, which VideoMAE does not have and
+MAViL (2212.08071) has, comes before them. In attention, query and value have a bias and the key has
+none, by default.
 """
 
 import dataclasses
@@ -40,6 +41,7 @@ class Options:
     tubelet: int = 2  # frames of a token
     # flat: of the place in raster order | space_time (MVD) | space: equal at each step | none
     positions: str = "flat"
+    class_token: bool = False
 
     def __post_init__(self) -> None:
         key = "config.method.encoder"
@@ -108,9 +110,11 @@ class VideoTransformer(nn.Module):
     transformer_options: TransformerOptions
     dtype: jnp.dtype = jnp.float32
     rate: float = 0.0  # frames of a clip are as far apart as config.data says
-    prefix: int = 0
 
     def setup(self) -> None:
+        if self.options.class_token:
+            init, width = nn.initializers.normal(0.02), self.transformer_options.width
+            self.cls = self.param("cls", init, (width,), jnp.float32)
         self.transformer = Transformer(self.transformer_options, self.dtype)
         nn.share_scope(self, self.transformer)
 
@@ -123,6 +127,11 @@ class VideoTransformer(nn.Module):
     def grid(self) -> tuple[int, int, int]:
         """Steps, rows and columns of the tokens."""
         return self.options.grid
+
+    @property
+    def prefix(self) -> int:
+        """1 with a class token, else 0."""
+        return int(self.options.class_token)
 
     @property
     def width(self) -> int:
@@ -147,7 +156,11 @@ class VideoTransformer(nn.Module):
         x = x + jnp.asarray(table).astype(x.dtype)
         if ids_keep is not None:
             x, valid = select(x, valid, ids_keep)
-        return self.transformer(x, valid, train, layers=layers)
+        if self.options.class_token:
+            cls = jnp.broadcast_to(self.cls.astype(x.dtype), (len(x), 1, x.shape[-1]))
+            x = jnp.concatenate([cls, x], 1)
+            valid = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)
+        return self.transformer(x, valid, train, prefix=self.prefix, layers=layers)
 
     def tubelets(self, video: Array) -> Array:
         """The array of `reads` -> tubelets (B, S, P) of pixels in [0, 1]; see ops/tubelets.py."""
