@@ -474,7 +474,7 @@ def toy(config: ConfigDict) -> ConfigDict:
     """Shrinks a run in place to four steps of four clips of half a second; returns it."""
     config.precision = "float32"
     config.data.batch_size = 4
-    if config.data.modality == "audio":
+    if config.data.modality in ("audio", "pair"):
         config.data.update({"buckets": (0.5,), "min_seconds": 0.0})
     config.optim.update({"lr": 1e-3, "schedule": "constant", "warmup": "0 steps", "end_lr": 0.0})
     config.train.duration = config.checkpoint.every = config.eval.every = "4 steps"

@@ -7,7 +7,7 @@ def audio_data() -> ConfigDict:
     """Returns the data section for audio."""
     return ConfigDict(
         {
-            # audio | image | text | video
+            # audio | image | text | video | pair, of sound and picture
             "modality": "audio",
             # named sources, each {kind, path, weight, ...}; see ssl_jax/data/readers/sources.py;
             # in valid and test, path '' means that of the source of the same name in train

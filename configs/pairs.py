@@ -1,6 +1,28 @@
-"""The keys of config.method of methods of sound and picture, with their defaults."""
+"""Methods of sound and picture, and the data section of clips that have both."""
 
 from ml_collections import ConfigDict
+
+from configs.data import audio_data
+
+
+def pair_data() -> ConfigDict:
+    """Returns the data section for clips with sound and picture; see configs/data.py for the keys
+    of sound."""
+    data = audio_data()
+    data.update(
+        {
+            "modality": "pair",
+            # the column of a video file or a folder of frames; "": the file of the sound
+            "picture": "",
+            "image_size": 224,  # side of the square frames
+            "frames": 8,  # of a clip, evenly spaced over its seconds
+            "fps": 25.0,  # of folders of frames
+            # as of images, with the same random numbers for all frames of a clip
+            "transforms": ConfigDict({"random_resized_crop": {"scale": (0.2, 1.0)}, "flip": {}}),
+            "eval_transforms": ConfigDict({"center_crop": {"share": 1.0}}),
+        }
+    )
+    return data
 
 
 def mavil() -> ConfigDict:

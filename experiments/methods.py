@@ -85,6 +85,7 @@ ROWS = (
         "Kinetics-400 82.7 %, Something-Something v2 72.5 %",
         "mvd",
     ),
+    Row("MAViL", "features of sound and picture", "AudioSet 53.3 mAP, VGGSound 67.1 %"),
     Row("BEATs", "features and tokens of any sound", "AudioSet 48.6 mAP, ESC-50 98.1 %", "beats"),
     Row(
         "LightHuBERT",

@@ -350,6 +350,10 @@ class Model:
         """Returns the model's inputs: a row for an image or clip, one per block for a text."""
         from ssl_jax.data import inputs
 
+        if self.modality == "pair":
+            frames, size = self.method.batch["video"].shape[:2]
+            own = {"frames": frames, "image_size": size}
+            return [inputs.pair_row(item, rate, {**self.config.data, **own})]
         if rate is not None:
             raise ValueError(f"this run reads {self.modality}s, which have no rate: leave it out")
         if self.modality == "image":

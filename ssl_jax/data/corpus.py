@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import images, labels, recordings, row_weights, texts, transcripts, videos
+from ssl_jax.data import (
+    images,
+    labels,
+    pairs,
+    recordings,
+    row_weights,
+    texts,
+    transcripts,
+    videos,
+)
 from ssl_jax.data.base import Corpus
 from ssl_jax.data.batch_schedule import BatchSchedule
 from ssl_jax.data.errors import DataError
@@ -19,8 +28,10 @@ MODALITIES: dict[str, types.ModuleType] = {
     "image": images,
     "text": texts,
     "video": videos,
+    "pair": pairs,
 }
 _SUCH = {"audio": "folder", "image": "image_folder", "text": "text_files", "video": "video_folder"}
+_SUCH |= {"pair": "table"}
 
 
 def open_split(

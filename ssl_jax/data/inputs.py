@@ -1,5 +1,6 @@
 """Turns waveforms, images, videos and texts that a user passes into the arrays of a model."""
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,26 +50,60 @@ def video_row(video: Any, config: Mapping[str, Any]) -> Row:
     video: a file, a folder of frames, or frames as `pixels.from_array` takes them, with an axis of
     time in front. Raises ValueError for anything else, and for a file that is not a video.
     """
-    where = str(video) if isinstance(video, str | Path) else "the video"
     sampling = videos.sampling_of(config)
+    return {"video": _frames_at(video, lambda found: sampling.times(found, -1), config)}
+
+
+def _frames_at(
+    video: Any, times: Sequence[float] | Callable[[Any], Sequence[float]], config: Mapping[str, Any]
+) -> np.ndarray:
+    """Returns the frames of a video at some seconds, (T, H, W, 3) uint8, after the evaluation
+    transforms; beyond its end, the last one."""
+    where = str(video) if isinstance(video, str | Path) else "the video"
+    rate = config["fps"] or FRAMES_PER_SECOND
+    steps = transforms.build(config["eval_transforms"], "config.data.eval_transforms")
     try:
-        if isinstance(video, str | Path):
-            path = str(paths.expanded(video))
-            with video_decoding.opened(path, sampling.fps or FRAMES_PER_SECOND) as found:
-                images = found.frames(sampling.times(found, -1))
-        else:
-            frames = np.asarray(video)
-            if frames.ndim != 4 or not len(frames):
-                raise ValueError(
-                    f"the clip has shape {frames.shape}: pass its frames, (T, H, W, 3)"
-                )
-            held = Frames(frames, sampling.fps or FRAMES_PER_SECOND)
-            images = held.frames(sampling.times(held, -1))
-        steps = transforms.build(config["eval_transforms"], "config.data.eval_transforms")
+        with _opened(video, rate) as found:
+            chosen = times(found) if callable(times) else times
+            last = max(0.0, found.seconds - 0.5 / found.rate)
+            images = found.frames([min(time, last) for time in chosen])
         clip = [transforms.apply(steps, image, 0, config["image_size"]) for image in images]
-        return {"video": np.stack(clip)}
     except Unreadable as error:
         raise ValueError(f"{where}: {error}") from error
+    return np.stack(clip)
+
+
+@contextlib.contextmanager
+def _opened(video: Any, rate: float) -> Iterator[Any]:
+    """Opens a file or a folder of frames, or wraps frames in memory."""
+    if isinstance(video, str | Path):
+        with video_decoding.opened(str(paths.expanded(video)), rate) as found:
+            yield found
+        return
+    frames = np.asarray(video)
+    if frames.ndim != 4 or not len(frames):
+        raise ValueError(f"the clip has shape {frames.shape}: pass its frames, (T, H, W, 3)")
+    yield Frames(frames, rate)
+
+
+def pair_row(pair: Any, rate: int | None, config: Mapping[str, Any]) -> Row:
+    """Returns {audio, audio_len, video} of the first seconds of a clip, as in evaluation.
+
+    pair: a file with both streams, or {"audio": a file or a waveform at `rate`, "video": what
+    `video_row` takes}. Sound that is shorter than a clip is padded. Raises ValueError.
+    """
+    sound, video = (pair["audio"], pair["video"]) if isinstance(pair, dict) else (pair, pair)
+    samples = waveform(open_sound(sound, rate), config["sample_rate"])
+    if samples.dtype != np.int16:
+        samples = audio.to_int16(samples)
+    size = round(config["buckets"][-1] * config["sample_rate"])
+    padded = np.zeros(size, np.int16)
+    padded[: len(samples)] = samples[:size]
+    count = np.array(min(len(samples), size), np.int32)
+    seconds = config["buckets"][-1]
+    # the whole seconds, whatever the rate: one frame of each of equal parts
+    times = [(k + 0.5) * seconds / config["frames"] for k in range(config["frames"])]
+    return {"audio": padded, "audio_len": count, "video": _frames_at(video, times, config)}
 
 
 class Frames(NamedTuple):

@@ -109,7 +109,7 @@ def vector_features(vector_of: Callable[[Batch], Array]) -> FeaturesFn:
 def raw_encoder(modality: str, *, sample_rate: int = 0, vocab_size: int = 0) -> Encoder:
     """Returns the raw features of config.data.modality: log-mel, pixels, those of a single frame of
     a clip, or token counts."""
-    if modality == "audio":
+    if modality in ("audio", "pair"):
         features = raw_features(lambda batch: log_mel(batch, sample_rate))
         return Encoder("log-mel", features, {}, str(sample_rate))
     if modality == "image":

@@ -38,7 +38,7 @@ def whole_run(config: ConfigDict, examples: int = 0, hours: float = 0.0) -> Run:
     bound.
     """
     data = config.data
-    clip = float(data.buckets[-1]) if data.modality == "audio" else 0.0
+    clip = float(data.buckets[-1]) if data.modality in ("audio", "pair") else 0.0
     if hours and clip and not examples:
         examples = max(round(hours * 3600 / clip), 1)
     try:
