@@ -107,7 +107,7 @@ def make(config: ConfigDict, *, precision: str, sample_rate: int, num_classes: i
         init=method.init,
         untrained=method.untrained,
         loss=method.loss,
-        features=method.fused,
+        features=method.features_of("audio"),  # whose patches `masks` tells
         masks=method.masks,
         batch=spec,
         rules=sharding.RULES,

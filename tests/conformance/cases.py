@@ -31,6 +31,7 @@ SLOW = (
     "configs/dmae/image.py",
     "configs/hubert/audio.py",
     "configs/lighthubert/speech.py",
+    "configs/mavil/clips.py",
     "configs/mimco/image.py",
     "configs/moco_v3/image.py",
     "configs/mvd/video.py",

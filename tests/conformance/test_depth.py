@@ -36,10 +36,12 @@ def of_depth(path: str, layers: int, **more) -> tuple[int, set[int]]:
     """Returns (length of a TPU's step with that many layers, lengths of its stacks of blocks)."""
     config = cases.load(path, "toy")
     with config.unlocked():
-        config.method.encoder.update({"depth": layers, **more})
-        for part in ("decoder", "predictor", "estimator"):
-            if "depth" in config.method.get(part, {}):
-                config.method[part].update({"depth": layers, **more})
+        method = config.method
+        parts = [method.get(part, {}) for part in ("decoder", "predictor", "estimator", "fusion")]
+        # with one encoder, or with several
+        parts += [*method.get("encoders", {}).values(), *method.get("decoders", {}).values()]
+        for part in [method.get("encoder", {}), *(part for part in parts if "depth" in part)]:
+            part.update({"depth": layers, **more})
     made = aot.build(config, lambda: cases.build(config), jax.devices()[:1], "tpu")
     leaves = tree.named_leaves(made.state.params)
     return length(made.trace()), {x.shape[0] for name, x in leaves if "/blocks/" in name}

@@ -19,6 +19,7 @@ WHOLE = (
     "configs/hubert/audio.py",
     "configs/lighthubert/speech.py",
     "configs/mae/image.py",
+    "configs/mavil/clips.py",
     "configs/mimco/image.py",
     "configs/moco_v3/image.py",
     "configs/mvd/video.py",
