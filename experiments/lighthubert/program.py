@@ -33,8 +33,8 @@ OPTIONS = {
     "teacher_steps": 6000,
     "seeds": 3,
     "shares": (0.25, 0.45, 0.7),  # of the parameters of the largest subnet
-    "stage1": 800,  # updates of the whole student
-    "stage2": 1600,  # updates of the supernet
+    "stage1": 600,  # updates of the whole student
+    "stage2": 1200,  # updates of the supernet
     "batch": 4,  # crops of 2 s
     "lr": 1e-3,
     "clusters": 100,  # of MFCC, the teacher's labels, and of the features that are evaluated
@@ -50,6 +50,7 @@ SPACE = {"embed": (48, 64, 80, 96), "heads": (2, 3, 4, 5, 6), "ratios": (2.0, 3.
 SPACE |= {"depths": (2, 3, 4), "drop_order": (3, 1), "named": ()}
 TEACHER_LR = 2e-3
 TARGETS = {"layers": 3, "standardize": True}
+MASK = {"prob": 0.3, "length": 5}
 HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -117,6 +118,8 @@ def config(
         made.method.encoder = ConfigDict(encoder)
     made.method.space.update(SPACE)
     made.method.targets.update(TARGETS)
+    made.method.mask.update(MASK)
+    made.method.masked_only = False
     made.method.sample = sample
     made.method.teachers.teacher = pipe.options["teacher"]
     made.optim.update({"lr": pipe.options["lr"], "warmup": "8%"})
