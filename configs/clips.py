@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 MINI = {"image_size": 32, "frames": 8, "patch_size": 4}
 MINI |= {"depth": 4, "width": 96, "heads": 3, "mlp_width": 384}
+OWN = MINI | {"image_size": 64, "patch_size": 8}
 TOY = {"image_size": 16, "frames": 4, "patch_size": 4}
 TOY |= {"depth": 2, "width": 16, "heads": 2, "mlp_width": 32}
 # frames between two of a clip
@@ -67,6 +68,20 @@ def labelled(corpus: str, batch: int) -> ConfigDict:
     if corpus == "ssv2":  # whose classes tell left from right
         del steps["flip"]
     data.transforms = ConfigDict(steps)
+    return data
+
+
+def own(batch: int) -> ConfigDict:
+    """Returns the data of a folder of video files: `batch` clips of 8 frames of 64 pixels.
+
+    A twentieth of the files is for validation. Unusable videos are skipped and listed.
+    """
+    data = video_data()
+    for split, part in (("train", (0.0, 0.95)), ("valid", (0.95, 1.0))):
+        source = {"kind": "video_folder", "path": "", "part": part, "weight": 1.0, "label": ""}
+        data[split].own = ConfigDict(source)
+    data.update({"image_size": 64, "frames": 8, "stride": 2, "batch_size": batch})
+    data.update({"on_bad": "skip", "max_bad_share": 0.1})
     return data
 
 

@@ -12,6 +12,7 @@ Command: python -m ssl_jax.train --config configs/supervised/video.py:k400_b --w
       50 and 50 epochs. Published 81.0, 83.4, 86.4 and 87.3, with the larger teachers for s and b.
   mvd_ssv2_s, mvd_ssv2_b, mvd_ssv2_l, mvd_ssv2_h: the same, 40, 30, 30 and 30 epochs. Published
       70.9, 73.7, 76.7 and 77.3.
+  own: from configs/videomae/video.py:own, the folders of your videos are the classes.
   mini: from configs/videomae/video.py:mini, drawn clips: minutes on two cores, no published number.
 
 TPU v4-64 (32 chips): an estimated hour and a half for k400_b, from 3 times the forward operations
@@ -54,9 +55,9 @@ _ENDS = {"k400_h": 1e-5, "mvd_ssv2_h": 1e-5}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the run of `arg`: k400_b (default), another of RECIPES, mini or toy."""
+    """Returns the run of `arg`: k400_b (default), another of RECIPES, mini, own or toy."""
     name = arg or "k400_b"
-    common.check(name, (*RECIPES, "mini", "toy"))
+    common.check(name, (*RECIPES, "mini", "own", "toy"))
     config, known = common.base(), name if name in RECIPES else "k400_b"
     recipe, (*before, corpus, size) = RECIPES[known], known.split("_")
     batch = recipe.get("batch", 384)
@@ -79,8 +80,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.train.duration = f"{recipe['epochs']} epochs"
     config.checkpoint.update({"every": "1 epochs", "best_metric": "valid/accuracy"})
     config.eval.every = "1 epochs"
-    if name == "mini":
+    if name in ("mini", "own"):
         _mini(config)
+    if name == "own":
+        config.method.encoder.update(clips.OWN)
+        config.data = clips.own(32)
+        config.data.transforms = clips.labelled("k400", 32).transforms
+        for split in ("train", "valid"):
+            config.data[split].own.label = "label"
     if name == "toy":
         _toy(config)
     return config

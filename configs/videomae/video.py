@@ -19,6 +19,8 @@ Command: python -m ssl_jax.train --config configs/videomae/video.py:base --workd
   mini   4 blocks of width 96 on clips of 8 frames of 32 x 32 pixels that are drawn and need no
          download (ssl_jax/data/synthetic/moving_objects.py): minutes on two cores; no published
          number.
+  own    like mini, on any folder of video files, --config.data.train.own.path=FOLDER, at 64 x 64
+         pixels, 2 frames apart: some hours on two cores for a few thousand videos.
 
 The learning rate is 1.5e-4 * batch / 256: change config.optim.lr along with config.data.batch_size.
 With few chips, keep the batch and raise config.train.accumulate.
@@ -41,9 +43,9 @@ DECODERS = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the run of `arg`: a size (default base), ssv2_ and a size, ucf101, mini or toy."""
+    """Returns the run of `arg`: a size (default base), ssv2_ and a size, ucf101, mini, own, toy."""
     size = arg or "base"
-    common.check(size, (*SIZES, *(f"ssv2_{s}" for s in SIZES), "ucf101", "mini", "toy"))
+    common.check(size, (*SIZES, *(f"ssv2_{s}" for s in SIZES), "ucf101", "mini", "own", "toy"))
     config = common.base()
     config.method = common.videomae()
     preset = size.removeprefix("ssv2_")
@@ -66,8 +68,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.guard.floors = ConfigDict({"prediction_std": 0.01})
     if size == "ucf101":
         config.method.mask.ratio = 0.75
-    if size == "mini":
+    if size in ("mini", "own"):
         _mini(config)
+    if size == "own":
+        config.method.encoder.update(clips.OWN)
+        config.data = clips.own(32)
     if size == "toy":
         _toy(config)
     return config

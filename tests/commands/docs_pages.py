@@ -47,6 +47,14 @@ ELSEWHERE = {
         "tests/commands/test_evaluate_units.py",
         "def test_",
     ),
+    **dict.fromkeys(
+        (
+            "python -m ssl_jax.train --config configs/videomae/video.py:own",
+            "python -m ssl_jax.evaluate --run runs/clips",
+            "python -m ssl_jax.train --config configs/supervised/video.py:own",
+        ),
+        ("tests/commands/test_own_videos.py", "def test_your_own_clips_in_three_commands"),
+    ),
     "python -m ssl_jax.pipeline experiments/noisy_student": (
         "tests/commands/test_noisy_student_program.py",
         "def test_",
