@@ -308,6 +308,37 @@ class Model:
         texts = [read(self.params, frames[0]) for frames in found]
         return texts if isinstance(waveform, list | tuple) else texts[0]
 
+    def pronounce(
+        self,
+        waveform: Waveform,
+        rate: int | None = None,
+        text: str | Sequence[str] = "",
+        lexicon: str = "",
+    ) -> Any:
+        """Returns what was heard in place of each phone of a text: see `evals.pronounce`.
+
+        text: what should be said, or its phones as a list. lexicon: a file in the form of CMUdict
+        that gives the phones of words; by default the rules of espeak-ng do. The result is a
+        sequence of phones with `canonical`, `heard`, `score`, `start`, `end` and `word`, and prints
+        as a table; `reports.pronunciation.draw` makes a picture of it. Raises ValueError unless the
+        run is one of CTC on phones, and for a recording that is too short.
+        """
+        from ssl_jax.evals import pronounce
+
+        spelling = self.config.data.get("spelling", "")
+        if self.method.emissions is None or self.method.decoder or spelling != "phones":
+            raise ValueError(
+                f"a run of {self.config.method.name!r} with config.data.spelling={spelling!r} does "
+                f"not judge phones: use one of CTC with config.data.spelling='phones'"
+            )
+        words = pronounce.as_words(text, self.classes, lexicon)
+        self._listener = self._listener or _listener(self)
+        extract, _ = self._listener
+        (found,) = extract.run([self._waveform(waveform, rate)])
+        times = extract.times(found.shape[1])
+        step = extract.hop / self.sample_rate
+        return pronounce.judge(found[0], words, self.classes, times, step)
+
     def tokens(self, waveform: Waveform | list[Waveform], rate: int | None = None) -> Any:
         """Returns the discrete tokens (T,) int32 of a sound by a run of a tokenizer, or a list.
 

@@ -96,6 +96,16 @@ def test_from_a_pretrained_toy_to_no_word_errors(root, corpus, tmp_path, capsys)
     long = np.concatenate(heard)  # read in windows of 0.6 s, whose frames are joined
     assert set(model.transcribe(long, RATE)) <= set("ABC ")
     assert model._listener[0].run([long])[0].shape == (1, model.method.frames(len(long)), 5)
+    with pytest.raises(ValueError, match="'characters' does not judge phones: use one of CTC"):
+        model.pronounce(heard[0], RATE, TEXTS[0])
+    with model.config.unlocked():
+        model.config.data.spelling = "phones"
+    said = [*TEXTS[0].replace(" ", "|"), "|"]
+    said[0] = "B" if said[0] == "A" else "A"
+    judged = model.pronounce(heard[0], RATE, said)
+    assert [phone.mistaken for phone in judged] == [True] + [False] * (len(said) - 1)
+    assert judged[0].heard == TEXTS[0][0] and judged[0].score < 0.5
+    assert all(phone.start < phone.end <= len(heard[0]) / RATE + 0.1 for phone in judged)
     with pytest.raises(ValueError, match="'data2vec' does not transcribe: fine-tune it"):
         ssl_jax.load(pretrained).transcribe(heard[0], RATE)
 
