@@ -35,5 +35,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if size == "toy":
         config.method.mask.length = 2
         config.method.labels.update({"num_mels": 16, "width": 4, "codes": 8})
-        config.method.encoder.update({"depthwise_norm": "batch", "batch_momentum": 0.1})
     return config
